@@ -1,0 +1,16 @@
+// Chooses a backend by name. The only file that names the CPU and Metal.
+#include "backend/backend.h"
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/metal/metal_backend.h"
+#include "core/check.h"
+
+namespace llama2cpp {
+
+std::shared_ptr<Backend> make_backend(std::string_view kind, int threads) {
+  if (kind == "auto" || kind == "cpu") return make_cpu_backend(threads);
+  if (kind == "metal") return make_metal_backend();
+  throw std::invalid_argument(cat("backend is '", kind, "', expected one of: auto, cpu, metal"));
+}
+
+}  // namespace llama2cpp

@@ -1,0 +1,128 @@
+// Backend: about ten coarse ops on activations. Knows no layers and no sessions; an op covers enough work that speed
+// fits behind it. CPU and Metal implement it; forward.cpp is its only large user.
+//
+// Every op checks shapes at its door and throws std::invalid_argument with the op's name, what it expected and what it
+// got. T is the number of rows (tokens) in the pass; they may belong to several sequences.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "core/buffer.h"
+#include "core/config.h"
+#include "core/tensor.h"
+#include "format/format.h"
+
+namespace llama2cpp {
+
+// RMSNorm on the way into a matmul: the input becomes (x[t] * (1 / scale[t])) * gain.
+struct Norm {
+  Tensor scale;                 // [T, 1] from rms_scale; empty where x is normalised already
+  const float* gain = nullptr;  // [cols]
+};
+
+// Rows [row, row + count) of a pass are the tokens at `position`, `position` + 1, ... of one sequence.
+struct AttentionSpan {
+  std::int64_t row = 0;
+  std::int64_t count = 0;
+  std::int64_t position = 0;
+  Tensor keys;     // [n_kv_heads, context, head_dim] f32 or f16
+  Tensor values;   // [n_kv_heads, context, head_dim], same type
+  Tensor scores;   // [n_heads, count, position + count] f32, or empty: not wanted. Masked ones are -inf
+  Tensor pattern;  // the same shape, or empty. Masked ones are 0
+};
+
+// Attention can stop after, and go on from, the two places where a hook may look: all three at once is the fast way,
+// with the same bits.
+enum class AttentionStage : std::uint8_t { scores, pattern, values };
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;  // "cpu"
+  virtual std::string_view isa() const = 0;   // "avx512"
+  virtual int threads() const = 0;
+
+  // Ops of one forward run under one lease. Concurrent forwards queue for it; a hook's Python code runs without it. It
+  // also sets the floating-point mode that the numerics contract needs (round to nearest, no flush to zero) and gives
+  // the caller's back.
+  class Lease {
+   public:
+    explicit Lease(Backend& backend) : backend_(backend) { backend_.acquire(); }
+    ~Lease() { backend_.release(); }
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+
+   private:
+    Backend& backend_;
+  };
+  // Within a lease: finishes the ops so far and lets go of it while foreign code runs (a hook, a signal handler), which
+  // may want the backend for itself.
+  class Pause {
+   public:
+    explicit Pause(Backend& backend) : backend_(backend) {
+      backend_.sync();
+      backend_.release();
+    }
+    ~Pause() { backend_.acquire(); }
+    Pause(const Pause&) = delete;
+    Pause& operator=(const Pause&) = delete;
+
+   private:
+    Backend& backend_;
+  };
+  virtual void acquire() = 0;
+  virtual void release() = 0;
+
+  // Zeroed memory that the ops can use.
+  virtual Buffer alloc(std::size_t bytes) = 0;
+
+  // Makes the layout that matmul reads (weight.panels) from the file's, on all threads. Without it, matmul reads the
+  // weight where it lies, slower, with the same bits.
+  virtual void pack(Weight& weight) = 0;
+
+  // out[t] = table[tokens[t]]                      table [vocab, dim], tokens [T] -> out [T, dim]
+  virtual void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) = 0;
+
+  // scale[t] = sqrt(mean(x[t]^2) + eps)            x [T, n] -> scale [T, 1]
+  virtual void rms_scale(const Tensor& x, float eps, const Tensor& scale) = 0;
+
+  // out[t] = x[t] * (1 / scale[t])                 x [T, n], scale [T, 1] -> out [T, n]
+  virtual void normalize(const Tensor& x, const Tensor& scale, const Tensor& out) = 0;
+
+  // outs[i] = norm(x) . weights[i]^T               x [T, cols], weights[i] [rows_i, cols] -> outs[i] [T, rows_i]
+  virtual void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
+                      const Norm& norm = {}) = 0;
+
+  // Turns each pair of each head by its position's angles, in place.
+  //                                                x [T, heads * head_dim], cos and sin [T, head_dim / 2]
+  virtual void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) = 0;
+
+  // Writes k and v of each span's rows to its cache.   k, v [T, n_kv_heads * head_dim]
+  virtual void store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans) = 0;
+
+  // Each row looks at its own sequence's positions up to its own.  q [T, n_heads * head_dim] -> z, the same shape.
+  // Runs the stages first..last: what an earlier call left in the spans' scores or pattern is taken from there.
+  virtual void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tensor& z,
+                         AttentionStage first = AttentionStage::scores,
+                         AttentionStage last = AttentionStage::values) = 0;
+
+  // out = silu(gate) * up                          all [T, hidden_dim]; out may be gate or up
+  virtual void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) = 0;
+
+  // out = a + b                                    all [T, n]; out may be a or b
+  virtual void add(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
+
+  // Returns when all ops so far have been done and their results can be read.
+  virtual void sync() = 0;
+};
+
+// kind: "auto", "cpu" or "metal". threads: 0 for default_threads(). The environment variable LLAMA2CPP_ISA, where it
+// is set, names the CPU kernels: reference, scalar, avx2, avx512 or neon.
+std::shared_ptr<Backend> make_backend(std::string_view kind, int threads);
+
+}  // namespace llama2cpp

@@ -1,0 +1,130 @@
+// The CPU backend's small ops, its threads and its memory. Matmul and attention have files of their own.
+#include "backend/cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "backend/cpu/isa/select.h"
+#include "core/check.h"
+
+namespace llama2cpp {
+namespace {
+
+// A region costs a few hundred nanoseconds where threads still spin and ten times that where they sleep. Below this
+// much work one thread is faster.
+constexpr std::int64_t kWorthWaking = 4000;
+
+// Shapes that all elementwise ops expect: [T, n] views with the same T and n.
+void check_same(const char* op, const Tensor& a, const Tensor& b, const char* a_name, const char* b_name) {
+  LLAMA2CPP_CHECK(a.rows() == b.rows() && a.columns() == b.columns(), "[", op, "] ", a_name, " is ", shape_text(a),
+                  " but ", b_name, " is ", shape_text(b));
+}
+
+}  // namespace
+
+std::shared_ptr<Backend> make_cpu_backend(int threads) {
+  const char* isa = std::getenv("LLAMA2CPP_ISA");
+  const KernelTable& kernels = select_kernels(isa == nullptr ? "" : isa);
+  return std::make_shared<CpuBackend>(threads == 0 ? default_threads() : threads, kernels);
+}
+
+void CpuBackend::acquire() {
+  lease_.lock();
+  std::fegetenv(&callers_float_mode_);
+  std::fesetenv(FE_DFL_ENV);
+}
+
+void CpuBackend::release() {
+  std::fesetenv(&callers_float_mode_);
+  lease_.unlock();
+}
+
+void CpuBackend::region(std::int64_t cost, FunctionRef<void(int, int)> work) {
+  const int workers = threads();
+  if (workers == 1 || cost < kWorthWaking) return work(0, 1);
+  pool_.run([&](int w) { work(w, workers); });
+}
+
+void CpuBackend::each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionRef<void(std::int64_t)> row) {
+  region(rows > 1 ? rows * cost_of_row : 0, [&](int w, int n) {
+    const Range mine = share(rows, w, n);
+    for (std::int64_t t = mine.begin; t < mine.end; ++t) row(t);
+  });
+}
+
+void CpuBackend::reserve_scratch(std::int64_t floats) {
+  const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
+  for (Buffer& memory : scratch_) {
+    if (memory.size() < bytes) memory = Buffer::heap(bytes + bytes / 2);
+  }
+}
+
+void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) {
+  const auto rows = static_cast<std::int64_t>(tokens.size());
+  LLAMA2CPP_CHECK(out.rows() == rows && out.columns() == table.cols, "[embed] table is ", shape_text(table), " and ",
+                  rows, " tokens were given, but out is ", shape_text(out));
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    LLAMA2CPP_CHECK(tokens[t] >= 0 && tokens[t] < table.rows, "[embed] token ", t, " is ", tokens[t],
+                    ", expected 0 to ", table.rows - 1);
+  }
+  each_row(rows, table.cols / 4,
+           [&](std::int64_t t) { table.decode_row(tokens[static_cast<std::size_t>(t)], out.row(t)); });
+}
+
+void CpuBackend::rms_scale(const Tensor& x, float eps, const Tensor& scale) {
+  LLAMA2CPP_CHECK(scale.rows() == x.rows() && scale.columns() == 1, "[rms_scale] x is ", shape_text(x),
+                  " but scale is ", shape_text(scale));
+  const std::int64_t n = x.columns();
+  each_row(x.rows(), n / 8, [&](std::int64_t t) {
+    const float mean = kernels_.sum_squares(x.row(t), n) / static_cast<float>(n);
+    *scale.row(t) = std::sqrt(mean + eps);
+  });
+}
+
+void CpuBackend::normalize(const Tensor& x, const Tensor& scale, const Tensor& out) {
+  check_same("normalize", x, out, "x", "out");
+  LLAMA2CPP_CHECK(scale.rows() == x.rows() && scale.columns() == 1, "[normalize] x is ", shape_text(x),
+                  " but scale is ", shape_text(scale));
+  const std::int64_t n = x.columns();
+  each_row(x.rows(), n / 8,
+           [&](std::int64_t t) { kernels_.scale(x.row(t), 1.0F / *scale.row(t), nullptr, out.row(t), n); });
+}
+
+void CpuBackend::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) {
+  check_same("rope", cos, sin, "cos", "sin");
+  LLAMA2CPP_CHECK(head_dim > 0 && head_dim % 2 == 0 && x.columns() % head_dim == 0, "[rope] x is ", shape_text(x),
+                  ", which heads of ", head_dim, " do not fill");
+  LLAMA2CPP_CHECK(cos.rows() == x.rows() && cos.columns() == head_dim / 2, "[rope] x is ", shape_text(x),
+                  " in heads of ", head_dim, " but cos is ", shape_text(cos));
+  const auto turn = style == RopeStyle::interleaved ? kernels_.rope_interleaved : kernels_.rope_half_split;
+  each_row(x.rows(), x.columns() / 4, [&](std::int64_t t) {
+    for (std::int64_t i = 0; i < x.columns(); i += head_dim) turn(x.row(t) + i, cos.row(t), sin.row(t), head_dim);
+  });
+}
+
+void CpuBackend::swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) {
+  check_same("swiglu", gate, up, "gate", "up");
+  check_same("swiglu", gate, out, "gate", "out");
+  // A row of a large model is worth sharing out by itself, so pieces of rows and not rows are the unit.
+  constexpr std::int64_t kPiece = 1024;
+  const std::int64_t n = gate.columns();
+  const std::int64_t pieces = (n + kPiece - 1) / kPiece;
+  region(gate.rows() * n, [&](int w, int workers) {
+    const Range mine = share(gate.rows() * pieces, w, workers);
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      const std::int64_t t = i / pieces;
+      const std::int64_t begin = i % pieces * kPiece;
+      kernels_.swiglu(gate.row(t) + begin, up.row(t) + begin, out.row(t) + begin, std::min(kPiece, n - begin));
+    }
+  });
+}
+
+void CpuBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
+  check_same("add", a, b, "a", "b");
+  check_same("add", a, out, "a", "out");
+  const std::int64_t n = a.columns();
+  each_row(a.rows(), n / 8, [&](std::int64_t t) { kernels_.add(a.row(t), b.row(t), out.row(t), n); });
+}
+
+}  // namespace llama2cpp

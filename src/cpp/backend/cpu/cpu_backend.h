@@ -1,0 +1,64 @@
+// The CPU backend: ops cut into work for the pool's threads, each piece done by the kernels of one ISA. Work is cut
+// along outputs and never along a sum, so the bits do not depend on the number of threads.
+#pragma once
+
+#include <cfenv>
+#include <mutex>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/kernel_table.h"
+#include "core/function_ref.h"
+#include "core/thread_pool.h"
+
+namespace llama2cpp {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(int threads, const KernelTable& kernels) : kernels_(kernels), pool_(threads), scratch_(size_t(threads)) {}
+
+  std::string_view name() const override { return "cpu"; }
+  std::string_view isa() const override { return kernels_.name; }
+  int threads() const override { return pool_.threads(); }
+
+  void acquire() override;
+  void release() override;
+  Buffer alloc(std::size_t bytes) override { return Buffer::heap(bytes); }
+  void pack(Weight& weight) override;
+  void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) override;
+  void rms_scale(const Tensor& x, float eps, const Tensor& scale) override;
+  void normalize(const Tensor& x, const Tensor& scale, const Tensor& out) override;
+  void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
+              const Norm& norm) override;
+  void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) override;
+  void store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans) override;
+  void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tensor& z, AttentionStage first,
+                 AttentionStage last) override;
+  void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override;
+  void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void sync() override {}
+
+ private:
+  // Calls work(worker, workers): on all threads where `cost` (about a nanosecond a unit on one thread) is worth waking
+  // them, else here alone.
+  void region(std::int64_t cost, FunctionRef<void(int, int)> work);
+
+  // Calls row(t) for each t in [0, rows), shared out.
+  void each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionRef<void(std::int64_t)> row);
+
+  // Each worker's own memory. It is made before the region, so that inside nothing can fail while others wait at a
+  // barrier; it grows and is kept.
+  void reserve_scratch(std::int64_t floats);
+  float* scratch(int worker) { return reinterpret_cast<float*>(scratch_[static_cast<std::size_t>(worker)].data()); }
+
+  const KernelTable& kernels_;
+  ThreadPool pool_;
+  std::mutex lease_;
+  std::fenv_t callers_float_mode_{};
+  std::vector<Buffer> scratch_;  // [threads]
+  Buffer tiles_;                 // a matmul's input, normalised and laid out in tiles: [T * cols] floats
+};
+
+std::shared_ptr<Backend> make_cpu_backend(int threads);
+
+}  // namespace llama2cpp

@@ -1,0 +1,123 @@
+// Kernels along one vector, for the ISA file that includes this: it has defined f32x16 and its operations, in an
+// anonymous namespace. The arithmetic is specified in reference.cpp.
+
+// e^x for x <= 0, as in reference.cpp.
+inline f32x16 exp_nonpositive(f32x16 x) {
+  const f32x16 round = set1(12582912.0F);
+  const f32x16 t = fma(x, set1(1.44269504F), round);
+  const f32x16 n = sub(t, round);
+  f32x16 r = fma(n, set1(-0.693145752F), x);
+  r = fma(n, set1(-1.42860677e-6F), r);
+  f32x16 p = set1(1.0F / 5040.0F);
+  p = fma(p, r, set1(1.0F / 720.0F));
+  p = fma(p, r, set1(1.0F / 120.0F));
+  p = fma(p, r, set1(1.0F / 24.0F));
+  p = fma(p, r, set1(1.0F / 6.0F));
+  p = fma(p, r, set1(0.5F));
+  p = fma(p, r, set1(1.0F));
+  p = fma(p, r, set1(1.0F));
+  return if_less(x, set1(-87.0F), set1(0.0F), mul(p, power_of_two(t)));
+}
+
+inline f32x16 silu(f32x16 x) {
+  const f32x16 e = exp_nonpositive(negative_abs(x));
+  const f32x16 one = set1(1.0F);
+  // x >= 0 ? 1 : e. A NaN in x is in e too, so either choice gives NaN.
+  const f32x16 numerator = if_less(x, set1(0.0F), e, one);
+  return mul(x, div(numerator, add(one, e)));
+}
+
+inline float sum_squares(const float* x, std::int64_t n) {
+  f32x16 lanes = set1(0.0F);
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const f32x16 v = load(x + i);
+    lanes = fma(v, v, lanes);
+  }
+  if (i < n) {
+    const f32x16 v = load_part(x + i, n - i);
+    lanes = fma(v, v, lanes);
+  }
+  return sum_lanes(lanes);
+}
+
+inline void scale(const float* x, float factor, const float* gain, float* out, std::int64_t n) {
+  const f32x16 f = set1(factor);
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const f32x16 v = mul(load(x + i), f);
+    store(out + i, gain == nullptr ? v : mul(v, load(gain + i)));
+  }
+  if (i < n) {
+    const f32x16 v = mul(load_part(x + i, n - i), f);
+    store_part(out + i, gain == nullptr ? v : mul(v, load_part(gain + i, n - i)), n - i);
+  }
+}
+
+inline void add_vectors(const float* a, const float* b, float* out, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(out + i, add(load(a + i), load(b + i)));
+  if (i < n) store_part(out + i, add(load_part(a + i, n - i), load_part(b + i, n - i)), n - i);
+}
+
+inline void swiglu(const float* gate, const float* up, float* out, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(out + i, mul(silu(load(gate + i)), load(up + i)));
+  if (i < n) store_part(out + i, mul(silu(load_part(gate + i, n - i)), load_part(up + i, n - i)), n - i);
+}
+
+// One element's turn: (a cos - b sin) or, with sin's sign changed, (b cos + a sin); `partner` is the other of the pair.
+inline f32x16 turn(f32x16 x, f32x16 partner, f32x16 cos, f32x16 signed_sin) {
+  return fma(x, cos, mul(partner, signed_sin));
+}
+
+inline void rope_interleaved(float* x, const float* cos, const float* sin, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const f32x16 v = load(x + i);
+    store(x + i, turn(v, swap_pairs(v), repeat_pairs(cos + i / 2), negate_even(repeat_pairs(sin + i / 2))));
+  }
+  if (i < n) {
+    float c[8] = {};
+    float s[8] = {};
+    for (std::int64_t j = 0; j < (n - i) / 2; ++j) {
+      c[j] = cos[i / 2 + j];
+      s[j] = sin[i / 2 + j];
+    }
+    const f32x16 v = load_part(x + i, n - i);
+    store_part(x + i, turn(v, swap_pairs(v), repeat_pairs(c), negate_even(repeat_pairs(s))), n - i);
+  }
+}
+
+inline void rope_half_split(float* x, const float* cos, const float* sin, std::int64_t n) {
+  const std::int64_t half = n / 2;
+  const f32x16 minus = set1(-1.0F);
+  std::int64_t j = 0;
+  for (; j + 16 <= half; j += 16) {
+    const f32x16 a = load(x + j);
+    const f32x16 b = load(x + half + j);
+    const f32x16 c = load(cos + j);
+    const f32x16 s = load(sin + j);
+    store(x + j, turn(a, b, c, mul(s, minus)));
+    store(x + half + j, turn(b, a, c, s));
+  }
+  if (j < half) {
+    const std::int64_t rest = half - j;
+    const f32x16 a = load_part(x + j, rest);
+    const f32x16 b = load_part(x + half + j, rest);
+    const f32x16 c = load_part(cos + j, rest);
+    const f32x16 s = load_part(sin + j, rest);
+    store_part(x + j, turn(a, b, c, mul(s, minus)), rest);
+    store_part(x + half + j, turn(b, a, c, s), rest);
+  }
+}
+
+inline void narrow(const float* x, std::uint16_t* out, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store_half(out + i, load(x + i));
+  if (i < n) {
+    std::uint16_t rest[16];
+    store_half(rest, load_part(x + i, n - i));
+    for (std::int64_t j = 0; j < n - i; ++j) out[i + j] = rest[j];
+  }
+}

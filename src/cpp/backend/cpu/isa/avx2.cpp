@@ -1,0 +1,111 @@
+// Kernels for AVX2 with FMA and F16C: a register of 16 lanes is two ymm, lanes 0-7 and 8-15.
+#include <immintrin.h>
+
+#include "backend/cpu/kernel_table.h"
+
+namespace llama2cpp {
+namespace {
+
+struct f32x16 {
+  __m256 lo, hi;
+};
+
+// 16 registers: a tile of 1 panel x 6 tokens keeps 12 sums, 2 weights and a broadcast.
+constexpr int kTileTokens = 6;
+constexpr int kWidePanels = 4;
+constexpr int kTilePanels = 1;
+
+// All bits set in the first n of 8 lanes.
+inline __m256i first_lanes(std::int64_t n) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);
+}
+
+inline f32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline f32x16 load_part(const float* p, std::int64_t n) {
+  if (n <= 8) return {_mm256_maskload_ps(p, first_lanes(n)), _mm256_setzero_ps()};
+  return {_mm256_loadu_ps(p), _mm256_maskload_ps(p + 8, first_lanes(n - 8))};
+}
+inline f32x16 load(const std::uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+inline f32x16 load_part(const std::uint16_t* p, std::int64_t n) {
+  std::uint16_t padded[16] = {};
+  for (std::int64_t j = 0; j < n; ++j) padded[j] = p[j];
+  return load(padded);
+}
+inline void store(float* p, f32x16 a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+inline void store_part(float* p, f32x16 a, std::int64_t n) {
+  if (n <= 8) return _mm256_maskstore_ps(p, first_lanes(n), a.lo);
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_maskstore_ps(p + 8, first_lanes(n - 8), a.hi);
+}
+inline void store_half(std::uint16_t* p, f32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+inline f32x16 add(f32x16 a, f32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+inline f32x16 sub(f32x16 a, f32x16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+inline f32x16 mul(f32x16 a, f32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+inline f32x16 div(f32x16 a, f32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+inline f32x16 larger(f32x16 a, f32x16 b) {  // b where either is NaN
+  return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+inline f32x16 negative_abs(f32x16 a) {
+  const __m256 sign = _mm256_set1_ps(-0.0F);
+  return {_mm256_or_ps(a.lo, sign), _mm256_or_ps(a.hi, sign)};
+}
+inline f32x16 if_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
+  return {_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
+          _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
+}
+inline __m256 power_of_two(__m256 t) {
+  const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(0x3F800000)));
+}
+inline f32x16 power_of_two(f32x16 t) { return {power_of_two(t.lo), power_of_two(t.hi)}; }
+inline f32x16 swap_pairs(f32x16 a) { return {_mm256_permute_ps(a.lo, 0xB1), _mm256_permute_ps(a.hi, 0xB1)}; }
+inline f32x16 repeat_pairs(const float* p) {
+  const __m256 eight = _mm256_loadu_ps(p);
+  return {_mm256_permutevar8x32_ps(eight, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)),
+          _mm256_permutevar8x32_ps(eight, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7))};
+}
+inline f32x16 negate_even(f32x16 a) {
+  const __m256 sign = _mm256_castsi256_ps(_mm256_set1_epi64x(static_cast<long long>(0x80000000U)));
+  return {_mm256_xor_ps(a.lo, sign), _mm256_xor_ps(a.hi, sign)};
+}
+// By halves: j and j + 8, j and j + 4, j and j + 2, j and j + 1.
+inline float sum_lanes(f32x16 a) {
+  const __m256 eight = _mm256_add_ps(a.lo, a.hi);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+inline float max_lane(f32x16 a) {
+  const __m256 eight = _mm256_max_ps(a.lo, a.hi);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+// clang-format off: each builds on the one before
+#include "backend/cpu/elementwise.inl"
+#include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul.inl"
+// clang-format on
+
+constexpr KernelTable kTable = make_table("avx2");
+
+}  // namespace
+
+const KernelTable* avx2_kernels() { return &kTable; }
+
+}  // namespace llama2cpp

@@ -1,0 +1,9 @@
+// What processors other than aarch64 link in place of its kernels.
+#include "backend/cpu/isa/select.h"
+
+namespace llama2cpp {
+
+const KernelTable* neon_kernels() { return nullptr; }
+bool cpu_has_neon() { return false; }
+
+}  // namespace llama2cpp

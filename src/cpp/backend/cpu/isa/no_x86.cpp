@@ -1,0 +1,11 @@
+// What processors other than x86-64 link in place of its kernels.
+#include "backend/cpu/isa/select.h"
+
+namespace llama2cpp {
+
+const KernelTable* avx2_kernels() { return nullptr; }
+const KernelTable* avx512_kernels() { return nullptr; }
+bool cpu_has_avx2() { return false; }
+bool cpu_has_avx512() { return false; }
+
+}  // namespace llama2cpp

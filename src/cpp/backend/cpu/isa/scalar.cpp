@@ -1,0 +1,120 @@
+// Kernels without SIMD instructions: what any machine can run. A register of 16 lanes is an array.
+#include <cmath>
+#include <cstring>
+
+#include "backend/cpu/kernel_table.h"
+#include "core/half.h"
+
+namespace llama2cpp {
+namespace {
+
+struct f32x16 {
+  float lane[16];
+};
+
+// Panels and tokens in flight; sums live in memory anyway.
+constexpr int kTileTokens = 4;
+constexpr int kWidePanels = 1;
+constexpr int kTilePanels = 1;
+
+template <class F>
+inline f32x16 map(F f) {
+  f32x16 r;
+  for (int j = 0; j < 16; ++j) r.lane[j] = f(j);
+  return r;
+}
+
+inline f32x16 set1(float x) {
+  return map([&](int) { return x; });
+}
+inline f32x16 load(const float* p) {
+  f32x16 r;
+  std::memcpy(r.lane, p, sizeof(r.lane));
+  return r;
+}
+inline f32x16 load_part(const float* p, std::int64_t n) {
+  return map([&](int j) { return j < n ? p[j] : 0.0F; });
+}
+inline f32x16 load(const std::uint16_t* p) {
+  return map([&](int j) { return half_to_float(p[j]); });
+}
+inline f32x16 load_part(const std::uint16_t* p, std::int64_t n) {
+  return map([&](int j) { return j < n ? half_to_float(p[j]) : 0.0F; });
+}
+inline void store(float* p, f32x16 a) { std::memcpy(p, a.lane, sizeof(a.lane)); }
+inline void store_part(float* p, f32x16 a, std::int64_t n) {
+  std::memcpy(p, a.lane, static_cast<std::size_t>(n) * sizeof(float));
+}
+inline void store_half(std::uint16_t* p, f32x16 a) {
+  for (int j = 0; j < 16; ++j) p[j] = float_to_half(a.lane[j]);
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  return map([&](int j) { return std::fma(a.lane[j], b.lane[j], c.lane[j]); });
+}
+inline f32x16 add(f32x16 a, f32x16 b) {
+  return map([&](int j) { return a.lane[j] + b.lane[j]; });
+}
+inline f32x16 sub(f32x16 a, f32x16 b) {
+  return map([&](int j) { return a.lane[j] - b.lane[j]; });
+}
+inline f32x16 mul(f32x16 a, f32x16 b) {
+  return map([&](int j) { return a.lane[j] * b.lane[j]; });
+}
+inline f32x16 div(f32x16 a, f32x16 b) {
+  return map([&](int j) { return a.lane[j] / b.lane[j]; });
+}
+inline f32x16 larger(f32x16 a, f32x16 b) {
+  return map([&](int j) { return a.lane[j] > b.lane[j] ? a.lane[j] : b.lane[j]; });
+}
+inline f32x16 negative_abs(f32x16 a) {
+  return map([&](int j) { return -std::fabs(a.lane[j]); });
+}
+// a < b ? x : y
+inline f32x16 if_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
+  return map([&](int j) { return a.lane[j] < b.lane[j] ? x.lane[j] : y.lane[j]; });
+}
+// 2^n, where t = n + 1.5 * 2^23 and n is in [-126, 127]
+inline f32x16 power_of_two(f32x16 t) {
+  return map([&](int j) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &t.lane[j], 4);
+    bits = (bits << 23) + 0x3F800000U;
+    float r;
+    std::memcpy(&r, &bits, 4);
+    return r;
+  });
+}
+inline f32x16 swap_pairs(f32x16 a) {
+  return map([&](int j) { return a.lane[j ^ 1]; });
+}
+inline f32x16 repeat_pairs(const float* p) {  // p[0] p[0] p[1] p[1] ... p[7] p[7]
+  return map([&](int j) { return p[j / 2]; });
+}
+inline f32x16 negate_even(f32x16 a) {
+  return map([&](int j) { return j % 2 == 0 ? -a.lane[j] : a.lane[j]; });
+}
+inline float sum_lanes(f32x16 a) {
+  for (int half = 8; half >= 1; half /= 2) {
+    for (int j = 0; j < half; ++j) a.lane[j] = a.lane[j] + a.lane[j + half];
+  }
+  return a.lane[0];
+}
+inline float max_lane(f32x16 a) {
+  float m = a.lane[0];
+  for (int j = 1; j < 16; ++j) m = a.lane[j] > m ? a.lane[j] : m;
+  return m;
+}
+
+// clang-format off: each builds on the one before
+#include "backend/cpu/elementwise.inl"
+#include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul.inl"
+// clang-format on
+
+constexpr KernelTable kTable = make_table("scalar");
+
+}  // namespace
+
+const KernelTable* scalar_kernels() { return &kTable; }
+
+}  // namespace llama2cpp

@@ -1,0 +1,71 @@
+// What an ISA provides: one row of plain function pointers. ISA files include this and intrinsics only, so that the
+// linker can never pick an AVX-512 copy of an inline function for the whole program.
+//
+// The rules that all implementations follow to the bit are reference.cpp.
+#pragma once
+
+#include <cstdint>
+
+namespace llama2cpp {
+
+// A panel is 16 rows of a weight, stored [k][16]: SIMD lanes go across rows, so nothing is ever summed across lanes.
+inline constexpr std::int64_t kPanelRows = 16;
+// Products are summed in blocks of this many k, and then block sums in order.
+inline constexpr std::int64_t kBlock = 256;
+// Attention sums values in tiles of this many positions, and then tile sums in order.
+inline constexpr std::int64_t kKeyTile = 256;
+
+// One block of a matmul: n_panels panels times one tile of tokens.
+struct PanelBlock {
+  const float* panels;        // [n_panels] of [n_k][16]
+  std::int64_t panel_stride;  // floats from one panel to the next
+  std::int64_t n_panels;
+  std::int64_t n_k;       // 1 to kBlock
+  const float* x;         // [n_k][n_tokens]
+  std::int64_t n_tokens;  // 1 to KernelTable::tile
+  float* out;             // [n_tokens][16 * n_panels]
+  std::int64_t out_stride;
+  std::int64_t last_rows;  // rows of the last panel that exist, 1 to 16
+  bool first;              // out starts at zero; otherwise the block is added to what is there
+};
+
+struct KernelTable {
+  const char* name;
+  std::int64_t tile;  // tokens that a matmul tile takes at most
+
+  void (*matmul_f32)(const PanelBlock& block);
+
+  // sum of x[i]^2                                  x [n]
+  float (*sum_squares)(const float* x, std::int64_t n);
+  // out = (x * factor) * gain; without the second product where gain is null
+  void (*scale)(const float* x, float factor, const float* gain, float* out, std::int64_t n);
+  // out = a + b
+  void (*add)(const float* a, const float* b, float* out, std::int64_t n);
+  // out = silu(gate) * up
+  void (*swiglu)(const float* gate, const float* up, float* out, std::int64_t n);
+  // Turns pairs (x[2j], x[2j + 1]) or (x[j], x[j + n/2]).   x [n], cos and sin [n / 2]
+  void (*rope_interleaved)(float* x, const float* cos, const float* sin, std::int64_t n);
+  void (*rope_half_split)(float* x, const float* cos, const float* sin, std::int64_t n);
+  // f32 -> f16, to nearest even
+  void (*narrow)(const float* x, std::uint16_t* out, std::int64_t n);
+
+  // out[p] = (q . keys[p]) * factor                q [head_dim], keys [n][head_dim] -> out [n]
+  void (*scores_f32)(const float* q, const float* keys, std::int64_t n, std::int64_t head_dim, float factor,
+                     float* out);
+  void (*scores_f16)(const float* q, const std::uint16_t* keys, std::int64_t n, std::int64_t head_dim, float factor,
+                     float* out);
+  // out = softmax(scores)                          [n]; out may be scores
+  void (*softmax)(const float* scores, float* out, std::int64_t n);
+  // z[d] = sum over p of pattern[p] * values[p][d] pattern [n], values [n][head_dim] -> z [head_dim]
+  void (*mix_f32)(const float* pattern, const float* values, std::int64_t n, std::int64_t head_dim, float* z);
+  void (*mix_f16)(const float* pattern, const std::uint16_t* values, std::int64_t n, std::int64_t head_dim, float* z);
+};
+
+// Null where this build or this machine's family has no such kernels.
+const KernelTable* reference_kernels();
+const KernelTable* scalar_kernels();
+const KernelTable* avx2_kernels();
+const KernelTable* avx512_kernels();
+const KernelTable* neon_kernels();
+
+}  // namespace llama2cpp

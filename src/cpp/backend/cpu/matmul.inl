@@ -1,0 +1,82 @@
+// Matmul of packed panels, for the ISA file that includes this last: it also fills the kernel table.
+
+// P panels x N tokens, all sums in registers.
+template <int P, int N>
+inline void matmul_tile(const PanelBlock& b, std::int64_t panel) {
+  f32x16 sum[P][N];
+  for (int p = 0; p < P; ++p) {
+    for (int n = 0; n < N; ++n) sum[p][n] = set1(0.0F);
+  }
+  const float* w = b.panels + panel * b.panel_stride;  // [k][16], the next panel panel_stride further on
+  const float* x = b.x;                                // [k][N]
+  for (std::int64_t k = 0; k < b.n_k; ++k, w += 16, x += N) {
+    f32x16 row[P];
+    for (int p = 0; p < P; ++p) row[p] = load(w + p * b.panel_stride);
+    for (int n = 0; n < N; ++n) {
+      const f32x16 token = set1(x[n]);
+      for (int p = 0; p < P; ++p) sum[p][n] = fma(row[p], token, sum[p][n]);
+    }
+  }
+  for (int n = 0; n < N; ++n) {
+    for (int p = 0; p < P; ++p) {
+      float* out = b.out + n * b.out_stride + (panel + p) * 16;
+      const bool last = panel + p + 1 == b.n_panels;
+      if (last && b.last_rows < 16) {
+        const f32x16 before = b.first ? set1(0.0F) : load_part(out, b.last_rows);
+        store_part(out, add(before, sum[p][n]), b.last_rows);
+      } else {
+        store(out, add(b.first ? set1(0.0F) : load(out), sum[p][n]));
+      }
+    }
+  }
+}
+
+// How many panels a tile of N tokens takes: the fewer the tokens, the more panels.
+constexpr int panels_for(int tokens) {
+  const int panels = kTileTokens * kTilePanels / tokens;
+  int power = 1;
+  while (power * 2 <= panels && power * 2 <= kWidePanels) power *= 2;
+  return power;
+}
+
+template <int N>
+inline void matmul_tokens(const PanelBlock& b) {
+  constexpr int P = panels_for(N);
+  std::int64_t panel = 0;
+  for (; panel + P <= b.n_panels; panel += P) matmul_tile<P, N>(b, panel);
+  if constexpr (P > 4) {
+    for (; panel + 4 <= b.n_panels; panel += 4) matmul_tile<4, N>(b, panel);
+  }
+  if constexpr (P > 2) {
+    for (; panel + 2 <= b.n_panels; panel += 2) matmul_tile<2, N>(b, panel);
+  }
+  for (; panel < b.n_panels; ++panel) matmul_tile<1, N>(b, panel);
+}
+
+template <int N>
+inline void matmul_at_most(const PanelBlock& b) {
+  if (b.n_tokens == N) return matmul_tokens<N>(b);
+  if constexpr (N > 1) matmul_at_most<N - 1>(b);
+}
+
+inline void matmul_f32(const PanelBlock& b) { matmul_at_most<kTileTokens>(b); }
+
+constexpr KernelTable make_table(const char* name) {
+  return {
+      .name = name,
+      .tile = kTileTokens,
+      .matmul_f32 = matmul_f32,
+      .sum_squares = sum_squares,
+      .scale = scale,
+      .add = add_vectors,
+      .swiglu = swiglu,
+      .rope_interleaved = rope_interleaved,
+      .rope_half_split = rope_half_split,
+      .narrow = narrow,
+      .scores_f32 = scores<float>,
+      .scores_f16 = scores<std::uint16_t>,
+      .softmax = softmax,
+      .mix_f32 = mix<float>,
+      .mix_f16 = mix<std::uint16_t>,
+  };
+}

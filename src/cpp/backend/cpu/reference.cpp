@@ -1,0 +1,178 @@
+// The specification of the CPU's arithmetic: plain loops, meant to be read. Every SIMD kernel gives these bits, whatever
+// its width. Kept apart from the kernels' templates on purpose: a mistake there must not be a mistake here.
+//
+// A sum inside one vector uses 16 virtual lanes. Lane j takes elements j, j + 16, ... in order; the vector counts as
+// padded with zeros to a multiple of 16; the lanes are then added by halves: j and j + 8, j and j + 4, ...
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+
+#include "backend/cpu/kernel_table.h"
+#include "core/half.h"
+
+namespace llama2cpp {
+namespace {
+
+constexpr std::int64_t kLanes = 16;
+
+std::int64_t padded(std::int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+float sum_of_lanes(const float* lanes) {
+  float sums[kLanes];
+  std::memcpy(sums, lanes, sizeof(sums));
+  for (int half = 8; half >= 1; half /= 2) {
+    for (int j = 0; j < half; ++j) sums[j] = sums[j] + sums[j + half];
+  }
+  return sums[0];
+}
+
+// e^x for x <= 0. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (its error there is
+// 5e-9, below a rounding); times 2^n. Results below the least normal number are 0.
+float exp_nonpositive(float x) {
+  if (std::isnan(x)) return x;
+  if (x < -87.0F) return 0.0F;
+  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer, to nearest even
+  const float n = std::fma(x, 1.44269504F, kRound) - kRound;
+  float r = std::fma(n, -0.693145752F, x);  // ln 2 in two parts: the first has zeros at its end, so n * it is exact
+  r = std::fma(n, -1.42860677e-6F, r);
+  float p = 1.0F / 5040.0F;
+  for (const float c : {1.0F / 720.0F, 1.0F / 120.0F, 1.0F / 24.0F, 1.0F / 6.0F, 0.5F, 1.0F, 1.0F}) {
+    p = std::fma(p, r, c);
+  }
+  return std::ldexp(p, static_cast<int>(n));
+}
+
+// x / (1 + e^-x), written with e^-|x| so that nothing overflows.
+float silu(float x) {
+  const float e = exp_nonpositive(-std::fabs(x));
+  const float numerator = x >= 0.0F ? 1.0F : e;
+  return x * (numerator / (1.0F + e));
+}
+
+void matmul_f32(const PanelBlock& b) {
+  for (std::int64_t t = 0; t < b.n_tokens; ++t) {
+    for (std::int64_t panel = 0; panel < b.n_panels; ++panel) {
+      const std::int64_t rows = panel + 1 == b.n_panels ? b.last_rows : kPanelRows;
+      for (std::int64_t row = 0; row < rows; ++row) {
+        float p = 0.0F;
+        for (std::int64_t k = 0; k < b.n_k; ++k) {
+          const float w = b.panels[panel * b.panel_stride + k * kPanelRows + row];
+          p = std::fma(w, b.x[k * b.n_tokens + t], p);
+        }
+        float& out = b.out[t * b.out_stride + panel * kPanelRows + row];
+        out = (b.first ? 0.0F : out) + p;
+      }
+    }
+  }
+}
+
+float sum_squares(const float* x, std::int64_t n) {
+  float lanes[kLanes] = {};
+  for (std::int64_t i = 0; i < padded(n); ++i) {
+    const float value = i < n ? x[i] : 0.0F;
+    lanes[i % kLanes] = std::fma(value, value, lanes[i % kLanes]);
+  }
+  return sum_of_lanes(lanes);
+}
+
+void scale(const float* x, float factor, const float* gain, float* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float scaled = x[i] * factor;
+    out[i] = gain == nullptr ? scaled : scaled * gain[i];
+  }
+}
+
+void add(const float* a, const float* b, float* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+
+void swiglu(const float* gate, const float* up, float* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = silu(gate[i]) * up[i];
+}
+
+// (a, b) turned by the angle: (a cos - b sin, b cos + a sin), the second product rounded, the first one fused.
+void turn(float& a, float& b, float cos, float sin) {
+  const float a0 = a;
+  a = std::fma(a0, cos, -(b * sin));
+  b = std::fma(b, cos, a0 * sin);
+}
+
+void rope_interleaved(float* x, const float* cos, const float* sin, std::int64_t n) {
+  for (std::int64_t j = 0; j < n / 2; ++j) turn(x[2 * j], x[2 * j + 1], cos[j], sin[j]);
+}
+
+void rope_half_split(float* x, const float* cos, const float* sin, std::int64_t n) {
+  for (std::int64_t j = 0; j < n / 2; ++j) turn(x[j], x[j + n / 2], cos[j], sin[j]);
+}
+
+void narrow(const float* x, std::uint16_t* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = float_to_half(x[i]);
+}
+
+float widen(float value) { return value; }
+float widen(std::uint16_t value) { return half_to_float(value); }
+
+template <class T>
+void scores(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float factor, float* out) {
+  for (std::int64_t p = 0; p < n; ++p) {
+    float lanes[kLanes] = {};
+    for (std::int64_t i = 0; i < padded(head_dim); ++i) {
+      const float a = i < head_dim ? q[i] : 0.0F;
+      const float b = i < head_dim ? widen(keys[p * head_dim + i]) : 0.0F;
+      lanes[i % kLanes] = std::fma(a, b, lanes[i % kLanes]);
+    }
+    out[p] = sum_of_lanes(lanes) * factor;
+  }
+}
+
+void softmax(const float* scores, float* out, std::int64_t n) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (std::int64_t p = 0; p < n; ++p) largest = scores[p] > largest ? scores[p] : largest;
+  float lanes[kLanes] = {};
+  for (std::int64_t p = 0; p < n; ++p) {
+    out[p] = exp_nonpositive(scores[p] - largest);
+    lanes[p % kLanes] = lanes[p % kLanes] + out[p];
+  }
+  const float sum = sum_of_lanes(lanes);
+  for (std::int64_t p = 0; p < n; ++p) out[p] = out[p] / sum;
+}
+
+template <class T>
+void mix(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
+  for (std::int64_t d = 0; d < head_dim; ++d) {
+    float sum = 0.0F;
+    for (std::int64_t tile = 0; tile < n; tile += kKeyTile) {
+      float part = 0.0F;
+      for (std::int64_t p = tile; p < n && p < tile + kKeyTile; ++p) {
+        part = std::fma(pattern[p], widen(values[p * head_dim + d]), part);
+      }
+      sum = sum + part;
+    }
+    z[d] = sum;
+  }
+}
+
+constexpr KernelTable kTable{
+    .name = "reference",
+    .tile = 12,
+    .matmul_f32 = matmul_f32,
+    .sum_squares = sum_squares,
+    .scale = scale,
+    .add = add,
+    .swiglu = swiglu,
+    .rope_interleaved = rope_interleaved,
+    .rope_half_split = rope_half_split,
+    .narrow = narrow,
+    .scores_f32 = scores<float>,
+    .scores_f16 = scores<std::uint16_t>,
+    .softmax = softmax,
+    .mix_f32 = mix<float>,
+    .mix_f16 = mix<std::uint16_t>,
+};
+
+}  // namespace
+
+const KernelTable* reference_kernels() { return &kTable; }
+
+}  // namespace llama2cpp

@@ -1,0 +1,12 @@
+// The Metal backend's door. Platforms without Metal link no_metal.cpp, so callers need no #ifdef.
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+
+namespace llama2cpp {
+
+std::shared_ptr<Backend> make_metal_backend();
+
+}  // namespace llama2cpp

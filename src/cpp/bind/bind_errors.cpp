@@ -1,0 +1,32 @@
+// The core's exceptions as Python's: FormatError is a ValueError, ContextFullError a RuntimeError, and the operating
+// system's errors are OSErrors with errno and file name.
+#include <pybind11/pybind11.h>
+
+#include <system_error>
+
+#include "bind/bind.h"
+#include "core/check.h"
+
+namespace llama2cpp::bind {
+
+void register_errors(py::module_& module) {
+  py::register_exception<FormatError>(module, "FormatError", PyExc_ValueError).doc() =
+      "A file is damaged, foreign or not supported: what was expected, what was found, and where.";
+  py::register_exception<ContextFullError>(module, "ContextFullError", PyExc_RuntimeError).doc() =
+      "A session has no room for the tokens it was given. It is as it was before the call.";
+
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const std::system_error& e) {
+      // The core throws with the path as the message; what() is "path: meaning of the code".
+      std::string path = e.what();
+      const std::string meaning = ": " + e.code().message();
+      if (path.ends_with(meaning)) path.resize(path.size() - meaning.size());
+      const py::tuple arguments = py::make_tuple(e.code().value(), e.code().message(), path);
+      PyErr_SetObject(PyExc_OSError, arguments.ptr());
+    }
+  });
+}
+
+}  // namespace llama2cpp::bind

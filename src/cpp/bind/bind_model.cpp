@@ -1,0 +1,308 @@
+// Config and Model for Python: opening files, models from arrays, weights as arrays.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "bind/bind.h"
+#include "bind/numpy.h"
+#include "core/check.h"
+#include "core/thread_pool.h"
+#include "format/f32.h"
+#include "io/checkpoint.h"
+#include "model/model.h"
+#include "model/session.h"
+
+namespace llama2cpp::bind {
+namespace {
+
+// Gains, the only vectors, are the norms' weights in every family of names.
+bool is_gain(const std::string& name) { return name.find("norm") != std::string::npos; }
+
+// A Weight whose plane is the array's memory. One-dimensional arrays are gains: matrices of one row.
+Weight weight_from_array(const std::string& name, const py::handle& object) {
+  if (!py::isinstance<py::array>(object)) {
+    throw std::invalid_argument(cat("'", name, "' is of type ", type_name(object), ", expected a NumPy array"));
+  }
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  const std::string shape = py::str(array.attr("shape"));
+  LLAMA2CPP_CHECK(py::isinstance<py::array_t<float>>(array), "'", name, "' has dtype ",
+                  std::string(py::str(array.dtype())), ", expected float32");
+  LLAMA2CPP_CHECK(array.ndim() == 1 || array.ndim() == 2, "'", name, "' has shape ", shape,
+                  ", expected one or two dimensions");
+  LLAMA2CPP_CHECK(array.size() > 0, "'", name, "' has shape ", shape, ", which is empty");
+  const py::ssize_t last = array.ndim() - 1;
+  LLAMA2CPP_CHECK(array.strides(last) == sizeof(float) || array.shape(last) == 1, "'", name,
+                  "' has rows that are not contiguous; pass numpy.ascontiguousarray of it");
+
+  Weight weight;
+  weight.name = name;
+  weight.format = &kF32;
+  weight.rows = array.ndim() == 2 ? array.shape(0) : 1;
+  weight.cols = array.shape(last);
+  Plane& plane = weight.planes[0];
+  plane.data = static_cast<const std::byte*>(array.data());
+  plane.row_bytes = array.ndim() == 2 ? array.strides(0) : array.nbytes();
+  plane.bytes = static_cast<std::size_t>(array.nbytes());
+  // The array is let go with the GIL held, whichever thread drops the model.
+  auto* kept = new py::object(array);
+  plane.owner = Buffer::wrap(plane.data, plane.bytes, std::shared_ptr<const void>(kept, [](const void* p) {
+                               const py::gil_scoped_acquire gil;
+                               delete static_cast<const py::object*>(p);
+                             }));
+  return weight;
+}
+
+Checkpoint checkpoint_from_arrays(const Config& config, const py::dict& arrays) {
+  Checkpoint checkpoint;
+  checkpoint.file_format = "arrays";
+  checkpoint.config = config;
+  std::vector<std::string> names;
+  for (const auto& item : arrays) names.push_back(py::str(item.first));
+  checkpoint.naming = detect_naming(names);
+  for (const auto& item : arrays) {
+    const std::string name = py::str(item.first);
+    checkpoint.weights.emplace(name, weight_from_array(name, item.second));
+  }
+
+  // A name that no part has would be left out of the arithmetic without a word.
+  std::vector<std::string> known;
+  for (const Part part : kAllParts) {
+    for (std::int64_t i = 0; i < (per_layer(part) ? config.n_layers : 1); ++i) {
+      known.push_back(weight_name(checkpoint.naming, part, i));
+    }
+  }
+  for (const std::string& name : names) {
+    LLAMA2CPP_CHECK(std::find(known.begin(), known.end(), name) != known.end(), "'", name,
+                    "' has no place in a Llama of ", config.n_layers, " layers");
+  }
+  if (config.tied) {  // then an output matrix may come along, if it is the same
+    const auto output = checkpoint.weights.find(weight_name(checkpoint.naming, Part::output));
+    if (output != checkpoint.weights.end()) {
+      const Weight& embeddings = checkpoint.weight(Part::tok_embeddings);
+      std::vector<float> a(static_cast<std::size_t>(embeddings.cols));
+      std::vector<float> b(static_cast<std::size_t>(output->second.cols));
+      bool same = embeddings.rows == output->second.rows && embeddings.cols == output->second.cols;
+      for (std::int64_t row = 0; same && row < embeddings.rows; ++row) {
+        embeddings.decode_row(row, a.data());
+        output->second.decode_row(row, b.data());
+        same = std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+      }
+      LLAMA2CPP_CHECK(same, "config.tied is true, but '", output->first, "' differs from the embeddings");
+      checkpoint.weights.erase(output);
+    }
+  }
+  return checkpoint;
+}
+
+// float32: a read-only view where the file holds aligned floats, a decoded copy elsewhere.
+py::array weight_array(const Weight& weight) {
+  const Plane& plane = weight.planes[0];
+  std::vector<py::ssize_t> shape = {weight.rows, weight.cols};
+  std::vector<py::ssize_t> strides = {plane.row_bytes, sizeof(float)};
+  if (is_gain(weight.name)) {
+    shape.erase(shape.begin());
+    strides.erase(strides.begin());
+  }
+  const bool aligned = reinterpret_cast<std::uintptr_t>(plane.data) % alignof(float) == 0;
+  if (weight.format == &kF32 && aligned) {
+    py::array view(py::dtype::of<float>(), shape, strides, plane.data, keeper(plane.owner));
+    view.attr("setflags")(py::arg("write") = false);
+    return view;
+  }
+  py::array_t<float> copy(shape);
+  float* out = copy.mutable_data();
+  const py::gil_scoped_release released;
+  for (std::int64_t row = 0; row < weight.rows; ++row) weight.decode_row(row, out + row * weight.cols);
+  return copy;
+}
+
+py::dict weight_info(const Weight& weight) {
+  std::size_t bytes = 0;
+  for (const Plane& plane : weight.planes) bytes += plane.bytes;
+  py::dict info;
+  info["format"] = std::string(weight.format->name);
+  py::tuple shape = py::make_tuple(weight.rows, weight.cols);
+  if (is_gain(weight.name)) shape = py::make_tuple(weight.cols);
+  info["shape"] = shape;
+  info["bytes"] = bytes;
+  return info;
+}
+
+Config make_config(std::int64_t dim, std::int64_t hidden_dim, std::int64_t n_layers, std::int64_t n_heads,
+                   std::int64_t vocab_size, std::int64_t seq_len, std::optional<std::int64_t> n_kv_heads,
+                   std::optional<std::int64_t> head_dim, float norm_eps, float rope_theta,
+                   const std::string& rope_style, bool tied) {
+  LLAMA2CPP_CHECK(rope_style == "interleaved" || rope_style == "half_split", "rope_style is '", rope_style,
+                  "', expected interleaved or half_split");
+  LLAMA2CPP_CHECK(head_dim || (n_heads > 0 && dim % n_heads == 0), "dim is ", dim, ", which n_heads ", n_heads,
+                  " does not divide; pass head_dim");
+  Config c;
+  c.dim = dim;
+  c.hidden_dim = hidden_dim;
+  c.n_layers = n_layers;
+  c.n_heads = n_heads;
+  c.n_kv_heads = n_kv_heads.value_or(n_heads);
+  c.head_dim = head_dim ? *head_dim : dim / n_heads;
+  c.vocab_size = vocab_size;
+  c.seq_len = seq_len;
+  c.norm_eps = norm_eps;
+  c.rope_theta = rope_theta;
+  c.rope_style = rope_style == "interleaved" ? RopeStyle::interleaved : RopeStyle::half_split;
+  c.tied = tied;
+  c.validate();
+  return c;
+}
+
+py::dict config_dict(const Config& c) {
+  py::dict d;
+  d["dim"] = c.dim;
+  d["hidden_dim"] = c.hidden_dim;
+  d["n_layers"] = c.n_layers;
+  d["n_heads"] = c.n_heads;
+  d["n_kv_heads"] = c.n_kv_heads;
+  d["head_dim"] = c.head_dim;
+  d["vocab_size"] = c.vocab_size;
+  d["seq_len"] = c.seq_len;
+  d["norm_eps"] = c.norm_eps;
+  d["rope_theta"] = c.rope_theta;
+  d["rope_style"] = std::string(to_string(c.rope_style));
+  d["tied"] = c.tied;
+  return d;
+}
+
+ModelOptions make_options(const std::string& backend, std::optional<int> threads, std::optional<std::int64_t> context,
+                          const std::string& kv, const std::string& activations, const std::string& pack) {
+  LLAMA2CPP_CHECK(!threads || (*threads >= 1 && *threads <= 1024), "threads is ", threads.value_or(0),
+                  ", expected 1 to 1024, or None");
+  LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more, or None");
+  return {backend, threads.value_or(0), context.value_or(0), kv, activations, pack};
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = LLAMA2CPP_VERSION;
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#elif defined(__GNUC__)
+  info["compiler"] = "g++ " __VERSION__;
+#elif defined(_MSC_VER)
+  info["compiler"] = "msvc " + std::to_string(_MSC_VER);
+#endif
+  info["backends"] = py::make_tuple("cpu");
+  info["isa"] = std::string(make_backend("cpu", 1)->isa());
+  info["threads"] = default_threads();
+  return info;
+}
+
+}  // namespace
+
+void register_model(py::module_& module) {
+  using py::arg;
+  const py::kw_only kw;
+
+  module.def(
+      "build_info", &build_info,
+      "What this build is and what it found: version, compiler, backends, isa (the kernels that a model made now "
+      "would run) and threads (the default).");
+
+  py::class_<Config>(module, "Config", "The sizes and constants of a Llama.")
+      .def(py::init(&make_config), kw, arg("dim"), arg("hidden_dim"), arg("n_layers"), arg("n_heads"),
+           arg("vocab_size"), arg("seq_len"), arg("n_kv_heads") = py::none(), arg("head_dim") = py::none(),
+           arg("norm_eps") = 1e-5F, arg("rope_theta") = 10000.0F, arg("rope_style") = "interleaved",
+           arg("tied") = false)
+      .def_readonly("dim", &Config::dim, "Width of the residual stream.")
+      .def_readonly("hidden_dim", &Config::hidden_dim, "Width of the gated MLP.")
+      .def_readonly("n_layers", &Config::n_layers, "Number of layers.")
+      .def_readonly("n_heads", &Config::n_heads, "Number of query heads.")
+      .def_readonly("n_kv_heads", &Config::n_kv_heads, "Number of key and value heads; divides n_heads.")
+      .def_readonly("head_dim", &Config::head_dim, "Width of one head.")
+      .def_readonly("vocab_size", &Config::vocab_size, "Number of token ids.")
+      .def_readonly("seq_len", &Config::seq_len, "The context that the model was trained for, in tokens.")
+      .def_readonly("norm_eps", &Config::norm_eps, "Added to the mean square in RMSNorm.")
+      .def_readonly("rope_theta", &Config::rope_theta, "Base of the rotary frequencies.")
+      .def_property_readonly(
+          "rope_style", [](const Config& c) { return std::string(to_string(c.rope_style)); },
+          "Order of the rows of wq and wk: interleaved (llama2.c, GGUF) or half_split (Hugging Face).")
+      .def_readonly("tied", &Config::tied, "Whether the output matrix is the embedding table.")
+      .def("to_dict", &config_dict, "All fields, as Config takes them.")
+      .def("__repr__", [](const Config& c) { return py::str("Config({})").format(config_dict(c)); })
+      .def("__eq__",
+           [](const Config& a, const py::object& b) {
+             return py::isinstance<Config>(b) && config_dict(a).equal(config_dict(b.cast<const Config&>()));
+           })
+      .def(py::pickle([](const Config& c) { return config_dict(c); },
+                      [](const py::dict& d) { return py::type::of<Config>()(**d).cast<Config>(); }));
+
+  py::class_<Model, std::shared_ptr<Model>>(module, "Model", "Config and weights on a backend; see llama2cpp.Model.")
+      .def_static(
+          "open",
+          [](const std::filesystem::path& path, const std::string& backend, std::optional<int> threads,
+             std::optional<std::int64_t> context, const std::string& kv, const std::string& activations,
+             const std::string& pack, bool mmap) {
+            const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
+            const py::gil_scoped_release released;
+            return std::make_shared<Model>(open_checkpoint(path.string(), mmap), options);
+          },
+          arg("path"), kw, arg("backend") = "auto", arg("threads") = py::none(), arg("context") = py::none(),
+          arg("kv") = "auto", arg("activations") = "auto", arg("pack") = "auto", arg("mmap") = true)
+      .def_static(
+          "from_arrays",
+          [](const Config& config, const py::dict& arrays, const std::string& backend, std::optional<int> threads,
+             std::optional<std::int64_t> context, const std::string& kv, const std::string& activations,
+             const std::string& pack) {
+            const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
+            Checkpoint checkpoint = checkpoint_from_arrays(config, arrays);
+            const py::gil_scoped_release released;
+            return std::make_shared<Model>(std::move(checkpoint), options);
+          },
+          arg("config"), arg("arrays"), kw, arg("backend") = "auto", arg("threads") = py::none(),
+          arg("context") = py::none(), arg("kv") = "auto", arg("activations") = "auto", arg("pack") = "auto")
+      .def_property_readonly("config", [](const Model& m) { return m.config(); })
+      .def_property_readonly("path", [](const Model& m) { return m.checkpoint().path; })
+      .def_property_readonly("file_format", [](const Model& m) { return m.checkpoint().file_format; })
+      .def_property_readonly("backend", [](const Model& m) { return std::string(m.backend().name()); })
+      .def_property_readonly("isa", [](const Model& m) { return std::string(m.backend().isa()); })
+      .def_property_readonly("threads", [](const Model& m) { return m.backend().threads(); })
+      .def_property_readonly("context", &Model::context)
+      .def_property_readonly("kv", [](const Model& m) { return m.kv_dtype() == DType::f16 ? "f16" : "f32"; })
+      .def_property_readonly("activations", [](const Model&) { return "f32"; })
+      .def_property_readonly("pack", [](const Model& m) { return m.packed() ? "always" : "never"; })
+      .def("weight_names",
+           [](const Model& m) {
+             std::vector<std::string> names;
+             for (const auto& [name, weight] : m.checkpoint().weights) names.push_back(name);
+             return names;
+           })
+      .def(
+          "weight",
+          [](const Model& m, const std::string& name) {
+            const auto found = m.checkpoint().weights.find(name);
+            if (found == m.checkpoint().weights.end()) throw py::key_error(name);
+            return weight_array(found->second);
+          },
+          arg("name"))
+      .def(
+          "weight_info",
+          [](const Model& m, const std::string& name) {
+            const auto found = m.checkpoint().weights.find(name);
+            if (found == m.checkpoint().weights.end()) throw py::key_error(name);
+            return weight_info(found->second);
+          },
+          arg("name"))
+      .def(
+          "session",
+          [](std::shared_ptr<Model> m, std::optional<std::int64_t> context) {
+            LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
+            return std::make_unique<Session>(std::move(m), context.value_or(0));
+          },
+          arg("context") = py::none());
+}
+
+}  // namespace llama2cpp::bind

@@ -1,0 +1,226 @@
+// Sampler for Python.
+#include <pybind11/numpy.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bind/bind.h"
+#include "bind/numpy.h"
+#include "core/check.h"
+#include "model/sampler.h"
+
+namespace llama2cpp::bind {
+namespace {
+
+constexpr const char* kSamplerDoc = R"doc(Draws token ids from logits.
+
+Parameters
+----------
+temperature : float, default 1.0
+    Logits are divided by it: above 1 evens the odds out, below 1 favours the likely. At 0 the largest logit wins, and
+    no random number is drawn.
+top_p : float, default 0.9
+    Keep only the most probable ids, as many as it takes to exceed this share of the probability. Off where 0 or less,
+    or 1 or more.
+top_k : int, default 0
+    Keep only so many of the most probable ids. 0 is off.
+min_p : float, default 0.0
+    Keep only ids with at least this fraction of the largest probability. 0 is off.
+seed : int, optional
+    From 0 to 2**64 - 1; equal seeds give equal draws. Without one the system chooses, and the property tells it.
+repetition_penalty : float, default 1.0
+    Before all else the logits of ids in the history are made smaller: positive ones are divided by it, others
+    multiplied, once per id. 1 is off.
+
+Raises
+------
+ValueError
+    A parameter is NaN, infinite or out of its range; the message says what was received.
+
+Notes
+-----
+The order is penalty, temperature, softmax, top-k, top-p, min-p; ties go to the lower id. With top-k, min-p and the
+penalty off the draws are those of llama2.c with the same seed. All arithmetic is float32.
+
+A sampler holds one generator and is no model's: it works on any array. It can be copied and pickled, the generator's
+position included. Threads that share one take turns, in no particular order.
+
+Examples
+--------
+>>> import numpy as np
+>>> from llama2cpp import Sampler
+>>> logits = np.array([1.0, 3.0, 2.0, -np.inf], dtype=np.float32)
+>>> sampler = Sampler(temperature=0.8, top_p=0.95, seed=1)
+>>> [sampler.sample(logits) for _ in range(8)]
+[1, 1, 1, 2, 1, 1, 1, 1]
+>>> Sampler(temperature=0).sample(logits)
+1
+)doc";
+
+constexpr const char* kSampleDoc = R"doc(Draw one id.
+
+Parameters
+----------
+logits : numpy.ndarray
+    float32 [vocab_size], or a type that becomes float32 without loss (float16), or a list of numbers. Not changed.
+    -inf forbids an id.
+history : sequence of int, optional
+    The ids that the repetition penalty applies to, usually the tokens so far. Repeated ids count once.
+
+Returns
+-------
+int
+
+Raises
+------
+ValueError
+    The logits are of another type or shape, empty, NaN or +inf at some index, or all -inf; or an id of the history is
+    not in the vocabulary. The generator has then not moved.
+
+Examples
+--------
+>>> import numpy as np
+>>> from llama2cpp import Sampler
+>>> logits = np.array([1.0, 3.0, 2.0], dtype=np.float32)
+>>> Sampler(temperature=0, repetition_penalty=2.0).sample(logits, history=[1])
+2
+)doc";
+
+constexpr const char* kCopyDoc = R"doc(A sampler of its own that draws from here on what this one would.
+
+Returns
+-------
+Sampler
+
+Examples
+--------
+>>> import numpy as np
+>>> from llama2cpp import Sampler
+>>> logits = np.zeros(100, dtype=np.float32)
+>>> sampler = Sampler(seed=7)
+>>> twin = sampler.copy()
+>>> sampler.sample(logits) == twin.sample(logits)
+True
+)doc";
+
+using FloatArray = py::array_t<float, py::array::c_style>;
+using CastArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+float narrow(const char* name, double value) {
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  LLAMA2CPP_CHECK(!std::isfinite(value) || std::abs(value) <= kLargest, name, " is ", value,
+                  ", which float32 cannot hold");
+  return static_cast<float>(value);
+}
+
+// The shortest decimal that stands for this float32: 0.9 and not 0.8999999761581421.
+py::float_ widen(float value) { return py::float_(py::str(py::module_::import("numpy").attr("float32")(value))); }
+
+std::uint64_t to_seed(const py::object& object) {
+  if (object.is_none()) {
+    std::random_device random;
+    return (std::uint64_t{random()} << 32) | random();
+  }
+  if (!PyIndex_Check(object.ptr()) || PyBool_Check(object.ptr())) {
+    throw py::type_error(cat("seed is ", std::string(py::repr(object)), ", expected an integer or None"));
+  }
+  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!number) throw py::error_already_set();
+  const std::uint64_t seed = PyLong_AsUnsignedLongLong(number.ptr());
+  if (PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    throw std::invalid_argument(
+        cat("seed is ", std::string(py::repr(object)), ", expected a number from 0 to 2**64 - 1"));
+  }
+  return seed;
+}
+
+FloatArray to_logits(const py::object& object) {
+  if (py::isinstance<FloatArray>(object)) return py::reinterpret_borrow<FloatArray>(object);
+  const bool numbers = py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object);
+  const py::array array = numbers ? py::array(CastArray::ensure(object)) : py::array::ensure(object);
+  LLAMA2CPP_CHECK(array, "logits are of type ", type_name(object), ", expected a float32 array");
+  const py::object can_cast = py::module_::import("numpy").attr("can_cast");
+  LLAMA2CPP_CHECK(py::cast<bool>(can_cast(array.dtype(), py::dtype::of<float>())), "logits have dtype ",
+                  std::string(py::str(array.dtype())), ", expected float32");
+  return CastArray::ensure(array);
+}
+
+std::int32_t sample(Sampler& sampler, const py::object& object, const py::object& history) {
+  const FloatArray logits = to_logits(object);
+  LLAMA2CPP_CHECK(logits.ndim() == 1, "logits have shape ", std::string(py::str(logits.attr("shape"))),
+                  ", expected one dimension [vocab_size]");
+  // The GIL is kept: it is what makes threads that share a sampler take turns.
+  return sampler.sample({logits.data(), static_cast<std::size_t>(logits.size())}, to_ids(history));
+}
+
+std::string repr(const Sampler& sampler) {
+  const SamplerOptions& o = sampler.options();
+  const auto text = [](float value) { return std::string(py::repr(widen(value))); };
+  return cat("Sampler(temperature=", text(o.temperature), ", top_p=", text(o.top_p), ", top_k=", o.top_k,
+             ", min_p=", text(o.min_p), ", seed=", o.seed, ", repetition_penalty=", text(o.repetition_penalty), ")");
+}
+
+py::tuple get_state(const Sampler& sampler) {
+  const SamplerOptions& o = sampler.options();
+  return py::make_tuple(o.temperature, o.top_p, o.top_k, o.min_p, o.seed, o.repetition_penalty, sampler.state());
+}
+
+Sampler set_state(const py::tuple& state) {
+  LLAMA2CPP_CHECK(state.size() == 7, "a pickled Sampler has ", state.size(), " fields, expected 7");
+  Sampler sampler({
+      .temperature = state[0].cast<float>(),
+      .top_p = state[1].cast<float>(),
+      .top_k = state[2].cast<std::int64_t>(),
+      .min_p = state[3].cast<float>(),
+      .repetition_penalty = state[5].cast<float>(),
+      .seed = state[4].cast<std::uint64_t>(),
+  });
+  sampler.set_state(state[6].cast<std::uint64_t>());
+  return sampler;
+}
+
+}  // namespace
+
+void register_sampler(py::module_& module) {
+  const auto copy = [](const Sampler& sampler) { return sampler; };
+  const auto number = [](float SamplerOptions::*option) {
+    return [option](const Sampler& sampler) { return widen(sampler.options().*option); };
+  };
+  py::class_<Sampler>(module, "Sampler", kSamplerDoc, py::is_final())
+      .def(py::init([](double temperature, double top_p, std::int64_t top_k, double min_p, const py::object& seed,
+                       double repetition_penalty) {
+             return Sampler({
+                 .temperature = narrow("temperature", temperature),
+                 .top_p = narrow("top_p", top_p),
+                 .top_k = top_k,
+                 .min_p = narrow("min_p", min_p),
+                 .repetition_penalty = narrow("repetition_penalty", repetition_penalty),
+                 .seed = to_seed(seed),
+             });
+           }),
+           py::arg("temperature") = 1.0, py::arg("top_p") = 0.9, py::arg("top_k") = 0, py::arg("min_p") = 0.0,
+           py::arg("seed") = py::none(), py::arg("repetition_penalty") = 1.0)
+      .def("sample", &sample, py::arg("logits"), py::arg("history") = py::tuple(), kSampleDoc)
+      .def("copy", copy, kCopyDoc)
+      .def("__copy__", copy)
+      .def(
+          "__deepcopy__", [](const Sampler& sampler, const py::dict&) { return sampler; }, py::arg("memo"))
+      .def("__repr__", &repr)
+      .def(py::pickle(&get_state, &set_state))
+      .def_property_readonly("temperature", number(&SamplerOptions::temperature), "What logits are divided by.")
+      .def_property_readonly("top_p", number(&SamplerOptions::top_p), "The share of probability kept; 0 or 1: all.")
+      .def_property_readonly(
+          "top_k", [](const Sampler& sampler) { return sampler.options().top_k; }, "How many ids are kept; 0: all.")
+      .def_property_readonly("min_p", number(&SamplerOptions::min_p),
+                             "The least probability kept, as a fraction of the largest.")
+      .def_property_readonly(
+          "seed", [](const Sampler& sampler) { return sampler.options().seed; }, "What the generator began with.")
+      .def_property_readonly("repetition_penalty", number(&SamplerOptions::repetition_penalty),
+                             "What the logits of earlier ids are divided by.");
+}
+
+}  // namespace llama2cpp::bind

@@ -1,0 +1,104 @@
+// Session for Python, and many sessions in one pass.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+
+#include "bind/bind.h"
+#include "bind/numpy.h"
+#include "core/check.h"
+#include "model/session.h"
+
+namespace llama2cpp::bind {
+namespace {
+
+// A copy of the session's logits [vocab_size], or None.
+py::object logits_array(const Session& session) {
+  py::object array = py::none();
+  session.with_logits([&](std::span<const float> logits) {
+    if (!logits.empty()) array = py::array_t<float>(static_cast<py::ssize_t>(logits.size()), logits.data());
+  });
+  return array;
+}
+
+// [position, n_kv_heads, head_dim], writable, in the file's order of head_dim; the cache lies [n_kv_heads][position].
+py::array kv_array(const Session& session, const Tensor& cache) {
+  const py::ssize_t size = size_of(cache.dtype);
+  const py::ssize_t row = cache.columns() * size;
+  const py::dtype dtype = cache.dtype == DType::f16 ? py::dtype("e") : py::dtype::of<float>();
+  return {dtype, std::vector<py::ssize_t>{session.position(), cache.dim(0), cache.columns()},
+          std::vector<py::ssize_t>{row, cache.dim(1) * row, size}, cache.data, keeper(session.kv().memory())};
+}
+
+void feed(std::span<const Work> work) {
+  const py::gil_scoped_release released;
+  run(work, {}, [] { poll_signals(); });
+}
+
+py::array prefill(Session& session, const py::object& tokens, bool all_logits) {
+  const std::vector<std::int32_t> ids = to_ids(tokens);
+  if (!all_logits) {
+    const Work work[] = {{&session, ids, nullptr}};
+    feed(work);
+    return logits_array(session);
+  }
+  py::array_t<float> logits(
+      {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(session.model().config().vocab_size)});
+  const Work work[] = {{&session, ids, logits.mutable_data()}};
+  feed(work);
+  return logits;
+}
+
+py::list forward_many(const Model& model, const py::sequence& rows) {
+  std::vector<std::vector<std::int32_t>> ids;
+  std::vector<Session*> sessions;
+  for (const py::handle row : rows) {
+    const auto pair = row.cast<std::pair<Session*, py::object>>();
+    LLAMA2CPP_CHECK(pair.first != nullptr && &pair.first->model() == &model, "a session belongs to another model");
+    sessions.push_back(pair.first);
+    ids.push_back(to_ids(pair.second));
+  }
+  std::vector<Work> work;
+  for (std::size_t i = 0; i < ids.size(); ++i) work.push_back({sessions[i], ids[i], nullptr});
+  feed(work);
+  py::list logits;
+  for (const Session* session : sessions) logits.append(logits_array(*session));
+  return logits;
+}
+
+}  // namespace
+
+void register_session(py::module_& module) {
+  using py::arg;
+
+  py::class_<Session>(module, "Session", "One sequence on a model; see llama2cpp.Session.")
+      .def_property_readonly("position", &Session::position)
+      .def_property_readonly("context", &Session::context)
+      .def_property_readonly("tokens", &Session::tokens)
+      .def_property_readonly("logits", &logits_array)
+      .def(
+          "step",
+          [](Session& session, const py::object& token) {
+            const std::int32_t id[] = {to_id(token)};
+            const Work work[] = {{&session, id, nullptr}};
+            feed(work);
+            return logits_array(session);
+          },
+          arg("token"))
+      .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false)
+      .def("rewind", &Session::rewind, arg("position"), py::call_guard<py::gil_scoped_release>())
+      .def("fork", &Session::fork, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "keys", [](const Session& s, std::int64_t layer) { return kv_array(s, s.kv().keys(layer)); }, arg("layer"))
+      .def(
+          "values", [](const Session& s, std::int64_t layer) { return kv_array(s, s.kv().values(layer)); },
+          arg("layer"));
+
+  // Model is registered already; this is its method because it takes sessions.
+  auto model = py::reinterpret_borrow<py::class_<Model, std::shared_ptr<Model>>>(module.attr("Model"));
+  model.def("forward", &forward_many, arg("rows"));
+}
+
+}  // namespace llama2cpp::bind

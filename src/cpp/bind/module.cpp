@@ -1,0 +1,14 @@
+// The _core extension module: calls the register functions, and nothing else.
+#include <pybind11/pybind11.h>
+
+#include "bind/bind.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The C++ core of llama2cpp. Use the llama2cpp package; these names may change.";
+  module.attr("__version__") = LLAMA2CPP_VERSION;
+  llama2cpp::bind::register_errors(module);
+  llama2cpp::bind::register_text(module);
+  llama2cpp::bind::register_sampler(module);
+  llama2cpp::bind::register_model(module);
+  llama2cpp::bind::register_session(module);
+}

@@ -1,0 +1,61 @@
+// How a parameter matrix lies in a file. A Format is one row of facts; the kernels and readers are generic over it.
+// Adding a format: a new header beside this one, and one line in formats.cpp.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/buffer.h"
+#include "core/check.h"
+
+namespace llama2cpp {
+
+struct Weight;
+
+struct Format {
+  std::string_view name;
+  std::int64_t group;        // weights that share a scale; 1 for floats, 0 where each Weight says its own
+  std::int64_t group_bytes;  // bytes of one group in plane 0
+  bool quantised;
+
+  // Writes columns [begin, begin + count) of one row as f32. `begin` and `count` are multiples of the group.
+  void (*decode)(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out);
+  // The opposite, for export: `count` values to plane 0. Null where this project does not write the format.
+  void (*encode)(const float* values, std::int64_t count, std::byte* out);
+};
+
+// One array of a weight's file form: float data, GGUF blocks, int8 values, scales, zero points ...
+struct Plane {
+  const std::byte* data = nullptr;
+  std::size_t bytes = 0;
+  std::int64_t row_bytes = 0;  // from one row to the next
+  Buffer owner;                // keeps `data` alive
+};
+
+// One parameter matrix [rows, cols] as the file holds it, and, once a backend has packed it, in the layout that its
+// kernels read. Vectors (norm gains) are matrices of one row.
+struct Weight {
+  std::string name;  // as the file calls it
+  const Format* format = nullptr;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t group = 1;  // weights that share a scale
+  std::array<Plane, 4> planes;
+  Buffer panels;  // the backend's packed copy; empty until then
+
+  void decode_row(std::int64_t row, float* out) const { format->decode(*this, row, 0, cols, out); }
+};
+
+// THE list of formats.
+std::span<const Format* const> all_formats();
+
+// Throws FormatError with the names that exist.
+const Format& find_format(std::string_view name);
+
+inline std::string shape_text(const Weight& weight) { return cat("[", weight.rows, ", ", weight.cols, "]"); }
+
+}  // namespace llama2cpp

@@ -1,0 +1,57 @@
+// Checkpoint: an opened file. Its config, its weights under their names in the file (in place, nothing is read
+// ahead), and its tokenizer data where it has any.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "core/buffer.h"
+#include "core/config.h"
+#include "core/vocabulary.h"
+#include "format/format.h"
+#include "io/names.h"
+
+namespace llama2cpp {
+
+struct Checkpoint {
+  std::string path;         // empty for arrays
+  std::string file_format;  // "llama2.c v0", "arrays", ...
+  Config config;
+  Naming naming = Naming::meta;
+  std::map<std::string, Weight, std::less<>> weights;
+  std::unique_ptr<Vocabulary> vocabulary;  // null where the file has no tokenizer
+
+  // Throws FormatError that lists the tensor as missing.
+  const Weight& weight(const std::string& name) const;
+  const Weight& weight(Part part, std::int64_t layer = 0) const { return weight(weight_name(naming, part, layer)); }
+};
+
+struct MatrixShape {
+  std::int64_t rows;
+  std::int64_t cols;
+};
+
+// The shape that a config gives a matrix: y = W x for x [cols] and y [rows]; a gain is [1, dim].
+MatrixShape part_shape(const Config& config, Part part);
+
+// Opens any file that a reader in checkpoint.cpp's list knows. Throws FormatError (what was expected, what was found,
+// at which byte or in which tensor) or std::system_error from the operating system.
+Checkpoint open_checkpoint(const std::string& path, bool use_mmap = true);
+
+// The same for a file that is in memory already; `path` is for error messages. The weights keep `file` alive.
+Checkpoint open_checkpoint(const Buffer& file, const std::string& path);
+
+// A reader: looks at a file's first bytes, and opens it. Its errors need not name the file.
+struct Reader {
+  std::string_view name;
+  std::string (*why_not)(const Buffer& file);  // empty: the file is this reader's; else what says that it is not
+  Checkpoint (*open)(const std::string& path, const Buffer& file);
+};
+
+// The readers that checkpoint.cpp lists.
+extern const Reader kLlama2cV0;  // llama2c.cpp
+extern const Reader kLlama2cV1;  // llama2c.cpp; version 2 too
+
+}  // namespace llama2cpp

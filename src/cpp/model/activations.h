@@ -1,0 +1,40 @@
+// The buffers of one forward: every activation by its name, with its shape. T rows (tokens), of which R want logits.
+#pragma once
+
+#include "backend/backend.h"
+#include "core/buffer.h"
+#include "core/config.h"
+#include "core/tensor.h"
+
+namespace llama2cpp {
+
+class Activations {
+ public:
+  Activations(const Config& config, Backend& backend, std::int64_t capacity);
+
+  // Makes the views below for T rows, T <= capacity.
+  void resize(std::int64_t rows, std::int64_t logit_rows);
+  std::int64_t capacity() const { return capacity_; }
+
+  Tensor x;           // [T, dim]          the residual stream
+  Tensor scale;       // [T, 1]            RMSNorm's divisor
+  Tensor normalized;  // [T, dim]          used where a hook looks
+  Tensor cos, sin;    // [T, head_dim / 2] of each row's position
+  Tensor q;           // [T, n_heads * head_dim]
+  Tensor k, v;        // [T, n_kv_heads * head_dim]
+  Tensor z;           // [T, n_heads * head_dim]
+  Tensor attn_out;    // [T, dim]
+  Tensor gate, up;    // [T, hidden_dim]
+  Tensor mlp_out;     // [T, dim]
+  Tensor last;        // [R, dim]          rows of x that want logits
+  Tensor logits;      // [R, vocab_size]
+
+ private:
+  Config config_;
+  Backend& backend_;
+  std::int64_t capacity_;
+  Buffer memory_;
+  Buffer logits_memory_;
+};
+
+}  // namespace llama2cpp

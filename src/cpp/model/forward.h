@@ -1,0 +1,27 @@
+// The forward pass of a Llama, for any number of tokens of any number of sequences at once.
+#pragma once
+
+#include <span>
+
+#include "core/function_ref.h"
+#include "model/hooks.h"
+#include "model/kv_cache.h"
+#include "model/model.h"
+
+namespace llama2cpp {
+
+// One sequence's part of a pass: tokens for the positions from `position` on.
+struct SequenceInput {
+  KvCache* kv = nullptr;
+  std::int64_t position = 0;
+  std::span<const std::int32_t> tokens;
+  enum class Logits : std::uint8_t { none, last, all } logits = Logits::last;
+};
+
+// Writes the tokens' keys and values to the caches and the logits that are wanted to a.logits, row after row in the
+// order of the sequences. The caller holds the backend's lease, has resized `a`, and has checked ids and room.
+// `poll` is called between the layers of a pass of several tokens and may throw to end the pass.
+void forward(const Model& model, std::span<const SequenceInput> sequences, Activations& a, const Hooks& hooks,
+             FunctionRef<void()> poll);
+
+}  // namespace llama2cpp

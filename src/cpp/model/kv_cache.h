@@ -1,0 +1,39 @@
+// KvCache: the keys and values that one sequence has left behind, per layer [n_kv_heads][position][head_dim], so that a
+// head streams. The context is address space only; memory is taken as positions are used.
+#pragma once
+
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/config.h"
+#include "core/tensor.h"
+
+namespace llama2cpp {
+
+class KvCache {
+ public:
+  // dtype: f32 or f16. 1 <= context.
+  KvCache(const Config& config, std::int64_t context, DType dtype);
+
+  std::int64_t context() const { return context_; }
+  DType dtype() const { return dtype_; }
+
+  // [n_kv_heads, context, head_dim]
+  Tensor keys(std::int64_t layer) const { return view(layer, 0); }
+  Tensor values(std::int64_t layer) const { return view(layer, 1); }
+
+  // Owns what the views point to: NumPy arrays keep it alive.
+  const Buffer& memory() const { return memory_; }
+
+  // Copies positions [0, count) of another cache of the same model.
+  void copy_from(const KvCache& other, std::int64_t count);
+
+ private:
+  Tensor view(std::int64_t layer, std::int64_t which) const;
+
+  std::int64_t n_layers_, n_kv_heads_, context_, head_dim_;
+  DType dtype_;
+  Buffer memory_;  // [n_layers][keys, values][n_kv_heads][context][head_dim]
+};
+
+}  // namespace llama2cpp

@@ -1,0 +1,69 @@
+// Options, packing on first use, and lending buffers.
+#include "model/model.h"
+
+#include "core/check.h"
+
+namespace llama2cpp {
+namespace {
+
+DType kv_dtype_for(const std::string& kv) {
+  LLAMA2CPP_CHECK(kv == "auto" || kv == "f32" || kv == "f16", "kv is '", kv, "', expected one of: auto, f32, f16");
+  return kv == "f16" ? DType::f16 : DType::f32;
+}
+
+// Packing copies: worth it only if the copy and a full session fit beside what else is in memory.
+bool should_pack(const std::string& pack, const Checkpoint& checkpoint, std::int64_t context, DType kv) {
+  LLAMA2CPP_CHECK(pack == "auto" || pack == "always" || pack == "never", "pack is '", pack,
+                  "', expected one of: auto, always, never");
+  if (pack != "auto") return pack == "always";
+  const Config& c = checkpoint.config;
+  double bytes = 2.0 * static_cast<double>(c.n_layers * c.kv_dim()) * static_cast<double>(context * size_of(kv));
+  for (const auto& [name, weight] : checkpoint.weights) {
+    bytes += static_cast<double>(weight.rows) * static_cast<double>(weight.cols) * sizeof(float);
+  }
+  return bytes < static_cast<double>(available_memory());
+}
+
+}  // namespace
+
+Model::Model(Checkpoint checkpoint, const ModelOptions& options)
+    : checkpoint_(std::move(checkpoint)),
+      backend_(make_backend(options.backend, options.threads)),
+      weights_(checkpoint_),
+      rope_(checkpoint_.config),
+      context_(options.context == 0 ? checkpoint_.config.seq_len : options.context),
+      kv_dtype_(kv_dtype_for(options.kv)) {
+  LLAMA2CPP_CHECK(context_ >= 1, "context is ", context_, ", expected 1 or more");
+  LLAMA2CPP_CHECK(options.activations == "auto" || options.activations == "f32", "activations is '",
+                  options.activations, "', expected one of: auto, f32");
+  pack_ = should_pack(options.pack, checkpoint_, context_, kv_dtype_);
+}
+
+void Model::prepare() const {
+  if (!pack_ || prepared_.load(std::memory_order_acquire)) return;
+  const std::lock_guard lock(prepare_mutex_);
+  if (prepared_.load(std::memory_order_relaxed)) return;
+  const Backend::Lease lease(*backend_);
+  for (Weight* weight : weights_.matrices()) backend_->pack(*weight);
+  prepared_.store(true, std::memory_order_release);
+}
+
+Model::ActivationsLoan Model::borrow_activations(std::int64_t rows) const {
+  std::unique_ptr<Activations> found;
+  {
+    const std::lock_guard lock(loans_mutex_);
+    for (auto& idle : idle_activations_) {
+      if (idle->capacity() < rows || (found && found->capacity() <= idle->capacity())) continue;
+      std::swap(found, idle);  // the smallest that is large enough
+    }
+    std::erase(idle_activations_, nullptr);
+  }
+  if (!found) found = std::make_unique<Activations>(config(), *backend_, rows);
+  return {found.release(), [this](Activations* done) {
+            std::unique_ptr<Activations> owned(done);
+            const std::lock_guard lock(loans_mutex_);
+            if (idle_activations_.size() < 4) idle_activations_.push_back(std::move(owned));
+          }};
+}
+
+}  // namespace llama2cpp

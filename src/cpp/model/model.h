@@ -1,0 +1,63 @@
+// Model: config and weights on a backend. Immutable once made, so threads and sessions share it.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "io/checkpoint.h"
+#include "model/activations.h"
+#include "model/rope.h"
+#include "model/weights.h"
+
+namespace llama2cpp {
+
+struct ModelOptions {
+  std::string backend = "auto";      // auto, cpu, metal
+  int threads = 0;                   // 0: default_threads()
+  std::int64_t context = 0;          // of a session that does not say; 0: config.seq_len
+  std::string kv = "auto";           // auto, f32, f16
+  std::string activations = "auto";  // auto, f32
+  std::string pack = "auto";         // auto, always, never
+};
+
+class Model {
+ public:
+  // Throws FormatError for tensors that do not fit the config, std::invalid_argument for options.
+  Model(Checkpoint checkpoint, const ModelOptions& options);
+
+  const Config& config() const { return checkpoint_.config; }
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  const Weights& weights() const { return weights_; }
+  const RopeAngles& rope() const { return rope_; }
+  Backend& backend() const { return *backend_; }
+  std::int64_t context() const { return context_; }
+  DType kv_dtype() const { return kv_dtype_; }
+  bool packed() const { return pack_; }
+
+  // Packs the weights, the first time. Takes the backend's lease.
+  void prepare() const;
+
+  // Buffers for a forward of up to `rows` rows; they go back to the model when the pointer is let go.
+  using ActivationsLoan = std::unique_ptr<Activations, std::function<void(Activations*)>>;
+  ActivationsLoan borrow_activations(std::int64_t rows) const;
+
+ private:
+  Checkpoint checkpoint_;
+  std::shared_ptr<Backend> backend_;
+  mutable Weights weights_;  // packing adds panels, and changes nothing that anyone can see
+  RopeAngles rope_;
+  std::int64_t context_;
+  DType kv_dtype_;
+  bool pack_;
+  mutable std::mutex prepare_mutex_;
+  mutable std::atomic<bool> prepared_{false};
+  mutable std::mutex loans_mutex_;
+  mutable std::vector<std::unique_ptr<Activations>> idle_activations_;
+};
+
+}  // namespace llama2cpp

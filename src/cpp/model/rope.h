@@ -1,0 +1,21 @@
+// Rotary angles: by how much each pair of a head is turned at a position (Su et al. 2021, RoFormer).
+#pragma once
+
+#include <vector>
+
+#include "core/config.h"
+
+namespace llama2cpp {
+
+class RopeAngles {
+ public:
+  explicit RopeAngles(const Config& config);
+
+  // cos and sin [head_dim / 2] of one position's angles.
+  void at(std::int64_t position, float* cos, float* sin) const;
+
+ private:
+  std::vector<float> inv_freq_;  // [head_dim / 2] radians per position
+};
+
+}  // namespace llama2cpp

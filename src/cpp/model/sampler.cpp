@@ -1,0 +1,210 @@
+// The rule that sampler.h states, step by step.
+#include "model/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/check.h"
+
+namespace llama2cpp {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// The generator would stay at 0 for ever. llama2.c has no such seed: its command line takes the time instead.
+constexpr std::uint64_t kStateOfSeedZero = 0x9E3779B97F4A7C15;
+
+// How many candidates are put in order at first: a nucleus is seldom larger.
+constexpr std::size_t kFirstSorted = 128;
+
+void check_option(bool good, const char* name, float value, const char* expected) {
+  LLAMA2CPP_CHECK(good && std::isfinite(value), name, " is ", value, ", expected ", expected);
+}
+
+void check_logits(std::span<const float> logits) {
+  LLAMA2CPP_CHECK(!logits.empty(), "logits are empty, expected one for each id of the vocabulary");
+  LLAMA2CPP_CHECK(logits.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()), "logits has ",
+                  logits.size(), " values, more than there are ids");
+  bool any = false;
+  for (std::size_t id = 0; id < logits.size(); ++id) {
+    LLAMA2CPP_CHECK(logits[id] < kInfinity, "logits[", id, "] is ", logits[id],
+                    ", expected a finite number or -inf (which forbids the id)");
+    any = any || logits[id] != -kInfinity;
+  }
+  LLAMA2CPP_CHECK(any, "all ", logits.size(), " logits are -inf: every id is forbidden");
+}
+
+void check_history(std::span<const std::int32_t> history, std::size_t vocab_size) {
+  for (std::size_t i = 0; i < history.size(); ++i) {
+    LLAMA2CPP_CHECK(history[i] >= 0 && static_cast<std::size_t>(history[i]) < vocab_size, "history[", i, "] is ",
+                    history[i], ", expected an id from 0 to ", vocab_size - 1);
+  }
+}
+
+// The lowest id of the largest value.
+std::int32_t argmax(std::span<const float> values) {
+  return static_cast<std::int32_t>(std::max_element(values.begin(), values.end()) - values.begin());
+}
+
+}  // namespace
+
+Sampler::Sampler(const SamplerOptions& options) : options_(options) {
+  check_option(options.temperature >= 0.0F, "temperature", options.temperature, "a finite number of 0 or more");
+  check_option(true, "top_p", options.top_p, "a finite number (0 to 1; others are off)");
+  check_option(options.min_p >= 0.0F && options.min_p <= 1.0F, "min_p", options.min_p, "a number from 0 to 1");
+  check_option(options.repetition_penalty > 0.0F, "repetition_penalty", options.repetition_penalty,
+               "a finite number above 0");
+  LLAMA2CPP_CHECK(options.top_k >= 0, "top_k is ", options.top_k, ", expected 0 (off) or more");
+  state_ = options.seed != 0 ? options.seed : kStateOfSeedZero;
+}
+
+void Sampler::set_state(std::uint64_t state) {
+  LLAMA2CPP_CHECK(state != 0, "the state is 0, which this generator never reaches and never leaves");
+  state_ = state;
+}
+
+std::int32_t Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history) {
+  check_logits(logits);
+  check_history(history, logits.size());
+  values_.assign(logits.begin(), logits.end());
+  penalise(history);
+  if (options_.temperature == 0.0F) return argmax(values_);
+  softmax();
+  candidates_.clear();
+  candidates_.reserve(values_.size());  // the last step that may throw
+
+  const float coin = next_coin();
+  const bool top_k_on = options_.top_k > 0 && static_cast<std::uint64_t>(options_.top_k) < values_.size();
+  const bool top_p_on = options_.top_p > 0.0F && options_.top_p < 1.0F;
+  if (top_k_on || top_p_on) return draw_by_rank(top_k_on, top_p_on, coin);
+  if (options_.min_p > 0.0F) return draw_by_id(coin);
+  return draw_from_all(logits, coin);
+}
+
+void Sampler::penalise(std::span<const std::int32_t> history) {
+  const float penalty = options_.repetition_penalty;
+  if (penalty == 1.0F) return;
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  penalised_.assign(values_.size(), false);
+  for (const std::int32_t signed_id : history) {
+    const auto id = static_cast<std::size_t>(signed_id);
+    float& logit = values_[id];
+    if (penalised_[id] || logit == -kInfinity) continue;
+    penalised_[id] = true;
+    logit = std::clamp(logit > 0.0F ? logit / penalty : logit * penalty, -kLargest, kLargest);
+  }
+}
+
+void Sampler::softmax() {
+  const float temperature = options_.temperature;
+  const float largest = *std::max_element(values_.begin(), values_.end());
+  const float scaled = largest / temperature;
+  if (std::isfinite(scaled)) {
+    for (float& value : values_) value = value / temperature - scaled;
+  } else {  // a temperature so small that the quotient overflows: the difference is the same and does not
+    for (float& value : values_) value = (value - largest) / temperature;
+  }
+  float sum = 0.0F;
+  for (float& value : values_) {
+    value = std::exp(value);
+    sum += value;
+  }
+  for (float& value : values_) value /= sum;
+}
+
+// xorshift*, as llama2.c has it: the top 24 of 64 bits.
+float Sampler::next_coin() {
+  state_ ^= state_ >> 12;
+  state_ ^= state_ << 25;
+  state_ ^= state_ >> 27;
+  const std::uint64_t bits = (state_ * 0x2545F4914F6CDD1D) >> 40;
+  return static_cast<float>(bits) / 16777216.0F;
+}
+
+std::int32_t Sampler::draw_from_all(std::span<const float> logits, float coin) const {
+  float sum = 0.0F;
+  for (std::size_t id = 0; id < values_.size(); ++id) {
+    sum += values_[id];
+    if (coin < sum) return static_cast<std::int32_t>(id);
+  }
+  // The sum may end a little below 1. llama2.c then takes the last id; here the last that is not forbidden.
+  std::size_t last = values_.size() - 1;
+  while (logits[last] == -kInfinity) --last;
+  return static_cast<std::int32_t>(last);
+}
+
+std::int32_t Sampler::draw_from_candidates(std::size_t count, float mass, float coin) const {
+  const float target = coin * mass;
+  float sum = 0.0F;
+  for (std::size_t i = 0; i < count; ++i) {
+    sum += candidates_[i].probability;
+    if (target < sum) return candidates_[i].id;
+  }
+  return candidates_[count - 1].id;  // the product may round up to the mass
+}
+
+std::int32_t Sampler::draw_by_id(float coin) {
+  collect_candidates(options_.min_p * *std::max_element(values_.begin(), values_.end()));
+  return draw_from_candidates(candidates_.size(), sum_of_candidates(), coin);
+}
+
+// Top-k, top-p and min-p each keep a prefix of the candidates in descending order, so one walk finds where the
+// shortest ends; candidates are sorted as far as the walk comes, never the whole vocabulary.
+std::int32_t Sampler::draw_by_rank(bool top_k_on, bool top_p_on, float coin) {
+  std::size_t sorted = 0;
+  float enough = kInfinity;  // the walk ends where the sum exceeds it
+  if (top_k_on) {
+    collect_candidates(0.0F);
+    sorted = std::min(static_cast<std::size_t>(options_.top_k), candidates_.size());
+    sort_candidates(0, sorted);
+    candidates_.resize(sorted);
+    if (top_p_on) enough = options_.top_p * sum_of_candidates();
+  } else {
+    // What top-p would still take is never less than the mean of what is left. (One id: no mean, the fallback takes it.)
+    const auto others = static_cast<float>(values_.size() - 1);
+    collect_candidates(others > 0.0F ? (1.0F - options_.top_p) / others : kInfinity);
+    if (candidates_.empty()) return argmax(values_);
+    enough = options_.top_p;
+  }
+
+  const auto next = [&](std::size_t rank) {
+    if (rank == sorted) {
+      sorted = std::min(candidates_.size(), std::max(kFirstSorted, sorted * 4));
+      sort_candidates(rank, sorted);
+    }
+    return candidates_[rank].probability;
+  };
+  const float lowest = options_.min_p * next(0);
+  float mass = 0.0F;
+  std::size_t count = 0;
+  while (count < candidates_.size() && mass <= enough && next(count) >= lowest)
+    mass += candidates_[count++].probability;
+  return draw_from_candidates(count, mass, coin);
+}
+
+// The ids that can be drawn and have at least this probability, in the order of ids.
+void Sampler::collect_candidates(float least) {
+  for (std::size_t id = 0; id < values_.size(); ++id) {
+    const float p = values_[id];
+    if (p >= least && p > 0.0F) candidates_.push_back({p, static_cast<std::int32_t>(id)});
+  }
+}
+
+// Given that the first `sorted` candidates are the most probable in order, makes that true of the first `wanted`.
+void Sampler::sort_candidates(std::size_t sorted, std::size_t wanted) {
+  const auto before = [](const Candidate& a, const Candidate& b) {
+    return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+  };
+  const auto at = [this](std::size_t rank) { return candidates_.begin() + static_cast<std::ptrdiff_t>(rank); };
+  if (wanted < candidates_.size()) std::nth_element(at(sorted), at(wanted), candidates_.end(), before);
+  std::sort(at(sorted), at(wanted), before);
+}
+
+float Sampler::sum_of_candidates() const {
+  float sum = 0.0F;
+  for (const Candidate& candidate : candidates_) sum += candidate.probability;
+  return sum;
+}
+
+}  // namespace llama2cpp

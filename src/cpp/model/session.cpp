@@ -1,0 +1,178 @@
+// Sessions move on only when a whole call has succeeded: what a failed call left in the cache lies beyond `position`,
+// where nothing reads it.
+#include "model/session.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/check.h"
+#include "model/forward.h"
+
+namespace llama2cpp {
+
+Session::Session(std::shared_ptr<const Model> model, std::int64_t context)
+    : model_(std::move(model)),
+      kv_(std::make_unique<KvCache>(model_->config(), context == 0 ? model_->context() : context, model_->kv_dtype())) {
+}
+
+Session::Turn::Turn(Session& session) : session_(&session) {
+  if (session.owner_.load() == std::this_thread::get_id()) {
+    throw std::runtime_error("this session is in the middle of a call (a hook may use other sessions, not its own)");
+  }
+  session.mutex_.lock();
+  session.owner_.store(std::this_thread::get_id());
+}
+
+Session::Turn::~Turn() {
+  if (session_ == nullptr) return;
+  session_->owner_.store({});
+  session_->mutex_.unlock();
+}
+
+std::int64_t Session::position() const {
+  const std::lock_guard lock(state_mutex_);
+  return static_cast<std::int64_t>(tokens_.size());
+}
+
+std::vector<std::int32_t> Session::tokens() const {
+  const std::lock_guard lock(state_mutex_);
+  return tokens_;
+}
+
+void Session::with_logits(FunctionRef<void(std::span<const float>)> see) const {
+  const std::lock_guard lock(state_mutex_);
+  see(logits_);
+}
+
+void Session::rewind(std::int64_t position) {
+  const Turn turn(*this);
+  LLAMA2CPP_CHECK(position >= 0 && position <= this->position(), "position is ", position, ", expected 0 to ",
+                  this->position());
+  const std::lock_guard lock(state_mutex_);
+  tokens_.resize(static_cast<std::size_t>(position));
+  logits_.clear();
+}
+
+std::unique_ptr<Session> Session::fork() {
+  auto copy = std::make_unique<Session>(model_, context());
+  const Turn turn(*this);
+  copy->kv_->copy_from(*kv_, position());
+  copy->tokens_ = tokens_;
+  copy->logits_ = logits_;
+  return copy;
+}
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kPollEvery = std::chrono::milliseconds(50);
+
+// Checks everything that can be known before anything is computed.
+void check(std::span<const Work> work) {
+  for (const Work& w : work) {
+    const Model& model = w.session->model();
+    LLAMA2CPP_CHECK(&model == &work[0].session->model(), "the sessions belong to different models");
+    LLAMA2CPP_CHECK(std::count_if(work.begin(), work.end(), [&](const Work& o) { return o.session == w.session; }) == 1,
+                    "a session is named twice");
+    LLAMA2CPP_CHECK(!w.tokens.empty(), "there are no tokens, expected at least one");
+    for (const std::int32_t token : w.tokens) {
+      LLAMA2CPP_CHECK(token >= 0 && token < model.config().vocab_size, "token is ", token, ", expected 0 to ",
+                      model.config().vocab_size - 1);
+    }
+    const auto count = static_cast<std::int64_t>(w.tokens.size());
+    if (count > w.session->context() - w.session->position()) {
+      throw ContextFullError(cat("the session is at position ", w.session->position(), " of ", w.session->context(),
+                                 " and has no room for ", count, " more tokens"));
+    }
+  }
+}
+
+}  // namespace
+
+void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll, std::int64_t chunk) {
+  if (work.empty()) return;
+  LLAMA2CPP_CHECK(chunk >= 1, "chunk is ", chunk, ", expected 1 or more");
+
+  // Taken in the order of their addresses, so that two calls with the same sessions never wait for each other.
+  std::vector<Session*> sessions;
+  for (const Work& w : work) sessions.push_back(w.session);
+  std::sort(sessions.begin(), sessions.end());
+  sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
+  std::vector<Session::Turn> turns;
+  for (Session* session : sessions) turns.emplace_back(*session);
+  check(work);
+
+  const Model& model = work[0].session->model();
+  const std::int64_t vocab_size = model.config().vocab_size;
+  model.prepare();
+
+  std::int64_t total = 0;
+  for (const Work& w : work) total += static_cast<std::int64_t>(w.tokens.size());
+  if (hooks.any()) chunk = total;
+  const auto activations = model.borrow_activations(std::min(chunk, total));
+  std::vector<std::vector<float>> last(work.size());  // the new session.logits()
+
+  auto polled = Clock::now();
+  const auto poll_now_and_then = [&] {
+    if (Clock::now() - polled < kPollEvery) return;
+    const Backend::Pause others_may_run(model.backend());
+    poll();
+    polled = Clock::now();
+  };
+
+  // Each pass takes tokens from the sessions in turn until it is full.
+  std::vector<SequenceInput> pass;
+  std::size_t next = 0;  // the first session with tokens left
+  std::int64_t fed = 0;  // of them, how many of its tokens have been fed
+  while (next < work.size()) {
+    pass.clear();
+    const std::size_t first = next;
+    const std::int64_t first_fed = fed;
+    std::int64_t rows = 0;
+    std::int64_t logit_rows = 0;
+    while (next < work.size() && rows < chunk) {
+      const Work& w = work[next];
+      const auto left = static_cast<std::int64_t>(w.tokens.size()) - fed;
+      const std::int64_t count = std::min(left, chunk - rows);
+      const auto wanted = w.all_logits != nullptr ? SequenceInput::Logits::all
+                          : count == left         ? SequenceInput::Logits::last
+                                                  : SequenceInput::Logits::none;
+      pass.push_back({w.session->kv_.get(), w.session->position() + fed,
+                      w.tokens.subspan(static_cast<std::size_t>(fed), static_cast<std::size_t>(count)), wanted});
+      rows += count;
+      if (wanted != SequenceInput::Logits::none) logit_rows += wanted == SequenceInput::Logits::all ? count : 1;
+      fed = count == left ? 0 : fed + count;
+      if (count == left) ++next;
+    }
+    activations->resize(rows, logit_rows);
+    {
+      const Backend::Lease lease(model.backend());
+      forward(model, pass, *activations, hooks, poll_now_and_then);
+    }
+
+    std::int64_t row = 0;
+    for (std::size_t i = 0; i < pass.size(); ++i) {
+      const std::size_t index = first + i;
+      const auto count = static_cast<std::int64_t>(pass[i].tokens.size());
+      if (pass[i].logits == SequenceInput::Logits::none) continue;
+      if (pass[i].logits == SequenceInput::Logits::all) {
+        const std::int64_t offset = index == first ? first_fed : 0;
+        std::copy_n(activations->logits.row(row), count * vocab_size, work[index].all_logits + offset * vocab_size);
+        row += count;
+      } else {
+        ++row;
+      }
+      const float* logits = activations->logits.row(row - 1);
+      last[index].assign(logits, logits + vocab_size);
+    }
+  }
+
+  for (std::size_t i = 0; i < work.size(); ++i) {
+    Session& session = *work[i].session;
+    const std::lock_guard lock(session.state_mutex_);
+    session.tokens_.insert(session.tokens_.end(), work[i].tokens.begin(), work[i].tokens.end());
+    session.logits_ = std::move(last[i]);
+  }
+}
+
+}  // namespace llama2cpp

@@ -1,0 +1,82 @@
+// Session: one sequence on a model. It has a KV cache, the tokens so far, and the logits that follow them.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "core/function_ref.h"
+#include "model/hooks.h"
+#include "model/kv_cache.h"
+#include "model/model.h"
+
+namespace llama2cpp {
+
+class Session {
+ public:
+  // context 0: the model's.
+  Session(std::shared_ptr<const Model> model, std::int64_t context);
+
+  const Model& model() const { return *model_; }
+  const std::shared_ptr<const Model>& shared_model() const { return model_; }
+  std::int64_t context() const { return kv_->context(); }
+  KvCache& kv() const { return *kv_; }
+
+  // What the last finished call left; may be asked for at any time, by any thread and by a hook.
+  std::int64_t position() const;
+  std::vector<std::int32_t> tokens() const;
+  // Calls see(logits [vocab_size]), or see(empty) where there are none yet or since a rewind.
+  void with_logits(FunctionRef<void(std::span<const float>)> see) const;
+
+  // Keeps the first `position` tokens.
+  void rewind(std::int64_t position);
+
+  // Another session in the same state; from here on they are apart.
+  std::unique_ptr<Session> fork();
+
+  // A session does one thing at a time: another thread waits, the same thread (a hook's) is refused with
+  // std::runtime_error.
+  class Turn {
+   public:
+    explicit Turn(Session& session);
+    ~Turn();
+    Turn(Turn&& other) noexcept : session_(std::exchange(other.session_, nullptr)) {}
+    Turn& operator=(Turn&&) = delete;
+
+   private:
+    Session* session_;
+  };
+
+ private:
+  friend void run(std::span<const struct Work> work, const Hooks& hooks, FunctionRef<void()> poll, std::int64_t chunk);
+
+  std::shared_ptr<const Model> model_;
+  std::unique_ptr<KvCache> kv_;
+  std::mutex mutex_;  // held for a whole call
+  std::atomic<std::thread::id> owner_{};
+  mutable std::mutex state_mutex_;  // held while the two below are read or written
+  std::vector<std::int32_t> tokens_;
+  std::vector<float> logits_;
+};
+
+// Tokens for one session, and where their logits go.
+struct Work {
+  Session* session = nullptr;
+  std::span<const std::int32_t> tokens;
+  float* all_logits = nullptr;  // [tokens, vocab_size], or null: only the last token's are made, in session.logits()
+};
+
+// How many rows a pass has at most: enough that the weights are read once for many tokens, few enough that the
+// activations stay in cache.
+inline constexpr std::int64_t kChunk = 128;
+
+// Feeds several sessions of one model together, in passes of at most `chunk` rows (with hooks, all rows of a call are
+// one pass). Either all sessions move on or, when anything throws, none does. Throws std::invalid_argument for ids
+// outside the vocabulary, no tokens, a session named twice or of another model, and ContextFullError. `poll` is called
+// about every 50 ms of a long call, without the backend's lease, and may throw to end it.
+void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll, std::int64_t chunk = kChunk);
+
+}  // namespace llama2cpp

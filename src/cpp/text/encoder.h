@@ -1,0 +1,29 @@
+// Encoder: one rule that turns text into ids. The list of rules is make_encoder.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "core/vocabulary.h"
+
+namespace llama2cpp {
+
+class Encoder {
+ public:
+  virtual ~Encoder() = default;
+
+  // Appends bos_id (unless it is -1) and the ids of the text, which may be any bytes.
+  virtual void encode(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const = 0;
+};
+
+// The vocabulary must outlive the encoder.
+std::unique_ptr<const Encoder> make_llama2c_encoder(const Vocabulary& vocabulary);
+std::unique_ptr<const Encoder> make_sentencepiece_encoder(const Vocabulary& vocabulary);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary);
+
+// The byte that a piece spelled <0x0A> stands for, or -1.
+int byte_of_piece(std::string_view piece);
+
+}  // namespace llama2cpp

@@ -1,0 +1,92 @@
+// llama2.c's rule for text -> ids: whole characters, else their bytes, then merges. It joins the *names* of two ids and
+// looks the result up, so a byte takes part as "<0x0A>" and BOS as "\n<s>\n"; names are C strings and end at a NUL.
+#include <string>
+
+#include "core/check.h"
+#include "text/bpe_merge.h"
+#include "text/encoder.h"
+
+namespace llama2cpp {
+namespace {
+
+constexpr float kLowestScore = -1e10f;  // pieces that do not score above it are never merged into
+constexpr std::int32_t kFirstByteId = 3;
+constexpr std::size_t kLongestCharacter = 4;
+
+std::string_view name_of(const std::string& piece) { return std::string_view(piece).substr(0, piece.find('\0')); }
+
+class Llama2cEncoder final : public Encoder {
+ public:
+  explicit Llama2cEncoder(const Vocabulary& vocabulary)
+      : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), merges_(vocabulary.pieces.size()) {
+    for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+      const std::string_view name = name_of(vocabulary.pieces[i]);
+      const auto id = static_cast<std::int32_t>(i);
+      pieces_.insert(name, id);
+      if (vocabulary.scores[i] > kLowestScore) merges_.insert(name, id);
+    }
+  }
+
+  void encode(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const override {
+    // The names of all ids one after the other: a pair's joined name is then a slice of it.
+    std::string names;
+    std::vector<Symbol> symbols;
+    symbols.reserve(text.size() + 2);
+    if (bos_id >= 0) append_id(bos_id, names, symbols);
+    if (!text.empty()) append_character(" ", 0, names, symbols);
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t length = character_length(text.substr(at));
+      append_character(text.substr(at, length), at, names, symbols);
+      at += length;
+    }
+    if (symbols.empty()) return;
+
+    merge_symbols(names, symbols, merges_, vocabulary_.scores, true, [](const Symbol&, const Symbol&, std::int32_t) {});
+    for (std::int32_t i = 0; i >= 0; i = symbols[static_cast<std::size_t>(i)].next) {
+      ids.push_back(symbols[static_cast<std::size_t>(i)].id);
+    }
+  }
+
+ private:
+  // Any byte, then as many continuation bytes as follow it, four bytes in all at most.
+  static std::size_t character_length(std::string_view text) {
+    std::size_t length = 1;
+    while (length < text.size() && length < kLongestCharacter && (text[length] & 0xC0) == 0x80) ++length;
+    return length;
+  }
+
+  void append_character(std::string_view character, std::size_t offset, std::string& names,
+                        std::vector<Symbol>& symbols) const {
+    if (const std::int32_t id = pieces_.find(character); id >= 0) return append_id(id, names, symbols);
+    for (const char c : character) {
+      const std::int32_t id = kFirstByteId + static_cast<std::uint8_t>(c);
+      LLAMA2CPP_CHECK(static_cast<std::size_t>(id) < vocabulary_.pieces.size(), "the character at byte ", offset,
+                      " of the text is not in the vocabulary, and neither is its byte ", id - kFirstByteId,
+                      " (it would be id ", id, " of ", vocabulary_.pieces.size(), ")");
+      append_id(id, names, symbols);
+    }
+  }
+
+  void append_id(std::int32_t id, std::string& names, std::vector<Symbol>& symbols) const {
+    const std::string_view name = name_of(vocabulary_.pieces[static_cast<std::size_t>(id)]);
+    LLAMA2CPP_CHECK(names.size() + name.size() <= kLongestText, "the text is too long to encode at once");
+    Symbol symbol;
+    symbol.begin = static_cast<std::uint32_t>(names.size());
+    symbol.length = static_cast<std::uint32_t>(name.size());
+    symbol.id = id;
+    names.append(name);
+    append_symbol(symbols, symbol);
+  }
+
+  const Vocabulary& vocabulary_;
+  PieceTable pieces_;
+  PieceTable merges_;
+};
+
+}  // namespace
+
+std::unique_ptr<const Encoder> make_llama2c_encoder(const Vocabulary& vocabulary) {
+  return std::make_unique<Llama2cEncoder>(vocabulary);
+}
+
+}  // namespace llama2cpp

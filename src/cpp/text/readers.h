@@ -1,0 +1,19 @@
+// Tokenizer files: each reader turns the bytes of one format into a Vocabulary, or throws FormatError.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "core/vocabulary.h"
+
+namespace llama2cpp {
+
+// llama2.c's tokenizer.bin. It does not say how many pieces it has: `vocab_size` does, and what follows them is not
+// looked at; with 0 the file must end after a piece.
+Vocabulary read_tokenizer_bin(std::span<const std::byte> file, std::int64_t vocab_size);
+
+// SentencePiece's .model (the protocol buffer ModelProto): BPE with the identity normaliser.
+Vocabulary read_sentencepiece_model(std::span<const std::byte> file);
+
+}  // namespace llama2cpp

@@ -1,0 +1,261 @@
+#include "text/tokenizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "core/buffer.h"
+#include "core/check.h"
+#include "text/encoder.h"
+#include "text/prefix_matcher.h"
+#include "text/readers.h"
+
+namespace llama2cpp {
+namespace {
+
+using Kind = Vocabulary::Kind;
+
+constexpr std::string_view kEscapedSpace = "\xE2\x96\x81";  // U+2581
+
+int hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return -1;
+}
+
+// The byte that scanf's "<0x%02hhX>" finds at the start of `text`, or -1. White space may come before the number, a
+// sign is one of its two characters, and nothing is asked of what follows it.
+int scanned_byte(std::string_view text) {
+  if (!text.starts_with("<0x")) return -1;
+  text.remove_prefix(3);
+  text.remove_prefix(std::min(text.find_first_not_of(" \t\n\v\f\r"), text.size()));
+  std::string_view number = text.substr(0, 2);
+  const bool negative = number.starts_with('-');
+  if (negative || number.starts_with('+')) number.remove_prefix(1);
+  if (number.empty() || hex_digit(number[0]) < 0) return -1;
+  int value = hex_digit(number[0]);
+  if (number.size() == 2 && hex_digit(number[1]) >= 0) value = 16 * value + hex_digit(number[1]);
+  return negative ? (256 - value) % 256 : value;
+}
+
+std::string with_plain_spaces(std::string_view piece) {
+  std::string out;
+  while (!piece.empty()) {
+    const bool space = piece.starts_with(kEscapedSpace);
+    out.push_back(space ? ' ' : piece[0]);
+    piece.remove_prefix(space ? kEscapedSpace.size() : 1);
+  }
+  return out;
+}
+
+// Pieces of a tokenizer file are bytes, the messages of errors are text.
+std::string quoted(std::string_view piece) {
+  std::string out = "'";
+  for (const char c : piece.substr(0, 40)) out.push_back(c >= ' ' && c <= '~' ? c : '?');
+  return out + "'";
+}
+
+void check_id(std::int32_t id, std::size_t size, const char* what, bool may_be_missing) {
+  if (may_be_missing && id == -1) return;
+  if (id < 0 || static_cast<std::size_t>(id) >= size) {
+    throw FormatError(cat("vocabulary: ", what, " is ", id, ", expected an id below ", size));
+  }
+}
+
+void check(const Vocabulary& vocabulary) {
+  const std::size_t size = vocabulary.pieces.size();
+  if (size == 0) throw FormatError("vocabulary: it has no pieces");
+  if (size > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
+    throw FormatError(cat("vocabulary: ", size, " pieces are more than ids can number"));
+  }
+  if (vocabulary.scores.size() != size || vocabulary.types.size() != size) {
+    throw FormatError(cat("vocabulary: ", size, " pieces, but ", vocabulary.scores.size(), " scores and ",
+                          vocabulary.types.size(), " types"));
+  }
+  check_id(vocabulary.bos_id, size, "the id of BOS", true);
+  for (const std::int32_t id : vocabulary.eos_ids) check_id(id, size, "an id of EOS", false);
+  check_id(vocabulary.unk_id, size, "the id of the unknown piece", true);
+  for (std::size_t i = 0; i < size; ++i) {
+    if (vocabulary.types[i] == PieceType::byte && byte_of_piece(vocabulary.pieces[i]) < 0) {
+      throw FormatError(cat("vocabulary: piece ", i, ", ", quoted(vocabulary.pieces[i]),
+                            ", is of type byte, but not written <0xHH>"));
+    }
+    if (vocabulary.kind == Kind::sentencepiece && std::isnan(vocabulary.scores[i])) {
+      throw FormatError(cat("vocabulary: the score of piece ", i, ", ", quoted(vocabulary.pieces[i]), ", is NaN"));
+    }
+  }
+}
+
+// The pieces that `special` looks for. A user-defined piece of a sentencepiece vocabulary is left to its encoder, which
+// finds it anyway.
+PrefixMatcher make_specials(const Vocabulary& vocabulary) {
+  std::vector<std::pair<std::string, std::int32_t>> specials;
+  for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    const bool control = vocabulary.types[i] == PieceType::control;
+    const bool user_defined = vocabulary.types[i] == PieceType::user_defined && vocabulary.kind == Kind::llama2c;
+    if (!control && !user_defined) continue;
+    const std::string& piece = vocabulary.pieces[i];
+    const auto id = static_cast<std::int32_t>(i);
+    specials.emplace_back(piece, id);
+    // llama2.c's files have "\n<s>\n" for <s>.
+    if (vocabulary.kind == Kind::llama2c && piece.size() > 2 && piece.starts_with('\n') && piece.ends_with('\n')) {
+      specials.emplace_back(piece.substr(1, piece.size() - 2), id);
+    }
+  }
+  return PrefixMatcher(std::move(specials));
+}
+
+// A tokenizer.bin begins with the length of its longest piece, so the upper bytes of that number are zero. In a .model
+// a field follows its tag and length there, and no field has a zero tag.
+bool looks_like_tokenizer_bin(std::span<const std::byte> file) {
+  return file.size() >= 4 && file[2] == std::byte{0} && file[3] == std::byte{0};
+}
+
+// The first byte of a .model is the tag of one of ModelProto's fields 1 to 5, all of them strings or messages.
+bool looks_like_model(std::span<const std::byte> file) {
+  const auto tag = file.empty() ? 0u : std::to_integer<unsigned>(file[0]);
+  return (tag & 7) == 2 && tag >> 3 >= 1 && tag >> 3 <= 5;
+}
+
+}  // namespace
+
+int byte_of_piece(std::string_view piece) {
+  if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
+  const int high = hex_digit(piece[3]);
+  const int low = hex_digit(piece[4]);
+  return high < 0 || low < 0 ? -1 : 16 * high + low;
+}
+
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary) {
+  switch (vocabulary.kind) {
+    case Kind::llama2c:
+      return make_llama2c_encoder(vocabulary);
+    case Kind::sentencepiece:
+      return make_sentencepiece_encoder(vocabulary);
+  }
+  throw FormatError("vocabulary: a kind that has no encoder");
+}
+
+struct Tokenizer::Impl {
+  explicit Impl(Vocabulary from)
+      : vocabulary(std::move(from)), encoder(make_encoder(vocabulary)), specials(make_specials(vocabulary)) {}
+
+  const Vocabulary vocabulary;
+  const std::unique_ptr<const Encoder> encoder;
+  const PrefixMatcher specials;
+};
+
+Tokenizer::Tokenizer(Vocabulary vocabulary) {
+  check(vocabulary);
+  impl_ = std::make_shared<const Impl>(std::move(vocabulary));
+}
+
+Tokenizer Tokenizer::from_file(const std::string& path, std::int64_t vocab_size) {
+  // Read, not mapped: what the tokenizer keeps is a copy, and then nothing that happens to the file matters.
+  const Buffer file = Buffer::file(path, false);
+  try {
+    return from_bytes({file.data(), file.size()}, vocab_size);
+  } catch (const FormatError& error) {
+    throw FormatError(cat(path, ": ", error.what()));
+  }
+}
+
+Tokenizer Tokenizer::from_bytes(std::span<const std::byte> file, std::int64_t vocab_size) {
+  LLAMA2CPP_CHECK(vocab_size >= 0, "vocab_size is ", vocab_size, ", expected 0 or more");
+  if (looks_like_tokenizer_bin(file)) return Tokenizer(read_tokenizer_bin(file, vocab_size));
+  if (!looks_like_model(file)) {
+    throw FormatError(cat("expected llama2.c's tokenizer.bin or a SentencePiece .model, found a file of ", file.size(),
+                          " bytes that begins like neither"));
+  }
+  Tokenizer tokenizer(read_sentencepiece_model(file));
+  if (vocab_size > 0 && tokenizer.vocab_size() > vocab_size) {
+    throw FormatError(cat(".model: expected at most ", vocab_size, " pieces, found ", tokenizer.vocab_size()));
+  }
+  return tokenizer;
+}
+
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool bos, bool eos, bool special) const {
+  const Vocabulary& vocabulary = impl_->vocabulary;
+  const Encoder& encoder = *impl_->encoder;
+  std::vector<std::int32_t> ids;
+  std::int32_t bos_id = bos ? vocabulary.bos_id : -1;
+
+  std::size_t begin = 0;  // of the text that is not encoded yet
+  for (std::size_t at = 0; special && at < text.size();) {
+    const auto match = impl_->specials.longest_prefix(text.substr(at));
+    if (match.id < 0) {
+      ++at;
+      continue;
+    }
+    encoder.encode(text.substr(begin, at - begin), std::exchange(bos_id, -1), ids);
+    ids.push_back(match.id);
+    at += match.length;
+    begin = at;
+  }
+  encoder.encode(text.substr(begin), bos_id, ids);
+  if (eos && !vocabulary.eos_ids.empty()) ids.push_back(vocabulary.eos_ids[0]);
+  return ids;
+}
+
+std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
+  std::string out;
+  bool strips_space = strips_first_space();
+  for (const std::int32_t id : ids) append_text(id, strips_space, out);
+  return out;
+}
+
+std::string Tokenizer::piece(std::int32_t id) const {
+  const std::size_t index = checked_index(id);
+  const std::string& piece = impl_->vocabulary.pieces[index];
+  if (impl_->vocabulary.types[index] == PieceType::byte) return {static_cast<char>(byte_of_piece(piece))};
+  return impl_->vocabulary.kind == Kind::sentencepiece ? with_plain_spaces(piece) : piece;
+}
+
+std::string Tokenizer::piece_after(std::int32_t prev, std::int32_t id) const {
+  const std::size_t index = checked_index(id);
+  // The name of a byte piece is wanted here, not its byte: without this, byte 0 would be cut by the next line.
+  std::string name = impl_->vocabulary.types[index] == PieceType::byte ? impl_->vocabulary.pieces[index] : piece(id);
+  name.resize(std::min(name.find('\0'), name.size()));
+  if (prev >= 0 && prev == impl_->vocabulary.bos_id && name.starts_with(' ')) name.erase(0, 1);
+  const int byte = scanned_byte(name);
+  if (byte == 0) return {};
+  if (byte > 0) return {static_cast<char>(byte)};
+  return name;
+}
+
+void Tokenizer::append_text(std::int32_t id, bool& strips_space, std::string& out) const {
+  const Vocabulary& vocabulary = impl_->vocabulary;
+  const std::size_t index = checked_index(id);
+  const PieceType type = vocabulary.types[index];
+  if (type == PieceType::control) return;
+  std::string text = type == PieceType::unknown ? vocabulary.unk_surface : piece(id);
+
+  // Only a space that the piece itself begins with can be the dummy prefix.
+  const bool sentencepiece = vocabulary.kind == Kind::sentencepiece;
+  const bool spells_its_text = type != PieceType::unknown && type != PieceType::byte;
+  if (strips_space && spells_its_text && vocabulary.pieces[index].starts_with(sentencepiece ? kEscapedSpace : " ")) {
+    text.erase(0, 1);
+    // Where extra spaces are removed, every piece before the first text loses one.
+    strips_space = sentencepiece && vocabulary.remove_extra_whitespaces;
+  }
+  if (!text.empty()) strips_space = false;
+  out.append(text);
+}
+
+bool Tokenizer::strips_first_space() const {
+  const Vocabulary& vocabulary = impl_->vocabulary;
+  return vocabulary.kind == Kind::llama2c || vocabulary.add_dummy_prefix || vocabulary.remove_extra_whitespaces;
+}
+
+std::size_t Tokenizer::checked_index(std::int32_t id) const {
+  LLAMA2CPP_CHECK(id >= 0 && id < vocab_size(), "id ", id, " is not in the vocabulary of ", vocab_size(), " pieces");
+  return static_cast<std::size_t>(id);
+}
+
+std::int64_t Tokenizer::vocab_size() const { return static_cast<std::int64_t>(impl_->vocabulary.pieces.size()); }
+
+const Vocabulary& Tokenizer::vocabulary() const { return impl_->vocabulary; }
+
+}  // namespace llama2cpp

@@ -1,0 +1,63 @@
+// Tokenizer: text <-> ids. Knows no model and no session; immutable, so any number of threads may share one, and copies
+// share the vocabulary.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/vocabulary.h"
+
+namespace llama2cpp {
+
+class Tokenizer {
+ public:
+  // Throws FormatError for a vocabulary that cannot work (no pieces, sizes that disagree, ids out of range).
+  explicit Tokenizer(Vocabulary vocabulary);
+
+  // Copied where others are moved: a moved-from tokenizer still works.
+  Tokenizer(const Tokenizer&) = default;
+  Tokenizer& operator=(const Tokenizer&) = default;
+
+  // Opens llama2.c's tokenizer.bin or a SentencePiece BPE .model, told apart by content.
+  // `vocab_size` is how many pieces of a tokenizer.bin are read (0: all that the file holds); a .model may have fewer,
+  // not more.
+  static Tokenizer from_file(const std::string& path, std::int64_t vocab_size = 0);
+  static Tokenizer from_bytes(std::span<const std::byte> file, std::int64_t vocab_size = 0);
+
+  // Text is raw bytes and need not be valid UTF-8. BOS and EOS are added where the vocabulary has them. With `special`,
+  // control and user-defined pieces found in the text become their ids, and each text between them is encoded as if it
+  // stood alone. Throws std::invalid_argument for text that the vocabulary has no id for, not even for its bytes.
+  std::vector<std::int32_t> encode(std::string_view text, bool bos, bool eos, bool special = false) const;
+
+  // The bytes of a whole sequence: control pieces are nothing, byte pieces their byte, the dummy prefix is taken off.
+  std::string decode(std::span<const std::int32_t> ids) const;
+
+  // The bytes that one id stands for on its own (a byte piece is its one byte, a control piece its name).
+  std::string piece(std::int32_t id) const;
+
+  // What llama2.c's decode(prev, id) prints: the name of the piece up to its first NUL, without one leading space after
+  // BOS; and if that begins as scanf's "<0x%02hhX>" would read it, the byte, which is nothing for byte 0. (The closing
+  // ">" is not needed for that: "<0xfoo" is byte 15, and so is "<0x f>".)
+  std::string piece_after(std::int32_t prev, std::int32_t id) const;
+
+  std::int64_t vocab_size() const;
+  const Vocabulary& vocabulary() const;
+
+ private:
+  friend class StreamDecoder;
+  struct Impl;
+
+  // Decodes id by id. `strips_space`: no text yet, so a leading space is the dummy prefix and is left out.
+  void append_text(std::int32_t id, bool& strips_space, std::string& out) const;
+  bool strips_first_space() const;
+  std::size_t checked_index(std::int32_t id) const;
+
+  std::shared_ptr<const Impl> impl_;
+};
+
+}  // namespace llama2cpp

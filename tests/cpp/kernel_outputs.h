@@ -1,0 +1,235 @@
+// Runs each kernel of a table on fixed inputs, ordinary and extreme, and gives the bits that come out. Two tables that
+// follow the contract give equal bits; on two machines, equal hashes.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "backend/cpu/kernel_table.h"
+
+namespace kernel_outputs {
+
+using llama2cpp::KernelTable;
+using llama2cpp::PanelBlock;
+
+// A generator of our own, so that inputs are the same on every platform.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed * 2 + 1) {}
+  std::uint32_t next() {
+    state_ = state_ * 6364136223846793005ULL + 1442695040888963407ULL;
+    return static_cast<std::uint32_t>(state_ >> 32);
+  }
+  float uniform() { return static_cast<float>(next() >> 8) / 8388608.0F - 1.0F; }  // [-1, 1)
+
+ private:
+  std::uint64_t state_;
+};
+
+// Kinds of inputs. Each leaves traces of its own: denormals and tiny products, overflow, both zeros, NaN and infinity.
+enum class Kind { ordinary, tiny, huge, wide, zeros, special };
+constexpr Kind kKinds[] = {Kind::ordinary, Kind::tiny, Kind::huge, Kind::wide, Kind::zeros, Kind::special};
+
+inline std::vector<float> make(std::size_t n, Kind kind, std::uint64_t seed) {
+  Random random(seed * 31 + static_cast<std::uint64_t>(kind));
+  std::vector<float> values(n);
+  for (float& x : values) {
+    x = random.uniform();
+    switch (kind) {
+      case Kind::ordinary:
+        break;
+      case Kind::tiny:
+        x *= 1e-30F * (random.next() % 3 == 0 ? 1e-10F : 1.0F);
+        break;
+      case Kind::huge:
+        x *= 1e30F;
+        break;
+      case Kind::wide:
+        x = std::ldexp(x, static_cast<int>(random.next() % 60) - 30);
+        break;
+      case Kind::zeros:
+        x = random.next() % 3 == 0 ? 0.0F : random.next() % 2 == 0 ? -0.0F : x * 1e-25F;
+        break;
+      case Kind::special:
+        if (random.next() % 40 == 0) x = std::numeric_limits<float>::infinity() * (x < 0.0F ? -1.0F : 1.0F);
+        if (random.next() % 60 == 0) x = std::numeric_limits<float>::quiet_NaN();
+        break;
+    }
+  }
+  return values;
+}
+
+class Bits {
+ public:
+  void add(float x) {
+    bits_.push_back(std::isnan(x) ? 0x7FC00000U : std::bit_cast<std::uint32_t>(x));  // NaN payloads are free
+  }
+  void add(const std::vector<float>& values) {
+    for (const float x : values) add(x);
+  }
+  void add(const std::vector<std::uint16_t>& values) {
+    for (const std::uint16_t x : values) bits_.push_back((x & 0x7FFFU) > 0x7C00U ? 0x7E00U : x);
+  }
+  bool operator==(const Bits&) const = default;
+  std::uint64_t hash() const {  // FNV-1a over 32-bit words
+    std::uint64_t h = 14695981039346656037ULL;
+    for (const std::uint32_t b : bits_) h = (h ^ b) * 1099511628211ULL;
+    return h;
+  }
+  std::size_t size() const { return bits_.size(); }
+
+ private:
+  std::vector<std::uint32_t> bits_;
+};
+
+inline const std::vector<std::int64_t>& lengths() {
+  static const std::vector<std::int64_t> all = {1,  2,  3,  8,   15,  16,  17,  31,  32,
+                                                48, 63, 64, 100, 128, 255, 256, 257, 600};
+  return all;
+}
+
+// A float guard behind every output shows a kernel that writes too far.
+inline constexpr float kGuard = 12345.0F;
+
+inline Bits matmul(const KernelTable& table) {
+  Bits bits;
+  std::uint64_t seed = 1;
+  for (const Kind kind : kKinds) {
+    for (const std::int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 24}) {
+      for (const std::int64_t rows : {1, 15, 16, 40, 48, 150, 160}) {
+        for (const std::int64_t cols : {1, 7, 256, 300, 513}) {
+          if (tokens > 4 && (cols == 1 || rows == 160)) continue;
+          const std::int64_t panels = (rows + 15) / 16;
+          const auto w = make(static_cast<std::size_t>(panels * cols * 16), kind, ++seed);
+          const auto x = make(static_cast<std::size_t>(tokens * cols), kind, ++seed);
+          std::vector<float> out(static_cast<std::size_t>(tokens * rows + 1), kGuard);
+          for (std::int64_t t = 0; t < tokens; t += table.tile) {
+            const std::int64_t width = std::min(table.tile, tokens - t);
+            for (std::int64_t k = 0; k < cols; k += llama2cpp::kBlock) {
+              const std::int64_t n_k = std::min(llama2cpp::kBlock, cols - k);
+              std::vector<float> tile;
+              for (std::int64_t i = 0; i < n_k; ++i) {
+                for (std::int64_t j = 0; j < width; ++j)
+                  tile.push_back(x[static_cast<std::size_t>((t + j) * cols + k + i)]);
+              }
+              const PanelBlock block{.panels = w.data() + k * 16,
+                                     .panel_stride = cols * 16,
+                                     .n_panels = panels,
+                                     .n_k = n_k,
+                                     .x = tile.data(),
+                                     .n_tokens = width,
+                                     .out = out.data() + t * rows,
+                                     .out_stride = rows,
+                                     .last_rows = rows - (panels - 1) * 16,
+                                     .first = k == 0};
+              table.matmul_f32(block);
+            }
+          }
+          bits.add(out);
+        }
+      }
+    }
+  }
+  return bits;
+}
+
+// Calls f(n, seed, kind) for every length and kind of input.
+template <class F>
+void each_length(F f) {
+  std::uint64_t seed = 1000;
+  for (const Kind kind : kKinds) {
+    for (const std::int64_t n : lengths()) f(n, seed += 10, kind);
+  }
+}
+
+inline std::vector<float> output(std::int64_t n) { return std::vector<float>(static_cast<std::size_t>(n + 1), kGuard); }
+inline std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+
+inline std::map<std::string, Bits> all(const KernelTable& table) {
+  std::map<std::string, Bits> bits;
+  bits["matmul_f32"] = matmul(table);
+
+  each_length([&](std::int64_t n, std::uint64_t seed, Kind kind) {
+    const auto a = make(size(n), kind, seed);
+    const auto b = make(size(n), kind, seed + 1);
+    bits["sum_squares"].add(table.sum_squares(a.data(), n));
+    auto out = output(n);
+    table.scale(a.data(), 0.37F, b.data(), out.data(), n);
+    bits["scale"].add(out);
+    out = output(n);
+    table.scale(a.data(), 1.7e-3F, nullptr, out.data(), n);
+    bits["scale"].add(out);
+    out = output(n);
+    table.add(a.data(), b.data(), out.data(), n);
+    bits["add"].add(out);
+    out = output(n);
+    table.swiglu(a.data(), b.data(), out.data(), n);
+    bits["swiglu"].add(out);
+    auto wide = a;
+    for (float& x : wide) x *= 100.0F;  // where the sigmoid saturates
+    out = output(n);
+    table.swiglu(wide.data(), b.data(), out.data(), n);
+    bits["swiglu"].add(out);
+    std::vector<std::uint16_t> halves(size(n + 1), 0x1234);
+    table.narrow(a.data(), halves.data(), n);
+    bits["narrow"].add(halves);
+    for (float& x : wide) x *= 1000.0F;  // about the largest half
+    table.narrow(wide.data(), halves.data(), n);
+    bits["narrow"].add(halves);
+    for (const float factor : {1.0F, 30.0F}) {
+      auto scores = a;
+      for (float& x : scores) x *= factor;
+      out = output(n);
+      table.softmax(scores.data(), out.data(), n);
+      bits["softmax"].add(out);
+      table.softmax(scores.data(), scores.data(), n);
+      bits["softmax"].add(scores);
+    }
+    if (n % 2 == 0) {
+      const auto angles = make(size(n / 2), Kind::ordinary, seed + 2);
+      const auto sines = make(size(n / 2), Kind::ordinary, seed + 3);
+      auto turned = a;
+      turned.push_back(kGuard);
+      table.rope_interleaved(turned.data(), angles.data(), sines.data(), n);
+      bits["rope_interleaved"].add(turned);
+      turned = a;
+      turned.push_back(kGuard);
+      table.rope_half_split(turned.data(), angles.data(), sines.data(), n);
+      bits["rope_half_split"].add(turned);
+    }
+  });
+
+  std::uint64_t seed = 5000;
+  for (const Kind kind : kKinds) {
+    for (const std::int64_t head_dim : {2, 8, 16, 24, 64, 100, 128}) {
+      for (const std::int64_t keys : {1, 2, 15, 16, 17, 255, 256, 257, 520}) {
+        const auto q = make(size(head_dim), kind, ++seed);
+        const auto cache = make(size(keys * head_dim), kind, ++seed);
+        std::vector<std::uint16_t> half_cache(size(keys * head_dim));
+        for (std::uint16_t& h : half_cache) h = static_cast<std::uint16_t>(Random(++seed).next());
+        auto out = output(keys);
+        table.scores_f32(q.data(), cache.data(), keys, head_dim, 0.25F, out.data());
+        bits["scores_f32"].add(out);
+        out = output(keys);
+        table.scores_f16(q.data(), half_cache.data(), keys, head_dim, 0.25F, out.data());
+        bits["scores_f16"].add(out);
+        const auto pattern = make(size(keys), kind, ++seed);
+        out = output(head_dim);
+        table.mix_f32(pattern.data(), cache.data(), keys, head_dim, out.data());
+        bits["mix_f32"].add(out);
+        out = output(head_dim);
+        table.mix_f16(pattern.data(), half_cache.data(), keys, head_dim, out.data());
+        bits["mix_f16"].add(out);
+      }
+    }
+  }
+  return bits;
+}
+
+}  // namespace kernel_outputs

@@ -1,0 +1,217 @@
+// The numerics contract at the level of kernels: every ISA's bits are the reference's, and a kernel that is one unit in
+// the last place off is found.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdio>
+
+#include "backend/cpu/isa/select.h"
+#include "core/half.h"
+#include "kernel_outputs.h"
+
+using llama2cpp::KernelTable;
+using llama2cpp::PanelBlock;
+
+namespace {
+
+std::vector<const KernelTable*> usable_tables() {
+  std::vector<const KernelTable*> tables = {llama2cpp::scalar_kernels()};
+  if (llama2cpp::cpu_has_avx2()) tables.push_back(llama2cpp::avx2_kernels());
+  if (llama2cpp::cpu_has_avx512()) tables.push_back(llama2cpp::avx512_kernels());
+  if (llama2cpp::cpu_has_neon()) tables.push_back(llama2cpp::neon_kernels());
+  return tables;
+}
+
+std::vector<std::string> differences(const std::map<std::string, kernel_outputs::Bits>& a,
+                                     const std::map<std::string, kernel_outputs::Bits>& b) {
+  std::vector<std::string> names;
+  for (const auto& [name, bits] : a) {
+    if (!(b.at(name) == bits)) names.push_back(name);
+  }
+  return names;
+}
+
+const KernelTable* g_real = nullptr;  // what the planted kernels call first
+
+void nudge(float& x) {
+  if (std::isfinite(x)) x = std::nextafter(x, 1e38F);
+}
+
+struct Planted {
+  const char* kernel;
+  void (*into)(KernelTable&);
+};
+
+// One kernel each, its last output one ulp off.
+const Planted kPlanted[] = {
+    {"matmul_f32",
+     [](KernelTable& t) {
+       t.matmul_f32 = [](const PanelBlock& b) {
+         g_real->matmul_f32(b);
+         nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"sum_squares",
+     [](KernelTable& t) {
+       t.sum_squares = [](const float* x, std::int64_t n) {
+         float sum = g_real->sum_squares(x, n);
+         nudge(sum);
+         return sum;
+       };
+     }},
+    {"scale",
+     [](KernelTable& t) {
+       t.scale = [](const float* x, float factor, const float* gain, float* out, std::int64_t n) {
+         g_real->scale(x, factor, gain, out, n);
+         nudge(out[n - 1]);
+       };
+     }},
+    {"add",
+     [](KernelTable& t) {
+       t.add = [](const float* a, const float* b, float* out, std::int64_t n) {
+         g_real->add(a, b, out, n);
+         nudge(out[n - 1]);
+       };
+     }},
+    {"swiglu",
+     [](KernelTable& t) {
+       t.swiglu = [](const float* a, const float* b, float* out, std::int64_t n) {
+         g_real->swiglu(a, b, out, n);
+         nudge(out[n - 1]);
+       };
+     }},
+    {"rope_interleaved",
+     [](KernelTable& t) {
+       t.rope_interleaved = [](float* x, const float* c, const float* s, std::int64_t n) {
+         g_real->rope_interleaved(x, c, s, n);
+         nudge(x[n - 1]);
+       };
+     }},
+    {"rope_half_split",
+     [](KernelTable& t) {
+       t.rope_half_split = [](float* x, const float* c, const float* s, std::int64_t n) {
+         g_real->rope_half_split(x, c, s, n);
+         nudge(x[n - 1]);
+       };
+     }},
+    {"narrow",
+     [](KernelTable& t) {
+       t.narrow = [](const float* x, std::uint16_t* out, std::int64_t n) {
+         g_real->narrow(x, out, n);
+         ++out[n - 1];
+       };
+     }},
+    {"scores_f32",
+     [](KernelTable& t) {
+       t.scores_f32 = [](const float* q, const float* k, std::int64_t n, std::int64_t d, float f, float* out) {
+         g_real->scores_f32(q, k, n, d, f, out);
+         nudge(out[n - 1]);
+       };
+     }},
+    {"scores_f16",
+     [](KernelTable& t) {
+       t.scores_f16 = [](const float* q, const std::uint16_t* k, std::int64_t n, std::int64_t d, float f, float* out) {
+         g_real->scores_f16(q, k, n, d, f, out);
+         nudge(out[n - 1]);
+       };
+     }},
+    {"softmax",
+     [](KernelTable& t) {
+       t.softmax = [](const float* s, float* out, std::int64_t n) {
+         g_real->softmax(s, out, n);
+         nudge(out[n - 1]);
+       };
+     }},
+    {"mix_f32",
+     [](KernelTable& t) {
+       t.mix_f32 = [](const float* p, const float* v, std::int64_t n, std::int64_t d, float* z) {
+         g_real->mix_f32(p, v, n, d, z);
+         nudge(z[d - 1]);
+       };
+     }},
+    {"mix_f16",
+     [](KernelTable& t) {
+       t.mix_f16 = [](const float* p, const std::uint16_t* v, std::int64_t n, std::int64_t d, float* z) {
+         g_real->mix_f16(p, v, n, d, z);
+         nudge(z[d - 1]);
+       };
+     }},
+};
+
+}  // namespace
+
+TEST_CASE("every ISA gives the reference's bits") {
+  const auto expected = kernel_outputs::all(*llama2cpp::reference_kernels());
+  for (const KernelTable* table : usable_tables()) {
+    CAPTURE(table->name);
+    CHECK(differences(expected, kernel_outputs::all(*table)) == std::vector<std::string>{});
+  }
+  for (const auto& [name, bits] : expected) {
+    // Equal on every machine: the aarch64 run in tests/slow.sh compares these lines with x86's.
+    std::printf("kernel %-17s %8zu words  %016llx\n", name.c_str(), bits.size(),
+                static_cast<unsigned long long>(bits.hash()));
+  }
+}
+
+TEST_CASE("a kernel that is one ulp off is found, and only it") {
+  const auto expected = kernel_outputs::all(*llama2cpp::reference_kernels());
+  g_real = usable_tables().back();
+  CHECK(std::size(kPlanted) == expected.size());  // a new kernel needs its planted mistake here
+  for (const Planted& planted : kPlanted) {
+    KernelTable table = *g_real;
+    planted.into(table);
+    CHECK(differences(expected, kernel_outputs::all(table)) == std::vector<std::string>{planted.kernel});
+  }
+}
+
+TEST_CASE("softmax and swiglu are within two ulps of double arithmetic") {
+  const KernelTable& table = *llama2cpp::reference_kernels();
+  const auto gate = kernel_outputs::make(4096, kernel_outputs::Kind::ordinary, 1);
+  double worst = 0.0;
+  for (const float g : gate) {
+    const float x = g * 20.0F;
+    const float one = 1.0F;
+    float out = 0.0F;
+    table.swiglu(&x, &one, &out, 1);
+    const double exact = static_cast<double>(x) / (1.0 + std::exp(-static_cast<double>(x)));
+    worst = std::max(worst, std::abs(out - exact) / std::abs(exact));
+  }
+  CHECK(worst < 4.0 * 0x1p-24);
+
+  std::vector<float> scores(1000);
+  for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = gate[i] * 10.0F;
+  std::vector<float> pattern(scores.size());
+  table.softmax(scores.data(), pattern.data(), static_cast<std::int64_t>(scores.size()));
+  double sum = 0.0;
+  for (const float s : scores) sum += std::exp(static_cast<double>(s));
+  worst = 0.0;
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    const double exact = std::exp(static_cast<double>(scores[i])) / sum;
+    worst = std::max(worst, std::abs(pattern[i] - exact) / exact);
+  }
+  CHECK(worst < 32.0 * 0x1p-24);  // s - max loses up to 10 ulps of s before exp
+}
+
+TEST_CASE("half conversions: every half survives, and rounding is to nearest even") {
+  for (std::uint32_t h = 0; h < 0x10000U; ++h) {
+    const auto half = static_cast<std::uint16_t>(h);
+    const float wide = llama2cpp::half_to_float(half);
+    const std::uint16_t back = llama2cpp::float_to_half(wide);
+    if (std::isnan(wide)) {
+      CHECK((back & 0x7C00U) == 0x7C00U);
+    } else if (back != half) {
+      FAIL("half ", h, " came back as ", back);
+    }
+    // Between a half and the next one, the middle goes to the even one and everything else to the nearer.
+    if ((half & 0x7FFFU) < 0x7BFFU) {
+      const float next = llama2cpp::half_to_float(static_cast<std::uint16_t>(half + 1U));
+      const float middle = wide + (next - wide) / 2.0F;
+      const std::uint16_t even = half % 2 == 0 ? half : static_cast<std::uint16_t>(half + 1U);
+      if (llama2cpp::float_to_half(middle) != even) FAIL("middle after half ", h);
+      if (llama2cpp::float_to_half(std::nextafter(middle, wide)) != half) FAIL("below the middle after half ", h);
+      if (llama2cpp::float_to_half(std::nextafter(middle, next)) != half + 1U) FAIL("above the middle after half ", h);
+    }
+  }
+  CHECK(llama2cpp::float_to_half(65519.0F) == 0x7BFFU);
+  CHECK(llama2cpp::float_to_half(65520.0F) == 0x7C00U);
+}
