@@ -1,0 +1,126 @@
+// Kernels for NEON (aarch64): a register of 16 lanes is four of four.
+#include <arm_neon.h>
+
+#include "backend/cpu/isa/select.h"
+#include "backend/cpu/kernel_table.h"
+
+namespace llama2cpp {
+namespace {
+
+struct f32x16 {
+  float32x4_t q[4];
+};
+
+// 32 registers: a tile of 1 panel x 6 tokens keeps 24 sums, 4 weights and a broadcast.
+constexpr int kTileTokens = 6;
+constexpr int kWidePanels = 4;
+constexpr int kTilePanels = 1;
+
+template <class F>
+inline f32x16 map(F f) {
+  return {{f(0), f(1), f(2), f(3)}};
+}
+
+inline f32x16 set1(float x) {
+  return map([&](int) { return vdupq_n_f32(x); });
+}
+inline f32x16 load(const float* p) {
+  return map([&](int i) { return vld1q_f32(p + 4 * i); });
+}
+inline f32x16 load_part(const float* p, std::int64_t n) {
+  float padded[16] = {};
+  for (std::int64_t j = 0; j < n; ++j) padded[j] = p[j];
+  return load(padded);
+}
+inline f32x16 load(const std::uint16_t* p) {
+  return map([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
+}
+inline f32x16 load_part(const std::uint16_t* p, std::int64_t n) {
+  std::uint16_t padded[16] = {};
+  for (std::int64_t j = 0; j < n; ++j) padded[j] = p[j];
+  return load(padded);
+}
+inline void store(float* p, f32x16 a) {
+  for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.q[i]);
+}
+inline void store_part(float* p, f32x16 a, std::int64_t n) {
+  float all[16];
+  store(all, a);
+  for (std::int64_t j = 0; j < n; ++j) p[j] = all[j];
+}
+inline void store_half(std::uint16_t* p, f32x16 a) {
+  for (int i = 0; i < 4; ++i) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.q[i])));
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+  return map([&](int i) { return vfmaq_f32(c.q[i], a.q[i], b.q[i]); });
+}
+inline f32x16 add(f32x16 a, f32x16 b) {
+  return map([&](int i) { return vaddq_f32(a.q[i], b.q[i]); });
+}
+inline f32x16 sub(f32x16 a, f32x16 b) {
+  return map([&](int i) { return vsubq_f32(a.q[i], b.q[i]); });
+}
+inline f32x16 mul(f32x16 a, f32x16 b) {
+  return map([&](int i) { return vmulq_f32(a.q[i], b.q[i]); });
+}
+inline f32x16 div(f32x16 a, f32x16 b) {
+  return map([&](int i) { return vdivq_f32(a.q[i], b.q[i]); });
+}
+inline float32x4_t larger(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+inline f32x16 larger(f32x16 a, f32x16 b) {  // b where either is NaN, which vmaxq would hand on
+  return map([&](int i) { return larger(a.q[i], b.q[i]); });
+}
+inline f32x16 negative_abs(f32x16 a) {
+  return map([&](int i) { return vnegq_f32(vabsq_f32(a.q[i])); });
+}
+inline f32x16 if_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
+  return map([&](int i) { return vbslq_f32(vcltq_f32(a.q[i], b.q[i]), x.q[i], y.q[i]); });
+}
+// 2^n, where t = n + 1.5 * 2^23 and n is in [-126, 127]
+inline f32x16 power_of_two(f32x16 t) {
+  return map([&](int i) {
+    const uint32x4_t shifted = vshlq_n_u32(vreinterpretq_u32_f32(t.q[i]), 23);
+    return vreinterpretq_f32_u32(vaddq_u32(shifted, vdupq_n_u32(0x3F800000U)));
+  });
+}
+inline f32x16 swap_pairs(f32x16 a) {
+  return map([&](int i) { return vrev64q_f32(a.q[i]); });
+}
+inline f32x16 repeat_pairs(const float* p) {
+  return map([&](int i) {
+    const float32x2_t two = vld1_f32(p + 2 * i);
+    return vcombine_f32(vdup_lane_f32(two, 0), vdup_lane_f32(two, 1));
+  });
+}
+inline f32x16 negate_even(f32x16 a) {
+  const uint32x4_t sign = vreinterpretq_u32_u64(vdupq_n_u64(0x80000000ULL));
+  return map([&](int i) { return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a.q[i]), sign)); });
+}
+// By halves: j and j + 8, j and j + 4, j and j + 2, j and j + 1.
+inline float sum_lanes(f32x16 a) {
+  const float32x4_t four = vaddq_f32(vaddq_f32(a.q[0], a.q[2]), vaddq_f32(a.q[1], a.q[3]));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+inline float max_lane(f32x16 a) {
+  float lanes[4];
+  vst1q_f32(lanes, larger(larger(a.q[0], a.q[1]), larger(a.q[2], a.q[3])));
+  float most = lanes[0];
+  for (int j = 1; j < 4; ++j) most = lanes[j] > most ? lanes[j] : most;
+  return most;
+}
+
+// clang-format off: each builds on the one before
+#include "backend/cpu/elementwise.inl"
+#include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul.inl"
+// clang-format on
+
+constexpr KernelTable kTable = make_table("neon");
+
+}  // namespace
+
+const KernelTable* neon_kernels() { return &kTable; }
+bool cpu_has_neon() { return true; }  // part of every aarch64
+
+}  // namespace llama2cpp
