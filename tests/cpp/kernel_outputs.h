@@ -139,6 +139,95 @@ inline Bits matmul(const KernelTable& table) {
   return bits;
 }
 
+// int8 weights of every byte value, groups that four does not divide, and sums that go on over several calls.
+inline Bits matmul_int8(const KernelTable& table) {
+  Bits bits;
+  std::uint64_t seed = 900;
+  for (const Kind kind : {Kind::ordinary, Kind::tiny, Kind::huge, Kind::special}) {
+    for (const std::int64_t tokens : {1, 2, 3, 5, 6, 7, 12, 13}) {
+      for (const std::int64_t rows : {1, 16, 40, 150}) {
+        for (const std::int64_t group : {1, 3, 4, 32, 43, 64}) {
+          const std::int64_t groups = 5;
+          const std::int64_t quads = (group + 3) / 4;
+          const std::int64_t panels = (rows + 15) / 16;
+          const std::int64_t group_bytes = quads * 64 + 64;
+          Random random(++seed);
+          std::vector<std::uint8_t> w(static_cast<std::size_t>(panels * groups * group_bytes));
+          for (std::uint8_t& byte : w) byte = static_cast<std::uint8_t>(random.next() % 8 == 0 ? 0 : random.next());
+          for (std::int64_t i = 0; i < panels * groups; ++i) {
+            const auto scales = make(16, kind, ++seed);
+            std::copy_n(reinterpret_cast<const std::uint8_t*>(scales.data()), 64,
+                        w.data() + i * group_bytes + quads * 64);
+          }
+          std::vector<float> out(static_cast<std::size_t>(tokens * rows + 1), kGuard);
+          for (std::int64_t t = 0; t < tokens; t += table.tile) {
+            const std::int64_t width = std::min(table.tile, tokens - t);
+            for (const auto& [first, count] : {std::pair<std::int64_t, std::int64_t>{0, 3}, {3, 2}}) {
+              std::vector<std::int8_t> x;
+              std::vector<float> scales;
+              std::vector<std::int32_t> offsets(static_cast<std::size_t>(count * width), 0);
+              for (std::int64_t g = 0; g < count; ++g) {
+                for (std::int64_t quad = 0; quad < quads; ++quad) {
+                  for (std::int64_t n = 0; n < width; ++n) {
+                    Random values(static_cast<std::uint64_t>((((first + g) * 97 + quad) * 89 + t + n) * 7 + group));
+                    for (std::int64_t k = 0; k < 4; ++k) {
+                      const std::uint32_t draw = values.next();
+                      const int value =
+                          draw % 5 == 0 ? (draw % 2 == 0 ? 127 : -127) : static_cast<int>(draw % 255) - 127;
+                      x.push_back(static_cast<std::int8_t>(quad * 4 + k < group ? value : 0));
+                      offsets[static_cast<std::size_t>(g * width + n)] -= 128 * x.back();
+                    }
+                  }
+                }
+                for (std::int64_t n = 0; n < width; ++n) {
+                  scales.push_back(make(1, kind, static_cast<std::uint64_t>((first + g) * 31 + t + n))[0]);
+                }
+              }
+              table.matmul_int8({.panels = w.data() + first * group_bytes,
+                                 .panel_stride = groups * group_bytes,
+                                 .n_panels = panels,
+                                 .groups = count,
+                                 .quads = quads,
+                                 .x = x.data(),
+                                 .x_scales = scales.data(),
+                                 .x_offsets = offsets.data(),
+                                 .n_tokens = width,
+                                 .out = out.data() + t * rows,
+                                 .out_stride = rows,
+                                 .last_rows = rows - (panels - 1) * 16,
+                                 .first = first == 0});
+            }
+          }
+          bits.add(out);
+        }
+      }
+    }
+  }
+  return bits;
+}
+
+inline Bits quantize(const KernelTable& table) {
+  Bits bits;
+  std::uint64_t seed = 3000;
+  for (const Kind kind : kKinds) {
+    for (const std::int64_t group : {1, 2, 4, 16, 32, 43, 64, 100}) {
+      auto x = make(static_cast<std::size_t>(9 * group), kind, ++seed);
+      for (std::int64_t i = 0; i < group; ++i) {  // halves, whole numbers, nothing at all, denormals
+        x[static_cast<std::size_t>(i)] = i == 0 ? 127.0F : static_cast<float>(i) - 20.5F;
+        x[static_cast<std::size_t>(group + i)] = i == 0 ? -63.5F : static_cast<float>(i % 9) * 0.25F;
+        x[static_cast<std::size_t>(2 * group + i)] = i % 2 == 0 ? 0.0F : -0.0F;
+        x[static_cast<std::size_t>(3 * group + i)] = static_cast<float>(i - 7) * 1e-43F;
+      }
+      std::vector<std::int8_t> q(x.size() + 1, 99);
+      std::vector<float> scales(10, kGuard);
+      table.quantize(x.data(), 9, group, q.data(), scales.data());
+      bits.add(scales);
+      for (const std::int8_t value : q) bits.add(static_cast<float>(value));
+    }
+  }
+  return bits;
+}
+
 // Calls f(n, seed, kind) for every length and kind of input.
 template <class F>
 void each_length(F f) {
@@ -154,6 +243,8 @@ inline std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 inline std::map<std::string, Bits> all(const KernelTable& table) {
   std::map<std::string, Bits> bits;
   bits["matmul_f32"] = matmul(table);
+  bits["matmul_int8"] = matmul_int8(table);
+  bits["quantize"] = quantize(table);
 
   each_length([&](std::int64_t n, std::uint64_t seed, Kind kind) {
     const auto a = make(size(n), kind, seed);

@@ -18,6 +18,7 @@ std::vector<const KernelTable*> usable_tables() {
   std::vector<const KernelTable*> tables = {llama2cpp::scalar_kernels()};
   if (llama2cpp::cpu_has_avx2()) tables.push_back(llama2cpp::avx2_kernels());
   if (llama2cpp::cpu_has_avx512()) tables.push_back(llama2cpp::avx512_kernels());
+  if (llama2cpp::cpu_has_avx512_vnni()) tables.push_back(llama2cpp::avx512_vnni_kernels());
   if (llama2cpp::cpu_has_neon()) tables.push_back(llama2cpp::neon_kernels());
   return tables;
 }
@@ -49,6 +50,20 @@ const Planted kPlanted[] = {
        t.matmul_f32 = [](const PanelBlock& b) {
          g_real->matmul_f32(b);
          nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"matmul_int8",
+     [](KernelTable& t) {
+       t.matmul_int8 = [](const llama2cpp::Int8Block& b) {
+         g_real->matmul_int8(b);
+         nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"quantize",
+     [](KernelTable& t) {
+       t.quantize = [](const float* x, std::int64_t groups, std::int64_t group, std::int8_t* q, float* scales) {
+         g_real->quantize(x, groups, group, q, scales);
+         nudge(scales[groups - 1]);
        };
      }},
     {"sum_squares",

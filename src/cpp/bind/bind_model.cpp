@@ -212,7 +212,47 @@ void register_model(py::module_& module) {
       "What this build is and what it found: version, compiler, backends, isa (the kernels that a model made now "
       "would run) and threads (the default).");
 
-  py::class_<Config>(module, "Config", "The sizes and constants of a Llama.")
+  py::class_<Config>(module, "Config", R"(The sizes and constants of a Llama, read-only.
+
+Parameters
+----------
+dim : int
+    Width of the residual stream.
+hidden_dim : int
+    Width of the gated MLP.
+n_layers, n_heads : int
+    Layers, and query heads in each.
+vocab_size : int
+    Number of token ids.
+seq_len : int
+    The context that the model was trained for, in tokens.
+n_kv_heads : int, optional
+    Key and value heads; divides n_heads. None means n_heads.
+head_dim : int, optional
+    Width of one head, even. None means dim / n_heads.
+norm_eps : float
+    Added to the mean square in RMSNorm.
+rope_theta : float
+    Base of the rotary frequencies.
+rope_style : str
+    Order of the rows of wq and wk: "interleaved" (llama2.c) or "half_split" (Hugging Face).
+tied : bool
+    Whether the output matrix is the embedding table.
+
+Raises
+------
+ValueError
+    For sizes that no Llama can have, with the size's name and value.
+
+Examples
+--------
+>>> import llama2cpp
+>>> config = llama2cpp.Config(
+...     dim=64, hidden_dim=172, n_layers=5, n_heads=8, n_kv_heads=4, vocab_size=512, seq_len=512, tied=True
+... )
+>>> config.head_dim
+8
+)")
       .def(py::init(&make_config), kw, arg("dim"), arg("hidden_dim"), arg("n_layers"), arg("n_heads"),
            arg("vocab_size"), arg("seq_len"), arg("n_kv_heads") = py::none(), arg("head_dim") = py::none(),
            arg("norm_eps") = 1e-5F, arg("rope_theta") = 10000.0F, arg("rope_style") = "interleaved",
@@ -231,7 +271,19 @@ void register_model(py::module_& module) {
           "rope_style", [](const Config& c) { return std::string(to_string(c.rope_style)); },
           "Order of the rows of wq and wk: interleaved (llama2.c, GGUF) or half_split (Hugging Face).")
       .def_readonly("tied", &Config::tied, "Whether the output matrix is the embedding table.")
-      .def("to_dict", &config_dict, "All fields, as Config takes them.")
+      .def("to_dict", &config_dict, R"(All fields by name, as Config takes them.
+
+Returns
+-------
+dict
+
+Examples
+--------
+>>> import llama2cpp
+>>> config = llama2cpp.Config(dim=64, hidden_dim=172, n_layers=5, n_heads=8, vocab_size=512, seq_len=512)
+>>> llama2cpp.Config(**config.to_dict()) == config
+True
+)")
       .def("__repr__", [](const Config& c) { return py::str("Config({})").format(config_dict(c)); })
       .def("__eq__",
            [](const Config& a, const py::object& b) {
@@ -272,7 +324,7 @@ void register_model(py::module_& module) {
       .def_property_readonly("threads", [](const Model& m) { return m.backend().threads(); })
       .def_property_readonly("context", &Model::context)
       .def_property_readonly("kv", [](const Model& m) { return m.kv_dtype() == DType::f16 ? "f16" : "f32"; })
-      .def_property_readonly("activations", [](const Model&) { return "f32"; })
+      .def_property_readonly("activations", [](const Model& m) { return m.int8_activations() ? "int8" : "f32"; })
       .def_property_readonly("pack", [](const Model& m) { return m.packed() ? "always" : "never"; })
       .def("weight_names",
            [](const Model& m) {
@@ -302,7 +354,8 @@ void register_model(py::module_& module) {
             LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
             return std::make_unique<Session>(std::move(m), context.value_or(0));
           },
-          arg("context") = py::none());
+          arg("context") = py::none())
+      .def("forward", &forward_many, arg("rows"));
 }
 
 }  // namespace llama2cpp::bind

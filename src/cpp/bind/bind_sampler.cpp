@@ -55,7 +55,7 @@ Examples
 >>> logits = np.array([1.0, 3.0, 2.0, -np.inf], dtype=np.float32)
 >>> sampler = Sampler(temperature=0.8, top_p=0.95, seed=1)
 >>> [sampler.sample(logits) for _ in range(8)]
-[1, 1, 1, 2, 1, 1, 1, 1]
+[1, 1, 1, 1, 1, 2, 2, 1]
 >>> Sampler(temperature=0).sample(logits)
 1
 )doc";

@@ -37,38 +37,49 @@ void feed(std::span<const Work> work) {
   run(work, {}, [] { poll_signals(); });
 }
 
-py::array prefill(Session& session, const py::object& tokens, bool all_logits) {
-  const std::vector<std::int32_t> ids = to_ids(tokens);
-  if (!all_logits) {
-    const Work work[] = {{&session, ids, nullptr}};
-    feed(work);
-    return logits_array(session);
-  }
-  py::array_t<float> logits(
-      {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(session.model().config().vocab_size)});
-  const Work work[] = {{&session, ids, logits.mutable_data()}};
+py::array_t<float> empty_logits(const Model& model) { return py::array_t<float>(model.config().vocab_size); }
+
+py::array step(Session& session, const py::object& token) {
+  const std::int32_t id[] = {to_id(token)};
+  py::array_t<float> logits = empty_logits(session.model());
+  const Work work[] = {
+      {.session = &session, .tokens = id, .all_logits = nullptr, .last_logits = logits.mutable_data()}};
   feed(work);
   return logits;
 }
 
-py::list forward_many(const Model& model, const py::sequence& rows) {
-  std::vector<std::vector<std::int32_t>> ids;
-  std::vector<Session*> sessions;
-  for (const py::handle row : rows) {
-    const auto pair = row.cast<std::pair<Session*, py::object>>();
-    LLAMA2CPP_CHECK(pair.first != nullptr && &pair.first->model() == &model, "a session belongs to another model");
-    sessions.push_back(pair.first);
-    ids.push_back(to_ids(pair.second));
-  }
-  std::vector<Work> work;
-  for (std::size_t i = 0; i < ids.size(); ++i) work.push_back({sessions[i], ids[i], nullptr});
+py::array prefill(Session& session, const py::object& tokens, bool all_logits) {
+  const std::vector<std::int32_t> ids = to_ids(tokens);
+  const py::ssize_t vocab_size = session.model().config().vocab_size;
+  py::array_t<float> logits = all_logits ? py::array_t<float>({static_cast<py::ssize_t>(ids.size()), vocab_size})
+                                         : empty_logits(session.model());
+  float* out = logits.mutable_data();
+  const Work work[] = {{.session = &session,
+                        .tokens = ids,
+                        .all_logits = all_logits ? out : nullptr,
+                        .last_logits = all_logits ? nullptr : out}};
   feed(work);
-  py::list logits;
-  for (const Session* session : sessions) logits.append(logits_array(*session));
   return logits;
 }
 
 }  // namespace
+
+py::list forward_many(const Model& model, const py::sequence& rows) {
+  std::vector<std::vector<std::int32_t>> ids;
+  std::vector<Work> work;
+  py::list logits;
+  for (const py::handle row : rows) {
+    const auto [session, tokens] = row.cast<std::pair<Session*, py::object>>();
+    LLAMA2CPP_CHECK(session != nullptr && &session->model() == &model, "a session belongs to another model");
+    ids.push_back(to_ids(tokens));
+    py::array_t<float> array = empty_logits(model);
+    work.push_back({.session = session, .tokens = {}, .all_logits = nullptr, .last_logits = array.mutable_data()});
+    logits.append(std::move(array));
+  }
+  for (std::size_t i = 0; i < ids.size(); ++i) work[i].tokens = ids[i];
+  feed(work);
+  return logits;
+}
 
 void register_session(py::module_& module) {
   using py::arg;
@@ -78,15 +89,7 @@ void register_session(py::module_& module) {
       .def_property_readonly("context", &Session::context)
       .def_property_readonly("tokens", &Session::tokens)
       .def_property_readonly("logits", &logits_array)
-      .def(
-          "step",
-          [](Session& session, const py::object& token) {
-            const std::int32_t id[] = {to_id(token)};
-            const Work work[] = {{&session, id, nullptr}};
-            feed(work);
-            return logits_array(session);
-          },
-          arg("token"))
+      .def("step", &step, arg("token"))
       .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false)
       .def("rewind", &Session::rewind, arg("position"), py::call_guard<py::gil_scoped_release>())
       .def("fork", &Session::fork, py::call_guard<py::gil_scoped_release>())
@@ -95,10 +98,6 @@ void register_session(py::module_& module) {
       .def(
           "values", [](const Session& s, std::int64_t layer) { return kv_array(s, s.kv().values(layer)); },
           arg("layer"));
-
-  // Model is registered already; this is its method because it takes sessions.
-  auto model = py::reinterpret_borrow<py::class_<Model, std::shared_ptr<Model>>>(module.attr("Model"));
-  model.def("forward", &forward_many, arg("rows"));
 }
 
 }  // namespace llama2cpp::bind

@@ -30,10 +30,11 @@ library; models that are not BPE, or whose normaliser is not the identity, are r
 
 Examples
 --------
->>> tokenizer = Tokenizer.from_file("tokenizer.bin")  # doctest: +SKIP
->>> tokenizer.encode("Once upon a time")  # doctest: +SKIP
-[1, 9038, 2501, 263, 931]
->>> tokenizer.decode([1, 9038, 2501, 263, 931])  # doctest: +SKIP
+>>> import llama2cpp
+>>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer.encode("Once upon a time")
+[1, 403, 407, 261, 378]
+>>> tokenizer.decode([1, 403, 407, 261, 378])
 'Once upon a time'
 )doc";
 
@@ -60,7 +61,8 @@ OSError
 
 Examples
 --------
->>> len(Tokenizer.from_file("tok512.bin"))  # doctest: +SKIP
+>>> import llama2cpp
+>>> len(llama2cpp.Tokenizer.from_file("tok512.bin"))
 512
 )doc";
 
@@ -94,9 +96,10 @@ The time is n log n in the length of the text, whatever the text. The GIL is rel
 
 Examples
 --------
->>> tokenizer = Tokenizer.from_file("tokenizer.bin")  # doctest: +SKIP
->>> tokenizer.encode("<s>Hello</s>", bos=False, special=True)  # doctest: +SKIP
-[1, 15043, 2]
+>>> import llama2cpp
+>>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer.encode("<s>Hello</s>", bos=False, special=True)
+[1, 346, 306, 414, 2]
 )doc";
 
 constexpr const char* kDecodeDoc = R"doc(The text of a sequence of ids.
@@ -120,8 +123,9 @@ ValueError
 
 Examples
 --------
->>> tokenizer = Tokenizer.from_file("tokenizer.bin")  # doctest: +SKIP
->>> tokenizer.decode(tokenizer.encode("naïve"))  # doctest: +SKIP
+>>> import llama2cpp
+>>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer.decode(tokenizer.encode("naïve"))
 'naïve'
 )doc";
 
@@ -143,8 +147,9 @@ ValueError
 
 Examples
 --------
->>> tokenizer = Tokenizer.from_file("tokenizer.bin")  # doctest: +SKIP
->>> tokenizer.decode_bytes([3 + 0xF0, 3 + 0x9F])  # half of an emoji  # doctest: +SKIP
+>>> import llama2cpp
+>>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer.decode_bytes([3 + 0xF0, 3 + 0x9F])  # half of an emoji
 b'\xf0\x9f'
 )doc";
 
@@ -166,7 +171,8 @@ ValueError
 
 Examples
 --------
->>> Tokenizer.from_file("tokenizer.bin").piece(9038)  # doctest: +SKIP
+>>> import llama2cpp
+>>> llama2cpp.Tokenizer.from_file("tok512.bin").piece(403)
 b' Once'
 )doc";
 
@@ -191,7 +197,8 @@ ValueError
 
 Examples
 --------
->>> Tokenizer.from_file("tokenizer.bin").piece_after(1, 9038)  # doctest: +SKIP
+>>> import llama2cpp
+>>> llama2cpp.Tokenizer.from_file("tok512.bin").piece_after(1, 403)
 b'Once'
 )doc";
 
@@ -206,11 +213,13 @@ tokenizer : Tokenizer
 
 Examples
 --------
->>> tokenizer = Tokenizer.from_file("tokenizer.bin")  # doctest: +SKIP
->>> decoder = StreamDecoder(tokenizer)  # doctest: +SKIP
->>> [decoder.push(id) for id in tokenizer.encode("a\N{ROCKET}")]  # doctest: +SKIP
+>>> import llama2cpp
+>>> from llama2cpp._core import StreamDecoder
+>>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> decoder = StreamDecoder(tokenizer)
+>>> [decoder.push(id) for id in tokenizer.encode("a\N{ROCKET}")]
 ['', 'a', '', '', '', '🚀']
->>> decoder.flush()  # doctest: +SKIP
+>>> decoder.flush()
 ''
 )doc";
 
@@ -229,6 +238,14 @@ Raises
 ------
 ValueError
     The id is not in the vocabulary; the decoder is as before.
+
+Examples
+--------
+>>> import llama2cpp
+>>> from llama2cpp._core import StreamDecoder
+>>> decoder = StreamDecoder(llama2cpp.Tokenizer.from_file("tok512.bin"))
+>>> [decoder.push(3 + byte) for byte in "é".encode()]
+['', 'é']
 )doc";
 
 constexpr const char* kFlushDoc = R"doc(End the sequence; the next :meth:`push` begins a new one.
@@ -237,6 +254,14 @@ Returns
 -------
 str
     U+FFFD if a character was left unfinished, else nothing.
+
+Examples
+--------
+>>> import llama2cpp
+>>> from llama2cpp._core import StreamDecoder
+>>> decoder = StreamDecoder(llama2cpp.Tokenizer.from_file("tok512.bin"))
+>>> decoder.push(3 + 0xC3), decoder.flush()
+('', '\ufffd')
 )doc";
 
 // Any Python integer (NumPy's too) as an id. What no id can be is reported like any other wrong id.
@@ -331,7 +356,7 @@ struct PyStreamDecoder {
 }  // namespace
 
 void register_text(py::module_& module) {
-  py::class_<Tokenizer, py::smart_holder>(module, "Tokenizer", kTokenizerDoc)
+  py::class_<Tokenizer, py::smart_holder>(module, "Tokenizer", kTokenizerDoc, py::is_final())
       .def_static(
           "from_file",
           [](const py::object& path, std::int64_t vocab_size) {
@@ -382,7 +407,7 @@ void register_text(py::module_& module) {
            })
       .def(py::pickle(&get_state, &set_state));
 
-  py::class_<PyStreamDecoder>(module, "StreamDecoder", kStreamDecoderDoc)
+  py::class_<PyStreamDecoder>(module, "StreamDecoder", kStreamDecoderDoc, py::is_final())
       .def(py::init<const Tokenizer&>(), py::arg("tokenizer"))
       .def(
           "push",

@@ -9,6 +9,6 @@ PYBIND11_MODULE(_core, module) {
   llama2cpp::bind::register_errors(module);
   llama2cpp::bind::register_text(module);
   llama2cpp::bind::register_sampler(module);
-  llama2cpp::bind::register_model(module);
   llama2cpp::bind::register_session(module);
+  llama2cpp::bind::register_model(module);
 }

@@ -22,7 +22,8 @@ struct Format {
   std::int64_t group_bytes;  // bytes of one group in plane 0
   bool quantised;
 
-  // Writes columns [begin, begin + count) of one row as f32. `begin` and `count` are multiples of the group.
+  // Writes columns [begin, begin + count) of one row as f32. `begin` and `count` are multiples of the group; a format
+  // without a group of its own takes any range.
   void (*decode)(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out);
   // The opposite, for export: `count` values to plane 0. Null where this project does not write the format.
   void (*encode)(const float* values, std::int64_t count, std::byte* out);
@@ -44,6 +45,9 @@ struct Weight {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t group = 1;  // weights that share a scale
+  // Whether matmul rounds its input to int8, group by group, and multiplies integers; else it multiplies floats by the
+  // decoded weights. Only for quantised formats; the model decides.
+  bool int8_input = false;
   std::array<Plane, 4> planes;
   Buffer panels;  // the backend's packed copy; empty until then
 

@@ -2,22 +2,25 @@
 // [rows, cols], plane 1 the scales [rows, cols / group]; weight = value * scale. The group divides cols.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "format/format.h"
 
 namespace llama2cpp {
 
+// Takes any range: a group need not divide the blocks in which weights are read.
 inline void decode_int8_group(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count,
                               float* out) {
-  const std::int64_t group = weight.group;
-  const std::byte* values = weight.planes[0].data + row * weight.planes[0].row_bytes + begin;
-  const std::byte* scales = weight.planes[1].data + row * weight.planes[1].row_bytes + begin / group * 4;
-  for (std::int64_t first = 0; first < count; first += group, scales += sizeof(float)) {
+  const std::byte* values = weight.planes[0].data + row * weight.planes[0].row_bytes;
+  const std::byte* scales = weight.planes[1].data + row * weight.planes[1].row_bytes;
+  const std::int64_t end = begin + count;
+  for (std::int64_t i = begin; i < end;) {
+    const std::int64_t group = i / weight.group;
     float scale = 0.0F;
-    std::memcpy(&scale, scales, sizeof(scale));  // the scales follow bytes: they may begin anywhere
-    for (std::int64_t i = first; i < first + group; ++i) {
-      out[i] = static_cast<float>(static_cast<std::int8_t>(values[i])) * scale;
+    std::memcpy(&scale, scales + group * 4, sizeof(scale));  // the scales follow bytes: they may begin anywhere
+    for (const std::int64_t last = std::min(end, (group + 1) * weight.group); i < last; ++i) {
+      *out++ = static_cast<float>(static_cast<std::int8_t>(values[i])) * scale;
     }
   }
 }

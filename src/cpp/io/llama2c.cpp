@@ -8,6 +8,7 @@
 // The sizes: dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len.
 // The rest of a v1 or v2 header must be zeros: a writer that says more there may mean another model than we would run.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
@@ -228,6 +229,21 @@ Weight weight_at(const Place& place, const Header& header, const Buffer& file) {
   return weight;
 }
 
+// An early exporter of llama2.c put the scales of all tensors at the end of the file, and nothing in the header tells.
+// There, what lies in the place of scales are more values, and as floats half of those are negative.
+void check_scales(const Weight& weight, const Buffer& file) {
+  constexpr std::size_t kEnough = 64;
+  const Plane& plane = weight.planes[1];
+  for (std::size_t i = 0; i < std::min(plane.bytes / sizeof(float), kEnough); ++i) {
+    const std::size_t offset = static_cast<std::size_t>(plane.data - file.data()) + i * sizeof(float);
+    const auto scale = read<float>(file, offset);
+    if (scale >= 0.0F && std::isfinite(scale)) continue;
+    throw FormatError(cat(weight.name, ": scale ", i, " (byte ", offset, ") is ", scale,
+                          ", expected a finite number of 0 or more. Either the file is damaged, or it is from an early "
+                          "export.py that put all scales last: export it again"));
+  }
+}
+
 Checkpoint open_with(const Header& header, const Buffer& file) {
   check_length(header, file);
   Checkpoint checkpoint;
@@ -239,6 +255,7 @@ Checkpoint open_with(const Header& header, const Buffer& file) {
     std::string name = weight.name;
     checkpoint.weights.emplace(std::move(name), std::move(weight));
   });
+  if (header.version == 2) check_scales(checkpoint.weight(Part::tok_embeddings), file);
   return checkpoint;
 }
 

@@ -26,8 +26,18 @@ enum class Part : std::uint8_t {
 };
 
 inline constexpr Part kAllParts[] = {
-    Part::tok_embeddings, Part::attention_norm, Part::wq, Part::wk, Part::wv, Part::wo, Part::ffn_norm,
-    Part::w1, Part::w2, Part::w3, Part::norm, Part::output,
+    Part::tok_embeddings,
+    Part::attention_norm,
+    Part::wq,
+    Part::wk,
+    Part::wv,
+    Part::wo,
+    Part::ffn_norm,
+    Part::w1,
+    Part::w2,
+    Part::w3,
+    Part::norm,
+    Part::output,
 };
 
 // Whether every layer has one of its own.

@@ -34,8 +34,15 @@ Model::Model(Checkpoint checkpoint, const ModelOptions& options)
       context_(options.context == 0 ? checkpoint_.config.seq_len : options.context),
       kv_dtype_(kv_dtype_for(options.kv)) {
   LLAMA2CPP_CHECK(context_ >= 1, "context is ", context_, ", expected 1 or more");
-  LLAMA2CPP_CHECK(options.activations == "auto" || options.activations == "f32", "activations is '",
-                  options.activations, "', expected one of: auto, f32");
+  const std::string& activations = options.activations;
+  LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activations is '",
+                  activations, "', expected one of: auto, f32, int8");
+  for (Weight* weight : weights_.matrices()) {
+    LLAMA2CPP_CHECK(weight->format->quantised || activations != "int8", "activations is 'int8', but tensor '",
+                    weight->name, "' is ", weight->format->name, ", and only quantised weights take int8");
+    weight->int8_input = weight->format->quantised && activations != "f32";
+    int8_activations_ = int8_activations_ || weight->int8_input;
+  }
   pack_ = should_pack(options.pack, checkpoint_, context_, kv_dtype_);
 }
 

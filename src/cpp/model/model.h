@@ -21,7 +21,7 @@ struct ModelOptions {
   int threads = 0;                   // 0: default_threads()
   std::int64_t context = 0;          // of a session that does not say; 0: config.seq_len
   std::string kv = "auto";           // auto, f32, f16
-  std::string activations = "auto";  // auto, f32
+  std::string activations = "auto";  // auto: int8 for quantised weights; f32; int8
   std::string pack = "auto";         // auto, always, never
 };
 
@@ -38,6 +38,7 @@ class Model {
   std::int64_t context() const { return context_; }
   DType kv_dtype() const { return kv_dtype_; }
   bool packed() const { return pack_; }
+  bool int8_activations() const { return int8_activations_; }
 
   // Packs the weights, the first time. Takes the backend's lease.
   void prepare() const;
@@ -54,6 +55,7 @@ class Model {
   std::int64_t context_;
   DType kv_dtype_;
   bool pack_;
+  bool int8_activations_ = false;  // matmuls round their input to int8
   mutable std::mutex prepare_mutex_;
   mutable std::atomic<bool> prepared_{false};
   mutable std::mutex loans_mutex_;

@@ -141,7 +141,7 @@ std::int32_t Sampler::draw_from_candidates(std::size_t count, float mass, float 
     sum += candidates_[i].probability;
     if (target < sum) return candidates_[i].id;
   }
-  return candidates_[count - 1].id;  // the product may round up to the mass
+  return candidates_[count - 1].id;  // not reached: a coin is at most 1 - 2^-24, so target is below the mass
 }
 
 std::int32_t Sampler::draw_by_id(float coin) {
@@ -183,11 +183,11 @@ std::int32_t Sampler::draw_by_rank(bool top_k_on, bool top_p_on, float coin) {
   return draw_from_candidates(count, mass, coin);
 }
 
-// The ids that can be drawn and have at least this probability, in the order of ids.
+// The ids that have at least this probability, in the order of ids.
 void Sampler::collect_candidates(float least) {
   for (std::size_t id = 0; id < values_.size(); ++id) {
     const float p = values_[id];
-    if (p >= least && p > 0.0F) candidates_.push_back({p, static_cast<std::int32_t>(id)});
+    if (p >= least) candidates_.push_back({p, static_cast<std::int32_t>(id)});
   }
 }
 

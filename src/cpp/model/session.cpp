@@ -171,6 +171,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     Session& session = *work[i].session;
     const std::lock_guard lock(session.state_mutex_);
     session.tokens_.insert(session.tokens_.end(), work[i].tokens.begin(), work[i].tokens.end());
+    if (work[i].last_logits != nullptr) std::copy(last[i].begin(), last[i].end(), work[i].last_logits);
     session.logits_ = std::move(last[i]);
   }
 }

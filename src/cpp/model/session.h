@@ -66,7 +66,8 @@ class Session {
 struct Work {
   Session* session = nullptr;
   std::span<const std::int32_t> tokens;
-  float* all_logits = nullptr;  // [tokens, vocab_size], or null: only the last token's are made, in session.logits()
+  float* all_logits = nullptr;   // [tokens, vocab_size], or null: only the last token's are made
+  float* last_logits = nullptr;  // [vocab_size], or null: the last token's are left in the session only
 };
 
 // How many rows a pass has at most: enough that the weights are read once for many tokens, few enough that the

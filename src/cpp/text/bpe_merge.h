@@ -1,5 +1,5 @@
-// The merge loop that both tokenizers share: again and again, the best-scoring pair of neighbours whose joined bytes are
-// a piece becomes that piece; among equal scores the leftmost. A heap and a linked list make it n log n.
+// The merge loop that both tokenizers share: again and again, the best-scoring pair of neighbours whose joined bytes
+// are a piece becomes that piece; among equal scores the leftmost. A heap and a linked list make it n log n.
 #pragma once
 
 #include <cstddef>
@@ -37,12 +37,12 @@ inline void append_symbol(std::vector<Symbol>& symbols, Symbol symbol) {
 }
 
 // Merges until nothing can be merged. The result is the list that starts at symbols[0] and goes on by `next`.
-// on_candidate(left, right, id) is told of every pair when it becomes a candidate. Where no piece reaches across two
-// neighbours the two sides do not know of each other, so with `piecemeal` the left one is finished first: the heap is
-// then as small as a word, and only the order of the calls of on_candidate differs.
+// on_candidate(left, right, id) is told of every pair when it becomes a candidate.
+// Where no piece reaches across two neighbours, the two sides do not know of each other: the left one is finished
+// before the right one is looked at, and so the heap is mostly as small as a word.
 template <class OnCandidate>
 void merge_symbols(std::string_view text, std::vector<Symbol>& symbols, const PieceTable& table,
-                   std::span<const float> scores, bool piecemeal, OnCandidate on_candidate) {
+                   std::span<const float> scores, OnCandidate on_candidate) {
   struct Candidate {
     float score;
     std::int32_t left;
@@ -93,7 +93,7 @@ void merge_symbols(std::string_view text, std::vector<Symbol>& symbols, const Pi
 
   const auto count = static_cast<std::int32_t>(symbols.size());
   for (std::int32_t i = 1; i < count; ++i) {
-    if (piecemeal && apart(at(i - 1), at(i))) {
+    if (apart(at(i - 1), at(i))) {
       merge_candidates();
     } else {
       consider(i - 1, i);

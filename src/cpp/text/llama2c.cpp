@@ -41,7 +41,7 @@ class Llama2cEncoder final : public Encoder {
     }
     if (symbols.empty()) return;
 
-    merge_symbols(names, symbols, merges_, vocabulary_.scores, true, [](const Symbol&, const Symbol&, std::int32_t) {});
+    merge_symbols(names, symbols, merges_, vocabulary_.scores, [](const Symbol&, const Symbol&, std::int32_t) {});
     for (std::int32_t i = 0; i >= 0; i = symbols[static_cast<std::size_t>(i)].next) {
       ids.push_back(symbols[static_cast<std::size_t>(i)].id);
     }

@@ -30,7 +30,7 @@ std::uint64_t hash_of(std::string_view piece) {
 PieceTable::PieceTable(std::size_t capacity) : slots_(std::bit_ceil(2 * capacity + 1)) {}
 
 void PieceTable::insert(std::string_view piece, std::int32_t id) {
-  if (find(piece) >= 0) return;
+  if (find(piece) >= 0) return;  // a file of equal pieces would make one long run of slots
   const std::uint64_t hash = hash_of(piece);
   std::size_t at = hash & (slots_.size() - 1);
   while (slots_[at].id >= 0) at = (at + 1) & (slots_.size() - 1);

@@ -32,7 +32,6 @@ class SentencePieceEncoder final : public Encoder {
           [[fallthrough]];
         case PieceType::normal:
         case PieceType::unused:
-          has_unused_ = has_unused_ || vocabulary.types[i] == PieceType::unused;
           pieces_.insert(piece, id);
           break;
         case PieceType::byte: {
@@ -55,9 +54,9 @@ class SentencePieceEncoder final : public Encoder {
     std::vector<Symbol> symbols = split(normalized);
 
     // A merge may pass through an unused piece on its way to a longer one. One that remains is taken apart again into
-    // the two that were last a candidate for it, anywhere in the text: then the order of the merges matters.
+    // its halves. They are the same wherever it is met: only merges inside it have led to them.
     std::unordered_map<std::int32_t, std::pair<std::string_view, std::string_view>> halves;
-    merge_symbols(normalized, symbols, pieces_, vocabulary_.scores, !has_unused_,
+    merge_symbols(normalized, symbols, pieces_, vocabulary_.scores,
                   [&](const Symbol& left, const Symbol& right, std::int32_t id) {
                     if (unused(id)) halves[id] = {left.in(normalized), right.in(normalized)};
                   });
@@ -168,7 +167,6 @@ class SentencePieceEncoder final : public Encoder {
   PieceTable pieces_;                       // those that text can become
   std::array<std::int32_t, 256> byte_ids_;  // -1: none
   PrefixMatcher user_defined_;
-  bool has_unused_ = false;
 };
 
 }  // namespace

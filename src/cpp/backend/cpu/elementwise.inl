@@ -121,3 +121,48 @@ inline void narrow(const float* x, std::uint16_t* out, std::int64_t n) {
     for (std::int64_t j = 0; j < n - i; ++j) out[i + j] = rest[j];
   }
 }
+
+// x / scale to the nearest integer, halves away from zero, within [-127, 127].
+inline f32x16 round_away(f32x16 quotient) {
+  const f32x16 most = set1(127.0F);
+  f32x16 v = if_less(most, quotient, most, quotient);
+  v = if_less(v, set1(-127.0F), set1(-127.0F), v);
+  const f32x16 whole = truncate(v);
+  const f32x16 rest = sub(v, whole);  // exact
+  const f32x16 half = set1(0.5F);
+  const f32x16 up = if_less(rest, half, whole, add(whole, set1(1.0F)));
+  return if_less(set1(-0.5F), rest, up, sub(whole, set1(1.0F)));
+}
+
+inline void quantize(const float* x, std::int64_t groups, std::int64_t group, std::int8_t* q, float* scales) {
+  const std::int64_t whole = group / 16 * 16;
+  const std::int64_t rest = group - whole;
+  for (std::int64_t g = 0; g < groups; ++g, x += group, q += group) {
+    f32x16 lowest = set1(0.0F);  // -|x|
+    f32x16 poison = set1(0.0F);  // x * 0: NaN where x is not finite
+    const f32x16 zero = set1(0.0F);
+    for (std::int64_t i = 0; i <= whole; i += 16) {
+      if (i == whole && rest == 0) break;
+      const f32x16 v = i < whole ? load(x + i) : load_part(x + i, rest);
+      const f32x16 minus = negative_abs(v);
+      lowest = if_less(minus, lowest, minus, lowest);
+      poison = fma(v, zero, poison);
+    }
+    const float largest = 0.0F - min_lane(lowest);  // never -0
+    const float poisoned = sum_lanes(poison);
+    const float scale = largest / 127.0F;
+    const bool finite = poisoned == poisoned;
+    scales[g] = finite ? scale : poisoned;
+    if (!finite || scale == 0.0F) {
+      for (std::int64_t i = 0; i < group; ++i) q[i] = 0;
+      continue;
+    }
+    const f32x16 divisor = set1(scale);
+    for (std::int64_t i = 0; i < whole; i += 16) store_int8(q + i, round_away(div(load(x + i), divisor)));
+    if (rest > 0) {
+      std::int8_t last[16];
+      store_int8(last, round_away(div(load_part(x + whole, rest), divisor)));
+      for (std::int64_t i = 0; i < rest; ++i) q[whole + i] = last[i];
+    }
+  }
+}

@@ -29,11 +29,35 @@ struct PanelBlock {
   bool first;              // out starts at zero; otherwise the block is added to what is there
 };
 
+// One block of a matmul of int8 weights with rounded input: n_panels panels times one tile of tokens. Four neighbouring
+// k of a row form a quad, which processors multiply and add at once; a group that four does not divide ends in zeros.
+//
+// A panel is one stream of [groups] of { [quads][16 rows][4 k] weights + 128 as bytes; [16 rows] scales as f32 }.
+struct Int8Block {
+  const std::uint8_t* panels;
+  std::int64_t panel_stride;  // bytes from one panel to the next
+  std::int64_t n_panels;
+  std::int64_t groups;
+  std::int64_t quads;             // of one group
+  const std::int8_t* x;           // [groups][quads][n_tokens][4]
+  const float* x_scales;          // [groups][n_tokens]
+  const std::int32_t* x_offsets;  // [groups][n_tokens] -128 * the sum of the group's x: undoes the + 128
+  std::int64_t n_tokens;          // 1 to KernelTable::tile
+  float* out;                     // [n_tokens][16 * n_panels]
+  std::int64_t out_stride;
+  std::int64_t last_rows;  // rows of the last panel that exist, 1 to 16
+  bool first;              // out starts at zero; otherwise the sum goes on from what is there
+};
+
 struct KernelTable {
-  const char* name;
+  const char* name;   // of the instruction set; its variants share it
   std::int64_t tile;  // tokens that a matmul tile takes at most
 
   void (*matmul_f32)(const PanelBlock& block);
+  void (*matmul_int8)(const Int8Block& block);
+  // Rounds each group of x to int8: scale = largest / 127, q = x / scale, halves away from zero.
+  //                                                x [groups * group] -> q the same, scales [groups]
+  void (*quantize)(const float* x, std::int64_t groups, std::int64_t group, std::int8_t* q, float* scales);
 
   // sum of x[i]^2                                  x [n]
   float (*sum_squares)(const float* x, std::int64_t n);
@@ -66,6 +90,7 @@ const KernelTable* reference_kernels();
 const KernelTable* scalar_kernels();
 const KernelTable* avx2_kernels();
 const KernelTable* avx512_kernels();
+const KernelTable* avx512_vnni_kernels();
 const KernelTable* neon_kernels();
 
 }  // namespace llama2cpp

@@ -61,11 +61,77 @@ inline void matmul_at_most(const PanelBlock& b) {
 
 inline void matmul_f32(const PanelBlock& b) { matmul_at_most<kTileTokens>(b); }
 
+// One group of P panels x N tokens at a time: an exact integer sum, then two products and a sum in float.
+template <int P, int N>
+inline void int8_tile(const Int8Block& b, std::int64_t panel) {
+  f32x16 sum[P][N];
+  for (int p = 0; p < P; ++p) {
+    const bool part = panel + p + 1 == b.n_panels && b.last_rows < 16;
+    for (int n = 0; n < N; ++n) {
+      const float* out = b.out + n * b.out_stride + (panel + p) * 16;
+      sum[p][n] = b.first ? set1(0.0F) : part ? load_part(out, b.last_rows) : load(out);
+    }
+  }
+  const std::uint8_t* w = b.panels + panel * b.panel_stride;
+  const std::int8_t* x = b.x;
+  for (std::int64_t group = 0; group < b.groups; ++group) {
+    i32x16 dots[P][N];
+    for (int n = 0; n < N; ++n) {
+      for (int p = 0; p < P; ++p) dots[p][n] = dot_start(b.x_offsets[group * N + n]);
+    }
+    for (std::int64_t quad = 0; quad < b.quads; ++quad, w += 64, x += 4 * N) {
+      quads16 rows[P];
+      for (int p = 0; p < P; ++p) rows[p] = load_quads(w + p * b.panel_stride);
+      for (int n = 0; n < N; ++n) {
+        for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], rows[p], x + 4 * n);
+      }
+    }
+    for (int p = 0; p < P; ++p) {
+      const f32x16 w_scale = load_bytes(w + p * b.panel_stride);
+      for (int n = 0; n < N; ++n) {
+        const f32x16 x_scale = set1(b.x_scales[group * N + n]);
+        sum[p][n] = add(sum[p][n], mul(mul(to_float(dots[p][n]), w_scale), x_scale));
+      }
+    }
+    w += 64;
+  }
+  for (int p = 0; p < P; ++p) {
+    const bool part = panel + p + 1 == b.n_panels && b.last_rows < 16;
+    for (int n = 0; n < N; ++n) {
+      float* out = b.out + n * b.out_stride + (panel + p) * 16;
+      if (part) {
+        store_part(out, sum[p][n], b.last_rows);
+      } else {
+        store(out, sum[p][n]);
+      }
+    }
+  }
+}
+
+template <int N>
+inline void int8_tokens(const Int8Block& b) {
+  // Two registers for each sum, so half as many panels as float's; one token still wants a few streams.
+  constexpr int P = N == 1 ? (kWidePanels < 4 ? kWidePanels : 4) : panels_for(N) > 1 ? panels_for(N) / 2 : 1;
+  std::int64_t panel = 0;
+  for (; panel + P <= b.n_panels; panel += P) int8_tile<P, N>(b, panel);
+  for (; panel < b.n_panels; ++panel) int8_tile<1, N>(b, panel);
+}
+
+template <int N>
+inline void int8_at_most(const Int8Block& b) {
+  if (b.n_tokens == N) return int8_tokens<N>(b);
+  if constexpr (N > 1) int8_at_most<N - 1>(b);
+}
+
+inline void matmul_int8(const Int8Block& b) { int8_at_most<kTileTokens>(b); }
+
 constexpr KernelTable make_table(const char* name) {
   return {
       .name = name,
       .tile = kTileTokens,
       .matmul_f32 = matmul_f32,
+      .matmul_int8 = matmul_int8,
+      .quantize = quantize,
       .sum_squares = sum_squares,
       .scale = scale,
       .add = add_vectors,

@@ -67,6 +67,57 @@ void matmul_f32(const PanelBlock& b) {
   }
 }
 
+// An exact integer sum for each group; then the groups in order, scaled as llama2.c's runq scales them.
+void matmul_int8(const Int8Block& b) {
+  const std::int64_t group_bytes = b.quads * 4 * kPanelRows + kPanelRows * std::int64_t{sizeof(float)};
+  for (std::int64_t t = 0; t < b.n_tokens; ++t) {
+    for (std::int64_t panel = 0; panel < b.n_panels; ++panel) {
+      const std::int64_t rows = panel + 1 == b.n_panels ? b.last_rows : kPanelRows;
+      for (std::int64_t row = 0; row < rows; ++row) {
+        float& out = b.out[t * b.out_stride + panel * kPanelRows + row];
+        float p = b.first ? 0.0F : out;
+        for (std::int64_t group = 0; group < b.groups; ++group) {
+          const std::uint8_t* weights = b.panels + panel * b.panel_stride + group * group_bytes;
+          float w_scale = 0.0F;
+          std::memcpy(&w_scale, weights + b.quads * 4 * kPanelRows + row * 4, sizeof(w_scale));
+          std::int32_t sum = 0;
+          for (std::int64_t k = 0; k < b.quads * 4; ++k) {
+            const int w = int{weights[k / 4 * 4 * kPanelRows + row * 4 + k % 4]} - 128;
+            const int x = b.x[((group * b.quads + k / 4) * b.n_tokens + t) * 4 + k % 4];
+            sum += w * x;
+          }
+          p = p + static_cast<float>(sum) * w_scale * b.x_scales[group * b.n_tokens + t];
+        }
+        out = p;
+      }
+    }
+  }
+}
+
+// A group of zeros, or so small that its scale is no number above 0, becomes zeros. One with an infinity or a NaN
+// becomes zeros with the scale NaN, so that the output shows it.
+void quantize(const float* x, std::int64_t groups, std::int64_t group, std::int8_t* q, float* scales) {
+  for (std::int64_t g = 0; g < groups; ++g, x += group, q += group) {
+    float largest = 0.0F;
+    bool finite = true;
+    for (std::int64_t i = 0; i < group; ++i) {
+      if (!std::isfinite(x[i])) finite = false;
+      if (std::fabs(x[i]) > largest) largest = std::fabs(x[i]);
+    }
+    const float scale = largest / 127.0F;
+    scales[g] = finite ? scale : std::numeric_limits<float>::quiet_NaN();
+    for (std::int64_t i = 0; i < group; ++i) {
+      if (!finite || scale == 0.0F) {
+        q[i] = 0;
+        continue;
+      }
+      // A scale that is a denormal is coarse: then the quotient can pass 127.
+      const float rounded = std::round(x[i] / scale);
+      q[i] = static_cast<std::int8_t>(rounded > 127.0F ? 127.0F : rounded < -127.0F ? -127.0F : rounded);
+    }
+  }
+}
+
 float sum_squares(const float* x, std::int64_t n) {
   float lanes[kLanes] = {};
   for (std::int64_t i = 0; i < padded(n); ++i) {
@@ -157,6 +208,8 @@ constexpr KernelTable kTable{
     .name = "reference",
     .tile = 12,
     .matmul_f32 = matmul_f32,
+    .matmul_int8 = matmul_int8,
+    .quantize = quantize,
     .sum_squares = sum_squares,
     .scale = scale,
     .add = add,

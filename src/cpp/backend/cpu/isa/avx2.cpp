@@ -96,7 +96,52 @@ inline float max_lane(f32x16 a) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-// clang-format off: each builds on the one before
+inline f32x16 truncate(f32x16 a) {
+  return {_mm256_round_ps(a.lo, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC),
+          _mm256_round_ps(a.hi, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)};
+}
+inline float min_lane(f32x16 a) {
+  const __m256 eight = _mm256_min_ps(a.lo, a.hi);
+  const __m128 four = _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
+}
+inline void store_int8(std::int8_t* p, f32x16 a) {
+  const __m256i words = _mm256_packs_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi));
+  const __m256i in_order = _mm256_permute4x64_epi64(words, 0xD8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packs_epi16(_mm256_castsi256_si128(in_order), _mm256_extracti128_si256(in_order, 1)));
+}
+
+// Integer dot products: 16 rows of 4 bytes each, times 4 bytes of one token.
+struct i32x16 {
+  __m256i lo, hi;
+};
+// Pairs of products are added in 16 bits: 2 * 128 * 127 fits, where unsigned bytes would not.
+struct quads16 {
+  __m256i lo, hi;  // signed
+};
+inline quads16 load_quads(const std::uint8_t* p) {
+  const __m256i bias = _mm256_set1_epi8(static_cast<char>(0x80));
+  return {_mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), bias),
+          _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32)), bias)};
+}
+inline i32x16 dot_start(std::int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline __m256i dot_quads(__m256i sum, __m256i w, __m256i x) {
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline i32x16 dot_quads(i32x16 sum, quads16 w, const std::int8_t* x) {
+  int quad;
+  __builtin_memcpy(&quad, x, 4);
+  const __m256i all = _mm256_set1_epi32(quad);
+  return {dot_quads(sum.lo, w.lo, all), dot_quads(sum.hi, w.hi, all)};
+}
+inline f32x16 to_float(i32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+inline f32x16 load_bytes(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
+
+// In this order: each builds on the one before.
+// clang-format off
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
 #include "backend/cpu/matmul.inl"

@@ -1,44 +1,75 @@
-// What an x86-64 processor supports, and whether the operating system saves its registers.
+// What an x86-64 processor supports, and whether the operating system saves its registers. CPUID is asked directly:
+// compilers differ in which features their own question knows.
+#include <cstdint>
+
 #include "backend/cpu/isa/select.h"
 
 #ifdef _MSC_VER
 #include <intrin.h>
+#else
+#include <cpuid.h>
 #endif
 
 namespace llama2cpp {
+namespace {
+
+struct Registers {
+  std::uint32_t eax, ebx, ecx, edx;
+};
 
 #ifdef _MSC_VER
 
-namespace {
-
-// CPUID leaf 7 EBX bit, where also leaf 1 says OSXSAVE, FMA and F16C and the system saves the `state` registers.
-bool has(int leaf7_bits, unsigned long long state) {
-  int leaf1[4];
-  int leaf7[4];
-  __cpuid(leaf1, 1);
-  __cpuidex(leaf7, 7, 0);
-  constexpr int kOsxsave = 1 << 27;
-  constexpr int kFma = 1 << 12;
-  constexpr int kF16c = 1 << 29;
-  constexpr int kNeeded = kOsxsave | kFma | kF16c;
-  return (leaf1[2] & kNeeded) == kNeeded && (leaf7[1] & leaf7_bits) == leaf7_bits && (_xgetbv(0) & state) == state;
+Registers cpuid(std::uint32_t leaf) {
+  int r[4];
+  __cpuid(r, 0);
+  if (static_cast<std::uint32_t>(r[0]) < leaf) return {};
+  __cpuidex(r, static_cast<int>(leaf), 0);
+  return {static_cast<std::uint32_t>(r[0]), static_cast<std::uint32_t>(r[1]), static_cast<std::uint32_t>(r[2]),
+          static_cast<std::uint32_t>(r[3])};
 }
 
-}  // namespace
-
-bool cpu_has_avx2() { return has(1 << 5, 0x6); }
-bool cpu_has_avx512() { return cpu_has_avx2() && has((1 << 16) | (1 << 17) | (1 << 30) | (1 << 31), 0xE6); }
+std::uint64_t saved_state() { return _xgetbv(0); }
 
 #else
 
-bool cpu_has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+Registers cpuid(std::uint32_t leaf) {
+  Registers r{};  // zeros where the processor has no such leaf
+  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  return r;
 }
-bool cpu_has_avx512() {
-  return cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+
+std::uint64_t saved_state() {
+  std::uint32_t low;
+  std::uint32_t high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (std::uint64_t{high} << 32) | low;
 }
 
 #endif
+
+constexpr std::uint32_t bit(int index) { return std::uint32_t{1} << index; }
+
+bool all(std::uint64_t bits, std::uint64_t wanted) { return (bits & wanted) == wanted; }
+
+}  // namespace
+
+bool cpu_has_avx2() {
+  constexpr std::uint32_t kFma = bit(12);
+  constexpr std::uint32_t kOsxsave = bit(27);
+  constexpr std::uint32_t kAvx = bit(28);
+  constexpr std::uint32_t kF16c = bit(29);
+  constexpr std::uint32_t kAvx2 = bit(5);  // of leaf 7
+  return all(cpuid(1).ecx, kFma | kOsxsave | kAvx | kF16c) && all(cpuid(7).ebx, kAvx2) && all(saved_state(), 0x6);
+}
+
+bool cpu_has_avx512() {
+  constexpr std::uint32_t kFoundation = bit(16);
+  constexpr std::uint32_t kDq = bit(17);
+  constexpr std::uint32_t kBw = bit(30);
+  constexpr std::uint32_t kVl = bit(31);
+  return cpu_has_avx2() && all(cpuid(7).ebx, kFoundation | kDq | kBw | kVl) && all(saved_state(), 0xE6);
+}
+
+bool cpu_has_avx512_vnni() { return cpu_has_avx512() && all(cpuid(7).ecx, bit(11)); }
 
 }  // namespace llama2cpp

@@ -110,7 +110,51 @@ inline float max_lane(f32x16 a) {
   return most;
 }
 
-// clang-format off: each builds on the one before
+inline f32x16 truncate(f32x16 a) {
+  return map([&](int i) { return vrndq_f32(a.q[i]); });
+}
+inline float min_lane(f32x16 a) { return vminvq_f32(vminq_f32(vminq_f32(a.q[0], a.q[1]), vminq_f32(a.q[2], a.q[3]))); }
+inline void store_int8(std::int8_t* p, f32x16 a) {
+  const auto word = [&](int i) { return vmovn_s32(vcvtq_s32_f32(a.q[i])); };
+  vst1q_s8(p, vcombine_s8(vmovn_s16(vcombine_s16(word(0), word(1))), vmovn_s16(vcombine_s16(word(2), word(3)))));
+}
+
+// Integer dot products: 16 rows of 4 bytes each, times 4 bytes of one token.
+struct i32x16 {
+  int32x4_t q[4];
+};
+struct quads16 {
+  int8x16_t q[4];  // signed, 4 rows each
+};
+inline quads16 load_quads(const std::uint8_t* p) {
+  const uint8x16_t bias = vdupq_n_u8(0x80);
+  const auto four_rows = [&](int i) { return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p + 16 * i), bias)); };
+  return {{four_rows(0), four_rows(1), four_rows(2), four_rows(3)}};
+}
+inline i32x16 dot_start(std::int32_t) {
+  const int32x4_t zero = vdupq_n_s32(0);
+  return {{zero, zero, zero, zero}};
+}
+inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
+  std::int32_t quad;
+  __builtin_memcpy(&quad, x, 4);
+  const int8x8_t twice = vreinterpret_s8_s32(vdup_n_s32(quad));
+  for (int i = 0; i < 4; ++i) {
+    const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w.q[i]), twice));    // two halves of two rows
+    const int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(w.q[i]), twice));  // two halves of the next two
+    sum.q[i] = vaddq_s32(sum.q[i], vpaddq_s32(low, high));
+  }
+  return sum;
+}
+inline f32x16 to_float(const i32x16& a) {
+  return map([&](int i) { return vcvtq_f32_s32(a.q[i]); });
+}
+inline f32x16 load_bytes(const std::uint8_t* p) {
+  return map([&](int i) { return vreinterpretq_f32_u8(vld1q_u8(p + 16 * i)); });
+}
+
+// In this order: each builds on the one before.
+// clang-format off
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
 #include "backend/cpu/matmul.inl"

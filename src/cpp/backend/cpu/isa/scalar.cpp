@@ -105,7 +105,50 @@ inline float max_lane(f32x16 a) {
   return m;
 }
 
-// clang-format off: each builds on the one before
+// The greatest integers not beyond a, toward zero.
+inline f32x16 truncate(f32x16 a) {
+  return map([&](int j) { return std::trunc(a.lane[j]); });
+}
+inline float min_lane(f32x16 a) {
+  float m = a.lane[0];
+  for (int j = 1; j < 16; ++j) m = a.lane[j] < m ? a.lane[j] : m;
+  return m;
+}
+inline void store_int8(std::int8_t* p, f32x16 a) {
+  for (int j = 0; j < 16; ++j) p[j] = static_cast<std::int8_t>(a.lane[j]);
+}
+
+// Integer dot products: 16 rows of 4 bytes each, times 4 bytes of one token.
+struct i32x16 {
+  std::int32_t lane[16];
+};
+struct quads16 {
+  std::uint8_t byte[64];
+};
+
+inline quads16 load_quads(const std::uint8_t* p) {
+  quads16 r;
+  std::memcpy(r.byte, p, sizeof(r.byte));
+  return r;
+}
+inline i32x16 dot_start(std::int32_t) { return {}; }
+inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
+  for (int j = 0; j < 16; ++j) {
+    for (int k = 0; k < 4; ++k) sum.lane[j] += (int{w.byte[4 * j + k]} - 128) * int{x[k]};
+  }
+  return sum;
+}
+inline f32x16 to_float(const i32x16& a) {
+  return map([&](int j) { return static_cast<float>(a.lane[j]); });
+}
+inline f32x16 load_bytes(const std::uint8_t* p) {
+  f32x16 r;
+  std::memcpy(r.lane, p, sizeof(r.lane));
+  return r;
+}
+
+// In this order: each builds on the one before.
+// clang-format off
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
 #include "backend/cpu/matmul.inl"

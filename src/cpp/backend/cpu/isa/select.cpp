@@ -10,6 +10,7 @@ namespace {
 
 struct Isa {
   std::string_view name;
+  std::string_view variant;
   const KernelTable* (*kernels)();
   bool (*supported)();
   std::string_view needs;
@@ -18,11 +19,12 @@ struct Isa {
 bool always() { return true; }
 
 constexpr Isa kIsas[] = {
-    {"reference", reference_kernels, always, ""},
-    {"scalar", scalar_kernels, always, ""},
-    {"neon", neon_kernels, cpu_has_neon, "an aarch64 processor"},
-    {"avx2", avx2_kernels, cpu_has_avx2, "AVX2, FMA and F16C"},
-    {"avx512", avx512_kernels, cpu_has_avx512, "AVX-512 F, BW, DQ and VL"},
+    {"reference", "reference", reference_kernels, always, ""},
+    {"scalar", "scalar", scalar_kernels, always, ""},
+    {"neon", "neon", neon_kernels, cpu_has_neon, "an aarch64 processor"},
+    {"avx2", "avx2", avx2_kernels, cpu_has_avx2, "AVX2, FMA and F16C"},
+    {"avx512", "avx512-base", avx512_kernels, cpu_has_avx512, "AVX-512 F, BW, DQ and VL"},
+    {"avx512", "avx512-vnni", avx512_vnni_kernels, cpu_has_avx512_vnni, "AVX-512 F, BW, DQ, VL and VNNI"},
 };
 
 }  // namespace
@@ -30,18 +32,19 @@ constexpr Isa kIsas[] = {
 const KernelTable& select_kernels(std::string_view isa) {
   const KernelTable* best = nullptr;
   std::string known;
+  std::string_view lacking;
   for (const Isa& each : kIsas) {
-    const bool usable = each.kernels() != nullptr && each.supported();
-    if (each.name == isa) {
-      LLAMA2CPP_CHECK(usable, "LLAMA2CPP_ISA is '", isa, "', but this machine lacks ", each.needs);
-      return *each.kernels();
+    known += cat(known.empty() ? "" : ", ", each.variant);
+    if (!isa.empty() && each.name != isa && each.variant != isa) continue;
+    if (each.kernels() != nullptr && each.supported()) {
+      best = each.kernels();
+    } else if (lacking.empty()) {
+      lacking = each.needs;
     }
-    if (usable) best = each.kernels();
-    known += (known.empty() ? "" : ", ");
-    known += each.name;
   }
-  LLAMA2CPP_CHECK(isa.empty(), "LLAMA2CPP_ISA is '", isa, "', expected one of: ", known);
-  return *best;
+  if (best != nullptr) return *best;
+  LLAMA2CPP_CHECK(lacking.empty(), "LLAMA2CPP_ISA is '", isa, "', but this machine lacks ", lacking);
+  throw std::invalid_argument(cat("LLAMA2CPP_ISA is '", isa, "', expected one of: ", known, ", avx512"));
 }
 
 }  // namespace llama2cpp

@@ -1,0 +1,73 @@
+// The registers of both AVX-512 files: f32x16 is one zmm. Included inside their anonymous namespaces.
+
+using f32x16 = __m512;
+
+// 32 registers: a tile of 2 panels x 12 tokens keeps 24 sums, 2 weights and a broadcast. With few tokens, more panels
+// in flight hide the latency of fma.
+constexpr int kTileTokens = 12;
+constexpr int kWidePanels = 8;
+constexpr int kTilePanels = 2;
+
+inline __mmask16 first_lanes(std::int64_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
+
+inline f32x16 set1(float x) { return _mm512_set1_ps(x); }
+inline f32x16 load(const float* p) { return _mm512_loadu_ps(p); }
+inline f32x16 load_part(const float* p, std::int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+inline f32x16 load(const std::uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline f32x16 load_part(const std::uint16_t* p, std::int64_t n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+inline void store(float* p, f32x16 a) { _mm512_storeu_ps(p, a); }
+inline void store_part(float* p, f32x16 a, std::int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a); }
+inline void store_half(std::uint16_t* p, f32x16 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, b, c); }
+inline f32x16 add(f32x16 a, f32x16 b) { return _mm512_add_ps(a, b); }
+inline f32x16 sub(f32x16 a, f32x16 b) { return _mm512_sub_ps(a, b); }
+inline f32x16 mul(f32x16 a, f32x16 b) { return _mm512_mul_ps(a, b); }
+inline f32x16 div(f32x16 a, f32x16 b) { return _mm512_div_ps(a, b); }
+inline f32x16 larger(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); }  // b where either is NaN
+inline f32x16 negative_abs(f32x16 a) { return _mm512_or_ps(a, _mm512_set1_ps(-0.0F)); }
+inline f32x16 if_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
+inline f32x16 power_of_two(f32x16 t) {
+  const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(shifted, _mm512_set1_epi32(0x3F800000)));
+}
+inline f32x16 swap_pairs(f32x16 a) { return _mm512_permute_ps(a, 0xB1); }
+inline f32x16 repeat_pairs(const float* p) {
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  return _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
+inline f32x16 negate_even(f32x16 a) {
+  return _mm512_castsi512_ps(
+      _mm512_xor_epi32(_mm512_castps_si512(a), _mm512_set1_epi64(static_cast<long long>(0x80000000U))));
+}
+// By halves: j and j + 8, j and j + 4, j and j + 2, j and j + 1.
+inline float sum_lanes(f32x16 a) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+inline float max_lane(f32x16 a) { return _mm512_reduce_max_ps(a); }
+
+inline f32x16 truncate(f32x16 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
+inline float min_lane(f32x16 a) { return _mm512_reduce_min_ps(a); }
+inline void store_int8(std::int8_t* p, f32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a)));
+}
+
+// Integer dot products: 16 rows of 4 bytes each, times 4 bytes of one token.
+using i32x16 = __m512i;
+inline f32x16 to_float(i32x16 a) { return _mm512_cvtepi32_ps(a); }
+inline f32x16 load_bytes(const std::uint8_t* p) { return _mm512_loadu_ps(p); }
+inline __m512i repeat_quad(const std::int8_t* x) {
+  int quad;
+  __builtin_memcpy(&quad, x, 4);
+  return _mm512_set1_epi32(quad);
+}

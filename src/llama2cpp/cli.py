@@ -1,0 +1,280 @@
+"""The ``llama2cpp`` command. Only this module imports typer and, where it draws a table, rich."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import string
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from ._core import Sampler, Tokenizer
+from .model import Model, load
+from .session import Session
+
+
+def _examples(*lines: str) -> str:
+    return "\n  ".join(["\b\nExamples:", *lines])  # \b keeps the lines apart
+
+
+app = typer.Typer(
+    help="Run Llama-family models.",
+    epilog=_examples(
+        "llama2cpp run stories260K.bin -z tok512.bin -t 0 -n 200",
+        "llama2cpp generate stories260K.bin -z tok512.bin Once upon a time",
+        "llama2cpp info stories260K.bin",
+    ),
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# llama2.c's run knows these two by number.
+_BOS = 1
+_EOS = 2
+_PRINTABLE = frozenset(string.printable.encode())
+
+CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", show_default=False)]
+
+
+def main() -> None:
+    """Run the command. Every error is one line on stderr; the exit code is 1 for errors and 130 for Ctrl-C."""
+    try:
+        code = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except OSError as error:
+        code = _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except (ValueError, RuntimeError, MemoryError) as error:
+        code = _fail(str(error) or "out of memory")
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # a wrong option: click's error, from typer's own click or not
+        if message is None:
+            raise
+        code = _fail(message())
+    sys.exit(code)
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"llama2cpp: {' '.join(message.split())}\n")
+    return 1
+
+
+def _write(data: bytes) -> None:
+    """To stdout at once, byte for byte."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(
+    epilog=_examples(
+        "llama2cpp run stories15M.bin",
+        "llama2cpp run stories260K.bin -z tok512.bin -t 0 -n 200",
+        'llama2cpp run llama2_7b_chat.bin -m chat -y "You are a pirate."',
+    )
+)
+def run(
+    checkpoint: CheckpointArgument,
+    temperature: Annotated[float, typer.Option("-t", help="Temperature; 0 takes the likeliest token.")] = 1.0,
+    top_p: Annotated[float, typer.Option("-p", help="Sample from the likeliest tokens of this probability.")] = 0.9,
+    seed: Annotated[int, typer.Option("-s", help="Random seed; 0 for the time.")] = 0,
+    steps: Annotated[int, typer.Option("-n", help="Positions to run, the prompt's too; 0 for all.")] = 256,
+    prompt: Annotated[str | None, typer.Option("-i", help="Prompt.", show_default=False)] = None,
+    tokenizer: Annotated[Path, typer.Option("-z", help="Tokenizer.")] = Path("tokenizer.bin"),
+    mode: Annotated[str, typer.Option("-m", help="generate or chat.")] = "generate",
+    system: Annotated[str | None, typer.Option("-y", help="System prompt of a chat.", show_default=False)] = None,
+) -> None:
+    """Do what llama2.c's run does, with the same options and the same text.
+
+    The speed is told on stderr.
+    """
+    if mode not in ("generate", "chat"):
+        raise ValueError(f"-m must be generate or chat, got {mode!r}")
+    model = load(checkpoint, tokenizer=tokenizer)
+    assert model.tokenizer is not None
+    sampler = Sampler(
+        temperature=max(temperature, 0.0),
+        top_p=top_p if 0 <= top_p <= 1 else 0.9,
+        seed=seed if seed > 0 else int(time.time()),
+    )
+    session = model.session()
+    if not 0 < steps <= session.context:
+        steps = session.context
+    text = None if prompt is None else os.fsencode(prompt)
+    if mode == "generate":
+        _run_generate(session, model.tokenizer, sampler, text or b"", steps)
+    else:
+        _run_chat(session, model.tokenizer, sampler, text, None if system is None else os.fsencode(system), steps)
+
+
+def _run_generate(session: Session, tokenizer: Tokenizer, sampler: Sampler, prompt: bytes, steps: int) -> None:
+    started = 0.0
+    position = 0
+    ids = tokenizer.encode(prompt)  # and what is sampled comes after
+    if _BOS in ids[1:]:  # it ends the text, even one that the prompt spells
+        steps = min(steps, ids.index(_BOS, 1))
+    while position < steps:
+        # All positions whose next token is known go in one pass; but the first alone, for llama2.c's clock.
+        end = min(len(ids), steps) if position > 0 else 1
+        logits = session.prefill(ids[position:end])
+        if end == len(ids):
+            ids.append(sampler.sample(logits))
+            if ids[-1] == _BOS:
+                steps = end
+        for previous, token in itertools.pairwise(ids[position : end + 1]):
+            if token != _BOS:
+                _write(_printable(tokenizer, previous, token))
+        position = end
+        if position == 1:
+            started = time.perf_counter()
+    _write(b"\n")
+    if position > 1:
+        sys.stderr.write(f"achieved tok/s: {(position - 1) / (time.perf_counter() - started):f}\n")
+
+
+def _run_chat(
+    session: Session, tokenizer: Tokenizer, sampler: Sampler, prompt: bytes | None, system: bytes | None, steps: int
+) -> None:
+    user = b""
+    position = 0
+    while position < steps:
+        if position == 0 and system is None:
+            system = _read_line(b"Enter system prompt (optional): ", b"")
+        user = prompt if position == 0 and prompt is not None else _read_line(b"User: ", user)
+        if position == 0 and system:
+            ids = tokenizer.encode(b"[INST] <<SYS>>\n%s\n<</SYS>>\n\n%s [/INST]" % (system, user))
+        else:
+            ids = tokenizer.encode(b"[INST] %s [/INST]" % user)
+        _write(b"Assistant: ")
+        known = ids[: steps - position]
+        if _EOS in known:  # one that the user spells ends the turn too
+            known = known[: known.index(_EOS) + 1]
+        token = following = -1
+        for i, logits in enumerate(session.prefill(known, all_logits=True)):
+            token, following = known[i], sampler.sample(logits)  # drawn at every position, as llama2.c does
+            if following == _EOS:
+                _write(b"\n")
+            elif i == len(ids) - 1:
+                _write(_printable(tokenizer, token, following))
+        position += len(known)
+        while position < steps and token != _EOS:
+            token, following = following, sampler.sample(session.step(following))
+            position += 1
+            _write(b"\n" if following == _EOS else _printable(tokenizer, token, following))
+    _write(b"\n")
+
+
+def _read_line(guide: bytes, before: bytes) -> bytes:
+    """Up to 511 bytes of a line, as llama2.c's buffer holds; what was there before at the end of the input."""
+    _write(guide)
+    line = sys.stdin.buffer.readline(511)
+    return line.removesuffix(b"\n") if line else before
+
+
+def _printable(tokenizer: Tokenizer, previous: int, token: int) -> bytes:
+    """Give what llama2.c prints for a token: nothing for a single byte that a terminal cannot show."""
+    piece = tokenizer.piece_after(previous, token)
+    return b"" if len(piece) == 1 and piece[0] not in _PRINTABLE else piece
+
+
+@app.command(
+    epilog=_examples(
+        "llama2cpp generate stories260K.bin -z tok512.bin Once upon a time",
+        'llama2cpp generate stories260K.bin -z tok512.bin "Tim saw" -t 0.8 -s 7',
+    )
+)
+def generate(
+    checkpoint: CheckpointArgument,
+    prompt: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", show_default=False)] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="the checkpoint's own")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens to generate.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest token.")] = 1.0,
+    top_p: Annotated[float, typer.Option("--top-p", "-p", help="Likeliest tokens of this probability.")] = 0.9,
+    top_k: Annotated[int, typer.Option("--top-k", help="This many likeliest tokens; 0 for all.")] = 0,
+    min_p: Annotated[float, typer.Option("--min-p", help="No token below this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids tokens that were there.")] = 1.0,
+    seed: Annotated[int | None, typer.Option("--seed", "-s", help="Random seed.", show_default="random")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text. May be repeated.")] = None,
+    context: Annotated[int | None, typer.Option(help="Context in tokens.", show_default="the model's")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
+    echo: Annotated[bool, typer.Option(help="Print the prompt before the text.")] = True,
+) -> None:
+    """Continue a prompt, and print the text as it comes."""
+    with load(checkpoint, tokenizer=tokenizer, context=context, threads=threads) as model:
+        if model.tokenizer is None:
+            raise ValueError("the checkpoint has no tokenizer: pass one, such as -z tokenizer.bin")
+        pieces = model.stream(
+            os.fsencode(" ".join(prompt or ())),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop or (),
+            echo=echo,
+        )
+        for piece in pieces:
+            _write(piece.encode())
+        _write(b"\n")
+
+
+@app.command(epilog=_examples("llama2cpp info stories260K.bin"))
+def info(checkpoint: CheckpointArgument) -> None:
+    """Show what is in a checkpoint, without reading its weights."""
+    from rich.console import Console
+    from rich.table import Table
+
+    with load(checkpoint) as model:
+        facts = Table(show_header=False, title=str(checkpoint), title_justify="left")
+        for name, value in _facts(model).items():
+            facts.add_row(name, f"{value:g}" if isinstance(value, float) else str(value))
+        tensors = Table("tensor", "shape", "format", title="weights", title_justify="left")
+        tensors.add_column("bytes", justify="right")
+        for name in model.weights:
+            weight = model.weights.info(name)
+            tensors.add_row(name, " x ".join(map(str, weight["shape"])), weight["format"], f"{weight['bytes']:,}")
+        console = Console(highlight=False)
+        console.print(facts)
+        console.print(tensors)
+
+
+def _facts(model: Model) -> dict[str, object]:
+    config = model.config
+    weights = [model.weights.info(name) for name in model.weights]
+    kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * (2 if model.kv == "f16" else 4)
+    parameters = sum(_product(weight["shape"]) for weight in weights)
+    return {
+        "file format": model.file_format,
+        **config.to_dict(),
+        "parameters": f"{parameters:,}",
+        "weights": f"{sum(weight['bytes'] for weight in weights):,} bytes",
+        "keys and values": f"{model.kv}, {kv_bytes:,} bytes a token, {kv_bytes * model.context:,} for {model.context}",
+    }
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product

@@ -1,0 +1,480 @@
+"""A loaded model, and the ways to get one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core, generation
+from ._core import Config, Tokenizer
+from .session import Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from .generation import Completion, Options, Prompt
+
+_PERPLEXITY_CHUNK = 128  # tokens whose logits are in memory at a time
+
+
+class Weights(Mapping[str, NDArray[np.float32]]):
+    """The parameter matrices of a model by their names in the file, decoded to float32 when asked for.
+
+    Got from ``model.weights``. Where the file holds float32 the array is a read-only view of it.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("stories260K.bin")
+    >>> model.weights["layers.0.attention.wk.weight"].shape
+    (32, 64)
+    >>> len(model.weights)
+    47
+    """
+
+    def __init__(self, core: _core.Model) -> None:
+        self._core = core
+        self._names = dict.fromkeys(core.weight_names())
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._core.weight(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def info(self, name: str) -> dict[str, Any]:
+        """How one matrix lies in the file, without decoding it.
+
+        Parameters
+        ----------
+        name : str
+            One of the names that iterating over the weights gives.
+
+        Returns
+        -------
+        dict
+            ``shape`` [rows, columns] or [columns], ``format`` (such as "f32") and ``bytes`` in the file.
+
+        Raises
+        ------
+        KeyError
+            If the model has no weight of that name.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> llama2cpp.load("stories260K.bin").weights.info("norm.weight")["format"]
+        'f32'
+        """
+        if name not in self._names:
+            raise KeyError(name)
+        return self._core.weight_info(name)
+
+    def __repr__(self) -> str:
+        return f"<llama2cpp.Weights: {len(self)} matrices>"
+
+
+class Model:
+    """A Llama-family model: its configuration, its weights and, where it has one, its tokenizer.
+
+    Made by `load` or `from_arrays`. It never changes, so any number of threads and sessions may share it. It closes
+    at the end of a ``with`` block.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> with llama2cpp.load("stories260K.bin", tokenizer="tok512.bin") as model:
+    ...     print(model.config.n_layers, "layers of", model.config.n_heads, "heads")
+    5 layers of 8 heads
+    """
+
+    def __init__(self, core: _core.Model, tokenizer: Tokenizer | None = None) -> None:
+        self._open_core: _core.Model | None = core
+        self._tokenizer = tokenizer
+
+    @property
+    def _core(self) -> _core.Model:
+        if self._open_core is None:
+            raise ValueError("the model is closed")
+        return self._open_core
+
+    def session(self, context: int | None = None) -> Session:
+        """Begin an empty sequence.
+
+        Parameters
+        ----------
+        context : int, optional
+            How many tokens it can hold; the model's own if not given. Memory is used only for what is filled.
+
+        Returns
+        -------
+        Session
+
+        Raises
+        ------
+        ValueError
+            If `context` is not positive, or the model is closed.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> llama2cpp.load("stories260K.bin").session(context=100)
+        <llama2cpp.Session: position 0 of 100>
+        """
+        return Session(self._core.session(context))
+
+    def forward(self, rows: Sequence[tuple[Session, Sequence[int]]]) -> list[NDArray[np.float32]]:
+        """Feed several sessions in one pass over the weights. Each gets the bits that it would get alone.
+
+        Parameters
+        ----------
+        rows : sequence of (Session, sequence of int)
+            Each session of this model, at most once, with at least one token for it.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            For each session float32 [vocab_size], the logits after its last token; copies.
+
+        Raises
+        ------
+        ValueError
+            For a session of another model, a session named twice, no tokens or unknown ones.
+        ContextFullError
+            If a session has no room for its tokens. All sessions are left as they were.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin")
+        >>> first, second = model.session(), model.session()
+        >>> [logits.shape for logits in model.forward([(first, [1, 403]), (second, [1])])]
+        [(512,), (512,)]
+        """
+        return self._core.forward([(session._core, tokens) for session, tokens in rows])
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt = ..., *, n: Literal[1] = 1, logprobs: None = ..., **options: Unpack[Options]
+    ) -> str: ...
+    @overload
+    def generate(
+        self, prompt: Prompt = ..., *, n: int, logprobs: None = ..., **options: Unpack[Options]
+    ) -> list[str]: ...
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt = ..., *, n: Literal[1] = 1, logprobs: int, **options: Unpack[Options]
+    ) -> Completion: ...
+    @overload
+    def generate(
+        self, prompt: Prompt = ..., *, n: int, logprobs: int, **options: Unpack[Options]
+    ) -> list[Completion]: ...
+    def generate(self, prompt: Prompt = "", **options: Any) -> Any:
+        """Continue a prompt with this model.
+
+        Parameters, result and errors are those of `llama2cpp.generate`.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model.generate("Once upon a time", max_tokens=12, temperature=0)
+        ', there was a little girl named Lily. She'
+        """
+        return generation.generate(prompt, model=self, **options)
+
+    def stream(self, prompt: Prompt = "", **options: Unpack[Options]) -> Iterator[str]:
+        """Continue a prompt with this model, and give the text as it comes.
+
+        Parameters, result and errors are those of `llama2cpp.stream`.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> list(model.stream("Once upon a", max_tokens=2, temperature=0))
+        [' time', ',']
+        """
+        return generation.stream(prompt, model=self, **options)
+
+    def perplexity(self, text: Prompt) -> float:
+        """How surprised the model is by a text: exp of the mean of -log p over its tokens.
+
+        A text longer than the context is cut into pieces that fill it, each begun with the first token again
+        (for a string that is BOS). The first token is given and not counted.
+
+        Parameters
+        ----------
+        text : str, bytes or sequence of int
+            Text, or ids that are taken as they are.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If there are not at least two tokens, or text is given and the model has no tokenizer.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> story = model.perplexity("Once upon a time, there was a little girl named Lily.")
+        >>> noise = model.perplexity("girl Lily named upon time a little was, a. there Once")
+        >>> story < 3, noise > 100
+        (True, True)
+        """
+        ids = generation.to_ids(self, text)
+        if len(ids) < 2:
+            raise ValueError(f"perplexity needs at least 2 tokens, got {len(ids)}")
+        session = self.session()
+        if session.context < 2:
+            raise ValueError("perplexity needs a context of at least 2 tokens, the model's is 1")
+        total = 0.0
+        for begin in range(1, len(ids), session.context - 1):
+            session.rewind(0)
+            window = ids[:1] + ids[begin : begin + session.context - 1]
+            for at in range(0, len(window) - 1, _PERPLEXITY_CHUNK):
+                targets = window[at + 1 : at + 1 + _PERPLEXITY_CHUNK]
+                logits = session.prefill(window[at : at + len(targets)], all_logits=True)  # [T, vocab_size]
+                total -= float(generation.log_softmax(logits)[np.arange(len(targets)), targets].sum())
+        return float(np.exp(total / (len(ids) - 1)))
+
+    def close(self) -> None:
+        """Let go of the weights. Sessions and arrays made before go on working, and keep what they need.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model.close()
+        >>> model
+        <llama2cpp.Model: closed>
+        """
+        self._open_core = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def config(self) -> Config:
+        """The sizes and constants of the model."""
+        return self._core.config
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What turns text into ids and back; None if the model was loaded without one."""
+        return self._tokenizer
+
+    @property
+    def weights(self) -> Weights:
+        """The parameter matrices by their names in the file."""
+        return Weights(self._core)
+
+    @property
+    def context(self) -> int:
+        """How many tokens a session holds unless it is told otherwise."""
+        return self._core.context
+
+    @property
+    def backend(self) -> str:
+        """What computes: "cpu"."""
+        return self._core.backend
+
+    @property
+    def isa(self) -> str:
+        """Which kernels run: "avx512", "avx2", "neon", "scalar" or "reference"."""
+        return self._core.isa
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        return self._core.threads
+
+    @property
+    def kv(self) -> str:
+        """The type of keys and values in sessions: "f32" or "f16"."""
+        return self._core.kv
+
+    @property
+    def path(self) -> str:
+        """The file that the model was loaded from, empty for arrays."""
+        return self._core.path
+
+    @property
+    def file_format(self) -> str:
+        """What kind of file that is, such as "llama2.c v0"."""
+        return self._core.file_format
+
+    def __repr__(self) -> str:
+        if self._open_core is None:
+            return "<llama2cpp.Model: closed>"
+        config = self.config
+        return (
+            f"<llama2cpp.Model: {self.path or 'arrays'} ({self.file_format}), {config.n_layers} layers, "
+            f"dim {config.dim}, vocabulary {config.vocab_size}, context {self.context}, "
+            f"{self.isa} x {self.threads} threads>"
+        )
+
+
+def load(
+    source: str | PathLike[str] | None = None,
+    *,
+    tokenizer: str | PathLike[str] | Tokenizer | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    context: int | None = None,
+    kv: str = "auto",
+    activations: str = "auto",
+    pack: str = "auto",
+    mmap: bool = True,
+) -> Model:
+    """Open a checkpoint.
+
+    Parameters
+    ----------
+    source : str or path
+        A llama2.c checkpoint (``.bin``).
+    tokenizer : str, path or Tokenizer, optional
+        A llama2.c ``tokenizer.bin`` or a SentencePiece ``.model``. Without it the tokenizer is what the checkpoint
+        itself holds; llama2.c's hold none, and the model then takes and gives ids only.
+    backend : str
+        "auto" or "cpu".
+    threads : int, optional
+        How many threads compute. The default is what this process may use: its CPU affinity and quota. The results
+        do not depend on it.
+    context : int, optional
+        How many tokens a session holds; what the model was trained for if not given.
+    kv : str
+        The type of keys and values: "auto", "f32" or "f16".
+    activations : str
+        "auto", "f32" or "int8": the type in which activations meet quantised weights.
+    pack : str
+        "auto", "always" or "never": whether weights are rearranged for speed on first use. The results do not
+        depend on it.
+    mmap : bool
+        Map the file, so that it opens at once. With False it is read into memory, and may change afterwards.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged, or not of a kind that is known. It says what was expected, what was found, and where.
+    ValueError
+        For an argument that cannot be, or a tokenizer whose size is not that of the model's vocabulary.
+    OSError
+        If a file cannot be opened.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin", threads=1)
+    >>> model.config.dim, model.threads
+    (64, 1)
+    """
+    if source is None:
+        raise ValueError(
+            "there is no built-in model yet: pass the path of a checkpoint, such as load('stories260K.bin')"
+        )
+    core = _core.Model.open(
+        source,
+        backend=backend,
+        threads=threads,
+        context=context,
+        kv=kv,
+        activations=activations,
+        pack=pack,
+        mmap=mmap,
+    )
+    return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size))
+
+
+def from_arrays(
+    config: Config,
+    arrays: Mapping[str, NDArray[np.float32]],
+    tokenizer: str | PathLike[str] | Tokenizer | None = None,
+    *,
+    backend: str = "auto",
+    threads: int | None = None,
+    context: int | None = None,
+    kv: str = "auto",
+    activations: str = "auto",
+    pack: str = "auto",
+) -> Model:
+    """Make a model from weights in memory. They are not copied, and must not change while the model lives.
+
+    Parameters
+    ----------
+    config : Config
+        The sizes. ``rope_style="half_split"`` for weights as Hugging Face orders them.
+    arrays : mapping of str to numpy.ndarray
+        float32 matrices, C-contiguous, under llama2.c's names (``layers.0.attention.wq.weight``) or Hugging Face's
+        (``model.layers.0.self_attn.q_proj.weight``). With ``config.tied`` there is no output matrix.
+    tokenizer, backend, threads, context, kv, activations, pack
+        As in `load`.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        If an array is missing, unknown, or has another shape or type than the configuration asks for.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> stories = llama2cpp.load("stories260K.bin")
+    >>> copy = llama2cpp.from_arrays(stories.config, dict(stories.weights))
+    >>> bool((copy.session().step(1) == stories.session().step(1)).all())
+    True
+    """
+    core = _core.Model.from_arrays(
+        config,
+        arrays,
+        backend=backend,
+        threads=threads,
+        context=context,
+        kv=kv,
+        activations=activations,
+        pack=pack,
+    )
+    return Model(core, _open_tokenizer(tokenizer, config.vocab_size))
+
+
+def _open_tokenizer(tokenizer: str | PathLike[str] | Tokenizer | None, vocab_size: int) -> Tokenizer | None:
+    if tokenizer is None:
+        return None
+    if not isinstance(tokenizer, Tokenizer):
+        # The size makes a tokenizer.bin read as llama2.c reads it: as many pieces as the model has ids.
+        tokenizer = Tokenizer.from_file(tokenizer, vocab_size)
+    if tokenizer.vocab_size != vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces and the model a vocabulary of {vocab_size}: "
+            "they do not belong together"
+        )
+    return tokenizer

@@ -1,0 +1,39 @@
+"""Fixtures that the tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import llama2cpp
+
+ROOT = Path(__file__).parent.parent
+
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """The folder of real checkpoints. Missing is a failure in CI, and a skip elsewhere."""
+    path = Path(os.environ.get("LLAMA2CPP_TEST_MODELS", ROOT.parent / "shared" / "models"))
+    if not path.is_dir():
+        reason = f"no checkpoints in {path} (set LLAMA2CPP_TEST_MODELS)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def stories_dir(models_dir: Path) -> Path:
+    return models_dir / "stories260K"
+
+
+@pytest.fixture(scope="session")
+def stories(stories_dir: Path) -> llama2cpp.Model:
+    return llama2cpp.load(stories_dir / "stories260K.bin", tokenizer=stories_dir / "tok512.bin")

@@ -1,0 +1,89 @@
+"""A Llama in plain PyTorch, written from the papers: what the engine's numbers are compared with.
+
+Llama 2 (Touvron et al. 2023): RMSNorm before each block, rotary positions (Su et al. 2021), grouped queries
+(Ainslie et al. 2023), SwiGLU (Shazeer 2020). It computes in double precision; only the rotary angle is rounded to
+float32, because every implementation that models were trained with does so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import llama2cpp
+
+
+@dataclass
+class Result:
+    logits: Tensor  # [T, vocab_size]
+    keys: list[Tensor]  # per layer [T, n_kv_heads, head_dim], after rotary
+    values: list[Tensor]  # per layer [T, n_kv_heads, head_dim]
+
+
+def run(config: llama2cpp.Config, weights: Mapping[str, NDArray[np.float32]], tokens: Sequence[int]) -> Result:
+    """The whole sequence at once; weights under llama2.c's names."""
+
+    def weight(name: str) -> Tensor:
+        return torch.tensor(np.asarray(weights[f"{name}.weight"])).double()
+
+    positions = len(tokens)
+    cos, sin = _rotation(config, positions)
+    mask = torch.full((positions, positions), -torch.inf, dtype=torch.float64).triu(1)
+    heads_per_kv = config.n_heads // config.n_kv_heads
+    keys, values = [], []
+
+    x = weight("tok_embeddings")[list(tokens)]  # [T, dim]
+    for i in range(config.n_layers):
+        layer = f"layers.{i}"
+        normed = _rms_norm(x, weight(f"{layer}.attention_norm"), config.norm_eps)
+        q = (normed @ weight(f"{layer}.attention.wq").T).view(positions, config.n_heads, config.head_dim)
+        k = (normed @ weight(f"{layer}.attention.wk").T).view(positions, config.n_kv_heads, config.head_dim)
+        v = (normed @ weight(f"{layer}.attention.wv").T).view(positions, config.n_kv_heads, config.head_dim)
+        q, k = _rotate(config, q, cos, sin), _rotate(config, k, cos, sin)
+        keys.append(k)
+        values.append(v)
+        k, v = k.repeat_interleave(heads_per_kv, 1), v.repeat_interleave(heads_per_kv, 1)  # [T, n_heads, head_dim]
+        scores = torch.einsum("thd,shd->hts", q, k) / config.head_dim**0.5 + mask
+        z = torch.einsum("hts,shd->thd", scores.softmax(-1), v)
+        x = x + z.flatten(1) @ weight(f"{layer}.attention.wo").T
+
+        normed = _rms_norm(x, weight(f"{layer}.ffn_norm"), config.norm_eps)
+        gate = torch.nn.functional.silu(normed @ weight(f"{layer}.feed_forward.w1").T)
+        x = x + (gate * (normed @ weight(f"{layer}.feed_forward.w3").T)) @ weight(f"{layer}.feed_forward.w2").T
+
+    unembed = weight("tok_embeddings" if config.tied else "output")
+    return Result(_rms_norm(x, weight("norm"), config.norm_eps) @ unembed.T, keys, values)
+
+
+def largest_error(got: NDArray[Any], expected: Tensor | NDArray[Any]) -> float:
+    """The largest difference, as a part of the largest expected value."""
+    right = np.asarray(expected, dtype=np.float64)
+    assert got.shape == right.shape
+    return float(np.abs(got - right).max() / np.abs(right).max())
+
+
+def _rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * gain.flatten()
+
+
+def _rotation(config: llama2cpp.Config, positions: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [T, 1, head_dim / 2] of position times theta^(-2j / head_dim)."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents
+    angles = (torch.arange(positions, dtype=torch.float32)[:, None] * frequencies).double()[:, None, :]
+    return angles.cos(), angles.sin()
+
+
+def _rotate(config: llama2cpp.Config, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs of x [T, heads, head_dim]: neighbours, or an element of each half."""
+    if config.rope_style == "interleaved":
+        a, b = x[..., 0::2], x[..., 1::2]
+        return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)

@@ -1,0 +1,158 @@
+"""The same bits, however the work is cut up: promise 4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import llama2cpp
+
+# Sums longer than a block of 256 weights, attention over more than a tile of 256 positions, no round size anywhere.
+CONFIG = tiny.config(dim=276, hidden_dim=530, n_heads=6, n_kv_heads=2, vocab_size=301, seq_len=300)
+TOKENS = tiny.tokens(CONFIG, 280)
+
+
+def logits_of(model: llama2cpp.Model, tokens: Sequence[int] = TOKENS) -> bytes:
+    return model.session().prefill(tokens, all_logits=True).tobytes()
+
+
+@pytest.fixture(scope="module")
+def model() -> llama2cpp.Model:
+    return tiny.model(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def expected(model: llama2cpp.Model) -> bytes:
+    return logits_of(model)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_threads(expected: bytes, threads: int) -> None:
+    model = tiny.model(CONFIG, threads=threads)
+    assert model.threads == threads
+    assert logits_of(model) == expected
+
+
+@pytest.mark.parametrize("isa", ["reference", "scalar", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("pack", ["always", "never"])
+def test_isa_and_pack(expected: bytes, monkeypatch: pytest.MonkeyPatch, isa: str, pack: str) -> None:
+    monkeypatch.setenv("LLAMA2CPP_ISA", isa)
+    try:
+        model = tiny.model(CONFIG, pack=pack)
+    except ValueError as error:
+        if "this machine lacks" not in str(error):
+            raise
+        pytest.skip(str(error))
+    assert model.isa == isa
+    assert logits_of(model) == expected
+
+
+@given(cuts=st.lists(st.integers(1, 90), max_size=6))
+def test_prompt_cuts(model: llama2cpp.Model, expected: bytes, cuts: list[int]) -> None:
+    session = model.session()
+    parts = []
+    for size in [*cuts, len(TOKENS)]:
+        chunk = TOKENS[session.position : session.position + size]
+        if chunk:
+            parts.append(session.prefill(chunk, all_logits=True))
+    assert np.concatenate(parts).tobytes() == expected
+
+
+def test_step_by_step(model: llama2cpp.Model, expected: bytes) -> None:
+    session = model.session()
+    assert b"".join(session.step(token).tobytes() for token in TOKENS) == expected
+
+
+@given(
+    prompts=st.lists(st.lists(st.integers(0, CONFIG.vocab_size - 1), min_size=1, max_size=40), min_size=1, max_size=9)
+)
+def test_sessions_in_one_pass(model: llama2cpp.Model, prompts: list[list[int]]) -> None:
+    sessions = [model.session() for _ in prompts]
+    for session in sessions[::2]:
+        session.prefill([7, 8, 9])  # so that they stand at different positions
+    together = model.forward(list(zip(sessions, prompts, strict=True)))
+    for i, (prompt, logits) in enumerate(zip(prompts, together, strict=True)):
+        alone = model.session().prefill(prompt if i % 2 else [7, 8, 9, *prompt])
+        assert logits.tobytes() == alone.tobytes()
+        after = sessions[i].logits
+        assert after is not None
+        assert after.tobytes() == alone.tobytes()
+
+
+@given(keep=st.integers(0, 60), other=st.lists(st.integers(0, CONFIG.vocab_size - 1), max_size=20))
+def test_rewind(model: llama2cpp.Model, keep: int, other: list[int]) -> None:
+    """What was there after the position has no part in what comes."""
+    session = model.session()
+    session.prefill(TOKENS[:60])
+    session.rewind(keep)
+    if other:
+        session.prefill(other)
+        session.kv.keys(0)[keep:] = np.nan
+        session.kv.values(1)[keep:] = np.nan
+        session.rewind(keep)
+    assert session.prefill(TOKENS[keep:70]).tobytes() == model.session().prefill(TOKENS[:70]).tobytes()
+
+
+def test_fork(model: llama2cpp.Model) -> None:
+    session = model.session()
+    session.prefill(TOKENS[:50])
+    fork = session.fork()
+    session.step(1)
+    session.kv.values(0)[:] = 0
+    assert fork.prefill(TOKENS[50:70]).tobytes() == model.session().prefill(TOKENS[:70]).tobytes()
+
+
+def test_keys_and_values_written(model: llama2cpp.Model) -> None:
+    """A session with another's keys and values continues as that other."""
+    one, two = model.session(), model.session()
+    one.prefill(TOKENS[:20])
+    two.prefill(TOKENS[20:40])
+    before = one.fork().step(3)
+    for layer in range(CONFIG.n_layers):
+        one.kv.keys(layer)[:] = two.kv.keys(layer)
+        one.kv.values(layer)[:] = two.kv.values(layer)
+    after = one.step(3)
+    assert after.tobytes() == two.step(3).tobytes()
+    assert after.tobytes() != before.tobytes()
+
+
+def test_mmap_or_read(stories_dir: Path) -> None:
+    path = stories_dir / "stories260K.bin"
+    tokens = tiny.tokens(llama2cpp.load(path).config, 100)
+    assert logits_of(llama2cpp.load(path, mmap=True), tokens) == logits_of(llama2cpp.load(path, mmap=False), tokens)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_caller_that_flushes_denormals(threads: int) -> None:
+    """The floating-point mode of the caller neither reaches the bits nor is changed."""
+    config = tiny.config()
+    weights = tiny.arrays(config)
+    weights["tok_embeddings.weight"] *= np.float32(1e-41)  # the residual stream begins denormal
+    tokens = tiny.tokens(config, 40)
+
+    def flushing() -> bool:
+        return float(torch.tensor([1e-30]) * torch.tensor([1e-10])) == 0.0
+
+    def run() -> tuple[bytes, bytes]:
+        session = llama2cpp.from_arrays(config, weights, threads=threads).session()
+        return session.prefill(tokens).tobytes(), session.kv.values(1).tobytes()
+
+    expected = run()
+    assert any(expected[0])
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this machine cannot flush denormals")
+    try:
+        assert flushing()
+        got = run()
+        assert flushing()
+    finally:
+        torch.set_flush_denormal(False)
+    assert not flushing()
+    assert got == expected

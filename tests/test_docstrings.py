@@ -1,0 +1,49 @@
+"""Every public thing has a docstring with an example, and the examples run."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llama2cpp
+from llama2cpp.model import Weights
+from llama2cpp.session import KVCache
+
+
+def documented() -> Iterator[tuple[str, Any]]:
+    """Public names and, of classes, their public methods."""
+    yield "llama2cpp", llama2cpp
+    things = {name: getattr(llama2cpp, name) for name in llama2cpp.__all__ if not name.startswith("__")}
+    for name, thing in {**things, "Weights": Weights, "KVCache": KVCache}.items():
+        yield name, thing
+        if inspect.isclass(thing):
+            for member, value in inspect.getmembers(thing):
+                if callable(value) and not member.startswith("_") and member in vars(thing):
+                    yield f"{name}.{member}", value
+
+
+@pytest.mark.parametrize(("name", "thing"), list(documented()), ids=[name for name, _ in documented()])
+def test_examples(name: str, thing: Any, stories_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(stories_dir)
+    text = inspect.getdoc(thing)
+    assert text, f"{name} has no docstring"
+    test = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
+    needs_example = not (inspect.isclass(thing) and issubclass(thing, Exception))
+    assert test.examples or not needs_example, f"{name} has no example"
+    report: list[str] = []
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
+    assert not failed, "".join(report)
+
+
+@pytest.mark.parametrize("thing", [llama2cpp.Model, llama2cpp.Session, llama2cpp.Config, llama2cpp.Tokenizer])
+def test_properties_are_documented(thing: type) -> None:
+    assert [
+        name
+        for name, value in vars(thing).items()
+        if isinstance(value, property) and not name.startswith("_") and not value.__doc__
+    ] == []
