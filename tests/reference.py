@@ -7,7 +7,7 @@ float32, because every implementation that models were trained with does so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,13 @@ class Result:
     values: list[Tensor]  # per layer [T, n_kv_heads, head_dim]
 
 
-def run(config: llama2cpp.Config, weights: Mapping[str, NDArray[np.float32]], tokens: Sequence[int]) -> Result:
-    """The whole sequence at once; weights under llama2.c's names."""
+def run(
+    config: llama2cpp.Config,
+    weights: Mapping[str, NDArray[np.float32]],
+    tokens: Sequence[int],
+    rounded: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Result:
+    """The whole sequence at once; weights under llama2.c's names. Every matmul's input goes through `rounded`."""
 
     def weight(name: str) -> Tensor:
         return torch.tensor(np.asarray(weights[f"{name}.weight"])).double()
@@ -41,7 +46,7 @@ def run(config: llama2cpp.Config, weights: Mapping[str, NDArray[np.float32]], to
     x = weight("tok_embeddings")[list(tokens)]  # [T, dim]
     for i in range(config.n_layers):
         layer = f"layers.{i}"
-        normed = _rms_norm(x, weight(f"{layer}.attention_norm"), config.norm_eps)
+        normed = rounded(_rms_norm(x, weight(f"{layer}.attention_norm"), config.norm_eps))
         q = (normed @ weight(f"{layer}.attention.wq").T).view(positions, config.n_heads, config.head_dim)
         k = (normed @ weight(f"{layer}.attention.wk").T).view(positions, config.n_kv_heads, config.head_dim)
         v = (normed @ weight(f"{layer}.attention.wv").T).view(positions, config.n_kv_heads, config.head_dim)
@@ -51,14 +56,15 @@ def run(config: llama2cpp.Config, weights: Mapping[str, NDArray[np.float32]], to
         k, v = k.repeat_interleave(heads_per_kv, 1), v.repeat_interleave(heads_per_kv, 1)  # [T, n_heads, head_dim]
         scores = torch.einsum("thd,shd->hts", q, k) / config.head_dim**0.5 + mask
         z = torch.einsum("hts,shd->thd", scores.softmax(-1), v)
-        x = x + z.flatten(1) @ weight(f"{layer}.attention.wo").T
+        x = x + rounded(z.flatten(1)) @ weight(f"{layer}.attention.wo").T
 
-        normed = _rms_norm(x, weight(f"{layer}.ffn_norm"), config.norm_eps)
+        normed = rounded(_rms_norm(x, weight(f"{layer}.ffn_norm"), config.norm_eps))
         gate = torch.nn.functional.silu(normed @ weight(f"{layer}.feed_forward.w1").T)
-        x = x + (gate * (normed @ weight(f"{layer}.feed_forward.w3").T)) @ weight(f"{layer}.feed_forward.w2").T
+        up = normed @ weight(f"{layer}.feed_forward.w3").T
+        x = x + rounded(gate * up) @ weight(f"{layer}.feed_forward.w2").T
 
     unembed = weight("tok_embeddings" if config.tied else "output")
-    return Result(_rms_norm(x, weight("norm"), config.norm_eps) @ unembed.T, keys, values)
+    return Result(rounded(_rms_norm(x, weight("norm"), config.norm_eps)) @ unembed.T, keys, values)
 
 
 def largest_error(got: NDArray[Any], expected: Tensor | NDArray[Any]) -> float:

@@ -299,7 +299,7 @@ def sentencepiece_models(draw: st.DrawFn) -> SentencePieceModel:
 
 @settings(max_examples=1000)
 @given(sentencepiece_models(), MODEL_TEXTS | st.text(max_size=10))
-@example(SentencePieceModel([("  b", 0.0, USER_DEFINED), ("b", 0.0, NORMAL)], tidy=True), "a   b")
+@example(SentencePieceModel([("  b", 0.0, USER_DEFINED), ("b", 0.0, NORMAL), (SPACE, 0.0, NORMAL)], tidy=True), "a   b")
 def test_sentencepiece_ids_of_any_model(model: SentencePieceModel, text: str) -> None:
     """Ties, unused and user-defined pieces, unknown text, and all settings of spaces."""
     tokenizer = open_bytes(model.to_bytes())

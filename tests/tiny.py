@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import llama2cpp
@@ -125,3 +126,17 @@ def hugging_face_names(weights: Arrays) -> Arrays:
         return f"model.layers.{layer}.{LAYER_NAMES[part]}.weight"
 
     return {rename(name): array for name, array in weights.items()}
+
+
+ISAS = ["reference", "scalar", "avx2", "avx512-base", "avx512-vnni", "neon"]
+
+
+def choose_isa(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+    """Models made from here on run these kernels; skips where the machine lacks them."""
+    monkeypatch.setenv("LLAMA2CPP_ISA", isa)
+    try:
+        llama2cpp.build_info()
+    except ValueError as error:
+        if "this machine lacks" not in str(error):
+            raise
+        pytest.skip(str(error))

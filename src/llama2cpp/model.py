@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -101,9 +102,12 @@ class Model:
     5 layers of 8 heads
     """
 
-    def __init__(self, core: _core.Model, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, core: _core.Model, tokenizer: Tokenizer | None = None, reopen: Mapping[str, Any] | None = None
+    ) -> None:
         self._open_core: _core.Model | None = core
         self._tokenizer = tokenizer
+        self._reopen = reopen  # what load() was given, for a pickle; None for a model that has no file
 
     @property
     def _core(self) -> _core.Model:
@@ -268,6 +272,13 @@ class Model:
         """
         self._open_core = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle holds the path and not the weights: who unpickles it opens the file again.
+        path = self._core.path
+        if self._reopen is None:
+            raise TypeError("a model made from arrays cannot be pickled: it has no file to open again")
+        return _load_again, (str(Path(path).absolute()), self._tokenizer, dict(self._reopen))
+
     def __enter__(self) -> Self:
         return self
 
@@ -315,6 +326,11 @@ class Model:
     def kv(self) -> str:
         """The type of keys and values in sessions: "f32" or "f16"."""
         return self._core.kv
+
+    @property
+    def activations(self) -> str:
+        """The type in which activations meet the weights: "f32", or "int8" for quantised ones."""
+        return self._core.activations
 
     @property
     def path(self) -> str:
@@ -399,17 +415,17 @@ def load(
         raise ValueError(
             "there is no built-in model yet: pass the path of a checkpoint, such as load('stories260K.bin')"
         )
-    core = _core.Model.open(
-        source,
-        backend=backend,
-        threads=threads,
-        context=context,
-        kv=kv,
-        activations=activations,
-        pack=pack,
-        mmap=mmap,
-    )
-    return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size))
+    options: dict[str, Any] = {
+        "backend": backend,
+        "threads": threads,
+        "context": context,
+        "kv": kv,
+        "activations": activations,
+        "pack": pack,
+        "mmap": mmap,
+    }
+    core = _core.Model.open(source, **options)
+    return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size), options)
 
 
 def from_arrays(
@@ -464,6 +480,10 @@ def from_arrays(
         pack=pack,
     )
     return Model(core, _open_tokenizer(tokenizer, config.vocab_size))
+
+
+def _load_again(path: str, tokenizer: Tokenizer | None, options: dict[str, Any]) -> Model:
+    return load(path, tokenizer=tokenizer, **options)
 
 
 def _open_tokenizer(tokenizer: str | PathLike[str] | Tokenizer | None, vocab_size: int) -> Tokenizer | None:

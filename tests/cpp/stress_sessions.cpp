@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <latch>
 #include <mutex>
 #include <stdexcept>
@@ -181,6 +182,27 @@ int count_differences(const std::shared_ptr<const Model>& model, std::uint64_t s
   return differences;
 }
 
+// First use: all threads find the weights unpacked, and there are enough of them that packing takes a while.
+int count_packing_races(std::uint64_t seed, int pool) {
+  llama2cpp::Config config = tiny::config();
+  config.dim = 144;
+  config.hidden_dim = 1000;
+  config.vocab_size = 1000;
+  const auto model = tiny::model(config, {.threads = pool, .pack = "always"}, seed);
+  const Tokens tokens = tiny::tokens(3, seed);
+  std::vector<tiny::Bits> logits(kThreads);
+  on_all_threads([&](int t) {
+    Session session(model, 0);
+    tiny::feed(session, tokens);
+    logits[static_cast<std::size_t>(t)] = tiny::logits_of(session);
+  });
+  Session session(tiny::model(config, {.threads = 1, .pack = "never"}, seed), 0);
+  tiny::feed(session, tokens);
+  const auto wrong = kThreads - std::count(logits.begin(), logits.end(), tiny::logits_of(session));
+  if (wrong != 0) std::printf("%d threads that met unpacked weights have other bits than alone\n", int(wrong));
+  return static_cast<int>(wrong);
+}
+
 struct Snapshot {
   Tokens tokens;
   tiny::Bits logits;
@@ -252,6 +274,7 @@ int main(int argc, char** argv) {
   for (int round = 0; round < rounds; ++round) {
     const auto seed = static_cast<std::uint64_t>(first_seed + round);
     const int pool = 1 + (round + 1) % 3;  // 2, 3, 1
+    wrong += count_packing_races(seed, pool);
     wrong += count_differences(tiny::model(pool), seed, calls);
     wrong += count_torn_states(tiny::model(pool), seed, calls / 2);
   }

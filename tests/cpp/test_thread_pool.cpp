@@ -3,6 +3,9 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -150,6 +153,7 @@ TEST_CASE("a forked child makes workers of its own, and so does its child") {
     for (const bool started : {false, true}) {  // forked before and after the pool's threads exist
       CAPTURE(started);
       if (started) CHECK(each_ran_once(pool));
+      std::fflush(nullptr);  // else the child may print it again
       const pid_t child = fork();
       REQUIRE(child >= 0);
       if (child == 0) {
@@ -171,6 +175,7 @@ TEST_CASE("a forked child makes workers of its own, and so does its child") {
 TEST_CASE("a forked child may drop a pool whose threads stayed with the parent") {
   auto pool = std::make_unique<ThreadPool>(3);
   CHECK(each_ran_once(*pool));
+  std::fflush(nullptr);
   const pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) {

@@ -207,10 +207,20 @@ void register_model(py::module_& module) {
   using py::arg;
   const py::kw_only kw;
 
-  module.def(
-      "build_info", &build_info,
-      "What this build is and what it found: version, compiler, backends, isa (the kernels that a model made now "
-      "would run) and threads (the default).");
+  module.def("build_info", &build_info, R"(What this build is and what it found on this machine.
+
+Returns
+-------
+dict
+    ``version``, ``compiler``, ``backends``, ``isa`` (the kernels that a model made now would run) and ``threads``
+    (how many it would use).
+
+Examples
+--------
+>>> import llama2cpp
+>>> llama2cpp.build_info()["backends"]
+('cpu',)
+)");
 
   py::class_<Config>(module, "Config", R"(The sizes and constants of a Llama, read-only.
 
