@@ -15,7 +15,7 @@ MAY_INCLUDE = {
     "format": ["core/"],
     "io": ["core/", "format/"],
     "backend": ["core/", "format/"],
-    "model": ["core/", "format/", "io/checkpoint.h", "backend/backend.h"],
+    "model": ["core/", "format/", "io/checkpoint.h", "io/safetensors.h", "backend/backend.h"],
     "bind": ["core/", "format/", "io/", "text/", "backend/backend.h", "model/"],
 }
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import llama2cpp
 
-# Matrices of no round size; rows longer than a block of 1,024 weights for groups that divide it, and 21 x 64 that do not.
+# Matrices of no round size; rows longer than a block of 1,024 weights, in groups of 64.
 SIZES = checkpoints.Sizes(
     dim=192, hidden_dim=1344, n_layers=2, n_heads=6, n_kv_heads=2, vocab_size=151, seq_len=150, tied=False
 )

@@ -140,6 +140,45 @@ class Model:
         """
         return Session(self._core.session(context))
 
+    def load_session(self, path: str | PathLike[str], context: int | None = None) -> Session:
+        """Open a session that `Session.save` has written. It goes on with the bits that the saved one would give.
+
+        Parameters
+        ----------
+        path : str or path
+            A session file of this model, made with the same type of keys and values and of activations. How the model
+            was opened otherwise does not matter, nor do its name, its threads or the machine.
+        context : int, optional
+            How many tokens it can hold; as many as the saved session if not given.
+
+        Returns
+        -------
+        Session
+
+        Raises
+        ------
+        FormatError
+            If the file is damaged or no session file, or its session is one of another model. It says what was
+            expected, what was found, and where.
+        ValueError
+            If `context` is not positive or less than the tokens in the file, or the model is closed.
+        OSError
+            If the file cannot be read.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> import tempfile
+        >>> model = llama2cpp.load("stories260K.bin")
+        >>> session = model.session()
+        >>> logits = session.prefill([1, 403, 407])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     session.save(f"{folder}/story.safetensors")
+        ...     model.load_session(f"{folder}/story.safetensors", context=100)
+        <llama2cpp.Session: position 3 of 100>
+        """
+        return Session(self._core.load_session(path, context))
+
     def forward(self, rows: Sequence[tuple[Session, Sequence[int]]]) -> list[NDArray[np.float32]]:
         """Feed several sessions in one pass over the weights. Each gets the bits that it would get alone.
 

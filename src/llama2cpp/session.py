@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,41 @@ class Session:
         (3, 4)
         """
         return Session(self._core.fork())
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the session to a file, from which `Model.load_session` makes one that goes on with the same bits.
+
+        It is a safetensors file: ``tokens`` I32 [position], ``logits`` F32 [vocab_size] where there are some, and
+        ``layers.{i}.keys`` and ``layers.{i}.values``, F32 or F16 [position, n_kv_heads, head_dim], as `kv` shows them.
+        Its metadata names the model by a fingerprint of its configuration and weights.
+
+        The file appears when it is complete and on the disk; one that was there before is replaced then, and not
+        earlier. A session in the middle of a call in another thread is saved after that call.
+
+        Parameters
+        ----------
+        path : str or path
+            Any name; ``.safetensors`` is what other programs expect.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> import tempfile
+        >>> model = llama2cpp.load("stories260K.bin")
+        >>> session = model.session()
+        >>> logits = session.prefill([1, 403, 407])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     session.save(f"{folder}/story.safetensors")
+        ...     again = model.load_session(f"{folder}/story.safetensors")
+        >>> again.tokens, bool((again.step(261) == session.step(261)).all())
+        ([1, 403, 407], True)
+        """
+        self._core.save(path)
 
     @property
     def position(self) -> int:

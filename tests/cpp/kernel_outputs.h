@@ -249,7 +249,9 @@ inline std::map<std::string, Bits> all(const KernelTable& table) {
   each_length([&](std::int64_t n, std::uint64_t seed, Kind kind) {
     const auto a = make(size(n), kind, seed);
     const auto b = make(size(n), kind, seed + 1);
-    bits["sum_squares"].add(table.sum_squares(a.data(), n));
+    for (std::int64_t i = 0; i < 40; ++i) {
+      bits["sum_squares"].add(table.sum_squares(make(size(n), kind, seed + static_cast<std::uint64_t>(i)).data(), n));
+    }
     auto out = output(n);
     table.scale(a.data(), 0.37F, b.data(), out.data(), n);
     bits["scale"].add(out);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
 #include "backend/cpu/isa/select.h"
 #include "core/half.h"
@@ -165,6 +166,29 @@ TEST_CASE("every ISA gives the reference's bits") {
     // Equal on every machine: the aarch64 run in tests/slow.sh compares these lines with x86's.
     std::printf("kernel %-17s %8zu words  %016llx\n", name.c_str(), bits.size(),
                 static_cast<unsigned long long>(bits.hash()));
+  }
+}
+
+// exp is where a small mistake hides best: the last coefficients matter to one value in many thousands.
+TEST_CASE("every ISA gives the reference's bits: exponentials in millions") {
+  std::vector<float> x;
+  kernel_outputs::Random random(7);
+  for (int i = 0; i < 3'000'000; ++i) x.push_back((random.uniform() - 1.0F) * 44.0F);  // [-88, 0)
+  const auto around = [&](float middle) {  // forty neighbours
+    for (int i = 0; i < 20; ++i) middle = std::nextafter(middle, -100.0F);
+    for (int i = 0; i < 40; ++i) x.push_back(middle = std::nextafter(middle, 100.0F));
+  };
+  around(-87.0F);                                                            // below it, the result is 0
+  for (int n = 0; n < 126; ++n) around(-(static_cast<float>(n) + 0.5F) * 0.693147181F);  // where n changes
+  const std::vector<float> ones(x.size(), 1.0F);
+  const auto n = static_cast<std::int64_t>(x.size());
+  std::vector<float> expected(x.size());
+  llama2cpp::reference_kernels()->swiglu(x.data(), ones.data(), expected.data(), n);
+  for (const KernelTable* table : usable_tables()) {
+    CAPTURE(table->name);
+    std::vector<float> got(x.size());
+    table->swiglu(x.data(), ones.data(), got.data(), n);
+    CHECK(std::memcmp(got.data(), expected.data(), x.size() * sizeof(float)) == 0);
   }
 }
 

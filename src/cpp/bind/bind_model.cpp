@@ -18,6 +18,7 @@
 #include "io/checkpoint.h"
 #include "model/model.h"
 #include "model/session.h"
+#include "model/session_file.h"
 
 namespace llama2cpp::bind {
 namespace {
@@ -365,6 +366,14 @@ True
             return std::make_unique<Session>(std::move(m), context.value_or(0));
           },
           arg("context") = py::none())
+      .def(
+          "load_session",
+          [](std::shared_ptr<Model> m, const std::filesystem::path& path, std::optional<std::int64_t> context) {
+            LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
+            const py::gil_scoped_release released;
+            return load_session(std::move(m), path.string(), context.value_or(0), [] { poll_signals(); });
+          },
+          arg("path"), arg("context") = py::none())
       .def("forward", &forward_many, arg("rows"));
 }
 

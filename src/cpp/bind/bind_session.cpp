@@ -2,7 +2,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -10,6 +12,7 @@
 #include "bind/numpy.h"
 #include "core/check.h"
 #include "model/session.h"
+#include "model/session_file.h"
 
 namespace llama2cpp::bind {
 namespace {
@@ -93,6 +96,13 @@ void register_session(py::module_& module) {
       .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false)
       .def("rewind", &Session::rewind, arg("position"), py::call_guard<py::gil_scoped_release>())
       .def("fork", &Session::fork, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "save",
+          [](Session& session, const std::filesystem::path& path) {
+            const py::gil_scoped_release released;
+            save_session(session, path.string(), [] { poll_signals(); });
+          },
+          arg("path"))
       .def(
           "keys", [](const Session& s, std::int64_t layer) { return kv_array(s, s.kv().keys(layer)); }, arg("layer"))
       .def(

@@ -8,12 +8,12 @@
 #include <sstream>
 
 #include "core/check.h"
+#include "core/quote.h"
 
 namespace llama2cpp {
 namespace {
 
 constexpr int kMaxDepth = 100;
-constexpr std::size_t kExcerpt = 60;  // bytes
 
 const char* describe(Json::Type type) {
   switch (type) {
@@ -42,12 +42,6 @@ bool is_identifier(std::string_view name) {
   return !name.empty() && is_letter(name[0]) &&
          std::all_of(name.begin(), name.end(), [](char c) { return is_letter(c) || is_digit(c); });
 }
-
-void append_hex(std::string& out, unsigned value, int digits) {
-  for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4) out += "0123456789abcdef"[(value >> shift) & 15U];
-}
-
-bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U; }
 
 // The length of the character at the start of `text` (not empty), or 0 if it is not UTF-8: shortest form only, no
 // surrogates, nothing above U+10FFFF (Unicode, table 3-7).
@@ -124,9 +118,7 @@ class JsonParser {
     const int c = peek();
     if (c == kEnd) return "the end";
     if (c > 0x20 && c < 0x7F) return cat("'", static_cast<char>(c), "'");
-    std::string hex;
-    append_hex(hex, static_cast<unsigned>(c), 2);
-    return cat("byte 0x", hex);
+    return cat("byte ", c);
   }
 
   [[noreturn]] void throw_at(std::size_t at, const std::string& problem) const {
@@ -230,7 +222,7 @@ class JsonParser {
     const auto twice = std::adjacent_find(first, last, same);
     if (twice == last) return;
     throw_at(std::max(node(twice[0]).offset, node(twice[1]).offset),
-             cat("the object has ", json_excerpt(node(*twice).name), " twice"));
+             cat("the object has ", excerpt(node(*twice).name), " twice"));
   }
 
   // Passes over characters that stand for themselves.
@@ -327,8 +319,8 @@ class JsonParser {
     if (text == "-0") return false;
     const char* const end = text.data() + text.size();
     std::int64_t below_zero = 0;
-    const auto parsed = negative ? std::from_chars(text.data(), end, below_zero)
-                                 : std::from_chars(text.data(), end, out.integer);
+    const auto parsed =
+        negative ? std::from_chars(text.data(), end, below_zero) : std::from_chars(text.data(), end, out.integer);
     if (parsed.ec != std::errc{}) return false;
     if (negative) out.integer = static_cast<std::uint64_t>(below_zero);
     out.negative = negative;
@@ -343,7 +335,7 @@ class JsonParser {
     decimal_ >> value;
     // A number below the smallest double may set the failure too; 0 is right for it.
     if (decimal_.fail() && (value >= 1.0 || value <= -1.0)) {
-      throw_at(begin, cat("the number ", json_excerpt(text), " is too large for a double"));
+      throw_at(begin, cat("the number ", excerpt(text), " is too large for a double"));
     }
     return value;
   }
@@ -403,23 +395,26 @@ Json Json::at(std::size_t index) const {
   return {document_, document_->order_[children.begin + index]};
 }
 
-std::optional<Json> Json::find(std::string_view name) const {
+std::optional<Json> Json::member(std::string_view name) const {
   const JsonNode::Children& children = expect(Type::object).children;
   const auto first = document_->order_.begin() + children.begin;
   const auto last = first + children.count;
-  const auto found = std::lower_bound(first, last, name, [&](std::uint32_t member, std::string_view wanted) {
-    return document_->nodes_[member].name < wanted;
+  const auto found = std::lower_bound(first, last, name, [&](std::uint32_t child, std::string_view wanted) {
+    return document_->nodes_[child].name < wanted;
   });
   if (found == last || document_->nodes_[*found].name != name) return std::nullopt;
-  const Json member(document_, *found);
-  if (member.is_null()) return std::nullopt;
-  return member;
+  return Json(document_, *found);
 }
 
 Json Json::get(std::string_view name) const {
-  const std::optional<Json> member = find(name);
-  if (!member) fail(cat("expected a member ", json_excerpt(name), ", found none"));
-  return *member;
+  const std::optional<Json> found = member(name);
+  if (!found) fail(cat("expected a member ", excerpt(name), ", found none"));
+  return *found;
+}
+
+std::optional<Json> Json::find(std::string_view name) const {
+  const std::optional<Json> found = member(name);
+  return found && !found->is_null() ? found : std::nullopt;
 }
 
 JsonRange Json::elements() const { return {document_, index_ + 1, expect(Type::array).after}; }
@@ -432,11 +427,11 @@ std::string Json::path() const {
   if (index_ == 0) return document_->name_;
   const Json parent(document_, node().parent);
   if (parent.type() == Type::array) {
-    const JsonRange siblings = parent.elements();
-    const auto here = std::find_if(siblings.begin(), siblings.end(), [&](Json j) { return j.index_ == index_; });
-    return cat(parent.path(), "[", std::distance(siblings.begin(), here), "]");
+    std::size_t before = 0;
+    for (const Json sibling : parent.elements()) before += sibling.index_ < index_ ? 1 : 0;
+    return cat(parent.path(), "[", before, "]");
   }
-  return is_identifier(name()) ? cat(parent.path(), ".", name()) : cat(parent.path(), "[", json_excerpt(name()), "]");
+  return is_identifier(name()) ? cat(parent.path(), ".", name()) : cat(parent.path(), "[", excerpt(name()), "]");
 }
 
 void Json::fail(std::string_view problem) const {
@@ -446,30 +441,6 @@ void Json::fail(std::string_view problem) const {
 JsonRange::Iterator& JsonRange::Iterator::operator++() {
   index_ = document_->nodes_[index_].after;
   return *this;
-}
-
-std::string json_quote(std::string_view text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (byte < 0x20 || byte == 0x7F) {
-      out += "\\u";
-      append_hex(out, byte, 4);
-    } else {
-      out += c;
-    }
-  }
-  return out += '"';
-}
-
-std::string json_excerpt(std::string_view text) {
-  if (text.size() <= kExcerpt) return json_quote(text);
-  std::size_t end = kExcerpt;
-  while (end > 0 && is_continuation(text[end])) --end;  // never half a character
-  return json_quote(text.substr(0, end)) + "...";
 }
 
 }  // namespace llama2cpp

@@ -16,6 +16,7 @@ namespace llama2cpp {
 
 class JsonDocument;
 class JsonRange;
+struct JsonNode;
 
 // Two words; valid while its document lives. Every accessor throws FormatError for a value of another type.
 class Json {
@@ -34,12 +35,12 @@ class Json {
 
   std::size_t size() const;                               // of an array or an object
   Json at(std::size_t index) const;                       // of an array
-  Json get(std::string_view name) const;                  // of an object; an error where it has no such member
-  std::optional<Json> find(std::string_view name) const;  // of an object; nothing where that is missing or null
+  Json get(std::string_view name) const;                  // of an object, which must have that member
+  std::optional<Json> find(std::string_view name) const;  // the same; nothing where it is missing or null
 
   // for (const Json layer : config.get("layers").elements()) ...
-  JsonRange elements() const;  // of an array
-  JsonRange members() const;   // of an object, in the order of the text
+  JsonRange elements() const;     // of an array
+  JsonRange members() const;      // of an object, in the order of the text
   std::string_view name() const;  // what the object that it is a member of calls it
 
   // The way from the document to here: config.layers[3].type, header["a name that needs quotes"].
@@ -52,8 +53,9 @@ class Json {
   friend class JsonRange;
   Json(const JsonDocument* document, std::uint32_t index) : document_(document), index_(index) {}
 
-  const struct JsonNode& node() const;
+  const JsonNode& node() const;
   const JsonNode& expect(Type type) const;
+  std::optional<Json> member(std::string_view name) const;  // null or not
 
   const JsonDocument* document_;
   std::uint32_t index_;
@@ -99,7 +101,8 @@ struct JsonNode {
     std::uint32_t count;
   };
 
-  std::string_view name;     // of a member
+  std::string_view name;  // of a member
+  std::string_view string;
   std::uint32_t offset = 0;  // its first byte in the text
   std::uint32_t parent = 0;  // of the root: itself
   std::uint32_t after = 0;
@@ -109,7 +112,6 @@ struct JsonNode {
     std::uint64_t integer = 0;  // two's complement where it is negative
     bool boolean;
     double number;
-    std::string_view string;
     Children children;
   };
 };
@@ -136,11 +138,5 @@ class JsonDocument {
   std::vector<std::uint32_t> order_;   // see JsonNode::Children
   std::deque<std::string> unescaped_;  // strings that are not in the text as they are
 };
-
-// "text", with quotes and escapes: what a JSON writer writes. The text must be UTF-8.
-std::string json_quote(std::string_view text);
-
-// The same for error messages: long texts are cut.
-std::string json_excerpt(std::string_view text);
 
 }  // namespace llama2cpp

@@ -15,6 +15,10 @@ Session::Session(std::shared_ptr<const Model> model, std::int64_t context)
       kv_(std::make_unique<KvCache>(model_->config(), context == 0 ? model_->context() : context, model_->kv_dtype())) {
 }
 
+Session::Session(std::shared_ptr<const Model> model, std::unique_ptr<KvCache> kv, std::vector<std::int32_t> tokens,
+                 std::vector<float> logits)
+    : model_(std::move(model)), kv_(std::move(kv)), tokens_(std::move(tokens)), logits_(std::move(logits)) {}
+
 Session::Turn::Turn(Session& session) : session_(&session) {
   if (session.owner_.load() == std::this_thread::get_id()) {
     throw std::runtime_error("this session is in the middle of a call (a hook may use other sessions, not its own)");
@@ -120,6 +124,13 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     polled = Clock::now();
   };
 
+  for (const Work& w : work) {
+    const std::lock_guard lock(w.session->state_mutex_);
+    std::vector<std::int32_t>& tokens = w.session->tokens_;
+    const std::size_t needed = tokens.size() + w.tokens.size();
+    if (tokens.capacity() < needed) tokens.reserve(std::max(needed, 2 * tokens.capacity()));
+  }
+
   // Each pass takes tokens from the sessions in turn until it is full.
   std::vector<SequenceInput> pass;
   std::size_t next = 0;  // the first session with tokens left
@@ -167,6 +178,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     }
   }
 
+  // Nothing below can fail: all move on together.
   for (std::size_t i = 0; i < work.size(); ++i) {
     Session& session = *work[i].session;
     const std::lock_guard lock(session.state_mutex_);

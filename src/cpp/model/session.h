@@ -20,6 +20,10 @@ class Session {
   // context 0: the model's.
   Session(std::shared_ptr<const Model> model, std::int64_t context);
 
+  // Goes on after `tokens`, whose keys and values are in `kv`; `logits` [vocab_size] follow them, or are empty.
+  Session(std::shared_ptr<const Model> model, std::unique_ptr<KvCache> kv, std::vector<std::int32_t> tokens,
+          std::vector<float> logits);
+
   const Model& model() const { return *model_; }
   const std::shared_ptr<const Model>& shared_model() const { return model_; }
   std::int64_t context() const { return kv_->context(); }

@@ -1,0 +1,115 @@
+// The hash is FNV-1a with 128 bits: h = (h xor byte) * prime, modulo 2^128. (Offset basis and prime are those of its
+// authors, Fowler, Noll and Vo.) What goes into it, in order: the fields of Config, then for each weight, in the order
+// of names, what add_weight adds. Numbers go in as 8 bytes, little-endian; texts as their length and their bytes.
+#include "model/fingerprint.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace llama2cpp {
+namespace {
+
+constexpr std::size_t kSample = 4096;  // bytes
+
+class Fnv1a128 {
+ public:
+  void add(std::span<const std::byte> bytes) {
+    for (const std::byte byte : bytes) {
+      low_ ^= static_cast<std::uint64_t>(byte);
+      multiply_by_prime();
+    }
+  }
+
+  void add(std::uint64_t number) {
+    std::byte bytes[8];
+    for (unsigned i = 0; i < 8; ++i) bytes[i] = static_cast<std::byte>(number >> (8 * i));
+    add(std::span<const std::byte>(bytes));
+  }
+  void add(std::int64_t number) { add(static_cast<std::uint64_t>(number)); }
+  void add(float number) { add(std::uint64_t{std::bit_cast<std::uint32_t>(number)}); }
+
+  void add(std::string_view text) {
+    add(std::uint64_t{text.size()});
+    add(std::as_bytes(std::span(text)));
+  }
+
+  std::string hex() const {
+    std::string digits;
+    for (const std::uint64_t half : {high_, low_}) {
+      for (int shift = 60; shift >= 0; shift -= 4) digits += "0123456789abcdef"[(half >> shift) & 15U];
+    }
+    return digits;
+  }
+
+ private:
+  // By 2^88 + 0x13B.
+  void multiply_by_prime() {
+    constexpr std::uint64_t kFactor = 0x13B;
+    const std::uint64_t lowest = (low_ & 0xFFFFFFFFU) * kFactor;
+    const std::uint64_t middle = (low_ >> 32) * kFactor + (lowest >> 32);
+    high_ = high_ * kFactor + (middle >> 32) + (low_ << 24);  // 24: 88 bits up are 24 above the low 64
+    low_ = (middle << 32) | (lowest & 0xFFFFFFFFU);
+  }
+
+  std::uint64_t high_ = 0x6C62272E07BB0142;
+  std::uint64_t low_ = 0x62B821756295C58D;
+};
+
+void add_config(Fnv1a128& hash, const Config& config) {
+  // Names every field: a new one does not compile until it is here.
+  const auto& [dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, seq_len, norm_eps, rope_theta,
+               rope_style, tied] = config;
+  for (const std::int64_t size : {dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, seq_len}) {
+    hash.add(size);
+  }
+  hash.add(norm_eps);
+  hash.add(rope_theta);
+  hash.add(to_string(rope_style));
+  hash.add(std::uint64_t{tied});
+}
+
+// Bytes [begin, end) of the plane's rows, as if each lay behind the one before: an array's may lie apart.
+void add_bytes(Fnv1a128& hash, const Plane& plane, std::size_t row, std::size_t begin, std::size_t end) {
+  while (begin < end) {
+    const std::size_t in_row = begin % row;
+    const std::size_t count = std::min(row - in_row, end - begin);
+    const std::byte* start = plane.data + static_cast<std::int64_t>(begin / row) * plane.row_bytes;
+    hash.add(std::span(start + in_row, count));
+    begin += count;
+  }
+}
+
+void add_plane(Fnv1a128& hash, const Plane& plane, std::int64_t rows) {
+  hash.add(std::uint64_t{plane.bytes});
+  if (plane.bytes == 0) return;
+  // A plane without rows is one.
+  const std::size_t row = plane.row_bytes == 0 ? plane.bytes : plane.bytes / static_cast<std::size_t>(rows);
+  if (plane.bytes <= 3 * kSample) {
+    add_bytes(hash, plane, row, 0, plane.bytes);
+    return;
+  }
+  for (const std::size_t begin : {std::size_t{0}, (plane.bytes - kSample) / 2, plane.bytes - kSample}) {
+    add_bytes(hash, plane, row, begin, begin + kSample);
+  }
+}
+
+void add_weight(Fnv1a128& hash, const std::string& name, const Weight& weight) {
+  hash.add(name);
+  hash.add(weight.format->name);
+  for (const std::int64_t size : {weight.rows, weight.cols, weight.group}) hash.add(size);
+  for (const Plane& plane : weight.planes) add_plane(hash, plane, weight.rows);
+}
+
+}  // namespace
+
+std::string fingerprint(const Checkpoint& checkpoint) {
+  Fnv1a128 hash;
+  add_config(hash, checkpoint.config);
+  for (const auto& [name, weight] : checkpoint.weights) add_weight(hash, name, weight);
+  return hash.hex();
+}
+
+}  // namespace llama2cpp
