@@ -29,7 +29,8 @@ FAINT = {"1.0F / 5040.0F", "1.0F / 720.0F"}
 
 def arguments(text: str, begin: int) -> tuple[list[str], int]:
     """The arguments of the call whose parenthesis opens at `begin`, and where it ends."""
-    parts, depth, start = [], 0, begin + 1
+    parts: list[str] = []
+    depth, start = 0, begin + 1
     for i in range(begin, len(text)):
         if text[i] in "([{":
             depth += 1

@@ -174,11 +174,11 @@ TEST_CASE("every ISA gives the reference's bits: exponentials in millions") {
   std::vector<float> x;
   kernel_outputs::Random random(7);
   for (int i = 0; i < 3'000'000; ++i) x.push_back((random.uniform() - 1.0F) * 44.0F);  // [-88, 0)
-  const auto around = [&](float middle) {  // forty neighbours
+  const auto around = [&](float middle) {                                              // forty neighbours
     for (int i = 0; i < 20; ++i) middle = std::nextafter(middle, -100.0F);
     for (int i = 0; i < 40; ++i) x.push_back(middle = std::nextafter(middle, 100.0F));
   };
-  around(-87.0F);                                                            // below it, the result is 0
+  around(-87.0F);                                                                        // below it, the result is 0
   for (int n = 0; n < 126; ++n) around(-(static_cast<float>(n) + 0.5F) * 0.693147181F);  // where n changes
   const std::vector<float> ones(x.size(), 1.0F);
   const auto n = static_cast<std::int64_t>(x.size());

@@ -74,6 +74,8 @@ int cgroup_cpus() {
 
 }  // namespace
 
+int fork_generation() { return fork_count().load(std::memory_order_relaxed); }
+
 int default_threads() {
   const int cpus = usable_cpus();
   const int quota = cgroup_cpus();
@@ -90,18 +92,18 @@ struct ThreadPool::Workers {
   std::atomic<bool> stop{false};
   std::mutex error_mutex;  // taken only when a worker throws
   std::exception_ptr error;
-  int forks = fork_count().load();
+  int forks = fork_generation();
   std::vector<std::thread> threads;
 };
 
 ThreadPool::ThreadPool(int threads) : threads_(threads), spin_(threads <= usable_cpus()) {
   LLAMA2CPP_CHECK(threads >= 1 && threads <= 1024, "threads is ", threads, ", expected 1 to 1024");
-  static_cast<void>(fork_count());
+  fork_generation();  // counts from here on
 }
 
 ThreadPool::~ThreadPool() {
   if (!workers_) return;
-  if (workers_->forks != fork_count().load()) {
+  if (workers_->forks != fork_generation()) {
     // The threads stayed in the parent process: neither join nor destroy what they look like here.
     static_cast<void>(workers_.release());
     return;
@@ -114,7 +116,7 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::run(FunctionRef<void(int)> work) {
   if (threads_ == 1) return work(0);
-  if (workers_ && workers_->forks != fork_count().load()) static_cast<void>(workers_.release());
+  if (workers_ && workers_->forks != fork_generation()) static_cast<void>(workers_.release());
   if (!workers_) {
     workers_ = std::make_unique<Workers>();
     Workers& all = *workers_;

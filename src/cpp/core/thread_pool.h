@@ -37,6 +37,10 @@ class ThreadPool {
   std::unique_ptr<Workers> workers_;
 };
 
+// How many fork()s lie between this process and the one that first asked: what threads held or ran before the last of
+// them is not here.
+int fork_generation();
+
 // What threads=None means: the least of the CPUs that this process may use and the cgroup's CPU quota, at least 1.
 int default_threads();
 

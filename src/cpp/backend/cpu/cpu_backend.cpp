@@ -29,15 +29,25 @@ std::shared_ptr<Backend> make_cpu_backend(int threads) {
   return std::make_shared<CpuBackend>(threads == 0 ? default_threads() : threads, kernels);
 }
 
+CpuBackend::CpuBackend(int threads, const KernelTable& kernels)
+    : kernels_(kernels), pool_(threads), lease_(new LeaseMutex), scratch_(static_cast<std::size_t>(threads)) {}
+
+CpuBackend::~CpuBackend() { delete lease_.load(); }
+
 void CpuBackend::acquire() {
-  lease_.lock();
+  LeaseMutex* lease = lease_.load();
+  if (lease->forks != fork_generation()) {  // the old one is left as it is: it may be locked for ever
+    auto fresh = std::make_unique<LeaseMutex>();
+    if (lease_.compare_exchange_strong(lease, fresh.get())) lease = fresh.release();
+  }
+  lease->mutex.lock();
   std::fegetenv(&callers_float_mode_);
   std::fesetenv(FE_DFL_ENV);
 }
 
 void CpuBackend::release() {
   std::fesetenv(&callers_float_mode_);
-  lease_.unlock();
+  lease_.load()->mutex.unlock();
 }
 
 void CpuBackend::region(std::int64_t cost, FunctionRef<void(int, int)> work) {

@@ -2,6 +2,7 @@
 // along outputs and never along a sum, so the bits do not depend on the number of threads.
 #pragma once
 
+#include <atomic>
 #include <cfenv>
 #include <mutex>
 #include <vector>
@@ -15,7 +16,8 @@ namespace llama2cpp {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int threads, const KernelTable& kernels) : kernels_(kernels), pool_(threads), scratch_(size_t(threads)) {}
+  CpuBackend(int threads, const KernelTable& kernels);
+  ~CpuBackend() override;
 
   std::string_view name() const override { return "cpu"; }
   std::string_view isa() const override { return kernels_.name; }
@@ -53,7 +55,12 @@ class CpuBackend final : public Backend {
 
   const KernelTable& kernels_;
   ThreadPool pool_;
-  std::mutex lease_;
+  // A child of fork() gets a new one: another thread of the parent may have held the old.
+  struct LeaseMutex {
+    std::mutex mutex;
+    int forks = fork_generation();
+  };
+  std::atomic<LeaseMutex*> lease_;
   std::fenv_t callers_float_mode_{};
   std::vector<Buffer> scratch_;  // [threads]
   Buffer tiles_;                 // a matmul's input, normalised and laid out in tiles: [T * cols] floats

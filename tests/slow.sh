@@ -1,0 +1,147 @@
+#!/bin/bash
+# The long checks. They need Linux on x86-64 and what .ci/run installs; `aarch64` needs Debian's g++-aarch64-linux-gnu
+# and qemu-user, `cross` PyPI's ziglang; `fuzz`, `leaks` and `mutants` need this package, installed with its tests.
+#
+#   tests/slow.sh [-m MINUTES] [-b FOLDER] [CHECK...]
+#
+#   -m MINUTES  for each fuzz target and each stress test; fractions are fine (default 10)
+#   -b FOLDER   for builds, corpora and crashes (default build/slow); it is kept, so that a second run is quicker
+#
+#   asan        C++ tests and stress under AddressSanitizer and UndefinedBehaviorSanitizer
+#   fuzz        each fuzz target, under the same
+#   tsan        C++ tests and stress under ThreadSanitizer
+#   aarch64     C++ tests built for aarch64, run by an emulator: the same bits as here
+#   cross       builds for macOS on aarch64 and Windows on x86-64 (nothing is run)
+#   leaks       tests/test_leaks.py with 10,000 cycles
+#   mutants     tests/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
+set -euo pipefail
+
+minutes=10
+build=build/slow
+while getopts m:b:h option; do
+  case $option in
+    m) minutes=$OPTARG ;;
+    b) build=$OPTARG ;;
+    *) sed -n '2,/^set/{/^#/s/^# \?//p}' "$0" && exit 2 ;;
+  esac
+done
+shift $((OPTIND - 1))
+checks=("$@")
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan aarch64 cross leaks mutants)
+
+mkdir -p "$build"
+build=$(cd "$build" && pwd)
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+seconds=$(awk -v m="$minutes" 'BEGIN { s = int(m * 60); print s < 1 ? 1 : s }')
+python=${PYTHON:-python3}
+export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1
+export UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1:die_after_fork=0:second_deadlock_stack=1
+
+# cpp NAME [CMake options]: configures and builds the C++ side in $build/NAME.
+cpp() {
+  local folder=$build/$1
+  shift
+  cmake -S . -B "$folder" -G Ninja -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_TESTS=ON -DLLAMA2CPP_WERROR=ON "$@" >"$folder.log" ||
+    { cat "$folder.log" && return 1; }
+  cmake --build "$folder"
+}
+
+sanitized() { cpp "$1" -DCMAKE_CXX_COMPILER=clang++-16 -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DLLAMA2CPP_SANITIZE=$2" "${@:3}"; }
+
+# stress PROGRAM: other seeds until the time is over.
+stress() {
+  local end=$((SECONDS + seconds)) seed=1
+  while true; do
+    "$1" 3 100 $seed
+    seed=$((seed + 3))
+    [ $SECONDS -lt $end ] || break
+  done
+}
+
+asan() {
+  sanitized asan fuzzer-no-link,address,undefined -DLLAMA2CPP_FUZZ=ON
+  "$build/asan/tests/cpp/llama2cpp_tests"
+  stress "$build/asan/tests/cpp/stress_sessions"
+}
+
+fuzz() {
+  sanitized asan fuzzer-no-link,address,undefined -DLLAMA2CPP_FUZZ=ON
+  local source target
+  for source in tests/cpp/fuzz_*.cpp; do
+    target=$(basename "$source" .cpp)
+    "$python" tests/fuzz_corpus.py "$target" "$build/corpus/$target"
+    mkdir -p "$build/crashes"
+    # Grows the corpus in the folder. Slow inputs and hungry ones are failures too.
+    "$build/asan/tests/cpp/$target" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
+      -artifact_prefix="$build/crashes/$target-" "$build/corpus/$target" 2>"$build/$target.log" ||
+      { tail -n 60 "$build/$target.log" && return 1; }
+    grep -E 'number_of_executed_units|new_units_added|peak_rss' "$build/$target.log" | sed "s/^/$target: /"
+  done
+}
+
+tsan() {
+  sanitized tsan thread
+  # Whatever starts no threads has nothing to show here, and takes long.
+  "$build/tsan/tests/cpp/llama2cpp_tests" --source-file='*test_forward*,*test_thread_pool*'
+  stress "$build/tsan/tests/cpp/stress_sessions"
+}
+
+# The lines by which a run of the C++ tests tells the bits that came out.
+bits() { grep -E '^(kernel|forward) ' "$1"; }
+
+aarch64() {
+  # Only doctest may come from this machine's headers.
+  mkdir -p "$build/include"
+  ln -sfn /usr/include/doctest "$build/include/doctest"
+  cpp here
+  cpp aarch64 -DCMAKE_TOOLCHAIN_FILE=tests/cpp/aarch64-linux-gnu.cmake "-DDOCTEST_INCLUDE_DIR=$build/include"
+  "$build/here/tests/cpp/llama2cpp_tests" >"$build/here.out" || { cat "$build/here.out" && return 1; }
+  qemu-aarch64 -L /usr/aarch64-linux-gnu "$build/aarch64/tests/cpp/llama2cpp_tests" >"$build/aarch64.out" ||
+    { cat "$build/aarch64.out" && return 1; }
+  tail -n 4 "$build/aarch64.out"
+  bits "$build/here.out" >"$build/here.bits"
+  bits "$build/aarch64.out" >"$build/aarch64.bits"
+  diff "$build/here.bits" "$build/aarch64.bits"
+  cat "$build/aarch64.bits"
+  echo "aarch64 has x86-64's bits in $(wc -l <"$build/here.bits") places"
+}
+
+cross() {
+  local tool
+  mkdir -p "$build/zig"
+  for tool in c++ ar ranlib; do
+    printf '#!/bin/sh\nexec %s -m ziglang %s "$@"\n' "$python" "$tool" >"$build/zig/$tool"
+    chmod +x "$build/zig/$tool"
+  done
+  local target system processor
+  while read -r target system processor; do
+    cmake -S . -B "$build/$target" -G Ninja -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_WERROR=ON \
+      -DCMAKE_SYSTEM_NAME="$system" -DCMAKE_SYSTEM_PROCESSOR="$processor" -DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY \
+      -DCMAKE_CXX_COMPILER="$build/zig/c++" -DCMAKE_CXX_FLAGS="-target $target" -DCMAKE_AR="$build/zig/ar" \
+      -DCMAKE_RANLIB="$build/zig/ranlib" >"$build/$target.log" || { cat "$build/$target.log" && return 1; }
+    cmake --build "$build/$target"
+    echo "$target: $(wc -c <"$build/$target/libllama2cpp_core.a") bytes of library"
+  done <<<'aarch64-macos Darwin arm64
+x86_64-windows-gnu Windows AMD64'
+}
+
+leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/test_leaks.py; }
+
+mutants() {
+  cpp here
+  "$python" tests/mutate_kernels.py "$build/here"
+}
+
+for check in "${checks[@]}"; do
+  case $check in
+    asan | fuzz | tsan | aarch64 | cross | leaks | mutants) ;;
+    *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
+  esac
+done
+for check in "${checks[@]}"; do
+  begin=$SECONDS
+  echo "--- slow: $check"
+  "$check"
+  echo "--- slow: $check passed in $((SECONDS - begin)) s"
+done
