@@ -161,9 +161,14 @@ void on_all_threads(const std::function<void(int)>& work) {
   for (std::thread& thread : threads) thread.join();
 }
 
+std::shared_ptr<const Model> model_of(int pool, bool int8) {
+  return tiny::model(tiny::config(), {.threads = pool, .kv = int8 ? "f16" : "f32"}, 1, int8 ? 2 : 0);
+}
+
 // Sessions of their own: the same calls on one thread and on eight.
-int count_differences(const std::shared_ptr<const Model>& model, std::uint64_t seed, int calls) {
-  const auto alone = tiny::model(1);
+int count_differences(int pool, bool int8, std::uint64_t seed, int calls) {
+  const auto model = model_of(pool, int8);
+  const auto alone = model_of(1, int8);
   const auto seed_of = [&](int t) { return seed * 1000 + static_cast<std::uint64_t>(t); };
   std::vector<std::vector<std::uint64_t>> logs(kThreads);
   on_all_threads([&](int t) {
@@ -183,7 +188,7 @@ int count_differences(const std::shared_ptr<const Model>& model, std::uint64_t s
 }
 
 // First use: all threads find the weights unpacked, and there are enough of them that packing takes a while.
-int count_packing_races(std::uint64_t seed, int pool) {
+int count_packing_races(int pool, std::uint64_t seed) {
   llama2cpp::Config config = tiny::config();
   config.dim = 144;
   config.hidden_dim = 1000;
@@ -210,7 +215,9 @@ struct Snapshot {
 
 // Two sessions that all threads feed, fork and look at: the order is anyone's, but what a session holds must be what
 // its tokens give.
-int count_torn_states(const std::shared_ptr<const Model>& model, std::uint64_t seed, int calls) {
+int count_torn_states(int pool, bool int8, std::uint64_t seed, int calls) {
+  const auto model = model_of(pool, int8);
+  const auto alone = model_of(1, int8);
   constexpr std::int64_t kContext = 4096;
   Session first(model, kContext);
   Session second(model, kContext);
@@ -247,7 +254,6 @@ int count_torn_states(const std::shared_ptr<const Model>& model, std::uint64_t s
   snapshots.push_back({first.tokens(), tiny::logits_of(first)});
   snapshots.push_back({second.tokens(), tiny::logits_of(second)});
 
-  const auto alone = tiny::model(1);
   int torn = 0;
   for (const Snapshot& snapshot : snapshots) {
     if (snapshot.tokens.empty()) continue;
@@ -274,9 +280,10 @@ int main(int argc, char** argv) {
   for (int round = 0; round < rounds; ++round) {
     const auto seed = static_cast<std::uint64_t>(first_seed + round);
     const int pool = 1 + (round + 1) % 3;  // 2, 3, 1
-    wrong += count_packing_races(seed, pool);
-    wrong += count_differences(tiny::model(pool), seed, calls);
-    wrong += count_torn_states(tiny::model(pool), seed, calls / 2);
+    wrong += count_packing_races(pool, seed);
+    const bool int8 = round % 2 == 1;
+    wrong += count_differences(pool, int8, seed, calls);
+    wrong += count_torn_states(pool, int8, seed, calls / 2);
   }
   std::printf("stress: %d rounds, %d threads x %zu sessions, %d calls each: %d differences\n", rounds, kThreads,
               kSessions, calls, wrong);

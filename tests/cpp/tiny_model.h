@@ -2,15 +2,17 @@
 // width divides. The numbers are the same on every platform.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <numeric>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "format/f32.h"
+#include "format/int8_group.h"
 #include "model/session.h"
 
 namespace tiny {
@@ -70,6 +72,32 @@ inline Weight weight(const std::string& name, std::int64_t rows, std::int64_t co
   return w;
 }
 
+// The same as int8, with a scale for each `group` of weights.
+inline Weight int8_weight(const std::string& name, std::int64_t rows, std::int64_t cols, std::int64_t group,
+                          const std::vector<float>& values) {
+  Weight w;
+  w.name = name;
+  w.format = &llama2cpp::kInt8Group;
+  w.rows = rows;
+  w.cols = cols;
+  w.group = group;
+  std::vector<float> scales;
+  auto memory = llama2cpp::Buffer::heap(values.size());
+  for (std::size_t first = 0; first < values.size(); first += static_cast<std::size_t>(group)) {
+    const auto in_group = std::span(values).subspan(first, static_cast<std::size_t>(group));
+    float most = 1e-6F;
+    for (const float x : in_group) most = std::max(most, std::abs(x));
+    scales.push_back(most / 127.0F);
+    for (std::size_t i = 0; i < in_group.size(); ++i) {
+      const auto rounded = static_cast<std::int8_t>(std::lround(in_group[i] / scales.back()));
+      memory.data()[first + i] = static_cast<std::byte>(rounded);
+    }
+  }
+  w.planes[0] = {memory.data(), values.size(), cols, memory};
+  w.planes[1] = weight(name, rows, cols / group, scales).planes[0];
+  return w;
+}
+
 // Rows of wq or wk from half-split to interleaved order: pair (j, j + head_dim / 2) of each head to (2j, 2j + 1).
 inline std::vector<float> interleave(const std::vector<float>& values, std::int64_t rows, std::int64_t cols,
                                      std::int64_t head_dim) {
@@ -83,7 +111,9 @@ inline std::vector<float> interleave(const std::vector<float>& values, std::int6
 }
 
 // Equal seeds and sizes give the same function whatever config.rope_style is: the order of wq's and wk's rows follows it.
-inline std::shared_ptr<const Model> model(const Config& config, const ModelOptions& options, std::uint64_t seed = 1) {
+// Matrices are float32, or int8 in groups of `group`, which divides every row.
+inline std::shared_ptr<const Model> model(const Config& config, const ModelOptions& options, std::uint64_t seed = 1,
+                                          std::int64_t group = 0) {
   Random random(seed);
   llama2cpp::Checkpoint checkpoint;
   checkpoint.file_format = "arrays";
@@ -101,7 +131,9 @@ inline std::shared_ptr<const Model> model(const Config& config, const ModelOptio
         values = interleave(values, rows, cols, config.head_dim);
       }
       const std::string name = llama2cpp::weight_name(checkpoint.naming, part, layer);
-      checkpoint.weights.emplace(name, weight(name, rows, cols, values));
+      const bool int8 = group > 0 && !gain;
+      checkpoint.weights.emplace(
+          name, int8 ? int8_weight(name, rows, cols, group, values) : weight(name, rows, cols, values));
     }
   }
   return std::make_shared<const Model>(std::move(checkpoint), options);

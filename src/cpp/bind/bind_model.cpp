@@ -311,7 +311,7 @@ True
              const std::string& pack, bool mmap) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
             const py::gil_scoped_release released;
-            return std::make_shared<Model>(open_checkpoint(path.string(), mmap), options);
+            return std::make_shared<Model>(open_checkpoint(utf8(path), mmap), options);
           },
           arg("path"), kw, arg("backend") = "auto", arg("threads") = py::none(), arg("context") = py::none(),
           arg("kv") = "auto", arg("activations") = "auto", arg("pack") = "auto", arg("mmap") = true)
@@ -371,7 +371,7 @@ True
           [](std::shared_ptr<Model> m, const std::filesystem::path& path, std::optional<std::int64_t> context) {
             LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
             const py::gil_scoped_release released;
-            return load_session(std::move(m), path.string(), context.value_or(0), [] { poll_signals(); });
+            return load_session(std::move(m), utf8(path), context.value_or(0), [] { poll_signals(); });
           },
           arg("path"), arg("context") = py::none())
       .def("forward", &forward_many, arg("rows"));

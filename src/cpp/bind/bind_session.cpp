@@ -100,7 +100,7 @@ void register_session(py::module_& module) {
           "save",
           [](Session& session, const std::filesystem::path& path) {
             const py::gil_scoped_release released;
-            save_session(session, path.string(), [] { poll_signals(); });
+            save_session(session, utf8(path), [] { poll_signals(); });
           },
           arg("path"))
       .def(

@@ -1,4 +1,5 @@
-// The only file that asks the operating system for memory or for files, so that POSIX and Windows meet in one place.
+// Asks the operating system for memory and for files to read, so that POSIX and Windows meet in one place. Files are
+// written in file_writer.cpp.
 #include "core/buffer.h"
 
 #include <algorithm>

@@ -31,7 +31,7 @@ class Json {
   std::int64_t int64() const;
   std::uint64_t uint64() const;
   double number() const;            // any number
-  std::string_view string() const;  // without escapes, UTF-8; may hold zeros
+  std::string_view string() const;  // UTF-8, escapes undone; may hold zeros
 
   std::size_t size() const;                               // of an array or an object
   Json at(std::size_t index) const;                       // of an array
