@@ -42,9 +42,10 @@ export TSAN_OPTIONS=halt_on_error=1:die_after_fork=0:second_deadlock_stack=1
 cpp() {
   local folder=$build/$1
   shift
-  cmake -S . -B "$folder" -G Ninja -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_TESTS=ON -DLLAMA2CPP_WERROR=ON "$@" >"$folder.log" ||
+  cmake -S . -B "$folder" -G Ninja --no-warn-unused-cli -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_TESTS=ON \
+    -DLLAMA2CPP_WERROR=ON "$@" >"$folder.log" ||
     { cat "$folder.log" && return 1; }
-  cmake --build "$folder"
+  cmake --build "$folder" -- --quiet
 }
 
 sanitized() { cpp "$1" -DCMAKE_CXX_COMPILER=clang++-16 -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DLLAMA2CPP_SANITIZE=$2" "${@:3}"; }
@@ -97,8 +98,9 @@ aarch64() {
   cpp here
   cpp aarch64 -DCMAKE_TOOLCHAIN_FILE=tests/cpp/aarch64-linux-gnu.cmake "-DDOCTEST_INCLUDE_DIR=$build/include"
   "$build/here/tests/cpp/llama2cpp_tests" >"$build/here.out" || { cat "$build/here.out" && return 1; }
-  qemu-aarch64 -L /usr/aarch64-linux-gnu "$build/aarch64/tests/cpp/llama2cpp_tests" >"$build/aarch64.out" ||
-    { cat "$build/aarch64.out" && return 1; }
+  # The emulator (qemu-user 7.2) stops with an assertion of its own where the child of a threaded program starts threads.
+  qemu-aarch64 -L /usr/aarch64-linux-gnu "$build/aarch64/tests/cpp/llama2cpp_tests" \
+    --test-case-exclude='a forked child makes workers*' >"$build/aarch64.out" || { cat "$build/aarch64.out" && return 1; }
   tail -n 4 "$build/aarch64.out"
   bits "$build/here.out" >"$build/here.bits"
   bits "$build/aarch64.out" >"$build/aarch64.bits"
@@ -120,7 +122,7 @@ cross() {
       -DCMAKE_SYSTEM_NAME="$system" -DCMAKE_SYSTEM_PROCESSOR="$processor" -DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY \
       -DCMAKE_CXX_COMPILER="$build/zig/c++" -DCMAKE_CXX_FLAGS="-target $target" -DCMAKE_AR="$build/zig/ar" \
       -DCMAKE_RANLIB="$build/zig/ranlib" >"$build/$target.log" || { cat "$build/$target.log" && return 1; }
-    cmake --build "$build/$target"
+    cmake --build "$build/$target" -- --quiet
     echo "$target: $(wc -c <"$build/$target/libllama2cpp_core.a") bytes of library"
   done <<<'aarch64-macos Darwin arm64
 x86_64-windows-gnu Windows AMD64'

@@ -12,6 +12,7 @@
 
 #include "bind/bind.h"
 #include "bind/numpy.h"
+#include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/thread_pool.h"
 #include "format/f32.h"
@@ -119,7 +120,7 @@ py::array weight_array(const Weight& weight) {
   }
   py::array_t<float> copy(shape);
   float* out = copy.mutable_data();
-  const py::gil_scoped_release released;
+  const ReleasedGil released;
   for (std::int64_t row = 0; row < weight.rows; ++row) weight.decode_row(row, out + row * weight.cols);
   return copy;
 }
@@ -310,7 +311,7 @@ True
              std::optional<std::int64_t> context, const std::string& kv, const std::string& activations,
              const std::string& pack, bool mmap) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
-            const py::gil_scoped_release released;
+            const ReleasedGil released;
             return std::make_shared<Model>(open_checkpoint(utf8(path), mmap), options);
           },
           arg("path"), kw, arg("backend") = "auto", arg("threads") = py::none(), arg("context") = py::none(),
@@ -322,7 +323,7 @@ True
              const std::string& pack) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
             Checkpoint checkpoint = checkpoint_from_arrays(config, arrays);
-            const py::gil_scoped_release released;
+            const ReleasedGil released;
             return std::make_shared<Model>(std::move(checkpoint), options);
           },
           arg("config"), arg("arrays"), kw, arg("backend") = "auto", arg("threads") = py::none(),
@@ -370,7 +371,7 @@ True
           "load_session",
           [](std::shared_ptr<Model> m, const std::filesystem::path& path, std::optional<std::int64_t> context) {
             LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
-            const py::gil_scoped_release released;
+            const ReleasedGil released;
             return load_session(std::move(m), utf8(path), context.value_or(0), [] { poll_signals(); });
           },
           arg("path"), arg("context") = py::none())

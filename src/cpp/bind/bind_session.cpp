@@ -10,6 +10,7 @@
 
 #include "bind/bind.h"
 #include "bind/numpy.h"
+#include "bind/released_gil.h"
 #include "core/check.h"
 #include "model/session.h"
 #include "model/session_file.h"
@@ -36,7 +37,7 @@ py::array kv_array(const Session& session, const Tensor& cache) {
 }
 
 void feed(std::span<const Work> work) {
-  const py::gil_scoped_release released;
+  const ReleasedGil released;
   run(work, {}, [] { poll_signals(); });
 }
 
@@ -94,12 +95,12 @@ void register_session(py::module_& module) {
       .def_property_readonly("logits", &logits_array)
       .def("step", &step, arg("token"))
       .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false)
-      .def("rewind", &Session::rewind, arg("position"), py::call_guard<py::gil_scoped_release>())
-      .def("fork", &Session::fork, py::call_guard<py::gil_scoped_release>())
+      .def("rewind", &Session::rewind, arg("position"), py::call_guard<ReleasedGil>())
+      .def("fork", &Session::fork, py::call_guard<ReleasedGil>())
       .def(
           "save",
           [](Session& session, const std::filesystem::path& path) {
-            const py::gil_scoped_release released;
+            const ReleasedGil released;
             save_session(session, utf8(path), [] { poll_signals(); });
           },
           arg("path"))

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/released_gil.h"
 #include "core/check.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
@@ -307,7 +308,7 @@ py::str to_str(const std::string& bytes) {
 std::vector<std::int32_t> encode(const Tokenizer& tokenizer, const py::object& text, bool bos, bool eos, bool special) {
   const std::string_view bytes = view_of(text);
   if (bytes.size() < kLongText) return tokenizer.encode(bytes, bos, eos, special);
-  const py::gil_scoped_release release;
+  const ReleasedGil release;
   return tokenizer.encode(bytes, bos, eos, special);
 }
 
@@ -361,7 +362,7 @@ void register_text(py::module_& module) {
           "from_file",
           [](const py::object& path, std::int64_t vocab_size) {
             const auto name = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
-            const py::gil_scoped_release release;
+            const ReleasedGil release;
             return Tokenizer::from_file(name, vocab_size);
           },
           py::arg("path"), py::arg("vocab_size") = 0, kFromFileDoc)
