@@ -1,6 +1,7 @@
 #!/bin/bash
 # The long checks. They need Linux on x86-64 and what .ci/run installs; `aarch64` needs Debian's g++-aarch64-linux-gnu
-# and qemu-user, `cross` PyPI's ziglang; `fuzz`, `leaks` and `mutants` need this package, installed with its tests.
+# and qemu-user, `macos` PyPI's ziglang, `windows` that and Debian's wine64; `fuzz`, `leaks` and `mutants` need this
+# package, installed with its tests.
 #
 #   tests/slow.sh [-m MINUTES] [-b FOLDER] [CHECK...]
 #
@@ -11,7 +12,8 @@
 #   fuzz        each fuzz target, under the same
 #   tsan        C++ tests and stress under ThreadSanitizer
 #   aarch64     C++ tests built for aarch64, run by an emulator: the same bits as here
-#   cross       builds for macOS on aarch64 and Windows on x86-64 (nothing is run)
+#   windows     C++ tests built for Windows on x86-64, run by Wine: the same bits as here
+#   macos       C++ tests built for macOS on aarch64 (and not run)
 #   leaks       tests/test_leaks.py with 10,000 cycles
 #   mutants     tests/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
 set -euo pipefail
@@ -27,7 +29,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan aarch64 cross leaks mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan aarch64 windows macos leaks mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -42,9 +44,8 @@ export TSAN_OPTIONS=halt_on_error=1:die_after_fork=0:second_deadlock_stack=1
 cpp() {
   local folder=$build/$1
   shift
-  cmake -S . -B "$folder" -G Ninja --no-warn-unused-cli -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_TESTS=ON \
-    -DLLAMA2CPP_WERROR=ON "$@" >"$folder.log" ||
-    { cat "$folder.log" && return 1; }
+  cmake -S . -B "$folder" -G Ninja -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_TESTS=ON -DLLAMA2CPP_WERROR=ON "$@" \
+    >"$folder.log" 2>&1 || { cat "$folder.log" && return 1; }
   cmake --build "$folder" -- --quiet
 }
 
@@ -88,44 +89,55 @@ tsan() {
   stress "$build/tsan/tests/cpp/stress_sessions"
 }
 
-# The lines by which a run of the C++ tests tells the bits that came out.
-bits() { grep -E '^(kernel|forward) ' "$1"; }
-
-aarch64() {
-  # Only doctest may come from this machine's headers.
+# Cross compilers must see doctest, and nothing else of this machine's headers.
+doctest_include() {
   mkdir -p "$build/include"
   ln -sfn /usr/include/doctest "$build/include/doctest"
+  echo "$build/include"
+}
+
+# same_bits FILE: the C++ tests print lines that tell which bits came out; those in FILE must be those of a run here.
+same_bits() {
   cpp here
-  cpp aarch64 -DCMAKE_TOOLCHAIN_FILE=tests/cpp/aarch64-linux-gnu.cmake "-DDOCTEST_INCLUDE_DIR=$build/include"
   "$build/here/tests/cpp/llama2cpp_tests" >"$build/here.out" || { cat "$build/here.out" && return 1; }
+  diff <(grep -E '^(kernel|forward) ' "$build/here.out") <(grep -E '^(kernel|forward) ' "$1")
+  grep -E '^(kernel|forward) ' "$1"
+  echo "$(grep -cE '^(kernel|forward) ' "$1") hashes, all equal to x86-64 Linux's"
+}
+
+aarch64() {
+  cpp aarch64 -DCMAKE_TOOLCHAIN_FILE=tests/cpp/aarch64-linux-gnu.cmake "-DDOCTEST_INCLUDE_DIR=$(doctest_include)"
   # The emulator (qemu-user 7.2) stops with an assertion of its own where the child of a threaded program starts threads.
   qemu-aarch64 -L /usr/aarch64-linux-gnu "$build/aarch64/tests/cpp/llama2cpp_tests" \
     --test-case-exclude='a forked child makes workers*' >"$build/aarch64.out" || { cat "$build/aarch64.out" && return 1; }
   tail -n 4 "$build/aarch64.out"
-  bits "$build/here.out" >"$build/here.bits"
-  bits "$build/aarch64.out" >"$build/aarch64.bits"
-  diff "$build/here.bits" "$build/aarch64.bits"
-  cat "$build/aarch64.bits"
-  echo "aarch64 has x86-64's bits in $(wc -l <"$build/here.bits") places"
+  same_bits "$build/aarch64.out"
 }
 
-cross() {
-  local tool
+# C++ tests for another system, with the compiler that PyPI's ziglang brings.
+zig_tests() {
+  local target=$1 system=$2 processor=$3 tool
   mkdir -p "$build/zig"
   for tool in c++ ar ranlib; do
     printf '#!/bin/sh\nexec %s -m ziglang %s "$@"\n' "$python" "$tool" >"$build/zig/$tool"
     chmod +x "$build/zig/$tool"
   done
-  local target system processor
-  while read -r target system processor; do
-    cmake -S . -B "$build/$target" -G Ninja -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_WERROR=ON \
-      -DCMAKE_SYSTEM_NAME="$system" -DCMAKE_SYSTEM_PROCESSOR="$processor" -DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY \
-      -DCMAKE_CXX_COMPILER="$build/zig/c++" -DCMAKE_CXX_FLAGS="-target $target" -DCMAKE_AR="$build/zig/ar" \
-      -DCMAKE_RANLIB="$build/zig/ranlib" >"$build/$target.log" || { cat "$build/$target.log" && return 1; }
-    cmake --build "$build/$target" -- --quiet
-    echo "$target: $(wc -c <"$build/$target/libllama2cpp_core.a") bytes of library"
-  done <<<'aarch64-macos Darwin arm64
-x86_64-windows-gnu Windows AMD64'
+  cpp "$target" -DCMAKE_SYSTEM_NAME="$system" -DCMAKE_SYSTEM_PROCESSOR="$processor" \
+    -DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY -DCMAKE_CXX_COMPILER="$build/zig/c++" \
+    -DCMAKE_CXX_FLAGS="-target $target" -DCMAKE_AR="$build/zig/ar" -DCMAKE_RANLIB="$build/zig/ranlib" \
+    "-DDOCTEST_INCLUDE_DIR=$(doctest_include)"
+}
+
+macos() { zig_tests aarch64-macos Darwin arm64; }
+
+windows() {
+  zig_tests x86_64-windows-gnu Windows AMD64
+  export WINEPREFIX=$build/wine WINEDEBUG=-all
+  local tests=$build/x86_64-windows-gnu/tests/cpp
+  wine "$tests/llama2cpp_tests.exe" | tr -d '\r' >"$build/windows.out" || { cat "$build/windows.out" && return 1; }
+  tail -n 4 "$build/windows.out"
+  same_bits "$build/windows.out"
+  wine "$tests/stress_sessions.exe"
 }
 
 leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/test_leaks.py; }
@@ -135,15 +147,19 @@ mutants() {
   "$python" tests/mutate_kernels.py "$build/here"
 }
 
-for check in "${checks[@]}"; do
-  case $check in
-    asan | fuzz | tsan | aarch64 | cross | leaks | mutants) ;;
-    *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
-  esac
-done
-for check in "${checks[@]}"; do
-  begin=$SECONDS
-  echo "--- slow: $check"
-  "$check"
-  echo "--- slow: $check passed in $((SECONDS - begin)) s"
-done
+# In one piece, so that bash reads no further: this file may change while the checks run.
+{
+  for check in "${checks[@]}"; do
+    case $check in
+      asan | fuzz | tsan | aarch64 | windows | macos | leaks | mutants) ;;
+      *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
+    esac
+  done
+  for check in "${checks[@]}"; do
+    begin=$SECONDS
+    echo "--- slow: $check"
+    "$check"
+    echo "--- slow: $check passed in $((SECONDS - begin)) s"
+  done
+  exit
+}
