@@ -1,0 +1,253 @@
+"""Trains the storyteller, the small model in the package, on the stories of `story_grammar.py`, on CPU cores.
+
+    python export/train_storyteller.py --minutes 90 --seed 1 --out storyteller
+
+The folder gets `storyteller.bin` (llama2.c version 2, int8), `tokenizer.bin`, `tokenizer.model`, `training.json` with
+the figures, and `state.pt`, from which the same command goes on where it was stopped. Another run with the same seed
+sees the same stories in the same order; how many, the machine's speed decides.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from storyteller_data import Batches, HeldOut, tokenizer_bin_pieces, train_tokenizer
+from storyteller_model import Llama, fastest_dtype
+from write_llama2c import Sizes, write_checkpoint, write_tokenizer_bin
+
+GROUP = 64  # int8 values that share a scale
+CONTEXT = 512
+
+_SAVE_EVERY = 120.0  # seconds
+_HELD_OUT_STORIES = 320
+_LOSS_MEMORY = 0.98  # of the loss that is shown
+_AVERAGE_FROM = 0.7  # of the training: from here on the weights are averaged, for the export
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides how a model turns out, its seed and its time apart."""
+
+    sizes: Sizes
+    batch_tokens: int = 4096
+    peak_rate: float = 4e-3
+    last_rate: float = 0.02  # of the peak
+    warm_up: float = 0.02  # of the training
+    weight_decay: float = 0.05
+    clip: float = 1.0
+
+
+class Training:
+    """A training on its way: the model, the optimizer, and the place in the data."""
+
+    def __init__(self, settings: Settings, seed: int, seconds: float, folder: Path) -> None:
+        torch.manual_seed(seed)
+        self.settings = settings
+        self.seed = seed
+        self.seconds = seconds  # to train for, all in all
+        self.folder = folder
+        self.spent = 0.0  # of them
+        self.step = 0
+        self.tokens = 0
+        self.place = (0, 0)  # pool and batch that come next
+        self.loss = math.nan  # a running mean, nats a token
+        self.tokenizer = self._tokenizer()
+        dtype = fastest_dtype(settings.sizes)
+        self.model = Llama(settings.sizes, dtype)
+        self.averaged = Llama(settings.sizes)  # float32, as the engine computes
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=0.0, betas=(0.9, 0.98), eps=1e-9, fused=True)
+        if self._state_path.exists():
+            self._load()
+
+    def run(self, console: Console) -> None:
+        """Train until the time is spent. Ctrl-C saves and stops."""
+        batches = Batches(
+            self.tokenizer, seed=self.seed, batch_tokens=self.settings.batch_tokens, context=self.settings.sizes.seq_len
+        )
+        saved = self.spent
+        columns = (BarColumn(None), TextColumn("{task.fields[line]}"))
+        with Progress(*columns, console=console, refresh_per_second=2) as progress:
+            task = progress.add_task("", total=self.seconds, completed=self.spent, line="")
+            try:
+                for pool, index, batch in batches.starting_at(*self.place):
+                    if self.spent >= self.seconds:
+                        break
+                    begin = time.perf_counter()
+                    self._learn(batch.ids, batch.targets)
+                    took = time.perf_counter() - begin
+                    self.tokens += batch.tokens
+                    self.place = (pool, index + 1)
+                    self.spent += took
+                    progress.update(task, completed=self.spent, line=self._line(batch.tokens / took))
+                    if self.spent - saved > _SAVE_EVERY:
+                        self.save()
+                        saved = self.spent
+            finally:
+                self.save()
+
+    def evaluate(self, held_out: HeldOut) -> dict[str, float]:
+        """Loss of the averaged weights in nats a token and bits a story, beside the bits that cannot be saved."""
+        self.averaged.eval()
+        total = 0.0
+        with torch.no_grad():
+            for batch in held_out.batches:
+                total += self.averaged(batch.ids, batch.targets).item() * batch.tokens
+        stories = sum(len(batch.ids) for batch in held_out.batches)
+        return {
+            "loss": total / held_out.tokens,
+            "floor": held_out.bits * math.log(2) / held_out.tokens,
+            "bits_a_story": total / math.log(2) / stories,
+            "floor_bits_a_story": held_out.bits / stories,
+        }
+
+    def export(self) -> int:
+        """Write what the engine loads; the bytes of checkpoint and `tokenizer.bin` together."""
+        checkpoint, tokenizer = self.folder / "storyteller.bin", self.folder / "tokenizer.bin"
+        write_checkpoint(checkpoint, self.settings.sizes, self.averaged.arrays(), group=GROUP)
+        write_tokenizer_bin(tokenizer, tokenizer_bin_pieces(self.tokenizer))
+        return checkpoint.stat().st_size + tokenizer.stat().st_size
+
+    def save(self) -> None:
+        """Write the state: a file under its own name is always a whole one."""
+        state = {
+            "settings": asdict(self.settings),
+            "seed": self.seed,
+            "spent": self.spent,
+            "step": self.step,
+            "tokens": self.tokens,
+            "place": self.place,
+            "loss": self.loss,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        begun = self._state_path.with_suffix(".part")
+        torch.save(state, begun)
+        begun.replace(self._state_path)
+
+    @property
+    def _state_path(self) -> Path:
+        return self.folder / "state.pt"
+
+    def _load(self) -> None:
+        state: dict[str, Any] = torch.load(self._state_path, weights_only=True)
+        if state["settings"] != asdict(self.settings) or state["seed"] != self.seed:
+            raise ValueError(f"{self._state_path} is of another training: remove it, or choose another folder")
+        for name in ("spent", "step", "tokens", "loss"):
+            setattr(self, name, state[name])
+        self.place = (state["place"][0], state["place"][1])
+        for name in ("model", "averaged", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+
+    def _tokenizer(self) -> bytes:
+        path = self.folder / "tokenizer.model"
+        if not path.exists():
+            path.write_bytes(train_tokenizer(self.settings.sizes.vocab_size))
+        return path.read_bytes()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        matrices = [parameter for parameter in self.model.parameters() if parameter.dim() == 2]
+        gains = [parameter for parameter in self.model.parameters() if parameter.dim() == 1]
+        return [
+            {"params": matrices, "weight_decay": self.settings.weight_decay},
+            {"params": gains, "weight_decay": 0.0},
+        ]
+
+    def _rate(self) -> float:
+        """Learning rate: up in a line, then down by a cosine, over the time."""
+        done = min(1.0, self.spent / self.seconds)
+        settings = self.settings
+        if done < settings.warm_up:
+            return settings.peak_rate * (done + 1e-3) / settings.warm_up
+        fall = 0.5 + 0.5 * math.cos(math.pi * (done - settings.warm_up) / (1 - settings.warm_up))
+        return settings.peak_rate * (settings.last_rate + (1 - settings.last_rate) * fall)
+
+    def _learn(self, ids: torch.Tensor, targets: torch.Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        self.model.train()
+        loss = self.model(ids, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.step += 1
+        value = loss.item()
+        if not math.isfinite(value):
+            raise RuntimeError(f"the loss is {value} at step {self.step}")
+        self.loss = value if math.isnan(self.loss) else _LOSS_MEMORY * self.loss + (1 - _LOSS_MEMORY) * value
+        self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Follow the weights: closely at first, as a slow mean in the last part."""
+        pace = 1.0 if self.spent < _AVERAGE_FROM * self.seconds else 0.005
+        if pace == 1.0 and self.step % 50:
+            return  # a copy that nobody looks at yet
+        targets = list(self.averaged.parameters())
+        torch._foreach_lerp_(targets, list(self.model.parameters()), pace)
+
+    def _line(self, speed: float) -> str:
+        left = max(0.0, self.seconds - self.spent)
+        return (
+            f"step {self.step:,}  {self.tokens / 1e6:.2f} M tokens  loss {self.loss:.4f}  {speed:,.0f} tok/s"
+            f"  {left / 60:.1f} min left"
+        )
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="How long to train, all runs of this folder together.")] = 90.0,
+    seed: Annotated[int, typer.Option(help="Of the data's order and the first weights.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of PyTorch.")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder for what is made.")] = Path("storyteller"),
+    dim: Annotated[int, typer.Option(help="Width.")] = 192,
+    layers: Annotated[int, typer.Option(help="Depth.")] = 5,
+    heads: Annotated[int, typer.Option(help="Heads of queries.")] = 6,
+    kv_heads: Annotated[int, typer.Option(help="Heads of keys and values.")] = 2,
+    hidden: Annotated[int, typer.Option(help="Width inside the feed-forward part.")] = 512,
+    pieces: Annotated[int, typer.Option(help="Size of the vocabulary.")] = 2048,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 4e-3,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens in a batch, padding included.")] = 4096,
+) -> None:
+    """Train the storyteller and export it; the same command goes on after a stop."""
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True)
+    sizes = Sizes(dim, hidden, layers, heads, kv_heads, pieces, CONTEXT)
+    settings = Settings(sizes, batch_tokens=batch_tokens, peak_rate=rate)
+    training = Training(settings, seed, minutes * 60, out)
+    parameters = sum(parameter.numel() for parameter in training.model.parameters())
+    console.print(f"{parameters:,} parameters; {training.step:,} steps done")
+    try:
+        training.run(console)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+    size = training.export()
+    figures = {
+        "settings": asdict(settings),
+        "parameters": parameters,
+        "seed": seed,
+        "minutes": training.spent / 60,
+        "steps": training.step,
+        "tokens": training.tokens,
+        "tokens_a_second": training.tokens / training.spent,
+        "bytes": size,
+        "held_out": training.evaluate(HeldOut.of(training.tokenizer, _HELD_OUT_STORIES, names=False)),
+        "held_out_names": training.evaluate(HeldOut.of(training.tokenizer, _HELD_OUT_STORIES, names=True)),
+    }
+    (out / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
+    console.print_json(data=figures)
+
+
+if __name__ == "__main__":
+    typer.run(main)
