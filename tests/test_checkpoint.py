@@ -290,7 +290,7 @@ def test_a_version_2_file_with_all_scales_last() -> None:
 @pytest.mark.parametrize(
     ("start", "said"),
     [
-        (b"GGUF\x03\0\0\0", "a GGUF file"),
+        (b"lmgg\x03\0\0\0", "a GGML file"),
         (b"PK\x03\x04", "a zip archive, as PyTorch's .pt"),
         (b"\x80\x02", "a Python pickle"),
         (struct.pack("<Q", 16) + b'{"__metadata__":', "a safetensors file"),
@@ -298,7 +298,7 @@ def test_a_version_2_file_with_all_scales_last() -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (
             b"hello, hello",
-            r"begins with 68 65 6c 6c 6f 2c 20 68 \(hello, h\)\. Tried llama2.c v1 and v2: .*llama2.c v0",
+            r"begins with 68 65 6c 6c 6f 2c 20 68 \(hello, h\)\. Tried GGUF: .*; llama2.c v1 and v2: .*llama2.c v0",
         ),
         (b"", "the file is empty"),
     ],

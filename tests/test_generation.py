@@ -295,8 +295,7 @@ def test_without_a_tokenizer(stories_dir: Path) -> None:
     assert model.perplexity([1, 403, 407]) > 1
 
 
-def test_without_a_model() -> None:
-    with pytest.raises(ValueError, match="pass the path of a checkpoint"):
-        llama2cpp.generate("Once")
-    with pytest.raises(ValueError, match="pass the path of a checkpoint"):
-        llama2cpp.stream("Once")
+def test_without_a_model_it_is_the_storyteller() -> None:
+    told = llama2cpp.generate("Once", seed=1, max_tokens=20)
+    assert told == "".join(llama2cpp.stream("Once", seed=1, max_tokens=20))
+    assert told == llama2cpp.load().generate("Once", seed=1, max_tokens=20)

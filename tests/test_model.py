@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,31 @@ def test_config(stories: llama2cpp.Model) -> None:
         "seq_len": 512,
         "norm_eps": pytest.approx(1e-5),
         "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "rope_factors": (),
+        "sliding_window": None,
         "rope_style": "interleaved",
         "tied": True,
     }
     for name, value in config.to_dict().items():
         assert getattr(config, name) == value
+
+
+def test_config_of_long_contexts() -> None:
+    llama3 = {
+        "type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_context": 8192,
+    }
+    for scaling in (llama3, {"type": "linear", "factor": 2.0}, None):
+        config = tiny.config(rope_scaling=scaling, rope_factors=[1.0, 2.0, 3.0], sliding_window=5)
+        assert config.rope_scaling == scaling
+        assert config.rope_factors == (1.0, 2.0, 3.0)
+        assert config.sliding_window == 5
+        assert pickle.loads(pickle.dumps(config)) == config
+        assert config != tiny.config()
 
 
 def test_config_fills_in_heads() -> None:
@@ -50,6 +71,17 @@ def test_config_fills_in_heads() -> None:
         ({"norm_eps": float("nan")}, "norm_eps"),
         ({"rope_theta": -1.0}, "rope_theta"),
         ({"rope_style": "sideways"}, "sideways"),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling has no 'type'"),
+        ({"rope_scaling": {"type": "yarn"}}, "type is 'yarn', expected one of: linear, llama3"),
+        ({"rope_scaling": {"type": "linear"}}, "has no 'factor', which type 'linear' needs"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.0}}, "rope_scaling's factor is 0"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale": 1}},
+            "has 'mscale', which type 'linear' does not",
+        ),
+        ({"rope_factors": (1.0,)}, "1 rope_factors, expected head_dim / 2, which is 3"),
+        ({"rope_factors": (1.0, -1.0, 1.0)}, "one of rope_factors is -1"),
+        ({"sliding_window": 0}, "sliding_window is 0"),
         ({"dim": 2**62}, "dim"),
     ],
 )
@@ -153,8 +185,6 @@ def test_files_that_are_not_there(tmp_path: Path, stories_dir: Path) -> None:
         llama2cpp.load(stories_dir / "stories260K.bin", tokenizer=tmp_path / "nothing.bin")
     with pytest.raises(OSError, match=str(tmp_path)):
         llama2cpp.load(tmp_path)
-    with pytest.raises(ValueError, match="pass the path of a checkpoint"):
-        llama2cpp.load()
 
 
 def test_a_file_of_another_kind(stories_dir: Path) -> None:

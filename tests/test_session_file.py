@@ -223,11 +223,30 @@ def fingerprint_by_hand(config: llama2cpp.Config, arrays: tiny.Arrays) -> str:
         add_int(len(text.encode()))
         chunks.append(text.encode())
 
+    def add_float(value: float) -> None:
+        add_int(*struct.unpack("<I", struct.pack("<f", value)))
+
     fields = config.to_dict()
+    scaling: dict[str, Any] = {
+        "type": "none",
+        "factor": 1.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_context": 8192,
+    }
+    scaling |= fields["rope_scaling"] or {}
     for name in ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab_size", "seq_len"):
         add_int(fields[name])
-    for name in ("norm_eps", "rope_theta"):
-        add_int(*struct.unpack("<I", struct.pack("<f", fields[name])))
+    add_int(fields["sliding_window"] or 0)
+    add_int(scaling["original_context"])
+    add_float(fields["norm_eps"])
+    add_float(fields["rope_theta"])
+    add_text(scaling["type"])
+    for name in ("factor", "low_freq_factor", "high_freq_factor"):
+        add_float(scaling[name])
+    add_int(len(fields["rope_factors"]))
+    for factor in fields["rope_factors"]:
+        add_float(factor)
     add_text(fields["rope_style"])
     add_int(fields["tied"])
     for name in sorted(arrays):
@@ -249,8 +268,14 @@ def fingerprint_by_hand(config: llama2cpp.Config, arrays: tiny.Arrays) -> str:
     return f"{value:032x}"
 
 
-def test_fingerprint(tmp_path: Path) -> None:
-    config = tiny.config(hidden_dim=171, rope_theta=5e5, norm_eps=1e-6)
+LONG = {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.5, "high_freq_factor": 5.0, "original_context": 64}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"rope_scaling": LONG, "rope_factors": (1.0, 2.0, 3.0), "sliding_window": 9}], ids=["plain", "long"]
+)
+def test_fingerprint(changes: dict[str, Any], tmp_path: Path) -> None:
+    config = tiny.config(hidden_dim=171, rope_theta=5e5, norm_eps=1e-6, **changes)
     arrays = tiny.arrays(config)
     assert max(array.nbytes for array in arrays.values()) > 3 * 4096
     assert fingerprint_of(llama2cpp.from_arrays(config, arrays), tmp_path / "s") == fingerprint_by_hand(config, arrays)

@@ -9,6 +9,7 @@ Examples
 """
 
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
+from .conversation import Conversation, Turn, chat, chat_stream
 from .generation import Completion, generate, stream
 from .model import Model, from_arrays, load
 from .session import Session
@@ -17,13 +18,17 @@ __all__ = [
     "Completion",
     "Config",
     "ContextFullError",
+    "Conversation",
     "FormatError",
     "Model",
     "Sampler",
     "Session",
     "Tokenizer",
+    "Turn",
     "__version__",
     "build_info",
+    "chat",
+    "chat_stream",
     "from_arrays",
     "generate",
     "load",

@@ -1,4 +1,4 @@
-"""The ``llama2cpp`` command. Only this module imports typer and, where it draws a table, rich."""
+"""The ``llama2cpp`` command. Only this module imports typer; rich is imported where it draws."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
+from . import __version__, hub
 from ._core import Sampler, Tokenizer
+from .conversation import Conversation
 from .model import Model, load
 from .session import Session
 
@@ -25,8 +26,10 @@ def _examples(*lines: str) -> str:
 app = typer.Typer(
     help="Run Llama-family models.",
     epilog=_examples(
+        "llama2cpp generate Once upon a time",
         "llama2cpp run stories260K.bin -z tok512.bin -t 0 -n 200",
-        "llama2cpp generate stories260K.bin -z tok512.bin Once upon a time",
+        "llama2cpp pull smollm2-135m",
+        "llama2cpp chat smollm2-135m",
         "llama2cpp info stories260K.bin",
     ),
     add_completion=False,
@@ -41,6 +44,7 @@ _EOS = 2
 _PRINTABLE = frozenset(string.printable.encode())
 
 CheckpointArgument = Annotated[Path, typer.Argument(metavar="CHECKPOINT", show_default=False)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A file, or a name that pull knows.")]
 
 
 def main() -> None:
@@ -196,17 +200,21 @@ def _printable(tokenizer: Tokenizer, previous: int, token: int) -> bytes:
 
 @app.command(
     epilog=_examples(
-        "llama2cpp generate stories260K.bin -z tok512.bin Once upon a time",
+        "llama2cpp generate",
+        "llama2cpp generate Once upon a time -s 1",
         'llama2cpp generate stories260K.bin -z tok512.bin "Tim saw" -t 0.8 -s 7',
+        'llama2cpp generate -m stories260K.bin -z tok512.bin "stories.bin is a file"',
     )
 )
 def generate(
-    checkpoint: CheckpointArgument,
-    prompt: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", show_default=False)] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[CHECKPOINT] [PROMPT]...", show_default=False)] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--model", "-m", help="Checkpoint.", show_default="the storyteller")
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="the checkpoint's own")
     ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens to generate.")] = 256,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens to generate.")] = 512,
     temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest token.")] = 1.0,
     top_p: Annotated[float, typer.Option("--top-p", "-p", help="Likeliest tokens of this probability.")] = 0.9,
     top_k: Annotated[int, typer.Option("--top-k", help="This many likeliest tokens; 0 for all.")] = 0,
@@ -218,12 +226,19 @@ def generate(
     threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
     echo: Annotated[bool, typer.Option(help="Print the prompt before the text.")] = True,
 ) -> None:
-    """Continue a prompt, and print the text as it comes."""
+    """Continue a prompt, and print the text as it comes.
+
+    The first word is the checkpoint if it names one: a file that is there, or a name that ends as theirs do. Without a
+    checkpoint it is the storyteller that continues, the model in the package.
+    """
+    prompt = list(words or ())
+    if checkpoint is None and prompt and _names_a_checkpoint(prompt[0]):
+        checkpoint = prompt.pop(0)
     with load(checkpoint, tokenizer=tokenizer, context=context, threads=threads) as model:
         if model.tokenizer is None:
             raise ValueError("the checkpoint has no tokenizer: pass one, such as -z tokenizer.bin")
         pieces = model.stream(
-            os.fsencode(" ".join(prompt or ())),
+            os.fsencode(" ".join(prompt)),
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -239,14 +254,104 @@ def generate(
         _write(b"\n")
 
 
+def _names_a_checkpoint(word: str) -> bool:
+    """Whether a word in front of a prompt is meant as a checkpoint."""
+    return (
+        word in hub.KNOWN
+        or word.endswith((".bin", ".gguf", ".safetensors"))
+        or Path(word).is_file()
+        or (Path(word) / "config.json").is_file()  # Hugging Face's folders
+    )
+
+
+@app.command(
+    epilog=_examples(
+        "llama2cpp chat smollm2-135m",
+        'llama2cpp chat smollm2-135m -t 0 -y "You are a pirate."',
+        'echo "Why is the sky blue?" | llama2cpp chat smollm2-135m',
+    )
+)
+def chat(
+    model: ModelArgument,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="the model's own")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", "-y", help="System message.", show_default=False)] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens of an answer.")] = 1024,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option("--top-p", "-p", help="Likeliest tokens of this probability.")] = 0.9,
+    top_k: Annotated[int, typer.Option("--top-k", help="This many likeliest tokens; 0 for all.")] = 0,
+    min_p: Annotated[float, typer.Option("--min-p", help="No token below this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids tokens that were there.")] = 1.0,
+    seed: Annotated[int | None, typer.Option("--seed", "-s", help="Random seed.", show_default="random")] = None,
+    context: Annotated[int | None, typer.Option(help="Context in tokens.", show_default="the model's")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="chatml, llama2, llama3 or a file with a jinja2 template.", show_default="the model's"),
+    ] = None,
+) -> None:
+    """Talk with a model.
+
+    In a terminal, Ctrl-C stops an answer, Ctrl-D leaves, and /help lists what else there is. From a pipe, each line is
+    a message, and stdout gets the answers alone.
+    """
+    from .terminal import talk
+
+    if template is not None and Path(template).is_file():
+        template = Path(template).read_text(encoding="utf-8")
+    with load(model, tokenizer=tokenizer, context=context, threads=threads) as loaded:
+        conversation = Conversation(
+            loaded,
+            system,
+            template=template,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        talk(conversation, f"{model}, context {loaded.context}, {loaded.isa} x {loaded.threads} threads")
+
+
+@app.command(epilog=_examples("llama2cpp pull smollm2-135m", "llama2cpp pull --list", "llama2cpp pull org/repo:file"))
+def pull(
+    name: Annotated[
+        str | None, typer.Argument(help="A name of the list, or org/repo[:file].", show_default=False)
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Show the names that are known, and what is here.")] = False,
+) -> None:
+    """Download a model, for the other commands and load() to find by its name."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.table import Table
+
+    if show_list:
+        table = Table("name", "model", "licence", "download", "here", box=None)
+        for known in hub.KNOWN.values():
+            here = "yes" if known.path.is_file() else "no"
+            table.add_row(known.name, known.about, known.licence, f"{known.download_bytes / 1e6:.0f} MB", here)
+        Console(highlight=False).print(table)
+        return
+    if name is None:
+        raise ValueError("pull needs a name; --list shows those that are known")
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None, visible=name in hub.KNOWN)
+        path = hub.pull(name, lambda done, total: bar.update(task, completed=done, total=total))
+    print(path)
+
+
 @app.command(epilog=_examples("llama2cpp info stories260K.bin"))
-def info(checkpoint: CheckpointArgument) -> None:
+def info(checkpoint: ModelArgument) -> None:
     """Show what is in a checkpoint, without reading its weights."""
     from rich.console import Console
     from rich.table import Table
 
     with load(checkpoint) as model:
-        facts = Table(show_header=False, title=str(checkpoint), title_justify="left")
+        facts = Table(show_header=False, title=checkpoint, title_justify="left")
         for name, value in _facts(model).items():
             facts.add_row(name, f"{value:g}" if isinstance(value, float) else str(value))
         tensors = Table("tensor", "shape", "format", title="weights", title_justify="left")
@@ -269,8 +374,16 @@ def _facts(model: Model) -> dict[str, object]:
         **config.to_dict(),
         "parameters": f"{parameters:,}",
         "weights": f"{sum(weight['bytes'] for weight in weights):,} bytes",
+        "tokenizer": _tokenizer_fact(model),
+        "chat template": "yes" if model.tokenizer is not None and model.tokenizer.chat_template else "no",
         "keys and values": f"{model.kv}, {kv_bytes:,} bytes a token, {kv_bytes * model.context:,} for {model.context}",
     }
+
+
+def _tokenizer_fact(model: Model) -> str:
+    if model.tokenizer is None:
+        return f"none ({model.tokenizer_problem})" if model.tokenizer_problem else "none"
+    return repr(model.tokenizer).removeprefix("<Tokenizer of ").removesuffix(">")
 
 
 def _product(shape: tuple[int, ...]) -> int:

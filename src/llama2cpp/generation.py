@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, overload
 
@@ -99,7 +99,7 @@ def generate(
     prompt: Prompt = "",
     *,
     model: Model | None = None,
-    max_tokens: int | None = 256,
+    max_tokens: int | None = 512,
     temperature: float = 1.0,
     top_p: float = 0.9,
     top_k: int = 0,
@@ -118,7 +118,8 @@ def generate(
     Parameters
     ----------
     prompt : str, bytes or sequence of int
-        Text (bytes if it is not valid UTF-8), which gets a BOS token before it; or ids, which are taken as they are.
+        Text (bytes if it is not valid UTF-8), which gets a BOS token before it where the model is used to one; or ids,
+        which are taken as they are.
     model : Model
         From `load`.
     max_tokens : int, optional
@@ -170,10 +171,10 @@ def generate(
         raise ValueError(f"n must be at least 1, got {n}")
     if logprobs is not None and logprobs < 0:
         raise ValueError(f"logprobs must not be negative, got {logprobs}")
-    samplers = _samplers(n, seed, temperature, top_p, top_k, min_p, repetition_penalty)
+    samplers = make_samplers(n, seed, temperature, top_p, top_k, min_p, repetition_penalty)
     model, sequences = _begin(model, prompt, samplers, max_tokens, stop, repetition_penalty != 1, logprobs)
     parts = [[sequence.echo] if echo else [] for sequence in sequences]
-    for i, text in _decode(model, sequences):
+    for i, text in decode(model, sequences):
         parts[i].append(text)
     texts = ["".join(part) for part in parts]
     if logprobs is None:
@@ -186,7 +187,7 @@ def stream(
     prompt: Prompt = "",
     *,
     model: Model | None = None,
-    max_tokens: int | None = 256,
+    max_tokens: int | None = 512,
     temperature: float = 1.0,
     top_p: float = 0.9,
     top_k: int = 0,
@@ -226,24 +227,30 @@ def stream(
     ' there'
     ' was'
     """
-    samplers = _samplers(1, seed, temperature, top_p, top_k, min_p, repetition_penalty)
+    samplers = make_samplers(1, seed, temperature, top_p, top_k, min_p, repetition_penalty)
     model, sequences = _begin(model, prompt, samplers, max_tokens, stop, repetition_penalty != 1, None)
     return _pieces(model, sequences, echo)
 
 
 def tokenizer_of(model: Model) -> Tokenizer:
-    """Get the model's tokenizer, or a ValueError that says how to give it one."""
+    """Get the model's tokenizer, or a ValueError that says why there is none and how to give it one."""
     if model.tokenizer is None:
+        problem = model.tokenizer_problem
         raise ValueError(
-            "the model has no tokenizer: pass one, such as load(path, tokenizer='tokenizer.bin'), "
-            "or work with ids through model.session()"
+            f"the model has no tokenizer{f' ({problem})' if problem else ''}: pass one, such as "
+            "load(path, tokenizer='tokenizer.bin'), or work with ids through model.session()"
         )
     return model.tokenizer
 
 
 def to_ids(model: Model, text: Prompt) -> list[int]:
-    """Ids as they are, text with BOS before it."""
-    return tokenizer_of(model).encode(text) if isinstance(text, str | bytes) else list(text)
+    """Ids as they are, text with BOS before it where the tokenizer's file wants that."""
+    if not isinstance(text, str | bytes):
+        return list(text)
+    tokenizer = tokenizer_of(model)
+    ids = tokenizer.encode(text, eos=False)
+    # A model has to begin with something, even one that knows no BOS before a text.
+    return ids if ids or tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -254,9 +261,10 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return shifted
 
 
-def _samplers(
+def make_samplers(
     n: int, seed: int | None, temperature: float, top_p: float, top_k: int, min_p: float, repetition_penalty: float
 ) -> list[Sampler]:
+    """Make a sampler for each of n samples, the i-th with the seed + i."""
     if seed is None:
         seed = int.from_bytes(os.urandom(8), "little")
     seed = operator.index(seed)  # NumPy's integers would overflow below
@@ -283,29 +291,57 @@ def _begin(
     stop: str | Sequence[str],
     penalised: bool,
     logprobs: int | None,
-) -> tuple[Model, list[_Sequence]]:
+) -> tuple[Model, list[Sample]]:
     """Read the prompt once, and fork the session for each further sampler."""
     if model is None:
-        from .model import load
+        from .model import default_model
 
-        model = load()
-    if max_tokens is not None and max_tokens < 0:
-        raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    if "" in stops:
-        raise ValueError("a stop string must not be empty")
+        model = default_model()
+    stops = _checked(max_tokens, stop)
     tokenizer = tokenizer_of(model)
     ids = to_ids(model, prompt)
     session = model.session()
     logits = session.prefill(ids)
     sessions = [session] + [session.fork() for _ in samplers[1:]]
     return model, [
-        _Sequence(tokenizer, session, logits, sampler, prompt, max_tokens, stops, penalised, logprobs)
+        Sample(tokenizer, session, logits, sampler, prompt, max_tokens, stops, penalised, logprobs)
         for session, sampler in zip(sessions, samplers, strict=True)
     ]
 
 
-def _decode(model: Model, sequences: list[_Sequence]) -> Iterator[tuple[int, str]]:
+def answer(
+    tokenizer: Tokenizer,
+    session: Session,
+    logits: NDArray[np.float32],
+    *,
+    ends: Iterable[int] = (),
+    max_tokens: int | None = 512,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+) -> Sample:
+    """Begin a sample where a session is, whose text is that of the new ids alone. It ends at `ends`, too."""
+    samplers = make_samplers(1, seed, temperature, top_p, top_k, min_p, repetition_penalty)
+    stops = _checked(max_tokens, stop)
+    penalised = repetition_penalty != 1
+    return Sample(tokenizer, session, logits, samplers[0], None, max_tokens, stops, penalised, None, ends)
+
+
+def _checked(max_tokens: int | None, stop: str | Sequence[str]) -> tuple[str, ...]:
+    """Give the stop strings, if both can be."""
+    if max_tokens is not None and max_tokens < 0:
+        raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "" in stops:
+        raise ValueError("a stop string must not be empty")
+    return stops
+
+
+def decode(model: Model, sequences: list[Sample]) -> Iterator[tuple[int, str]]:
     """Sample and feed all sequences until they have ended; gives (which, text that became final)."""
     active = [sequence for sequence in sequences if sequence.finish_reason is None]
     while active:
@@ -318,16 +354,16 @@ def _decode(model: Model, sequences: list[_Sequence]) -> Iterator[tuple[int, str
             sequence.logits = logits
 
 
-def _pieces(model: Model, sequences: list[_Sequence], echo: bool) -> Iterator[str]:
+def _pieces(model: Model, sequences: list[Sample], echo: bool) -> Iterator[str]:
     if echo and sequences[0].echo:
         yield sequences[0].echo
-    for _, text in _decode(model, sequences):
+    for _, text in decode(model, sequences):
         if text:
             yield text
 
 
-class _Sequence:
-    """One sample on its way: its session, its sampler, the ids sampled so far and the text they make."""
+class Sample:
+    """Text on its way: its session, its sampler, the ids sampled so far and the text they make."""
 
     def __init__(
         self,
@@ -335,11 +371,12 @@ class _Sequence:
         session: Session,
         logits: NDArray[np.float32],
         sampler: Sampler,
-        prompt: Prompt,
+        prompt: Prompt | None,
         max_tokens: int | None,
         stops: tuple[str, ...],
         penalised: bool,
         n_top: int | None,
+        ends: Iterable[int] = (),
     ) -> None:
         self.session = session
         self.logits = logits  # [vocab_size] for the next token
@@ -347,12 +384,14 @@ class _Sequence:
         self.finish_reason: FinishReason | None = "length" if max_tokens == 0 else None
         self._sampler = sampler
         self._text = _Text(tokenizer, stops)
-        decoded = "".join(self._text.decoder.push(token) for token in session.tokens)
+        # The text goes on from the prompt's; without one it begins anew.
+        before = () if prompt is None else session.tokens
+        decoded = "".join(self._text.decoder.push(token) for token in before)
         if isinstance(prompt, bytes):
             prompt = prompt.decode(errors="replace")
         self.echo = prompt if isinstance(prompt, str) else decoded
         self._max_tokens = max_tokens
-        self._end_ids = {tokenizer.bos_id, *tokenizer.eos_ids}  # BOS too: llama2.c's models end a story so
+        self._end_ids = {tokenizer.bos_id, *tokenizer.eos_ids, *ends}  # BOS too: llama2.c's models end a story so
         self._penalised = penalised
         self._n_top = n_top
         self._logprobs: list[float] = []
@@ -376,6 +415,7 @@ class _Sequence:
         return text
 
     def completion(self, text: str) -> Completion:
+        """Give the text with what is known about its tokens."""
         assert self.finish_reason is not None
         return Completion(text, self.tokens, self._logprobs, self._top_logprobs, self.finish_reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -11,16 +12,24 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, generation
+from . import _core, conversation, generation, hub
 from ._core import Config, Tokenizer
 from .session import Session
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from .chat_format import Message
+    from .conversation import ChatOptions
     from .generation import Completion, Options, Prompt
 
+_STORYTELLER = Path(__file__).parent / "storyteller"  # the model in the package; its card is beside it
 _PERPLEXITY_CHUNK = 128  # tokens whose logits are in memory at a time
+
+
+_own_tokenizers = threading.Lock()
+_default_lock = threading.Lock()
+_default: Model | None = None
 
 
 class Weights(Mapping[str, NDArray[np.float32]]):
@@ -106,7 +115,8 @@ class Model:
         self, core: _core.Model, tokenizer: Tokenizer | None = None, reopen: Mapping[str, Any] | None = None
     ) -> None:
         self._open_core: _core.Model | None = core
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer  # None: the file's own, made when it is asked for
+        self._own_tokenizer: Tokenizer | None = None
         self._reopen = reopen  # what load() was given, for a pickle; None for a model that has no file
 
     @property
@@ -253,6 +263,52 @@ class Model:
         """
         return generation.stream(prompt, model=self, **options)
 
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        template: str | None = None,
+        special_in_content: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> str:
+        """Answer the last of some messages with this model.
+
+        Parameters, result and errors are those of `llama2cpp.chat`. `Conversation` takes turns, and computes less.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model.chat([{"role": "user", "content": "Hello"}], template="llama2", max_tokens=5, temperature=0)
+        '. All the'
+        """
+        return conversation.chat(
+            messages, model=self, template=template, special_in_content=special_in_content, **options
+        )
+
+    def chat_stream(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        template: str | None = None,
+        special_in_content: bool = False,
+        **options: Unpack[ChatOptions],
+    ) -> Iterator[str]:
+        """Answer the last of some messages with this model, and give the text as it comes.
+
+        Parameters, result and errors are those of `llama2cpp.chat_stream`.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> list(model.chat_stream("Hello", template="llama2", max_tokens=2, temperature=0))
+        ['.', ' ']
+        """
+        return conversation.chat_stream(
+            messages, model=self, template=template, special_in_content=special_in_content, **options
+        )
+
     def perplexity(self, text: Prompt) -> float:
         """How surprised the model is by a text: exp of the mean of -log p over its tokens.
 
@@ -333,8 +389,18 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """What turns text into ids and back; None if the model was loaded without one."""
-        return self._tokenizer
+        """What turns text into ids and back: what `load` was given, or the file's own; None if there is neither."""
+        if self._tokenizer is not None:
+            return self._tokenizer
+        with _own_tokenizers:  # making it takes a moment, so once
+            if self._own_tokenizer is None and self._open_core is not None:
+                self._own_tokenizer = self._open_core.tokenizer
+            return self._own_tokenizer
+
+    @property
+    def tokenizer_problem(self) -> str:
+        """Why the file's tokenizer cannot be used; empty if it can, or if the file has none."""
+        return self._core.tokenizer_problem
 
     @property
     def weights(self) -> Weights:
@@ -408,11 +474,16 @@ def load(
 
     Parameters
     ----------
-    source : str or path
-        A llama2.c checkpoint (``.bin``).
+    source : str or path, optional
+        A llama2.c checkpoint (``.bin``), a GGUF file, a Hugging Face folder (config.json, safetensors files and, for
+        text, tokenizer.json; a safetensors file beside a config.json stands for its folder), or the name of a model
+        that ``llama2cpp pull`` has downloaded: "smollm2-135m", "org/repo" or "org/repo:file". What exists as a path is
+        never taken for a name. Without it, the storyteller: a small model of this project's own that is in the package
+        and tells children's stories.
     tokenizer : str, path or Tokenizer, optional
-        A llama2.c ``tokenizer.bin`` or a SentencePiece ``.model``. Without it the tokenizer is what the checkpoint
-        itself holds; llama2.c's hold none, and the model then takes and gives ids only.
+        A llama2.c ``tokenizer.bin``, a SentencePiece ``.model``, Llama 3's ``tokenizer.model`` or a
+        ``tokenizer.json``. Without it the tokenizer is what the checkpoint itself holds; llama2.c's hold none, and the
+        model then takes and gives ids only.
     backend : str
         "auto" or "cpu".
     threads : int, optional
@@ -423,7 +494,8 @@ def load(
     kv : str
         The type of keys and values: "auto", "f32" or "f16".
     activations : str
-        "auto", "f32" or "int8": the type in which activations meet quantised weights.
+        "auto", "f32" or "int8": the type in which activations meet quantised weights. With int8, a version 2 file of
+        llama2.c gives the logits of its ``runq``, bit for bit.
     pack : str
         "auto", "always" or "never": whether weights are rearranged for speed on first use. The results do not
         depend on it.
@@ -441,7 +513,7 @@ def load(
     ValueError
         For an argument that cannot be, or a tokenizer whose size is not that of the model's vocabulary.
     OSError
-        If a file cannot be opened.
+        If a file cannot be opened. For a name that has not been downloaded yet it says the command that does so.
 
     Examples
     --------
@@ -451,9 +523,8 @@ def load(
     (64, 1)
     """
     if source is None:
-        raise ValueError(
-            "there is no built-in model yet: pass the path of a checkpoint, such as load('stories260K.bin')"
-        )
+        source = _STORYTELLER / "storyteller.bin"
+        tokenizer = _STORYTELLER / "tokenizer.model" if tokenizer is None else tokenizer
     options: dict[str, Any] = {
         "backend": backend,
         "threads": threads,
@@ -463,8 +534,17 @@ def load(
         "pack": pack,
         "mmap": mmap,
     }
-    core = _core.Model.open(source, **options)
+    core = _core.Model.open(hub.find(source), **options)
     return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size), options)
+
+
+def default_model() -> Model:
+    """Get the storyteller for calls that name no model. It is opened once, and again if somebody has closed it."""
+    global _default
+    with _default_lock:
+        if _default is None or _default._open_core is None:
+            _default = load()
+        return _default
 
 
 def from_arrays(

@@ -1,7 +1,8 @@
 // libFuzzer: no bytes may crash the readers of tokenizer files, and with what opens no text may crash encode, nor may
-// decoding id by id differ from decoding at once.
+// decoding id by id differ from decoding at once. Byte-level BPE must give back every text.
 // Input: one byte of flags, one byte: the length of the text, the text, then the file. Good files to start from: any
-// small tokenizer.bin or .model with two bytes before it.
+// small tokenizer.bin or .model with two bytes before it. The flags' upper five bits are how many pieces are read; but 31
+// puts all single bytes before a tiktoken file, and 28 to 30 take the file for the merges of a byte-level BPE.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
@@ -18,7 +20,9 @@
 
 namespace {
 
+using llama2cpp::PieceType;
 using llama2cpp::Tokenizer;
+using llama2cpp::Vocabulary;
 
 void check(bool condition) {
   if (!condition) std::abort();  // libFuzzer's way to report
@@ -58,6 +62,70 @@ void use(const Tokenizer& tokenizer, std::string_view text, unsigned flags) {
   }
 }
 
+// The lines of a tiktoken file for the 256 bytes, then what the fuzzer says.
+Tokenizer tiktoken_of(std::string_view rest) {
+  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string file;
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    file += kDigits[byte >> 2];
+    file += kDigits[(byte & 3) << 4];
+    file += llama2cpp::cat("== ", byte, "\n");
+  }
+  file += rest;
+  return Tokenizer::from_bytes({reinterpret_cast<const std::byte*>(file.data()), file.size()});
+}
+
+// Two bytes for each merge: how far its parts are from the last piece. The words, and so the merges, stay short enough
+// that a few of them are above the encoder's limit of short words.
+Tokenizer byte_bpe_of(std::string_view merges, unsigned flags) {
+  Vocabulary vocabulary;
+  vocabulary.kind = Vocabulary::Kind::byte_bpe;
+  vocabulary.pre_tokenizer = static_cast<Vocabulary::PreTokenizer>((flags >> 3) - 28);
+  vocabulary.ignore_merges = merges.size() % 2 == 1;
+  const auto add = [&](std::string piece, PieceType type) {
+    vocabulary.pieces.push_back(std::move(piece));
+    vocabulary.types.push_back(type);
+    vocabulary.scores.push_back(0.0F);
+  };
+  add("<s>", PieceType::control);
+  add("</s>", PieceType::control);
+  add("<u>", PieceType::user_defined);
+  vocabulary.bos_id = 0;
+  vocabulary.eos_ids = {1};
+  for (int byte = 0; byte < 256; ++byte) add(std::string(1, static_cast<char>(byte)), PieceType::normal);
+  for (std::size_t i = 0; i + 1 < merges.size(); i += 2) {
+    const auto id = [&](char c) {
+      return static_cast<std::int32_t>(vocabulary.pieces.size() - 1 - static_cast<std::uint8_t>(c));
+    };
+    const std::int32_t left = id(merges[i]);
+    const std::int32_t right = id(merges[i + 1]);
+    std::string joined =
+        vocabulary.pieces[static_cast<std::size_t>(left)] + vocabulary.pieces[static_cast<std::size_t>(right)];
+    if (joined.size() > 80) continue;
+    vocabulary.merges.push_back({left, right, static_cast<std::int32_t>(vocabulary.pieces.size())});
+    add(std::move(joined), PieceType::normal);
+  }
+  return Tokenizer(std::move(vocabulary));
+}
+
+// Every byte has an id, so nothing of a text is lost; and what its words are does not matter for that.
+void check_byte_bpe(const Tokenizer& tokenizer, std::string_view text) {
+  check(tokenizer.decode(tokenizer.encode(text, true, true)) == text);
+  std::string joined;
+  for (const std::string_view word : tokenizer.words(text)) {
+    check(!word.empty());
+    joined += word;
+  }
+  check(joined == text);
+}
+
+Tokenizer open(std::string_view file, unsigned flags) {
+  const unsigned mode = flags >> 3;
+  if (mode == 31) return tiktoken_of(file);
+  if (mode >= 28) return byte_bpe_of(file, flags);
+  return Tokenizer::from_bytes({reinterpret_cast<const std::byte*>(file.data()), file.size()}, mode);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -65,9 +133,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const unsigned flags = data[0];
   const std::size_t text_size = data[1] < size - 2 ? data[1] : size - 2;
   const std::string_view text(reinterpret_cast<const char*>(data + 2), text_size);
-  const std::span<const std::byte> file(reinterpret_cast<const std::byte*>(data + 2 + text_size), size - 2 - text_size);
+  const std::string_view file(reinterpret_cast<const char*>(data + 2 + text_size), size - 2 - text_size);
   try {
-    use(Tokenizer::from_bytes(file, flags >> 3), text, flags);
+    const Tokenizer tokenizer = open(file, flags);
+    use(tokenizer, text, flags);
+    if (tokenizer.vocabulary().kind == Vocabulary::Kind::byte_bpe && flags >> 3 >= 28) check_byte_bpe(tokenizer, text);
   } catch (const llama2cpp::FormatError&) {
   }
   return 0;

@@ -12,92 +12,17 @@
 #include <vector>
 
 #include "backend/cpu/kernel_table.h"
+#include "block_outputs.h"
+#include "core/half.h"
+#include "kernel_inputs.h"
 
 namespace kernel_outputs {
 
 using llama2cpp::KernelTable;
-using llama2cpp::PanelBlock;
 
-// A generator of our own, so that inputs are the same on every platform.
-class Random {
- public:
-  explicit Random(std::uint64_t seed) : state_(seed * 2 + 1) {}
-  std::uint32_t next() {
-    state_ = state_ * 6364136223846793005ULL + 1442695040888963407ULL;
-    return static_cast<std::uint32_t>(state_ >> 32);
-  }
-  float uniform() { return static_cast<float>(next() >> 8) / 8388608.0F - 1.0F; }  // [-1, 1)
-
- private:
-  std::uint64_t state_;
-};
-
-// Kinds of inputs. Each leaves traces of its own: denormals and tiny products, overflow, both zeros, NaN and infinity.
-enum class Kind { ordinary, tiny, huge, wide, zeros, special };
-constexpr Kind kKinds[] = {Kind::ordinary, Kind::tiny, Kind::huge, Kind::wide, Kind::zeros, Kind::special};
-
-inline std::vector<float> make(std::size_t n, Kind kind, std::uint64_t seed) {
-  Random random(seed * 31 + static_cast<std::uint64_t>(kind));
-  std::vector<float> values(n);
-  for (float& x : values) {
-    x = random.uniform();
-    switch (kind) {
-      case Kind::ordinary:
-        break;
-      case Kind::tiny:
-        x *= 1e-30F * (random.next() % 3 == 0 ? 1e-10F : 1.0F);
-        break;
-      case Kind::huge:
-        x *= 1e30F;
-        break;
-      case Kind::wide:
-        x = std::ldexp(x, static_cast<int>(random.next() % 60) - 30);
-        break;
-      case Kind::zeros:
-        x = random.next() % 3 == 0 ? 0.0F : random.next() % 2 == 0 ? -0.0F : x * 1e-25F;
-        break;
-      case Kind::special:
-        if (random.next() % 40 == 0) x = std::numeric_limits<float>::infinity() * (x < 0.0F ? -1.0F : 1.0F);
-        if (random.next() % 60 == 0) x = std::numeric_limits<float>::quiet_NaN();
-        break;
-    }
-  }
-  return values;
-}
-
-class Bits {
- public:
-  void add(float x) {
-    bits_.push_back(std::isnan(x) ? 0x7FC00000U : std::bit_cast<std::uint32_t>(x));  // NaN payloads are free
-  }
-  void add(const std::vector<float>& values) {
-    for (const float x : values) add(x);
-  }
-  void add(const std::vector<std::uint16_t>& values) {
-    for (const std::uint16_t x : values) bits_.push_back((x & 0x7FFFU) > 0x7C00U ? 0x7E00U : x);
-  }
-  bool operator==(const Bits&) const = default;
-  std::uint64_t hash() const {  // FNV-1a over 32-bit words
-    std::uint64_t h = 14695981039346656037ULL;
-    for (const std::uint32_t b : bits_) h = (h ^ b) * 1099511628211ULL;
-    return h;
-  }
-  std::size_t size() const { return bits_.size(); }
-
- private:
-  std::vector<std::uint32_t> bits_;
-};
-
-inline const std::vector<std::int64_t>& lengths() {
-  static const std::vector<std::int64_t> all = {1,  2,  3,  8,   15,  16,  17,  31,  32,
-                                                48, 63, 64, 100, 128, 255, 256, 257, 600};
-  return all;
-}
-
-// A float guard behind every output shows a kernel that writes too far.
-inline constexpr float kGuard = 12345.0F;
-
-inline Bits matmul(const KernelTable& table) {
+// W is how panels hold a weight; `stored` makes one of a float.
+template <class W, class Stored>
+Bits matmul(const KernelTable& table, void (*kernel)(const llama2cpp::PanelBlockOf<W>&), Stored stored) {
   Bits bits;
   std::uint64_t seed = 1;
   for (const Kind kind : kKinds) {
@@ -106,7 +31,10 @@ inline Bits matmul(const KernelTable& table) {
         for (const std::int64_t cols : {1, 7, 256, 300, 513}) {
           if (tokens > 4 && (cols == 1 || rows == 160)) continue;
           const std::int64_t panels = (rows + 15) / 16;
-          const auto w = make(static_cast<std::size_t>(panels * cols * 16), kind, ++seed);
+          std::vector<W> w;
+          for (const float value : make(static_cast<std::size_t>(panels * cols * 16), kind, ++seed)) {
+            w.push_back(stored(value));
+          }
           const auto x = make(static_cast<std::size_t>(tokens * cols), kind, ++seed);
           std::vector<float> out(static_cast<std::size_t>(tokens * rows + 1), kGuard);
           for (std::int64_t t = 0; t < tokens; t += table.tile) {
@@ -118,17 +46,17 @@ inline Bits matmul(const KernelTable& table) {
                 for (std::int64_t j = 0; j < width; ++j)
                   tile.push_back(x[static_cast<std::size_t>((t + j) * cols + k + i)]);
               }
-              const PanelBlock block{.panels = w.data() + k * 16,
-                                     .panel_stride = cols * 16,
-                                     .n_panels = panels,
-                                     .n_k = n_k,
-                                     .x = tile.data(),
-                                     .n_tokens = width,
-                                     .out = out.data() + t * rows,
-                                     .out_stride = rows,
-                                     .last_rows = rows - (panels - 1) * 16,
-                                     .first = k == 0};
-              table.matmul_f32(block);
+              const llama2cpp::PanelBlockOf<W> block{.panels = w.data() + k * 16,
+                                                     .panel_stride = cols * 16,
+                                                     .n_panels = panels,
+                                                     .n_k = n_k,
+                                                     .x = tile.data(),
+                                                     .n_tokens = width,
+                                                     .out = out.data() + t * rows,
+                                                     .out_stride = rows,
+                                                     .last_rows = rows - (panels - 1) * 16,
+                                                     .first = k == 0};
+              kernel(block);
             }
           }
           bits.add(out);
@@ -165,7 +93,7 @@ inline Bits matmul_int8(const KernelTable& table) {
             for (const auto& [first, count] : {std::pair<std::int64_t, std::int64_t>{0, 3}, {3, 2}}) {
               std::vector<std::int8_t> x;
               std::vector<float> scales;
-              std::vector<std::int32_t> offsets(static_cast<std::size_t>(count * width), 0);
+              std::vector<std::int32_t> starts(static_cast<std::size_t>(count * width), 0);
               for (std::int64_t g = 0; g < count; ++g) {
                 for (std::int64_t quad = 0; quad < quads; ++quad) {
                   for (std::int64_t n = 0; n < width; ++n) {
@@ -175,7 +103,7 @@ inline Bits matmul_int8(const KernelTable& table) {
                       const int value =
                           draw % 5 == 0 ? (draw % 2 == 0 ? 127 : -127) : static_cast<int>(draw % 255) - 127;
                       x.push_back(static_cast<std::int8_t>(quad * 4 + k < group ? value : 0));
-                      offsets[static_cast<std::size_t>(g * width + n)] -= 128 * x.back();
+                      starts[static_cast<std::size_t>(g * width + n)] -= x.back();
                     }
                   }
                 }
@@ -190,7 +118,7 @@ inline Bits matmul_int8(const KernelTable& table) {
                                  .quads = quads,
                                  .x = x.data(),
                                  .x_scales = scales.data(),
-                                 .x_offsets = offsets.data(),
+                                 .x_starts = starts.data(),
                                  .n_tokens = width,
                                  .out = out.data() + t * rows,
                                  .out_stride = rows,
@@ -240,12 +168,9 @@ void each_length(F f) {
 inline std::vector<float> output(std::int64_t n) { return std::vector<float>(static_cast<std::size_t>(n + 1), kGuard); }
 inline std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 
-inline std::map<std::string, Bits> all(const KernelTable& table) {
+// All but matmul's kernels, which are the same in each order of arithmetic.
+inline std::map<std::string, Bits> along_vectors(const KernelTable& table) {
   std::map<std::string, Bits> bits;
-  bits["matmul_f32"] = matmul(table);
-  bits["matmul_int8"] = matmul_int8(table);
-  bits["quantize"] = quantize(table);
-
   each_length([&](std::int64_t n, std::uint64_t seed, Kind kind) {
     const auto a = make(size(n), kind, seed);
     const auto b = make(size(n), kind, seed + 1);
@@ -300,17 +225,18 @@ inline std::map<std::string, Bits> all(const KernelTable& table) {
 
   std::uint64_t seed = 5000;
   for (const Kind kind : kKinds) {
-    for (const std::int64_t head_dim : {2, 8, 16, 24, 64, 100, 128}) {
+    for (const std::int64_t head_dim : {2, 8, 16, 22, 24, 48, 64, 100, 128}) {
       for (const std::int64_t keys : {1, 2, 15, 16, 17, 255, 256, 257, 520}) {
         const auto q = make(size(head_dim), kind, ++seed);
         const auto cache = make(size(keys * head_dim), kind, ++seed);
         std::vector<std::uint16_t> half_cache(size(keys * head_dim));
         for (std::uint16_t& h : half_cache) h = static_cast<std::uint16_t>(Random(++seed).next());
         auto out = output(keys);
-        table.scores_f32(q.data(), cache.data(), keys, head_dim, 0.25F, out.data());
+        const float root = std::sqrt(static_cast<float>(head_dim));
+        table.scores_f32(q.data(), cache.data(), keys, head_dim, root, out.data());
         bits["scores_f32"].add(out);
         out = output(keys);
-        table.scores_f16(q.data(), half_cache.data(), keys, head_dim, 0.25F, out.data());
+        table.scores_f16(q.data(), half_cache.data(), keys, head_dim, root, out.data());
         bits["scores_f16"].add(out);
         const auto pattern = make(size(keys), kind, ++seed);
         out = output(head_dim);
@@ -322,6 +248,20 @@ inline std::map<std::string, Bits> all(const KernelTable& table) {
       }
     }
   }
+  return bits;
+}
+
+inline std::map<std::string, Bits> all(const KernelTable& table) {
+  std::map<std::string, Bits> bits = along_vectors(table);
+  bits["matmul_f32"] = matmul(table, table.matmul_f32, [](float x) { return x; });
+  bits["matmul_f16"] = matmul(table, table.matmul_f16, [](float x) { return llama2cpp::float_to_half(x); });
+  bits["matmul_bf16"] = matmul(table, table.matmul_bf16, [](float x) {
+    return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x) >> 16);
+  });
+  block_kernels(table, bits);
+  bits["matmul_int8"] = matmul_int8(table);
+  bits["quantize"] = quantize(table);
+  bits["quantize_blocks"] = quantize_blocks(table);
   return bits;
 }
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 #include <numeric>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -423,8 +424,10 @@ TEST_CASE("scales that cannot be: the layout of an early exporter, of the same l
 
 TEST_CASE("foreign files are named") {
   const auto padded = [](std::string start) { return text_file(start.append(300, '\0')); };
-  CHECK(contains(error_of(padded(std::string("GGUF\x03\0\0\0", 8))),
-                 "This looks like a GGUF file. It has 308 bytes and begins with 47 47 55 46 03 00 00 00 (GGUF....)"));
+  CHECK(contains(error_of(padded("lmgg")),
+                 "This looks like a GGML file (the format before GGUF). It has 304 bytes and begins with "
+                 "6c 6d 67 67 00 00 00 00 (lmgg....)"));
+  CHECK(contains(error_of(padded(std::string("GGUF\x01\0\0\0", 8))), "GGUF version (byte 4) is 1, expected 2 or 3"));
   CHECK(contains(error_of(padded("PK\x03\x04")), "a zip archive, as PyTorch's .pt and .bin files are"));
   CHECK(contains(error_of(padded("\x80\x02")), "a Python pickle"));
   CHECK(contains(error_of(padded(std::string("\x02\0\0\0\0\0\0\0{}", 10))), "a safetensors file"));
@@ -438,7 +441,8 @@ TEST_CASE("a file that nobody knows: its first bytes, and who was asked") {
   const std::string error = error_of(text_file("hello, this is some text that is long enough"));
   CHECK(contains(error,
                  "test.bin: not a checkpoint that this version reads. It has 44 bytes and begins with "
-                 "68 65 6c 6c 6f 2c 20 74 (hello, t). Tried llama2.c v1 and v2: no magic 'ak42'"));
+                 "68 65 6c 6c 6f 2c 20 74 (hello, t). Tried GGUF: no magic 'GGUF' (bytes 47 47 55 46); llama2.c v1 and "
+                 "v2: no magic 'ak42'"));
   CHECK(contains(error, "llama2.c v0: config: dim is 1819043176, which n_heads 1931506537 does not divide"));
   CHECK(contains(error_of({}), "It has 0 bytes"));
   CHECK(contains(error_of(text_file("x")), "llama2.c v0: a header takes 28 bytes, the file has 1"));
@@ -451,7 +455,7 @@ TEST_CASE("a tensor that is not there is named") {
                        FormatError);
 }
 
-TEST_CASE("names of both families") {
+TEST_CASE("names of all families") {
   using llama2cpp::weight_name;
   CHECK(weight_name(Naming::meta, Part::wq, 3) == "layers.3.attention.wq.weight");
   CHECK(weight_name(Naming::meta, Part::norm, 3) == "norm.weight");
@@ -460,8 +464,31 @@ TEST_CASE("names of both families") {
   CHECK(weight_name(Naming::hugging_face, Part::w3, 0) == "model.layers.0.mlp.up_proj.weight");
   CHECK(weight_name(Naming::hugging_face, Part::ffn_norm, 0) == "model.layers.0.post_attention_layernorm.weight");
   CHECK(weight_name(Naming::hugging_face, Part::output) == "lm_head.weight");
+  CHECK(weight_name(Naming::gguf, Part::wo, 7) == "blk.7.attn_output.weight");
+  CHECK(weight_name(Naming::gguf, Part::norm) == "output_norm.weight");
+  CHECK(weight_name(Naming::hugging_face, Part::bq, 1) == "model.layers.1.self_attn.q_proj.bias");
   CHECK(llama2cpp::per_layer(Part::ffn_norm));
   CHECK_FALSE(llama2cpp::per_layer(Part::tok_embeddings));
+}
+
+TEST_CASE("a name tells its part and layer") {
+  using llama2cpp::find_part;
+  for (const Naming naming : {Naming::meta, Naming::hugging_face, Naming::gguf}) {
+    for (const std::span<const Part> parts :
+         {std::span<const Part>(llama2cpp::kAllParts), std::span<const Part>(llama2cpp::kBiasParts)}) {
+      for (const Part part : parts) {
+        const std::int64_t layer = llama2cpp::per_layer(part) ? 120 : 0;
+        const auto found = find_part(naming, llama2cpp::weight_name(naming, part, layer));
+        REQUIRE(found);
+        CHECK(found->part == part);
+        CHECK(found->layer == layer);
+      }
+    }
+  }
+  for (const char* name : {"", "blk.00.attn_q.weight", "blk.-1.attn_q.weight", "blk..attn_q.weight", "attn_q.weight",
+                           "blk.1.attn_q.weight ", "blk.1234567890.attn_q.weight", "blk.1.attn_q"}) {
+    CHECK_FALSE(find_part(Naming::gguf, name));
+  }
 }
 
 TEST_CASE("a set of names tells its family") {
@@ -469,12 +496,15 @@ TEST_CASE("a set of names tells its family") {
   using Names = std::vector<std::string>;
   CHECK(detect_naming(Names{"freqs", "layers.10.attention.wk.weight"}) == Naming::meta);
   CHECK(detect_naming(Names{"model.layers.0.self_attn.rotary_emb.inv_freq", "lm_head.weight"}) == Naming::hugging_face);
+  CHECK(detect_naming(Names{"output.weight", "blk.0.attn_q.weight"}) == Naming::gguf);
+  CHECK(detect_naming(Names{"output.weight", "norm.weight"}) == Naming::meta);
   CHECK_THROWS_WITH_AS(detect_naming(Names{"norm.weight", "model.norm.weight"}),
                        "the names mix two families: 'norm.weight' is Llama's and llama2.c's, 'model.norm.weight' is "
                        "Hugging Face's",
                        std::invalid_argument);
-  for (const Names& names : {Names{}, Names{"layers..ffn_norm.weight"}, Names{"layers.x1.ffn_norm.weight"},
-                             Names{"ln_f.weight"}, Names{"layers.ffn_norm.weight"}}) {
+  for (const Names& names :
+       {Names{}, Names{"output.weight"}, Names{"layers..ffn_norm.weight"}, Names{"layers.x1.ffn_norm.weight"},
+        Names{"ln_f.weight"}, Names{"layers.ffn_norm.weight"}}) {
     CHECK_THROWS_AS(detect_naming(names), std::invalid_argument);
   }
 }

@@ -614,7 +614,9 @@ TEST_CASE("the bits are the same however a prompt is cut, on any number of threa
   };
   for (const Kind& kind : {Kind{"f32", 0, RopeStyle::interleaved, "f32", "auto"},
                            Kind{"f32-half-split", 0, RopeStyle::half_split, "f16", "auto"},
-                           Kind{"int8-group-2", 2, RopeStyle::interleaved, "f16", "auto"},
+                           Kind{"int8-group-2", 2, RopeStyle::half_split, "f16", "auto"},
+                           Kind{"int8-llama2.c", 2, RopeStyle::interleaved, "f32", "auto"},
+                           Kind{"int8-llama2.c-f16", 2, RopeStyle::interleaved, "f16", "auto"},
                            Kind{"int8-f32", 2, RopeStyle::interleaved, "f32", "f32"}}) {
     CAPTURE(kind.name);
     const auto model = [&](int threads, const char* pack) {
@@ -637,30 +639,33 @@ TEST_CASE("the bits are the same however a prompt is cut, on any number of threa
     std::uint64_t hash = 14695981039346656037ULL;
     for (const std::uint32_t word : expected.logits) hash = (hash ^ word) * 1099511628211ULL;
     for (const std::uint32_t word : expected.kv) hash = (hash ^ word) * 1099511628211ULL;
-    std::printf("forward %-16s %8zu words  %016llx\n", kind.name, expected.logits.size() + expected.kv.size(),
+    std::printf("forward %-17s %8zu words  %016llx\n", kind.name, expected.logits.size() + expected.kv.size(),
                 static_cast<unsigned long long>(hash));
   }
 }
 
 TEST_CASE("a session's bits do not depend on the others of its pass") {
-  const auto model = tiny::model(2);
-  const std::vector<Tokens> tokens = {tiny::tokens(20, 1), tiny::tokens(1, 2), tiny::tokens(13, 3), tiny::tokens(5, 4)};
-  for (const std::int64_t chunk : {1, 3, 16, 128}) {
-    CAPTURE(chunk);
-    std::vector<std::unique_ptr<Session>> sessions;
-    std::vector<std::vector<float>> logits;
-    for (const Tokens& ids : tokens) {
-      sessions.push_back(std::make_unique<Session>(model, 0));
-      logits.emplace_back(ids.size() * static_cast<std::size_t>(model->config().vocab_size));
-    }
-    std::vector<Work> work;
-    for (std::size_t s = 0; s < tokens.size(); ++s) {
-      work.push_back({sessions[s].get(), tokens[s], s % 2 == 0 ? logits[s].data() : nullptr});
-    }
-    llama2cpp::run(work, {}, tiny::no_poll, chunk);
-    for (std::size_t s = 0; s < tokens.size(); ++s) {
-      CHECK(state_of(*sessions[s]) == state_of(Fed(model, tokens[s])));
-      if (s % 2 == 0) CHECK(tiny::bits_of(logits[s]) == trace(model, tokens[s], 128, {}).logits);
+  for (const std::int64_t group : {0, 2}) {
+    const auto model = tiny::model(tiny::config(), {.threads = 2}, 1, group);
+    const std::vector<Tokens> tokens = {tiny::tokens(20, 1), tiny::tokens(1, 2), tiny::tokens(13, 3),
+                                        tiny::tokens(5, 4)};
+    for (const std::int64_t chunk : {1, 3, 16, 128}) {
+      CAPTURE(chunk);
+      std::vector<std::unique_ptr<Session>> sessions;
+      std::vector<std::vector<float>> logits;
+      for (const Tokens& ids : tokens) {
+        sessions.push_back(std::make_unique<Session>(model, 0));
+        logits.emplace_back(ids.size() * static_cast<std::size_t>(model->config().vocab_size));
+      }
+      std::vector<Work> work;
+      for (std::size_t s = 0; s < tokens.size(); ++s) {
+        work.push_back({sessions[s].get(), tokens[s], s % 2 == 0 ? logits[s].data() : nullptr});
+      }
+      llama2cpp::run(work, {}, tiny::no_poll, chunk);
+      for (std::size_t s = 0; s < tokens.size(); ++s) {
+        CHECK(state_of(*sessions[s]) == state_of(Fed(model, tokens[s])));
+        if (s % 2 == 0) CHECK(tiny::bits_of(logits[s]) == trace(model, tokens[s], 128, {}).logits);
+      }
     }
   }
 }

@@ -10,17 +10,20 @@
 #include "core/half.h"
 #include "kernel_outputs.h"
 
+using llama2cpp::Arithmetic;
 using llama2cpp::KernelTable;
 using llama2cpp::PanelBlock;
 
 namespace {
 
-std::vector<const KernelTable*> usable_tables() {
-  std::vector<const KernelTable*> tables = {llama2cpp::scalar_kernels()};
-  if (llama2cpp::cpu_has_avx2()) tables.push_back(llama2cpp::avx2_kernels());
-  if (llama2cpp::cpu_has_avx512()) tables.push_back(llama2cpp::avx512_kernels());
-  if (llama2cpp::cpu_has_avx512_vnni()) tables.push_back(llama2cpp::avx512_vnni_kernels());
-  if (llama2cpp::cpu_has_neon()) tables.push_back(llama2cpp::neon_kernels());
+constexpr Arithmetic kArithmetics[] = {Arithmetic::contract, Arithmetic::llama2c};
+
+std::vector<const KernelTable*> usable_tables(Arithmetic order = Arithmetic::contract) {
+  std::vector<const KernelTable*> tables = {llama2cpp::scalar_kernels(order)};
+  if (llama2cpp::cpu_has_avx2()) tables.push_back(llama2cpp::avx2_kernels(order));
+  if (llama2cpp::cpu_has_avx512()) tables.push_back(llama2cpp::avx512_kernels(order));
+  if (llama2cpp::cpu_has_avx512_vnni()) tables.push_back(llama2cpp::avx512_vnni_kernels(order));
+  if (llama2cpp::cpu_has_neon()) tables.push_back(llama2cpp::neon_kernels(order));
   return tables;
 }
 
@@ -51,6 +54,57 @@ const Planted kPlanted[] = {
        t.matmul_f32 = [](const PanelBlock& b) {
          g_real->matmul_f32(b);
          nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"matmul_f16",
+     [](KernelTable& t) {
+       t.matmul_f16 = [](const llama2cpp::PanelBlock16& b) {
+         g_real->matmul_f16(b);
+         nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"matmul_bf16",
+     [](KernelTable& t) {
+       t.matmul_bf16 = [](const llama2cpp::PanelBlock16& b) {
+         g_real->matmul_bf16(b);
+         nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"matmul_blocks",
+     [](KernelTable& t) {
+       t.matmul_blocks = [](const llama2cpp::BlockCall& b) {
+         g_real->matmul_blocks(b);
+         nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"matmul_open",
+     [](KernelTable& t) {
+       t.matmul_open = [](const llama2cpp::BlockCall& b) {
+         g_real->matmul_open(b);
+         nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"open_blocks",
+     [](KernelTable& t) {
+       t.open_blocks = [](const llama2cpp::BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
+                          std::uint8_t* open) {
+         g_real->open_blocks(layout, unit, blocks, open);
+         open[blocks * 512 - 1] ^= 1;
+       };
+     }},
+    {"widen_blocks",
+     [](KernelTable& t) {
+       t.widen_blocks = [](const llama2cpp::BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks,
+                           float* out) {
+         g_real->widen_blocks(layout, open, blocks, out);
+         nudge(out[blocks * 512 - 1]);
+       };
+     }},
+    {"quantize_blocks",
+     [](KernelTable& t) {
+       t.quantize_blocks = [](const float* x, std::int64_t blocks, std::int8_t* q, float* scales) {
+         g_real->quantize_blocks(x, blocks, q, scales);
+         nudge(scales[blocks - 1]);
        };
      }},
     {"matmul_int8",
@@ -169,12 +223,31 @@ TEST_CASE("every ISA gives the reference's bits") {
   }
 }
 
+TEST_CASE("every ISA gives the reference's bits: llama2.c's order") {
+  const KernelTable& reference = *llama2cpp::reference_kernels(Arithmetic::llama2c);
+  const auto expected = kernel_outputs::along_vectors(reference);
+  for (const KernelTable* table : usable_tables(Arithmetic::llama2c)) {
+    CAPTURE(table->name);
+    CHECK(differences(expected, kernel_outputs::along_vectors(*table)) == std::vector<std::string>{});
+  }
+  // What has an order of its own, and no more than that.
+  const auto ours = kernel_outputs::along_vectors(*llama2cpp::reference_kernels());
+  CHECK(differences(expected, ours) == std::vector<std::string>{"mix_f16", "mix_f32", "rope_half_split",
+                                                                "rope_interleaved", "scores_f16", "scores_f32",
+                                                                "softmax", "sum_squares", "swiglu"});
+  for (const std::string& name : differences(expected, ours)) {
+    std::printf("kernel %-17s %8zu words  %016llx in llama2.c's order\n", name.c_str(), expected.at(name).size(),
+                static_cast<unsigned long long>(expected.at(name).hash()));
+  }
+}
+
 // exp is where a small mistake hides best: the last coefficients matter to one value in many thousands.
 TEST_CASE("every ISA gives the reference's bits: exponentials in millions") {
   std::vector<float> x;
   kernel_outputs::Random random(7);
   for (int i = 0; i < 3'000'000; ++i) x.push_back((random.uniform() - 1.0F) * 44.0F);  // [-88, 0)
-  const auto around = [&](float middle) {                                              // forty neighbours
+  for (int i = 0; i < 1'000'000; ++i) x.push_back(random.uniform() * 110.0F);
+  const auto around = [&](float middle) {  // forty neighbours
     for (int i = 0; i < 20; ++i) middle = std::nextafter(middle, -100.0F);
     for (int i = 0; i < 40; ++i) x.push_back(middle = std::nextafter(middle, 100.0F));
   };
@@ -183,12 +256,32 @@ TEST_CASE("every ISA gives the reference's bits: exponentials in millions") {
   const std::vector<float> ones(x.size(), 1.0F);
   const auto n = static_cast<std::int64_t>(x.size());
   std::vector<float> expected(x.size());
-  llama2cpp::reference_kernels()->swiglu(x.data(), ones.data(), expected.data(), n);
-  for (const KernelTable* table : usable_tables()) {
-    CAPTURE(table->name);
-    std::vector<float> got(x.size());
-    table->swiglu(x.data(), ones.data(), got.data(), n);
-    CHECK(std::memcmp(got.data(), expected.data(), x.size() * sizeof(float)) == 0);
+  for (const Arithmetic order : kArithmetics) {
+    llama2cpp::reference_kernels(order)->swiglu(x.data(), ones.data(), expected.data(), n);
+    for (const KernelTable* table : usable_tables(order)) {
+      CAPTURE(table->name);
+      std::vector<float> got(x.size());
+      table->swiglu(x.data(), ones.data(), got.data(), n);
+      CHECK(std::memcmp(got.data(), expected.data(), x.size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+// Against a score of 0 these weigh nothing in the sum, so that each result is its exponential: down to where it is 0.
+TEST_CASE("every ISA gives the reference's bits: scores far apart") {
+  kernel_outputs::Random random(8);
+  std::vector<float> scores = {0.0F};
+  for (int i = 0; i < 100'000; ++i) scores.push_back(-92.0F + random.uniform() * 13.0F);
+  const auto n = static_cast<std::int64_t>(scores.size());
+  for (const Arithmetic order : kArithmetics) {
+    std::vector<float> expected(scores.size());
+    llama2cpp::reference_kernels(order)->softmax(scores.data(), expected.data(), n);
+    for (const KernelTable* table : usable_tables(order)) {
+      CAPTURE(table->name);
+      std::vector<float> got(scores.size());
+      table->softmax(scores.data(), got.data(), n);
+      CHECK(std::memcmp(got.data(), expected.data(), scores.size() * sizeof(float)) == 0);
+    }
   }
 }
 
@@ -200,6 +293,15 @@ TEST_CASE("a kernel that is one ulp off is found, and only it") {
     KernelTable table = *g_real;
     planted.into(table);
     CHECK(differences(expected, kernel_outputs::all(table)) == std::vector<std::string>{planted.kernel});
+  }
+  const auto expected_llama2c = kernel_outputs::along_vectors(*llama2cpp::reference_kernels(Arithmetic::llama2c));
+  g_real = usable_tables(Arithmetic::llama2c).back();
+  for (const Planted& planted : kPlanted) {
+    if (!expected_llama2c.contains(planted.kernel)) continue;  // matmul's
+    KernelTable table = *g_real;
+    planted.into(table);
+    CHECK(differences(expected_llama2c, kernel_outputs::along_vectors(table)) ==
+          std::vector<std::string>{planted.kernel});
   }
 }
 

@@ -111,12 +111,13 @@ inline std::vector<float> interleave(const std::vector<float>& values, std::int6
 }
 
 // Equal seeds and sizes give the same function whatever config.rope_style is: the order of wq's and wk's rows follows it.
-// Matrices are float32, or int8 in groups of `group`, which divides every row.
+// Matrices are float32, or int8 in groups of `group`, which divides every row; interleaved, those are run as llama2.c's.
 inline std::shared_ptr<const Model> model(const Config& config, const ModelOptions& options, std::uint64_t seed = 1,
                                           std::int64_t group = 0) {
   Random random(seed);
   llama2cpp::Checkpoint checkpoint;
   checkpoint.file_format = "arrays";
+  checkpoint.is_runq_s = group > 0 && config.rope_style == llama2cpp::RopeStyle::interleaved;
   checkpoint.config = config;
   for (const Part part : llama2cpp::kAllParts) {
     const auto [rows, cols] = llama2cpp::part_shape(config, part);

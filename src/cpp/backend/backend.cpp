@@ -7,8 +7,8 @@
 
 namespace llama2cpp {
 
-std::shared_ptr<Backend> make_backend(std::string_view kind, int threads) {
-  if (kind == "auto" || kind == "cpu") return make_cpu_backend(threads);
+std::shared_ptr<Backend> make_backend(std::string_view kind, int threads, Arithmetic arithmetic) {
+  if (kind == "auto" || kind == "cpu") return make_cpu_backend(threads, arithmetic);
   if (kind == "metal") return make_metal_backend();
   throw std::invalid_argument(cat("backend is '", kind, "', expected one of: auto, cpu, metal"));
 }

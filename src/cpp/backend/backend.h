@@ -11,6 +11,7 @@
 #include <span>
 #include <string_view>
 
+#include "backend/arithmetic.h"
 #include "core/buffer.h"
 #include "core/config.h"
 #include "core/tensor.h"
@@ -29,10 +30,11 @@ struct AttentionSpan {
   std::int64_t row = 0;
   std::int64_t count = 0;
   std::int64_t position = 0;
-  Tensor keys;     // [n_kv_heads, context, head_dim] f32 or f16
-  Tensor values;   // [n_kv_heads, context, head_dim], same type
-  Tensor scores;   // [n_heads, count, position + count] f32, or empty: not wanted. Masked ones are -inf
-  Tensor pattern;  // the same shape, or empty. Masked ones are 0
+  std::int64_t window = 0;  // a row at position p looks at p - window + 1 ... p; 0: at all up to p
+  Tensor keys;              // [n_kv_heads, context, head_dim] f32 or f16
+  Tensor values;            // [n_kv_heads, context, head_dim], same type
+  Tensor scores;            // [n_heads, count, position + count] f32, or empty: not wanted. Masked ones are -inf
+  Tensor pattern;           // the same shape, or empty. Masked ones are 0
 };
 
 // Attention can stop after, and go on from, the two places where a hook may look: all three at once is the fast way,
@@ -85,6 +87,9 @@ class Backend {
   // weight where it lies, slower, with the same bits.
   virtual void pack(Weight& weight) = 0;
 
+  // Bytes that pack() would take for this weight.
+  virtual std::size_t packed_bytes(const Weight& weight) const = 0;
+
   // out[t] = table[tokens[t]]                      table [vocab, dim], tokens [T] -> out [T, dim]
   virtual void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) = 0;
 
@@ -105,7 +110,7 @@ class Backend {
   // Writes k and v of each span's rows to its cache.   k, v [T, n_kv_heads * head_dim]
   virtual void store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans) = 0;
 
-  // Each row looks at its own sequence's positions up to its own.  q [T, n_heads * head_dim] -> z, the same shape.
+  // Each row looks at its own sequence's positions up to its own, within the window.  q [T, n_heads * head_dim] -> z, the same shape.
   // Runs the stages first..last: what an earlier call left in the spans' scores or pattern is taken from there.
   virtual void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tensor& z,
                          AttentionStage first = AttentionStage::scores,
@@ -117,12 +122,15 @@ class Backend {
   // out = a + b                                    all [T, n]; out may be a or b
   virtual void add(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
 
+  // x[t] = x[t] + bias                             x [T, n] in place, bias [n]
+  virtual void add_bias(const Tensor& x, std::span<const float> bias) = 0;
+
   // Returns when all ops so far have been done and their results can be read.
   virtual void sync() = 0;
 };
 
 // kind: "auto", "cpu" or "metal". threads: 0 for default_threads(). The environment variable LLAMA2CPP_ISA, where it
 // is set, names the CPU kernels: reference, scalar, avx2, avx512 or neon.
-std::shared_ptr<Backend> make_backend(std::string_view kind, int threads);
+std::shared_ptr<Backend> make_backend(std::string_view kind, int threads, Arithmetic arithmetic = Arithmetic::contract);
 
 }  // namespace llama2cpp

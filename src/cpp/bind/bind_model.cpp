@@ -17,17 +17,19 @@
 #include "core/thread_pool.h"
 #include "format/f32.h"
 #include "io/checkpoint.h"
+#include "io/hf.h"
 #include "model/model.h"
 #include "model/session.h"
 #include "model/session_file.h"
+#include "text/tokenizer.h"
 
 namespace llama2cpp::bind {
 namespace {
 
-// Gains, the only vectors, are the norms' weights in every family of names.
-bool is_gain(const std::string& name) { return name.find("norm") != std::string::npos; }
+// Vectors are the norms' weights and the biases, in every family of names.
+bool is_vector(const std::string& name) { return name.find("norm") != std::string::npos || name.ends_with(".bias"); }
 
-// A Weight whose plane is the array's memory. One-dimensional arrays are gains: matrices of one row.
+// A Weight whose plane is the array's memory. One-dimensional arrays are matrices of one row.
 Weight weight_from_array(const std::string& name, const py::handle& object) {
   if (!py::isinstance<py::array>(object)) {
     throw std::invalid_argument(cat("'", name, "' is of type ", type_name(object), ", expected a NumPy array"));
@@ -74,14 +76,9 @@ Checkpoint checkpoint_from_arrays(const Config& config, const py::dict& arrays) 
   }
 
   // A name that no part has would be left out of the arithmetic without a word.
-  std::vector<std::string> known;
-  for (const Part part : kAllParts) {
-    for (std::int64_t i = 0; i < (per_layer(part) ? config.n_layers : 1); ++i) {
-      known.push_back(weight_name(checkpoint.naming, part, i));
-    }
-  }
   for (const std::string& name : names) {
-    LLAMA2CPP_CHECK(std::find(known.begin(), known.end(), name) != known.end(), "'", name,
+    const auto found = find_part(checkpoint.naming, name);
+    LLAMA2CPP_CHECK(found && (!per_layer(found->part) || found->layer < config.n_layers), "'", name,
                     "' has no place in a Llama of ", config.n_layers, " layers");
   }
   if (config.tied) {  // then an output matrix may come along, if it is the same
@@ -108,7 +105,7 @@ py::array weight_array(const Weight& weight) {
   const Plane& plane = weight.planes[0];
   std::vector<py::ssize_t> shape = {weight.rows, weight.cols};
   std::vector<py::ssize_t> strides = {plane.row_bytes, sizeof(float)};
-  if (is_gain(weight.name)) {
+  if (is_vector(weight.name)) {
     shape.erase(shape.begin());
     strides.erase(strides.begin());
   }
@@ -131,16 +128,63 @@ py::dict weight_info(const Weight& weight) {
   py::dict info;
   info["format"] = std::string(weight.format->name);
   py::tuple shape = py::make_tuple(weight.rows, weight.cols);
-  if (is_gain(weight.name)) shape = py::make_tuple(weight.cols);
+  if (is_vector(weight.name)) shape = py::make_tuple(weight.cols);
   info["shape"] = shape;
   info["bytes"] = bytes;
   return info;
 }
 
+// {"type": "llama3", "factor": 8.0, ...}, or None.
+RopeScaling make_rope_scaling(const py::object& object) {
+  RopeScaling scaling;
+  if (object.is_none()) return scaling;
+  const py::dict d(object);
+  LLAMA2CPP_CHECK(d.contains("type"), "rope_scaling has no 'type', expected one of: linear, llama3");
+  const std::string type = py::str(d["type"]);
+  LLAMA2CPP_CHECK(type == "linear" || type == "llama3", "rope_scaling's type is '", type,
+                  "', expected one of: linear, llama3");
+  scaling.kind = type == "linear" ? RopeScaling::Kind::linear : RopeScaling::Kind::llama3;
+  std::vector<std::string> names = {"factor"};
+  if (type == "llama3") names.insert(names.end(), {"low_freq_factor", "high_freq_factor", "original_context"});
+  for (const std::string& name : names) {
+    LLAMA2CPP_CHECK(d.contains(name.c_str()), "rope_scaling has no '", name, "', which type '", type, "' needs");
+  }
+  for (const auto& item : d) {
+    const std::string name = py::str(item.first);
+    LLAMA2CPP_CHECK(name == "type" || std::find(names.begin(), names.end(), name) != names.end(), "rope_scaling has '",
+                    name, "', which type '", type, "' does not know");
+  }
+  scaling.factor = d["factor"].cast<float>();
+  if (type == "llama3") {
+    scaling.low_freq_factor = d["low_freq_factor"].cast<float>();
+    scaling.high_freq_factor = d["high_freq_factor"].cast<float>();
+    scaling.original_context = d["original_context"].cast<std::int64_t>();
+  }
+  return scaling;
+}
+
+py::object rope_scaling_dict(const RopeScaling& scaling) {
+  if (scaling.kind == RopeScaling::Kind::none) return py::none();
+  py::dict d;
+  d["type"] = std::string(to_string(scaling.kind));
+  d["factor"] = scaling.factor;
+  if (scaling.kind == RopeScaling::Kind::llama3) {
+    d["low_freq_factor"] = scaling.low_freq_factor;
+    d["high_freq_factor"] = scaling.high_freq_factor;
+    d["original_context"] = scaling.original_context;
+  }
+  return d;
+}
+
+py::object sliding_window(const Config& c) {
+  return c.sliding_window == 0 ? py::object(py::none()) : py::cast(c.sliding_window);
+}
+
 Config make_config(std::int64_t dim, std::int64_t hidden_dim, std::int64_t n_layers, std::int64_t n_heads,
                    std::int64_t vocab_size, std::int64_t seq_len, std::optional<std::int64_t> n_kv_heads,
                    std::optional<std::int64_t> head_dim, float norm_eps, float rope_theta,
-                   const std::string& rope_style, bool tied) {
+                   const py::object& rope_scaling, const std::vector<float>& rope_factors,
+                   std::optional<std::int64_t> sliding_window, const std::string& rope_style, bool tied) {
   LLAMA2CPP_CHECK(rope_style == "interleaved" || rope_style == "half_split", "rope_style is '", rope_style,
                   "', expected interleaved or half_split");
   LLAMA2CPP_CHECK(head_dim || (n_heads > 0 && dim % n_heads == 0), "dim is ", dim, ", which n_heads ", n_heads,
@@ -156,6 +200,11 @@ Config make_config(std::int64_t dim, std::int64_t hidden_dim, std::int64_t n_lay
   c.seq_len = seq_len;
   c.norm_eps = norm_eps;
   c.rope_theta = rope_theta;
+  c.rope_scaling = make_rope_scaling(rope_scaling);
+  c.rope_factors = rope_factors;
+  LLAMA2CPP_CHECK(!sliding_window || *sliding_window >= 1, "sliding_window is ", sliding_window.value_or(0),
+                  ", expected 1 or more, or None");
+  c.sliding_window = sliding_window.value_or(0);
   c.rope_style = rope_style == "interleaved" ? RopeStyle::interleaved : RopeStyle::half_split;
   c.tied = tied;
   c.validate();
@@ -174,9 +223,30 @@ py::dict config_dict(const Config& c) {
   d["seq_len"] = c.seq_len;
   d["norm_eps"] = c.norm_eps;
   d["rope_theta"] = c.rope_theta;
+  d["rope_scaling"] = rope_scaling_dict(c.rope_scaling);
+  d["rope_factors"] = py::tuple(py::cast(c.rope_factors));
+  d["sliding_window"] = sliding_window(c);
   d["rope_style"] = std::string(to_string(c.rope_style));
   d["tied"] = c.tied;
   return d;
+}
+
+// A Hugging Face folder whose tokenizer.json is missing or unknown to us may have a tokenizer.model, which text/ reads.
+void add_tokenizer_model(Checkpoint& checkpoint) {
+  const std::optional<FolderPath> path = find_hf_folder(checkpoint.path);
+  if (checkpoint.vocabulary != nullptr || !path) return;
+  const HfFolder folder(path->folder);
+  if (!folder.has("tokenizer.model")) return;
+  try {
+    const Buffer file = folder.open("tokenizer.model", false);
+    Vocabulary vocabulary = Tokenizer::from_bytes({file.data(), file.size()}).vocabulary();
+    fill_up(vocabulary, checkpoint.config.vocab_size);
+    apply(read_tokenizer_settings(folder), vocabulary);
+    checkpoint.vocabulary = std::make_unique<Vocabulary>(std::move(vocabulary));
+    checkpoint.no_vocabulary_reason.clear();
+  } catch (const FormatError& error) {
+    checkpoint.no_vocabulary_reason += cat("; tokenizer.model: ", error.what());
+  }
 }
 
 ModelOptions make_options(const std::string& backend, std::optional<int> threads, std::optional<std::int64_t> context,
@@ -246,8 +316,17 @@ norm_eps : float
     Added to the mean square in RMSNorm.
 rope_theta : float
     Base of the rotary frequencies.
+rope_scaling : dict, optional
+    How the frequencies are changed for long contexts: ``{"type": "linear", "factor": f}`` divides them by f, and
+    ``{"type": "llama3", "factor": f, "low_freq_factor": a, "high_freq_factor": b, "original_context": n}`` does what
+    Llama 3.1 does.
+rope_factors : sequence of float
+    [head_dim / 2], in addition: each frequency is divided by its own factor. None if empty. GGUF files have Llama 3's
+    scaling so.
+sliding_window : int, optional
+    A position attends to itself and to the sliding_window - 1 before it, as in Mistral 7B; None for all before it.
 rope_style : str
-    Order of the rows of wq and wk: "interleaved" (llama2.c) or "half_split" (Hugging Face).
+    Order of the rows of wq and wk: "interleaved" (llama2.c, GGUF) or "half_split" (Hugging Face).
 tied : bool
     Whether the output matrix is the embedding table.
 
@@ -267,7 +346,8 @@ Examples
 )")
       .def(py::init(&make_config), kw, arg("dim"), arg("hidden_dim"), arg("n_layers"), arg("n_heads"),
            arg("vocab_size"), arg("seq_len"), arg("n_kv_heads") = py::none(), arg("head_dim") = py::none(),
-           arg("norm_eps") = 1e-5F, arg("rope_theta") = 10000.0F, arg("rope_style") = "interleaved",
+           arg("norm_eps") = 1e-5F, arg("rope_theta") = 10000.0F, arg("rope_scaling") = py::none(),
+           arg("rope_factors") = py::tuple(), arg("sliding_window") = py::none(), arg("rope_style") = "interleaved",
            arg("tied") = false)
       .def_readonly("dim", &Config::dim, "Width of the residual stream.")
       .def_readonly("hidden_dim", &Config::hidden_dim, "Width of the gated MLP.")
@@ -279,6 +359,14 @@ Examples
       .def_readonly("seq_len", &Config::seq_len, "The context that the model was trained for, in tokens.")
       .def_readonly("norm_eps", &Config::norm_eps, "Added to the mean square in RMSNorm.")
       .def_readonly("rope_theta", &Config::rope_theta, "Base of the rotary frequencies.")
+      .def_property_readonly(
+          "rope_scaling", [](const Config& c) { return rope_scaling_dict(c.rope_scaling); },
+          "How the rotary frequencies are changed for long contexts, as Config takes it; None: they are not.")
+      .def_property_readonly(
+          "rope_factors", [](const Config& c) { return py::tuple(py::cast(c.rope_factors)); },
+          "[head_dim / 2] divisors of the rotary frequencies; empty: none.")
+      .def_property_readonly("sliding_window", &sliding_window,
+                             "How many positions one attends to, itself included; None: all up to itself.")
       .def_property_readonly(
           "rope_style", [](const Config& c) { return std::string(to_string(c.rope_style)); },
           "Order of the rows of wq and wk: interleaved (llama2.c, GGUF) or half_split (Hugging Face).")
@@ -312,7 +400,9 @@ True
              const std::string& pack, bool mmap) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
             const ReleasedGil released;
-            return std::make_shared<Model>(open_checkpoint(utf8(path), mmap), options);
+            Checkpoint checkpoint = open_checkpoint(utf8(path), mmap);
+            add_tokenizer_model(checkpoint);
+            return std::make_shared<Model>(std::move(checkpoint), options);
           },
           arg("path"), kw, arg("backend") = "auto", arg("threads") = py::none(), arg("context") = py::none(),
           arg("kv") = "auto", arg("activations") = "auto", arg("pack") = "auto", arg("mmap") = true)
@@ -331,6 +421,14 @@ True
       .def_property_readonly("config", [](const Model& m) { return m.config(); })
       .def_property_readonly("path", [](const Model& m) { return m.checkpoint().path; })
       .def_property_readonly("file_format", [](const Model& m) { return m.checkpoint().file_format; })
+      .def_property_readonly("tokenizer",
+                             [](const Model& m) -> std::optional<Tokenizer> {  // a new one each time
+                               const Vocabulary* vocabulary = m.checkpoint().vocabulary.get();
+                               if (vocabulary == nullptr) return {};
+                               const ReleasedGil released;
+                               return Tokenizer(*vocabulary);
+                             })
+      .def_property_readonly("tokenizer_problem", [](const Model& m) { return m.checkpoint().no_vocabulary_reason; })
       .def_property_readonly("backend", [](const Model& m) { return std::string(m.backend().name()); })
       .def_property_readonly("isa", [](const Model& m) { return std::string(m.backend().isa()); })
       .def_property_readonly("threads", [](const Model& m) { return m.backend().threads(); })

@@ -1,6 +1,7 @@
 // Tokenizer and StreamDecoder.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,7 +11,10 @@
 
 #include "bind/bind.h"
 #include "bind/released_gil.h"
+#include "core/buffer.h"
 #include "core/check.h"
+#include "io/checkpoint.h"
+#include "io/hf.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
 
@@ -21,13 +25,18 @@ constexpr std::size_t kLongText = 4096;  // bytes; shorter texts are encoded fas
 
 constexpr const char* kTokenizerDoc = R"doc(Text to token ids and back.
 
-Made by :meth:`from_file` from llama2.c's ``tokenizer.bin`` or a SentencePiece BPE ``.model`` (told apart by content).
-A tokenizer never changes, so threads may share it, and it can be pickled.
+Made by :meth:`from_file`, or by :func:`llama2cpp.load` from what a checkpoint holds. A tokenizer never changes, so
+threads may share it, and it can be pickled.
 
 Notes
 -----
-For a ``tokenizer.bin`` the ids are those of llama2.c's ``run.c``. For a ``.model`` they are those of the sentencepiece
-library; models that are not BPE, or whose normaliser is not the identity, are refused.
+The ids are those of the reference of each file: llama2.c's ``run.c`` for a ``tokenizer.bin``, the sentencepiece library
+for a ``.model``, tiktoken for Llama 3's ``tokenizer.model``, ``tokenizers`` for the byte-level BPE of a GGUF. SentencePiece
+models that are not BPE, or whose normaliser is not the identity, are refused.
+
+The classes of characters that byte-level BPE cuts words by are those of Unicode 16.0, as in tiktoken 0.14 and tokenizers
+0.23. One difference is known: SmolLM2's digits. ``tokenizers`` also takes the 13 digits and numbers that are new in
+Unicode 17 for digits there, U+11DE0 to U+11DE9 and U+16FF4 to U+16FF6.
 
 Examples
 --------
@@ -44,9 +53,11 @@ constexpr const char* kFromFileDoc = R"doc(Open a tokenizer file.
 Parameters
 ----------
 path : str or os.PathLike
-    llama2.c's ``tokenizer.bin`` or a SentencePiece BPE ``.model``.
+    llama2.c's ``tokenizer.bin``, a SentencePiece BPE ``.model``, Llama 3's ``tokenizer.model`` as Meta gives it, Hugging
+    Face's ``tokenizer.json`` (with the settings of the files beside it), or a GGUF with a tokenizer (and with or without
+    weights). They are told apart by content.
 vocab_size : int, default 0
-    How many pieces of a ``tokenizer.bin`` to read, as llama2.c does with its model's; 0 reads all of them. A ``.model``
+    How many pieces of a ``tokenizer.bin`` to read, as llama2.c does with its model's; 0 reads all of them. Other files
     may have fewer pieces, but not more.
 
 Returns
@@ -72,14 +83,21 @@ constexpr const char* kEncodeDoc = R"doc(The ids of a text.
 Parameters
 ----------
 text : str or bytes
-    Bytes need not be valid UTF-8: a ``tokenizer.bin`` has an id for each byte; SentencePiece takes each byte that
-    belongs to no character for U+FFFD.
-bos, eos : bool, default True, False
-    Put the id of BOS before, of EOS behind, if the vocabulary has one.
+    Bytes need not be valid UTF-8. A ``tokenizer.bin`` has an id for each byte. SentencePiece takes each byte that
+    belongs to no character for U+FFFD. For the words of byte-level BPE such a byte is neither letter nor number nor
+    space; where the vocabulary lacks a byte (SmolLM2 lacks 21 that hardly any text has), it is left out, as in
+    ``tokenizers``.
+bos : bool, default True
+    Put the id of BOS before the text if the vocabulary wants one (:attr:`add_bos`). Where it wants none and you do, write
+    ``[tokenizer.bos_id, *tokenizer.encode(text, bos=False)]``.
+eos : bool, optional
+    Put the id of EOS behind the text, where the vocabulary has one. None, the default, does so if the vocabulary wants
+    it (:attr:`add_eos`); hardly any does.
 special : bool, default False
-    Control and user-defined pieces that the text spells out ("<s>", "</s>") become their ids, and each text between
-    them is encoded as if it stood alone. Without it "<s>" is three ordinary characters. (SentencePiece finds
-    user-defined pieces either way.)
+    Control and user-defined pieces that the text spells out ("<s>", "<|im_start|>") become their ids, the longest that
+    fits first, and each text between them is encoded as if it stood alone. A text that begins with BOS gets no second
+    one. Without it "<s>" is three ordinary characters. (SentencePiece and byte-level BPE find user-defined pieces either
+    way.)
 
 Returns
 -------
@@ -101,6 +119,32 @@ Examples
 >>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
 >>> tokenizer.encode("<s>Hello</s>", bos=False, special=True)
 [1, 346, 306, 414, 2]
+)doc";
+
+constexpr const char* kWordsDoc = R"doc(The words that byte-level BPE cuts a text into, and then encodes one by one.
+
+Parameters
+----------
+text : str or bytes
+    Special pieces in it are text like any other.
+
+Returns
+-------
+list of bytes
+    Joined, they are the text. No word depends on what comes before it.
+
+Raises
+------
+ValueError
+    The tokenizer is not a byte-level BPE; others have no such step. Or the str has a lone surrogate.
+
+Examples
+--------
+>>> import llama2cpp
+>>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer.words("Hello world")
+Traceback (most recent call last):
+ValueError: only byte-level BPE cuts a text into words
 )doc";
 
 constexpr const char* kDecodeDoc = R"doc(The text of a sequence of ids.
@@ -163,7 +207,8 @@ id : int
 Returns
 -------
 bytes
-    A byte piece is its one byte, a control piece its name, and a leading space is kept.
+    A byte piece is its one byte, a control piece its name, and a leading space is kept. Byte-level BPE has pieces that
+    are parts of characters.
 
 Raises
 ------
@@ -189,7 +234,7 @@ Returns
 -------
 bytes
     Unlike :meth:`piece`: up to the first NUL; anything that begins like ``<0x0A>`` is read as that byte, closed or not;
-    byte 0 is nothing.
+    byte 0 is nothing. For byte-level BPE, which llama2.c does not know, the same as :meth:`piece`.
 
 Raises
 ------
@@ -305,14 +350,43 @@ py::str to_str(const std::string& bytes) {
   return py::reinterpret_steal<py::str>(text);
 }
 
-std::vector<std::int32_t> encode(const Tokenizer& tokenizer, const py::object& text, bool bos, bool eos, bool special) {
+Tokenizer open_tokenizer(const std::string& path, std::int64_t vocab_size) {
+  const Buffer file = Buffer::file(path);
+  const std::string_view begin(reinterpret_cast<const char*>(file.data()), std::min<std::size_t>(file.size(), 4));
+  if (begin != "GGUF" && !begin.starts_with('{')) return Tokenizer::from_file(path, vocab_size);
+  LLAMA2CPP_CHECK(vocab_size >= 0, "vocab_size is ", vocab_size, ", expected 0 or more");
+  if (begin.starts_with('{')) return Tokenizer(open_tokenizer_json(path, vocab_size));
+  Tokenizer tokenizer(open_checkpoint_vocabulary(path));
+  if (vocab_size > 0 && tokenizer.vocab_size() > vocab_size) {
+    throw FormatError(cat(path, ": expected at most ", vocab_size, " pieces, found ", tokenizer.vocab_size()));
+  }
+  return tokenizer;
+}
+
+std::vector<std::int32_t> encode(const Tokenizer& tokenizer, const py::object& text, bool bos, std::optional<bool> eos,
+                                 bool special) {
   const std::string_view bytes = view_of(text);
-  if (bytes.size() < kLongText) return tokenizer.encode(bytes, bos, eos, special);
+  const bool with_eos = eos.value_or(tokenizer.vocabulary().add_eos);
+  if (bytes.size() < kLongText) return tokenizer.encode(bytes, bos, with_eos, special);
   const ReleasedGil release;
-  return tokenizer.encode(bytes, bos, eos, special);
+  return tokenizer.encode(bytes, bos, with_eos, special);
 }
 
 std::optional<std::int32_t> id_or_none(std::int32_t id) { return id < 0 ? std::nullopt : std::optional(id); }
+
+std::string_view kind_name(const Vocabulary& vocabulary) {
+  switch (vocabulary.kind) {
+    case Vocabulary::Kind::llama2c:
+      return "llama2.c";
+    case Vocabulary::Kind::sentencepiece:
+      return "SentencePiece";
+    case Vocabulary::Kind::ranked_bpe:
+      return "BPE by rank";
+    case Vocabulary::Kind::byte_bpe:
+      break;
+  }
+  return "byte-level BPE";
+}
 
 py::tuple get_state(const Tokenizer& tokenizer) {
   const Vocabulary& v = tokenizer.vocabulary();
@@ -321,7 +395,9 @@ py::tuple get_state(const Tokenizer& tokenizer) {
   std::vector<int> types;
   for (const PieceType type : v.types) types.push_back(static_cast<int>(type));
   return py::make_tuple(static_cast<int>(v.kind), pieces, v.scores, types, v.bos_id, v.eos_ids, v.unk_id,
-                        py::bytes(v.unk_surface), v.add_dummy_prefix, v.remove_extra_whitespaces);
+                        py::bytes(v.unk_surface), v.add_dummy_prefix, v.remove_extra_whitespaces,
+                        static_cast<int>(v.pre_tokenizer), v.merges, v.merges_by_id, v.ignore_merges, v.add_bos,
+                        v.add_eos, py::bytes(v.chat_template), static_cast<int>(v.prefix));
 }
 
 template <class Enum>
@@ -332,9 +408,11 @@ Enum checked_enum(int value, Enum last) {
 }
 
 Tokenizer set_state(const py::tuple& state) {
-  if (state.size() != 10) throw FormatError(cat("vocabulary: expected 10 parts, found ", state.size()));
+  if (state.size() != 17 && state.size() != 18) {  // 17 before there was a prefix
+    throw FormatError(cat("vocabulary: expected 18 parts, found ", state.size()));
+  }
   Vocabulary v;
-  v.kind = checked_enum(state[0].cast<int>(), Vocabulary::Kind::sentencepiece);
+  v.kind = checked_enum(state[0].cast<int>(), Vocabulary::Kind::ranked_bpe);
   v.pieces = state[1].cast<std::vector<std::string>>();
   v.scores = state[2].cast<std::vector<float>>();
   for (const int type : state[3].cast<std::vector<int>>()) v.types.push_back(checked_enum(type, PieceType::byte));
@@ -344,6 +422,14 @@ Tokenizer set_state(const py::tuple& state) {
   v.unk_surface = state[7].cast<std::string>();
   v.add_dummy_prefix = state[8].cast<bool>();
   v.remove_extra_whitespaces = state[9].cast<bool>();
+  v.pre_tokenizer = checked_enum(state[10].cast<int>(), Vocabulary::PreTokenizer::smollm);
+  v.merges = state[11].cast<std::vector<Vocabulary::Merge>>();
+  v.merges_by_id = state[12].cast<bool>();
+  v.ignore_merges = state[13].cast<bool>();
+  v.add_bos = state[14].cast<bool>();
+  v.add_eos = state[15].cast<bool>();
+  v.chat_template = state[16].cast<std::string>();
+  if (state.size() > 17) v.prefix = checked_enum(state[17].cast<int>(), Vocabulary::Prefix::first_where_none);
   return Tokenizer(std::move(v));
 }
 
@@ -363,11 +449,21 @@ void register_text(py::module_& module) {
           [](const py::object& path, std::int64_t vocab_size) {
             const auto name = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
             const ReleasedGil release;
-            return Tokenizer::from_file(name, vocab_size);
+            return open_tokenizer(name, vocab_size);
           },
           py::arg("path"), py::arg("vocab_size") = 0, kFromFileDoc)
-      .def("encode", &encode, py::arg("text"), py::arg("bos") = true, py::arg("eos") = false,
+      .def("encode", &encode, py::arg("text"), py::arg("bos") = true, py::arg("eos") = py::none(),
            py::arg("special") = false, kEncodeDoc)
+      .def(
+          "words",
+          [](const Tokenizer& tokenizer, const py::object& text) {
+            py::list words;
+            for (const std::string_view word : tokenizer.words(view_of(text))) {
+              words.append(py::bytes(word.data(), word.size()));
+            }
+            return words;
+          },
+          py::arg("text"), kWordsDoc)
       .def(
           "decode",
           [](const Tokenizer& tokenizer, const py::iterable& ids) {
@@ -399,12 +495,23 @@ void register_text(py::module_& module) {
       .def_property_readonly(
           "eos_ids", [](const Tokenizer& tokenizer) { return py::tuple(py::cast(tokenizer.vocabulary().eos_ids)); },
           "tuple of int: The ids that end a text; the first is what encode adds.")
+      .def_property_readonly(
+          "add_bos", [](const Tokenizer& tokenizer) { return tokenizer.vocabulary().add_bos; },
+          "bool: Whether the vocabulary wants BOS before a text. A file of tokens alone does not say: then True.")
+      .def_property_readonly(
+          "add_eos", [](const Tokenizer& tokenizer) { return tokenizer.vocabulary().add_eos; },
+          "bool: Whether the vocabulary wants EOS behind a text.")
+      .def_property_readonly(
+          "chat_template",
+          [](const Tokenizer& tokenizer) -> std::optional<py::str> {
+            const std::string& text = tokenizer.vocabulary().chat_template;
+            return text.empty() ? std::nullopt : std::optional(to_str(text));
+          },
+          "str or None: The jinja2 template that makes a conversation one text, if the file has one.")
       .def("__len__", &Tokenizer::vocab_size)
       .def("__repr__",
            [](const Tokenizer& tokenizer) {
-             const bool llama2c = tokenizer.vocabulary().kind == Vocabulary::Kind::llama2c;
-             return cat("<Tokenizer of ", tokenizer.vocab_size(), " pieces, ", llama2c ? "llama2.c" : "SentencePiece",
-                        ">");
+             return cat("<Tokenizer of ", tokenizer.vocab_size(), " pieces, ", kind_name(tokenizer.vocabulary()), ">");
            })
       .def(py::pickle(&get_state, &set_state));
 

@@ -7,9 +7,42 @@
 #include "core/check.h"
 
 namespace llama2cpp {
+namespace {
+
+constexpr std::int64_t kMaxSize = std::int64_t{1} << 30;
+
+void check_positive(const char* name, float value) {
+  if (!(value > 0.0F) || !std::isfinite(value)) {
+    throw FormatError(cat("config: ", name, " is ", value, ", expected a finite number above 0"));
+  }
+}
+
+void check_rope(const Config& c) {
+  check_positive("rope_theta", c.rope_theta);
+  const RopeScaling& scaling = c.rope_scaling;
+  if (scaling.kind != RopeScaling::Kind::none) check_positive("rope_scaling's factor", scaling.factor);
+  if (scaling.kind == RopeScaling::Kind::llama3) {
+    check_positive("rope_scaling's low_freq_factor", scaling.low_freq_factor);
+    check_positive("rope_scaling's high_freq_factor", scaling.high_freq_factor);
+    if (scaling.low_freq_factor >= scaling.high_freq_factor) {
+      throw FormatError(cat("config: rope_scaling's low_freq_factor is ", scaling.low_freq_factor,
+                            ", expected less than high_freq_factor, which is ", scaling.high_freq_factor));
+    }
+    if (scaling.original_context < 1 || scaling.original_context > kMaxSize) {
+      throw FormatError(
+          cat("config: rope_scaling's original_context is ", scaling.original_context, ", expected 1 to ", kMaxSize));
+    }
+  }
+  if (!c.rope_factors.empty() && static_cast<std::int64_t>(c.rope_factors.size()) != c.head_dim / 2) {
+    throw FormatError(cat("config: there are ", c.rope_factors.size(),
+                          " rope_factors, expected head_dim / 2, which is ", c.head_dim / 2));
+  }
+  for (const float factor : c.rope_factors) check_positive("one of rope_factors", factor);
+}
+
+}  // namespace
 
 void Config::validate() const {
-  constexpr std::int64_t kMaxSize = std::int64_t{1} << 30;
   const struct {
     const char* name;
     std::int64_t value;
@@ -38,9 +71,11 @@ void Config::validate() const {
   if (!(norm_eps >= 0.0F) || !std::isfinite(norm_eps)) {
     throw FormatError(cat("config: norm_eps is ", norm_eps, ", expected a finite number of 0 or more"));
   }
-  if (!(rope_theta > 0.0F) || !std::isfinite(rope_theta)) {
-    throw FormatError(cat("config: rope_theta is ", rope_theta, ", expected a finite number above 0"));
+  if (sliding_window < 0 || sliding_window > kMaxSize) {
+    throw FormatError(
+        cat("config: sliding_window is ", sliding_window, ", expected 1 to ", kMaxSize, ", or 0 for none"));
   }
+  check_rope(*this);
 }
 
 }  // namespace llama2cpp

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace llama2cpp {
 
@@ -12,6 +13,30 @@ enum class RopeStyle : std::uint8_t { interleaved, half_split };
 
 inline std::string_view to_string(RopeStyle style) {
   return style == RopeStyle::interleaved ? "interleaved" : "half_split";
+}
+
+// How rotary frequencies are changed for contexts longer than the first training's.
+struct RopeScaling {
+  // linear: all are divided by the factor. llama3: those whose wave is longer than original_context / low_freq_factor
+  // are, those below original_context / high_freq_factor are not, and between the two it changes smoothly.
+  enum class Kind : std::uint8_t { none, linear, llama3 };
+
+  Kind kind = Kind::none;
+  float factor = 1.0F;
+  float low_freq_factor = 1.0F;
+  float high_freq_factor = 4.0F;
+  std::int64_t original_context = 8192;
+};
+
+inline std::string_view to_string(RopeScaling::Kind kind) {
+  switch (kind) {
+    case RopeScaling::Kind::linear:
+      return "linear";
+    case RopeScaling::Kind::llama3:
+      return "llama3";
+    default:
+      return "none";
+  }
 }
 
 struct Config {
@@ -25,6 +50,9 @@ struct Config {
   std::int64_t seq_len = 0;  // the context that the model was trained for
   float norm_eps = 1e-5F;
   float rope_theta = 10000.0F;
+  RopeScaling rope_scaling;
+  std::vector<float> rope_factors;  // [head_dim / 2] each frequency is divided by its own; empty: by none
+  std::int64_t sliding_window = 0;  // a position sees itself and the window - 1 before it; 0: all before it
   RopeStyle rope_style = RopeStyle::interleaved;
   bool tied = false;  // the output matrix is the embedding table
 

@@ -16,17 +16,40 @@ namespace llama2cpp {
 
 struct Weight;
 
+// 32 columns of a row as whole numbers with their scales: weight k is (d * sub[h]) * q[k] + dm * m[h], where h = k / 16.
+// d * sub and dm * m are exact in f32 for every format here. Without a minimum there is no second term.
+struct IntegerBlock {
+  std::array<std::int8_t, 32> q;
+  std::array<std::int32_t, 2> sub{1, 1};
+  std::array<std::int32_t, 2> m{0, 0};
+  float d = 0.0F;
+  float dm = 0.0F;
+};
+
+// What all IntegerBlocks of a format have in common.
+struct BlockFacts {
+  int bits = 0;             // q + offset is in [0, 2^bits)
+  int offset = 0;           //
+  int halves = 1;           // 2 where sub and m differ between columns 0-15 and 16-31
+  bool sub_scales = false;  // sub is not always 1: d and dm then belong to 256 columns
+  bool minimum = false;     // dm is used
+};
+
 struct Format {
   std::string_view name;
   std::int64_t group;        // weights that share a scale; 1 for floats, 0 where each Weight says its own
   std::int64_t group_bytes;  // bytes of one group in plane 0
   bool quantised;
 
-  // Writes columns [begin, begin + count) of one row as f32. `begin` and `count` are multiples of the group; a format
-  // without a group of its own takes any range.
+  // Writes columns [begin, begin + count) of one row as f32. `begin` and `count` are multiples of the group, or of 32 where
+  // there are integers; a format without a group of its own takes any range.
   void (*decode)(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out);
   // The opposite, for export: `count` values to plane 0. Null where this project does not write the format.
   void (*encode)(const float* values, std::int64_t count, std::byte* out);
+
+  // Columns [32 * block, 32 * block + 32) of one row. Null where columns do not come in blocks of 32 whole numbers.
+  void (*integers)(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) = nullptr;
+  BlockFacts blocks{};  // where there are integers
 };
 
 // One array of a weight's file form: float data, GGUF blocks, int8 values, scales, zero points ...

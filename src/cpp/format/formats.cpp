@@ -2,8 +2,21 @@
 #include <bit>
 
 #include "core/check.h"
+#include "format/bf16.h"
+#include "format/f16.h"
 #include "format/f32.h"
+#include "format/gptq.h"
 #include "format/int8_group.h"
+#include "format/q2_k.h"
+#include "format/q3_k.h"
+#include "format/q4_0.h"
+#include "format/q4_1.h"
+#include "format/q4_k.h"
+#include "format/q5_0.h"
+#include "format/q5_1.h"
+#include "format/q5_k.h"
+#include "format/q6_k.h"
+#include "format/q8_0.h"
 
 namespace llama2cpp {
 
@@ -11,8 +24,8 @@ static_assert(std::endian::native == std::endian::little, "checkpoints are littl
 
 std::span<const Format* const> all_formats() {
   static constexpr const Format* kFormats[] = {
-      &kF32,
-      &kInt8Group,
+      &kF32,  &kInt8Group, &kF16,  &kBF16,  &kQ8_0,  &kQ4_0,  &kQ4_1,  &kQ5_0,    &kQ5_1,    &kQ2_K,    &kQ3_K,
+      &kQ4_K, &kQ5_K,      &kQ6_K, &kGptq2, &kGptq3, &kGptq4, &kGptq8, &kGptq2V2, &kGptq3V2, &kGptq4V2, &kGptq8V2,
   };
   return kFormats;
 }

@@ -6,6 +6,7 @@
 #include <ios>
 
 #include "core/check.h"
+#include "io/hf.h"
 
 namespace llama2cpp {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 // Adding a file format: a new file beside llama2c.cpp, and one line here. The first that recognises a file opens it,
 // so llama2.c v0, which has no magic, is the last.
 constexpr const Reader* kReaders[] = {
+    &kGguf,
     &kLlama2cV1,
     &kLlama2cV0,
 };
@@ -24,7 +26,6 @@ struct Signature {
 
 // Files that people give by mistake, by their first bytes.
 constexpr Signature kSignatures[] = {
-    {"GGUF", "a GGUF file"},
     {"lmgg", "a GGML file (the format before GGUF)"},
     {"fmgg", "a GGMF file (a format before GGUF)"},
     {"tjgg", "a GGJT file (a format before GGUF)"},
@@ -58,7 +59,7 @@ bool looks_like_tokenizer_bin(const Buffer& file) {
 
 // "" for bytes that say nothing to us.
 std::string_view looks_like(const Buffer& file) {
-  if (looks_like_safetensors(file)) return "a safetensors file";
+  if (looks_like_safetensors(file)) return "a safetensors file (one beside its config.json opens)";
   if (looks_like_tokenizer_bin(file)) return "a llama2.c tokenizer.bin, which is no checkpoint";
   for (const Signature& signature : kSignatures) {
     if (text_of(file).starts_with(signature.start)) return signature.what;
@@ -129,6 +130,17 @@ MatrixShape part_shape(const Config& config, Part part) {
       return {config.hidden_dim, config.dim};
     case Part::w2:
       return {config.dim, config.hidden_dim};
+    case Part::bq:
+      return {1, config.q_dim()};
+    case Part::bk:
+    case Part::bv:
+      return {1, config.kv_dim()};
+    case Part::bo:
+    case Part::b2:
+      return {1, config.dim};
+    case Part::b1:
+    case Part::b3:
+      return {1, config.hidden_dim};
   }
   throw std::invalid_argument(cat("no such part: ", static_cast<int>(part)));
 }
@@ -144,7 +156,15 @@ Checkpoint open_checkpoint(const Buffer& file, const std::string& path) {
 }
 
 Checkpoint open_checkpoint(const std::string& path, bool use_mmap) {
-  return open_checkpoint(Buffer::file(path, use_mmap), path);
+  const std::optional<FolderPath> folder = find_hf_folder(path);
+  if (!folder) return open_checkpoint(Buffer::file(path, use_mmap), path);
+  try {
+    Checkpoint checkpoint = open_hf_folder(*folder, use_mmap);
+    checkpoint.path = path;
+    return checkpoint;
+  } catch (const FormatError& error) {
+    throw FormatError(cat(path, ": ", error.what()));
+  }
 }
 
 }  // namespace llama2cpp

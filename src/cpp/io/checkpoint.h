@@ -17,11 +17,13 @@ namespace llama2cpp {
 
 struct Checkpoint {
   std::string path;         // empty for arrays
-  std::string file_format;  // "llama2.c v0", "arrays", ...
+  std::string file_format;  // "llama2.c v0", "GGUF v3", "arrays", ...
   Config config;
   Naming naming = Naming::meta;
+  bool is_runq_s = false;  // llama2.c's runq runs it: rounded to int8, its text should be runq's
   std::map<std::string, Weight, std::less<>> weights;
-  std::unique_ptr<Vocabulary> vocabulary;  // null where the file has no tokenizer
+  std::unique_ptr<Vocabulary> vocabulary;  // null where the file has no tokenizer, or one that we do not know
+  std::string no_vocabulary_reason;        // which of the two, where it is a file that could have one
 
   // Throws FormatError that lists the tensor as missing.
   const Weight& weight(const std::string& name) const;
@@ -36,12 +38,17 @@ struct MatrixShape {
 // The shape that a config gives a matrix: y = W x for x [cols] and y [rows]; a gain is [1, dim].
 MatrixShape part_shape(const Config& config, Part part);
 
-// Opens any file that a reader in checkpoint.cpp's list knows. Throws FormatError (what was expected, what was found,
+// Opens any file that a reader in checkpoint.cpp's list knows, or a Hugging Face folder: by its path, or by that of a
+// safetensors file beside a config.json. Throws FormatError (what was expected, what was found,
 // at which byte or in which tensor) or std::system_error from the operating system.
 Checkpoint open_checkpoint(const std::string& path, bool use_mmap = true);
 
 // The same for a file that is in memory already; `path` is for error messages. The weights keep `file` alive.
 Checkpoint open_checkpoint(const Buffer& file, const std::string& path);
+
+// The tokenizer alone of a GGUF file, which may be one without weights. Throws FormatError where it has none, or one that
+// we do not know.
+Vocabulary open_checkpoint_vocabulary(const std::string& path);
 
 // A reader: looks at a file's first bytes, and opens it. Its errors need not name the file.
 struct Reader {
@@ -51,6 +58,7 @@ struct Reader {
 };
 
 // The readers that checkpoint.cpp lists.
+extern const Reader kGguf;       // gguf_model.cpp
 extern const Reader kLlama2cV0;  // llama2c.cpp
 extern const Reader kLlama2cV1;  // llama2c.cpp; version 2 too
 

@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/quote.h"
+#include "io/utf8.h"
 
 namespace llama2cpp {
 namespace {
@@ -41,24 +42,6 @@ bool is_letter(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') 
 bool is_identifier(std::string_view name) {
   return !name.empty() && is_letter(name[0]) &&
          std::all_of(name.begin(), name.end(), [](char c) { return is_letter(c) || is_digit(c); });
-}
-
-// The length of the character at the start of `text` (not empty), or 0 if it is not UTF-8: shortest form only, no
-// surrogates, nothing above U+10FFFF (Unicode, table 3-7).
-std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
-  const auto in = [&](std::size_t i, unsigned first, unsigned last) { return byte(i) >= first && byte(i) <= last; };
-  const unsigned lead = byte(0);
-  if (lead < 0x80) return 1;
-  if (lead < 0xC2) return 0;
-  if (lead < 0xE0) return in(1, 0x80, 0xBF) ? 2 : 0;
-  if (lead < 0xF0) {
-    const bool second = in(1, lead == 0xE0 ? 0xA0 : 0x80, lead == 0xED ? 0x9F : 0xBF);
-    return second && in(2, 0x80, 0xBF) ? 3 : 0;
-  }
-  if (lead > 0xF4) return 0;
-  const bool second = in(1, lead == 0xF0 ? 0x90 : 0x80, lead == 0xF4 ? 0x8F : 0xBF);
-  return second && in(2, 0x80, 0xBF) && in(3, 0x80, 0xBF) ? 4 : 0;
 }
 
 void append_utf8(std::string& out, std::uint32_t code) {

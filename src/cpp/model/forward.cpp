@@ -14,7 +14,7 @@ struct Rows {
   std::vector<HookSpan> hook_spans;  // the same, for hooks
   std::vector<std::int64_t> wanted;  // [R] rows whose logits are wanted
 
-  explicit Rows(std::span<const SequenceInput> sequences) {
+  Rows(std::span<const SequenceInput> sequences, std::int64_t window) {
     for (const SequenceInput& s : sequences) {
       const auto first = static_cast<std::int64_t>(tokens.size());
       const auto count = static_cast<std::int64_t>(s.tokens.size());
@@ -23,6 +23,7 @@ struct Rows {
       spans.push_back({.row = first,
                        .count = count,
                        .position = s.position,
+                       .window = window,
                        .keys = {},
                        .values = {},
                        .scores = {},
@@ -43,7 +44,7 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
   const Config& c = model.config();
   const Weights& w = model.weights();
   Backend& be = model.backend();
-  Rows rows(sequences);
+  Rows rows(sequences, c.sliding_window);
   const std::span<const HookSpan> spans = rows.hook_spans;
 
   // RMSNorm, in two halves: the divisor, and the product with it, which matmul does on the way in unless someone looks.
@@ -57,6 +58,10 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
     be.normalize(x, divisor, out);  // [T, dim]
     hooks.at(normalized, layer, out, seen);
     return {out, {{}, gain.data()}};
+  };
+
+  const auto add_bias = [&](const Tensor& x, const std::vector<float>& bias) {
+    if (!bias.empty()) be.add_bias(x, bias);  // in place
   };
 
   for (const HookSpan& span : spans) {
@@ -78,6 +83,9 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
     const Weight* const qkv[] = {&l.wq, &l.wk, &l.wv};
     const Tensor qkv_out[] = {a.q, a.k, a.v};
     be.matmul(qkv, x1, qkv_out, norm1);  // [T, dim] -> [T, heads * head_dim]
+    add_bias(a.q, l.bq);
+    add_bias(a.k, l.bk);
+    add_bias(a.v, l.bv);
     hooks.at(Point::q, i, a.q, spans);
     hooks.at(Point::k, i, a.k, spans);
     hooks.at(Point::v, i, a.v, spans);
@@ -116,6 +124,7 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
     hooks.at(Point::z, i, a.z, spans);
     const Weight* const wo[] = {&l.wo};
     be.matmul(wo, a.z, {&a.attn_out, 1});  // -> [T, dim]
+    add_bias(a.attn_out, l.bo);
     hooks.at(Point::attn_out, i, a.attn_out, spans);
     be.add(a.x, a.attn_out, a.x);
 
@@ -125,12 +134,15 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
     const Weight* const gate_up[] = {&l.w1, &l.w3};
     const Tensor gate_up_out[] = {a.gate, a.up};
     be.matmul(gate_up, x2, gate_up_out, norm2);  // [T, dim] -> [T, hidden_dim] twice
+    add_bias(a.gate, l.b1);
+    add_bias(a.up, l.b3);
     hooks.at(Point::mlp_pre, i, a.gate, spans);
     hooks.at(Point::mlp_pre_linear, i, a.up, spans);
     be.swiglu(a.gate, a.up, a.gate);  // [T, hidden_dim]
     hooks.at(Point::mlp_post, i, a.gate, spans);
     const Weight* const w2[] = {&l.w2};
     be.matmul(w2, a.gate, {&a.mlp_out, 1});  // -> [T, dim]
+    add_bias(a.mlp_out, l.b2);
     hooks.at(Point::mlp_out, i, a.mlp_out, spans);
     be.add(a.x, a.mlp_out, a.x);
     hooks.at(Point::resid_post, i, a.x, spans);

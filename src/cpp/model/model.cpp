@@ -1,49 +1,61 @@
 // Options, packing on first use, and lending buffers.
 #include "model/model.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 
 namespace llama2cpp {
 namespace {
 
-DType kv_dtype_for(const std::string& kv) {
+// auto: f16 keeps more than weights of fewer bits than f32 have said. llama2.c's own int8 keeps f32, as its run does.
+DType kv_dtype_for(const std::string& kv, Weights& weights) {
   LLAMA2CPP_CHECK(kv == "auto" || kv == "f32" || kv == "f16", "kv is '", kv, "', expected one of: auto, f32, f16");
-  return kv == "f16" ? DType::f16 : DType::f32;
+  if (kv != "auto") return kv == "f16" ? DType::f16 : DType::f32;
+  const std::vector<Weight*> matrices = weights.matrices();
+  const bool full = std::all_of(matrices.begin(), matrices.end(), [](const Weight* weight) {
+    return weight->format->name == "f32" || weight->format->name == "int8_group";
+  });
+  return full ? DType::f32 : DType::f16;
 }
 
 // Packing copies: worth it only if the copy and a full session fit beside what else is in memory.
-bool should_pack(const std::string& pack, const Checkpoint& checkpoint, std::int64_t context, DType kv) {
+bool should_pack(const std::string& pack, const Config& c, Weights& weights, const Backend& backend,
+                 std::int64_t context, DType kv) {
   LLAMA2CPP_CHECK(pack == "auto" || pack == "always" || pack == "never", "pack is '", pack,
                   "', expected one of: auto, always, never");
   if (pack != "auto") return pack == "always";
-  const Config& c = checkpoint.config;
   double bytes = 2.0 * static_cast<double>(c.n_layers * c.kv_dim()) * static_cast<double>(context * size_of(kv));
-  for (const auto& [name, weight] : checkpoint.weights) {
-    bytes += static_cast<double>(weight.rows) * static_cast<double>(weight.cols) * sizeof(float);
-  }
+  for (const Weight* weight : weights.matrices()) bytes += static_cast<double>(backend.packed_bytes(*weight));
   return bytes < static_cast<double>(available_memory());
+}
+
+// llama2.c's int8 files are run as llama2.c runs them, unless floats are asked for.
+Arithmetic arithmetic_for(const Checkpoint& checkpoint, const std::string& activations) {
+  return checkpoint.is_runq_s && activations != "f32" ? Arithmetic::llama2c : Arithmetic::contract;
 }
 
 }  // namespace
 
 Model::Model(Checkpoint checkpoint, const ModelOptions& options)
     : checkpoint_(std::move(checkpoint)),
-      backend_(make_backend(options.backend, options.threads)),
+      backend_(make_backend(options.backend, options.threads, arithmetic_for(checkpoint_, options.activations))),
       weights_(checkpoint_),
-      rope_(checkpoint_.config),
+      rope_(checkpoint_.config, arithmetic_for(checkpoint_, options.activations)),
       context_(options.context == 0 ? checkpoint_.config.seq_len : options.context),
-      kv_dtype_(kv_dtype_for(options.kv)) {
+      kv_dtype_(kv_dtype_for(options.kv, weights_)) {
   LLAMA2CPP_CHECK(context_ >= 1, "context is ", context_, ", expected 1 or more");
   const std::string& activations = options.activations;
   LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activations is '",
                   activations, "', expected one of: auto, f32, int8");
   for (Weight* weight : weights_.matrices()) {
-    LLAMA2CPP_CHECK(weight->format->quantised || activations != "int8", "activations is 'int8', but tensor '",
-                    weight->name, "' is ", weight->format->name, ", and only quantised weights take int8");
-    weight->int8_input = weight->format->quantised && activations != "f32";
+    const bool takes_int8 = weight->format->integers != nullptr || weight->format->name == "int8_group";
+    LLAMA2CPP_CHECK(takes_int8 || activations != "int8", "activations is 'int8', but tensor '", weight->name, "' is ",
+                    weight->format->name, ", and only weights that come as blocks of whole numbers take int8");
+    weight->int8_input = takes_int8 && activations != "f32";
     int8_activations_ = int8_activations_ || weight->int8_input;
   }
-  pack_ = should_pack(options.pack, checkpoint_, context_, kv_dtype_);
+  pack_ = should_pack(options.pack, config(), weights_, *backend_, context_, kv_dtype_);
 }
 
 void Model::prepare() const {

@@ -1,22 +1,62 @@
 // Frequencies and angles are rounded to float as the reference implementations round them; their cosine and sine are
-// then taken in double, which leaves nothing to a platform's float functions.
+// then taken in double, which leaves nothing to a platform's float functions. In llama2.c's order all of it is what its
+// C library gives.
 #include "model/rope.h"
 
 #include <cmath>
+#include <numbers>
+
+#include "model/llama2c_rope.h"
 
 namespace llama2cpp {
+namespace {
 
-RopeAngles::RopeAngles(const Config& config) {
+// Llama 3.1's rule (Grattafiori et al. 2024; Meta's llama-models has it), each step rounded to float as in transformers.
+float llama3_scaled(float inv_freq, const RopeScaling& scaling) {
+  const auto context = static_cast<float>(scaling.original_context);
+  const float low = scaling.low_freq_factor;
+  const float high = scaling.high_freq_factor;
+  const float wave_length = (1.0F / inv_freq) * (2.0F * std::numbers::pi_v<float>);
+  if (wave_length > context / low) return inv_freq / scaling.factor;
+  if (wave_length < context / high) return inv_freq;
+  const float smooth = ((1.0F / wave_length) * context - low) / (high - low);  // 0 at the long end, 1 at the short
+  return (1.0F - smooth) * inv_freq / scaling.factor + smooth * inv_freq;
+}
+
+float scaled(float inv_freq, const RopeScaling& scaling) {
+  switch (scaling.kind) {
+    case RopeScaling::Kind::linear:
+      return inv_freq / scaling.factor;
+    case RopeScaling::Kind::llama3:
+      return llama3_scaled(inv_freq, scaling);
+    default:
+      return inv_freq;
+  }
+}
+
+}  // namespace
+
+RopeAngles::RopeAngles(const Config& config, Arithmetic arithmetic) : arithmetic_(arithmetic) {
+  const bool llama2c = arithmetic == Arithmetic::llama2c && config.rope_theta == 10000.0F;
   for (std::int64_t j = 0; j < config.head_dim / 2; ++j) {
     const float exponent = static_cast<float>(2 * j) / static_cast<float>(config.head_dim);
-    const auto power = static_cast<float>(std::pow(double{config.rope_theta}, double{exponent}));
-    inv_freq_.push_back(1.0F / power);
+    const float power = llama2c ? llama2c_power_of_10000(exponent)
+                                : static_cast<float>(std::pow(double{config.rope_theta}, double{exponent}));
+    const float inv_freq = scaled(1.0F / power, config.rope_scaling);
+    inv_freq_.push_back(config.rope_factors.empty() ? inv_freq
+                                                    : inv_freq / config.rope_factors[static_cast<std::size_t>(j)]);
   }
 }
 
 void RopeAngles::at(std::int64_t position, float* cos, float* sin) const {
   for (std::size_t j = 0; j < inv_freq_.size(); ++j) {
     const float angle = static_cast<float>(position) * inv_freq_[j];
+    if (arithmetic_ == Arithmetic::llama2c) {
+      const SinCos turned = llama2c_sin_cos(angle);
+      cos[j] = turned.cos;
+      sin[j] = turned.sin;
+      continue;
+    }
     cos[j] = static_cast<float>(std::cos(double{angle}));
     sin[j] = static_cast<float>(std::sin(double{angle}));
   }

@@ -3,18 +3,20 @@
 
 #include <vector>
 
+#include "backend/backend.h"
 #include "core/config.h"
 
 namespace llama2cpp {
 
 class RopeAngles {
  public:
-  explicit RopeAngles(const Config& config);
+  explicit RopeAngles(const Config& config, Arithmetic arithmetic = Arithmetic::contract);
 
   // cos and sin [head_dim / 2] of one position's angles.
   void at(std::int64_t position, float* cos, float* sin) const;
 
  private:
+  Arithmetic arithmetic_;
   std::vector<float> inv_freq_;  // [head_dim / 2] radians per position
 };
 

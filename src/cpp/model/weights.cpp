@@ -15,12 +15,25 @@ Weight take(const Checkpoint& checkpoint, Part part, std::int64_t layer = 0) {
   return weight;
 }
 
-// Gains are small and every row of every layer needs them: kept as floats whatever the file holds.
-std::vector<float> take_gain(const Checkpoint& checkpoint, Part part, std::int64_t layer) {
+// Vectors are small and every row of every layer needs them: kept as floats whatever the file holds.
+std::vector<float> take_vector(const Checkpoint& checkpoint, Part part, std::int64_t layer) {
   const Weight weight = take(checkpoint, part, layer);
-  std::vector<float> gain(static_cast<std::size_t>(weight.cols));
-  weight.decode_row(0, gain.data());
-  return gain;
+  std::vector<float> vector(static_cast<std::size_t>(weight.cols));
+  weight.decode_row(0, vector.data());
+  return vector;
+}
+
+bool has(const Checkpoint& checkpoint, Part part, std::int64_t layer) {
+  return checkpoint.weights.contains(weight_name(checkpoint.naming, part, layer));
+}
+
+// A bias that layer 0 has, all have; one that it lacks, none has.
+std::vector<float> take_bias(const Checkpoint& checkpoint, Part part, std::int64_t layer) {
+  if (has(checkpoint, part, 0)) return take_vector(checkpoint, part, layer);
+  if (has(checkpoint, part, layer)) {
+    throw FormatError(cat("tensor '", weight_name(checkpoint.naming, part, layer), "' is there, but layer 0 has none"));
+  }
+  return {};
 }
 
 }  // namespace
@@ -30,18 +43,25 @@ Weights::Weights(const Checkpoint& checkpoint) {
   tok_embeddings = take(checkpoint, Part::tok_embeddings);
   for (std::int64_t i = 0; i < c.n_layers; ++i) {
     layers.push_back({
-        .attention_norm = take_gain(checkpoint, Part::attention_norm, i),
+        .attention_norm = take_vector(checkpoint, Part::attention_norm, i),
         .wq = take(checkpoint, Part::wq, i),
         .wk = take(checkpoint, Part::wk, i),
         .wv = take(checkpoint, Part::wv, i),
         .wo = take(checkpoint, Part::wo, i),
-        .ffn_norm = take_gain(checkpoint, Part::ffn_norm, i),
+        .ffn_norm = take_vector(checkpoint, Part::ffn_norm, i),
         .w1 = take(checkpoint, Part::w1, i),
         .w2 = take(checkpoint, Part::w2, i),
         .w3 = take(checkpoint, Part::w3, i),
+        .bq = take_bias(checkpoint, Part::bq, i),
+        .bk = take_bias(checkpoint, Part::bk, i),
+        .bv = take_bias(checkpoint, Part::bv, i),
+        .bo = take_bias(checkpoint, Part::bo, i),
+        .b1 = take_bias(checkpoint, Part::b1, i),
+        .b2 = take_bias(checkpoint, Part::b2, i),
+        .b3 = take_bias(checkpoint, Part::b3, i),
     });
   }
-  norm = take_gain(checkpoint, Part::norm, 0);
+  norm = take_vector(checkpoint, Part::norm, 0);
   output = c.tied ? tok_embeddings : take(checkpoint, Part::output);
 }
 

@@ -19,6 +19,9 @@ struct LayerWeights {
   Weight w1;                          // [hidden_dim, dim]   gate
   Weight w2;                          // [dim, hidden_dim]   down
   Weight w3;                          // [hidden_dim, dim]   up
+
+  // Added to what the matrix of the same letter gives; empty where the model has none.
+  std::vector<float> bq, bk, bv, bo, b1, b2, b3;
 };
 
 struct Weights {
@@ -27,7 +30,7 @@ struct Weights {
   std::vector<float> norm;  // [dim]
   Weight output;            // [vocab_size, dim]; the same file bytes as tok_embeddings where tied
 
-  // Throws FormatError for a missing tensor or a shape that the config does not give.
+  // Throws FormatError for a missing tensor, a shape that the config does not give, and a bias that only some layers have.
   explicit Weights(const Checkpoint& checkpoint);
 
   // Every matrix that matmul reads, in the order of the forward.

@@ -1,11 +1,10 @@
-// The merge loop that both tokenizers share: again and again, the best-scoring pair of neighbours whose joined bytes
-// are a piece becomes that piece; among equal scores the leftmost. A heap and a linked list make it n log n.
+// The merge loop that all tokenizers share: again and again, the best-scoring pair of neighbours that may be joined
+// becomes one symbol; among equal scores the leftmost. A heap and a linked list make it n log n.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <queue>
-#include <span>
 #include <string_view>
 #include <vector>
 
@@ -24,6 +23,9 @@ struct Symbol {
   bool merged = false;     // gone: it is part of a symbol to its left
 
   std::string_view in(std::string_view text) const { return text.substr(begin, length); }
+  std::string_view with(const Symbol& right, std::string_view text) const {
+    return text.substr(begin, length + right.length);
+  }
 };
 
 // No text may be longer: symbols keep 32-bit places in it.
@@ -36,15 +38,20 @@ inline void append_symbol(std::vector<Symbol>& symbols, Symbol symbol) {
   symbols.push_back(symbol);
 }
 
+// What two neighbours become.
+struct Joined {
+  double score = 0.0;
+  std::int32_t id = -1;  // -1: they may not be joined
+};
+
 // Merges until nothing can be merged. The result is the list that starts at symbols[0] and goes on by `next`.
-// on_candidate(left, right, id) is told of every pair when it becomes a candidate.
+// join(left, right) -> Joined; `table` has every piece that it makes.
 // Where no piece reaches across two neighbours, the two sides do not know of each other: the left one is finished
 // before the right one is looked at, and so the heap is mostly as small as a word.
-template <class OnCandidate>
-void merge_symbols(std::string_view text, std::vector<Symbol>& symbols, const PieceTable& table,
-                   std::span<const float> scores, OnCandidate on_candidate) {
+template <class Join>
+void merge_symbols(std::string_view text, std::vector<Symbol>& symbols, const PieceTable& table, Join join) {
   struct Candidate {
-    float score;
+    double score;
     std::int32_t left;
     std::int32_t right;
     std::uint32_t length;  // of both, when it was found: tells whether either has changed since
@@ -62,10 +69,8 @@ void merge_symbols(std::string_view text, std::vector<Symbol>& symbols, const Pi
     const Symbol& a = at(left);
     const Symbol& b = at(right);
     if (a.frozen || b.frozen) return;
-    const std::int32_t id = table.find(text.substr(a.begin, a.length + b.length));
-    if (id < 0) return;
-    candidates.push({scores[static_cast<std::size_t>(id)], left, right, a.length + b.length, id});
-    on_candidate(a, b, id);
+    const Joined joined = join(a, b);
+    if (joined.id >= 0) candidates.push({joined.score, left, right, a.length + b.length, joined.id});
   };
 
   const auto merge_candidates = [&] {

@@ -16,11 +16,18 @@ class Encoder {
 
   // Appends bos_id (unless it is -1) and the ids of the text, which may be any bytes.
   virtual void encode(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const = 0;
+
+  // The same for a text between special pieces, where it is not the first.
+  virtual void encode_later(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const {
+    encode(text, bos_id, ids);
+  }
 };
 
 // The vocabulary must outlive the encoder.
 std::unique_ptr<const Encoder> make_llama2c_encoder(const Vocabulary& vocabulary);
 std::unique_ptr<const Encoder> make_sentencepiece_encoder(const Vocabulary& vocabulary);
+std::unique_ptr<const Encoder> make_byte_bpe_encoder(const Vocabulary& vocabulary);
+std::unique_ptr<const Encoder> make_ranked_bpe_encoder(const Vocabulary& vocabulary);
 std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary);
 
 // The byte that a piece spelled <0x0A> stands for, or -1.

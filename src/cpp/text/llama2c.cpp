@@ -41,7 +41,10 @@ class Llama2cEncoder final : public Encoder {
     }
     if (symbols.empty()) return;
 
-    merge_symbols(names, symbols, merges_, vocabulary_.scores, [](const Symbol&, const Symbol&, std::int32_t) {});
+    merge_symbols(names, symbols, merges_, [&](const Symbol& left, const Symbol& right) -> Joined {
+      const std::int32_t id = merges_.find(left.with(right, names));
+      return {id < 0 ? 0.0 : vocabulary_.scores[static_cast<std::size_t>(id)], id};
+    });
     for (std::int32_t i = 0; i >= 0; i = symbols[static_cast<std::size_t>(i)].next) {
       ids.push_back(symbols[static_cast<std::size_t>(i)].id);
     }

@@ -12,7 +12,9 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t word) {
   return hash ^ (hash >> 32);
 }
 
-std::uint64_t hash_of(std::string_view piece) {
+}  // namespace
+
+std::uint64_t PieceTable::hash_of(std::string_view piece) {
   std::uint64_t hash = piece.size();
   while (piece.size() >= 8) {
     std::uint64_t word;
@@ -24,8 +26,6 @@ std::uint64_t hash_of(std::string_view piece) {
   for (const char c : piece) word = word << 8 | static_cast<std::uint8_t>(c);
   return mix(hash, word);
 }
-
-}  // namespace
 
 PieceTable::PieceTable(std::size_t capacity) : slots_(std::bit_ceil(2 * capacity + 1)) {}
 
@@ -39,9 +39,7 @@ void PieceTable::insert(std::string_view piece, std::int32_t id) {
   longest_ = std::max(longest_, piece.size());
 }
 
-std::int32_t PieceTable::find(std::string_view piece) const {
-  if (piece.size() > longest_) return -1;
-  const std::uint64_t hash = hash_of(piece);
+std::int32_t PieceTable::find(std::string_view piece, std::uint64_t hash) const {
   for (std::size_t at = hash & (slots_.size() - 1); slots_[at].id >= 0; at = (at + 1) & (slots_.size() - 1)) {
     if (slots_[at].hash == hash && slots_[at].piece == piece) return slots_[at].id;
   }

@@ -19,7 +19,10 @@ class PieceTable {
   void insert(std::string_view piece, std::int32_t id);
 
   // The id, or -1.
-  std::int32_t find(std::string_view piece) const;
+  std::int32_t find(std::string_view piece) const { return piece.size() > longest_ ? -1 : find(piece, hash_of(piece)); }
+  std::int32_t find(std::string_view piece, std::uint64_t hash) const;
+
+  static std::uint64_t hash_of(std::string_view piece);
 
   // Whether any piece has these two bytes in a row. Where none has, no piece reaches across.
   bool has_pair(char first, char second) const { return pairs_[pair_index(first, second)]; }

@@ -24,6 +24,8 @@ class PrefixMatcher {
 
   Match longest_prefix(std::string_view text) const;
 
+  bool empty() const { return strings_.empty(); }
+
  private:
   std::vector<std::pair<std::string, std::int32_t>> strings_;  // sorted: those with a common prefix lie together
   std::array<bool, 256> begins_ = {};                          // a quick no for most characters

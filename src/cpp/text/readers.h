@@ -16,4 +16,8 @@ Vocabulary read_tokenizer_bin(std::span<const std::byte> file, std::int64_t voca
 // SentencePiece's .model (the protocol buffer ModelProto): BPE with the identity normaliser.
 Vocabulary read_sentencepiece_model(std::span<const std::byte> file);
 
+// Meta's tokenizer.model of Llama 3, a tiktoken file: a line "base64 rank" for each piece. The special pieces, which it
+// does not have, are Llama 3's, with the ids after the last rank.
+Vocabulary read_tiktoken_model(std::span<const std::byte> file);
+
 }  // namespace llama2cpp

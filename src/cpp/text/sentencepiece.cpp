@@ -56,10 +56,12 @@ class SentencePieceEncoder final : public Encoder {
     // A merge may pass through an unused piece on its way to a longer one. One that remains is taken apart again into
     // its halves. They are the same wherever it is met: only merges inside it have led to them.
     std::unordered_map<std::int32_t, std::pair<std::string_view, std::string_view>> halves;
-    merge_symbols(normalized, symbols, pieces_, vocabulary_.scores,
-                  [&](const Symbol& left, const Symbol& right, std::int32_t id) {
-                    if (unused(id)) halves[id] = {left.in(normalized), right.in(normalized)};
-                  });
+    merge_symbols(normalized, symbols, pieces_, [&](const Symbol& left, const Symbol& right) -> Joined {
+      const std::int32_t id = pieces_.find(left.with(right, normalized));
+      if (id < 0) return {};
+      if (unused(id)) halves[id] = {left.in(normalized), right.in(normalized)};
+      return {vocabulary_.scores[static_cast<std::size_t>(id)], id};
+    });
 
     bool after_unknown = false;
     std::vector<std::string_view> parts;  // of one symbol, the next one last

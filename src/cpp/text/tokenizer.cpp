@@ -8,6 +8,7 @@
 #include "core/buffer.h"
 #include "core/check.h"
 #include "text/encoder.h"
+#include "text/pre_tokenizer.h"
 #include "text/prefix_matcher.h"
 #include "text/readers.h"
 
@@ -50,17 +51,32 @@ std::string with_plain_spaces(std::string_view piece) {
   return out;
 }
 
-// Pieces of a tokenizer file are bytes, the messages of errors are text.
-std::string quoted(std::string_view piece) {
-  std::string out = "'";
-  for (const char c : piece.substr(0, 40)) out.push_back(c >= ' ' && c <= '~' ? c : '?');
-  return out + "'";
+bool escapes_spaces(const Vocabulary& vocabulary) {
+  return vocabulary.kind == Kind::sentencepiece || vocabulary.kind == Kind::ranked_bpe;
 }
 
 void check_id(std::int32_t id, std::size_t size, const char* what, bool may_be_missing) {
   if (may_be_missing && id == -1) return;
   if (id < 0 || static_cast<std::size_t>(id) >= size) {
     throw FormatError(cat("vocabulary: ", what, " is ", id, ", expected an id below ", size));
+  }
+}
+
+void check_merges(const Vocabulary& vocabulary) {
+  const std::vector<std::string>& pieces = vocabulary.pieces;
+  for (std::size_t i = 0; i < vocabulary.merges.size(); ++i) {
+    for (const std::int32_t id : vocabulary.merges[i]) check_id(id, pieces.size(), "an id of a merge", false);
+    const auto piece = [&](std::size_t k) -> const std::string& {
+      return pieces[static_cast<std::size_t>(vocabulary.merges[i][k])];
+    };
+    // Merges make pieces longer, so no chain of them comes back to where it began.
+    const std::string& joined = piece(2);
+    const bool fits = !piece(0).empty() && !piece(1).empty() && joined.size() == piece(0).size() + piece(1).size() &&
+                      joined.starts_with(piece(0)) && joined.ends_with(piece(1));
+    if (!fits) {
+      throw FormatError(cat("vocabulary: merge ", i, " of ", quoted_piece(piece(0)), " and ", quoted_piece(piece(1)),
+                            " cannot give ", quoted_piece(joined)));
+    }
   }
 }
 
@@ -79,22 +95,26 @@ void check(const Vocabulary& vocabulary) {
   check_id(vocabulary.unk_id, size, "the id of the unknown piece", true);
   for (std::size_t i = 0; i < size; ++i) {
     if (vocabulary.types[i] == PieceType::byte && byte_of_piece(vocabulary.pieces[i]) < 0) {
-      throw FormatError(cat("vocabulary: piece ", i, ", ", quoted(vocabulary.pieces[i]),
+      throw FormatError(cat("vocabulary: piece ", i, ", ", quoted_piece(vocabulary.pieces[i]),
                             ", is of type byte, but not written <0xHH>"));
     }
     if (vocabulary.kind == Kind::sentencepiece && std::isnan(vocabulary.scores[i])) {
-      throw FormatError(cat("vocabulary: the score of piece ", i, ", ", quoted(vocabulary.pieces[i]), ", is NaN"));
+      throw FormatError(
+          cat("vocabulary: the score of piece ", i, ", ", quoted_piece(vocabulary.pieces[i]), ", is NaN"));
     }
   }
+  check_merges(vocabulary);
 }
 
-// The pieces that `special` looks for. A user-defined piece of a sentencepiece vocabulary is left to its encoder, which
-// finds it anyway.
-PrefixMatcher make_specials(const Vocabulary& vocabulary) {
+// The pieces that are looked for in the text itself. User-defined ones of BPE by rank are found always, as in
+// `tokenizers`; those of a sentencepiece vocabulary are left to its encoder, which finds them too.
+PrefixMatcher make_specials(const Vocabulary& vocabulary, bool special) {
   std::vector<std::pair<std::string, std::int32_t>> specials;
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
-    const bool control = vocabulary.types[i] == PieceType::control;
-    const bool user_defined = vocabulary.types[i] == PieceType::user_defined && vocabulary.kind == Kind::llama2c;
+    const bool control = special && vocabulary.types[i] == PieceType::control;
+    const bool always = vocabulary.kind == Kind::byte_bpe || vocabulary.kind == Kind::ranked_bpe;
+    const bool user_defined =
+        vocabulary.types[i] == PieceType::user_defined && vocabulary.kind != Kind::sentencepiece && (special || always);
     if (!control && !user_defined) continue;
     const std::string& piece = vocabulary.pieces[i];
     const auto id = static_cast<std::int32_t>(i);
@@ -111,6 +131,15 @@ PrefixMatcher make_specials(const Vocabulary& vocabulary) {
 // a field follows its tag and length there, and no field has a zero tag.
 bool looks_like_tokenizer_bin(std::span<const std::byte> file) {
   return file.size() >= 4 && file[2] == std::byte{0} && file[3] == std::byte{0};
+}
+
+// A tiktoken file begins with a piece in base64 and the rank 0. Its first byte is none that a .model can begin with:
+// those are line end, 0x12, 0x1A, double quote and asterisk.
+bool looks_like_tiktoken(std::span<const std::byte> file) {
+  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+  constexpr std::string_view kBase64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const std::size_t end = text.find_first_not_of(kBase64);
+  return end != 0 && end != std::string_view::npos && (text[end] == '=' || text[end] == ' ');
 }
 
 // The first byte of a .model is the tag of one of ModelProto's fields 1 to 5, all of them strings or messages.
@@ -134,17 +163,25 @@ std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary) {
       return make_llama2c_encoder(vocabulary);
     case Kind::sentencepiece:
       return make_sentencepiece_encoder(vocabulary);
+    case Kind::byte_bpe:
+      return make_byte_bpe_encoder(vocabulary);
+    case Kind::ranked_bpe:
+      return make_ranked_bpe_encoder(vocabulary);
   }
   throw FormatError("vocabulary: a kind that has no encoder");
 }
 
 struct Tokenizer::Impl {
   explicit Impl(Vocabulary from)
-      : vocabulary(std::move(from)), encoder(make_encoder(vocabulary)), specials(make_specials(vocabulary)) {}
+      : vocabulary(std::move(from)),
+        encoder(make_encoder(vocabulary)),
+        specials(make_specials(vocabulary, true)),
+        always_found(make_specials(vocabulary, false)) {}
 
   const Vocabulary vocabulary;
   const std::unique_ptr<const Encoder> encoder;
   const PrefixMatcher specials;
+  const PrefixMatcher always_found;
 };
 
 Tokenizer::Tokenizer(Vocabulary vocabulary) {
@@ -165,11 +202,14 @@ Tokenizer Tokenizer::from_file(const std::string& path, std::int64_t vocab_size)
 Tokenizer Tokenizer::from_bytes(std::span<const std::byte> file, std::int64_t vocab_size) {
   LLAMA2CPP_CHECK(vocab_size >= 0, "vocab_size is ", vocab_size, ", expected 0 or more");
   if (looks_like_tokenizer_bin(file)) return Tokenizer(read_tokenizer_bin(file, vocab_size));
-  if (!looks_like_model(file)) {
-    throw FormatError(cat("expected llama2.c's tokenizer.bin or a SentencePiece .model, found a file of ", file.size(),
-                          " bytes that begins like neither"));
+  const bool tiktoken = looks_like_tiktoken(file);
+  if (!tiktoken && !looks_like_model(file)) {
+    throw FormatError(
+        cat("expected llama2.c's tokenizer.bin, a SentencePiece .model or Llama 3's tokenizer.model, found "
+            "a file of ",
+            file.size(), " bytes that begins like none of them"));
   }
-  Tokenizer tokenizer(read_sentencepiece_model(file));
+  Tokenizer tokenizer(tiktoken ? read_tiktoken_model(file) : read_sentencepiece_model(file));
   if (vocab_size > 0 && tokenizer.vocab_size() > vocab_size) {
     throw FormatError(cat(".model: expected at most ", vocab_size, " pieces, found ", tokenizer.vocab_size()));
   }
@@ -179,22 +219,33 @@ Tokenizer Tokenizer::from_bytes(std::span<const std::byte> file, std::int64_t vo
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool bos, bool eos, bool special) const {
   const Vocabulary& vocabulary = impl_->vocabulary;
   const Encoder& encoder = *impl_->encoder;
+  const PrefixMatcher& found = special ? impl_->specials : impl_->always_found;
   std::vector<std::int32_t> ids;
-  std::int32_t bos_id = bos ? vocabulary.bos_id : -1;
+  std::int32_t bos_id = bos && vocabulary.add_bos ? vocabulary.bos_id : -1;
+  if (bos_id >= 0 && special && found.longest_prefix(text).id == bos_id) bos_id = -1;  // the text has it
 
   std::size_t begin = 0;  // of the text that is not encoded yet
-  for (std::size_t at = 0; special && at < text.size();) {
-    const auto match = impl_->specials.longest_prefix(text.substr(at));
+  for (std::size_t at = 0; !found.empty() && at < text.size();) {
+    const auto match = found.longest_prefix(text.substr(at));
     if (match.id < 0) {
       ++at;
       continue;
     }
-    encoder.encode(text.substr(begin, at - begin), std::exchange(bos_id, -1), ids);
+    const std::string_view before = text.substr(begin, at - begin);
+    if (begin == 0) {
+      encoder.encode(before, std::exchange(bos_id, -1), ids);
+    } else {
+      encoder.encode_later(before, -1, ids);
+    }
     ids.push_back(match.id);
     at += match.length;
     begin = at;
   }
-  encoder.encode(text.substr(begin), bos_id, ids);
+  if (begin == 0) {
+    encoder.encode(text, bos_id, ids);
+  } else {
+    encoder.encode_later(text.substr(begin), -1, ids);
+  }
   if (eos && !vocabulary.eos_ids.empty()) ids.push_back(vocabulary.eos_ids[0]);
   return ids;
 }
@@ -210,11 +261,12 @@ std::string Tokenizer::piece(std::int32_t id) const {
   const std::size_t index = checked_index(id);
   const std::string& piece = impl_->vocabulary.pieces[index];
   if (impl_->vocabulary.types[index] == PieceType::byte) return {static_cast<char>(byte_of_piece(piece))};
-  return impl_->vocabulary.kind == Kind::sentencepiece ? with_plain_spaces(piece) : piece;
+  return escapes_spaces(impl_->vocabulary) ? with_plain_spaces(piece) : piece;
 }
 
 std::string Tokenizer::piece_after(std::int32_t prev, std::int32_t id) const {
   const std::size_t index = checked_index(id);
+  if (impl_->vocabulary.kind == Kind::byte_bpe) return piece(id);
   // The name of a byte piece is wanted here, not its byte: without this, byte 0 would be cut by the next line.
   std::string name = impl_->vocabulary.types[index] == PieceType::byte ? impl_->vocabulary.pieces[index] : piece(id);
   name.resize(std::min(name.find('\0'), name.size()));
@@ -233,12 +285,12 @@ void Tokenizer::append_text(std::int32_t id, bool& strips_space, std::string& ou
   std::string text = type == PieceType::unknown ? vocabulary.unk_surface : piece(id);
 
   // Only a space that the piece itself begins with can be the dummy prefix.
-  const bool sentencepiece = vocabulary.kind == Kind::sentencepiece;
+  const bool escaped = escapes_spaces(vocabulary);
   const bool spells_its_text = type != PieceType::unknown && type != PieceType::byte;
-  if (strips_space && spells_its_text && vocabulary.pieces[index].starts_with(sentencepiece ? kEscapedSpace : " ")) {
+  if (strips_space && spells_its_text && vocabulary.pieces[index].starts_with(escaped ? kEscapedSpace : " ")) {
     text.erase(0, 1);
     // Where extra spaces are removed, every piece before the first text loses one.
-    strips_space = sentencepiece && vocabulary.remove_extra_whitespaces;
+    strips_space = escaped && vocabulary.remove_extra_whitespaces;
   }
   if (!text.empty()) strips_space = false;
   out.append(text);
@@ -246,12 +298,23 @@ void Tokenizer::append_text(std::int32_t id, bool& strips_space, std::string& ou
 
 bool Tokenizer::strips_first_space() const {
   const Vocabulary& vocabulary = impl_->vocabulary;
+  if (vocabulary.kind == Kind::byte_bpe) return false;
   return vocabulary.kind == Kind::llama2c || vocabulary.add_dummy_prefix || vocabulary.remove_extra_whitespaces;
 }
 
 std::size_t Tokenizer::checked_index(std::int32_t id) const {
   LLAMA2CPP_CHECK(id >= 0 && id < vocab_size(), "id ", id, " is not in the vocabulary of ", vocab_size(), " pieces");
   return static_cast<std::size_t>(id);
+}
+
+std::vector<std::string_view> Tokenizer::words(std::string_view text) const {
+  LLAMA2CPP_CHECK(impl_->vocabulary.kind == Kind::byte_bpe, "only byte-level BPE cuts a text into words");
+  std::vector<std::string_view> words;
+  while (!text.empty()) {
+    words.push_back(text.substr(0, first_word(impl_->vocabulary.pre_tokenizer, text)));
+    text.remove_prefix(words.back().size());
+  }
+  return words;
 }
 
 std::int64_t Tokenizer::vocab_size() const { return static_cast<std::int64_t>(impl_->vocabulary.pieces.size()); }

@@ -23,15 +23,17 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = default;
   Tokenizer& operator=(const Tokenizer&) = default;
 
-  // Opens llama2.c's tokenizer.bin or a SentencePiece BPE .model, told apart by content.
-  // `vocab_size` is how many pieces of a tokenizer.bin are read (0: all that the file holds); a .model may have fewer,
-  // not more.
+  // Opens llama2.c's tokenizer.bin, a SentencePiece BPE .model or Llama 3's tiktoken-style tokenizer.model, told apart
+  // by content. `vocab_size` is how many pieces of a tokenizer.bin are read (0: all that the file holds); the others may
+  // have fewer, not more.
   static Tokenizer from_file(const std::string& path, std::int64_t vocab_size = 0);
   static Tokenizer from_bytes(std::span<const std::byte> file, std::int64_t vocab_size = 0);
 
-  // Text is raw bytes and need not be valid UTF-8. BOS and EOS are added where the vocabulary has them. With `special`,
-  // control and user-defined pieces found in the text become their ids, and each text between them is encoded as if it
-  // stood alone. Throws std::invalid_argument for text that the vocabulary has no id for, not even for its bytes.
+  // Text is raw bytes and need not be valid UTF-8. `bos` puts BOS before it if the vocabulary wants that (add_bos); `eos`
+  // puts EOS behind it, where the vocabulary has one. With `special`, control and user-defined pieces found in the text
+  // become their ids, the longest first, and each text between them is encoded as if it stood alone; a text that begins
+  // with BOS gets no second one. Throws std::invalid_argument for text that the vocabulary has no id for, not even for
+  // its bytes.
   std::vector<std::int32_t> encode(std::string_view text, bool bos, bool eos, bool special = false) const;
 
   // The bytes of a whole sequence: control pieces are nothing, byte pieces their byte, the dummy prefix is taken off.
@@ -40,10 +42,14 @@ class Tokenizer {
   // The bytes that one id stands for on its own (a byte piece is its one byte, a control piece its name).
   std::string piece(std::int32_t id) const;
 
-  // What llama2.c's decode(prev, id) prints: the name of the piece up to its first NUL, without one leading space after
+  // What llama2.c's decode(prev, id) prints, which for byte-level BPE is the piece. For the others: the name of the piece up to its first NUL, without one leading space after
   // BOS; and if that begins as scanf's "<0x%02hhX>" would read it, the byte, which is nothing for byte 0. (The closing
   // ">" is not needed for that: "<0xfoo" is byte 15, and so is "<0x f>".)
   std::string piece_after(std::int32_t prev, std::int32_t id) const;
+
+  // Byte-level BPE: the words that a text without special pieces is cut into before merging. Throws
+  // std::invalid_argument for other kinds of vocabularies, which have no such step.
+  std::vector<std::string_view> words(std::string_view text) const;
 
   std::int64_t vocab_size() const;
   const Vocabulary& vocabulary() const;

@@ -85,6 +85,7 @@ void CpuBackend::attention(const Tensor& q, std::span<const AttentionSpan> spans
     };
     check_pattern(span.scores, "scores", first == AttentionStage::pattern || last == AttentionStage::scores);
     check_pattern(span.pattern, "pattern", first == AttentionStage::values || last == AttentionStage::pattern);
+    LLAMA2CPP_CHECK(span.window >= 0, "[attention] the window is ", span.window, ", expected 0 or more");
     most_keys = std::max(most_keys, span.position + span.count);
     all_keys += span.count * (span.position + span.count);
   }
@@ -96,38 +97,57 @@ void CpuBackend::attention(const Tensor& q, std::span<const AttentionSpan> spans
     const std::int64_t head_dim = span.keys.columns();
     const std::int64_t heads_per_kv = q.columns() / head_dim / span.keys.dim(0);
     const std::int64_t keys = span.position + t + 1;
+    // What lies before the window is masked as the future is: never read.
+    const std::int64_t begin = span.window > 0 ? std::max(keys - span.window, std::int64_t{0}) : 0;
     const std::int64_t width = span.position + span.count;
-    const std::byte* k = entry(span.keys, head / heads_per_kv, 0);
-    const std::byte* v = entry(span.values, head / heads_per_kv, 0);
+    const std::byte* k = entry(span.keys, head / heads_per_kv, begin);
     const bool half = span.keys.dtype == DType::f16;
 
     float* scores = span.scores ? pattern_row(span.scores, head, t) : row;
     float* pattern = span.pattern ? pattern_row(span.pattern, head, t) : row;
     if (first == AttentionStage::scores) {
-      const float factor = 1.0F / std::sqrt(static_cast<float>(head_dim));
+      const float root = std::sqrt(static_cast<float>(head_dim));
       const float* query = q.row(span.row + t) + head * head_dim;
       if (half) {
-        kernels_.scores_f16(query, reinterpret_cast<const std::uint16_t*>(k), keys, head_dim, factor, scores);
+        kernels_.scores_f16(query, reinterpret_cast<const std::uint16_t*>(k), keys - begin, head_dim, root,
+                            scores + begin);
       } else {
-        kernels_.scores_f32(query, reinterpret_cast<const float*>(k), keys, head_dim, factor, scores);
+        kernels_.scores_f32(query, reinterpret_cast<const float*>(k), keys - begin, head_dim, root, scores + begin);
       }
-      if (span.scores) std::fill(scores + keys, scores + width, -std::numeric_limits<float>::infinity());
+      if (span.scores) {
+        std::fill(scores, scores + begin, -std::numeric_limits<float>::infinity());
+        std::fill(scores + keys, scores + width, -std::numeric_limits<float>::infinity());
+      }
       if (last == AttentionStage::scores) return;
     }
     if (first != AttentionStage::values) {
-      kernels_.softmax(scores, pattern, keys);
-      if (span.pattern) std::fill(pattern + keys, pattern + width, 0.0F);
+      kernels_.softmax(scores + begin, pattern + begin, keys - begin);
+      if (span.pattern) {
+        std::fill(pattern, pattern + begin, 0.0F);
+        std::fill(pattern + keys, pattern + width, 0.0F);
+      }
       if (last == AttentionStage::pattern) return;
     }
+    const auto mix = [&](std::int64_t from, std::int64_t to, float* out) {
+      const std::byte* v = entry(span.values, head / heads_per_kv, from);
+      if (half) {
+        kernels_.mix_f16(pattern + from, reinterpret_cast<const std::uint16_t*>(v), to - from, head_dim, out);
+      } else {
+        kernels_.mix_f32(pattern + from, reinterpret_cast<const float*>(v), to - from, head_dim, out);
+      }
+    };
     float* out = z.row(span.row + t) + head * head_dim;
-    if (half) {
-      kernels_.mix_f16(pattern, reinterpret_cast<const std::uint16_t*>(v), keys, head_dim, out);
-    } else {
-      kernels_.mix_f32(pattern, reinterpret_cast<const float*>(v), keys, head_dim, out);
+    if (begin % kKeyTile == 0) return mix(begin, keys, out);
+    // The kernel counts tiles from where it begins, so a window that begins inside one goes tile by tile.
+    mix(begin, std::min((begin / kKeyTile + 1) * kKeyTile, keys), out);
+    for (std::int64_t p = (begin / kKeyTile + 1) * kKeyTile; p < keys; p += kKeyTile) {
+      float* part = row + most_keys;  // [head_dim]
+      mix(p, std::min(p + kKeyTile, keys), part);
+      kernels_.add(out, part, out, head_dim);
     }
   };
 
-  reserve_scratch(most_keys);
+  reserve_scratch(most_keys + q.columns());
   region(all_keys * q.columns() / 8, [&](int w, int workers) {
     float* row = scratch(w);
     for (const AttentionSpan& span : spans) {

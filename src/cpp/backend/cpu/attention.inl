@@ -11,7 +11,8 @@ inline float dot(const float* q, const T* key, std::int64_t n) {
 }
 
 template <class T>
-inline void scores(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float factor, float* out) {
+inline void scores(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
+  const float factor = 1.0F / root;
   for (std::int64_t p = 0; p < n; ++p) out[p] = dot(q, keys + p * head_dim, head_dim) * factor;
 }
 

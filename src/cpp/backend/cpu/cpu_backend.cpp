@@ -23,9 +23,9 @@ void check_same(const char* op, const Tensor& a, const Tensor& b, const char* a_
 
 }  // namespace
 
-std::shared_ptr<Backend> make_cpu_backend(int threads) {
+std::shared_ptr<Backend> make_cpu_backend(int threads, Arithmetic arithmetic) {
   const char* isa = std::getenv("LLAMA2CPP_ISA");
-  const KernelTable& kernels = select_kernels(isa == nullptr ? "" : isa);
+  const KernelTable& kernels = select_kernels(isa == nullptr ? "" : isa, arithmetic);
   return std::make_shared<CpuBackend>(threads == 0 ? default_threads() : threads, kernels);
 }
 
@@ -135,6 +135,13 @@ void CpuBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
   check_same("add", a, out, "a", "out");
   const std::int64_t n = a.columns();
   each_row(a.rows(), n / 8, [&](std::int64_t t) { kernels_.add(a.row(t), b.row(t), out.row(t), n); });
+}
+
+void CpuBackend::add_bias(const Tensor& x, std::span<const float> bias) {
+  const std::int64_t n = x.columns();
+  LLAMA2CPP_CHECK(static_cast<std::int64_t>(bias.size()) == n, "[add_bias] x is ", shape_text(x), " but bias has ",
+                  bias.size(), " values");
+  each_row(x.rows(), n / 8, [&](std::int64_t t) { kernels_.add(x.row(t), bias.data(), x.row(t), n); });
 }
 
 }  // namespace llama2cpp

@@ -27,6 +27,7 @@ class CpuBackend final : public Backend {
   void release() override;
   Buffer alloc(std::size_t bytes) override { return Buffer::heap(bytes); }
   void pack(Weight& weight) override;
+  std::size_t packed_bytes(const Weight& weight) const override;
   void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) override;
   void rms_scale(const Tensor& x, float eps, const Tensor& scale) override;
   void normalize(const Tensor& x, const Tensor& scale, const Tensor& out) override;
@@ -38,6 +39,7 @@ class CpuBackend final : public Backend {
                  AttentionStage last) override;
   void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override;
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
+  void add_bias(const Tensor& x, std::span<const float> bias) override;
   void sync() override {}
 
  private:
@@ -66,6 +68,6 @@ class CpuBackend final : public Backend {
   Buffer tiles_;                 // a matmul's input, normalised and laid out in tiles: [T * cols] floats
 };
 
-std::shared_ptr<Backend> make_cpu_backend(int threads);
+std::shared_ptr<Backend> make_cpu_backend(int threads, Arithmetic arithmetic);
 
 }  // namespace llama2cpp

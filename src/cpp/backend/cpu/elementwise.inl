@@ -71,7 +71,8 @@ inline f32x16 turn(f32x16 x, f32x16 partner, f32x16 cos, f32x16 signed_sin) {
   return fma(x, cos, mul(partner, signed_sin));
 }
 
-inline void rope_interleaved(float* x, const float* cos, const float* sin, std::int64_t n) {
+template <class Turn>
+inline void turn_interleaved(Turn turn, float* x, const float* cos, const float* sin, std::int64_t n) {
   std::int64_t i = 0;
   for (; i + 16 <= n; i += 16) {
     const f32x16 v = load(x + i);
@@ -89,7 +90,8 @@ inline void rope_interleaved(float* x, const float* cos, const float* sin, std::
   }
 }
 
-inline void rope_half_split(float* x, const float* cos, const float* sin, std::int64_t n) {
+template <class Turn>
+inline void turn_half_split(Turn turn, float* x, const float* cos, const float* sin, std::int64_t n) {
   const std::int64_t half = n / 2;
   const f32x16 minus = set1(-1.0F);
   std::int64_t j = 0;
@@ -110,6 +112,14 @@ inline void rope_half_split(float* x, const float* cos, const float* sin, std::i
     store_part(x + j, turn(a, b, c, mul(s, minus)), rest);
     store_part(x + half + j, turn(b, a, c, s), rest);
   }
+}
+
+inline void rope_interleaved(float* x, const float* cos, const float* sin, std::int64_t n) {
+  turn_interleaved(turn, x, cos, sin, n);
+}
+
+inline void rope_half_split(float* x, const float* cos, const float* sin, std::int64_t n) {
+  turn_half_split(turn, x, cos, sin, n);
 }
 
 inline void narrow(const float* x, std::uint16_t* out, std::int64_t n) {

@@ -1,10 +1,14 @@
 // What an ISA provides: one row of plain function pointers. ISA files include this and intrinsics only, so that the
 // linker can never pick an AVX-512 copy of an inline function for the whole program.
 //
-// The rules that all implementations follow to the bit are reference.cpp.
+// The rules that all implementations follow to the bit are reference.cpp, and llama2c_reference.cpp for tables of
+// Arithmetic::llama2c.
 #pragma once
 
 #include <cstdint>
+
+#include "backend/arithmetic.h"
+#include "backend/cpu/block_panels.h"
 
 namespace llama2cpp {
 
@@ -15,10 +19,11 @@ inline constexpr std::int64_t kBlock = 256;
 // Attention sums values in tiles of this many positions, and then tile sums in order.
 inline constexpr std::int64_t kKeyTile = 256;
 
-// One block of a matmul: n_panels panels times one tile of tokens.
-struct PanelBlock {
-  const float* panels;        // [n_panels] of [n_k][16]
-  std::int64_t panel_stride;  // floats from one panel to the next
+// One block of a matmul: n_panels panels times one tile of tokens. W is how the panels hold a weight: float, or 16 bits.
+template <class W>
+struct PanelBlockOf {
+  const W* panels;            // [n_panels] of [n_k][16]
+  std::int64_t panel_stride;  // weights from one panel to the next
   std::int64_t n_panels;
   std::int64_t n_k;       // 1 to kBlock
   const float* x;         // [n_k][n_tokens]
@@ -28,6 +33,8 @@ struct PanelBlock {
   std::int64_t last_rows;  // rows of the last panel that exist, 1 to 16
   bool first;              // out starts at zero; otherwise the block is added to what is there
 };
+using PanelBlock = PanelBlockOf<float>;
+using PanelBlock16 = PanelBlockOf<std::uint16_t>;
 
 // One block of a matmul of int8 weights with rounded input: n_panels panels times one tile of tokens. Four neighbouring
 // k of a row form a quad, which processors multiply and add at once; a group that four does not divide ends in zeros.
@@ -38,26 +45,41 @@ struct Int8Block {
   std::int64_t panel_stride;  // bytes from one panel to the next
   std::int64_t n_panels;
   std::int64_t groups;
-  std::int64_t quads;             // of one group
-  const std::int8_t* x;           // [groups][quads][n_tokens][4]
-  const float* x_scales;          // [groups][n_tokens]
-  const std::int32_t* x_offsets;  // [groups][n_tokens] -128 * the sum of the group's x: undoes the + 128
-  std::int64_t n_tokens;          // 1 to KernelTable::tile
-  float* out;                     // [n_tokens][16 * n_panels]
+  std::int64_t quads;            // of one group
+  const std::int8_t* x;          // [groups][quads][n_tokens][4]
+  const float* x_scales;         // [groups][n_tokens]
+  const std::int32_t* x_starts;  // [groups][n_tokens] minus the sum of the group's x: times 128 it undoes the + 128
+  std::int64_t n_tokens;         // 1 to KernelTable::tile
+  float* out;                    // [n_tokens][16 * n_panels]
   std::int64_t out_stride;
   std::int64_t last_rows;  // rows of the last panel that exist, 1 to 16
   bool first;              // out starts at zero; otherwise the sum goes on from what is there
 };
+
+// Tokens that matmul_blocks takes at most.
+inline constexpr std::int64_t kFewTokens = 2;
 
 struct KernelTable {
   const char* name;   // of the instruction set; its variants share it
   std::int64_t tile;  // tokens that a matmul tile takes at most
 
   void (*matmul_f32)(const PanelBlock& block);
+  void (*matmul_f16)(const PanelBlock16& block);
+  void (*matmul_bf16)(const PanelBlock16& block);
   void (*matmul_int8)(const Int8Block& block);
   // Rounds each group of x to int8: scale = largest / 127, q = x / scale, halves away from zero.
   //                                                x [groups * group] -> q the same, scales [groups]
   void (*quantize)(const float* x, std::int64_t groups, std::int64_t group, std::int8_t* q, float* scales);
+
+  // Block formats. Packed units times at most kFewTokens tokens; or units opened first and then times a tile.
+  void (*matmul_blocks)(const BlockCall& call);
+  void (*matmul_open)(const BlockCall& call);
+  void (*open_blocks)(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open);
+  // An opened unit's weights as floats               -> out [32 * blocks][16]
+  void (*widen_blocks)(const BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks, float* out);
+  // Rounds each 32 of x to int8: scale = largest / 127, q = x / scale, halves to even.
+  //                                                x [32 * blocks] -> q the same, scales [blocks]
+  void (*quantize_blocks)(const float* x, std::int64_t blocks, std::int8_t* q, float* scales);
 
   // sum of x[i]^2                                  x [n]
   float (*sum_squares)(const float* x, std::int64_t n);
@@ -73,10 +95,9 @@ struct KernelTable {
   // f32 -> f16, to nearest even
   void (*narrow)(const float* x, std::uint16_t* out, std::int64_t n);
 
-  // out[p] = (q . keys[p]) * factor                q [head_dim], keys [n][head_dim] -> out [n]
-  void (*scores_f32)(const float* q, const float* keys, std::int64_t n, std::int64_t head_dim, float factor,
-                     float* out);
-  void (*scores_f16)(const float* q, const std::uint16_t* keys, std::int64_t n, std::int64_t head_dim, float factor,
+  // out[p] = (q . keys[p]) / root                  q [head_dim], keys [n][head_dim] -> out [n]
+  void (*scores_f32)(const float* q, const float* keys, std::int64_t n, std::int64_t head_dim, float root, float* out);
+  void (*scores_f16)(const float* q, const std::uint16_t* keys, std::int64_t n, std::int64_t head_dim, float root,
                      float* out);
   // out = softmax(scores)                          [n]; out may be scores
   void (*softmax)(const float* scores, float* out, std::int64_t n);
@@ -86,11 +107,11 @@ struct KernelTable {
 };
 
 // Null where this build or this machine's family has no such kernels.
-const KernelTable* reference_kernels();
-const KernelTable* scalar_kernels();
-const KernelTable* avx2_kernels();
-const KernelTable* avx512_kernels();
-const KernelTable* avx512_vnni_kernels();
-const KernelTable* neon_kernels();
+const KernelTable* reference_kernels(Arithmetic arithmetic = Arithmetic::contract);
+const KernelTable* scalar_kernels(Arithmetic arithmetic = Arithmetic::contract);
+const KernelTable* avx2_kernels(Arithmetic arithmetic = Arithmetic::contract);
+const KernelTable* avx512_kernels(Arithmetic arithmetic = Arithmetic::contract);
+const KernelTable* avx512_vnni_kernels(Arithmetic arithmetic = Arithmetic::contract);
+const KernelTable* neon_kernels(Arithmetic arithmetic = Arithmetic::contract);
 
 }  // namespace llama2cpp

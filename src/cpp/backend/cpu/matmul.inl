@@ -1,17 +1,31 @@
 // Matmul of packed panels, for the ISA file that includes this last: it also fills the kernel table.
 
+// How a panel's weights become floats.
+struct FromF32 {
+  using Stored = float;
+  static f32x16 widen(const float* p) { return load(p); }
+};
+struct FromF16 {
+  using Stored = std::uint16_t;
+  static f32x16 widen(const std::uint16_t* p) { return load(p); }
+};
+struct FromBf16 {
+  using Stored = std::uint16_t;
+  static f32x16 widen(const std::uint16_t* p) { return load_bf16(p); }
+};
+
 // P panels x N tokens, all sums in registers.
-template <int P, int N>
-inline void matmul_tile(const PanelBlock& b, std::int64_t panel) {
+template <class From, int P, int N>
+inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64_t panel) {
   f32x16 sum[P][N];
   for (int p = 0; p < P; ++p) {
     for (int n = 0; n < N; ++n) sum[p][n] = set1(0.0F);
   }
-  const float* w = b.panels + panel * b.panel_stride;  // [k][16], the next panel panel_stride further on
-  const float* x = b.x;                                // [k][N]
+  const auto* w = b.panels + panel * b.panel_stride;  // [k][16], the next panel panel_stride further on
+  const float* x = b.x;                               // [k][N]
   for (std::int64_t k = 0; k < b.n_k; ++k, w += 16, x += N) {
     f32x16 row[P];
-    for (int p = 0; p < P; ++p) row[p] = load(w + p * b.panel_stride);
+    for (int p = 0; p < P; ++p) row[p] = From::widen(w + p * b.panel_stride);
     for (int n = 0; n < N; ++n) {
       const f32x16 token = set1(x[n]);
       for (int p = 0; p < P; ++p) sum[p][n] = fma(row[p], token, sum[p][n]);
@@ -39,27 +53,30 @@ constexpr int panels_for(int tokens) {
   return power;
 }
 
-template <int N>
-inline void matmul_tokens(const PanelBlock& b) {
+template <class From, int N>
+inline void matmul_tokens(const PanelBlockOf<typename From::Stored>& b) {
   constexpr int P = panels_for(N);
   std::int64_t panel = 0;
-  for (; panel + P <= b.n_panels; panel += P) matmul_tile<P, N>(b, panel);
+  for (; panel + P <= b.n_panels; panel += P) matmul_tile<From, P, N>(b, panel);
   if constexpr (P > 4) {
-    for (; panel + 4 <= b.n_panels; panel += 4) matmul_tile<4, N>(b, panel);
+    for (; panel + 4 <= b.n_panels; panel += 4) matmul_tile<From, 4, N>(b, panel);
   }
   if constexpr (P > 2) {
-    for (; panel + 2 <= b.n_panels; panel += 2) matmul_tile<2, N>(b, panel);
+    for (; panel + 2 <= b.n_panels; panel += 2) matmul_tile<From, 2, N>(b, panel);
   }
-  for (; panel < b.n_panels; ++panel) matmul_tile<1, N>(b, panel);
+  for (; panel < b.n_panels; ++panel) matmul_tile<From, 1, N>(b, panel);
 }
 
-template <int N>
-inline void matmul_at_most(const PanelBlock& b) {
-  if (b.n_tokens == N) return matmul_tokens<N>(b);
-  if constexpr (N > 1) matmul_at_most<N - 1>(b);
+template <class From, int N>
+inline void matmul_at_most(const PanelBlockOf<typename From::Stored>& b) {
+  if (b.n_tokens == N) return matmul_tokens<From, N>(b);
+  if constexpr (N > 1) matmul_at_most<From, N - 1>(b);
 }
 
-inline void matmul_f32(const PanelBlock& b) { matmul_at_most<kTileTokens>(b); }
+template <class From>
+inline void matmul_float(const PanelBlockOf<typename From::Stored>& b) {
+  matmul_at_most<From, kTileTokens>(b);
+}
 
 // One group of P panels x N tokens at a time: an exact integer sum, then two products and a sum in float.
 template <int P, int N>
@@ -77,7 +94,12 @@ inline void int8_tile(const Int8Block& b, std::int64_t panel) {
   for (std::int64_t group = 0; group < b.groups; ++group) {
     i32x16 dots[P][N];
     for (int n = 0; n < N; ++n) {
-      for (int p = 0; p < P; ++p) dots[p][n] = dot_start(b.x_offsets[group * N + n]);
+      for (int p = 0; p < P; ++p) dots[p][n] = dot_start_128(b.x_starts + group * N + n);
+    }
+    if constexpr (N <= 2) {  // what limits few tokens is memory
+      for (int p = 0; p < P; ++p) {
+        for (std::int64_t line = 0; line <= b.quads; ++line) prefetch(w + p * b.panel_stride + kAhead + line * 64);
+      }
     }
     for (std::int64_t quad = 0; quad < b.quads; ++quad, w += 64, x += 4 * N) {
       quads16 rows[P];
@@ -110,8 +132,8 @@ inline void int8_tile(const Int8Block& b, std::int64_t panel) {
 
 template <int N>
 inline void int8_tokens(const Int8Block& b) {
-  // Two registers for each sum, so half as many panels as float's; one token still wants a few streams.
-  constexpr int P = N == 1 ? (kWidePanels < 4 ? kWidePanels : 4) : panels_for(N) > 1 ? panels_for(N) / 2 : 1;
+  // Two registers for each sum, so half as many panels as float's; one token reads one stream, group after group.
+  constexpr int P = N == 1 ? kFewPanels : panels_for(N) > 1 ? panels_for(N) / 2 : 1;
   std::int64_t panel = 0;
   for (; panel + P <= b.n_panels; panel += P) int8_tile<P, N>(b, panel);
   for (; panel < b.n_panels; ++panel) int8_tile<1, N>(b, panel);
@@ -129,9 +151,16 @@ constexpr KernelTable make_table(const char* name) {
   return {
       .name = name,
       .tile = kTileTokens,
-      .matmul_f32 = matmul_f32,
+      .matmul_f32 = matmul_float<FromF32>,
+      .matmul_f16 = matmul_float<FromF16>,
+      .matmul_bf16 = matmul_float<FromBf16>,
       .matmul_int8 = matmul_int8,
       .quantize = quantize,
+      .matmul_blocks = matmul_blocks,
+      .matmul_open = matmul_open,
+      .open_blocks = open_blocks,
+      .widen_blocks = widen_blocks,
+      .quantize_blocks = quantize_blocks,
       .sum_squares = sum_squares,
       .scale = scale,
       .add = add_vectors,

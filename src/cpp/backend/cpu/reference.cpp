@@ -3,12 +3,15 @@
 //
 // A sum inside one vector uses 16 virtual lanes. Lane j takes elements j, j + 16, ... in order; the vector counts as
 // padded with zeros to a multiple of 16; the lanes are then added by halves: j and j + 8, j and j + 4, ...
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
 #include <limits>
 
 #include "backend/cpu/kernel_table.h"
+#include "backend/cpu/llama2c_reference.h"
+#include "backend/cpu/reference_blocks.h"
 #include "core/half.h"
 
 namespace llama2cpp {
@@ -50,14 +53,19 @@ float silu(float x) {
   return x * (numerator / (1.0F + e));
 }
 
-void matmul_f32(const PanelBlock& b) {
+float widen(float value) { return value; }
+float widen(std::uint16_t value) { return half_to_float(value); }
+float widen_bf16(std::uint16_t value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16); }
+
+template <class W, float (*kWiden)(W)>
+void matmul_float(const PanelBlockOf<W>& b) {
   for (std::int64_t t = 0; t < b.n_tokens; ++t) {
     for (std::int64_t panel = 0; panel < b.n_panels; ++panel) {
       const std::int64_t rows = panel + 1 == b.n_panels ? b.last_rows : kPanelRows;
       for (std::int64_t row = 0; row < rows; ++row) {
         float p = 0.0F;
         for (std::int64_t k = 0; k < b.n_k; ++k) {
-          const float w = b.panels[panel * b.panel_stride + k * kPanelRows + row];
+          const float w = kWiden(b.panels[panel * b.panel_stride + k * kPanelRows + row]);
           p = std::fma(w, b.x[k * b.n_tokens + t], p);
         }
         float& out = b.out[t * b.out_stride + panel * kPanelRows + row];
@@ -161,11 +169,9 @@ void narrow(const float* x, std::uint16_t* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = float_to_half(x[i]);
 }
 
-float widen(float value) { return value; }
-float widen(std::uint16_t value) { return half_to_float(value); }
-
 template <class T>
-void scores(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float factor, float* out) {
+void scores(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
+  const float factor = 1.0F / root;
   for (std::int64_t p = 0; p < n; ++p) {
     float lanes[kLanes] = {};
     for (std::int64_t i = 0; i < padded(head_dim); ++i) {
@@ -207,9 +213,16 @@ void mix(const float* pattern, const T* values, std::int64_t n, std::int64_t hea
 constexpr KernelTable kTable{
     .name = "reference",
     .tile = 12,
-    .matmul_f32 = matmul_f32,
+    .matmul_f32 = matmul_float<float, widen>,
+    .matmul_f16 = matmul_float<std::uint16_t, widen>,
+    .matmul_bf16 = matmul_float<std::uint16_t, widen_bf16>,
     .matmul_int8 = matmul_int8,
     .quantize = quantize,
+    .matmul_blocks = reference_matmul_blocks,
+    .matmul_open = reference_matmul_open,
+    .open_blocks = reference_open_blocks,
+    .widen_blocks = reference_widen_blocks,
+    .quantize_blocks = reference_quantize_blocks,
     .sum_squares = sum_squares,
     .scale = scale,
     .add = add,
@@ -226,6 +239,9 @@ constexpr KernelTable kTable{
 
 }  // namespace
 
-const KernelTable* reference_kernels() { return &kTable; }
+const KernelTable* reference_kernels(Arithmetic arithmetic) {
+  static const KernelTable llama2c = reference_in_llama2c_order(kTable);
+  return arithmetic == Arithmetic::llama2c ? &llama2c : &kTable;
+}
 
 }  // namespace llama2cpp

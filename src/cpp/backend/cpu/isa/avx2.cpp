@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "backend/cpu/kernel_table.h"
+#include "core/glibc_float.h"
 
 namespace llama2cpp {
 namespace {
@@ -14,6 +15,7 @@ struct f32x16 {
 constexpr int kTileTokens = 6;
 constexpr int kWidePanels = 4;
 constexpr int kTilePanels = 1;
+constexpr int kFewPanels = 1;  // block formats, one token
 
 // All bits set in the first n of 8 lanes.
 inline __m256i first_lanes(std::int64_t n) {
@@ -126,7 +128,13 @@ inline quads16 load_quads(const std::uint8_t* p) {
   return {_mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), bias),
           _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32)), bias)};
 }
-inline i32x16 dot_start(std::int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline i32x16 dot_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+// (*start << shift) in all lanes
+inline i32x16 dot_start(const std::int32_t* start, int shift) {
+  const __m256i all = _mm256_sll_epi32(_mm256_set1_epi32(*start), _mm_cvtsi32_si128(shift));
+  return {all, all};
+}
+inline i32x16 dot_start_128(const std::int32_t*) { return dot_zero(); }  // the weights are signed here
 inline __m256i dot_quads(__m256i sum, __m256i w, __m256i x) {
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -138,19 +146,79 @@ inline i32x16 dot_quads(i32x16 sum, quads16 w, const std::int8_t* x) {
   return {dot_quads(sum.lo, w.lo, all), dot_quads(sum.hi, w.hi, all)};
 }
 inline f32x16 to_float(i32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+
+// 16 rows of 4 unsigned bytes, below 128 where they are multiplied: two products fit into 16 bits.
+struct bytes64 {
+  __m256i lo, hi;
+};
+inline void prefetch(const std::uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+inline bytes64 load_bytes64(const std::uint8_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+inline void store_bytes64(std::uint8_t* p, bytes64 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), a.hi);
+}
+// Each row's four bytes as one number: down by kShift bits, or up.
+template <int kShift>
+inline bytes64 shift(bytes64 a) {
+  if constexpr (kShift > 0) return {_mm256_srli_epi32(a.lo, kShift), _mm256_srli_epi32(a.hi, kShift)};
+  if constexpr (kShift < 0) return {_mm256_slli_epi32(a.lo, -kShift), _mm256_slli_epi32(a.hi, -kShift)};
+  return a;
+}
+inline bytes64 keep(bytes64 a, int mask) {
+  const __m256i all = _mm256_set1_epi32(mask);
+  return {_mm256_and_si256(a.lo, all), _mm256_and_si256(a.hi, all)};
+}
+inline bytes64 either(bytes64 a, bytes64 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) {
+  int quad;
+  __builtin_memcpy(&quad, x, 4);
+  const __m256i all = _mm256_set1_epi32(quad);
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(w.lo, all), ones)),
+          _mm256_add_epi32(sum.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(w.hi, all), ones))};
+}
+// Byte I of each row.
+template <int I>
+inline f32x16 byte_of(bytes64 a) {
+  const __m256i mask = _mm256_set1_epi32(255);
+  return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(a.lo, 8 * I), mask)),
+          _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(a.hi, 8 * I), mask))};
+}
+inline f32x16 load_int8(const std::int8_t* p) {
+  const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(all, all)))};
+}
+inline f32x16 load_bf16(const std::uint16_t* p) {
+  const auto half = [](const std::uint16_t* from) {
+    const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+  };
+  return {half(p), half(p + 8)};
+}
 inline f32x16 load_bytes(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
 
 // In this order: each builds on the one before.
 // clang-format off
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul_blocks.inl"
+#include "backend/cpu/open_blocks.inl"
 #include "backend/cpu/matmul.inl"
+#include "backend/cpu/isa/doubles_avx2.inl"
+#include "backend/cpu/llama2c_order.inl"
 // clang-format on
 
 constexpr KernelTable kTable = make_table("avx2");
+constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
 
 }  // namespace
 
-const KernelTable* avx2_kernels() { return &kTable; }
+const KernelTable* avx2_kernels(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
+}
 
 }  // namespace llama2cpp

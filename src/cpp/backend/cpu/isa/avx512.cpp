@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "backend/cpu/kernel_table.h"
+#include "core/glibc_float.h"
 
 namespace llama2cpp {
 namespace {
@@ -17,11 +18,15 @@ inline quads16 load_quads(const std::uint8_t* p) {
   const __m512i w = _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(0x80)));
   return {_mm512_abs_epi8(w), _mm512_movepi8_mask(w)};
 }
-inline i32x16 dot_start(std::int32_t) { return _mm512_setzero_si512(); }
+inline i32x16 dot_start_128(const std::int32_t*) { return dot_zero(); }  // the weights are signed here
 inline i32x16 dot_quads(i32x16 sum, quads16 w, const std::int8_t* x) {
   const __m512i quad = repeat_quad(x);
   const __m512i signed_quad = _mm512_mask_sub_epi8(quad, w.negative, _mm512_setzero_si512(), quad);
   const __m512i pairs = _mm512_maddubs_epi16(w.magnitude, signed_quad);
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) {
+  const __m512i pairs = _mm512_maddubs_epi16(w, repeat_quad(x));
   return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 
@@ -29,13 +34,20 @@ inline i32x16 dot_quads(i32x16 sum, quads16 w, const std::int8_t* x) {
 // clang-format off
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul_blocks.inl"
+#include "backend/cpu/open_blocks.inl"
 #include "backend/cpu/matmul.inl"
+#include "backend/cpu/isa/doubles_avx512.inl"
+#include "backend/cpu/llama2c_order.inl"
 // clang-format on
 
 constexpr KernelTable kTable = make_table("avx512");
+constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
 
 }  // namespace
 
-const KernelTable* avx512_kernels() { return &kTable; }
+const KernelTable* avx512_kernels(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
+}
 
 }  // namespace llama2cpp

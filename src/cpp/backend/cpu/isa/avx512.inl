@@ -7,6 +7,7 @@ using f32x16 = __m512;
 constexpr int kTileTokens = 12;
 constexpr int kWidePanels = 8;
 constexpr int kTilePanels = 2;
+constexpr int kFewPanels = 1;  // block formats, one token
 
 inline __mmask16 first_lanes(std::int64_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
 
@@ -70,4 +71,36 @@ inline __m512i repeat_quad(const std::int8_t* x) {
   int quad;
   __builtin_memcpy(&quad, x, 4);
   return _mm512_set1_epi32(quad);
+}
+
+// 16 rows of 4 unsigned bytes, below 128 where they are multiplied.
+using bytes64 = __m512i;
+inline void prefetch(const std::uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+inline bytes64 load_bytes64(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_bytes64(std::uint8_t* p, bytes64 a) { _mm512_storeu_si512(p, a); }
+// Each row's four bytes as one number: down by kShift bits, or up.
+template <int kShift>
+inline bytes64 shift(bytes64 a) {
+  if constexpr (kShift > 0) return _mm512_srli_epi32(a, kShift);
+  if constexpr (kShift < 0) return _mm512_slli_epi32(a, -kShift);
+  return a;
+}
+inline bytes64 keep(bytes64 a, int mask) { return _mm512_and_si512(a, _mm512_set1_epi32(mask)); }
+inline bytes64 either(bytes64 a, bytes64 b) { return _mm512_or_si512(a, b); }
+// Byte I of each row.
+template <int I>
+inline f32x16 byte_of(bytes64 a) {
+  return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(a, 8 * I), _mm512_set1_epi32(255)));
+}
+inline f32x16 load_int8(const std::int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline f32x16 load_bf16(const std::uint16_t* p) {
+  const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+inline i32x16 dot_zero() { return _mm512_setzero_si512(); }
+// (*start << shift) in all lanes
+inline i32x16 dot_start(const std::int32_t* start, int shift) {
+  return _mm512_sll_epi32(_mm512_set1_epi32(*start), _mm_cvtsi32_si128(shift));
 }

@@ -3,6 +3,7 @@
 
 #include "backend/cpu/isa/select.h"
 #include "backend/cpu/kernel_table.h"
+#include "core/glibc_float.h"
 
 namespace llama2cpp {
 namespace {
@@ -15,6 +16,7 @@ struct f32x16 {
 constexpr int kTileTokens = 6;
 constexpr int kWidePanels = 4;
 constexpr int kTilePanels = 1;
+constexpr int kFewPanels = 1;  // block formats, one token
 
 template <class F>
 inline f32x16 map(F f) {
@@ -131,10 +133,16 @@ inline quads16 load_quads(const std::uint8_t* p) {
   const auto four_rows = [&](int i) { return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p + 16 * i), bias)); };
   return {{four_rows(0), four_rows(1), four_rows(2), four_rows(3)}};
 }
-inline i32x16 dot_start(std::int32_t) {
+// (*start << shift) in all lanes
+inline i32x16 dot_start(const std::int32_t* start, int shift) {
+  const int32x4_t all = vdupq_n_s32(*start * (1 << shift));
+  return {{all, all, all, all}};
+}
+inline i32x16 dot_zero() {
   const int32x4_t zero = vdupq_n_s32(0);
   return {{zero, zero, zero, zero}};
 }
+inline i32x16 dot_start_128(const std::int32_t*) { return dot_zero(); }  // the weights are signed here
 inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
   std::int32_t quad;
   __builtin_memcpy(&quad, x, 4);
@@ -149,6 +157,56 @@ inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
 inline f32x16 to_float(const i32x16& a) {
   return map([&](int i) { return vcvtq_f32_s32(a.q[i]); });
 }
+
+// 16 rows of 4 unsigned bytes, below 128 where they are multiplied.
+struct bytes64 {
+  uint8x16_t q[4];
+};
+template <class F>
+inline bytes64 map_bytes(F f) {
+  return {{f(0), f(1), f(2), f(3)}};
+}
+inline void prefetch(const std::uint8_t*) {}  // processors of this family follow the streams by themselves
+inline bytes64 load_bytes64(const std::uint8_t* p) {
+  return map_bytes([&](int i) { return vld1q_u8(p + 16 * i); });
+}
+inline void store_bytes64(std::uint8_t* p, const bytes64& a) {
+  for (int i = 0; i < 4; ++i) vst1q_u8(p + 16 * i, a.q[i]);
+}
+// Each row's four bytes as one number: down by kShift bits, or up.
+template <int kShift>
+inline bytes64 shift(const bytes64& a) {
+  const int32x4_t count = vdupq_n_s32(-kShift);
+  return map_bytes([&](int i) { return vreinterpretq_u8_u32(vshlq_u32(vreinterpretq_u32_u8(a.q[i]), count)); });
+}
+inline bytes64 keep(const bytes64& a, int mask) {
+  const uint8x16_t all = vreinterpretq_u8_s32(vdupq_n_s32(mask));
+  return map_bytes([&](int i) { return vandq_u8(a.q[i], all); });
+}
+inline bytes64 either(const bytes64& a, const bytes64& b) {
+  return map_bytes([&](int i) { return vorrq_u8(a.q[i], b.q[i]); });
+}
+inline i32x16 dot_small(i32x16 sum, const bytes64& w, const std::int8_t* x) {
+  const auto signed_rows = [&](int i) { return vreinterpretq_s8_u8(w.q[i]); };
+  return dot_quads(sum, {{signed_rows(0), signed_rows(1), signed_rows(2), signed_rows(3)}}, x);
+}
+// Byte I of each row.
+template <int I>
+inline f32x16 byte_of(const bytes64& a) {
+  const uint32x4_t mask = vdupq_n_u32(255);
+  const int32x4_t count = vdupq_n_s32(-8 * I);
+  return map([&](int i) { return vcvtq_f32_u32(vandq_u32(vshlq_u32(vreinterpretq_u32_u8(a.q[i]), count), mask)); });
+}
+inline f32x16 load_int8(const std::int8_t* p) {
+  return map([&](int i) {
+    const float four[4] = {static_cast<float>(p[4 * i]), static_cast<float>(p[4 * i + 1]),
+                           static_cast<float>(p[4 * i + 2]), static_cast<float>(p[4 * i + 3])};
+    return vld1q_f32(four);
+  });
+}
+inline f32x16 load_bf16(const std::uint16_t* p) {
+  return map([&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)); });
+}
 inline f32x16 load_bytes(const std::uint8_t* p) {
   return map([&](int i) { return vreinterpretq_f32_u8(vld1q_u8(p + 16 * i)); });
 }
@@ -157,14 +215,21 @@ inline f32x16 load_bytes(const std::uint8_t* p) {
 // clang-format off
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul_blocks.inl"
+#include "backend/cpu/open_blocks.inl"
 #include "backend/cpu/matmul.inl"
+#include "backend/cpu/isa/doubles_neon.inl"
+#include "backend/cpu/llama2c_order.inl"
 // clang-format on
 
 constexpr KernelTable kTable = make_table("neon");
+constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
 
 }  // namespace
 
-const KernelTable* neon_kernels() { return &kTable; }
+const KernelTable* neon_kernels(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
+}
 bool cpu_has_neon() { return true; }  // part of every aarch64
 
 }  // namespace llama2cpp

@@ -3,7 +3,7 @@
 
 namespace llama2cpp {
 
-const KernelTable* neon_kernels() { return nullptr; }
+const KernelTable* neon_kernels(Arithmetic) { return nullptr; }
 bool cpu_has_neon() { return false; }
 
 }  // namespace llama2cpp

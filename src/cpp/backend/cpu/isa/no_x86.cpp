@@ -3,9 +3,9 @@
 
 namespace llama2cpp {
 
-const KernelTable* avx2_kernels() { return nullptr; }
-const KernelTable* avx512_kernels() { return nullptr; }
-const KernelTable* avx512_vnni_kernels() { return nullptr; }
+const KernelTable* avx2_kernels(Arithmetic) { return nullptr; }
+const KernelTable* avx512_kernels(Arithmetic) { return nullptr; }
+const KernelTable* avx512_vnni_kernels(Arithmetic) { return nullptr; }
 bool cpu_has_avx2() { return false; }
 bool cpu_has_avx512() { return false; }
 bool cpu_has_avx512_vnni() { return false; }

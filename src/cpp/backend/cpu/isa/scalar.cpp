@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "backend/cpu/kernel_table.h"
+#include "core/glibc_float.h"
 #include "core/half.h"
 
 namespace llama2cpp {
@@ -16,6 +17,7 @@ struct f32x16 {
 constexpr int kTileTokens = 4;
 constexpr int kWidePanels = 1;
 constexpr int kTilePanels = 1;
+constexpr int kFewPanels = 1;
 
 template <class F>
 inline f32x16 map(F f) {
@@ -131,7 +133,14 @@ inline quads16 load_quads(const std::uint8_t* p) {
   std::memcpy(r.byte, p, sizeof(r.byte));
   return r;
 }
-inline i32x16 dot_start(std::int32_t) { return {}; }
+inline i32x16 dot_zero() { return {}; }
+// (*start << shift) in all lanes; dot_start_128 where dot_quads needs it
+inline i32x16 dot_start(const std::int32_t* start, int shift) {
+  i32x16 r;
+  for (std::int32_t& lane : r.lane) lane = *start * (1 << shift);
+  return r;
+}
+inline i32x16 dot_start_128(const std::int32_t*) { return {}; }
 inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
   for (int j = 0; j < 16; ++j) {
     for (int k = 0; k < 4; ++k) sum.lane[j] += (int{w.byte[4 * j + k]} - 128) * int{x[k]};
@@ -140,6 +149,60 @@ inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
 }
 inline f32x16 to_float(const i32x16& a) {
   return map([&](int j) { return static_cast<float>(a.lane[j]); });
+}
+
+// 16 rows of 4 unsigned bytes, below 128 where they are multiplied.
+using bytes64 = quads16;
+inline void prefetch(const std::uint8_t*) {}
+inline bytes64 load_bytes64(const std::uint8_t* p) { return load_quads(p); }
+inline void store_bytes64(std::uint8_t* p, const bytes64& a) { std::memcpy(p, a.byte, sizeof(a.byte)); }
+template <class F>
+inline bytes64 map_words(F f) {
+  bytes64 r;
+  for (int j = 0; j < 16; ++j) {
+    const std::uint32_t word = f(j);
+    std::memcpy(r.byte + 4 * j, &word, 4);
+  }
+  return r;
+}
+inline std::uint32_t word_of(const bytes64& a, int j) {
+  std::uint32_t word;
+  std::memcpy(&word, a.byte + 4 * j, 4);
+  return word;
+}
+// Each row's four bytes as one number: down by kShift bits, or up.
+template <int kShift>
+inline bytes64 shift(const bytes64& a) {
+  return map_words(
+      [&](int j) { return kShift >= 0 ? word_of(a, j) >> (kShift & 31) : word_of(a, j) << (-kShift & 31); });
+}
+inline bytes64 keep(const bytes64& a, int mask) {
+  return map_words([&](int j) { return word_of(a, j) & static_cast<std::uint32_t>(mask); });
+}
+inline bytes64 either(const bytes64& a, const bytes64& b) {
+  return map_words([&](int j) { return word_of(a, j) | word_of(b, j); });
+}
+inline i32x16 dot_small(i32x16 sum, const bytes64& w, const std::int8_t* x) {
+  for (int j = 0; j < 16; ++j) {
+    for (int k = 0; k < 4; ++k) sum.lane[j] += int{w.byte[4 * j + k]} * int{x[k]};
+  }
+  return sum;
+}
+// Byte I of each row.
+template <int I>
+inline f32x16 byte_of(const bytes64& a) {
+  return map([&](int j) { return static_cast<float>(a.byte[4 * j + I]); });
+}
+inline f32x16 load_int8(const std::int8_t* p) {
+  return map([&](int j) { return static_cast<float>(p[j]); });
+}
+inline f32x16 load_bf16(const std::uint16_t* p) {
+  return map([&](int j) {
+    const std::uint32_t bits = std::uint32_t{p[j]} << 16;
+    float r;
+    std::memcpy(&r, &bits, 4);
+    return r;
+  });
 }
 inline f32x16 load_bytes(const std::uint8_t* p) {
   f32x16 r;
@@ -151,13 +214,20 @@ inline f32x16 load_bytes(const std::uint8_t* p) {
 // clang-format off
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul_blocks.inl"
+#include "backend/cpu/open_blocks.inl"
 #include "backend/cpu/matmul.inl"
+#include "backend/cpu/isa/doubles_scalar.inl"
+#include "backend/cpu/llama2c_order.inl"
 // clang-format on
 
 constexpr KernelTable kTable = make_table("scalar");
+constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
 
 }  // namespace
 
-const KernelTable* scalar_kernels() { return &kTable; }
+const KernelTable* scalar_kernels(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
+}
 
 }  // namespace llama2cpp

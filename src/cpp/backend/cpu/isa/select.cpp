@@ -11,7 +11,7 @@ namespace {
 struct Isa {
   std::string_view name;
   std::string_view variant;
-  const KernelTable* (*kernels)();
+  const KernelTable* (*kernels)(Arithmetic);
   bool (*supported)();
   std::string_view needs;
 };
@@ -29,15 +29,15 @@ constexpr Isa kIsas[] = {
 
 }  // namespace
 
-const KernelTable& select_kernels(std::string_view isa) {
+const KernelTable& select_kernels(std::string_view isa, Arithmetic arithmetic) {
   const KernelTable* best = nullptr;
   std::string known;
   std::string_view lacking;
   for (const Isa& each : kIsas) {
     known += cat(known.empty() ? "" : ", ", each.variant);
     if (!isa.empty() && each.name != isa && each.variant != isa) continue;
-    if (each.kernels() != nullptr && each.supported()) {
-      best = each.kernels();
+    if (each.kernels(arithmetic) != nullptr && each.supported()) {
+      best = each.kernels(arithmetic);
     } else if (lacking.empty()) {
       lacking = each.needs;
     }

@@ -15,6 +15,6 @@ bool cpu_has_neon();
 
 // A set's name ("avx512") chooses the best of its variants, a variant's ("avx512-base") that one, and empty the best of
 // all. Throws std::invalid_argument for an unknown name and for an ISA that the machine or the build lacks.
-const KernelTable& select_kernels(std::string_view isa);
+const KernelTable& select_kernels(std::string_view isa, Arithmetic arithmetic = Arithmetic::contract);
 
 }  // namespace llama2cpp

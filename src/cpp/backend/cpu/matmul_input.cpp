@@ -1,0 +1,108 @@
+// Laying out a matmul's input.
+#include "backend/cpu/matmul_input.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/panels.h"
+
+namespace llama2cpp {
+
+InputForm input_form(const Weight& weight) {
+  if (!weight.int8_input) return {};
+  if (panel_form(weight) == PanelForm::blocks) {
+    return {.kind = InputForm::Kind::blocks, .group = kBlockCols, .halves = weight.format->blocks.halves};
+  }
+  return {.kind = InputForm::Kind::int8_group, .group = weight.group, .halves = 1};
+}
+
+std::int64_t step_cols(const InputForm& form) {
+  if (form.kind != InputForm::Kind::int8_group) return kBlock;
+  return std::max(std::int64_t{1}, 4 * kBlock / form.group) * form.group;
+}
+
+InputLayout::InputLayout(InputForm form, std::int64_t cols) : form_(form), cols_(cols), step_(step_cols(form)) {
+  if (!integers()) return;
+  group_ = form.group;
+  groups_ = cols / group_;
+  quads_ = quads_of(group_);
+  halves_ = form.halves;
+}
+
+std::int64_t InputLayout::bytes(std::int64_t tokens) const {
+  const std::int64_t token = integers() ? groups_ * (4 + halves_ * 8 + quads_ * 4) : cols_ * 4;
+  return (tokens * token + 63) / 64 * 64;
+}
+
+Input InputLayout::at(std::byte* memory, std::int64_t tokens) const {
+  Input input;
+  if (!integers()) {
+    input.f32 = reinterpret_cast<float*>(memory);
+    return input;
+  }
+  input.scales = reinterpret_cast<float*>(memory);
+  input.sums = input.scales + groups_ * tokens;
+  input.starts = reinterpret_cast<std::int32_t*>(input.sums + groups_ * halves_ * tokens);
+  input.int8 = reinterpret_cast<std::int8_t*>(input.starts + groups_ * halves_ * tokens);
+  return input;
+}
+
+Input InputLayout::tile(const Input& input, std::int64_t all_tokens, Range tokens, std::int64_t k) const {
+  // columns of all tokens before this step, and of this step before this tile
+  const std::int64_t before = k * all_tokens + std::min(step_, cols_ - k) * tokens.begin;
+  if (!integers()) return {.f32 = input.f32 + before};
+  const std::int64_t groups = before / group_;
+  return {.int8 = input.int8 + groups * quads_ * 4,
+          .scales = input.scales + groups,
+          .starts = input.starts + groups * halves_,
+          .sums = input.sums + groups * halves_};
+}
+
+void InputLayout::put(const KernelTable& kernels, const float* row, const Input& to, std::int64_t all_tokens,
+                      Range tokens, std::int64_t t, std::byte* scratch) const {
+  const std::int64_t n = tokens.end - tokens.begin;
+  if (!integers()) {
+    for (std::int64_t begin = 0; begin < cols_; begin += step_) {
+      float* out = tile(to, all_tokens, tokens, begin).f32 + t;
+      for (std::int64_t k = begin; k < std::min(begin + step_, cols_); ++k, out += n) *out = row[k];
+    }
+    return;
+  }
+  const bool in_place = all_tokens == 1 && group_ % 4 == 0;
+  auto* const q_scales = reinterpret_cast<float*>(scratch);
+  auto* const q = in_place ? to.int8 : reinterpret_cast<std::int8_t*>(q_scales + groups_);
+  if (form_.kind == InputForm::Kind::blocks) {
+    kernels.quantize_blocks(row, groups_, q, q_scales);
+  } else {
+    kernels.quantize(row, groups_, group_, q, q_scales);
+  }
+  for (std::int64_t begin = 0; begin < cols_; begin += step_) {
+    const Input part = tile(to, all_tokens, tokens, begin);
+    const std::int64_t first = begin / group_;
+    const std::int64_t count = std::min(step_, cols_ - begin) / group_;
+    for (std::int64_t g = 0; g < count; ++g) {
+      put_group(q + (first + g) * group_, q_scales[first + g], part, n, t, g, in_place);
+    }
+  }
+}
+
+void InputLayout::put_group(const std::int8_t* q, float scale, const Input& to, std::int64_t n, std::int64_t t,
+                            std::int64_t g, bool in_place) const {
+  const std::int64_t columns = group_ / halves_;
+  to.scales[g * n + t] = scale;
+  for (std::int64_t half = 0; half < halves_; ++half) {
+    std::int32_t sum = 0;
+    for (std::int64_t k = 0; k < columns; ++k) sum += q[half * columns + k];
+    to.starts[(g * halves_ + half) * n + t] = -sum;
+    to.sums[(g * halves_ + half) * n + t] = scale * static_cast<float>(sum);
+  }
+  if (in_place) return;
+  std::int8_t* values = to.int8 + (g * quads_ * n + t) * 4;
+  const std::int64_t whole = group_ / 4 * 4;
+  for (std::int64_t k = 0; k < whole; k += 4, values += 4 * n) std::memcpy(values, q + k, 4);
+  if (whole == group_) return;
+  std::memset(values, 0, 4);  // the last quad is filled up
+  std::memcpy(values, q + whole, static_cast<std::size_t>(group_ - whole));
+}
+
+}  // namespace llama2cpp

@@ -1,0 +1,78 @@
+// The input of a matmul as the kernels read it: in tiles of tokens, normalised and, where a weight wants it, rounded.
+#pragma once
+
+#include "backend/cpu/kernel_table.h"
+#include "core/thread_pool.h"
+#include "format/format.h"
+
+namespace llama2cpp {
+
+// What a weight wants its input to be.
+struct InputForm {
+  enum class Kind : std::uint8_t { f32, int8_group, blocks };
+
+  Kind kind = Kind::f32;
+  std::int64_t group = 0;   // int8_group: columns that share a scale
+  std::int64_t halves = 0;  // blocks: sums for each 32 columns
+
+  bool operator==(const InputForm&) const = default;
+};
+
+InputForm input_form(const Weight& weight);
+// Columns that kernels go through at once, for weights that take this form: whole groups.
+std::int64_t step_cols(const InputForm& form);
+
+// How T tokens are cut into tiles of at most `most`: as evenly as can be.
+struct Tiles {
+  std::int64_t tokens;
+  std::int64_t count;
+  Tiles(std::int64_t total, std::int64_t most) : tokens(total), count((total + most - 1) / most) {}
+  Range of(std::int64_t tile) const { return {tokens * tile / count, tokens * (tile + 1) / count}; }
+};
+
+// All tiles' columns of one step (what kernels go through at once) lie together, so that they stream past the weights:
+// [steps][tiles] of what follows, for a tile of n tokens. A group is a block of 32 in the form `blocks`.
+struct Input {
+  float* f32 = nullptr;            // [columns][n]
+  std::int8_t* int8 = nullptr;     // [groups][quads][n][4]
+  float* scales = nullptr;         // [groups][n]
+  std::int32_t* starts = nullptr;  // [groups][halves][n] minus the sum of the integers
+  float* sums = nullptr;           // blocks: [groups][halves][n] scale * the sum of the integers
+};
+
+class InputLayout {
+ public:
+  InputLayout() = default;
+  InputLayout(InputForm form, std::int64_t cols);
+
+  // Memory for an Input of some tokens, a multiple of 64, and for what `put` needs beside it.
+  std::int64_t bytes(std::int64_t tokens) const;
+  std::int64_t scratch_bytes() const { return integers() ? cols_ + groups_ * 4 : 0; }
+  Input at(std::byte* memory, std::int64_t tokens) const;
+
+  // The part of one tile from column k on, which is where a step begins.
+  Input tile(const Input& input, std::int64_t all_tokens, Range tokens, std::int64_t k) const;
+
+  // Takes one token (a row of x) to place `t` of the tile with these tokens.
+  void put(const KernelTable& kernels, const float* row, const Input& to, std::int64_t all_tokens, Range tokens,
+           std::int64_t t, std::byte* scratch) const;
+
+  const InputForm& form() const { return form_; }
+  std::int64_t quads() const { return quads_; }
+
+ private:
+  // One group's integers q [group], as place `t` of the tile's n, and as its g-th group.
+  void put_group(const std::int8_t* q, float scale, const Input& to, std::int64_t n, std::int64_t t, std::int64_t g,
+                 bool in_place) const;
+  bool integers() const { return form_.kind != InputForm::Kind::f32; }
+
+  InputForm form_;
+  std::int64_t cols_ = 0;
+  std::int64_t step_ = 1;   // columns of a step
+  std::int64_t group_ = 1;  // columns of a group
+  std::int64_t groups_ = 0;
+  std::int64_t quads_ = 0;  // of a group
+  std::int64_t halves_ = 1;
+};
+
+}  // namespace llama2cpp

@@ -1,0 +1,146 @@
+// Choosing and calling the kernels of a matmul.
+#include "backend/cpu/matmul_job.h"
+
+#include <algorithm>
+
+namespace llama2cpp {
+
+// Panels [begin, begin + n) from column k on, packed; `count` columns of them if they must be packed here and now.
+MatmulJob::Panels MatmulJob::packed(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
+  if (w.panels) {
+    const std::int64_t stride = panel_bytes(w, w.cols);
+    return {w.panels.data() + begin * stride + panel_bytes(w, k), stride};
+  }
+  const std::int64_t stride = panel_bytes(w, step_cols(input_form(w)));
+  for (std::int64_t p = 0; p < n; ++p) pack_panel(w, begin + p, k, count, scratch.packed + p * stride);
+  return {scratch.packed, stride};
+}
+
+std::int64_t MatmulJob::last_rows(std::int64_t begin, std::int64_t n) const {
+  return std::min(kPanelRows, w.rows - (begin + n - 1) * kPanelRows);
+}
+
+template <class T>
+void MatmulJob::multiply_floats(void (*kernel)(const PanelBlockOf<T>&), const T* panels, std::int64_t stride,
+                                std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
+  for (std::int64_t i = 0; i < tiles.count; ++i) {
+    const Range part = tiles.of(i);
+    kernel({.panels = panels,
+            .panel_stride = stride,
+            .n_panels = n,
+            .n_k = count,
+            .x = layout.tile(input, tiles.tokens, part, k).f32,
+            .n_tokens = part.end - part.begin,
+            .out = out.row(part.begin) + begin * kPanelRows,
+            .out_stride = out.row_stride,
+            .last_rows = last_rows(begin, n),
+            .first = k == 0});
+  }
+}
+
+void MatmulJob::multiply_groups(const Panels& panels, std::int64_t begin, std::int64_t n, std::int64_t k,
+                                std::int64_t count) const {
+  for (std::int64_t i = 0; i < tiles.count; ++i) {
+    const Range part = tiles.of(i);
+    const Input tile = layout.tile(input, tiles.tokens, part, k);
+    kernels.matmul_int8({.panels = reinterpret_cast<const std::uint8_t*>(panels.data),
+                         .panel_stride = panels.stride,
+                         .n_panels = n,
+                         .groups = count / w.group,
+                         .quads = layout.quads(),
+                         .x = tile.int8,
+                         .x_scales = tile.scales,
+                         .x_starts = tile.starts,
+                         .n_tokens = part.end - part.begin,
+                         .out = out.row(part.begin) + begin * kPanelRows,
+                         .out_stride = out.row_stride,
+                         .last_rows = last_rows(begin, n),
+                         .first = k == 0});
+  }
+}
+
+// `to` begins at the first panel's place in out's first row.
+void MatmulJob::multiply_blocks(void (*kernel)(const BlockCall&), const std::uint8_t* panels, std::int64_t stride,
+                                float* to, std::int64_t to_stride, std::int64_t rows_of_last, std::int64_t n,
+                                std::int64_t k, std::int64_t count) const {
+  for (std::int64_t i = 0; i < tiles.count; ++i) {
+    const Range part = tiles.of(i);
+    const Input tile = layout.tile(input, tiles.tokens, part, k);
+    kernel({.layout = layout_of(*w.format),
+            .panels = panels,
+            .panel_stride = stride,
+            .n_panels = n,
+            .blocks = count / kBlockCols,
+            .input = {tile.int8, tile.scales, tile.starts, tile.sums},
+            .n_tokens = part.end - part.begin,
+            .out = to + part.begin * to_stride,
+            .out_stride = to_stride,
+            .last_rows = rows_of_last,
+            .first = k == 0});
+  }
+}
+
+// Blocks for several tiles: each unit is opened once.
+void MatmulJob::open_and_multiply(const Panels& panels, std::int64_t begin, std::int64_t n, std::int64_t k,
+                                  std::int64_t count) const {
+  const BlockLayout blocks = layout_of(*w.format);
+  for (std::int64_t p = 0; p < n; ++p) {
+    const auto* unit = reinterpret_cast<const std::uint8_t*>(panels.data + p * panels.stride);
+    kernels.open_blocks(blocks, unit, count / kBlockCols, scratch.open + p * kOpenBytes);
+  }
+  if (w.int8_input) {
+    // Sums go on from one unit to the next in compact rows: those of out may be a power of two apart.
+    const std::int64_t width = n * kPanelRows;
+    multiply_blocks(kernels.matmul_open, scratch.open, kOpenBytes, scratch.sums, width, kPanelRows, n, k, count);
+    if (k + count < w.cols) return;
+    for (std::int64_t t = 0; t < tiles.tokens; ++t) {
+      std::copy_n(scratch.sums + t * width, width - kPanelRows + last_rows(begin, n), out.row(t) + begin * kPanelRows);
+    }
+    return;
+  }
+  constexpr std::int64_t kStride = kBlock * kPanelRows;
+  for (std::int64_t p = 0; p < n; ++p) {
+    kernels.widen_blocks(blocks, scratch.open + p * kOpenBytes, count / kBlockCols, scratch.wide + p * kStride);
+  }
+  multiply_floats(kernels.matmul_f32, scratch.wide, kStride, begin, n, k, count);
+}
+
+// Panels [begin, begin + n), columns [k, k + count), all tiles.
+void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
+  const Panels panels = packed(begin, n, k, count);
+  const auto* halves = reinterpret_cast<const std::uint16_t*>(panels.data);
+  switch (panel_form(w)) {
+    case PanelForm::f32:
+      return multiply_floats(kernels.matmul_f32, reinterpret_cast<const float*>(panels.data), panels.stride / 4, begin,
+                             n, k, count);
+    case PanelForm::f16:
+      return multiply_floats(kernels.matmul_f16, halves, panels.stride / 2, begin, n, k, count);
+    case PanelForm::bf16:
+      return multiply_floats(kernels.matmul_bf16, halves, panels.stride / 2, begin, n, k, count);
+    case PanelForm::int8_group:
+      return multiply_groups(panels, begin, n, k, count);
+    case PanelForm::blocks:
+      if (w.int8_input && tiles.tokens <= kFewTokens) {
+        return multiply_blocks(kernels.matmul_blocks, reinterpret_cast<const std::uint8_t*>(panels.data), panels.stride,
+                               out.row(0) + begin * kPanelRows, out.row_stride, last_rows(begin, n), n, k, count);
+      }
+      return open_and_multiply(panels, begin, n, k, count);
+  }
+}
+
+// All of a worker's panels, `group` at a time.
+void MatmulJob::run(Range panels, std::int64_t group) const {
+  // With few tokens the integer kernels go through packed panels from end to end, their sums in registers.
+  const bool whole = w.panels && w.int8_input && tiles.tokens <= kFewTokens;
+  if (whole) return multiply(panels.begin, panels.end - panels.begin, 0, w.cols);
+  const std::int64_t step = step_cols(input_form(w));
+  // Weights that become floats here are eight times as large: two panels of them stay in the first-level cache.
+  if (panel_form(w) == PanelForm::blocks && !w.int8_input) group = 2;
+  for (std::int64_t begin = panels.begin; begin < panels.end; begin += group) {
+    for (std::int64_t k = 0; k < w.cols; k += step) {
+      multiply(begin, std::min(group, panels.end - begin), k, std::min(step, w.cols - k));
+    }
+  }
+}
+
+}  // namespace llama2cpp

@@ -1,0 +1,70 @@
+// One weight times a matmul's input, for one worker: which kernel, over which panels and columns.
+#pragma once
+
+#include "backend/cpu/kernel_table.h"
+#include "backend/cpu/matmul_input.h"
+#include "backend/cpu/panels.h"
+#include "core/tensor.h"
+
+namespace llama2cpp {
+
+// Bytes up to the next cache line.
+inline std::int64_t round_to_line(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// A worker's memory for weights: each is of some panels and one block of k.
+struct MatmulScratch {
+  std::byte* packed;  // where the weight is not packed
+  std::uint8_t* open;
+  float* wide;
+  float* sums;
+
+  // Bytes that a weight needs for `group` panels.
+  static std::int64_t packed_bytes(const Weight& w, std::int64_t group) {
+    return w.panels ? 0 : round_to_line(group * panel_bytes(w, step_cols(input_form(w))));
+  }
+  static std::int64_t open_bytes(const Weight& w, std::int64_t group) {
+    return panel_form(w) == PanelForm::blocks ? group * kOpenBytes : 0;
+  }
+  static std::int64_t wide_bytes(const Weight& w, std::int64_t group) {
+    return panel_form(w) == PanelForm::blocks && !w.int8_input ? group * kBlock * kPanelRows * 4 : 0;
+  }
+  static std::int64_t sums_bytes(const Weight& w, std::int64_t group, std::int64_t tokens) {
+    return panel_form(w) == PanelForm::blocks ? tokens * group * kPanelRows * 4 : 0;
+  }
+};
+
+// One weight times the input, for one worker.
+struct MatmulJob {
+  const KernelTable& kernels;
+  const Weight& w;
+  const Tensor& out;
+  const InputLayout& layout;
+  const Input& input;
+  const Tiles& tiles;
+  const MatmulScratch& scratch;
+
+  struct Panels {
+    const std::byte* data;
+    std::int64_t stride;
+  };
+
+  // All of a worker's panels, `group` at a time.
+  void run(Range panels, std::int64_t group) const;
+
+ private:
+  Panels packed(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const;
+  std::int64_t last_rows(std::int64_t begin, std::int64_t n) const;
+  void multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const;
+  template <class T>
+  void multiply_floats(void (*kernel)(const PanelBlockOf<T>&), const T* panels, std::int64_t stride, std::int64_t begin,
+                       std::int64_t n, std::int64_t k, std::int64_t count) const;
+  void multiply_groups(const Panels& panels, std::int64_t begin, std::int64_t n, std::int64_t k,
+                       std::int64_t count) const;
+  void multiply_blocks(void (*kernel)(const BlockCall&), const std::uint8_t* panels, std::int64_t stride, float* to,
+                       std::int64_t to_stride, std::int64_t rows_of_last, std::int64_t n, std::int64_t k,
+                       std::int64_t count) const;
+  void open_and_multiply(const Panels& panels, std::int64_t begin, std::int64_t n, std::int64_t k,
+                         std::int64_t count) const;
+};
+
+}  // namespace llama2cpp

@@ -1,0 +1,176 @@
+// Block formats and many tokens: a unit is opened into bytes and float scales, which several tiles are multiplied with.
+// And their input's rounding. For the ISA file that includes this after matmul_blocks.inl.
+
+// Two panels in flight, where there are registers for it; one dot and one sum for each panel and token.
+constexpr int kOpenTokens = kTileTokens / 2;
+constexpr int kOpenPanels = kTilePanels;
+
+// An opened unit: its weights as bytes, its scales as floats.
+template <BlockLayout L, int J>
+inline void open_quad(const std::uint8_t* planes, std::uint8_t* out) {
+  if constexpr (L.bits == 8) {
+    store_bytes64(out + J * 64, load_bytes64(planes + J * 64));
+  } else {
+    store_bytes64(out + J * 64, unpack<L.bits, J>(planes));
+  }
+}
+
+template <BlockLayout L>
+inline void open_of(const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open) {
+  const std::uint8_t* planes = unit + header_of(L, blocks);
+  for (std::int64_t i = 0; i < blocks; ++i, planes += L.bits * 64) {
+    std::uint8_t* out = open + i * 512;
+    open_quad<L, 0>(planes, out);
+    open_quad<L, 1>(planes, out);
+    open_quad<L, 2>(planes, out);
+    open_quad<L, 3>(planes, out);
+    open_quad<L, 4>(planes, out);
+    open_quad<L, 5>(planes, out);
+    open_quad<L, 6>(planes, out);
+    open_quad<L, 7>(planes, out);
+    for (int half = 0; half < L.halves; ++half) {
+      const std::int64_t at = (i * L.halves + half) * 64;
+      store(reinterpret_cast<float*>(open + kOpenScales + at), block_scale<L>(unit, i, half, 0));
+      if constexpr (L.minimum) {
+        store(reinterpret_cast<float*>(open + kOpenMinimums + at), block_scale<L>(unit, i, half, 1));
+      }
+    }
+  }
+}
+
+inline void open_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open) {
+  with_layout(layout, [&]<BlockLayout L>() { open_of<L>(unit, blocks, open); });
+}
+
+// Opened units, P panels x N of the tile's tokens. kWide: bytes up to 255 with offset 128; else they are below 64.
+template <int kHalves, bool kMinimum, bool kWide, int P, int N>
+inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token, int shift_of_offset) {
+  f32x16 sum[P][N];
+  load_sums(b, panel, token, sum);
+  const std::int64_t n_tokens = b.n_tokens;
+  const std::uint8_t* open = b.panels + panel * b.panel_stride;
+  const std::uint8_t* w = open;
+  const std::int8_t* x = b.input.x + token * 4;
+  const float* scales = b.input.scales + token;
+  const std::int32_t* starts = b.input.starts + token;
+  const float* sums = b.input.sums + token;
+  for (std::int64_t part = 0; part < b.blocks * kHalves; ++part) {
+    i32x16 dots[P][N];
+    for (int n = 0; n < N; ++n) {
+      const i32x16 start = kMinimum ? dot_zero()
+                           : kWide  ? dot_start_128(starts + n)
+                                    : dot_start(starts + n, shift_of_offset);
+      for (int p = 0; p < P; ++p) dots[p][n] = start;
+    }
+    for (int quad = 0; quad < 8 / kHalves; ++quad, w += 64, x += n_tokens * 4) {
+      if constexpr (kWide) {
+        quads16 row[P];
+        for (int p = 0; p < P; ++p) row[p] = load_quads(w + p * b.panel_stride);
+        for (int n = 0; n < N; ++n) {
+          for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], row[p], x + n * 4);
+        }
+      } else {
+        bytes64 row[P];
+        for (int p = 0; p < P; ++p) row[p] = load_bytes64(w + p * b.panel_stride);
+        for (int n = 0; n < N; ++n) {
+          for (int p = 0; p < P; ++p) dots[p][n] = dot_small(dots[p][n], row[p], x + n * 4);
+        }
+      }
+    }
+    for (int p = 0; p < P; ++p) {
+      const std::uint8_t* at = open + p * b.panel_stride + part * 64;
+      const f32x16 scale = load(reinterpret_cast<const float*>(at + kOpenScales));
+      for (int n = 0; n < N; ++n) sum[p][n] = fma(mul(scale, set1(scales[n])), to_float(dots[p][n]), sum[p][n]);
+      if constexpr (kMinimum) {
+        const f32x16 minimum = load(reinterpret_cast<const float*>(at + kOpenMinimums));
+        for (int n = 0; n < N; ++n) sum[p][n] = fma(minimum, set1(sums[n]), sum[p][n]);
+      }
+    }
+    if (kHalves == 1 || part % 2 == 1) scales += n_tokens;
+    starts += n_tokens;
+    sums += n_tokens;
+  }
+  store_sums(b, panel, token, sum);
+}
+
+// N tokens from `token` on, all panels.
+template <int kHalves, bool kMinimum, bool kWide, int N>
+inline void open_tokens(const BlockCall& b, std::int64_t token, std::int64_t count, int shift_of_offset) {
+  if constexpr (N > 1) {
+    if (count < N) return open_tokens<kHalves, kMinimum, kWide, N - 1>(b, token, count, shift_of_offset);
+  }
+  std::int64_t panel = 0;
+  for (; panel + kOpenPanels <= b.n_panels; panel += kOpenPanels) {
+    open_tile<kHalves, kMinimum, kWide, kOpenPanels, N>(b, panel, token, shift_of_offset);
+  }
+  if constexpr (kOpenPanels > 1) {
+    for (; panel < b.n_panels; ++panel) open_tile<kHalves, kMinimum, kWide, 1, N>(b, panel, token, shift_of_offset);
+  }
+}
+
+template <int kHalves, bool kMinimum, bool kWide>
+inline void open_all(const BlockCall& b) {
+  int shift_of_offset = 0;
+  while ((2 << shift_of_offset) <= b.layout.offset) ++shift_of_offset;
+  const std::int64_t parts = (b.n_tokens + kOpenTokens - 1) / kOpenTokens;  // of a tile, as even as can be
+  for (std::int64_t i = 0; i < parts; ++i) {
+    const std::int64_t token = b.n_tokens * i / parts;
+    open_tokens<kHalves, kMinimum, kWide, kOpenTokens>(b, token, b.n_tokens * (i + 1) / parts - token, shift_of_offset);
+  }
+}
+
+inline void matmul_open(const BlockCall& b) {
+  if (b.layout.bits == 8) return open_all<1, false, true>(b);
+  if (b.layout.halves == 1) return b.layout.minimum ? open_all<1, true, false>(b) : open_all<1, false, false>(b);
+  return b.layout.minimum ? open_all<2, true, false>(b) : open_all<2, false, false>(b);
+}
+
+template <int I>
+inline void widen_column(bytes64 w, f32x16 offset, f32x16 scale, const float* minimum, float* out) {
+  const f32x16 value = mul(scale, sub(byte_of<I>(w), offset));
+  store(out + I * 16, minimum == nullptr ? value : add(value, load(minimum)));
+}
+
+inline void widen_blocks(const BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks, float* out) {
+  const f32x16 offset = set1(static_cast<float>(layout.offset));
+  for (std::int64_t quad = 0; quad < blocks * 8; ++quad, out += 64) {
+    const std::int64_t at = quad * layout.halves / 8 * 64;
+    const bytes64 w = load_bytes64(open + quad * 64);
+    const f32x16 scale = load(reinterpret_cast<const float*>(open + kOpenScales + at));
+    const float* minimum = layout.minimum ? reinterpret_cast<const float*>(open + kOpenMinimums + at) : nullptr;
+    widen_column<0>(w, offset, scale, minimum, out);
+    widen_column<1>(w, offset, scale, minimum, out);
+    widen_column<2>(w, offset, scale, minimum, out);
+    widen_column<3>(w, offset, scale, minimum, out);
+  }
+}
+
+// x / scale to the nearest integer, halves to even, within [-127, 127].
+inline f32x16 round_even(f32x16 quotient) {
+  const f32x16 most = set1(127.0F);
+  f32x16 v = if_less(most, quotient, most, quotient);
+  v = if_less(v, set1(-127.0F), set1(-127.0F), v);
+  const f32x16 magic = set1(12582912.0F);  // 1.5 * 2^23: the sum has no bits below 1
+  return sub(add(v, magic), magic);
+}
+
+inline void quantize_blocks(const float* x, std::int64_t blocks, std::int8_t* q, float* scales) {
+  const f32x16 zero = set1(0.0F);
+  for (std::int64_t block = 0; block < blocks; ++block, x += 32, q += 32) {
+    const f32x16 a = load(x);
+    const f32x16 b = load(x + 16);
+    const f32x16 minus_a = negative_abs(a);
+    const f32x16 minus_b = negative_abs(b);
+    const float largest = 0.0F - min_lane(if_less(minus_a, minus_b, minus_a, minus_b));
+    const float poisoned = sum_lanes(fma(b, zero, mul(a, zero)));  // NaN where x is not finite
+    const float scale = largest / 127.0F;
+    const bool finite = poisoned == poisoned;
+    scales[block] = finite ? scale : poisoned;
+    if (!finite || scale == 0.0F) {
+      for (int i = 0; i < 32; ++i) q[i] = 0;
+      continue;
+    }
+    store_int8(q, round_even(div(a, set1(scale))));
+    store_int8(q + 16, round_even(div(b, set1(scale))));
+  }
+}

@@ -1,0 +1,198 @@
+// The specification of block formats' arithmetic, in plain loops. A weight is D * q + M with whole q; the input is
+// s * x with whole x, rounded in blocks of 32. In the order of columns, for each block (each half of it, where D and M
+// differ between the halves), with exact sums over its columns:
+//
+//   p = fma(round(D * s), float(sum(q * x)), p)
+//   p = fma(M, round(s * float(sum(x))), p)          where there is a minimum
+//
+// D = d * sub and M = dm * m are exact: 11 bits of an f16 times at most 8.
+#include "backend/cpu/reference_blocks.h"
+
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+
+#include "core/half.h"
+
+namespace llama2cpp {
+namespace {
+
+float half_of(const std::uint8_t* p) {
+  std::uint16_t half = 0;
+  std::memcpy(&half, p, sizeof(half));
+  return half_to_float(half);
+}
+
+float float_of(const std::uint8_t* p) {
+  float value = 0.0F;
+  std::memcpy(&value, p, sizeof(value));
+  return value;
+}
+
+// Where the parts of a unit of `blocks` blocks are, as block_panels.h says.
+struct Unit {
+  BlockLayout layout;
+  const std::uint8_t* begin;
+  std::int64_t blocks;
+
+  std::int64_t fields() const { return layout.minimum ? 2 : 1; }
+  std::int64_t sub_bytes() const { return fields() * layout.halves * 16; }  // of one block
+  std::int64_t header() const {
+    const std::int64_t bytes = layout.sub_scales ? fields() * 32 + blocks * sub_bytes() : blocks * fields() * 32;
+    return (bytes + 63) / 64 * 64;
+  }
+  std::int64_t bytes() const { return header() + blocks * layout.bits * 64; }
+
+  // field 0: D, field 1: M
+  float scale(std::int64_t block, std::int64_t half, std::int64_t row, std::int64_t field) const {
+    if (!layout.sub_scales) return half_of(begin + (block * fields() + field) * 32 + row * 2);
+    const std::uint8_t* sub = begin + fields() * 32 + block * sub_bytes() + (field * layout.halves + half) * 16 + row;
+    return half_of(begin + field * 32 + row * 2) * static_cast<float>(static_cast<std::int8_t>(*sub));
+  }
+
+  // q + offset
+  int weight(std::int64_t block, std::int64_t column, std::int64_t row) const {
+    const std::uint8_t* plane = begin + header() + block * layout.bits * 64;
+    int value = 0;
+    int have = 0;  // bits
+    for (const int width : {8, 4, 2, 1}) {
+      if ((layout.bits & width) == 0) continue;
+      const std::int64_t bit = column / 4 * width;
+      const int byte = plane[bit / 8 * 64 + row * 4 + column % 4];
+      value |= (byte >> bit % 8 & ((1 << width) - 1)) << have;
+      have += width;
+      plane += width * 64;
+    }
+    return value;
+  }
+};
+
+// The formula for one row and token. weight(k) is q + offset; scale(block, half, field) is D or M.
+template <class WeightAt, class ScaleAt>
+float sum_blocks(const BlockCall& b, std::int64_t first_block, std::int64_t blocks, std::int64_t token, float p,
+                 WeightAt weight, ScaleAt scale) {
+  const std::int64_t n = b.n_tokens;
+  const std::int64_t cols = kBlockCols / b.layout.halves;
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    const std::int64_t block = first_block + i;
+    const float s = b.input.scales[block * n + token];
+    for (std::int64_t half = 0; half < b.layout.halves; ++half) {
+      std::int32_t dot = 0;
+      std::int32_t sum = 0;
+      for (std::int64_t k = half * cols; k < (half + 1) * cols; ++k) {
+        const int x = b.input.x[((block * 8 + k / 4) * n + token) * 4 + k % 4];
+        dot += (weight(i, k) - b.layout.offset) * x;
+        sum += x;
+      }
+      const float factor = scale(i, half, 0) * s;
+      p = std::fma(factor, static_cast<float>(dot), p);
+      if (b.layout.minimum) {
+        const float scaled = s * static_cast<float>(sum);
+        p = std::fma(scale(i, half, 1), scaled, p);
+      }
+    }
+  }
+  return p;
+}
+
+// Calls of(panel, row, token, p) -> p for each output.
+template <class Of>
+void each_output(const BlockCall& b, Of of) {
+  for (std::int64_t token = 0; token < b.n_tokens; ++token) {
+    for (std::int64_t panel = 0; panel < b.n_panels; ++panel) {
+      const std::int64_t rows = panel + 1 == b.n_panels ? b.last_rows : kPanelRows;
+      for (std::int64_t row = 0; row < rows; ++row) {
+        float& out = b.out[token * b.out_stride + panel * kPanelRows + row];
+        out = of(b.panels + panel * b.panel_stride, row, token, b.first ? 0.0F : out);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void reference_matmul_blocks(const BlockCall& b) {
+  each_output(b, [&](const std::uint8_t* panel, std::int64_t row, std::int64_t token, float p) {
+    for (std::int64_t block = 0; block < b.blocks; block += kUnitBlocks) {
+      const Unit unit{b.layout, panel, b.blocks - block < kUnitBlocks ? b.blocks - block : kUnitBlocks};
+      p = sum_blocks(
+          b, block, unit.blocks, token, p, [&](std::int64_t i, std::int64_t k) { return unit.weight(i, k, row); },
+          [&](std::int64_t i, std::int64_t half, std::int64_t field) { return unit.scale(i, half, row, field); });
+      panel += unit.bytes();
+    }
+    return p;
+  });
+}
+
+void reference_matmul_open(const BlockCall& b) {
+  each_output(b, [&](const std::uint8_t* open, std::int64_t row, std::int64_t token, float p) {
+    return sum_blocks(
+        b, 0, b.blocks, token, p,
+        [&](std::int64_t i, std::int64_t k) { return int{open[((i * 8 + k / 4) * 16 + row) * 4 + k % 4]}; },
+        [&](std::int64_t i, std::int64_t half, std::int64_t field) {
+          return float_of(open + (field == 0 ? kOpenScales : kOpenMinimums) +
+                          ((i * b.layout.halves + half) * 16 + row) * 4);
+        });
+  });
+}
+
+void reference_open_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
+                           std::uint8_t* open) {
+  const Unit from{layout, unit, blocks};
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    for (std::int64_t row = 0; row < kPanelRows; ++row) {
+      for (std::int64_t k = 0; k < kBlockCols; ++k) {
+        open[((i * 8 + k / 4) * 16 + row) * 4 + k % 4] = static_cast<std::uint8_t>(from.weight(i, k, row));
+      }
+      for (std::int64_t half = 0; half < layout.halves; ++half) {
+        const std::int64_t at = ((i * layout.halves + half) * 16 + row) * 4;
+        const float scale = from.scale(i, half, row, 0);
+        std::memcpy(open + kOpenScales + at, &scale, sizeof(scale));
+        if (!layout.minimum) continue;
+        const float minimum = from.scale(i, half, row, 1);
+        std::memcpy(open + kOpenMinimums + at, &minimum, sizeof(minimum));
+      }
+    }
+  }
+}
+
+// The values that Format::decode gives: a product, and a sum where there is a minimum, each rounded.
+void reference_widen_blocks(const BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks, float* out) {
+  for (std::int64_t k = 0; k < blocks * kBlockCols; ++k) {
+    const std::int64_t part = k * layout.halves / kBlockCols;  // block * halves + half
+    for (std::int64_t row = 0; row < kPanelRows; ++row) {
+      const int q = int{open[(k / 4 * 16 + row) * 4 + k % 4]} - layout.offset;
+      const float value = float_of(open + kOpenScales + (part * 16 + row) * 4) * static_cast<float>(q);
+      out[k * kPanelRows + row] =
+          layout.minimum ? value + float_of(open + kOpenMinimums + (part * 16 + row) * 4) : value;
+    }
+  }
+}
+
+// A block of zeros, or so small that its scale is no number above 0, becomes zeros. One with an infinity or a NaN
+// becomes zeros with the scale NaN, so that the output shows it.
+void reference_quantize_blocks(const float* x, std::int64_t blocks, std::int8_t* q, float* scales) {
+  for (std::int64_t block = 0; block < blocks; ++block, x += kBlockCols, q += kBlockCols) {
+    float largest = 0.0F;
+    bool finite = true;
+    for (std::int64_t i = 0; i < kBlockCols; ++i) {
+      if (!std::isfinite(x[i])) finite = false;
+      if (std::fabs(x[i]) > largest) largest = std::fabs(x[i]);
+    }
+    const float scale = largest / 127.0F;
+    scales[block] = finite ? scale : std::numeric_limits<float>::quiet_NaN();
+    for (std::int64_t i = 0; i < kBlockCols; ++i) {
+      if (!finite || scale == 0.0F) {
+        q[i] = 0;
+        continue;
+      }
+      // A scale that is a denormal is coarse: then the quotient can pass 127.
+      const float quotient = x[i] / scale;
+      const float within = quotient > 127.0F ? 127.0F : quotient < -127.0F ? -127.0F : quotient;
+      q[i] = static_cast<std::int8_t>(std::nearbyint(within));  // the mode is to nearest even, as a lease sets it
+    }
+  }
+}
+
+}  // namespace llama2cpp

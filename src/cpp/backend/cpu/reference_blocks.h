@@ -1,0 +1,15 @@
+// The specification of block formats' arithmetic: see reference_blocks.cpp.
+#pragma once
+
+#include "backend/cpu/kernel_table.h"
+
+namespace llama2cpp {
+
+void reference_matmul_blocks(const BlockCall& call);
+void reference_matmul_open(const BlockCall& call);
+void reference_open_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
+                           std::uint8_t* open);
+void reference_widen_blocks(const BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks, float* out);
+void reference_quantize_blocks(const float* x, std::int64_t blocks, std::int8_t* q, float* scales);
+
+}  // namespace llama2cpp

@@ -1,0 +1,56 @@
+// What GGUF's block formats share: reading fields that may lie at any byte, and decoding through the whole numbers.
+#pragma once
+
+#include <cstring>
+
+#include "core/half.h"
+#include "format/format.h"
+
+namespace llama2cpp {
+
+inline std::uint8_t byte_at(const std::byte* p) { return static_cast<std::uint8_t>(*p); }
+
+inline std::uint16_t u16_at(const std::byte* p) {
+  std::uint16_t value = 0;
+  std::memcpy(&value, p, sizeof(value));
+  return value;
+}
+
+inline float half_at(const std::byte* p) { return half_to_float(u16_at(p)); }
+
+// The `index`th block of a row, for blocks of `bytes` bytes.
+inline const std::byte* block_at(const Weight& weight, std::int64_t row, std::int64_t index, std::int64_t bytes) {
+  return weight.planes[0].data + row * weight.planes[0].row_bytes + index * bytes;
+}
+
+// The 6-bit scales and minima of Q4_K and Q5_K, eight of each in 12 bytes: `p` [12], `i` in [0, 8).
+//   bytes 0-3: scale 0-3, on top the high 2 bits of scale 4-7;  bytes 4-7: minimum 0-3, on top those of minimum 4-7;
+//   bytes 8-11: the low 4 bits of scale 4-7, and above them those of minimum 4-7
+inline void k_scale_and_minimum(const std::byte* p, std::int64_t i, std::int32_t& scale, std::int32_t& minimum) {
+  if (i < 4) {
+    scale = byte_at(p + i) & 63;
+    minimum = byte_at(p + 4 + i) & 63;
+  } else {
+    scale = (byte_at(p + 4 + i) & 15) | (byte_at(p + i - 4) >> 6 << 4);
+    minimum = (byte_at(p + 4 + i) >> 4) | (byte_at(p + i) >> 6 << 4);
+  }
+}
+
+// Format::decode in float32: d * sub is exact, and so is dm * m; the product with q and the sum are rounded.
+template <auto kIntegers, bool kMinimum>
+void decode_blocks(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out) {
+  for (std::int64_t block = begin / 32; block < (begin + count) / 32; ++block, out += 32) {
+    IntegerBlock b;
+    kIntegers(weight, row, block, b);
+    for (std::size_t h = 0; h < 2; ++h) {
+      const float scale = b.d * static_cast<float>(b.sub[h]);
+      const float minimum = b.dm * static_cast<float>(b.m[h]);
+      for (std::size_t k = h * 16; k < h * 16 + 16; ++k) {
+        const float value = scale * static_cast<float>(b.q[k]);
+        out[k] = kMinimum ? value + minimum : value;  // without a minimum, not even 0 is added: it would lose -0
+      }
+    }
+  }
+}
+
+}  // namespace llama2cpp

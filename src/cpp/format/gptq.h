@@ -1,0 +1,79 @@
+// GPTQ: q of 2, 3, 4 or 8 bits, weight = scale * (q - zero), where a group of columns has a scale and a zero for each row.
+// What libraries call in_features are our columns. All numbers lie little-endian:
+//   plane 0  q       [cols * bits / 32, rows] 32-bit words: down a column of them, value k of a row is the `bits` bits
+//                    from bit k * bits on (of 3 bits, 32 values fill three words, and some reach across two)
+//   plane 1  scales  [groups, rows] f16
+//   plane 2  zeros   [groups, rows * bits / 32] 32-bit words, the same way along a row of them. Version 1 stores
+//                    (zero - 1) modulo 2^bits, version 2 the zero itself
+//   plane 3  g_idx   [cols] i32, the group of each column; without it column k is of group k / Weight::group
+// The planes are no rows of the weight, so their row_bytes are 0. Readers have checked the shapes and g_idx.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "format/blocks.h"
+
+namespace llama2cpp {
+
+inline std::uint32_t word_at(const std::byte* words, std::int64_t index) {
+  std::uint32_t word = 0;
+  std::memcpy(&word, words + index * 4, sizeof(word));
+  return word;
+}
+
+// Value `index` of a stream of words that lie `stride` words apart.
+template <int kBits>
+int packed_value(const std::byte* words, std::int64_t stride, std::int64_t index) {
+  const std::int64_t bit = index * kBits;
+  const std::int64_t shift = bit % 32;
+  std::uint32_t value = word_at(words, bit / 32 * stride) >> shift;
+  if (shift + kBits > 32) value |= word_at(words, (bit / 32 + 1) * stride) << (32 - shift);
+  return static_cast<int>(value & ((1U << kBits) - 1U));
+}
+
+template <int kBits, int kStoredLess>
+void decode_gptq(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out) {
+  const std::byte* const q = weight.planes[0].data + row * 4;
+  const std::byte* const scales = weight.planes[1].data;
+  const std::byte* const zeros = weight.planes[2].data;
+  const std::byte* const g_idx = weight.planes[3].data;
+  const auto groups = static_cast<std::int64_t>(weight.planes[1].bytes) / (weight.rows * 2);
+  const std::int64_t zero_words = weight.rows * kBits / 32;
+  std::int64_t of_last = -1;
+  float scale = 0.0F;
+  int zero = 0;
+  for (std::int64_t k = begin; k < begin + count; ++k) {
+    std::int64_t group = g_idx == nullptr ? k / weight.group : std::int64_t{word_at(g_idx, k)};
+    if (group != of_last) {
+      of_last = group;
+      group = std::min(group, groups - 1);  // a mapped file may change after its reader has looked
+      scale = half_at(scales + (group * weight.rows + row) * 2);
+      zero = packed_value<kBits>(zeros + group * zero_words * 4, 1, row) + kStoredLess;
+      zero &= (1 << kBits) - 1;
+    }
+    out[k - begin] = scale * static_cast<float>(packed_value<kBits>(q, weight.rows, k) - zero);
+  }
+}
+
+// Each Weight says its own group. Nothing is encoded through a Format: one plane could not hold the scales.
+template <int kBits, int kStoredLess>
+constexpr Format gptq_format(std::string_view name) {
+  return {.name = name,
+          .group = 0,
+          .group_bytes = 0,
+          .quantised = true,
+          .decode = decode_gptq<kBits, kStoredLess>,
+          .encode = nullptr};
+}
+
+inline constexpr Format kGptq2 = gptq_format<2, 1>("gptq2");
+inline constexpr Format kGptq3 = gptq_format<3, 1>("gptq3");
+inline constexpr Format kGptq4 = gptq_format<4, 1>("gptq4");
+inline constexpr Format kGptq8 = gptq_format<8, 1>("gptq8");
+inline constexpr Format kGptq2V2 = gptq_format<2, 0>("gptq2_v2");
+inline constexpr Format kGptq3V2 = gptq_format<3, 0>("gptq3_v2");
+inline constexpr Format kGptq4V2 = gptq_format<4, 0>("gptq4_v2");
+inline constexpr Format kGptq8V2 = gptq_format<8, 0>("gptq8_v2");
+
+}  // namespace llama2cpp

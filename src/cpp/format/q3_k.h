@@ -1,0 +1,41 @@
+// GGUF's Q3_K: 256 weights in 110 bytes, weight = (d * (s - 32)) * (q - 4), with s for each 16.
+//   h   1 bit [256]    byte 0: bit j of byte i is the third bit of weight i + 32 * j
+//   q   2 bits [256]   byte 32: byte i of 32 holds weights i, i + 32, i + 64 and i + 96, the first lowest; the next 32
+//                      bytes hold the other 128
+//   s   6 bits [16]    byte 96: byte i of 8 holds the low 4 bits of scale i, and above them those of scale i + 8; bytes
+//                      8-11 hold the high 2 bits of scales i, i + 4, i + 8 and i + 12, the first lowest
+//   d   f16            byte 108
+#pragma once
+
+#include "format/blocks.h"
+
+namespace llama2cpp {
+
+inline void integers_q3_k(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) {
+  const std::byte* p = block_at(weight, row, block / 8, 110);
+  const auto part = static_cast<std::size_t>(block % 8);  // 32 of the 256
+  out.d = half_at(p + 108);
+  for (std::size_t h = 0; h < 2; ++h) {
+    const std::size_t i = 2 * part + h;
+    const int low = byte_at(p + 96 + i % 8) >> (i / 8 * 4) & 15;
+    const int high = byte_at(p + 104 + i % 4) >> (i / 4 * 2) & 3;
+    out.sub[h] = (low | high << 4) - 32;
+  }
+  const std::byte* q = p + 32 + part / 4 * 32;
+  for (std::size_t i = 0; i < 32; ++i) {
+    const int low = byte_at(q + i) >> part % 4 * 2 & 3;
+    const int high = byte_at(p + i) >> part & 1;
+    out.q[i] = static_cast<std::int8_t>((low | high << 2) - 4);
+  }
+}
+
+inline constexpr Format kQ3_K{.name = "q3_k",
+                              .group = 256,
+                              .group_bytes = 110,
+                              .quantised = true,
+                              .decode = decode_blocks<integers_q3_k, false>,
+                              .encode = nullptr,
+                              .integers = integers_q3_k,
+                              .blocks = {.bits = 3, .offset = 4, .halves = 2, .sub_scales = true}};
+
+}  // namespace llama2cpp

@@ -1,0 +1,29 @@
+// GGUF's Q4_0: 32 weights in 18 bytes, weight = d * (q - 8).
+//   d   f16           byte 0
+//   q   4 bits [32]   byte 2: byte i holds weight i in its low half and weight i + 16 in its high half
+#pragma once
+
+#include "format/blocks.h"
+
+namespace llama2cpp {
+
+inline void integers_q4_0(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) {
+  const std::byte* p = block_at(weight, row, block, 18);
+  out.d = half_at(p);
+  for (std::size_t i = 0; i < 16; ++i) {
+    const int pair = byte_at(p + 2 + i);
+    out.q[i] = static_cast<std::int8_t>((pair & 15) - 8);
+    out.q[i + 16] = static_cast<std::int8_t>((pair >> 4) - 8);
+  }
+}
+
+inline constexpr Format kQ4_0{.name = "q4_0",
+                              .group = 32,
+                              .group_bytes = 18,
+                              .quantised = true,
+                              .decode = decode_blocks<integers_q4_0, false>,
+                              .encode = nullptr,
+                              .integers = integers_q4_0,
+                              .blocks = {.bits = 4, .offset = 8}};
+
+}  // namespace llama2cpp

@@ -1,0 +1,32 @@
+// GGUF's Q4_1: 32 weights in 20 bytes, weight = d * q + m.
+//   d   f16           byte 0
+//   m   f16           byte 2
+//   q   4 bits [32]   byte 4: byte i holds weight i in its low half and weight i + 16 in its high half
+#pragma once
+
+#include "format/blocks.h"
+
+namespace llama2cpp {
+
+inline void integers_q4_1(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) {
+  const std::byte* p = block_at(weight, row, block, 20);
+  out.d = half_at(p);
+  out.dm = half_at(p + 2);
+  out.m = {1, 1};
+  for (std::size_t i = 0; i < 16; ++i) {
+    const int pair = byte_at(p + 4 + i);
+    out.q[i] = static_cast<std::int8_t>(pair & 15);
+    out.q[i + 16] = static_cast<std::int8_t>(pair >> 4);
+  }
+}
+
+inline constexpr Format kQ4_1{.name = "q4_1",
+                              .group = 32,
+                              .group_bytes = 20,
+                              .quantised = true,
+                              .decode = decode_blocks<integers_q4_1, true>,
+                              .encode = nullptr,
+                              .integers = integers_q4_1,
+                              .blocks = {.bits = 4, .minimum = true}};
+
+}  // namespace llama2cpp

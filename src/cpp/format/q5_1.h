@@ -1,0 +1,34 @@
+// GGUF's Q5_1: 32 weights in 24 bytes, weight = d * q + m.
+//   d   f16           byte 0
+//   m   f16           byte 2
+//   h   1 bit [32]    byte 4: the fifth bit of weight i is bit i
+//   q   4 bits [32]   byte 8: byte i holds weight i in its low half and weight i + 16 in its high half
+#pragma once
+
+#include "format/blocks.h"
+
+namespace llama2cpp {
+
+inline void integers_q5_1(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) {
+  const std::byte* p = block_at(weight, row, block, 24);
+  out.d = half_at(p);
+  out.dm = half_at(p + 2);
+  out.m = {1, 1};
+  const std::uint32_t high = u16_at(p + 4) | static_cast<std::uint32_t>(u16_at(p + 6)) << 16;
+  for (std::size_t i = 0; i < 16; ++i) {
+    const std::uint32_t pair = byte_at(p + 8 + i);
+    out.q[i] = static_cast<std::int8_t>((pair & 15U) | (high >> i & 1U) << 4);
+    out.q[i + 16] = static_cast<std::int8_t>(pair >> 4 | (high >> (i + 16) & 1U) << 4);
+  }
+}
+
+inline constexpr Format kQ5_1{.name = "q5_1",
+                              .group = 32,
+                              .group_bytes = 24,
+                              .quantised = true,
+                              .decode = decode_blocks<integers_q5_1, true>,
+                              .encode = nullptr,
+                              .integers = integers_q5_1,
+                              .blocks = {.bits = 5, .minimum = true}};
+
+}  // namespace llama2cpp

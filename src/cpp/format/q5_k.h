@@ -1,0 +1,39 @@
+// GGUF's Q5_K: 256 weights in 176 bytes, weight = (d * s) * q - dmin * m, with s and m for each 32.
+//   d      f16                byte 0
+//   dmin   f16                byte 2
+//   s, m   6 bits each [8]    byte 4: see k_scale_and_minimum
+//   h      1 bit [256]        byte 16: bit j of byte i is the fifth bit of weight i + 32 * j
+//   q      4 bits [256]       byte 48: byte i of 32 holds weight i in its low half and weight i + 32 in its high half; so
+//                             three times more
+#pragma once
+
+#include "format/blocks.h"
+
+namespace llama2cpp {
+
+inline void integers_q5_k(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) {
+  const std::byte* p = block_at(weight, row, block / 8, 176);
+  const std::int64_t part = block % 8;  // 32 of the 256
+  out.d = half_at(p);
+  out.dm = -half_at(p + 2);
+  k_scale_and_minimum(p + 4, part, out.sub[0], out.m[0]);
+  out.sub[1] = out.sub[0];
+  out.m[1] = out.m[0];
+  const std::byte* q = p + 48 + part / 2 * 32;
+  for (std::size_t i = 0; i < 32; ++i) {
+    const int low = byte_at(q + i) >> part % 2 * 4 & 15;
+    const int high = byte_at(p + 16 + i) >> part & 1;
+    out.q[i] = static_cast<std::int8_t>(low | high << 4);
+  }
+}
+
+inline constexpr Format kQ5_K{.name = "q5_k",
+                              .group = 256,
+                              .group_bytes = 176,
+                              .quantised = true,
+                              .decode = decode_blocks<integers_q5_k, true>,
+                              .encode = nullptr,
+                              .integers = integers_q5_k,
+                              .blocks = {.bits = 5, .sub_scales = true, .minimum = true}};
+
+}  // namespace llama2cpp

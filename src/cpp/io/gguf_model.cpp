@@ -1,0 +1,81 @@
+// GGUF files as checkpoints: the weights lie in place in the file, rows in the order that llama.cpp gives them.
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/quote.h"
+#include "io/checkpoint.h"
+#include "io/gguf.h"
+#include "io/gguf_model.h"
+
+namespace llama2cpp {
+namespace {
+
+// Tensors that some converters add and no computation needs: rope_freqs is in the config, attn_rot_embd holds the
+// frequencies that follow from rope.freq_base.
+bool is_harmless(std::string_view name) {
+  return name == "rope_freqs.weight" || (name.starts_with("blk.") && name.ends_with(".attn_rot_embd.weight"));
+}
+
+void refuse_unknown(std::string_view name, const GgufTensor& tensor, const Config& config) {
+  const auto found = find_part(Naming::gguf, name);
+  if (found && (!per_layer(found->part) || found->layer < config.n_layers)) return;
+  throw FormatError(cat("tensor ", excerpt(name), " (byte ", tensor.described, ") has no place in a Llama of ",
+                        config.n_layers, " layers, so this file computes something that this version does not"));
+}
+
+Weight weight_of(std::string_view name, const GgufTensor& tensor, const Buffer& file) {
+  Weight weight;
+  weight.name = name;
+  weight.format = tensor.format;
+  weight.group = tensor.format->group;
+  weight.cols = tensor.shape[0];
+  weight.rows = 1;
+  for (std::size_t i = 1; i < tensor.shape.size(); ++i) {
+    if (i > 1 && tensor.shape[i] != 1) {
+      throw FormatError(cat("tensor ", excerpt(name), " (byte ", tensor.described, ") has ", tensor.shape.size(),
+                            " dimensions, expected a vector or a matrix"));
+    }
+    weight.rows *= tensor.shape[i];
+  }
+  Plane& plane = weight.planes[0];
+  plane.data = file.data() + tensor.begin;
+  plane.bytes = tensor.end - tensor.begin;
+  plane.row_bytes = weight.cols / tensor.format->group * tensor.format->group_bytes;
+  plane.owner = file;
+  return weight;
+}
+
+Checkpoint open(const std::string& /*path*/, const Buffer& file) {
+  const Gguf gguf(file);
+  Checkpoint checkpoint;
+  checkpoint.file_format = cat("GGUF v", gguf.version());
+  checkpoint.naming = Naming::gguf;
+  checkpoint.config = read_gguf_config(gguf);
+  for (const auto& [name, tensor] : gguf.tensors()) {
+    if (is_harmless(name)) continue;
+    refuse_unknown(name, tensor, checkpoint.config);
+    checkpoint.weights.emplace(name, weight_of(name, tensor, file));
+  }
+  auto [vocabulary, reason] = read_gguf_vocabulary(gguf, checkpoint.config.vocab_size);
+  checkpoint.vocabulary = std::move(vocabulary);
+  checkpoint.no_vocabulary_reason = std::move(reason);
+  return checkpoint;
+}
+
+std::string why_not(const Buffer& file) { return has_gguf_magic(file) ? "" : "no magic 'GGUF' (bytes 47 47 55 46)"; }
+
+}  // namespace
+
+const Reader kGguf{"GGUF", why_not, open};
+
+Vocabulary open_checkpoint_vocabulary(const std::string& path) {
+  try {
+    auto [vocabulary, reason] = read_gguf_vocabulary(Gguf(Buffer::file(path)), kAnySize);
+    if (vocabulary == nullptr) throw FormatError(reason);
+    return std::move(*vocabulary);
+  } catch (const FormatError& error) {
+    throw FormatError(cat(path, ": ", error.what()));
+  }
+}
+
+}  // namespace llama2cpp

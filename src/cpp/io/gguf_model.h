@@ -1,0 +1,28 @@
+// The parts of reading a GGUF file's model, for gguf_model.cpp. (Its Reader is in io/checkpoint.h.)
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "core/config.h"
+#include "core/vocabulary.h"
+#include "io/gguf.h"
+
+namespace llama2cpp {
+
+// Sizes and constants of a file of architecture "llama". Throws FormatError for any other, and for metadata that would
+// change the result in a way that is not implemented.
+Config read_gguf_config(const Gguf& gguf);
+
+struct GgufVocabulary {
+  std::unique_ptr<Vocabulary> vocabulary;  // null: there is none, or none that we know
+  std::string no_vocabulary_reason;        // which of the two
+};
+
+inline constexpr std::int64_t kAnySize = 0;
+
+// Throws FormatError for tokenizer data that contradict themselves, or do not have `vocab_size` pieces.
+GgufVocabulary read_gguf_vocabulary(const Gguf& gguf, std::int64_t vocab_size);
+
+}  // namespace llama2cpp

@@ -1,0 +1,137 @@
+// The parts of reading a Hugging Face folder, for hf_folder.cpp. What the files mean is what transformers and
+// `tokenizers` make of them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/config.h"
+#include "core/vocabulary.h"
+#include "format/format.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+
+namespace llama2cpp {
+
+struct Checkpoint;
+
+// What a path stands for: a folder, and the file in it where that was named.
+struct FolderPath {
+  std::string folder;
+  std::string file;
+};
+
+// Nothing for a path that is neither a folder nor a safetensors file beside a config.json.
+std::optional<FolderPath> find_hf_folder(const std::string& path);
+
+// Throws FormatError for a folder that is not as transformers writes them, or whose model computes what this version
+// does not, and std::system_error for one without config.json. Its errors need not name the folder.
+Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap);
+
+// A folder of files that came from elsewhere. A name leads to a regular file inside the folder, or, through a link as
+// Hugging Face's cache makes them (models--org--name/snapshots/revision/file -> ../../blobs/hash), to one in the blobs
+// beside it. Any other link is refused: a downloaded folder shall not make us read what is not its own.
+class HfFolder {
+ public:
+  explicit HfFolder(std::string path) : path_(std::move(path)) {}
+
+  bool has(std::string_view name) const;
+
+  // Throws FormatError for a name that is no plain file name and a file that is not the folder's, std::system_error for
+  // one that cannot be opened.
+  Buffer open(std::string_view name, bool use_mmap) const;
+
+ private:
+  std::string path_;
+};
+
+// A JSON file of the folder, with the bytes that it is parsed from.
+class HfJson {
+ public:
+  HfJson(const HfFolder& folder, const std::string& name) : HfJson(folder.open(name, false), name) {}
+  HfJson(Buffer file, const std::string& name)
+      : file_(std::move(file)), document_({reinterpret_cast<const char*>(file_.data()), file_.size()}, name) {}
+
+  // The file's value; nothing where the folder has no such file.
+  static std::unique_ptr<HfJson> find(const HfFolder& folder, const std::string& name) {
+    return folder.has(name) ? std::make_unique<HfJson>(folder, name) : nullptr;
+  }
+
+  Json root() const { return document_.root(); }
+
+ private:
+  Buffer file_;
+  JsonDocument document_;
+};
+
+// A tensor, in one of the folder's files.
+struct Placed {
+  SafetensorsTensor tensor;
+  Buffer file;
+  std::string file_name;
+
+  const std::byte* bytes() const { return file.data() + tensor.begin; }
+  std::string describe() const { return describe_tensor(tensor.dtype, tensor.shape); }
+};
+
+using Tensors = std::map<std::string, Placed, std::less<>>;
+
+struct GptqSettings {
+  const Format* format;
+  int bits;
+  std::int64_t group_size;  // -1: one group for all columns
+};
+
+// Nothing for a folder of floats. Throws FormatError for every other way to quantise, by its name.
+std::optional<GptqSettings> read_gptq_settings(const HfFolder& folder, const Json& config);
+
+// The weight of a module ("model.layers.0.mlp.up_proj") that has a qweight.
+Weight gptq_weight(const Tensors& tensors, const std::string& module, const GptqSettings& settings, std::int64_t rows,
+                   std::int64_t cols);
+
+// Sizes and constants from config.json. `tied` is its wish: a folder that has an output matrix all the same is not.
+// Throws FormatError for architectures that are not Llama's and for settings that would change the result in a way that
+// is not implemented.
+Config read_hf_config(const Json& config);
+
+// Which biases config.json announces.
+struct HfBiases {
+  bool attention;
+  bool mlp;
+};
+
+HfBiases read_hf_biases(const Json& config);
+
+// The ids of eos_token_id, in config.json or generation_config.json: a number, a list of them, or nothing.
+std::vector<std::int64_t> read_eos_ids(const Json& config);
+
+// The vocabulary in tokenizer.json. Throws FormatError for a file that contradicts itself or does what this version does
+// not: then the model has no tokenizer, and the error is the reason. Pieces up to `vocab_size` that the file does not
+// have are filled in, as nothing that a text could become; 0: none.
+Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size);
+
+// What tokenizer_config.json and the ids of eos_token_id add to a vocabulary: which tokens begin and end a text, and the
+// chat template. Any of the files may be missing.
+struct TokenizerSettings {
+  std::optional<std::string> bos_token, eos_token;
+  std::string chat_template;
+  std::vector<std::int64_t> eos_ids;
+};
+
+TokenizerSettings read_tokenizer_settings(const HfFolder& folder);
+void apply(const TokenizerSettings& settings, Vocabulary& vocabulary);
+
+// Pieces up to `vocab_size` that a vocabulary does not have, as nothing that a text could become. Throws FormatError where
+// it has more.
+void fill_up(Vocabulary& vocabulary, std::int64_t vocab_size);
+
+// tokenizer.json alone, with the settings that lie beside it. Errors begin with the path.
+Vocabulary open_tokenizer_json(const std::string& path, std::int64_t vocab_size);
+
+}  // namespace llama2cpp

@@ -1,0 +1,292 @@
+// config.json of models that compute as Llama does. transformers passes over what its Llama does not know, and so do we;
+// but what it knows, and what other programs are known to compute from, is computed or refused by its name.
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.h"
+#include "core/quote.h"
+#include "io/hf.h"
+
+namespace llama2cpp {
+namespace {
+
+// transformers' defaults, for what a file leaves out.
+struct Architecture {
+  std::string_view model_type;
+  std::string_view names[2];  // what `architectures` may say
+  std::int64_t seq_len;
+  std::optional<std::int64_t> n_kv_heads;  // nothing: as many as query heads
+  std::int64_t sliding_window;             // 0: none
+  bool has_window;
+  bool has_biases;
+};
+
+constexpr Architecture kArchitectures[] = {
+    {"llama", {"LlamaForCausalLM", "LLaMAForCausalLM"}, 2048, std::nullopt, 0, false, true},
+    {"mistral", {"MistralForCausalLM", ""}, 131072, 8, 4096, true, false},
+};
+
+// What computes something else, unless it is missing, null, or this.
+struct Neutral {
+  std::string_view name;
+  double value;
+};
+
+constexpr Neutral kNeutral[] = {
+    {"partial_rotary_factor", 1},
+    {"rope_interleaved", 0},
+    {"use_qk_norm", 0},
+    {"qk_norm", 0},
+    {"attn_logit_softcapping", 0},
+    {"final_logit_softcapping", 0},
+    {"embedding_multiplier", 1},
+    {"residual_multiplier", 1},
+    {"logits_scaling", 1},
+    {"logit_scale", 1},
+    {"clip_qkv", 0},
+    {"num_experts", 0},
+    {"num_local_experts", 0},
+    {"is_encoder_decoder", 0},
+    {"add_cross_attention", 0},
+};
+// pretraining_tp is not among them: it splits products into parts that are summed afterwards, as they were in training,
+// and only rounding tells the difference.
+
+constexpr std::string_view kRotaryKeys[] = {
+    "type",   "rope_type",       "rope_theta",       "partial_rotary_factor",
+    "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"};
+
+bool is_rotary_key(std::string_view name) {
+  return std::find(std::begin(kRotaryKeys), std::end(kRotaryKeys), name) != std::end(kRotaryKeys);
+}
+
+// Whether an object has the member, be it null.
+bool states(const Json& object, std::string_view name) {
+  for (const Json member : object.members()) {
+    if (member.name() == name) return true;
+  }
+  return false;
+}
+
+std::string listed(const Json& names) {
+  std::string text;
+  for (const Json name : names.elements()) text += cat(text.empty() ? "" : ", ", excerpt(name.string()));
+  return text;
+}
+
+const Architecture& find_architecture(const Json& config) {
+  const Json type = config.get("model_type");
+  const auto* const found =
+      std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
+                   [&](const Architecture& candidate) { return candidate.model_type == type.string(); });
+  if (found == std::end(kArchitectures)) {
+    type.fail(cat(excerpt(type.string()), ", expected \"llama\" or \"mistral\": this version computes no other"));
+  }
+  const std::optional<Json> names = config.find("architectures");
+  const auto known = [&](std::string_view name) {
+    return !name.empty() && std::find(std::begin(found->names), std::end(found->names), name) != std::end(found->names);
+  };
+  if (names && names->size() > 0 && (names->size() != 1 || !known(names->at(0).string()))) {
+    names->fail(cat(listed(*names), ", expected ", excerpt(found->names[0]), ": this version computes no other"));
+  }
+  return *found;
+}
+
+double any_number(const Json& value) {
+  if (value.type() == Json::Type::boolean) return value.boolean() ? 1 : 0;
+  return value.number();
+}
+
+void refuse_unless_neutral(const Json& object, std::string_view name, double neutral) {
+  const std::optional<Json> found = object.find(name);
+  if (!found || any_number(*found) == neutral) return;
+  found->fail(cat(any_number(*found), ", and only ", neutral,
+                  " is implemented: the model computes something that this version does not"));
+}
+
+// Code that comes with a model may compute anything.
+void refuse_own_code(const Json& config) {
+  const std::optional<Json> map = config.find("auto_map");
+  const std::optional<Json> code = map ? map->find("AutoModelForCausalLM") : std::nullopt;
+  if (!code) return;
+  code->fail(
+      "the model brings Python code of its own, which this version does not run. Where that computes what "
+      "transformers' Llama does, remove auto_map from config.json");
+}
+
+void refuse_settings(const Json& config, const Architecture& architecture) {
+  refuse_own_code(config);
+  for (const Neutral& neutral : kNeutral) refuse_unless_neutral(config, neutral.name, neutral.value);
+  if (!architecture.has_biases) {
+    refuse_unless_neutral(config, "attention_bias", 0);
+    refuse_unless_neutral(config, "mlp_bias", 0);
+  }
+  if (const auto act = config.find("hidden_act"); act && act->string() != "silu" && act->string() != "swish") {
+    act->fail(cat(excerpt(act->string()), ", expected \"silu\": this version computes no other"));
+  }
+  if (const auto pruned = config.find("pruned_heads"); pruned && pruned->size() > 0) {
+    pruned->fail("heads are left out, which is not implemented");
+  }
+}
+
+std::int64_t integer_or(const Json& object, std::string_view name, std::int64_t otherwise) {
+  const std::optional<Json> found = object.find(name);
+  return found ? found->int64() : otherwise;
+}
+
+std::optional<double> find_number(const Json& object, std::string_view name) {
+  const std::optional<Json> found = object.find(name);
+  return found ? std::optional(found->number()) : std::nullopt;
+}
+
+// The rotary settings: rope_parameters since transformers 5, rope_scaling before. An empty one says nothing.
+std::optional<Json> find_rotary(const Json& config) {
+  const auto find = [&](std::string_view name) {
+    std::optional<Json> found = config.find(name);
+    if (found && found->size() == 0) found.reset();
+    return found;
+  };
+  const std::optional<Json> now = find("rope_parameters");
+  const std::optional<Json> before = find("rope_scaling");
+  if (now && before) {
+    before->fail("there are rope_parameters too, expected one of the two: they may contradict each other");
+  }
+  return now ? now : before;
+}
+
+// The settings may state it, or config.json itself. Only where neither does it is transformers' default.
+float read_theta(const Json& config, const std::optional<Json>& rotary) {
+  const std::optional<double> outside = find_number(config, "rope_theta");
+  const std::optional<double> inside = rotary ? find_number(*rotary, "rope_theta") : std::nullopt;
+  if (outside && inside && *outside != *inside) {
+    rotary->get("rope_theta").fail(cat(*inside, ", but rope_theta of ", config.path(), " is ", *outside));
+  }
+  return static_cast<float>(inside ? *inside : outside.value_or(10000.0));
+}
+
+std::string_view rotary_type(const Json& rotary) {
+  const std::optional<Json> now = rotary.find("rope_type");
+  const std::optional<Json> before = rotary.find("type");
+  if (now && before && now->string() != before->string()) {
+    now->fail(cat(excerpt(now->string()), ", but type is ", excerpt(before->string())));
+  }
+  if (now) return now->string();
+  return before ? before->string() : "default";
+}
+
+float need_float(const Json& object, std::string_view name) { return static_cast<float>(object.get(name).number()); }
+
+// transformers: what config.json says comes before what the settings say, and the context is for want of both.
+std::int64_t original_context(const Json& config, const Json& rotary, std::int64_t seq_len) {
+  constexpr std::string_view kName = "original_max_position_embeddings";
+  const std::optional<Json> outside = config.find(kName);
+  const std::optional<Json> inside = rotary.find(kName);
+  if (outside && inside && outside->int64() != inside->int64()) {
+    inside->fail(cat(inside->int64(), ", but that of ", config.path(), " is ", outside->int64()));
+  }
+  if (inside) return inside->int64();
+  return outside ? outside->int64() : seq_len;
+}
+
+RopeScaling read_rope_scaling(const Json& config, const Json& rotary, std::int64_t seq_len) {
+  const std::string_view type = rotary_type(rotary);
+  if (type != "default" && type != "linear" && type != "llama3") {
+    rotary.fail(cat("rope_type is ", excerpt(type),
+                    ", expected \"default\", \"linear\" or \"llama3\": others are not implemented"));
+  }
+  for (const Json member : rotary.members()) {
+    if (member.is_null() || is_rotary_key(member.name())) continue;
+    member.fail("not known, and may stand for something that this version does not compute");
+  }
+  refuse_unless_neutral(rotary, "partial_rotary_factor", 1);
+  RopeScaling scaling;
+  if (type == "default") return scaling;
+  scaling.factor = need_float(rotary, "factor");
+  scaling.kind = RopeScaling::Kind::linear;
+  if (type == "linear") return scaling;
+  scaling.kind = RopeScaling::Kind::llama3;
+  scaling.low_freq_factor = need_float(rotary, "low_freq_factor");
+  scaling.high_freq_factor = need_float(rotary, "high_freq_factor");
+  scaling.original_context = original_context(config, rotary, seq_len);
+  return scaling;
+}
+
+// Missing is not null: Mistral's window is 4096 where config.json does not speak of it, and none where it says null.
+std::int64_t read_window(const Json& config, const Architecture& architecture, std::int64_t seq_len) {
+  if (!states(config, "sliding_window")) return architecture.sliding_window;
+  const std::optional<Json> found = config.find("sliding_window");
+  if (!found) return 0;
+  if (found->int64() < 1) found->fail(cat(found->int64(), ", expected 1 or more, or null"));
+  if (architecture.has_window) return found->int64();
+  // transformers' Llama has no window, and others that read such files have.
+  if (found->int64() < seq_len) found->fail(cat(found->int64(), ", and a model of type \"llama\" has no window"));
+  return 0;
+}
+
+// Layers that differ in what they see.
+void check_layer_types(const Json& config, const Config& read) {
+  const std::optional<Json> types = config.find("layer_types");
+  if (!types) return;
+  const std::string_view expected = read.sliding_window > 0 ? "sliding_attention" : "full_attention";
+  for (const Json type : types->elements()) {
+    if (type.string() != expected) {
+      type.fail(cat(excerpt(type.string()), ", expected ", excerpt(expected), " for every layer of this model"));
+    }
+  }
+}
+
+}  // namespace
+
+Config read_hf_config(const Json& config) {
+  const Architecture& architecture = find_architecture(config);
+  refuse_settings(config, architecture);
+  Config read;
+  read.dim = config.get("hidden_size").int64();
+  read.hidden_dim = config.get("intermediate_size").int64();
+  read.n_layers = config.get("num_hidden_layers").int64();
+  read.n_heads = config.get("num_attention_heads").int64();
+  const bool states_kv_heads = states(config, "num_key_value_heads");
+  read.n_kv_heads = integer_or(config, "num_key_value_heads",
+                               states_kv_heads ? read.n_heads : architecture.n_kv_heads.value_or(read.n_heads));
+  const std::optional<Json> head_dim = config.find("head_dim");
+  if (!head_dim && (read.n_heads < 1 || read.dim % read.n_heads != 0)) {
+    throw FormatError(cat("config.json: hidden_size is ", read.dim, ", which num_attention_heads ", read.n_heads,
+                          " does not divide, and there is no head_dim"));
+  }
+  read.head_dim = head_dim ? head_dim->int64() : read.dim / read.n_heads;
+  read.vocab_size = config.get("vocab_size").int64();
+  read.seq_len = integer_or(config, "max_position_embeddings", architecture.seq_len);
+  read.norm_eps = static_cast<float>(find_number(config, "rms_norm_eps").value_or(1e-6));
+  const std::optional<Json> rotary = find_rotary(config);
+  read.rope_theta = read_theta(config, rotary);
+  if (rotary) read.rope_scaling = read_rope_scaling(config, *rotary, read.seq_len);
+  read.sliding_window = read_window(config, architecture, read.seq_len);
+  read.rope_style = RopeStyle::half_split;
+  const std::optional<Json> tied = config.find("tie_word_embeddings");
+  read.tied = tied && tied->boolean();
+  check_layer_types(config, read);
+  read.validate();
+  return read;
+}
+
+HfBiases read_hf_biases(const Json& config) {
+  const auto says = [&](std::string_view name) {
+    const std::optional<Json> found = config.find(name);
+    return found && found->boolean();
+  };
+  return {says("attention_bias"), says("mlp_bias")};
+}
+
+std::vector<std::int64_t> read_eos_ids(const Json& config) {
+  std::vector<std::int64_t> ids;
+  const std::optional<Json> found = config.find("eos_token_id");
+  if (!found) return ids;
+  if (found->type() == Json::Type::array) {
+    for (const Json id : found->elements()) ids.push_back(id.int64());
+  } else {
+    ids.push_back(found->int64());
+  }
+  return ids;
+}
+
+}  // namespace llama2cpp

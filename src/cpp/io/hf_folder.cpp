@@ -1,0 +1,300 @@
+// Hugging Face folders as checkpoints: config.json says what the model is, safetensors files hold its weights, which
+// stay in place. Of the files that a folder may have for the same thing the one is read that transformers reads.
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <system_error>
+
+#include "core/check.h"
+#include "core/quote.h"
+#include "format/bf16.h"
+#include "format/f16.h"
+#include "format/f32.h"
+#include "io/checkpoint.h"
+#include "io/hf.h"
+
+namespace llama2cpp {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kWeights = "model.safetensors";
+constexpr std::string_view kIndex = "model.safetensors.index.json";
+
+// Weights that we do not read, by the files that hold them.
+constexpr std::string_view kOtherWeights[] = {
+    "pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack", "consolidated.00.pth",
+};
+
+fs::path path_of(const std::string& utf8) { return std::u8string(utf8.begin(), utf8.end()); }
+
+std::string utf8_of(const fs::path& path) {
+  const std::u8string text = path.u8string();
+  return {text.begin(), text.end()};
+}
+
+bool is_plain(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\\:\0", 4)) == std::string_view::npos;
+}
+
+// Whether `folder`, without links, is the parent of `file`, without links.
+bool is_in(const fs::path& folder, const fs::path& file) {
+  const fs::path way = file.lexically_relative(folder);
+  return !way.empty() && way != "." && *way.begin() != "..";
+}
+
+// models--org--name/snapshots/revision -> models--org--name/blobs; nothing for a folder that lies elsewhere.
+fs::path blobs_of(const fs::path& folder) {
+  return folder.parent_path().filename() == "snapshots" ? folder.parent_path().parent_path() / "blobs" : fs::path();
+}
+
+void read_file(const HfFolder& folder, const std::string& name, bool use_mmap, Tensors& tensors) {
+  const Buffer file = folder.open(name, use_mmap);
+  try {
+    for (const auto& [tensor_name, tensor] : read_safetensors_header(file).tensors) {
+      const auto [place, is_new] = tensors.emplace(tensor_name, Placed{tensor, file, name});
+      if (!is_new) throw FormatError(cat("tensor ", excerpt(tensor_name), " is in ", place->second.file_name, " too"));
+    }
+  } catch (const FormatError& error) {
+    throw FormatError(cat(name, ": ", error.what()));
+  }
+}
+
+[[noreturn]] void throw_no_weights(const HfFolder& folder) {
+  std::string others;
+  for (const std::string_view name : kOtherWeights) {
+    if (folder.has(name)) others += cat(others.empty() ? "" : ", ", name);
+  }
+  throw FormatError(
+      cat("expected weights in ", kWeights, " or in the files that ", kIndex, " names, found neither",
+          others.empty() ? "" : cat("; ", others, " is not read: save the model with transformers as safetensors")));
+}
+
+// The files that the index names, each of which has what the index says of it.
+void read_shards(const HfFolder& folder, bool use_mmap, Tensors& tensors) {
+  const HfJson index(folder, std::string(kIndex));
+  const Json map = index.root().get("weight_map");
+  std::set<std::string, std::less<>> names;
+  for (const Json entry : map.members()) names.emplace(entry.string());
+  for (const std::string& name : names) read_file(folder, name, use_mmap, tensors);
+  for (const Json entry : map.members()) {
+    const auto found = tensors.find(entry.name());
+    if (found == tensors.end() || found->second.file_name != entry.string()) {
+      entry.fail(cat("tensor ", excerpt(entry.name()), " is not in ", entry.string()));
+    }
+  }
+}
+
+bool is_shard(const HfFolder& folder, std::string_view name) {
+  if (!folder.has(kIndex)) return false;
+  const HfJson index(folder, std::string(kIndex));
+  const Json map = index.root().get("weight_map");
+  const auto names_it = [&](const Json& entry) { return entry.string() == name; };
+  return std::any_of(map.members().begin(), map.members().end(), names_it);
+}
+
+// `named`: the file that was asked for, where it was not the folder.
+Tensors read_tensors(const HfFolder& folder, const std::string& named, bool use_mmap) {
+  Tensors tensors;
+  if (!named.empty() && !is_shard(folder, named)) {
+    read_file(folder, named, use_mmap, tensors);
+  } else if (named.empty() && folder.has(kWeights)) {
+    read_file(folder, std::string(kWeights), use_mmap, tensors);
+  } else if (folder.has(kIndex)) {
+    read_shards(folder, use_mmap, tensors);
+  } else {
+    throw_no_weights(folder);
+  }
+  return tensors;
+}
+
+// Stored frequencies, which follow from the config.
+bool is_harmless(std::string_view name) { return name.ends_with("rotary_emb.inv_freq"); }
+
+bool is_bias(Part part) {
+  return std::find(std::begin(kBiasParts), std::end(kBiasParts), part) != std::end(kBiasParts);
+}
+
+bool is_vector(Part part) {
+  return part == Part::attention_norm || part == Part::ffn_norm || part == Part::norm || is_bias(part);
+}
+
+const Format& format_of(const std::string& name, const Placed& placed) {
+  for (const auto& [dtype, format] : {std::pair{"F32", &kF32}, {"F16", &kF16}, {"BF16", &kBF16}}) {
+    if (placed.tensor.dtype == dtype) return *format;
+  }
+  throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is ", placed.describe(),
+                        ", expected F32, F16 or BF16: other types are not implemented"));
+}
+
+Weight weight_of(const std::string& name, const Placed& placed, Part part, const Config& config) {
+  const MatrixShape shape = part_shape(config, part);
+  std::vector<std::int64_t> expected = {shape.rows, shape.cols};
+  if (is_vector(part)) expected.erase(expected.begin());
+  const Format& format = format_of(name, placed);
+  if (placed.tensor.shape != expected) {
+    throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is ", placed.describe(), ", expected ",
+                          describe_tensor(placed.tensor.dtype, expected)));
+  }
+  Weight weight;
+  weight.name = name;
+  weight.format = &format;
+  weight.group = format.group;
+  weight.rows = shape.rows;
+  weight.cols = shape.cols;
+  Plane& plane = weight.planes[0];
+  plane.data = placed.bytes();
+  plane.bytes = placed.tensor.end - placed.tensor.begin;
+  plane.row_bytes = shape.cols * format.group_bytes;
+  plane.owner = placed.file;
+  return weight;
+}
+
+// q_proj.qweight and its like are the weight that q_proj.weight is elsewhere. Empty for other names.
+std::string quantised_module(std::string_view name) {
+  for (const std::string_view part : {".qweight", ".qzeros", ".scales", ".g_idx"}) {
+    if (name.ends_with(part)) return std::string(name.substr(0, name.size() - part.size()));
+  }
+  return {};
+}
+
+bool is_zero(const Placed& placed) {
+  const std::byte* const begin = placed.bytes();
+  const std::byte* const end = begin + (placed.tensor.end - placed.tensor.begin);
+  return std::all_of(begin, end, [](std::byte b) { return b == std::byte{0}; });
+}
+
+// GPTQ's writers add biases of zeros where a model has none. Others that config.json does not announce, transformers
+// would not add.
+bool is_no_bias(const std::string& name, const Placed& placed, Part part, const HfBiases& biases) {
+  if (!is_bias(part)) return false;
+  const bool mlp = part == Part::b1 || part == Part::b2 || part == Part::b3;
+  if (mlp ? biases.mlp : biases.attention) return false;
+  if (is_zero(placed)) return true;
+  throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there, but config.json has no ",
+                        mlp ? "mlp_bias" : "attention_bias"));
+}
+
+void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq, const HfBiases& biases,
+                 Checkpoint& checkpoint) {
+  const Config& config = checkpoint.config;
+  for (const auto& [name, placed] : tensors) {
+    if (is_harmless(name)) continue;
+    const std::string module = gptq ? quantised_module(name) : "";
+    const std::string weight = module.empty() ? name : module + ".weight";
+    const auto found = find_part(Naming::hugging_face, weight);
+    const bool fits = found && (module.empty() || (!is_vector(found->part) && found->part != Part::tok_embeddings));
+    if (!fits || (per_layer(found->part) && found->layer >= config.n_layers)) {
+      throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), ", ", placed.describe(),
+                            ", has no place in a Llama of ", config.n_layers,
+                            " layers, so this folder computes something that this version does not"));
+    }
+    if (is_no_bias(name, placed, found->part, biases)) continue;
+    if (module.empty()) {
+      if (!checkpoint.weights.emplace(name, weight_of(name, placed, found->part, config)).second) {
+        throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there twice: quantised and not"));
+      }
+    } else if (name.ends_with(".qweight")) {
+      const MatrixShape shape = part_shape(config, found->part);
+      checkpoint.weights.emplace(weight, gptq_weight(tensors, module, *gptq, shape.rows, shape.cols));
+    } else if (!tensors.contains(module + ".qweight")) {
+      throw FormatError(cat("tensor ", excerpt(module + ".qweight"), " is missing, beside ", name));
+    }
+  }
+}
+
+// What config.json announces, all layers have.
+void check_biases(const HfBiases& biases, const Checkpoint& checkpoint) {
+  for (const Part part : kBiasParts) {
+    const bool mlp = part == Part::b1 || part == Part::b2 || part == Part::b3;
+    if (!(mlp ? biases.mlp : biases.attention)) continue;
+    for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(part, layer);
+  }
+}
+
+// A model without a tokenizer that we know still takes and gives ids.
+void add_vocabulary(const HfFolder& folder, Checkpoint& checkpoint) {
+  try {
+    const auto tokenizer = HfJson::find(folder, "tokenizer.json");
+    if (tokenizer == nullptr) {
+      checkpoint.no_vocabulary_reason = "the folder has no tokenizer.json";
+      return;
+    }
+    Vocabulary vocabulary = read_tokenizer_json(tokenizer->root(), checkpoint.config.vocab_size);
+    apply(read_tokenizer_settings(folder), vocabulary);
+    checkpoint.vocabulary = std::make_unique<Vocabulary>(std::move(vocabulary));
+  } catch (const FormatError& error) {
+    checkpoint.no_vocabulary_reason = error.what();
+  }
+}
+
+}  // namespace
+
+bool HfFolder::has(std::string_view name) const {
+  std::error_code ignored;
+  return fs::exists(fs::symlink_status(path_of(path_) / path_of(std::string(name)), ignored));
+}
+
+Buffer HfFolder::open(std::string_view name, bool use_mmap) const {
+  if (!is_plain(name))
+    throw FormatError(cat(excerpt(name), " is no plain file name, and files of the folder have one"));
+  const fs::path path = path_of(path_) / path_of(std::string(name));
+  const fs::path folder = fs::canonical(path_of(path_));
+  std::error_code error;
+  const fs::path target = fs::canonical(path, error);
+  if (error) throw FormatError(cat(name, " is missing from the folder (", error.message(), ")"));
+  const fs::path blobs = blobs_of(folder);
+  if (!is_in(folder, target) && (blobs.empty() || !is_in(blobs, target))) {
+    throw FormatError(cat(name, " is a link to ", excerpt(utf8_of(target)),
+                          ", which is neither in the folder nor in the blobs of Hugging Face's cache beside it"));
+  }
+  if (!fs::is_regular_file(target)) throw FormatError(cat(name, " is no file"));
+  return Buffer::file(utf8_of(target), use_mmap);
+}
+
+std::optional<FolderPath> find_hf_folder(const std::string& path) {
+  const fs::path given = path_of(path);
+  std::error_code ignored;
+  if (fs::is_directory(given, ignored)) return FolderPath{path, ""};
+  if (given.extension() != ".safetensors") return {};
+  const fs::path folder = given.has_parent_path() ? given.parent_path() : fs::path(".");
+  if (!fs::exists(folder / "config.json", ignored)) return {};
+  return FolderPath{utf8_of(folder), utf8_of(given.filename())};
+}
+
+Vocabulary open_tokenizer_json(const std::string& path, std::int64_t vocab_size) {
+  try {
+    const fs::path given = path_of(path);
+    const HfJson tokenizer(Buffer::file(path, false), utf8_of(given.filename()));
+    Vocabulary vocabulary = read_tokenizer_json(tokenizer.root(), vocab_size);
+    apply(read_tokenizer_settings(HfFolder(given.has_parent_path() ? utf8_of(given.parent_path()) : ".")), vocabulary);
+    return vocabulary;
+  } catch (const FormatError& error) {
+    throw FormatError(cat(path, ": ", error.what()));
+  }
+}
+
+Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
+  const HfFolder folder(path.folder);
+  // Where there is none the error is the system's, and names what was looked for.
+  if (!folder.has("config.json")) Buffer::file(utf8_of(path_of(path.folder) / "config.json"));
+  const HfJson config(folder, "config.json");
+  Checkpoint checkpoint;
+  checkpoint.file_format = "Hugging Face folder";
+  checkpoint.naming = Naming::hugging_face;
+  checkpoint.config = read_hf_config(config.root());
+  const std::optional<GptqSettings> gptq = read_gptq_settings(folder, config.root());
+  if (gptq) checkpoint.file_format += cat(", ", gptq->format->name);
+  const Tensors tensors = read_tensors(folder, path.file, use_mmap);
+  const HfBiases biases = read_hf_biases(config.root());
+  add_weights(tensors, gptq, biases, checkpoint);
+  // As in transformers: an output matrix that is there is the output.
+  checkpoint.config.tied = checkpoint.config.tied && !checkpoint.weights.contains("lm_head.weight");
+  check_biases(biases, checkpoint);
+  checkpoint.weight(Part::tok_embeddings);  // vocab_size is true: pieces are counted by it
+  add_vocabulary(folder, checkpoint);
+  return checkpoint;
+}
+
+}  // namespace llama2cpp

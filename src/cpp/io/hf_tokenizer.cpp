@@ -1,0 +1,512 @@
+// tokenizer.json, `tokenizers`' own format: BPE over bytes as GPT-2, Llama 3 and SmolLM2 have it, and BPE over
+// characters as Llama 2 and Mistral have it. Parts that change ids in a way that is not known here are refused by name.
+#include <algorithm>
+#include <limits>
+#include <unordered_map>
+
+#include "core/byte_alphabet.h"
+#include "core/check.h"
+#include "core/quote.h"
+#include "io/hf.h"
+
+namespace llama2cpp {
+namespace {
+
+using Kind = Vocabulary::Kind;
+using Prefix = Vocabulary::Prefix;
+
+constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581
+
+// \p{...} as the files have it.
+constexpr std::string_view kLlama3Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+    R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+std::string_view type_of(const Json& part) { return part.get("type").string(); }
+
+bool flag(const Json& part, std::string_view name, bool otherwise) {
+  const std::optional<Json> found = part.find(name);
+  return found ? found->boolean() : otherwise;
+}
+
+std::string_view text(const Json& part, std::string_view name) {
+  const std::optional<Json> found = part.find(name);
+  return found ? found->string() : "";
+}
+
+// A part, or the parts of a Sequence, be they in Sequences again. A missing part is none.
+void flatten(const Json& part, std::string_view list, std::vector<Json>& out) {
+  if (type_of(part) != "Sequence") return out.push_back(part);
+  for (const Json inner : part.get(list).elements()) flatten(inner, list, out);
+}
+
+std::vector<Json> parts_of(const Json& tokenizer, std::string_view name, std::string_view list) {
+  std::vector<Json> parts;
+  if (const std::optional<Json> found = tokenizer.find(name)) flatten(*found, list, parts);
+  return parts;
+}
+
+[[noreturn]] void fail_unknown(const Json& part, std::string_view expected) {
+  part.fail(cat("of type ", excerpt(type_of(part)), ", expected ", expected, ": others are not implemented"));
+}
+
+// --- how a text is cut and changed before it is merged
+
+bool is_byte_level(const Json& part, bool use_regex) {
+  return type_of(part) == "ByteLevel" && flag(part, "use_regex", true) == use_regex;
+}
+
+void refuse_prefix_space(const Json& byte_level) {
+  const Json prefix = byte_level.get("add_prefix_space");
+  if (prefix.boolean()) prefix.fail("true, and only false is implemented");
+}
+
+// Split(regex, "Isolated"): the pattern's matches are words, and so is what lies between them.
+std::string_view isolated_pattern(const Json& split) {
+  const Json behaviour = split.get("behavior");
+  if (behaviour.string() != "Isolated") {
+    behaviour.fail(cat(excerpt(behaviour.string()), ", expected \"Isolated\": others are not implemented"));
+  }
+  if (flag(split, "invert", false)) split.get("invert").fail("true, and only false is implemented");
+  return split.get("pattern").get("Regex").string();
+}
+
+std::optional<Vocabulary::PreTokenizer> find_byte_level(const std::vector<Json>& parts) {
+  using enum Vocabulary::PreTokenizer;
+  if (parts.empty() || type_of(parts.back()) != "ByteLevel") return {};
+  refuse_prefix_space(parts.back());
+  if (parts.size() == 1 && is_byte_level(parts[0], true)) return gpt2;
+  if (parts.size() != 2) return {};
+  if (type_of(parts[0]) == "Digits" && flag(parts[0], "individual_digits", false) && is_byte_level(parts[1], true)) {
+    return smollm;
+  }
+  if (type_of(parts[0]) != "Split" || !is_byte_level(parts[1], false)) return {};
+  const std::string_view pattern = isolated_pattern(parts[0]);
+  if (pattern == kLlama3Pattern) return llama3;
+  parts[0].fail(cat("the pattern ", quote(pattern), " is none that is known"));
+}
+
+// As files wrote it before there was a prepend_scheme: add_prefix_space.
+Prefix metaspace_prefix(const Json& metaspace) {
+  const Json replacement = metaspace.get("replacement");
+  if (replacement.string() != kSpace) replacement.fail(cat(excerpt(replacement.string()), ", expected U+2581"));
+  if (flag(metaspace, "split", true)) {
+    metaspace.fail("splits at spaces, and only \"split\": false is implemented");
+  }
+  const std::optional<Json> scheme = metaspace.find("prepend_scheme");
+  if (!scheme) return flag(metaspace, "add_prefix_space", true) ? Prefix::where_none : Prefix::none;
+  if (scheme->string() == "always") return Prefix::where_none;
+  if (scheme->string() == "first") return Prefix::first_where_none;
+  if (scheme->string() == "never") return Prefix::none;
+  scheme->fail(cat(excerpt(scheme->string()), ", expected \"always\", \"first\" or \"never\""));
+}
+
+bool is_space_replacement(const Json& part) {
+  const std::optional<Json> pattern = part.get("pattern").find("String");
+  return pattern && pattern->string() == " " && part.get("content").string() == kSpace;
+}
+
+// Either a normaliser [Prepend U+2581,] Replace " " by U+2581, or a pre-tokeniser Metaspace.
+Prefix read_prefix(const std::vector<Json>& normalizers, const std::vector<Json>& pre_tokenizers) {
+  if (normalizers.empty()) {
+    if (pre_tokenizers.size() == 1 && type_of(pre_tokenizers[0]) == "Metaspace") {
+      return metaspace_prefix(pre_tokenizers[0]);
+    }
+    if (!pre_tokenizers.empty())
+      fail_unknown(pre_tokenizers[0], "ByteLevel, Metaspace, or Digits or Split before ByteLevel");
+    throw FormatError("tokenizer.json: neither a normalizer nor a pre_tokenizer, expected what makes spaces U+2581");
+  }
+  if (!pre_tokenizers.empty()) fail_unknown(pre_tokenizers[0], "none beside a normalizer");
+  Prefix prefix = Prefix::none;
+  for (std::size_t i = 0; i < normalizers.size(); ++i) {
+    const Json& part = normalizers[i];
+    if (i == 0 && normalizers.size() == 2 && type_of(part) == "Prepend" && text(part, "prepend") == kSpace) {
+      prefix = Prefix::always;
+    } else if (i + 1 != normalizers.size() || type_of(part) != "Replace" || !is_space_replacement(part)) {
+      fail_unknown(part, "Prepend of U+2581 and Replace of spaces by U+2581");
+    }
+  }
+  return prefix;
+}
+
+// --- pieces and merges
+
+// Ids are counted from 0. What a file leaves out is filled in, but no more than one hole for each piece.
+constexpr std::int64_t kMostHoles = 1 << 20;
+
+struct Pieces {
+  Vocabulary& vocabulary;
+  std::unordered_map<std::string_view, std::int32_t> ids;  // views of the document
+
+  void put(const Json& where, std::string_view piece, std::int64_t id, PieceType type) {
+    const auto size = static_cast<std::int64_t>(vocabulary.pieces.size());
+    if (id < 0 || id >= size) where.fail(cat("the id ", id, " leaves holes in the vocabulary, whose end is ", size));
+    const auto index = static_cast<std::size_t>(id);
+    vocabulary.pieces[index] = piece;
+    vocabulary.types[index] = type;
+    ids.emplace(piece, static_cast<std::int32_t>(id));
+  }
+};
+
+void add_vocab(const Json& model, Pieces& pieces) {
+  const Json vocab = model.get("vocab");
+  std::vector<bool> taken(pieces.vocabulary.pieces.size());
+  for (const Json piece : vocab.members()) {
+    if (piece.name().empty()) piece.fail("a piece without text");
+    pieces.put(piece, piece.name(), piece.int64(), PieceType::normal);
+    const auto id = static_cast<std::size_t>(piece.int64());
+    if (taken[id]) piece.fail(cat("the id ", id, " has two pieces"));
+    taken[id] = true;
+  }
+}
+
+// Tokens that are found in a text before anything is merged. Special ones only where they are asked for.
+void add_added_tokens(const Json& tokenizer, bool normalizes, Pieces& pieces) {
+  const std::optional<Json> tokens = tokenizer.find("added_tokens");
+  if (!tokens) return;
+  for (const Json token : tokens->elements()) {
+    const Json content = token.get("content");
+    for (const std::string_view name : {"single_word", "lstrip", "rstrip"}) {
+      if (flag(token, name, false)) token.get(name).fail("true, and only false is implemented");
+    }
+    if (content.string().empty()) content.fail("a token without text");
+    const bool special = flag(token, "special", false);
+    if (normalizes && flag(token, "normalized", !special)) {
+      token.fail(cat(excerpt(content.string()),
+                     " is looked for in the normalised text (\"normalized\": true), which is not implemented"));
+    }
+    const std::int64_t id = token.get("id").int64();
+    const auto known = pieces.ids.find(content.string());
+    if (known != pieces.ids.end() && known->second != id) {
+      token.get("id").fail(cat(id, ", but the piece ", excerpt(content.string()), " has the id ", known->second));
+    }
+    const auto index = static_cast<std::size_t>(id);
+    if (known == pieces.ids.end() && id >= 0 && index < pieces.vocabulary.pieces.size() &&
+        !pieces.vocabulary.pieces[index].empty()) {
+      token.get("id").fail(cat(id, ", which is that of the piece ", excerpt(pieces.vocabulary.pieces[index])));
+    }
+    pieces.put(token, content.string(), id, special ? PieceType::control : PieceType::user_defined);
+  }
+}
+
+// The most that ids reach. No file can make us allocate more than a multiple of its own length.
+std::size_t count_pieces(const Json& tokenizer, const Json& model, std::int64_t vocab_size) {
+  std::int64_t end = 0;
+  std::int64_t pieces = 0;
+  const auto count = [&](const Json& id) {
+    end = std::max(end, id.int64() < std::numeric_limits<std::int32_t>::max() ? id.int64() + 1 : 0);
+    ++pieces;
+    if (id.int64() < 0 || id.int64() >= std::numeric_limits<std::int32_t>::max()) id.fail(cat(id.int64(), " is no id"));
+  };
+  for (const Json piece : model.get("vocab").members()) count(piece);
+  if (const std::optional<Json> tokens = tokenizer.find("added_tokens")) {
+    for (const Json token : tokens->elements()) count(token.get("id"));
+  }
+  if (pieces == 0) model.get("vocab").fail("no pieces");
+  if (end - pieces > kMostHoles) {
+    throw FormatError(cat("tokenizer.json: ", pieces, " pieces, but ids up to ", end - 1));
+  }
+  if (vocab_size > 0 && end > vocab_size) {
+    throw FormatError(cat("tokenizer.json: ids up to ", end - 1, ", but the model has a vocabulary of ", vocab_size));
+  }
+  if (vocab_size - end > kMostHoles) {
+    throw FormatError(cat("tokenizer.json: ids up to ", end - 1, ", and the model has a vocabulary of ", vocab_size));
+  }
+  return static_cast<std::size_t>(std::max(end, vocab_size));
+}
+
+void fill_holes(Vocabulary& vocabulary) {
+  for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    if (!vocabulary.pieces[i].empty()) continue;
+    vocabulary.pieces[i] = cat("[UNUSED_", i, "]");
+    vocabulary.types[i] = PieceType::unused;
+  }
+}
+
+// "left right", or ["left", "right"] since a piece may have a space.
+std::pair<std::string_view, std::string_view> merge_parts(const Json& merge) {
+  if (merge.type() == Json::Type::array) {
+    if (merge.size() != 2) merge.fail(cat("expected two pieces, found ", merge.size()));
+    return {merge.at(0).string(), merge.at(1).string()};
+  }
+  const std::string_view both = merge.string();
+  const std::size_t space = both.find(' ');
+  if (space == std::string_view::npos) merge.fail(cat(excerpt(both), ", expected two pieces with a space between"));
+  return {both.substr(0, space), both.substr(space + 1)};
+}
+
+void add_merges(const Json& model, Pieces& pieces) {
+  const Json merges = model.get("merges");
+  pieces.vocabulary.merges.reserve(merges.size());
+  for (const Json merge : merges.elements()) {
+    const auto [left, right] = merge_parts(merge);
+    const auto id_of = [&](const std::string& piece) {
+      const auto found = pieces.ids.find(piece);
+      if (found == pieces.ids.end()) merge.fail(cat("the piece ", excerpt(piece), " is not in the vocabulary"));
+      return found->second;
+    };
+    if (left.empty() || right.empty()) merge.fail("a piece without text");
+    pieces.vocabulary.merges.push_back(
+        {id_of(std::string(left)), id_of(std::string(right)), id_of(std::string(left) + std::string(right))});
+  }
+}
+
+// Pieces in the stand-ins of GPT-2 become the bytes that they stand for. Others among the normal ones are never made.
+void spell_out(Vocabulary& vocabulary) {
+  for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    if (vocabulary.types[i] != PieceType::normal) continue;
+    if (const auto bytes = bytes_of_stand_ins(vocabulary.pieces[i])) {
+      vocabulary.pieces[i] = *bytes;
+    } else {
+      vocabulary.types[i] = PieceType::unused;
+    }
+  }
+}
+
+// A merge joins bytes; one of pieces that are not spelled in them is never met.
+void keep_byte_merges(Vocabulary& vocabulary) {
+  std::erase_if(vocabulary.merges, [&](const Vocabulary::Merge& merge) {
+    const auto piece = [&](std::size_t i) -> const std::string& {
+      return vocabulary.pieces[static_cast<std::size_t>(merge[i])];
+    };
+    return piece(0) + piece(1) != piece(2);
+  });
+}
+
+bool has_all_stand_ins(const Pieces& pieces) {
+  for (int byte = 0; byte < 256; ++byte) {
+    if (!pieces.ids.contains(stand_ins_of_bytes(std::string(1, static_cast<char>(byte))))) return false;
+  }
+  return true;
+}
+
+// <0x0A>
+std::string byte_name(int byte) {
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  return cat("<0x", kDigits[static_cast<std::size_t>(byte / 16)], kDigits[static_cast<std::size_t>(byte % 16)], ">");
+}
+
+// Whether every byte has a piece, which what no piece spells can fall back to.
+bool mark_bytes(const Pieces& pieces) {
+  bool all = true;
+  for (int byte = 0; byte < 256; ++byte) {
+    const auto found = pieces.ids.find(byte_name(byte));
+    all = all && found != pieces.ids.end();
+    if (found != pieces.ids.end()) {
+      pieces.vocabulary.types[static_cast<std::size_t>(found->second)] = PieceType::byte;
+    }
+  }
+  return all;
+}
+
+void refuse_model_settings(const Json& model) {
+  if (const auto type = model.find("type"); type && type->string() != "BPE") {
+    type->fail(cat(excerpt(type->string()), ", expected \"BPE\": others are not implemented"));
+  }
+  if (const auto dropout = model.find("dropout"); dropout && dropout->number() != 0) {
+    dropout->fail(cat(dropout->number(), ", and dropout gives other ids every time"));
+  }
+  for (const std::string_view name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    if (!text(model, name).empty()) model.get(name).fail(cat(excerpt(text(model, name)), ", which is not implemented"));
+  }
+}
+
+std::int32_t find_piece(const Pieces& pieces, std::string_view piece) {
+  const auto found = pieces.ids.find(piece);
+  return found == pieces.ids.end() ? -1 : found->second;
+}
+
+void read_characters(const Json& model, const Pieces& pieces) {
+  Vocabulary& vocabulary = pieces.vocabulary;
+  vocabulary.kind = Kind::ranked_bpe;
+  vocabulary.add_dummy_prefix = vocabulary.prefix != Prefix::none;
+  const bool falls_back = flag(model, "byte_fallback", false) && mark_bytes(pieces);
+  if (!falls_back && (vocabulary.unk_id < 0 || !flag(model, "fuse_unk", false))) {
+    model.fail(
+        "without byte_fallback to pieces for all bytes, only an unk_token with \"fuse_unk\": true is implemented");
+  }
+}
+
+void read_bytes(const Json& model, const Pieces& pieces) {
+  pieces.vocabulary.kind = Kind::byte_bpe;
+  pieces.vocabulary.add_dummy_prefix = false;
+  if ((pieces.vocabulary.unk_id >= 0 || flag(model, "byte_fallback", false)) && !has_all_stand_ins(pieces)) {
+    model.fail("some bytes have no piece, and what becomes of them then (unk_token, byte_fallback) is not implemented");
+  }
+  spell_out(pieces.vocabulary);
+  keep_byte_merges(pieces.vocabulary);
+}
+
+// --- what is put around a text
+
+// A template of one sequence: [BOS] A [EOS].
+void read_template(const Json& processor, const Pieces& pieces) {
+  Vocabulary& vocabulary = pieces.vocabulary;
+  const Json special = processor.get("special_tokens");
+  bool after = false;
+  int before_count = 0;
+  for (const Json item : processor.get("single").elements()) {
+    if (item.find("Sequence")) {
+      if (after) item.fail("the text comes twice");
+      after = true;
+      continue;
+    }
+    const Json ids = special.get(item.get("SpecialToken").get("id").string()).get("ids");
+    if (ids.size() != 1 || ids.at(0).int64() < 0 ||
+        ids.at(0).int64() >= static_cast<std::int64_t>(vocabulary.pieces.size())) {
+      ids.fail("expected one id of the vocabulary");
+    }
+    const auto id = static_cast<std::int32_t>(ids.at(0).int64());
+    const bool again = after ? vocabulary.add_eos : before_count++ > 0;
+    if (again) item.fail("more than one token on a side of the text, which is not implemented");
+    if (after) {
+      vocabulary.add_eos = true;
+      vocabulary.eos_ids = {id};
+    } else {
+      vocabulary.add_bos = true;
+      vocabulary.bos_id = id;
+    }
+  }
+  if (!after) processor.fail("the text is not in it");
+}
+
+void read_post_processors(const Json& tokenizer, const Pieces& pieces) {
+  bool seen = false;
+  for (const Json& part : parts_of(tokenizer, "post_processor", "processors")) {
+    if (type_of(part) == "ByteLevel") continue;  // moves offsets only
+    if (type_of(part) != "TemplateProcessing" || seen) fail_unknown(part, "one TemplateProcessing");
+    seen = true;
+    read_template(part, pieces);
+  }
+}
+
+// --- tokenizer_config.json and what is beside it
+
+// A token is its text, or an object that has it.
+std::optional<std::string> find_token(const Json& config, std::string_view name) {
+  const std::optional<Json> found = config.find(name);
+  if (!found) return {};
+  return std::string(found->type() == Json::Type::string ? found->string() : found->get("content").string());
+}
+
+// One template, or a list of named ones, of which chats have "default".
+std::string read_chat_template(const Json& config) {
+  const std::optional<Json> found = config.find("chat_template");
+  if (!found) return {};
+  if (found->type() == Json::Type::string) return std::string(found->string());
+  for (const Json item : found->elements()) {
+    if (item.get("name").string() == "default") return std::string(item.get("template").string());
+  }
+  return {};
+}
+
+void read_config(const Json& config, TokenizerSettings& settings) {
+  const auto take = [&](std::optional<std::string>& token, std::string_view name) {
+    if (!token) token = find_token(config, name);
+  };
+  take(settings.bos_token, "bos_token");
+  take(settings.eos_token, "eos_token");
+}
+
+}  // namespace
+
+Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size) {
+  const Json model = tokenizer.get("model");
+  refuse_model_settings(model);
+  Vocabulary vocabulary;
+  vocabulary.bos_id = vocabulary.unk_id = -1;
+  vocabulary.eos_ids.clear();
+  vocabulary.add_bos = false;
+  vocabulary.ignore_merges = flag(model, "ignore_merges", false);
+
+  const std::vector<Json> normalizers = parts_of(tokenizer, "normalizer", "normalizers");
+  const std::vector<Json> pre_tokenizers = parts_of(tokenizer, "pre_tokenizer", "pretokenizers");
+  const auto byte_level = find_byte_level(pre_tokenizers);
+  if (byte_level) {
+    if (!normalizers.empty()) fail_unknown(normalizers[0], "none before ByteLevel");
+    vocabulary.pre_tokenizer = *byte_level;
+  } else {
+    vocabulary.prefix = read_prefix(normalizers, pre_tokenizers);
+  }
+
+  const std::size_t size = count_pieces(tokenizer, model, vocab_size);
+  vocabulary.pieces.resize(size);
+  vocabulary.types.resize(size, PieceType::normal);
+  vocabulary.scores.resize(size, 0.0F);
+  Pieces pieces{vocabulary, {}};
+  add_vocab(model, pieces);
+  add_merges(model, pieces);
+  add_added_tokens(tokenizer, !normalizers.empty(), pieces);
+  vocabulary.unk_id = text(model, "unk_token").empty() ? -1 : find_piece(pieces, text(model, "unk_token"));
+  if (byte_level) {
+    read_bytes(model, pieces);
+  } else {
+    read_characters(model, pieces);
+  }
+  read_post_processors(tokenizer, pieces);
+  fill_holes(vocabulary);
+  return vocabulary;
+}
+
+void fill_up(Vocabulary& vocabulary, std::int64_t vocab_size) {
+  const auto have = static_cast<std::int64_t>(vocabulary.pieces.size());
+  if (have > vocab_size || vocab_size - have > kMostHoles) {
+    throw FormatError(cat("the tokenizer has ", have, " pieces, and the model a vocabulary of ", vocab_size));
+  }
+  const auto size = static_cast<std::size_t>(vocab_size);
+  vocabulary.pieces.resize(size);
+  vocabulary.types.resize(size, PieceType::unused);
+  vocabulary.scores.resize(size, std::numeric_limits<float>::lowest());
+  fill_holes(vocabulary);
+}
+
+TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
+  TokenizerSettings settings;
+  if (const auto config = HfJson::find(folder, "tokenizer_config.json")) {
+    read_config(config->root(), settings);
+    settings.chat_template = read_chat_template(config->root());
+  }
+  if (const auto map = HfJson::find(folder, "special_tokens_map.json")) read_config(map->root(), settings);
+  if (folder.has("chat_template.jinja")) {
+    const Buffer file = folder.open("chat_template.jinja", false);
+    settings.chat_template.assign(reinterpret_cast<const char*>(file.data()), file.size());
+  }
+  for (const char* name : {"config.json", "generation_config.json"}) {
+    const auto config = HfJson::find(folder, name);
+    if (config == nullptr) continue;
+    for (const std::int64_t id : read_eos_ids(config->root())) settings.eos_ids.push_back(id);
+  }
+  return settings;
+}
+
+// What is put around a text is tokenizer.json's to say: transformers 5 passes over add_bos_token and add_eos_token, and so
+// do we. Which token is BOS, where it puts none, and which are EOS too, the settings tell.
+void apply(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  std::unordered_map<std::string_view, std::int32_t> ids;
+  for (const bool special : {true, false}) {
+    for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+      const PieceType type = vocabulary.types[i];
+      if (type == PieceType::unused || (type == PieceType::control) != special) continue;
+      ids.emplace(vocabulary.pieces[i], static_cast<std::int32_t>(i));
+    }
+  }
+  const auto find = [&](const std::optional<std::string>& token, std::int32_t otherwise) {
+    const auto found = token ? ids.find(*token) : ids.end();
+    return found == ids.end() ? otherwise : found->second;
+  };
+  if (!vocabulary.add_bos) vocabulary.bos_id = find(settings.bos_token, vocabulary.bos_id);
+
+  std::vector<std::int32_t> ends;
+  const auto add = [&](std::int64_t id) {
+    if (id < 0 || id >= static_cast<std::int64_t>(vocabulary.pieces.size())) return;  // such an id is never sampled
+    const auto end = static_cast<std::int32_t>(id);
+    if (std::find(ends.begin(), ends.end(), end) == ends.end()) ends.push_back(end);
+  };
+  for (const std::int32_t id : vocabulary.eos_ids) add(id);
+  add(find(settings.eos_token, -1));
+  for (const std::int64_t id : settings.eos_ids) add(id);
+  vocabulary.eos_ids = std::move(ends);
+  vocabulary.chat_template = settings.chat_template;
+}
+
+}  // namespace llama2cpp

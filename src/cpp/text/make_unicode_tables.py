@@ -1,0 +1,70 @@
+"""Write unicode_tables.inc, the classes that pre_tokenizer.cpp looks up.
+
+    pip install unicodedata2==16.0.0
+    python src/cpp/text/make_unicode_tables.py
+
+The references' regular expressions (tiktoken 0.14, tokenizers 0.23) have the classes of Unicode 16.0, and so has Python
+3.14; other Pythons need unicodedata2. tests/test_byte_bpe_classes.py compares all code points with the references.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+VERSION = "16.0.0"
+if unicodedata.unidata_version != VERSION:
+    import unicodedata2 as unicodedata
+BLOCK = 256  # code points
+OTHER, LETTER, NUMBER, SPACE = range(4)
+
+# The property White_Space, which no module has. It has not changed since Unicode 6.3.
+SPACES = {*range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
+
+
+def class_of(code: int) -> int:
+    """Tell the class of one code point."""
+    if code in SPACES:
+        return SPACE
+    return {"L": LETTER, "N": NUMBER}.get(unicodedata.category(chr(code))[0], OTHER)
+
+
+def words_of(block: range) -> tuple[int, ...]:
+    """Pack the classes of a block, two bits each, the first in the lowest."""
+    per_word = 32
+    return tuple(
+        sum(class_of(block[at + i]) << 2 * i for i in range(per_word)) for at in range(0, len(block), per_word)
+    )
+
+
+def rows(values: list[str], per_row: int) -> str:
+    """Lay out the values of an array."""
+    return "\n".join("    " + ", ".join(values[at : at + per_row]) + "," for at in range(0, len(values), per_row))
+
+
+def main() -> None:
+    """Write the file beside this script."""
+    if unicodedata.unidata_version != VERSION:
+        raise SystemExit(f"expected Unicode {VERSION}, found {unicodedata.unidata_version}")
+    numbers: dict[tuple[int, ...], int] = {}  # of equal blocks one is kept
+    of_block = [numbers.setdefault(words_of(range(at, at + BLOCK)), len(numbers)) for at in range(0, 0x110000, BLOCK)]
+    packed = [f"0x{word:016X}" for words in numbers for word in words]
+    text = f"""\
+// Made by make_unicode_tables.py from Unicode {VERSION}; not edited by hand. Two bits for each code point: 0 other,
+// 1 letter (general category L), 2 number (N), 3 white space.
+
+// [code point / {BLOCK}]: which of the blocks below it lies in.
+constexpr std::uint8_t kBlockOf[{len(of_block)}] = {{
+{rows([str(number) for number in of_block], 28)}
+}};
+
+// [block][code point % {BLOCK} / 32]: 32 code points, the first in the lowest bits.
+constexpr std::uint64_t kBlocks[{len(packed)}] = {{
+{rows(packed, 6)}
+}};
+"""
+    Path(__file__).with_name("unicode_tables.inc").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+#include "text/pre_tokenizer.h"
+
+#include <cstdint>
+
+#include "text/utf8.h"
+
+namespace llama2cpp {
+namespace {
+
+#include "text/unicode_tables.inc"
+
+enum class Class : std::uint8_t { other, letter, number, space };
+
+Class class_of(std::uint32_t code) {
+  const std::size_t word = std::size_t{8} * kBlockOf[code >> 8] + (code >> 5 & 7);
+  return static_cast<Class>(kBlocks[word] >> (2 * (code & 31)) & 3);
+}
+
+struct Character {
+  Class type;
+  std::size_t length;  // in bytes
+};
+
+Character decode(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<std::uint32_t>(static_cast<std::uint8_t>(text[i])); };
+  if (byte(0) < 0x80) return {class_of(byte(0)), 1};
+  const Utf8Scan scan = scan_utf8(text);
+  if (scan.state != Utf8Scan::State::valid) return {Class::other, 1};
+  std::uint32_t code = byte(0) & (0x7Fu >> scan.length);
+  for (std::size_t i = 1; i < scan.length; ++i) code = code << 6 | (byte(i) & 0x3F);
+  return {class_of(code), scan.length};
+}
+
+bool is_line_end(char c) { return c == '\r' || c == '\n'; }
+
+// Where a run of characters of one class that begins at `at` ends.
+std::size_t end_of_run(std::string_view text, std::size_t at, Class type) {
+  while (at < text.size()) {
+    const Character next = decode(text.substr(at));
+    if (next.type != type) break;
+    at += next.length;
+  }
+  return at;
+}
+
+// The length of "'s", "'ll" and the like at the start of the text, or 0.
+std::size_t contraction(std::string_view text, bool any_case) {
+  if (text.size() < 2 || text[0] != '\'') return 0;
+  const auto letter = [&](std::size_t i) {
+    const char c = i < text.size() ? text[i] : '\0';
+    return any_case && c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  };
+  switch (letter(1)) {
+    case 's':
+    case 't':
+    case 'm':
+    case 'd':
+      return 2;
+    case 'r':
+    case 'v':
+      return letter(2) == 'e' ? 3 : 0;
+    case 'l':
+      return letter(2) == 'l' ? 3 : 0;
+    default:
+      // U+017F, the long s, is the one other character whose case folds to one of these letters.
+      return any_case && text.substr(1).starts_with("\xC5\xBF") ? 3 : 0;
+  }
+}
+
+// \s+(?!\S)|\s+ : a run of spaces, of which the last one is left to the word that follows it, if it is not the only one.
+// `ends_text` tells of a character whether the text ends before it.
+template <class EndsText>
+std::size_t spaces(std::string_view text, EndsText ends_text) {
+  std::size_t last = 0;
+  std::size_t end = 0;
+  while (end < text.size()) {
+    const Character next = decode(text.substr(end));
+    if (next.type != Class::space) return last > 0 && !ends_text(next) ? last : end;
+    last = end;
+    end += next.length;
+  }
+  return end;
+}
+
+std::size_t gpt2_word(std::string_view text, bool digits_apart) {
+  if (const std::size_t length = contraction(text, false)) return length;
+  const auto ends_text = [&](const Character& next) { return digits_apart && next.type == Class::number; };
+
+  Character first = decode(text);
+  if (ends_text(first)) return first.length;
+  std::size_t begin = 0;  // of what comes after a leading space
+  if (text[0] == ' ' && text.size() > 1) {
+    const Character second = decode(text.substr(1));
+    if (second.type != Class::space && !ends_text(second)) {
+      first = second;
+      begin = 1;
+    }
+  }
+  if (first.type == Class::space) return spaces(text, ends_text);
+  //  ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+
+  return end_of_run(text, begin + first.length, first.type);
+}
+
+std::size_t llama3_word(std::string_view text) {
+  if (const std::size_t length = contraction(text, true)) return length;
+  const Character first = decode(text);
+
+  // [^\r\n\p{L}\p{N}]?\p{L}+ without its first part; with it below
+  if (first.type == Class::letter) return end_of_run(text, first.length, Class::letter);
+
+  // \p{N}{1,3}
+  if (first.type == Class::number) {
+    std::size_t end = first.length;
+    for (int count = 1; count < 3 && end < text.size(); ++count) {
+      const Character next = decode(text.substr(end));
+      if (next.type != Class::number) break;
+      end += next.length;
+    }
+    return end;
+  }
+
+  const Character second = first.length < text.size() ? decode(text.substr(first.length)) : Character{Class::space, 0};
+  if (second.type == Class::letter && !is_line_end(text[0])) {
+    return end_of_run(text, first.length + second.length, Class::letter);
+  }
+
+  //  ?[^\s\p{L}\p{N}]+[\r\n]*
+  if (first.type == Class::other || (text[0] == ' ' && second.type == Class::other)) {
+    std::size_t end = end_of_run(text, first.length, Class::other);
+    while (end < text.size() && is_line_end(text[end])) ++end;
+    return end;
+  }
+
+  // \s*[\r\n]+ : up to the last line end of the run, if it has one
+  const std::size_t end = end_of_run(text, 0, Class::space);
+  const std::size_t line_end = text.substr(0, end).find_last_of("\r\n");
+  if (line_end != std::string_view::npos) return line_end + 1;
+  return spaces(text, [](const Character&) { return false; });
+}
+
+}  // namespace
+
+std::size_t first_word(Vocabulary::PreTokenizer kind, std::string_view text) {
+  switch (kind) {
+    case Vocabulary::PreTokenizer::gpt2:
+      return gpt2_word(text, false);
+    case Vocabulary::PreTokenizer::smollm:
+      return gpt2_word(text, true);
+    case Vocabulary::PreTokenizer::llama3:
+      break;
+  }
+  return llama3_word(text);
+}
+
+}  // namespace llama2cpp

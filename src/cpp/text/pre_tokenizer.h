@@ -1,0 +1,24 @@
+// Pre-tokenisers of byte-level BPE: they cut a text into words, each of which is encoded by itself. The files' regular
+// expressions are written out by hand, so that every text takes linear time.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+#include "core/vocabulary.h"
+
+namespace llama2cpp {
+
+// The length in bytes of the first word of `text`, which is not empty. Words follow each other without gaps, and where
+// one ends does not depend on the words before it.
+//
+// gpt2:    's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+// llama3:  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*
+//          |\s*[\r\n]+|\s+(?!\S)|\s+
+// smollm:  each \p{N} is a word, and each text between two of them is cut as by gpt2, as if it stood alone
+//
+// The classes are those of Unicode 16.0. A byte that belongs to no character is a character of its own that is neither
+// letter nor number nor space.
+std::size_t first_word(Vocabulary::PreTokenizer kind, std::string_view text);
+
+}  // namespace llama2cpp

@@ -1,0 +1,81 @@
+"""GPTQ's packing for tests, from its published bit layout, and folders whose modules it has quantised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hf_folders import change_json, tensors_of, write_tensors
+from numpy.typing import NDArray
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def pack(values: NDArray[Any], bits: int) -> NDArray[np.int32]:
+    """[n, m] values to [n * bits / 32, m] words: down a column, a stream of bits that starts at the lowest."""
+    n, m = values.shape
+    stream = (values.astype(np.uint8)[:, None, :] >> np.arange(bits, dtype=np.uint8)[None, :, None]) & 1  # [n, bits, m]
+    words = stream.reshape(n * bits // 32, 32, m).astype(np.uint32)
+    packed: NDArray[np.uint32] = (words << np.arange(32, dtype=np.uint32)[None, :, None]).sum(axis=1, dtype=np.uint32)
+    return packed.view(np.int32)
+
+
+def quantised(
+    weight: torch.Tensor,
+    bits: int,
+    group_size: int,
+    rng: np.random.Generator,
+    version: int = 1,
+    act_order: bool = False,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """A module's tensors with random numbers of the shapes of `weight`, and the weight that they stand for."""
+    rows, cols = weight.shape
+    group_size = cols if group_size == -1 else group_size
+    groups = -(-cols // group_size)
+    q = rng.integers(0, 1 << bits, (cols, rows))
+    zeros = rng.integers(0, 1 << bits, (groups, rows))
+    scales = (rng.uniform(0.5, 1.5, (groups, rows)) / (1 << bits) * 0.4).astype(np.float16)
+    g_idx = np.arange(cols) // group_size
+    if act_order:
+        g_idx = rng.permutation(g_idx)
+    stored = (zeros - 1) % (1 << bits) if version == 1 else zeros
+    tensors = {
+        "qweight": torch.from_numpy(pack(q, bits)),
+        "qzeros": torch.from_numpy(np.ascontiguousarray(pack(stored.T, bits).T)),
+        "scales": torch.from_numpy(scales),
+        "g_idx": torch.from_numpy(g_idx.astype(np.int32)),
+    }
+    value = scales.astype(np.float32)[g_idx] * (q - zeros[g_idx]).astype(np.float32)
+    return tensors, torch.from_numpy(np.ascontiguousarray(value.T))
+
+
+def quantise_folder(
+    folder: Path,
+    bits: int = 4,
+    group_size: int = 32,
+    version: int = 1,
+    act_order: bool = False,
+    g_idx: bool = True,
+    modules: tuple[str, ...] = MODULES,
+) -> dict[str, torch.Tensor]:
+    """Put random quantised modules in place of a folder's. Returns the float tensors that they stand for."""
+    rng = np.random.default_rng(bits * 1000 + group_size)
+    stored: dict[str, torch.Tensor] = {}
+    floats: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors_of(folder).items():
+        module = name.removesuffix(".weight")
+        if module.split(".")[-1] not in modules:
+            stored[name] = floats[name] = tensor
+            continue
+        parts, floats[name] = quantised(tensor, bits, group_size, rng, version, act_order)
+        if not g_idx:
+            del parts["g_idx"]
+        stored |= {f"{module}.{part}": value for part, value in parts.items()}
+    write_tensors(folder, stored)
+    settings = {"quant_method": "gptq", "bits": bits, "group_size": group_size, "desc_act": act_order, "sym": False}
+    if version == 2:
+        settings["checkpoint_format"] = "gptq_v2"
+    change_json(folder / "config.json", quantization_config=settings)
+    return floats

@@ -1,0 +1,210 @@
+"""GPTQ folders: bits where the published layout puts them, weights and logits of every variant, and refusals."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gptq_files import quantise_folder
+from hf_folders import Json, Spec, change_json, read_json, tensors_of, write_tensors
+
+import llama2cpp
+
+TOKENS = [1, 7, 3, 49, 0, 12, 30]
+
+
+def spec(**settings: Any) -> Spec:
+    sizes = {"hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 1}
+    return Spec(settings=sizes | settings)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return spec().save(tmp_path / "model")
+
+
+def float_twin(folder: Path, floats: dict[str, torch.Tensor]) -> Path:
+    twin = folder.parent / "floats"
+    twin.mkdir()
+    shutil.copy(folder / "config.json", twin)
+    change_json(twin / "config.json", quantization_config=...)
+    write_tensors(twin, floats)
+    return twin
+
+
+def logits_of(path: Path, **options: Any) -> Any:
+    with llama2cpp.load(path, kv="f32", **options) as model:
+        return model.session().prefill(TOKENS, all_logits=True)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [32, 64, 128, -1])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("act_order", [False, True])
+def test_the_same_as_the_floats_they_stand_for(
+    folder: Path, bits: int, group_size: int, version: int, act_order: bool
+) -> None:
+    """Also where groups do not divide the columns: down_proj has 160."""
+    floats = quantise_folder(folder, bits, group_size, version, act_order)
+    model = llama2cpp.load(folder, kv="f32")
+    assert model.file_format == f"Hugging Face folder, gptq{bits}" + "_v2" * (version == 2)
+    assert set(model.weights) == set(floats)
+    for name, tensor in floats.items():
+        assert np.array_equal(model.weights[name], tensor.numpy()), name
+    info = model.weights.info("model.layers.0.mlp.up_proj.weight")
+    assert info["format"] == f"gptq{bits}" + "_v2" * (version == 2)
+    assert info["shape"] == (160, 128)
+    assert model.activations == "f32"
+    expected = logits_of(float_twin(folder, floats))
+    assert np.array_equal(model.session().prefill(TOKENS, all_logits=True), expected)
+    assert np.array_equal(logits_of(folder, pack="never", threads=1), expected)
+
+
+@pytest.mark.parametrize("modules", [("q_proj",), ("gate_proj", "up_proj"), ("lm_head",), ("down_proj", "lm_head")])
+def test_only_what_is_quantised(tmp_path: Path, modules: tuple[str, ...]) -> None:
+    folder = spec(vocab_size=64).save(tmp_path / "model")
+    floats = quantise_folder(folder, modules=modules)
+    assert np.array_equal(logits_of(folder), logits_of(float_twin(folder, floats)))
+
+
+def test_without_g_idx_and_with_biases_of_zeros(folder: Path) -> None:
+    floats = quantise_folder(folder, g_idx=False)
+    zeros = {
+        "model.layers.0.self_attn.q_proj.bias": torch.zeros(128),
+        "model.layers.0.mlp.up_proj.bias": torch.zeros(160),
+    }
+    write_tensors(folder, tensors_of(folder) | zeros)
+    assert np.array_equal(logits_of(folder), logits_of(float_twin(folder, floats)))
+
+
+def test_settings_beside_the_config(folder: Path) -> None:
+    """As AutoGPTQ first wrote them."""
+    quantise_folder(folder, bits=8)
+    expected = logits_of(folder)
+    settings = read_json(folder / "config.json")["quantization_config"]
+    del settings["quant_method"]
+    change_json(folder / "config.json", quantization_config=...)
+    change_json(folder / "quantize_config.json", **settings)
+    assert np.array_equal(logits_of(folder), expected)
+
+
+# Literal words. Column k of row 0 is k modulo 2^bits; scale 1; the zero of row 0 is 1, stored as 0 by version 1.
+WORDS = {
+    2: [0xE4E4E4E4] * 8,
+    3: [0x88FAC688, 0xC688FAC6, 0xFAC688FA] * 4,
+    4: [0x76543210, 0xFEDCBA98] * 8,
+    8: [int.from_bytes(bytes(range(4 * word, 4 * word + 4)), "little") for word in range(32)],
+}
+
+
+@pytest.mark.parametrize("bits", WORDS)
+@pytest.mark.parametrize("version", [1, 2])
+def test_literal_words(folder: Path, bits: int, version: int) -> None:
+    quantise_folder(folder, bits, -1, version)
+    tensors = tensors_of(folder)
+    module = "model.layers.0.self_attn.q_proj"
+    words = np.array([struct.unpack("<i", struct.pack("<I", word)) for word in WORDS[bits]], np.int32)
+    zero_words = np.zeros((1, 128 * bits // 32), np.int32)
+    # Row 1's zero: version 1 stores 2^bits - 1 for 0.
+    zero_words[0, 0] = 1 if version == 2 else ((1 << bits) - 1) << bits
+    tensors[f"{module}.qweight"] = torch.from_numpy(np.repeat(words, 128, axis=1))
+    tensors[f"{module}.qzeros"] = torch.from_numpy(zero_words)
+    tensors[f"{module}.scales"] = torch.ones(1, 128, dtype=torch.float16)
+    write_tensors(folder, tensors)
+    weight = llama2cpp.load(folder).weights[f"{module}.weight"]
+    q = np.arange(128, dtype=np.float32) % (1 << bits)
+    assert np.array_equal(weight[0], q - 1)
+    assert np.array_equal(weight[1], q)
+    assert np.array_equal(weight[2], q - (1 if version == 1 else 0))
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"quant_method": "awq"}, r'quant_method .*: "awq", expected "gptq"'),
+        ({"quant_method": "bitsandbytes"}, r'"bitsandbytes", expected "gptq"'),
+        ({"quant_method": "fp8"}, r'"fp8", expected "gptq"'),
+        ({"quant_method": "compressed-tensors"}, r'"compressed-tensors", expected "gptq"'),
+        ({"quant_method": ...}, r'expected a member "quant_method"'),
+        ({"checkpoint_format": "marlin"}, r'"marlin", expected "gptq" or "gptq_v2"'),
+        ({"checkpoint_format": "gptq_p"}, r'"gptq_p", expected "gptq" or "gptq_v2"'),
+        ({"format": "gemm"}, r'"gemm", expected "gptq" or "gptq_v2"'),
+        ({"is_marlin_format": True}, r"is_marlin_format .*: it is set"),
+        ({"pack_dtype": "int64"}, r'pack_dtype .*: "int64", expected "int32"'),
+        ({"rotation": "hadamard"}, r"rotation .*: it is set"),
+        ({"dynamic": {"+:.*down.*": {"bits": 8}}}, r"dynamic.* settings of some modules alone"),
+        ({"bits": 5}, r"bits .*: 5, expected 2, 3, 4 or 8"),
+        ({"bits": 8}, r"qweight\" is I32 \[\d+, \d+\], expected I32"),
+        ({"group_size": 0}, r"group_size .*: 0, expected 1 or more, or -1"),
+        ({"group_size": 64}, r"(scales|qzeros)\" is .*, expected"),
+        ({"group_size": 2**62}, r"(scales|qzeros)\" is .*, expected"),
+    ],
+)
+def test_refused_by_name(folder: Path, changes: Json, said: str) -> None:
+    quantise_folder(folder)
+    settings = read_json(folder / "config.json")["quantization_config"] | changes
+    kept = {key: value for key, value in settings.items() if value is not ...}
+    change_json(folder / "config.json", quantization_config=kept)
+    with pytest.raises(llama2cpp.FormatError, match=said):
+        llama2cpp.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "tensor", "said"),
+    [
+        ("qweight", None, r'q_proj\.qweight" is missing, beside'),
+        ("qzeros", None, r'q_proj\.qzeros" is missing, beside'),
+        ("scales", None, r'q_proj\.scales" is missing, beside'),
+        ("scales", torch.ones(4, 128), r"is F32 \[4, 128\], expected F16 \[4, 128\]"),
+        ("qweight", torch.ones(16, 127).int(), r"is I32 \[16, 127\], expected I32 \[16, 128\]"),
+        ("qzeros", torch.ones(16, 4).int(), r"is I32 \[16, 4\], expected I32 \[4, 16\]"),
+        ("g_idx", torch.ones(128).long(), r"is I64 \[128\], expected I32 \[128\]"),
+        ("g_idx", torch.full((128,), 4).int(), r"column 0 is of group 4, expected 0 to 3"),
+        ("g_idx", torch.full((128,), -1).int(), r"column 0 is of group -1, expected 0 to 3"),
+        ("weight", torch.ones(128, 128), r'q_proj\.weight" is there twice'),
+        ("bias", torch.ones(128), r'q_proj\.bias" is there, but config\.json has no attention_bias'),
+        ("extra", torch.ones(128), r"has no place in a Llama"),
+    ],
+)
+def test_planes_that_do_not_fit(folder: Path, part: str, tensor: torch.Tensor | None, said: str) -> None:
+    quantise_folder(folder)
+    tensors = tensors_of(folder)
+    name = f"model.layers.0.self_attn.q_proj.{part}"
+    if tensor is None:
+        del tensors[name]
+    else:
+        tensors[name] = tensor
+    write_tensors(folder, tensors)
+    with pytest.raises(llama2cpp.FormatError, match=said):
+        llama2cpp.load(folder)
+
+
+def test_int8_activations_are_not_there_yet(folder: Path) -> None:
+    quantise_folder(folder)
+    with pytest.raises(ValueError, match=r"activations is 'int8', but tensor 'model\.layers\.0.* is gptq4"):
+        llama2cpp.load(folder, activations="int8")
+
+
+def test_planes_of_a_folder_of_floats(folder: Path) -> None:
+    quantise_folder(folder)
+    change_json(folder / "config.json", quantization_config=...)
+    with pytest.raises(llama2cpp.FormatError, match=r"g_idx\", I32 .*has no place"):
+        llama2cpp.load(folder)
+
+
+def test_sessions_know_the_weights(folder: Path, tmp_path: Path) -> None:
+    """The fingerprint of a session file reads planes that are no rows."""
+    quantise_folder(folder)
+    model = llama2cpp.load(folder)
+    session = model.session()
+    session.prefill(TOKENS)
+    session.save(tmp_path / "session.safetensors")
+    assert model.load_session(tmp_path / "session.safetensors").position == len(TOKENS)
