@@ -10,7 +10,8 @@ from random import Random
 import sentencepiece
 import torch
 from story_grammar import Story, story
-from story_names import NAMES
+from story_names import NAMES, Invented, is_held_out, is_held_out_name
+from story_template import choose
 from storyteller_model import IGNORED
 from torch import Tensor
 
@@ -25,6 +26,12 @@ _TOKENIZER_STORIES = 20_000
 _NAME_LINES = 400  # for each name, so that it becomes one piece where there is room for that
 _POOL = 1024  # texts that are sorted by length before they are put into batches
 _JOINED_ONE_IN = 8  # two stories in one text: what comes after an end is another story
+
+# The first pools are short: the starts of stories, and drills between them. See `drill`.
+_SHORT_POOLS = 6
+_SHORT = 96  # tokens of a story
+_DRILL = 48  # tokens of a drill
+_SHORT_BATCH_TOKENS = 1024
 
 
 def train_tokenizer(pieces: int) -> bytes:
@@ -72,6 +79,10 @@ def tokenizer_bin_pieces(model: bytes) -> list[tuple[bytes, float]]:
     ]
 
 
+_FIRST_NAMES = sorted(NAMES)
+_INVENTED_NAMES = Invented(as_name=True)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of one text each, cut to the same length: ids [B, T], and the ids that come next, IGNORED after the end."""
@@ -89,7 +100,7 @@ class Batches:
     """Batches of fresh stories, the same ones for the same seed, from any batch on.
 
     Texts of like length go together, each from position 0: so little is padding, and the model meets a story as it
-    will when it tells one.
+    will when it tells one. Before whole stories come their starts, each batch of them after one of drills.
     """
 
     def __init__(self, tokenizer: bytes, *, seed: int, batch_tokens: int, context: int) -> None:
@@ -108,21 +119,43 @@ class Batches:
 
     def _pool(self, pool: int) -> list[list[list[int]]]:
         rng = Random((self._seed << 32) + pool)
+        short = pool < _SHORT_POOLS
+        batch_tokens = _SHORT_BATCH_TOKENS if short else self._batch_tokens
         first = _TRAINING_SEEDS * (1 + self._seed) + pool * 2 * _POOL
         texts: list[list[int]] = []
         for i in range(_POOL):
             ids = encode(self._processor, story(first + 2 * i))
             if int(rng.random() * _JOINED_ONE_IN) == 0:
                 ids += encode(self._processor, story(first + 2 * i + 1))
-            texts.append(ids[: self._context + 1])
+            texts.append(ids[: (_SHORT if short else self._context) + 1])
         texts.sort(key=len)
         batches: list[list[list[int]]] = []
         while texts:
-            rows = max(1, self._batch_tokens // len(texts[-1]))
+            rows = max(1, batch_tokens // len(texts[-1]))
             batches.append(texts[-rows:])
             del texts[-rows:]
         order = sorted(range(len(batches)), key=lambda _: rng.random())
-        return [batches[i] for i in order]
+        if not short:
+            return [batches[i] for i in order]
+        rows = _SHORT_BATCH_TOKENS // _DRILL
+        return [one for i in order for one in ([drill(self._processor, rng) for _ in range(rows)], batches[i])]
+
+
+def drill(processor: sentencepiece.SentencePieceProcessor, rng: Random) -> list[int]:
+    """Say one to three names again and again, in any order.
+
+    Only who copies from what was said can foretell these. Learnt at the very start, copying then serves the stories,
+    where it comes late or not at all by itself: a name there is one token in twenty, and 355 of them are as likely.
+    """
+    said: list[str] = []
+    while len(said) < 1 + int(rng.random() * 3):
+        name = choose(rng, _FIRST_NAMES) if rng.random() < 0.6 else _INVENTED_NAMES.draw(rng)
+        held_out = is_held_out_name(name) if name not in NAMES else any(is_held_out(name, other) for other in said)
+        if not held_out:
+            said.append(name)
+    text = " ".join(choose(rng, said) for _ in range(_DRILL))
+    ids: list[int] = processor.encode(text)
+    return [BOS, *ids[:_DRILL]]
 
 
 def encode(processor: sentencepiece.SentencePieceProcessor, told: Story) -> list[int]:

@@ -33,7 +33,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, tables: Tables) -> Tensor:
         """[B, T, dim] -> [B, T, dim]."""
         batch, length, dim = x.shape
-        q, k, v = F.linear(x, self.wqkv.to(x.dtype)).split(self.widths, dim=-1)
+        q, k, v = torch.split_with_sizes(F.linear(x, self.wqkv.to(x.dtype)), self.widths, dim=-1)
         q = rotate(q.view(batch, length, -1, self.head_dim), tables) * self.head_dim**-0.5
         k = rotate(k.view(batch, length, -1, self.head_dim), tables)
         v = v.view(batch, length, -1, self.head_dim)
@@ -130,7 +130,7 @@ class Llama(nn.Module):
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             attention, feed_forward = layer.attention, layer.feed_forward
-            q, k, v = attention.wqkv.split(attention.widths)
+            q, k, v = torch.split_with_sizes(attention.wqkv, attention.widths)
             w1, w3 = feed_forward.w13.chunk(2)
             found |= {
                 f"layers.{i}.attention_norm.weight": layer.attention_norm.weight,

@@ -103,7 +103,7 @@ def test_benchmark(here: Path) -> None:
         line
         for block in blocks(README, "sh")
         for line in block.text.splitlines()
-        if line.startswith("python tests/bench")
+        if line.startswith("python tests/bench/stories")
     )
     _, script, *arguments = shlex.split(command)
     options = ["--rounds", "1", "--threads", "1", "--kernels", "scalar"]
