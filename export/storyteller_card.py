@@ -37,7 +37,7 @@ python export/train_storyteller.py --minutes {minutes:.0f} --seed {seed} --threa
 ```
 
 {tokens:,} tokens in {steps:,} steps, {tokens_a_second:,.0f} tokens a second. Muon for the matrices inside the layers,
-AdamW for the rest; the export is an average of the last part's weights, rounded to int8. The first two million tokens or
+AdamW for the rest; the export is an average of the last part's weights, rounded to int8. The first million tokens or
 so are drills (names said again and again) and the starts of stories: so it learns to copy a name at once, and not late.
 
 | held-out stories | loss, nats a token | of that, choices of the grammar that nothing foretells |
