@@ -15,6 +15,7 @@ import argparse
 import ctypes
 import importlib
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 import llama2cpp
+from llama2cpp.generation import log_softmax
+
+sys.path.append(str(Path(__file__).parent.parent))
+import gguf_files
 
 Floats = NDArray[np.float32]
 
@@ -52,13 +57,6 @@ class Distance(NamedTuple):
         return f"{self.largest:.2g} / {self.divergence:.1e}"
 
 
-def log_softmax(logits: Floats) -> NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    found: NDArray[np.float64] = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
-    return found
-
-
 def distance(reference: Floats, logits: Floats) -> Distance:
     p, q = log_softmax(reference), log_softmax(logits)
     return Distance(float(np.abs(reference - logits).max()), float((np.exp(p) * (p - q)).sum(axis=-1).mean()))
@@ -67,12 +65,6 @@ def distance(reference: Floats, logits: Floats) -> Distance:
 def field(reader: gguf.GGUFReader, key: str) -> Any:
     found = reader.fields.get(key)
     return None if found is None else found.contents()
-
-
-def half_split(rows: Floats, heads: int) -> Floats:
-    """GGUF's order of a head's rows -> Hugging Face's."""
-    turned: Floats = rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
-    return turned
 
 
 def reference_logits(path: Path, ids: list[int]) -> Floats:
@@ -96,32 +88,19 @@ def reference_logits(path: Path, ids: list[int]) -> Floats:
         "tie_word_embeddings": "output.weight" not in values,
     }
     config = transformers.LlamaConfig(**sizes)
-    names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-    parts = {
-        "attn_norm": "input_layernorm",
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    }
-    state = {}
-    for name, value in values.items():
-        words = name.split(".")
-        if words[0] == "blk":
-            part = words[2]
-            turned = {"attn_q": heads, "attn_k": kv_heads}.get(part)
-            value = half_split(value, turned) if turned else value
-            state[f"model.layers.{words[1]}.{parts[part]}.weight"] = torch.from_numpy(value)
-        else:
-            state[f"{names[words[0]]}.weight"] = torch.from_numpy(value)
-    state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
     model = model.to_empty(device="cpu")
+    values.setdefault("output.weight", values["token_embd.weight"])  # tied
+    turned = {"attn_q": heads, "attn_k": kv_heads}
+    state = {}
+    for name in model.state_dict():
+        target = gguf_files.gguf_name(name)
+        value = values[target]
+        part = target.split(".")[-2]
+        if part in turned:
+            value = gguf_files.half_split(value, turned[part])
+        state[name] = torch.from_numpy(value)
     model.load_state_dict(state, strict=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its table is no weight
     with torch.no_grad():

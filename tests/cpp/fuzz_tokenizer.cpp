@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 namespace {
 

@@ -13,11 +13,11 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "text/piece_table.h"
 #include "text/prefix_matcher.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 using llama2cpp::FormatError;
 using llama2cpp::PieceTable;

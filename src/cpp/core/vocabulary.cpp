@@ -1,13 +1,45 @@
 #include "core/vocabulary.h"
 
 #include <cstddef>
-#include <optional>
 #include <unordered_map>
 
 #include "core/byte_alphabet.h"
 #include "core/check.h"
 
 namespace llama2cpp {
+
+int hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return -1;
+}
+
+int byte_of_piece(std::string_view piece) {
+  if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
+  const int high = hex_digit(piece[3]);
+  const int low = hex_digit(piece[4]);
+  return high < 0 || low < 0 ? -1 : 16 * high + low;
+}
+
+std::optional<PieceType> piece_type_of(std::uint64_t number) {
+  switch (number) {
+    case 1:
+      return PieceType::normal;
+    case 2:
+      return PieceType::unknown;
+    case 3:
+      return PieceType::control;
+    case 4:
+      return PieceType::user_defined;
+    case 5:
+      return PieceType::unused;
+    case 6:
+      return PieceType::byte;
+    default:
+      return {};
+  }
+}
 
 std::string quoted_piece(std::string_view piece) {
   constexpr std::size_t kLongest = 60;

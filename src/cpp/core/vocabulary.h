@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -63,6 +64,18 @@ struct Vocabulary {
   bool add_eos = false;
   std::string chat_template;  // jinja2; empty: none
 };
+
+// How SentencePiece's files, and what is made from them, write a space: U+2581.
+inline constexpr std::string_view kEscapedSpace = "\xE2\x96\x81";
+
+// The value of a hexadecimal digit, or -1.
+int hex_digit(char c);
+
+// The byte that a piece spelled <0x0A> stands for, or -1.
+int byte_of_piece(std::string_view piece);
+
+// The type that SentencePiece's files, and GGUF's, mean by a number; nothing for a number that means none.
+std::optional<PieceType> piece_type_of(std::uint64_t number);
 
 // A piece in a message: files may hold any bytes, messages are text.
 std::string quoted_piece(std::string_view piece);

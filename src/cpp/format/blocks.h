@@ -36,6 +36,15 @@ inline void k_scale_and_minimum(const std::byte* p, std::int64_t i, std::int32_t
   }
 }
 
+// The scales that Q4_K and Q5_K begin a block `p` with, of the 32 weights that are its `part`th.
+inline void read_k_scales(const std::byte* p, std::int64_t part, IntegerBlock& out) {
+  out.d = half_at(p);
+  out.dm = -half_at(p + 2);
+  k_scale_and_minimum(p + 4, part, out.sub[0], out.m[0]);
+  out.sub[1] = out.sub[0];
+  out.m[1] = out.m[0];
+}
+
 // Format::decode in float32: d * sub is exact, and so is dm * m; the product with q and the sum are rounded.
 template <auto kIntegers, bool kMinimum>
 void decode_blocks(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out) {

@@ -14,11 +14,7 @@ namespace llama2cpp {
 inline void integers_q5_k(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) {
   const std::byte* p = block_at(weight, row, block / 8, 176);
   const std::int64_t part = block % 8;  // 32 of the 256
-  out.d = half_at(p);
-  out.dm = -half_at(p + 2);
-  k_scale_and_minimum(p + 4, part, out.sub[0], out.m[0]);
-  out.sub[1] = out.sub[0];
-  out.m[1] = out.m[0];
+  read_k_scales(p, part, out);
   const std::byte* q = p + 48 + part / 2 * 32;
   for (std::size_t i = 0; i < 32; ++i) {
     const int low = byte_at(q + i) >> part % 2 * 4 & 15;

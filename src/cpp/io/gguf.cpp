@@ -13,8 +13,8 @@
 
 #include "core/check.h"
 #include "core/quote.h"
+#include "core/utf8.h"
 #include "io/ggml_types.h"
-#include "io/utf8.h"
 
 namespace llama2cpp {
 namespace {

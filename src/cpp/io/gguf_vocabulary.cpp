@@ -59,24 +59,11 @@ const Pre* find_pre(std::string_view name) {
 }
 
 // The format numbers types as SentencePiece does, and has 0 for undefined, which llama.cpp treats as no type at all.
-PieceType type_of(const Gguf& gguf, std::int64_t type, std::size_t id) {
-  switch (type) {
-    case 0:
-    case 1:
-      return PieceType::normal;
-    case 2:
-      return PieceType::unknown;
-    case 3:
-      return PieceType::control;
-    case 4:
-      return PieceType::user_defined;
-    case 5:
-      return PieceType::unused;
-    case 6:
-      return PieceType::byte;
-    default:
-      gguf.fail(kTypes, cat(type, " for piece ", id, ", expected 0 to 6"));
-  }
+PieceType type_of(const Gguf& gguf, std::int64_t number, std::size_t id) {
+  if (number == 0) return PieceType::normal;
+  const auto type = piece_type_of(static_cast<std::uint64_t>(number));  // below 0: a number that is none
+  if (!type) gguf.fail(kTypes, cat(number, " for piece ", id, ", expected 0 to 6"));
+  return *type;
 }
 
 void expect_count(const Gguf& gguf, std::string_view key, std::size_t count, std::size_t expected) {
@@ -102,23 +89,10 @@ void read_scores(const Gguf& gguf, Vocabulary& vocabulary) {
   vocabulary.scores = *scores;
 }
 
-int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  return -1;
-}
-
-// <0x0A>
-bool is_byte_name(std::string_view piece) {
-  return piece.size() == 6 && piece.starts_with("<0x") && piece.ends_with('>') && hex_digit(piece[3]) >= 0 &&
-         hex_digit(piece[4]) >= 0;
-}
-
 void check_pieces(const Gguf& gguf, Vocabulary& vocabulary) {
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     std::string& piece = vocabulary.pieces[i];
-    if (vocabulary.types[i] == PieceType::byte && !is_byte_name(piece)) {
+    if (vocabulary.types[i] == PieceType::byte && byte_of_piece(piece) < 0) {
       gguf.fail(kTokens, cat(excerpt(piece), " for piece ", i, ", which is of type byte, expected <0x00> to <0xFF>"));
     }
     if (piece.empty()) {  // some vocabularies have holes; nothing may be made from one
@@ -173,7 +147,7 @@ std::vector<std::int32_t> find_ends(const Gguf& gguf, Vocabulary& vocabulary, st
 // Converters write the spaces of user-defined pieces as spaces, SentencePiece's files and its encoder as U+2581.
 void escape_spaces(std::string& piece) {
   for (std::size_t at = piece.find(' '); at != std::string::npos; at = piece.find(' ', at)) {
-    piece.replace(at, 1, "\xE2\x96\x81");
+    piece.replace(at, 1, kEscapedSpace);
   }
 }
 

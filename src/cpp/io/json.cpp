@@ -9,7 +9,7 @@
 
 #include "core/check.h"
 #include "core/quote.h"
-#include "io/utf8.h"
+#include "core/utf8.h"
 
 namespace llama2cpp {
 namespace {
@@ -214,9 +214,9 @@ class JsonParser {
       const auto c = static_cast<unsigned char>(text_[at_]);
       if (c == '"' || c == '\\') return;
       if (c < 0x20) fail("an escape (control characters need one)");
-      const std::size_t length = c < 0x80 ? 1 : utf8_length(text_.substr(at_));
-      if (length == 0) fail("UTF-8");
-      at_ += length;
+      const Utf8Scan scan = scan_utf8(text_.substr(at_));
+      if (scan.state != Utf8Scan::State::valid) fail("UTF-8");
+      at_ += scan.length;
     }
   }
 

@@ -30,7 +30,4 @@ std::unique_ptr<const Encoder> make_byte_bpe_encoder(const Vocabulary& vocabular
 std::unique_ptr<const Encoder> make_ranked_bpe_encoder(const Vocabulary& vocabulary);
 std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary);
 
-// The byte that a piece spelled <0x0A> stands for, or -1.
-int byte_of_piece(std::string_view piece);
-
 }  // namespace llama2cpp

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 namespace llama2cpp {
 namespace {

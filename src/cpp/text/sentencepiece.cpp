@@ -1,27 +1,24 @@
 // SentencePiece's BPE for models with the identity normaliser: spaces become U+2581, characters are merged, and what no
 // piece spells becomes bytes or the unknown piece. The ids are the sentencepiece library's.
 #include <algorithm>
-#include <array>
 #include <string>
 #include <unordered_map>
 #include <utility>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "text/bpe_merge.h"
+#include "text/byte_fallback.h"
 #include "text/encoder.h"
 #include "text/prefix_matcher.h"
-#include "text/utf8.h"
 
 namespace llama2cpp {
 namespace {
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581
-
 class SentencePieceEncoder final : public Encoder {
  public:
   explicit SentencePieceEncoder(const Vocabulary& vocabulary)
-      : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()) {
-    byte_ids_.fill(-1);
+      : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), fallback_(vocabulary) {
     std::vector<std::pair<std::string, std::int32_t>> user_defined;
     for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
       const std::string& piece = vocabulary.pieces[i];
@@ -34,14 +31,10 @@ class SentencePieceEncoder final : public Encoder {
         case PieceType::unused:
           pieces_.insert(piece, id);
           break;
-        case PieceType::byte: {
-          std::int32_t& byte_id = byte_ids_[static_cast<std::size_t>(byte_of_piece(piece))];
-          if (byte_id < 0) byte_id = id;
-          break;
-        }
+        case PieceType::byte:
         case PieceType::unknown:
         case PieceType::control:
-          break;  // never made from text
+          break;  // never merged from text
       }
     }
     user_defined_ = PrefixMatcher(std::move(user_defined));
@@ -78,7 +71,7 @@ class SentencePieceEncoder final : public Encoder {
           parts.push_back(split_again->second.second);
           parts.push_back(split_again->second.first);
         } else {
-          append_unknown(part, after_unknown, ids);
+          fallback_.append(part, after_unknown, ids);
         }
       }
     }
@@ -96,10 +89,10 @@ class SentencePieceEncoder final : public Encoder {
     }
     std::string out;
     if (text.empty()) return out;
-    LLAMA2CPP_CHECK(text.size() <= kLongestText / kSpace.size() - 1,
+    LLAMA2CPP_CHECK(text.size() <= kLongestText / kEscapedSpace.size() - 1,
                     "the text is too long to encode at once: ", text.size(), " bytes");
     out.reserve(text.size() + text.size() / 2);
-    if (vocabulary_.add_dummy_prefix) out.append(kSpace);
+    if (vocabulary_.add_dummy_prefix) out.append(kEscapedSpace);
 
     bool after_space = tidy;
     while (!text.empty()) {
@@ -110,14 +103,14 @@ class SentencePieceEncoder final : public Encoder {
       after_space = tidy && unit.ends_with(' ');
       for (const char c : unit) {
         if (c == ' ') {
-          out.append(kSpace);
+          out.append(kEscapedSpace);
         } else {
           out.push_back(c);
         }
       }
     }
     if (tidy) {
-      while (out.ends_with(kSpace)) out.resize(out.size() - kSpace.size());
+      while (out.ends_with(kEscapedSpace)) out.resize(out.size() - kEscapedSpace.size());
     }
     return out;
   }
@@ -150,24 +143,9 @@ class SentencePieceEncoder final : public Encoder {
     return symbols;
   }
 
-  // Its bytes where the vocabulary has them all, else the unknown piece, once for a whole run.
-  void append_unknown(std::string_view part, bool& after_unknown, std::vector<std::int32_t>& ids) const {
-    const auto byte_id = [&](char c) { return byte_ids_[static_cast<std::uint8_t>(c)]; };
-    if (std::all_of(part.begin(), part.end(), [&](char c) { return byte_id(c) >= 0; })) {
-      for (const char c : part) ids.push_back(byte_id(c));
-      after_unknown = false;
-      return;
-    }
-    LLAMA2CPP_CHECK(
-        vocabulary_.unk_id >= 0,
-        "a character of the text is not in the vocabulary, nor are its bytes, nor is there an unknown piece");
-    if (!after_unknown) ids.push_back(vocabulary_.unk_id);
-    after_unknown = true;
-  }
-
   const Vocabulary& vocabulary_;
-  PieceTable pieces_;                       // those that text can become
-  std::array<std::int32_t, 256> byte_ids_;  // -1: none
+  PieceTable pieces_;  // those that text can become
+  ByteFallback fallback_;
   PrefixMatcher user_defined_;
 };
 

@@ -118,22 +118,10 @@ class Message {
 };
 
 PieceType type_of(const Field& field, std::size_t id) {
-  switch (const std::uint64_t type = field.as_varint("a piece's type")) {
-    case 1:
-      return PieceType::normal;
-    case 2:
-      return PieceType::unknown;
-    case 3:
-      return PieceType::control;
-    case 4:
-      return PieceType::user_defined;
-    case 5:
-      return PieceType::unused;
-    case 6:
-      return PieceType::byte;
-    default:
-      field.fail(cat("piece ", id, ": expected a type from 1 to 6, found ", type));
-  }
+  const std::uint64_t number = field.as_varint("a piece's type");
+  const auto type = piece_type_of(number);
+  if (!type) field.fail(cat("piece ", id, ": expected a type from 1 to 6, found ", number));
+  return *type;
 }
 
 struct Specs {

@@ -17,15 +17,6 @@ namespace {
 
 using Kind = Vocabulary::Kind;
 
-constexpr std::string_view kEscapedSpace = "\xE2\x96\x81";  // U+2581
-
-int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  return -1;
-}
-
 // The byte that scanf's "<0x%02hhX>" finds at the start of `text`, or -1. White space may come before the number, a
 // sign is one of its two characters, and nothing is asked of what follows it.
 int scanned_byte(std::string_view text) {
@@ -149,13 +140,6 @@ bool looks_like_model(std::span<const std::byte> file) {
 }
 
 }  // namespace
-
-int byte_of_piece(std::string_view piece) {
-  if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
-  const int high = hex_digit(piece[3]);
-  const int low = hex_digit(piece[4]);
-  return high < 0 || low < 0 ? -1 : 16 * high + low;
-}
 
 std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary) {
   switch (vocabulary.kind) {

@@ -18,6 +18,9 @@ struct Utf8Scan {
 // Looks at the start of `text`, which is not empty. Surrogates, overlong forms and values above U+10FFFF are invalid.
 Utf8Scan scan_utf8(std::string_view text);
 
+// Where the first character begins that is not UTF-8; the text's length if there is none.
+std::size_t utf8_valid_bytes(std::string_view text);
+
 // The length that a leading byte announces (1 for a byte that cannot lead).
 std::size_t utf8_length_of_lead(char lead);
 

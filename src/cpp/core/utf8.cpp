@@ -1,4 +1,4 @@
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 #include <cstdint>
 #include <utility>
@@ -28,6 +28,16 @@ Utf8Scan scan_utf8(std::string_view text) {
     high = 0xBF;
   }
   return {State::valid, length};
+}
+
+std::size_t utf8_valid_bytes(std::string_view text) {
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const Utf8Scan scan = scan_utf8(text.substr(at));
+    if (scan.state != Utf8Scan::State::valid) break;
+    at += scan.length;
+  }
+  return at;
 }
 
 std::size_t utf8_length_of_lead(char lead) {
