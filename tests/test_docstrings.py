@@ -11,15 +11,25 @@ from typing import Any
 import pytest
 
 import llama2cpp
-from llama2cpp.model import Weights
+from llama2cpp import activation_names, interventions, plot
+from llama2cpp.activation_arrays import ActivationArrays
+from llama2cpp.residual_stream import ResidualStream
 from llama2cpp.session import KVCache
+from llama2cpp.weights import LensWeights, StackedWeights, Weights
+
+INNER = {"Weights": Weights, "LensWeights": LensWeights, "KVCache": KVCache, "StackedWeights": StackedWeights}
+INNER |= {"ActivationArrays": ActivationArrays, "ResidualStream": ResidualStream}
+FUNCTIONS = [plot.attention_patterns, plot.logit_lens, plot.next_tokens, plot.attributions]
+FUNCTIONS += [activation_names.get_act_name]
+FUNCTIONS += [getattr(interventions, name) for name in interventions.__all__]
 
 
 def documented() -> Iterator[tuple[str, Any]]:
     """Public names and, of classes, their public methods."""
     yield "llama2cpp", llama2cpp
     things = {name: getattr(llama2cpp, name) for name in llama2cpp.__all__ if not name.startswith("__")}
-    for name, thing in {**things, "Weights": Weights, "KVCache": KVCache}.items():
+    things |= {f"{function.__module__}.{function.__name__}": function for function in FUNCTIONS}
+    for name, thing in {**things, **INNER}.items():
         yield name, thing
         if inspect.isclass(thing):
             for member, value in inspect.getmembers(thing):

@@ -149,6 +149,27 @@ def tokenizers(models: Path) -> Scenario:
     return cycle
 
 
+def hooks(models: Path) -> Scenario:
+    model = llama2cpp.load(models / "stories260K.bin", tokenizer=models / "tok512.bin")
+    _, other = model.run_with_cache("The dog sat", lambda name: True)
+
+    def fail(activation: object, hook: object) -> None:
+        raise KeyError
+
+    def cycle() -> None:
+        kept = []
+        changes = [llama2cpp.interventions.patch_from(other, "z"), llama2cpp.interventions.mask_pattern(1)]
+        with model.hooks([(lambda name: True, lambda a, hook: kept.append(a)), *changes]):
+            model.run_with_cache(["Once upon", "Once upon"], positions=-1)
+            model.generate("The", max_tokens=2)
+        with contextlib.suppress(KeyError), model.hooks([("result3", fail)]):
+            model.run_with_cache("Once", stop_at_layer=-1)
+        with contextlib.suppress(ValueError):
+            model.run_with_hooks("Once", [("q1", lambda a, hook: a[0])])
+
+    return cycle
+
+
 SCENARIOS = {
     scenario.__name__: scenario
     for scenario in (
@@ -161,6 +182,7 @@ SCENARIOS = {
         saved_sessions,
         errors,
         tokenizers,
+        hooks,
     )
 }
 

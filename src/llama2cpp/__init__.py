@@ -8,21 +8,30 @@ Examples
 ', there was a little girl named Lily. She loved to play outsid'
 """
 
+from . import interventions, plot
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
+from .cache import ActivationCache
 from .conversation import Conversation, Turn, chat, chat_stream
 from .generation import Completion, generate, stream
+from .hooks import HookPoint
+from .html_views import TokenList
+from .lens import LogitLens, logit_lens
 from .model import Model, from_arrays, load
 from .session import Session
 
 __all__ = [
+    "ActivationCache",
     "Completion",
     "Config",
     "ContextFullError",
     "Conversation",
     "FormatError",
+    "HookPoint",
+    "LogitLens",
     "Model",
     "Sampler",
     "Session",
+    "TokenList",
     "Tokenizer",
     "Turn",
     "__version__",
@@ -31,6 +40,9 @@ __all__ = [
     "chat_stream",
     "from_arrays",
     "generate",
+    "interventions",
     "load",
+    "logit_lens",
+    "plot",
     "stream",
 ]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import _core, conversation, generation, hub
 from ._core import Config, Tokenizer
+from .cache import ActivationCache
+from .hooks import ActiveHooks, for_call
+from .html_views import TokenList, token_list
+from .places import Place, find_places
 from .session import Session
+from .weights import StackedWeights, Weights, edited
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -22,6 +28,10 @@ if TYPE_CHECKING:
     from .chat_format import Message
     from .conversation import ChatOptions
     from .generation import Completion, Options, Prompt
+    from .hooks import Hook
+    from .places import Names
+
+    Prompts: TypeAlias = Prompt | Sequence[Prompt] | NDArray[Any]
 
 _STORYTELLER = Path(__file__).parent / "storyteller"  # the model in the package; its card is beside it
 _PERPLEXITY_CHUNK = 128  # tokens whose logits are in memory at a time
@@ -32,72 +42,7 @@ _default_lock = threading.Lock()
 _default: Model | None = None
 
 
-class Weights(Mapping[str, NDArray[np.float32]]):
-    """The parameter matrices of a model by their names in the file, decoded to float32 when asked for.
-
-    Got from ``model.weights``. Where the file holds float32 the array is a read-only view of it.
-
-    Examples
-    --------
-    >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin")
-    >>> model.weights["layers.0.attention.wk.weight"].shape
-    (32, 64)
-    >>> len(model.weights)
-    47
-    """
-
-    def __init__(self, core: _core.Model) -> None:
-        self._core = core
-        self._names = dict.fromkeys(core.weight_names())
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._core.weight(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def info(self, name: str) -> dict[str, Any]:
-        """How one matrix lies in the file, without decoding it.
-
-        Parameters
-        ----------
-        name : str
-            One of the names that iterating over the weights gives.
-
-        Returns
-        -------
-        dict
-            ``shape`` [rows, columns] or [columns], ``format`` (such as "f32") and ``bytes`` in the file.
-
-        Raises
-        ------
-        KeyError
-            If the model has no weight of that name.
-
-        Examples
-        --------
-        >>> import llama2cpp
-        >>> llama2cpp.load("stories260K.bin").weights.info("norm.weight")["format"]
-        'f32'
-        """
-        if name not in self._names:
-            raise KeyError(name)
-        return self._core.weight_info(name)
-
-    def __repr__(self) -> str:
-        return f"<llama2cpp.Weights: {len(self)} matrices>"
-
-
-class Model:
+class Model(StackedWeights):
     """A Llama-family model: its configuration, its weights and, where it has one, its tokenizer.
 
     Made by `load` or `from_arrays`. It never changes, so any number of threads and sessions may share it. It closes
@@ -148,7 +93,7 @@ class Model:
         >>> llama2cpp.load("stories260K.bin").session(context=100)
         <llama2cpp.Session: position 0 of 100>
         """
-        return Session(self._core.session(context))
+        return Session(self._core.session(context), self)
 
     def load_session(self, path: str | PathLike[str], context: int | None = None) -> Session:
         """Open a session that `Session.save` has written. It goes on with the bits that the saved one would give.
@@ -187,7 +132,7 @@ class Model:
         ...     model.load_session(f"{folder}/story.safetensors", context=100)
         <llama2cpp.Session: position 3 of 100>
         """
-        return Session(self._core.load_session(path, context))
+        return Session(self._core.load_session(path, context), self)
 
     def forward(self, rows: Sequence[tuple[Session, Sequence[int]]]) -> list[NDArray[np.float32]]:
         """Feed several sessions in one pass over the weights. Each gets the bits that it would get alone.
@@ -217,7 +162,182 @@ class Model:
         >>> [logits.shape for logits in model.forward([(first, [1, 403]), (second, [1])])]
         [(512,), (512,)]
         """
-        return self._core.forward([(session._core, tokens) for session, tokens in rows])
+        active = for_call([session for session, _ in rows], self._core)
+        return self._core.forward([(session._core, tokens) for session, tokens in rows], active)
+
+    def run_with_cache(
+        self,
+        text_or_tokens: Prompts,
+        names_filter: Names | None = None,
+        remove_batch_dim: bool = False,
+        stop_at_layer: int | None = None,
+        positions: int | slice | Sequence[int] | None = None,
+    ) -> tuple[NDArray[np.float32], ActivationCache]:
+        """Run on whole prompts, and keep the activations.
+
+        The names and shapes are TransformerLens's; `ActivationCache` lists them. What is not asked for is neither
+        computed apart nor copied. Hooks that are on act too, and what they have changed is what is kept.
+
+        Parameters
+        ----------
+        text_or_tokens : str, bytes, sequence of int, or a sequence of those
+            Text, which gets BOS before it where the tokenizer wants that, or ids [T]. Several of one length, or an
+            array [batch, T], are a batch.
+        names_filter : str, sequence of str, or predicate, optional
+            Which activations: full names ("blocks.0.attn.hook_z"), patterns for them ("blocks.*.hook_resid_post"),
+            short names ("z3", or "z" for all layers), or a function of the full name. Without it all but
+            ``hook_result``, which is large and has to be computed apart.
+        remove_batch_dim : bool
+            Keep the activations of a single prompt without the batch axis. The logits have it anyway.
+        stop_at_layer : int, optional
+            Run the layers before this one only, and return the residual stream there instead of logits. Negative
+            counts from the end.
+        positions : int, slice or sequence of int, optional
+            Keep the activations of these tokens only; negative counts from the end. For ``hook_attn_scores`` and
+            ``hook_pattern`` it is the queries, and all keys are kept. The logits are all there.
+
+        Returns
+        -------
+        logits : numpy.ndarray
+            float32 [batch, T, vocab_size]; with `stop_at_layer` [batch, T, dim].
+        cache : ActivationCache
+            float32 arrays [batch, T, ...] by name. They are parts of one piece of memory, which is freed with the last
+            of them.
+
+        Raises
+        ------
+        ValueError
+            For a name that no activation has, prompts of different lengths, or an argument that cannot be.
+        ContextFullError
+            If a prompt does not fit in the context.
+        MemoryError
+            If more memory is needed than is available; it says how much. Nothing has been computed then.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> logits, cache = model.run_with_cache("Once upon a time", names_filter=["pattern", "resid_post4"])
+        >>> cache["blocks.2.attn.hook_pattern"].shape, cache["blocks.4.hook_resid_post"].shape
+        ((1, 8, 5, 5), (1, 5, 64))
+        """
+        batch = self._prompts(text_or_tokens)
+        length, n_layers = len(batch[0]), self.config.n_layers
+        if remove_batch_dim and len(batch) > 1:
+            raise ValueError(f"remove_batch_dim needs a single prompt, there are {len(batch)}")
+        if stop_at_layer is not None and not -n_layers <= stop_at_layer <= n_layers:
+            raise ValueError(f"stop_at_layer is {stop_at_layer}, expected {-n_layers} to {n_layers}")
+        if stop_at_layer is not None and stop_at_layer < 0:
+            stop_at_layer += n_layers
+        if names_filter is None:
+            names_filter = _not_results
+        places = find_places(names_filter, n_layers)
+        if stop_at_layer is not None:
+            reached = find_places("hook_embed", n_layers) if stop_at_layer >= 0 else []
+            places = [p for p in places if p in reached or (p[1] < stop_at_layer and p not in _last_norm(n_layers))]
+        kept = None if positions is None else _checked_positions(positions, length)
+        sessions = [self.session() for _ in batch]
+        rows = [(session._core, ids) for session, ids in zip(sessions, batch, strict=True)]
+        active = for_call(sessions, self._core)
+        logits, arrays = self._core.run_with_cache(rows, places, kept, stop_at_layer, active)
+        if remove_batch_dim:
+            arrays = {name: array[0] for name, array in arrays.items()}
+        cache = ActivationCache(
+            arrays,
+            self,
+            has_batch_dim=not remove_batch_dim,
+            positions=kept,
+            tokens=batch[0] if remove_batch_dim else batch,
+        )
+        return logits, cache
+
+    def run_with_hooks(self, text_or_tokens: Prompts, fwd_hooks: Sequence[Hook] = ()) -> NDArray[np.float32]:
+        """Run on whole prompts with hooks that act in this call only.
+
+        Parameters
+        ----------
+        text_or_tokens : str, bytes, sequence of int, or a sequence of those
+            As in `run_with_cache`. Hooks are called for each prompt of a batch apart.
+        fwd_hooks : sequence
+            As in `hooks`.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [batch, T, vocab_size], the logits after every token.
+
+        Raises
+        ------
+        ValueError
+            As in `run_with_cache` and `hooks`.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> def without_head_3(z, hook):
+        ...     z[:, :, 3] = 0
+        >>> logits = model.run_with_hooks("Once upon a time", [("blocks.0.attn.hook_z", without_head_3)])
+        >>> logits.shape
+        (1, 5, 512)
+        """
+        with self.hooks(fwd_hooks):
+            return self.run_with_cache(text_or_tokens, ())[0]
+
+    def hooks(self, fwd_hooks: Sequence[Hook]) -> ActiveHooks:
+        """Switch hooks on for a ``with`` block: they act in every call on this model's sessions, `generate` included.
+
+        A hook is a pair of a name and a function ``fn(activation, hook)``. The activation is a float32 array
+        [1, T, ...] of one session, writable: what the function leaves in it, or an array of the same shape that it
+        returns, is what the model goes on with. One that it keeps never changes afterwards. T is the number of tokens
+        of the call: in `generate` first the prompt's, then 1. `hook` is a `HookPoint`.
+
+        Hooks act in the order of the list, those of an inner block after those of an outer one. They act in the context
+        of the block: not in other threads, and on a `stream` only while it is iterated in there.
+
+        Parameters
+        ----------
+        fwd_hooks : sequence of (names, function) or Intervention
+            Names are as in `run_with_cache`. `llama2cpp.interventions` has changes that need no Python while the model
+            runs.
+
+        Returns
+        -------
+        context manager
+
+        Raises
+        ------
+        ValueError
+            For a name that no activation has, or a hook that cannot be called; and in calls, if a hook returns an array
+            of another shape. An exception in a hook ends the call, whose session is then as it was before it.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> def louder(activation, hook):
+        ...     return activation * 3
+        >>> with model.hooks([("blocks.1.hook_mlp_out", louder)]):
+        ...     text = model.generate("Once upon a time", max_tokens=8, temperature=0)
+        >>> text == model.generate("Once upon a time", max_tokens=8, temperature=0)
+        False
+        """
+        return ActiveHooks(self._core, None, fwd_hooks)
+
+    def _prompts(self, text_or_tokens: Prompts) -> list[list[int]]:
+        """One prompt or several as ids, all of one length."""
+        given = text_or_tokens
+        several = not isinstance(given, str | bytes) and len(given) > 0 and np.iterable(given[0])
+        batch = [_as_ids(generation.to_ids(self, p)) for p in (given if several else [given])]  # type: ignore
+        lengths = sorted({len(ids) for ids in batch})
+        if len(lengths) > 1:
+            raise ValueError(
+                f"the prompts have from {lengths[0]} to {lengths[-1]} tokens: a batch needs equal lengths; "
+                "run them one by one, or those of one length together"
+            )
+        if lengths == [0]:
+            raise ValueError("there are no tokens, expected at least one")
+        return batch
 
     @overload
     def generate(  # type: ignore[overload-overlap]
@@ -354,6 +474,135 @@ class Model:
                 total -= float(generation.log_softmax(logits)[np.arange(len(targets)), targets].sum())
         return float(np.exp(total / (len(ids) - 1)))
 
+    def unembed(self, x: ArrayLike, apply_ln: bool = False) -> NDArray[np.float32]:
+        """Turn vectors of the residual stream into logits: what the model would say if it stopped there.
+
+        Runs on the packed weights, in the same arithmetic as a forward pass, so that the last residual stream with
+        ``apply_ln=True`` gives the bits of the model's own logits.
+
+        Parameters
+        ----------
+        x : array [..., dim]
+            Residual stream vectors; without `apply_ln` ones that the last norm has been applied to.
+        apply_ln : bool
+            Apply the last norm, with its gain, first.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [..., vocab_size].
+
+        Raises
+        ------
+        ValueError
+            If the last axis of `x` is not dim long, or the model is closed.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model.unembed([[0.0] * 64, [1.0] * 64]).shape
+        (2, 512)
+        """
+        return self._core.unembed(np.asarray(x, dtype=np.float32), apply_ln)
+
+    def with_weights(self, weights: Mapping[str, ArrayLike]) -> Model:
+        """Make a model that has other numbers in some of its weights, and shares all the rest with this one.
+
+        Parameters
+        ----------
+        weights : mapping of str to array
+            New values by name: the file's names and shapes, or TransformerLens's (``model.weights.transformer_lens``
+            lists them). They are copied. Edited matrices are float32, whatever the file's format, so their inputs are
+            not rounded to int8. ``W_E`` or ``W_U`` of a model whose output is its embedding table changes only the one;
+            the embedding table's name in the file changes both.
+
+        Returns
+        -------
+        Model
+            With the same threads, context and options; it has no file, so it cannot be pickled.
+
+        Raises
+        ------
+        ValueError
+            For a name that the model has not, a shape that is not the weight's, one weight under two names, or a closed
+            model.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin")
+        >>> out = model.weights["blocks.0.attn.W_O"].copy()
+        >>> out[3] = 0  # head 3 of the first layer may look, but not speak
+        >>> mute = model.with_weights({"blocks.0.attn.W_O": out})
+        >>> bool((mute.session().step(1) == model.session().step(1)).all())
+        False
+        """
+        return Model(edited(self._core, weights), self.tokenizer)
+
+    def to_single_token(self, text: str) -> int:
+        """Find the one token that has this text.
+
+        Parameters
+        ----------
+        text : str
+            With its leading space, if it has one: " Lily" and "Lily" are different tokens.
+
+        Returns
+        -------
+        int
+            The id. Where several tokens have the text, the one that the tokenizer would use for it, or the last.
+
+        Raises
+        ------
+        ValueError
+            If no token has this text, or the model has no tokenizer.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model.tokenizer.piece(model.to_single_token(" time"))
+        b' time'
+        """
+        tokenizer = generation.tokenizer_of(self)
+        wanted = text.encode()
+        ids = tokenizer.encode(text, bos=False, eos=False)
+        if len(ids) == 1 and tokenizer.piece(ids[0]) == wanted:
+            return ids[0]
+        found = [id for id in range(tokenizer.vocab_size) if tokenizer.piece(id) == wanted]
+        if not found:
+            pieces = [tokenizer.piece(id).decode("utf-8", "replace") for id in ids]
+            raise ValueError(f"{text!r} is not one token; the tokenizer makes {pieces} of it")
+        return found[-1]
+
+    def to_str_tokens(self, text: Prompt) -> TokenList:
+        """Cut a text into tokens, and show the text of each.
+
+        Parameters
+        ----------
+        text : str, bytes or sequence of int
+            Text, which gets a BOS token where the model is used to one; or ids.
+
+        Returns
+        -------
+        TokenList
+            A list of str that also has the ids, and shows itself in colours in a notebook.
+
+        Raises
+        ------
+        ValueError
+            If the model has no tokenizer, or an id is outside the vocabulary.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model.to_str_tokens("Once upon a time")
+        ['<s>', ' Once', ' upon', ' a', ' time']
+        """
+        return token_list(generation.tokenizer_of(self), generation.to_ids(self, text))
+
     def close(self) -> None:
         """Let go of the weights. Sessions and arrays made before go on working, and keep what they need.
 
@@ -371,7 +620,7 @@ class Model:
         # A pickle holds the path and not the weights: who unpickles it opens the file again.
         path = self._core.path
         if self._reopen is None:
-            raise TypeError("a model made from arrays cannot be pickled: it has no file to open again")
+            raise TypeError("a model of arrays or edited weights cannot be pickled: it has no file to open again")
         return _load_again, (str(Path(path).absolute()), self._tokenizer, dict(self._reopen))
 
     def __enter__(self) -> Self:
@@ -456,6 +705,40 @@ class Model:
             f"dim {config.dim}, vocabulary {config.vocab_size}, context {self.context}, "
             f"{self.isa} x {self.threads} threads>"
         )
+
+
+def _as_ids(values: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        wrong = next(value for value in values if not _is_id(value))
+        raise ValueError(f"a token id is {wrong!r}, expected an integer") from None
+
+
+def _is_id(value: object) -> bool:
+    return getattr(value, "ndim", 0) == 0 and hasattr(value, "__index__")
+
+
+def _not_results(name: str) -> bool:
+    return not name.endswith("hook_result")
+
+
+def _last_norm(n_layers: int) -> list[Place]:
+    return find_places("ln_final.*", n_layers)
+
+
+def _checked_positions(positions: int | slice | Sequence[int], length: int) -> list[int]:
+    """Positions from 0 on."""
+    if isinstance(positions, slice):
+        kept = list(range(length)[positions])
+    else:
+        kept = [int(p) for p in ([positions] if isinstance(positions, int | np.integer) else positions)]
+    if not kept:
+        raise ValueError("positions names none")
+    for position in kept:
+        if not -length <= position < length:
+            raise ValueError(f"a position is {position}, but there are {length} tokens")
+    return [position % length for position in kept]
 
 
 def load(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from .hooks import ActiveHooks, for_call
+from .html_views import chips, token_list
+
+if TYPE_CHECKING:
+    from .hooks import Hook
+    from .model import Model
 
 
 class KVCache:
@@ -75,8 +81,127 @@ class KVCache:
         """
         return self._core.values(layer)
 
+    def unrotated_keys(self, layer: int) -> NDArray[np.float32]:
+        """Compute the keys of one layer as they were before rotary embedding: what a token says wherever it stands.
+
+        Parameters
+        ----------
+        layer : int
+            From 0 to ``config.n_layers - 1``.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [position, n_kv_heads, head_dim], a copy, in half-split order: what ``blocks.{layer}.attn.hook_k``
+            had, within rounding.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer.
+
+        Examples
+        --------
+        >>> import llama2cpp, numpy
+        >>> session = llama2cpp.load("stories260K.bin").session()
+        >>> logits = session.prefill([403, 403, 403])  # one token at three positions
+        >>> keys = session.kv.unrotated_keys(0)
+        >>> bool(numpy.allclose(keys[0], keys[2], atol=1e-5)), bool(numpy.allclose(*session.kv.keys(0)[[0, 2]]))
+        (True, False)
+        """
+        keys = self.keys(layer)
+        cos, sin = self._core.rotary(len(keys))
+        style = self._core.config.rope_style
+        return _from_pairs(_turned(_to_pairs(keys, style), cos, -sin), "half_split").astype(np.float32)
+
+    def splice(
+        self, source: KVCache, begin: int, end: int, at: int | None = None, *, layers: Iterable[int] | None = None
+    ) -> None:
+        """Put the keys and values of some positions of another session in the place of this one's.
+
+        From then on this session's tokens look at those. Its list of tokens and its logits stay as they are: rewind by
+        one token and step again for logits that know of it.
+
+        Parameters
+        ----------
+        source : KVCache
+            That of another session, or this one, of a model with the same layers, heads and order of pairs (one made by
+            `Model.with_weights`, for instance).
+        begin, end : int
+            Positions [begin, end) of `source`.
+        at : int, optional
+            The first position here; `begin` if not given. Keys that move to another position are turned there, within
+            rounding; those that do not keep their bits.
+        layers : iterable of int, optional
+            In which layers, all if not given.
+
+        Raises
+        ------
+        ValueError
+            If one of the two does not have these positions, there is no such layer, or the models differ in shape.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> cat, dog = model.session(), model.session()
+        >>> logits = cat.prefill(model.tokenizer.encode("The cat"))
+        >>> logits = dog.prefill(model.tokenizer.encode("The dog"))
+        >>> cat.kv.splice(dog.kv, 0, dog.position)
+        >>> bool((cat.step(261) == dog.step(261)).all())
+        True
+        """
+        at = begin if at is None else at
+        mine, theirs = self._core.config, source._core.config
+        for name in ("n_layers", "n_kv_heads", "head_dim", "rope_style"):
+            if getattr(mine, name) != getattr(theirs, name):
+                raise ValueError(f"{name} is {getattr(mine, name)} here and {getattr(theirs, name)} in the source")
+        count = end - begin
+        for what, first, position in (("source", begin, source._core.position), ("session", at, self._core.position)):
+            if count < 0 or first < 0 or first + count > position:
+                raise ValueError(f"positions {first} to {first + count} are not in the {what}, which has {position}")
+        chosen = range(mine.n_layers) if layers is None else list(layers)
+        new = [
+            (layer, source.keys(layer)[begin:end].copy(), source.values(layer)[begin:end].copy()) for layer in chosen
+        ]
+        if at != begin:
+            cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(max(at, begin) + count))
+            old, to = slice(begin, end), slice(at, at + count)
+            turn_cos = cos[to] * cos[old] + sin[to] * sin[old]  # of the difference of the angles
+            turn_sin = sin[to] * cos[old] - cos[to] * sin[old]
+            new = [
+                (
+                    layer,
+                    _from_pairs(_turned(_to_pairs(keys, mine.rope_style), turn_cos, turn_sin), mine.rope_style),
+                    values,
+                )
+                for layer, keys, values in new
+            ]
+        for layer, keys, values in new:
+            self.keys(layer)[at : at + count] = keys
+            self.values(layer)[at : at + count] = values
+
     def __repr__(self) -> str:
         return f"<llama2cpp.KVCache of {self._core.position} positions>"
+
+
+def _to_pairs(keys: NDArray[Any], style: str) -> NDArray[np.float64]:
+    """[T, heads, head_dim] -> [T, heads, 2, head_dim / 2]: the first and the second of each rotary pair."""
+    pairs = keys.shape[-1] // 2
+    split = keys.astype(np.float64).reshape(*keys.shape[:-1], *((pairs, 2) if style == "interleaved" else (2, pairs)))
+    return np.swapaxes(split, -1, -2) if style == "interleaved" else split
+
+
+def _from_pairs(pairs: NDArray[np.float64], style: str) -> NDArray[np.float64]:
+    pairs = np.swapaxes(pairs, -1, -2) if style == "interleaved" else pairs
+    return pairs.reshape(*pairs.shape[:-2], pairs.shape[-2] * pairs.shape[-1])
+
+
+def _turned(pairs: NDArray[np.float64], cos: NDArray[Any], sin: NDArray[Any]) -> NDArray[np.float64]:
+    """Each pair by its position's angle: pairs [T, heads, 2, head_dim / 2], cos and sin [T, head_dim / 2]."""
+    a, b = pairs[..., 0, :], pairs[..., 1, :]
+    cos, sin = cos[:, None], sin[:, None]
+    return np.stack([a * cos - b * sin, b * cos + a * sin], axis=-2)
 
 
 class Session:
@@ -97,8 +222,9 @@ class Session:
     <llama2cpp.Session: position 5 of 512>
     """
 
-    def __init__(self, core: _core.Session) -> None:
+    def __init__(self, core: _core.Session, model: Model | None = None) -> None:
         self._core = core
+        self._model = model  # for what a notebook shows
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Take one token and return the logits for the next.
@@ -127,7 +253,7 @@ class Session:
         >>> session.step(1).shape
         (512,)
         """
-        return self._core.step(token)
+        return self._core.step(token, for_call([self]))
 
     def prefill(self, tokens: Sequence[int] | NDArray[Any], all_logits: bool = False) -> NDArray[np.float32]:
         """Take many tokens in one pass. The results have the same bits as step by step.
@@ -164,7 +290,33 @@ class Session:
         >>> session.position
         5
         """
-        return self._core.prefill(tokens, all_logits)
+        return self._core.prefill(tokens, all_logits, for_call([self]))
+
+    def hooks(self, fwd_hooks: Sequence[Hook]) -> ActiveHooks:
+        """Switch hooks on for a ``with`` block: they act in calls on this session only.
+
+        That can be a call which feeds others beside it. A fork is another session.
+
+        Parameters
+        ----------
+        fwd_hooks : sequence of (names, function) or Intervention
+            As in `Model.hooks`, and so are errors.
+
+        Returns
+        -------
+        context manager
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> from llama2cpp import interventions
+        >>> session = llama2cpp.load("stories260K.bin").session()
+        >>> plain = session.fork()
+        >>> with session.hooks([interventions.zero("mlp_out", layer=0)]):
+        ...     bool((session.step(1) == plain.step(1)).all())
+        False
+        """
+        return ActiveHooks(self._core.model, self._core, fwd_hooks)
 
     def rewind(self, position: int) -> None:
         """Keep the first tokens and forget the rest. There are no logits until the next step.
@@ -208,7 +360,7 @@ class Session:
         >>> session.position, other.position
         (3, 4)
         """
-        return Session(self._core.fork())
+        return Session(self._core.fork(), self._model)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the session to a file, from which `Model.load_session` makes one that goes on with the same bits.
@@ -272,3 +424,11 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<llama2cpp.Session: position {self.position} of {self.context}>"
+
+    def _repr_html_(self) -> str:
+        head = f"<p>position {self.position} of {self.context}</p>"
+        tokenizer = None if self._model is None else self._model.tokenizer
+        tokens = self.tokens
+        if tokenizer is None:
+            return head + chips([str(token) for token in tokens], tokens)
+        return head + token_list(tokenizer, tokens)._repr_html_()

@@ -79,6 +79,8 @@ Shape stated_shape(Point point, const Config& c, std::int64_t count, std::int64_
     case Point::attn_scores:
     case Point::pattern:
       return {c.n_heads, count, position + count};
+    case Point::result:
+      return {count, c.n_heads, c.dim};
     case Point::mlp_pre:
     case Point::mlp_pre_linear:
     case Point::mlp_post:

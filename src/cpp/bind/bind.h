@@ -3,6 +3,11 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
 namespace llama2cpp {
 class Model;
 }
@@ -14,10 +19,19 @@ namespace py = pybind11;
 void register_errors(py::module_& module);
 void register_text(py::module_& module);
 void register_sampler(py::module_& module);
+void register_hooks(py::module_& module);
 void register_session(py::module_& module);
 void register_model(py::module_& module);
 
+class CallHooks;
+
 // Model.forward, which lives with the sessions that it feeds.
-py::list forward_many(const Model& model, const py::sequence& rows);
+py::list forward_many(const Model& model, const py::sequence& rows, const CallHooks* hooks);
+
+// Model.run_with_cache, which lives with the hooks.
+py::tuple run_with_cache(const Model& model, const py::sequence& rows,
+                         const std::vector<std::pair<int, std::int64_t>>& places,
+                         const std::optional<std::vector<std::int64_t>>& positions,
+                         std::optional<std::int64_t> stop_at_layer, const CallHooks* hooks);
 
 }  // namespace llama2cpp::bind

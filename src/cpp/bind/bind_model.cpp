@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 
 #include "bind/bind.h"
+#include "bind/call_hooks.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
@@ -21,10 +23,25 @@
 #include "model/model.h"
 #include "model/session.h"
 #include "model/session_file.h"
+#include "model/unembed.h"
 #include "text/tokenizer.h"
 
 namespace llama2cpp::bind {
 namespace {
+
+// The output of a model on rows of any leading shape: x [..., dim] -> [..., vocab_size].
+py::array_t<float> unembed_array(const Model& model, const py::array_t<float, py::array::c_style>& x, bool norm) {
+  LLAMA2CPP_CHECK(x.ndim() >= 1 && x.shape(x.ndim() - 1) == model.config().dim, "x has shape ",
+                  std::string(py::str(x.attr("shape"))), ", expected [..., ", model.config().dim, "]");
+  std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
+  shape.back() = model.config().vocab_size;
+  py::array_t<float> logits(shape);
+  const std::span<const float> in(x.data(), static_cast<std::size_t>(x.size()));
+  const std::span<float> out(logits.mutable_data(), static_cast<std::size_t>(logits.size()));
+  const ReleasedGil released;
+  unembed(model, in, norm, out, [] { poll_signals(); });
+  return logits;
+}
 
 // Vectors are the norms' weights and the biases, in every family of names.
 bool is_vector(const std::string& name) { return name.find("norm") != std::string::npos || name.ends_with(".bias"); }
@@ -120,6 +137,52 @@ py::array weight_array(const Weight& weight) {
   const ReleasedGil released;
   for (std::int64_t row = 0; row < weight.rows; ++row) weight.decode_row(row, out + row * weight.cols);
   return copy;
+}
+
+// Some rows of a matrix, decoded.
+py::array weight_rows(const Weight& weight, const std::vector<std::int64_t>& rows) {
+  for (const std::int64_t row : rows) {
+    LLAMA2CPP_CHECK(row >= 0 && row < weight.rows, "row is ", row, ", but '", weight.name, "' has ", weight.rows,
+                    " rows");
+  }
+  py::array_t<float> out({static_cast<py::ssize_t>(rows.size()), static_cast<py::ssize_t>(weight.cols)});
+  float* to = out.mutable_data();
+  const ReleasedGil released;
+  for (const std::int64_t row : rows) {
+    weight.decode_row(row, to);
+    to += weight.cols;
+  }
+  return out;
+}
+
+std::shared_ptr<Model> with_weights(const Model& model, const py::dict& arrays, bool untie) {
+  const Checkpoint& checkpoint = model.checkpoint();
+  std::vector<Weight> edits;
+  for (const auto& item : arrays) {
+    std::string name = py::str(item.first);
+    const auto own = find_part(Naming::meta, name);  // a tied model's output, which has no name in the file
+    if (!checkpoint.weights.contains(name) && own) name = weight_name(checkpoint.naming, own->part, own->layer);
+    edits.push_back(weight_from_array(name, item.second));
+  }
+  const ReleasedGil released;
+  return std::make_shared<Model>(model, edits, untie);
+}
+
+const Weight& find_weight(const Model& model, const std::string& name) {
+  const auto found = model.checkpoint().weights.find(name);
+  if (found == model.checkpoint().weights.end()) throw py::key_error(name);
+  return found->second;
+}
+
+// Llama's own name of each matrix that the file has -> the file's: {"layers.0.attention.wq.weight": "blk.0.attn_q.weight"}.
+std::map<std::string, std::string> part_names(const Model& model) {
+  std::map<std::string, std::string> names;
+  const Checkpoint& checkpoint = model.checkpoint();
+  for (const auto& [name, weight] : checkpoint.weights) {
+    const auto found = find_part(checkpoint.naming, name);
+    if (found) names.emplace(weight_name(Naming::meta, found->part, found->layer), name);
+  }
+  return names;
 }
 
 py::dict weight_info(const Weight& weight) {
@@ -443,21 +506,20 @@ True
              return names;
            })
       .def(
-          "weight",
-          [](const Model& m, const std::string& name) {
-            const auto found = m.checkpoint().weights.find(name);
-            if (found == m.checkpoint().weights.end()) throw py::key_error(name);
-            return weight_array(found->second);
-          },
+          "weight", [](const Model& m, const std::string& name) { return weight_array(find_weight(m, name)); },
           arg("name"))
       .def(
-          "weight_info",
-          [](const Model& m, const std::string& name) {
-            const auto found = m.checkpoint().weights.find(name);
-            if (found == m.checkpoint().weights.end()) throw py::key_error(name);
-            return weight_info(found->second);
+          "weight_rows",
+          [](const Model& m, const std::string& name, const std::vector<std::int64_t>& rows) {
+            return weight_rows(find_weight(m, name), rows);
           },
+          arg("name"), arg("rows"))
+      .def(
+          "weight_info", [](const Model& m, const std::string& name) { return weight_info(find_weight(m, name)); },
           arg("name"))
+      .def("part_names", &part_names)
+      .def("with_weights", &with_weights, arg("arrays"), arg("untie") = false)
+      .def("unembed", &unembed_array, arg("x"), arg("norm") = false)
       .def(
           "session",
           [](std::shared_ptr<Model> m, std::optional<std::int64_t> context) {
@@ -473,7 +535,9 @@ True
             return load_session(std::move(m), utf8(path), context.value_or(0), [] { poll_signals(); });
           },
           arg("path"), arg("context") = py::none())
-      .def("forward", &forward_many, arg("rows"));
+      .def("forward", &forward_many, arg("rows"), arg("hooks") = py::none())
+      .def("run_with_cache", &run_with_cache, arg("rows"), arg("places"), arg("positions") = py::none(),
+           arg("stop_at_layer") = py::none(), arg("hooks") = py::none());
 }
 
 }  // namespace llama2cpp::bind

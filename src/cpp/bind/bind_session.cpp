@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "bind/bind.h"
+#include "bind/call_hooks.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
@@ -36,23 +37,24 @@ py::array kv_array(const Session& session, const Tensor& cache) {
           std::vector<py::ssize_t>{row, cache.dim(1) * row, size}, cache.data, keeper(session.kv().memory())};
 }
 
-void feed(std::span<const Work> work) {
+void feed(std::span<const Work> work, const CallHooks* call, const Model& model) {
+  const Hooks hooks = CallHooks::of(call, model);
   const ReleasedGil released;
-  run(work, {}, [] { poll_signals(); });
+  run(work, hooks, [] { poll_signals(); });
 }
 
 py::array_t<float> empty_logits(const Model& model) { return py::array_t<float>(model.config().vocab_size); }
 
-py::array step(Session& session, const py::object& token) {
+py::array step(Session& session, const py::object& token, const CallHooks* hooks) {
   const std::int32_t id[] = {to_id(token)};
   py::array_t<float> logits = empty_logits(session.model());
   const Work work[] = {
       {.session = &session, .tokens = id, .all_logits = nullptr, .last_logits = logits.mutable_data()}};
-  feed(work);
+  feed(work, hooks, session.model());
   return logits;
 }
 
-py::array prefill(Session& session, const py::object& tokens, bool all_logits) {
+py::array prefill(Session& session, const py::object& tokens, bool all_logits, const CallHooks* hooks) {
   const std::vector<std::int32_t> ids = to_ids(tokens);
   const py::ssize_t vocab_size = session.model().config().vocab_size;
   py::array_t<float> logits = all_logits ? py::array_t<float>({static_cast<py::ssize_t>(ids.size()), vocab_size})
@@ -62,13 +64,26 @@ py::array prefill(Session& session, const py::object& tokens, bool all_logits) {
                         .tokens = ids,
                         .all_logits = all_logits ? out : nullptr,
                         .last_logits = all_logits ? nullptr : out}};
-  feed(work);
+  feed(work, hooks, session.model());
   return logits;
+}
+
+// cos and sin of the rotary angles of positions [0, count): two arrays [count, head_dim / 2].
+py::tuple rotary(const Session& session, std::int64_t count) {
+  const Model& model = session.model();
+  LLAMA2CPP_CHECK(count >= 0, "count is ", count, ", expected 0 or more");
+  const py::ssize_t pairs = model.config().head_dim / 2;
+  py::array_t<float> cos({static_cast<py::ssize_t>(count), pairs});
+  py::array_t<float> sin({static_cast<py::ssize_t>(count), pairs});
+  for (std::int64_t p = 0; p < count; ++p) {
+    model.rope().at(p, cos.mutable_data() + p * pairs, sin.mutable_data() + p * pairs);
+  }
+  return py::make_tuple(cos, sin);
 }
 
 }  // namespace
 
-py::list forward_many(const Model& model, const py::sequence& rows) {
+py::list forward_many(const Model& model, const py::sequence& rows, const CallHooks* hooks) {
   std::vector<std::vector<std::int32_t>> ids;
   std::vector<Work> work;
   py::list logits;
@@ -81,7 +96,7 @@ py::list forward_many(const Model& model, const py::sequence& rows) {
     logits.append(std::move(array));
   }
   for (std::size_t i = 0; i < ids.size(); ++i) work[i].tokens = ids[i];
-  feed(work);
+  feed(work, hooks, model);
   return logits;
 }
 
@@ -89,12 +104,15 @@ void register_session(py::module_& module) {
   using py::arg;
 
   py::class_<Session>(module, "Session", "One sequence on a model; see llama2cpp.Session.")
+      .def_property_readonly("config", [](const Session& s) { return s.model().config(); })
       .def_property_readonly("position", &Session::position)
       .def_property_readonly("context", &Session::context)
       .def_property_readonly("tokens", &Session::tokens)
+      .def_property_readonly("model", [](const Session& s) { return std::const_pointer_cast<Model>(s.shared_model()); })
       .def_property_readonly("logits", &logits_array)
-      .def("step", &step, arg("token"))
-      .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false)
+      .def("step", &step, arg("token"), arg("hooks") = py::none())
+      .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false, arg("hooks") = py::none())
+      .def("rotary", &rotary, arg("count"))
       .def("rewind", &Session::rewind, arg("position"), py::call_guard<ReleasedGil>())
       .def("fork", &Session::fork, py::call_guard<ReleasedGil>())
       .def(

@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, module) {
   llama2cpp::bind::register_sampler(module);
   llama2cpp::bind::register_session(module);
   llama2cpp::bind::register_model(module);
+  llama2cpp::bind::register_hooks(module);
 }

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "model/head_results.h"
+
 namespace llama2cpp {
 namespace {
 
@@ -19,7 +21,7 @@ struct Rows {
       const auto first = static_cast<std::int64_t>(tokens.size());
       const auto count = static_cast<std::int64_t>(s.tokens.size());
       tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
-      hook_spans.push_back({first, count, s.position, spans.size()});
+      hook_spans.push_back({first, count, s.position, s.sequence});
       spans.push_back({.row = first,
                        .count = count,
                        .position = s.position,
@@ -70,10 +72,22 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
     }
   }
 
+  // Scores and patterns for those who look at them; all layers use the same memory.
+  std::vector<Buffer> scores_memory(hooks.any() ? rows.spans.size() : 0);
+  std::vector<Buffer> pattern_memory(scores_memory.size());
+  const auto place_for = [&](std::vector<Buffer>& memory, std::size_t s) {  // [n_heads, T, position + T] of a sequence
+    const AttentionSpan& span = rows.spans[s];
+    const std::int64_t keys = span.position + span.count;
+    const auto bytes = static_cast<std::size_t>(c.n_heads * span.count * keys) * sizeof(float);
+    if (!memory[s]) memory[s] = be.alloc(bytes);
+    return Tensor(reinterpret_cast<float*>(memory[s].data()), {c.n_heads, span.count, keys});
+  };
+
   be.embed(w.tok_embeddings, rows.tokens, a.x);  // [T] -> [T, dim]
   hooks.at(Point::embed, 0, a.x, spans);
 
-  for (std::int64_t i = 0; i < c.n_layers; ++i) {
+  const std::int64_t end = hooks.stop_at_layer.value_or(c.n_layers);
+  for (std::int64_t i = 0; i < end; ++i) {
     const LayerWeights& l = w.layers[static_cast<std::size_t>(i)];
     if (rows.tokens.size() > 1) poll();
 
@@ -99,22 +113,22 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
       rows.spans[s].values = sequences[s].kv->values(i);
     }
     be.store_kv(a.k, a.v, rows.spans);  // into [kv_heads, context, head_dim]
-    if (hooks.active(Point::attn_scores, i) || hooks.active(Point::pattern, i)) {
-      // Stop where someone looks: scores and pattern get memory of their own, [heads, T, position + T] a sequence.
-      std::vector<Buffer> memory;
-      for (AttentionSpan& span : rows.spans) {
-        const std::int64_t keys = span.position + span.count;
-        for (Tensor* tensor : {&span.scores, &span.pattern}) {
-          memory.push_back(be.alloc(static_cast<std::size_t>(c.n_heads * span.count * keys) * sizeof(float)));
-          *tensor = Tensor(reinterpret_cast<float*>(memory.back().data()), {c.n_heads, span.count, keys});
-        }
-      }
+    const bool see_scores = hooks.active(Point::attn_scores, i);
+    if (see_scores || hooks.active(Point::pattern, i)) {  // stop where someone looks
       const auto show = [&](Point point, Tensor AttentionSpan::*tensor) {
         for (std::size_t s = 0; s < rows.spans.size(); ++s) hooks.at(point, i, rows.spans[s].*tensor, {&spans[s], 1});
       };
-      be.attention(a.q, rows.spans, a.z, AttentionStage::scores, AttentionStage::scores);
-      show(Point::attn_scores, &AttentionSpan::scores);
-      be.attention(a.q, rows.spans, a.z, AttentionStage::pattern, AttentionStage::pattern);
+      for (std::size_t s = 0; s < rows.spans.size(); ++s) {
+        if (see_scores) rows.spans[s].scores = place_for(scores_memory, s);
+        rows.spans[s].pattern = place_for(pattern_memory, s);
+      }
+      AttentionStage first = AttentionStage::scores;
+      if (see_scores) {
+        be.attention(a.q, rows.spans, a.z, first, AttentionStage::scores);
+        show(Point::attn_scores, &AttentionSpan::scores);
+        first = AttentionStage::pattern;
+      }
+      be.attention(a.q, rows.spans, a.z, first, AttentionStage::pattern);
       show(Point::pattern, &AttentionSpan::pattern);
       be.attention(a.q, rows.spans, a.z, AttentionStage::values, AttentionStage::values);
       for (AttentionSpan& span : rows.spans) span.scores = span.pattern = {};
@@ -124,6 +138,7 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
     hooks.at(Point::z, i, a.z, spans);
     const Weight* const wo[] = {&l.wo};
     be.matmul(wo, a.z, {&a.attn_out, 1});  // -> [T, dim]
+    if (hooks.active(Point::result, i)) show_head_results(c, be, l, a, i, spans, hooks);
     add_bias(a.attn_out, l.bo);
     hooks.at(Point::attn_out, i, a.attn_out, spans);
     be.add(a.x, a.attn_out, a.x);
@@ -148,8 +163,8 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
     hooks.at(Point::resid_post, i, a.x, spans);
   }
 
-  if (rows.wanted.empty()) return be.sync();
   be.sync();
+  if (rows.wanted.empty() || hooks.stop_at_layer) return;
   for (std::size_t r = 0; r < rows.wanted.size(); ++r) {
     std::copy_n(a.x.row(rows.wanted[r]), c.dim, a.last.row(static_cast<std::int64_t>(r)));
   }
@@ -160,7 +175,7 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
     const std::int64_t count = sequences[s].logits == SequenceInput::Logits::all    ? span.count
                                : sequences[s].logits == SequenceInput::Logits::last ? 1
                                                                                     : 0;
-    if (count > 0) last_spans.push_back({row, count, span.position + span.count - count, s});
+    if (count > 0) last_spans.push_back({row, count, span.position + span.count - count, span.sequence});
     row += count;
   }
   const auto [x3, norm3] =

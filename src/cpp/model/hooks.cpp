@@ -1,6 +1,7 @@
 // What happens where a hook looks: the activation is cut into sequences and heads, shown, and put back.
 #include "model/hooks.h"
 
+#include <algorithm>
 #include <string_view>
 
 #include "core/check.h"
@@ -10,7 +11,7 @@ namespace {
 
 struct PointFacts {
   std::string_view name;  // after "blocks.{layer}."
-  enum class Shape : std::uint8_t { row, query_heads, kv_heads, pattern } shape;
+  enum class Shape : std::uint8_t { row, scale, hidden, query_heads, kv_heads, results, pattern } shape;
   bool rotary;      // in rotary order: shown as half_split
   bool in_a_block;  // has a layer in its name
 };
@@ -20,7 +21,7 @@ using Shape = PointFacts::Shape;
 constexpr PointFacts kFacts[kPoints] = {
     {"hook_embed", Shape::row, false, false},
     {"hook_resid_pre", Shape::row, false, true},
-    {"ln1.hook_scale", Shape::row, false, true},
+    {"ln1.hook_scale", Shape::scale, false, true},
     {"ln1.hook_normalized", Shape::row, false, true},
     {"attn.hook_q", Shape::query_heads, true, true},
     {"attn.hook_k", Shape::kv_heads, true, true},
@@ -30,16 +31,17 @@ constexpr PointFacts kFacts[kPoints] = {
     {"attn.hook_attn_scores", Shape::pattern, false, true},
     {"attn.hook_pattern", Shape::pattern, false, true},
     {"attn.hook_z", Shape::query_heads, false, true},
+    {"attn.hook_result", Shape::results, false, true},
     {"hook_attn_out", Shape::row, false, true},
     {"hook_resid_mid", Shape::row, false, true},
-    {"ln2.hook_scale", Shape::row, false, true},
+    {"ln2.hook_scale", Shape::scale, false, true},
     {"ln2.hook_normalized", Shape::row, false, true},
-    {"mlp.hook_pre", Shape::row, false, true},
-    {"mlp.hook_pre_linear", Shape::row, false, true},
-    {"mlp.hook_post", Shape::row, false, true},
+    {"mlp.hook_pre", Shape::hidden, false, true},
+    {"mlp.hook_pre_linear", Shape::hidden, false, true},
+    {"mlp.hook_post", Shape::hidden, false, true},
     {"hook_mlp_out", Shape::row, false, true},
     {"hook_resid_post", Shape::row, false, true},
-    {"ln_final.hook_scale", Shape::row, false, false},
+    {"ln_final.hook_scale", Shape::scale, false, false},
     {"ln_final.hook_normalized", Shape::row, false, false},
 };
 
@@ -62,36 +64,121 @@ void reorder(const float* from, float* to, std::int64_t n, std::int64_t head_dim
   }
 }
 
+class CallbackHook final : public Hook {
+ public:
+  explicit CallbackHook(Hooks::Callback callback) : Hook(Kind::foreign), callback_(std::move(callback)) {}
+  void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) override {
+    callback_(point, layer, activation, span);
+  }
+
+ private:
+  Hooks::Callback callback_;
+};
+
 }  // namespace
 
+std::vector<Place> all_places(std::int64_t n_layers) {
+  std::vector<Place> places = {{Point::embed, 0}};
+  for (std::int64_t layer = 0; layer < n_layers; ++layer) {
+    for (int p = 0; p < kPoints; ++p) {
+      if (in_a_block(static_cast<Point>(p))) places.push_back({static_cast<Point>(p), layer});
+    }
+  }
+  places.push_back({Point::ln_final_scale, n_layers - 1});
+  places.push_back({Point::ln_final_normalized, n_layers - 1});
+  return places;
+}
+
 std::string point_name(Point point, std::int64_t layer) {
-  return facts(point).in_a_block ? cat("blocks.", layer, ".", facts(point).name) : std::string(facts(point).name);
+  const std::string name(facts(point).name);
+  return in_a_block(point) ? "blocks." + std::to_string(layer) + "." + name : name;
+}
+
+bool in_a_block(Point point) { return facts(point).in_a_block; }
+
+PointShape point_shape(Point point, const Config& c) {
+  switch (facts(point).shape) {
+    case Shape::row:
+      return {0, c.dim};
+    case Shape::scale:
+      return {0, 1};
+    case Shape::hidden:
+      return {0, c.hidden_dim};
+    case Shape::query_heads:
+      return {c.n_heads, c.head_dim};
+    case Shape::kv_heads:
+      return {c.n_kv_heads, c.head_dim};
+    case Shape::results:
+      return {c.n_heads, c.dim};
+    default:
+      return {c.n_heads, 0};
+  }
+}
+
+void PlaceSet::add(const PlaceSet& others) {
+  for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i] |= others.layers_[i];
+}
+
+Hooks::Hooks(const Config& config, Backend& backend, Callback callback) : Hooks(config, backend) {
+  add(std::make_shared<CallbackHook>(std::move(callback)), PlaceSet(config.n_layers));
+}
+
+void Hooks::add(std::shared_ptr<Hook> hook, PlaceSet places, std::optional<std::size_t> sequence) {
+  watched_.add(places);
+  entries_.push_back({std::move(hook), std::move(places), sequence});
+}
+
+void Hooks::watch(Point point, std::int64_t layer) {
+  entries_.back().places.add({point, layer});
+  watched_.add({point, layer});
+}
+
+bool Hooks::need_one_pass() const {
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [](const Entry& e) { return e.hook->kind() != Hook::Kind::look; });
+}
+
+bool Hooks::edits(Point point, std::int64_t layer) const {
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [&](const Entry& e) { return e.hook->kind() != Hook::Kind::look && e.places.has(point, layer); });
+}
+
+void Hooks::show(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) const {
+  for (const Entry& entry : entries_) {
+    if (!entry.places.has(point, layer) || entry.sequence.value_or(span.sequence) != span.sequence) continue;
+    if (entry.hook->kind() == Hook::Kind::foreign) {
+      const Backend::Pause others_may_run(*backend_);
+      entry.hook->at(point, layer, activation, span);
+    } else {
+      entry.hook->at(point, layer, activation, span);
+    }
+  }
 }
 
 void Hooks::call(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans) const {
   const PointFacts& fact = facts(point);
-  const Backend::Pause others_may_run(*backend_);
+  const PointShape shape = point_shape(point, *config_);
+  backend_->sync();
   for (const HookSpan& span : spans) {
-    if (fact.shape == Shape::pattern) {  // one tensor for one sequence: forward.cpp calls once for each
-      callback_(point, layer, activation, span);
+    if (is_pattern(point)) {  // one tensor for one sequence: forward.cpp calls once for each
+      show(point, layer, activation, span);
       continue;
     }
     const Tensor part = activation.slice(span.row, span.count);
-    if (fact.shape == Shape::row) {
-      callback_(point, layer, part, span);
+    if (shape.heads == 0) {
+      show(point, layer, part, span);
       continue;
     }
-    const std::int64_t head_dim = config_->head_dim;
-    const std::int64_t heads = part.columns() / head_dim;
-    const Tensor by_head(part.row(0), {span.count, heads, head_dim});
+    const Tensor by_head(part.row(0), {span.count, shape.heads, shape.width});
     if (!fact.rotary || config_->rope_style == RopeStyle::half_split) {
-      callback_(point, layer, by_head, span);
+      show(point, layer, by_head, span);
       continue;
     }
-    std::vector<float> shown(static_cast<std::size_t>(span.count * heads * head_dim));
-    reorder(part.row(0), shown.data(), span.count * heads, head_dim, true);
-    callback_(point, layer, Tensor(shown.data(), {span.count, heads, head_dim}), span);
-    reorder(shown.data(), part.row(0), span.count * heads, head_dim, false);
+    const std::int64_t heads = span.count * shape.heads;
+    std::vector<float> shown(static_cast<std::size_t>(heads * shape.width));
+    reorder(part.row(0), shown.data(), heads, shape.width, true);
+    show(point, layer, Tensor(shown.data(), {span.count, shape.heads, shape.width}), span);
+    if (edits(point, layer)) reorder(shown.data(), part.row(0), heads, shape.width, false);
   }
 }
 

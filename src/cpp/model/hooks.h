@@ -1,9 +1,11 @@
-// Hooks: the one observer of a forward. forward.cpp calls at(point, layer, tensor) after each op; with nothing to look
-// at that is one test of a bit.
+// Hooks: what looks at a forward, and what changes it. forward.cpp calls at(point, layer, tensor) after each op; with
+// nothing to look at that is one test of a bit.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,6 +30,7 @@ enum class Point : std::uint8_t {
   attn_scores,     // [H, T, position + T]  masked ones are -inf
   pattern,         // [H, T, position + T]
   z,               // [T, H, head_dim]
+  result,          // [T, H, d]      what each head adds to attn_out; computed only where someone looks
   attn_out,        // [T, d]
   resid_mid,       // [T, d]
   ln2_scale,       // [T, 1]
@@ -42,51 +45,132 @@ enum class Point : std::uint8_t {
 };
 inline constexpr int kPoints = static_cast<int>(Point::ln_final_normalized) + 1;
 
+struct Place {
+  Point point = Point::embed;
+  std::int64_t layer = 0;
+};
+
+// Every place of a model, in the order of the forward.
+std::vector<Place> all_places(std::int64_t n_layers);
+
 // TransformerLens's name: "blocks.3.attn.hook_pattern", "hook_embed", "ln_final.hook_scale".
 std::string point_name(Point point, std::int64_t layer);
+
+// Whether the name has a layer in it.
+bool in_a_block(Point point);
+
+// What a hook is shown for one token: [heads, width], or [width] where heads is 0. Patterns have a row for each head and
+// token, as wide as there are keys: width 0.
+struct PointShape {
+  std::int64_t heads = 0;
+  std::int64_t width = 0;
+};
+PointShape point_shape(Point point, const Config& config);
+inline bool is_pattern(Point point) { return point == Point::attn_scores || point == Point::pattern; }
+
+// Some of a model's places: a bit for each point and layer.
+class PlaceSet {
+ public:
+  PlaceSet() = default;
+  explicit PlaceSet(std::int64_t n_layers) : layers_(static_cast<std::size_t>(n_layers), 0) {}
+
+  std::int64_t n_layers() const { return static_cast<std::int64_t>(layers_.size()); }
+
+  void add(Place place) { layers_[static_cast<std::size_t>(place.layer)] |= bit(place.point); }
+  void add(const PlaceSet& others);
+  bool has(Point point, std::int64_t layer) const {
+    return (layers_[static_cast<std::size_t>(layer)] & bit(point)) != 0;
+  }
+
+ private:
+  static std::uint32_t bit(Point point) { return std::uint32_t{1} << static_cast<int>(point); }
+
+  std::vector<std::uint32_t> layers_;
+};
 
 // Rows of a pass that are one sequence's, for a hook's eyes: hooks fire once for each.
 struct HookSpan {
   std::int64_t row = 0;
   std::int64_t count = 0;
   std::int64_t position = 0;  // of the first row
-  std::size_t sequence = 0;   // its index in the pass
+  std::size_t sequence = 0;   // its index in the call
+};
+
+// Something that happens at places: it sees one sequence's part of an activation, dense, in half-split order.
+class Hook {
+ public:
+  enum class Kind : std::uint8_t {
+    look,     // changes nothing, calls nothing
+    edit,     // may write to the activation, calls nothing
+    foreign,  // may write, and runs code that may use the backend: it runs without the lease
+  };
+
+  explicit Hook(Kind kind) : kind_(kind) {}
+  virtual ~Hook() = default;
+  Hook(const Hook&) = delete;
+  Hook& operator=(const Hook&) = delete;
+
+  Kind kind() const { return kind_; }
+
+  // Must not keep the tensor's pointer. May throw to end the call.
+  virtual void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) = 0;
+
+ private:
+  Kind kind_;
 };
 
 class Hooks {
  public:
-  // Sees one sequence's part of an activation and may write to it; must not keep the tensor's pointer. Runs without the
-  // backend's lease, so that it may use other sessions.
   using Callback = std::function<void(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span)>;
 
   Hooks() = default;  // looks at nothing
-  Hooks(const Config& config, Backend& backend, Callback callback)
-      : callback_(std::move(callback)),
-        points_(static_cast<std::size_t>(config.n_layers), 0),
-        config_(&config),
-        backend_(&backend) {}
+  Hooks(const Config& config, Backend& backend)
+      : watched_(config.n_layers), config_(&config), backend_(&backend), any_(true) {}
+  // One foreign hook, whose places are what watch() names.
+  Hooks(const Config& config, Backend& backend, Callback callback);
 
-  void watch(Point point, std::int64_t layer) { points_[static_cast<std::size_t>(layer)] |= bit(point); }
+  // Hooks act in the order in which they were added; with a sequence, on that one only.
+  void add(std::shared_ptr<Hook> hook, PlaceSet places, std::optional<std::size_t> sequence = {});
+  void watch(Point point, std::int64_t layer);  // of the hook added last
 
-  bool any() const { return !points_.empty(); }
-  bool active(Point point, std::int64_t layer) const {
-    return any() && (points_[static_cast<std::size_t>(layer)] & bit(point)) != 0;
+  // The forward ends before this layer, without logits. None: at the end.
+  std::optional<std::int64_t> stop_at_layer;
+
+  bool any() const { return any_; }
+  // Whether the tokens of a call have to come in one pass. What only looks can be shown them piece by piece.
+  bool need_one_pass() const;
+
+  bool active([[maybe_unused]] Point point, [[maybe_unused]] std::int64_t layer) const {
+#ifdef LLAMA2CPP_NO_HOOKS
+    return false;
+#else
+    return any_ && watched_.has(point, layer);
+#endif
   }
+  // Whether something at the place may write.
+  bool edits(Point point, std::int64_t layer) const;
 
-  // activation [T, ...]: rows are tokens. Calls back once for each span.
+  // activation [T, ...]: rows are tokens. Shows each span's part to the hooks of the place.
   void at(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans) const {
     if (active(point, layer)) [[unlikely]]
       call(point, layer, activation, spans);
   }
 
  private:
-  static std::uint32_t bit(Point point) { return std::uint32_t{1} << static_cast<int>(point); }
-  void call(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans) const;
+  struct Entry {
+    std::shared_ptr<Hook> hook;
+    PlaceSet places;
+    std::optional<std::size_t> sequence;
+  };
 
-  Callback callback_;
-  std::vector<std::uint32_t> points_;  // [n_layers] a bit for each Point
+  void call(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans) const;
+  void show(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) const;
+
+  std::vector<Entry> entries_;
+  PlaceSet watched_;  // of all entries
   const Config* config_ = nullptr;
   Backend* backend_ = nullptr;
+  bool any_ = false;
 };
 
 }  // namespace llama2cpp

@@ -35,7 +35,55 @@ Arithmetic arithmetic_for(const Checkpoint& checkpoint, const std::string& activ
   return checkpoint.is_runq_s && activations != "f32" ? Arithmetic::llama2c : Arithmetic::contract;
 }
 
+Checkpoint edited(const Checkpoint& base, const std::vector<Weight>& edits, bool untie) {
+  Checkpoint copy;
+  copy.path = base.path;
+  copy.file_format = base.file_format;
+  copy.config = base.config;
+  copy.naming = base.naming;
+  copy.is_runq_s = base.is_runq_s;
+  copy.weights = base.weights;
+  if (base.vocabulary) copy.vocabulary = std::make_unique<Vocabulary>(*base.vocabulary);
+  copy.no_vocabulary_reason = base.no_vocabulary_reason;
+
+  const std::string output = weight_name(base.naming, Part::output);
+  const auto is_output = [&](const Weight& edit) { return edit.name == output; };
+  if (copy.config.tied && (untie || std::any_of(edits.begin(), edits.end(), is_output))) {
+    Weight own = base.weight(Part::tok_embeddings);
+    own.name = output;
+    copy.weights.insert_or_assign(output, std::move(own));
+    copy.config.tied = false;
+  }
+  for (const Weight& edit : edits) {
+    const auto found = copy.weights.find(edit.name);
+    LLAMA2CPP_CHECK(found != copy.weights.end(), "the model has no weight '", edit.name, "'");
+    LLAMA2CPP_CHECK(edit.rows == found->second.rows && edit.cols == found->second.cols, "'", edit.name, "' is ",
+                    shape_text(edit), ", expected ", shape_text(found->second));
+    found->second = edit;
+  }
+  return copy;
+}
+
 }  // namespace
+
+Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie)
+    : checkpoint_(edited(base.checkpoint_, edits, untie)),
+      backend_(base.backend_),
+      weights_(checkpoint_),
+      rope_(base.rope_),
+      context_(base.context_),
+      kv_dtype_(base.kv_dtype_),
+      pack_(base.pack_) {
+  base.prepare();
+  const std::vector<Weight*> theirs = base.weights_.matrices();
+  const std::vector<Weight*> ours = weights_.matrices();
+  for (std::size_t i = 0; i < ours.size(); ++i) {
+    if (ours[i]->planes[0].data != theirs[i]->planes[0].data) continue;  // an edit: floats
+    ours[i]->int8_input = theirs[i]->int8_input;
+    ours[i]->panels = theirs[i]->panels;
+    int8_activations_ = int8_activations_ || ours[i]->int8_input;
+  }
+}
 
 Model::Model(Checkpoint checkpoint, const ModelOptions& options)
     : checkpoint_(std::move(checkpoint)),

@@ -30,6 +30,11 @@ class Model {
   // Throws FormatError for tensors that do not fit the config, std::invalid_argument for options.
   Model(Checkpoint checkpoint, const ModelOptions& options);
 
+  // `base` with some of its matrices replaced, by the names in its file. All others, packed ones too, and the backend are
+  // shared with it. Where the output is the embedding table, an edit of the output gives it a matrix of its own; so does
+  // `untie`, for an edit of the embeddings that leaves the output as it was. Packs `base` if it is to be packed.
+  Model(const Model& base, const std::vector<Weight>& edits, bool untie);
+
   const Config& config() const { return checkpoint_.config; }
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const Weights& weights() const { return weights_; }

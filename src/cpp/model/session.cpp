@@ -112,7 +112,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
 
   std::int64_t total = 0;
   for (const Work& w : work) total += static_cast<std::int64_t>(w.tokens.size());
-  if (hooks.any()) chunk = total;
+  if (hooks.need_one_pass()) chunk = total;
   const auto activations = model.borrow_activations(std::min(chunk, total));
   std::vector<std::vector<float>> last(work.size());  // the new session.logits()
 
@@ -149,7 +149,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
                           : count == left         ? SequenceInput::Logits::last
                                                   : SequenceInput::Logits::none;
       pass.push_back({w.session->kv_.get(), w.session->position() + fed,
-                      w.tokens.subspan(static_cast<std::size_t>(fed), static_cast<std::size_t>(count)), wanted});
+                      w.tokens.subspan(static_cast<std::size_t>(fed), static_cast<std::size_t>(count)), wanted, next});
       rows += count;
       if (wanted != SequenceInput::Logits::none) logit_rows += wanted == SequenceInput::Logits::all ? count : 1;
       fed = count == left ? 0 : fed + count;
@@ -160,6 +160,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
       const Backend::Lease lease(model.backend());
       forward(model, pass, *activations, hooks, poll_now_and_then);
     }
+    if (hooks.stop_at_layer) continue;
 
     std::int64_t row = 0;
     for (std::size_t i = 0; i < pass.size(); ++i) {
@@ -178,6 +179,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     }
   }
 
+  if (hooks.stop_at_layer) return;
   // Nothing below can fail: all move on together.
   for (std::size_t i = 0; i < work.size(); ++i) {
     Session& session = *work[i].session;

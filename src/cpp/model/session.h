@@ -78,10 +78,11 @@ struct Work {
 // activations stay in cache.
 inline constexpr std::int64_t kChunk = 128;
 
-// Feeds several sessions of one model together, in passes of at most `chunk` rows (with hooks, all rows of a call are
-// one pass). Either all sessions move on or, when anything throws, none does. Throws std::invalid_argument for ids
+// Feeds several sessions of one model together, in passes of at most `chunk` rows (with hooks that
+// may write, all rows of a call are one pass). Either all sessions move on or, when anything throws, none does. Throws std::invalid_argument for ids
 // outside the vocabulary, no tokens, a session named twice or of another model, and ContextFullError. `poll` is called
-// about every 50 ms of a long call, without the backend's lease, and may throw to end it.
+// about every 50 ms of a long call, without the backend's lease, and may throw to end it. With hooks.stop_at_layer no
+// session moves on and no logits are written.
 void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll, std::int64_t chunk = kChunk);
 
 }  // namespace llama2cpp

@@ -1,0 +1,267 @@
+// Hooks for Python: callables that see and change activations, and run_with_cache.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "bind/bind.h"
+#include "bind/call_hooks.h"
+#include "bind/numpy.h"
+#include "bind/released_gil.h"
+#include "core/buffer.h"
+#include "core/check.h"
+#include "model/capture.h"
+#include "model/interventions.h"
+#include "model/session.h"
+
+namespace llama2cpp::bind {
+namespace {
+
+using PlaceList = std::vector<std::pair<int, std::int64_t>>;  // (point, layer)
+
+Place checked_place(int point, std::int64_t layer, const Config& config) {
+  LLAMA2CPP_CHECK(point >= 0 && point < kPoints && layer >= 0 && layer < config.n_layers, "there is no point ", point,
+                  " in layer ", layer);
+  return {static_cast<Point>(point), layer};
+}
+
+PlaceSet place_set(const PlaceList& list, const Config& config) {
+  PlaceSet set(config.n_layers);
+  for (const auto& [point, layer] : list) set.add(checked_place(point, layer, config));
+  return set;
+}
+
+std::vector<py::ssize_t> numpy_shape(const Tensor& activation) {  // [1, ...]
+  std::vector<py::ssize_t> shape = {1};
+  for (int axis = 0; axis < activation.rank; ++axis) shape.push_back(activation.dim(axis));
+  return shape;
+}
+
+// A Python callable (activation, name, layer, session, position) -> None or array.
+class PythonHook final : public Hook {
+ public:
+  PythonHook(py::function function, py::list sessions)
+      : Hook(Kind::foreign), function_(std::move(function)), sessions_(std::move(sessions)) {}
+
+  void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) override {
+    const py::gil_scoped_acquire gil;
+    const auto count = static_cast<std::size_t>(activation.rows() * activation.columns());
+    auto* const values = static_cast<float*>(activation.data);
+    // The callable gets memory of its own, which it may keep; what it has left there comes back.
+    std::unique_ptr<float[]> memory(new float[count]);
+    float* const shown = memory.get();
+    std::memcpy(shown, values, count * sizeof(float));
+    const py::capsule owner(shown, [](void* p) { delete[] static_cast<float*>(p); });
+    memory.release();  // it is the capsule's now
+    const std::vector<py::ssize_t> shape = numpy_shape(activation);
+    const py::object layer_or_none = in_a_block(point) ? py::object(py::int_(layer)) : py::none();
+    const py::object result = function_(py::array_t<float>(shape, shown, owner), point_name(point, layer),
+                                        layer_or_none, sessions_[span.sequence], span.position);
+    if (result.is_none()) {
+      std::memcpy(values, shown, count * sizeof(float));
+    } else {
+      const py::array_t<float> returned = checked(result, shape, point, layer);
+      std::memcpy(values, returned.data(), count * sizeof(float));
+    }
+  }
+
+ private:
+  // A returned array as dense float32 of the activation's shape.
+  static py::array_t<float> checked(const py::object& result, const std::vector<py::ssize_t>& shape, Point point,
+                                    std::int64_t layer) {
+    const auto fail = [&](const std::string& what) {
+      const std::string expected = py::str(py::tuple(py::cast(shape)));
+      throw std::invalid_argument(cat("the hook at ", point_name(point, layer), " returned ", what,
+                                      ", expected None or an array of shape ", expected));
+    };
+    const auto array = py::array::ensure(result);
+    if (!array || std::string("fiub").find(array.dtype().kind()) == std::string::npos) {
+      fail(array ? "an array of dtype " + std::string(py::str(array.dtype())) : "a " + type_name(result));
+    }
+    if (array.ndim() != static_cast<py::ssize_t>(shape.size()) ||
+        !std::equal(shape.begin(), shape.end(), array.shape())) {
+      fail("an array of shape " + std::string(py::str(array.attr("shape"))));
+    }
+    return py::array_t<float, py::array::c_style | py::array::forcecast>(array);
+  }
+
+  py::function function_;
+  py::list sessions_;
+};
+
+// kind, and values [positions, heads, neurons] for an address.
+std::shared_ptr<Intervention> make_intervention(const std::string& change, std::vector<std::int64_t> heads,
+                                                std::vector<std::int64_t> positions, std::vector<std::int64_t> neurons,
+                                                const py::array_t<double, py::array::c_style>& values) {
+  using Change = Intervention::Change;
+  const std::map<std::string, Change> changes = {{"set", Change::set},
+                                                 {"scale", Change::scale},
+                                                 {"add", Change::add},
+                                                 {"project_out", Change::project_out},
+                                                 {"mask", Change::mask}};
+  const auto found = changes.find(change);
+  LLAMA2CPP_CHECK(found != changes.end() && values.ndim() == 3, "there is no intervention '", change, "' with ",
+                  values.ndim(), " axes of values");
+  return std::make_shared<Intervention>(
+      found->second, Intervention::Address{std::move(heads), std::move(positions), std::move(neurons)},
+      Intervention::Values{std::vector<double>(values.data(), values.data() + values.size()), values.shape(0),
+                           values.shape(1), values.shape(2)});
+}
+
+std::string gigabytes(double bytes) {
+  std::ostringstream text;
+  text.precision(bytes < 1e10 ? 3 : 0);
+  text << std::fixed << bytes / 1e9 << " GB";
+  return text.str();
+}
+
+// What a call takes besides the weights and the cache, checked before anything is allocated.
+void check_memory(const Model& model, const Capture& capture, double captured, double logits, std::int64_t sequences,
+                  std::int64_t tokens, bool one_pass) {
+  const Config& c = model.config();
+  const double rows = static_cast<double>(one_pass ? sequences * tokens : std::min(kChunk, sequences * tokens));
+  double row = static_cast<double>(5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 1);
+  if (logits > 0) row += static_cast<double>(c.vocab_size);
+  bool patterns = false;
+  bool results = false;
+  for (const Capture::Slot& slot : capture.slots()) {
+    patterns = patterns || is_pattern(slot.place.point);
+    results = results || slot.place.point == Point::result;
+  }
+  if (patterns) row += 2.0 * static_cast<double>(c.n_heads) * static_cast<double>(tokens);
+  if (results) row += static_cast<double>(c.n_heads * c.dim + c.q_dim());
+  const double needed = captured + logits + rows * row * sizeof(float);
+  const auto available = static_cast<double>(available_memory());
+  if (needed <= available) return;
+  const std::string message =
+      cat("run_with_cache needs ", gigabytes(needed), " (", gigabytes(captured), " of activations, ", gigabytes(logits),
+          " of logits), and ", gigabytes(available), " are available: ask for fewer names, positions or tokens");
+  PyErr_SetString(PyExc_MemoryError, message.c_str());
+  throw py::error_already_set();
+}
+
+// A part of an array's memory as an array, which keeps the whole alive.
+py::array part_of(const py::array_t<float>& whole, std::int64_t begin, const std::vector<std::int64_t>& shape) {
+  return py::array_t<float>(std::vector<py::ssize_t>(shape.begin(), shape.end()), whole.data() + begin, whole);
+}
+
+}  // namespace
+
+py::tuple run_with_cache(const Model& model, const py::sequence& rows,
+                         const std::vector<std::pair<int, std::int64_t>>& places,
+                         const std::optional<std::vector<std::int64_t>>& positions,
+                         std::optional<std::int64_t> stop_at_layer, const CallHooks* call) {
+  const Config& c = model.config();
+  std::vector<Session*> sessions;
+  std::vector<std::vector<std::int32_t>> ids;
+  for (const py::handle row : rows) {
+    const auto [session, tokens] = row.cast<std::pair<Session*, py::object>>();
+    LLAMA2CPP_CHECK(session != nullptr && &session->model() == &model && session->position() == 0,
+                    "a session belongs to another model or has begun");
+    sessions.push_back(session);
+    ids.push_back(to_ids(tokens));
+    LLAMA2CPP_CHECK(ids.back().size() == ids.front().size(), "the prompts have different lengths");
+  }
+  LLAMA2CPP_CHECK(!ids.empty() && !ids[0].empty(), "there are no tokens, expected at least one");
+  LLAMA2CPP_CHECK(!stop_at_layer || (*stop_at_layer >= 0 && *stop_at_layer <= c.n_layers), "stop_at_layer is ",
+                  stop_at_layer.value_or(0), ", expected 0 to ", c.n_layers);
+  const auto sequences = static_cast<std::int64_t>(ids.size());
+  const auto tokens = static_cast<std::int64_t>(ids[0].size());
+  const std::int64_t width = stop_at_layer ? c.dim : c.vocab_size;
+
+  Hooks hooks = call == nullptr ? Hooks(c, model.backend()) : CallHooks::of(call, model);
+  hooks.stop_at_layer = stop_at_layer;
+  std::vector<Place> wanted;
+  for (const auto& [point, layer] : places) wanted.push_back(checked_place(point, layer, c));
+  const auto capture =
+      std::make_shared<Capture>(c, wanted, sequences, tokens, positions.value_or(std::vector<std::int64_t>()));
+  const double logits_bytes = static_cast<double>(sequences) * static_cast<double>(tokens * width) * sizeof(float);
+  check_memory(model, *capture, static_cast<double>(capture->floats()) * sizeof(float), logits_bytes, sequences, tokens,
+               hooks.need_one_pass());
+
+  py::array_t<float> memory(capture->floats());
+  capture->write_to(memory.mutable_data());
+  hooks.add(capture, capture->places());
+  py::array_t<float> out({sequences, tokens, width});  // logits, or the residual stream
+  std::vector<Work> work;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    float* const logits = out.mutable_data() + static_cast<std::int64_t>(i) * tokens * width;
+    work.push_back({.session = sessions[i],
+                    .tokens = ids[i],
+                    .all_logits = stop_at_layer ? nullptr : logits,
+                    .last_logits = nullptr});
+  }
+  if (stop_at_layer) {
+    const Place last = *stop_at_layer == 0 ? Place{Point::embed, 0} : Place{Point::resid_post, *stop_at_layer - 1};
+    const auto residual =
+        std::make_shared<Capture>(c, std::vector{last}, sequences, tokens, std::vector<std::int64_t>());
+    residual->write_to(out.mutable_data());
+    hooks.add(residual, residual->places());
+  }
+  {
+    const ReleasedGil released;
+    run(work, hooks, [] { poll_signals(); });
+  }
+
+  py::dict arrays;
+  for (const Capture::Slot& slot : capture->slots()) {
+    arrays[py::str(point_name(slot.place.point, slot.place.layer))] = part_of(memory, slot.begin, slot.shape);
+  }
+  return py::make_tuple(out, arrays);
+}
+
+void register_hooks(py::module_& module) {
+  using py::arg;
+
+  module.def(
+      "hook_points",
+      [](std::int64_t n_layers) {
+        py::list points;
+        for (const Place& place : all_places(n_layers)) {
+          points.append(
+              py::make_tuple(point_name(place.point, place.layer), static_cast<int>(place.point), place.layer));
+        }
+        return points;
+      },
+      arg("n_layers"), "Name, point and layer of every place of a model, in the order of the forward.");
+
+  module.def(
+      "point_shape",
+      [](int point, const Config& config) {
+        const PointShape shape = point_shape(checked_place(point, 0, config).point, config);
+        return py::make_tuple(shape.heads, shape.width);
+      },
+      arg("point"), arg("config"), "Heads (0: none) and width (0: as many as there are keys) of a token's activation.");
+
+  py::class_<PlaceSet>(module, "Places", "Some places of a model, as (point, layer).")
+      .def(py::init(&place_set), arg("places"), arg("config"));
+
+  py::class_<Intervention, std::shared_ptr<Intervention>>(module, "Intervention",
+                                                          "A change of activations; see llama2cpp.interventions.")
+      .def(py::init(&make_intervention), arg("change"), arg("heads"), arg("positions"), arg("neurons"), arg("values"));
+
+  py::class_<CallHooks>(module, "CallHooks", "What looks at one call; see llama2cpp.hooks.")
+      .def(py::init<std::shared_ptr<Model>, py::list>(), arg("model"), arg("sessions"))
+      .def(
+          "add_callback",
+          [](CallHooks& call, const PlaceSet& places, py::function function, std::optional<std::size_t> sequence) {
+            call.hooks().add(std::make_shared<PythonHook>(std::move(function), call.sessions()), call.checked(places),
+                             sequence);
+          },
+          arg("places"), arg("function"), arg("sequence") = py::none())
+      .def(
+          "add_intervention",
+          [](CallHooks& call, const PlaceSet& places, std::shared_ptr<Intervention> intervention,
+             std::optional<std::size_t> sequence) {
+            call.hooks().add(std::move(intervention), call.checked(places), sequence);
+          },
+          arg("places"), arg("intervention"), arg("sequence") = py::none());
+}
+
+}  // namespace llama2cpp::bind

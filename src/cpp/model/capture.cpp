@@ -1,0 +1,100 @@
+// A pass brings some of the tokens: rows go to their places, and masked keys beyond the pass are filled in.
+#include "model/capture.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+
+#include "core/check.h"
+
+namespace llama2cpp {
+
+Capture::Capture(const Config& config, std::vector<Place> places, std::int64_t sequences, std::int64_t tokens,
+                 std::vector<std::int64_t> rows)
+    : Hook(Kind::look),
+      n_layers_(config.n_layers),
+      tokens_(tokens),
+      rows_(std::move(rows)),
+      all_rows_(rows_.empty()),
+      index_(static_cast<std::size_t>(config.n_layers * kPoints), -1) {
+  if (all_rows_) {
+    rows_.resize(static_cast<std::size_t>(tokens));
+    std::iota(rows_.begin(), rows_.end(), 0);
+  }
+  for (const std::int64_t row : rows_) {
+    LLAMA2CPP_CHECK(row >= 0 && row < tokens, "a position is ", row, ", expected 0 to ", tokens - 1);
+  }
+  const auto kept = static_cast<std::int64_t>(rows_.size());
+  for (const Place& place : places) {
+    const PointShape shape = point_shape(place.point, config);
+    Slot slot{place, {sequences, kept}, floats_};
+    if (is_pattern(place.point)) {
+      slot.shape = {sequences, shape.heads, kept, tokens};
+    } else if (shape.heads > 0) {
+      slot.shape.insert(slot.shape.end(), {shape.heads, shape.width});
+    } else {
+      slot.shape.push_back(shape.width);
+    }
+    std::int64_t size = 1;
+    for (const std::int64_t n : slot.shape) {
+      if (n > 0 && size > std::numeric_limits<std::int64_t>::max() / 8 / n) {
+        throw std::length_error("the activations are larger than any memory");
+      }
+      size *= n;
+    }
+    floats_ += (size + 15) / 16 * 16;  // each begins on a cache line
+    if (floats_ > std::numeric_limits<std::int64_t>::max() / 8) {
+      throw std::length_error("the activations are larger than any memory");
+    }
+    index_[static_cast<std::size_t>(place.layer * kPoints + static_cast<int>(place.point))] =
+        static_cast<std::int32_t>(slots_.size());
+    slots_.push_back(std::move(slot));
+  }
+}
+
+PlaceSet Capture::places() const {
+  PlaceSet set(n_layers_);
+  for (const Slot& slot : slots_) set.add(slot.place);
+  return set;
+}
+
+const Capture::Slot& Capture::slot(Point point, std::int64_t layer) const {
+  return slots_[static_cast<std::size_t>(index_[static_cast<std::size_t>(layer * kPoints + static_cast<int>(point))])];
+}
+
+void Capture::at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) {
+  const Slot& to = slot(point, layer);
+  const auto kept = static_cast<std::int64_t>(rows_.size());
+  const auto sequence = static_cast<std::int64_t>(span.sequence);
+  const std::int64_t end = span.position + span.count;
+
+  if (is_pattern(point)) {
+    const std::int64_t heads = to.shape[1];
+    const float masked = point == Point::attn_scores ? -std::numeric_limits<float>::infinity() : 0.0F;
+    for (std::int64_t head = 0; head < heads; ++head) {
+      for (std::int64_t r = 0; r < kept; ++r) {
+        const std::int64_t position = rows_[static_cast<std::size_t>(r)];
+        if (position < span.position || position >= end) continue;
+        float* const row = memory_ + to.begin + ((sequence * heads + head) * kept + r) * tokens_;
+        std::copy_n(activation.row(head * span.count + position - span.position), end, row);
+        std::fill(row + end, row + tokens_, masked);
+      }
+    }
+    return;
+  }
+
+  const std::int64_t width = activation.rows() * activation.columns() / span.count;  // floats of a token
+  float* const first = memory_ + to.begin + sequence * kept * width;
+  if (all_rows_) {
+    std::copy_n(activation.row(0), span.count * width, first + span.position * width);
+    return;
+  }
+  for (std::int64_t r = 0; r < kept; ++r) {
+    const std::int64_t position = rows_[static_cast<std::size_t>(r)];
+    if (position < span.position || position >= end) continue;
+    std::copy_n(activation.row(0) + (position - span.position) * width, width, first + r * width);
+  }
+}
+
+}  // namespace llama2cpp

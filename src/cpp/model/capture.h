@@ -1,0 +1,50 @@
+// Capture: copies activations of a call into one piece of memory that was made for them before it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/hooks.h"
+
+namespace llama2cpp {
+
+class Capture final : public Hook {
+ public:
+  // Where one place's activation goes: [sequences, rows, ...], or [sequences, heads, rows, tokens] for patterns, in
+  // floats from the beginning of the memory.
+  struct Slot {
+    Place place;
+    std::vector<std::int64_t> shape;
+    std::int64_t begin = 0;
+  };
+
+  // For `sequences` of `tokens` each that begin at position 0. rows: the positions to keep, in this order, each from 0 to
+  // tokens - 1; kept [tokens] all of them if it is empty. Throws std::invalid_argument, and std::length_error for more
+  // floats than a pointer can address.
+  Capture(const Config& config, std::vector<Place> places, std::int64_t sequences, std::int64_t tokens,
+          std::vector<std::int64_t> rows);
+
+  const std::vector<Slot>& slots() const { return slots_; }
+  std::int64_t floats() const { return floats_; }
+  PlaceSet places() const;
+
+  // [floats()], which must live as long as calls use this.
+  void write_to(float* memory) { memory_ = memory; }
+
+  void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) override;
+
+ private:
+  const Slot& slot(Point point, std::int64_t layer) const;
+
+  std::int64_t n_layers_;
+  std::int64_t tokens_;
+  std::vector<std::int64_t> rows_;
+  bool all_rows_;
+  std::vector<Slot> slots_;
+  std::vector<std::int32_t> index_;  // [n_layers, kPoints] into slots_, -1: none
+  std::int64_t floats_ = 0;
+  float* memory_ = nullptr;
+};
+
+}  // namespace llama2cpp

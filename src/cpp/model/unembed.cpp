@@ -1,0 +1,41 @@
+// The last two ops of forward.cpp, on rows from outside.
+#include "model/unembed.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "model/session.h"
+
+namespace llama2cpp {
+
+void unembed(const Model& model, std::span<const float> x, bool norm, std::span<float> logits,
+             FunctionRef<void()> poll) {
+  const Config& c = model.config();
+  const auto total = static_cast<std::int64_t>(x.size()) / c.dim;
+  LLAMA2CPP_CHECK(static_cast<std::int64_t>(x.size()) == total * c.dim, "x has ", x.size(),
+                  " numbers, expected rows of ", c.dim);
+  LLAMA2CPP_CHECK(static_cast<std::int64_t>(logits.size()) == total * c.vocab_size, "logits has ", logits.size(),
+                  " numbers, expected ", total, " rows of ", c.vocab_size);
+  if (total == 0) return;
+  model.prepare();
+  Backend& be = model.backend();
+  const auto a = model.borrow_activations(std::min(total, kChunk));
+  for (std::int64_t begin = 0; begin < total; begin += kChunk) {
+    if (begin > 0) poll();
+    const std::int64_t rows = std::min(kChunk, total - begin);
+    a->resize(rows, rows);
+    std::copy_n(x.data() + begin * c.dim, rows * c.dim, a->last.row(0));
+    const Backend::Lease lease(be);
+    Norm ln_final;
+    if (norm) {
+      be.rms_scale(a->last, c.norm_eps, a->scale);  // [T, dim] -> [T, 1]
+      ln_final = {a->scale, model.weights().norm.data()};
+    }
+    const Weight* const output[] = {&model.weights().output};
+    be.matmul(output, a->last, {&a->logits, 1}, ln_final);  // [T, dim] -> [T, vocab_size]
+    be.sync();
+    std::copy_n(a->logits.row(0), rows * c.vocab_size, logits.data() + begin * c.vocab_size);
+  }
+}
+
+}  // namespace llama2cpp

@@ -1,0 +1,163 @@
+"""Files of arrays by name: NumPy's .npz and safetensors, with a few facts beside them. Reads what it wrote itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._core import FormatError
+
+Array = NDArray[np.float32]
+Facts = dict[str, Any]
+
+_WHAT = "llama2cpp activations"
+_FACTS = "__facts__"  # no activation has this name
+
+# What the parsers of JSON, zip and npy headers throw at bytes that are none.
+_BAD = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    EOFError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def save(path: str | PathLike[str], arrays: Mapping[str, Array], facts: Facts) -> None:
+    """Write a file by its suffix: under another name first, so that there is never half of one."""
+    path = Path(path)
+    write = _by_suffix(path, _write_npz, _write_safetensors)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file, arrays, json.dumps(facts))
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+
+
+def load(path: str | PathLike[str]) -> tuple[dict[str, Array], Facts]:
+    """Read a file of `save`, whole. FormatError for any other."""
+    path = Path(path)
+    read = _by_suffix(path, _read_npz, _read_safetensors)
+    try:
+        with path.open("rb") as file:
+            arrays, text = read(file)
+        facts = _checked(json.loads(text))
+    except _BAD as error:
+        raise FormatError(f"{path}: expected {_WHAT}, but {error}") from error
+    return arrays, facts
+
+
+def _checked(facts: Any) -> Facts:  # noqa: ANN401 - from JSON
+    def ids(value: object) -> bool:
+        return isinstance(value, list) and all(type(id) is int for id in value)
+
+    good = (
+        isinstance(facts, dict)
+        and facts.keys() == {"has_batch_dim", "positions", "tokens"}
+        and isinstance(facts["has_batch_dim"], bool)
+        and (facts["positions"] is None or ids(facts["positions"]))
+        and (facts["tokens"] is None or ids(facts["tokens"]) or all(map(ids, facts["tokens"])))
+    )
+    if not good:
+        raise ValueError("the facts beside the arrays are not those of activations")
+    checked: Facts = facts
+    return checked
+
+
+def _by_suffix(path: Path, npz: Callable[..., Any], safetensors: Callable[..., Any]) -> Callable[..., Any]:
+    found = {".npz": npz, ".safetensors": safetensors}.get(path.suffix.lower())
+    if found is None:
+        raise ValueError(f"{path}: expected a name that ends in .npz or .safetensors")
+    return found
+
+
+def _write_npz(file: IO[bytes], arrays: Mapping[str, Array], facts: str) -> None:
+    everything: dict[str, NDArray[Any]] = {**arrays, _FACTS: np.array(facts)}
+    np.savez(file, **everything)  # type: ignore[arg-type]  # its own keyword arguments are no names of ours
+
+
+def _read_npz(file: IO[bytes]) -> tuple[dict[str, Array], str]:
+    """Not by numpy.load, which makes an array as large as a header says before it looks whether the file is."""
+    arrays: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{info.filename!r} is compressed")
+            arrays[info.filename.removesuffix(".npy")] = _read_npy(info.filename, archive.read(info))
+    facts = arrays.pop(_FACTS, None)
+    if facts is None or facts.dtype.kind != "U" or facts.ndim != 0:
+        raise ValueError("these are other arrays")
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise ValueError(f"{name!r} has dtype {array.dtype}, expected float32")
+    return arrays, str(facts)
+
+
+def _read_npy(name: str, content: bytes) -> NDArray[Any]:
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{name!r} has version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, in_columns, dtype = read(stream)
+    data = content[stream.tell() :]
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"{name!r} is {shape} of {dtype}, which {len(data)} bytes are not")
+    flat = np.frombuffer(bytearray(data), dtype=dtype)  # writable
+    return flat.reshape(shape, order="F" if in_columns else "C")
+
+
+def _write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], facts: str) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": _WHAT, "facts": facts}}
+    end = 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(struct.pack("<Q", len(text)) + text)
+    for array in arrays.values():
+        file.write(np.ascontiguousarray(array, dtype="<f4").data)
+
+
+def _read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], str]:
+    (length,) = struct.unpack("<Q", file.read(8))
+    size = os.fstat(file.fileno()).st_size
+    if length > size - 8:
+        raise ValueError(f"its header of {length} bytes ends after the file's {size}")
+    header = json.loads(file.read(length).decode())
+    metadata = header.pop("__metadata__")
+    if metadata["format"] != _WHAT:
+        raise ValueError(f"it holds {metadata['format']!r}")
+    data = np.frombuffer(bytearray(file.read()), dtype=np.uint8)  # writable
+    arrays = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        shape = entry["shape"]
+        if entry["dtype"] != "F32" or not 0 <= begin <= end <= len(data) or end - begin != 4 * math.prod(shape):
+            raise ValueError(f"{name!r} is {entry}, which is no float32 array in {len(data)} bytes")
+        arrays[name] = data[begin:end].view("<f4").astype(np.float32, copy=False).reshape(shape)
+    return arrays, metadata["facts"]

@@ -1,0 +1,146 @@
+"""Hooks: Python callables and interventions that see and change activations while the model runs.
+
+A hook acts where it is switched on: in the ``with`` block of `Model.hooks` or `Session.hooks`, or in one call of
+`Model.run_with_hooks`. Which hooks are on is kept in a context variable, so other threads' calls do not see them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .interventions import Intervention
+from .places import Names, find_places
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .session import Session
+
+
+@dataclass(slots=True)  # not frozen, which would make it slower to make than a small activation is to copy
+class HookPoint:
+    """Where a hook is called: its second argument.
+
+    Attributes
+    ----------
+    name : str
+        TransformerLens's name of the activation, such as "blocks.3.attn.hook_z".
+    layer : int or None
+        The layer in the name; None for "hook_embed" and "ln_final".
+    session : Session
+        Whose activation it is. It is in the middle of the call: its position and tokens are those before it, and it
+        cannot be used for another call.
+    position : int
+        The position of the first token that is shown: row t belongs to the token at ``position + t``.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("stories260K.bin")
+    >>> def look(activation, hook):
+    ...     print(hook.name, hook.layer, hook.position, activation.shape)
+    >>> with model.hooks([("blocks.4.hook_mlp_out", look)]):
+    ...     session = model.session()
+    ...     logits = session.prefill([1, 403, 407])
+    ...     logits = session.step(261)
+    blocks.4.hook_mlp_out 4 0 (1, 3, 64)
+    blocks.4.hook_mlp_out 4 3 (1, 1, 64)
+    """
+
+    name: str
+    layer: int | None
+    session: Session
+    position: int
+
+
+HookFunction: TypeAlias = Callable[[NDArray[np.float32], HookPoint], object]
+Hook: TypeAlias = tuple[Names, HookFunction] | Intervention
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One hook with its places."""
+
+    places: _core.Places
+    what: Callable[..., object] | _core.Intervention
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Scope:
+    """Hooks that are on for the calls of a model's sessions, or of one session."""
+
+    model: _core.Model
+    session: _core.Session | None
+    entries: list[_Entry]
+
+
+_active: ContextVar[tuple[_Scope, ...]] = ContextVar("llama2cpp_hooks", default=())
+
+
+class ActiveHooks:
+    """What `Model.hooks` and `Session.hooks` return: a context manager in which their hooks are on."""
+
+    def __init__(self, model: _core.Model, session: _core.Session | None, fwd_hooks: Iterable[Hook]) -> None:
+        config = model.config
+        self._scope = _Scope(model, session, [entry for hook in fwd_hooks for entry in _entries(hook, config)])
+
+    def __enter__(self) -> Self:
+        _active.set((*_active.get(), self._scope))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        scopes = list(_active.get())
+        if self._scope in scopes:  # the one that was entered last
+            del scopes[len(scopes) - 1 - scopes[::-1].index(self._scope)]
+        _active.set(tuple(scopes))
+
+
+def _entries(hook: Hook, config: _core.Config) -> list[_Entry]:
+    if isinstance(hook, Intervention):
+        return [_Entry(_core.Places(places, config), intervention) for places, intervention in hook.compile(config)]
+    try:
+        names, function = hook
+    except (TypeError, ValueError):
+        raise ValueError(f"a hook is {hook!r}, expected (name or predicate, function) or an intervention") from None
+    if not callable(function):
+        raise ValueError(f"the hook at {names!r} is of type {type(function).__name__}, which cannot be called")
+
+    def call(activation: NDArray[np.float32], name: str, layer: int | None, session: Session, position: int) -> object:
+        return function(activation, HookPoint(name, layer, session, position))
+
+    return [_Entry(_core.Places(find_places(names, config.n_layers), config), call)]
+
+
+def for_call(sessions: Sequence[Session], model: _core.Model | None = None) -> _core.CallHooks | None:
+    """Collect the hooks that are on for a call which feeds these sessions, all of one model; None if there are none."""
+    scopes = _active.get()
+    if not scopes or not sessions:
+        return None
+    if model is None:
+        model = sessions[0]._core.model
+    call: _core.CallHooks | None = None
+    for scope in scopes:
+        if scope.model is not model:
+            continue
+        only: list[int | None] = [None]
+        if scope.session is not None:
+            only = [i for i, session in enumerate(sessions) if session._core is scope.session]
+        for sequence in only:
+            for entry in scope.entries:
+                if call is None:
+                    call = _core.CallHooks(model, list(sessions))
+                if isinstance(entry.what, _core.Intervention):
+                    call.add_intervention(entry.places, entry.what, sequence)
+                else:
+                    call.add_callback(entry.places, entry.what, sequence)
+    return call

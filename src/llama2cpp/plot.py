@@ -1,0 +1,395 @@
+"""Pictures of what a model does, in matplotlib (``pip install "llama2cpp[notebook]"``).
+
+Each function returns a figure of its own and leaves pyplot's alone; a notebook shows it where it is the last line of a
+cell.
+
+Examples
+--------
+>>> import llama2cpp
+>>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+>>> logits, cache = model.run_with_cache("Once upon a time")
+>>> llama2cpp.plot.attention_patterns(cache, layer=2).savefig("layer2.png")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .cache import ActivationCache
+from .html_views import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .lens import LogitLens
+    from .model import Model
+
+_CELL = 0.19  # inches for one token
+_TEXT = 7.5  # points of the tokens beside a picture
+
+
+@lru_cache(maxsize=1)
+def _figure_class() -> type[Figure]:
+    """Make matplotlib's Figure one that a notebook shows without pyplot."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "llama2cpp[notebook]"') from error
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=110, bbox_inches="tight")
+            return file.getvalue()
+
+    return Picture
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    return _figure_class()(figsize=(width, height), layout="constrained")
+
+
+def _one_prompt(array: NDArray[Any], batched: bool, what: str) -> NDArray[Any]:
+    if not batched:
+        return array
+    if len(array) != 1:
+        raise ValueError(f"{what} has {len(array)} prompts, expected 1: take one by apply_slice_to_batch_dim")
+    one: NDArray[Any] = array[0]
+    return one
+
+
+def _texts(cache: ActivationCache | LogitLens, count: int) -> list[str]:
+    """Get the texts of positions 0 to count - 1; their numbers where they are not known."""
+    tokens: list[Any] = cache.tokens or []
+    if tokens and isinstance(tokens[0], list):
+        tokens = tokens[0]
+    if len(tokens) < count or cache.model is None or cache.model.tokenizer is None:
+        return [str(position) for position in range(count)]
+    return list(cache.model.to_str_tokens(tokens[:count]))
+
+
+def _positions(cache: ActivationCache, count: int) -> list[int]:
+    return list(range(count)) if cache.positions is None else cache.positions
+
+
+def attention_patterns(
+    cache: ActivationCache | ArrayLike,
+    layer: int | None = None,
+    *,
+    tokens: Sequence[str] | None = None,
+    heads: Sequence[int] | None = None,
+    columns: int | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw where each head of one layer looks: a row for each token that looks, a column for each it looks at.
+
+    Parameters
+    ----------
+    cache : ActivationCache or array [n_heads, T, S]
+        Of one prompt; or the pattern itself.
+    layer : int, optional
+        Which, for a cache; a negative one counts from the last.
+    tokens : sequence of str, optional
+        Texts of the S positions, such as ``model.to_str_tokens`` gives; the cache's own if not given.
+    heads : sequence of int, optional
+        Which, all if not given.
+    columns : int, optional
+        How many pictures beside each other.
+    title : str, optional
+        Above all of them.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there is more than one prompt, no `layer` for a cache, no such head, or the wrong number of tokens.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> logits, cache = model.run_with_cache("Once upon a time")
+    >>> figure = llama2cpp.plot.attention_patterns(cache, layer=0)
+    >>> len([axes for axes in figure.axes if axes.get_title().startswith("head")])
+    8
+    """
+    rows: list[int] | None = None
+    if isinstance(cache, ActivationCache):
+        if layer is None:
+            raise ValueError("pass the layer whose patterns to draw")
+        pattern = _one_prompt(cache["pattern", layer], cache.has_batch_dim, "the cache")
+        if tokens is None:
+            tokens = _texts(cache, pattern.shape[-1])
+        rows = _positions(cache, pattern.shape[-2])
+        if title is None:
+            number = layer if layer >= 0 or cache.model is None else cache.model.config.n_layers + layer
+            title = f"layer {number}"
+    else:
+        pattern = np.asarray(cache, dtype=np.float32)
+    if pattern.ndim != 3:
+        raise ValueError(f"the pattern has shape {list(pattern.shape)}, expected [heads, T, S]")
+    n_heads, t, s = pattern.shape
+    rows = list(range(s - t, s)) if rows is None else rows
+    tokens = [str(position) for position in range(s)] if tokens is None else list(tokens)
+    if len(tokens) != s:
+        raise ValueError(f"there are {len(tokens)} tokens for {s} positions")
+    chosen = list(range(n_heads)) if heads is None else list(heads)
+    if not chosen or min(chosen) < 0 or max(chosen) >= n_heads:
+        raise ValueError(f"heads are {chosen}, expected some of 0 to {n_heads - 1}")
+    columns = min(len(chosen), columns or (2 if s > 24 else 3 if s > 10 else 4))
+    lines = math.ceil(len(chosen) / columns)
+    width = max(1.6, _CELL * s + 0.75)
+    height = max(1.4, _CELL * t + 0.95)
+    figure = _new_figure(columns * width + 0.9, lines * height + (0.3 if title else 0))
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    labels = [_label(token) for token in tokens]
+    for cell, axes in enumerate(grid.flat):
+        if cell >= len(chosen):
+            axes.set_visible(False)
+            continue
+        # Where a position may not look the pattern is 0; pale grey says that there was nothing to choose.
+        allowed = np.arange(s)[None, :] <= np.asarray(rows)[:, None]
+        shown = np.ma.masked_array(pattern[chosen[cell]], mask=~allowed)
+        image = axes.imshow(shown, vmin=0, vmax=1, cmap="Blues", aspect="equal", interpolation="nearest")
+        axes.set_facecolor("#f1f1f1")
+        axes.set_title(f"head {chosen[cell]}", fontsize=9)
+        axes.set_xticks(range(s), labels, rotation=90, fontsize=_TEXT, parse_math=False)
+        axes.set_yticks(range(t), [labels[row] for row in rows], fontsize=_TEXT, parse_math=False)
+        axes.tick_params(length=0, pad=2)
+        axes.tick_params(labelbottom=cell + columns >= len(chosen), labelleft=cell % columns == 0)
+        for side in axes.spines.values():
+            side.set_color("#bbbbbb")
+    figure.supxlabel("looks at", fontsize=9)
+    figure.supylabel("token", fontsize=9)
+    bar = figure.colorbar(image, ax=grid, shrink=min(1.0, 2.2 / (lines * height)), aspect=14, pad=0.02, anchor=(0, 0.5))
+    bar.set_label("attention", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def logit_lens(
+    lens: LogitLens | ActivationCache,
+    *,
+    title: str | None = None,
+    **options: Any,  # noqa: ANN401 - those of logit_lens
+) -> Figure:
+    """Draw what the model would say next after each layer: the likeliest token, coloured by its probability.
+
+    Parameters
+    ----------
+    lens : LogitLens or ActivationCache
+        Of one prompt. A `LogitLens` with ``top_k`` of 1 or more and ``return_type="probs"``; a cache is read so.
+    title : str, optional
+        Above the picture.
+    **options
+        For a cache, those of `llama2cpp.logit_lens`, such as ``positions=(-5, None)`` or ``incl_mid=True``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there is more than one prompt, or the lens has no ``top_k``.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> logits, cache = model.run_with_cache("Once upon a time")
+    >>> figure = llama2cpp.plot.logit_lens(cache)
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()][0]
+    'after layer 4'
+    """
+    if isinstance(lens, ActivationCache):
+        lens = lens.logit_lens(**({"positions": None, "top_k": 1, "return_type": "probs"} | options))
+    if lens.top_ids is None or lens.return_type != "probs":
+        raise ValueError('the lens must have been made with top_k=1 and return_type="probs"')
+    ids = _one_prompt(np.moveaxis(lens.top_ids, 0, -2), lens.has_batch_dim, "the lens")  # [(T,) streams, k]
+    probs = _one_prompt(np.moveaxis(lens.values, 0, -2), lens.has_batch_dim, "the lens")
+    if ids.ndim == 2:  # one position
+        ids, probs = ids[None], probs[None]
+    best, prob = ids[..., 0].T[::-1], probs[..., 0].T[::-1]  # [streams, T], the last layer above
+    labels = [_stream_name(label, lens.model.config.n_layers) for label in reversed(lens.labels)]
+    n_tokens = len(lens.tokens[0] if lens.tokens and isinstance(lens.tokens[0], list) else lens.tokens or [])
+    positions = lens.positions if lens.positions is not None else [n_tokens - 1] if n_tokens else [0]
+    before = _texts(lens, max(positions) + 1)
+    tokenizer = lens.model.tokenizer
+    said = [
+        [str(id) if tokenizer is None else lens.model.to_str_tokens([id])[0] for id in row] for row in best.tolist()
+    ]
+    longest = max(5, *(len(text) for row in said for text in row))
+    cell = 0.085 * min(longest, 14) + 0.12
+    figure = _new_figure(cell * best.shape[1] + 1.9, 0.27 * len(best) + 1.1 + (0.3 if title else 0))
+    axes = figure.subplots()
+    image = axes.imshow(prob, vmin=0, vmax=1, cmap="YlGnBu", aspect="auto", interpolation="nearest")
+    for row, texts in enumerate(said):
+        for column, text in enumerate(texts):
+            colour = "white" if prob[row, column] > 0.55 else "#222222"
+            style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "color": colour}
+            axes.text(column, row, _label(text), parse_math=False, **style)
+    names = [_label(before[position]) for position in positions]
+    axes.set_xticks(range(best.shape[1]), names, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_xlabel("after reading", fontsize=9)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.015, aspect=16)
+    bar.set_label("probability", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _label(text: str, most: int = 14) -> str:
+    """Make a token what a picture shows: short, and without what the font cannot draw."""
+    return _drawable(visible(text if len(text) <= most else text[: most - 1] + "…"))
+
+
+def _drawable(text: str) -> str:
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    return "".join(c if c.isprintable() and font.get_char_index(ord(c)) else "\N{WHITE SQUARE}" for c in text)
+
+
+def _stream_name(label: str, n_layers: int) -> str:
+    """Say what has been done when the stream of this label is read."""
+    if label == "final_post":
+        return f"after layer {n_layers - 1}"
+    number, _, kind = label.partition("_")
+    if kind == "mid":
+        return f"layer {number}, half"
+    return "embedding" if number == "0" else f"after layer {int(number) - 1}"
+
+
+def next_tokens(model: Model, logits: ArrayLike, *, most: int = 10, title: str | None = None) -> Figure:
+    """Draw the likeliest next tokens as bars.
+
+    Parameters
+    ----------
+    model : Model
+        Whose tokens they are.
+    logits : array [vocab_size]
+        What `Session.step` and `Session.prefill` return.
+    most : int
+        How many bars.
+    title : str, optional
+        Above the picture.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the logits are not one row of the model's vocabulary.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> logits = model.session().prefill(model.tokenizer.encode("Once upon a"))
+    >>> figure = llama2cpp.plot.next_tokens(model, logits, most=3)
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()][0]
+    '·time'
+    """
+    row = np.asarray(logits, dtype=np.float64)
+    if row.shape != (model.config.vocab_size,):
+        raise ValueError(f"logits have shape {list(row.shape)}, expected [{model.config.vocab_size}]")
+    probs = np.exp(row - row.max())
+    probs /= probs.sum()
+    best = np.argsort(-probs, kind="stable")[:most].tolist()
+    names = [str(id) for id in best] if model.tokenizer is None else list(model.to_str_tokens(best))
+    figure, axes = _bars(probs[best].tolist(), [_label(name) for name in names], title)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("probability", fontsize=9)
+    for place, id in enumerate(best):
+        axes.text(float(probs[id]) + 0.01, place, f"{probs[id]:.2f}", va="center", fontsize=7, color="#555555")
+    return figure
+
+
+def attributions(
+    values: ArrayLike, labels: Sequence[str], *, most: int = 12, title: str | None = None, unit: str = "logit"
+) -> Figure:
+    """Draw what parts add to something as bars, the largest first.
+
+    Parameters
+    ----------
+    values : array [parts]
+        Such as ``cache.logit_attrs(...)`` at one position.
+    labels : sequence of str
+        One for each part.
+    most : int
+        How many bars; the rest is one bar more, "all others".
+    title : str, optional
+        Above the picture.
+    unit : str
+        Below the axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there are not as many labels as values.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> figure = llama2cpp.plot.attributions([0.5, -2.0, 1.0], ["a", "b", "c"])
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['b', 'c', 'a']
+    """
+    numbers = np.asarray(values, dtype=np.float64).ravel()
+    if len(numbers) != len(labels):
+        raise ValueError(f"there are {len(labels)} labels for {len(numbers)} values")
+    order = np.argsort(-np.abs(numbers), kind="stable")
+    shown, rest = order[:most], order[most:]
+    names = [labels[i] for i in shown] + (["all others"] if len(rest) else [])
+    bars = [float(numbers[i]) for i in shown] + ([float(numbers[rest].sum())] if len(rest) else [])
+    figure, axes = _bars(bars, [_drawable(name) for name in names], title)
+    axes.axvline(0, color="#888888", linewidth=0.8)
+    axes.set_xlabel(unit, fontsize=9)
+    return figure
+
+
+def _bars(bars: Sequence[float], names: Sequence[str], title: str | None) -> tuple[Figure, Axes]:
+    figure = _new_figure(5.2, 0.24 * len(bars) + 0.8 + (0.3 if title else 0))
+    axes: Axes = figure.subplots()
+    axes.barh(range(len(bars)), bars, color=["#2b6cb0" if bar >= 0 else "#c05621" for bar in bars], height=0.72)
+    axes.set_yticks(range(len(bars)), names, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=8, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, axes

@@ -1,0 +1,147 @@
+"""Pictures: what they show, taken from the figure, and that they leave pyplot alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+import llama2cpp
+from llama2cpp import plot
+
+TEXT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def cache(stories: llama2cpp.Model) -> llama2cpp.ActivationCache:
+    return stories.run_with_cache(TEXT)[1]
+
+
+def texts(labels: Any) -> list[str]:
+    return [label.get_text() for label in labels]
+
+
+def images(figure: Any) -> list[Any]:
+    """Of the heads, without the colour bar's."""
+    return [axes.images[0].get_array() for axes in figure.axes if axes.images and axes.get_visible()]
+
+
+def test_attention_patterns(stories: llama2cpp.Model, cache: llama2cpp.ActivationCache) -> None:
+    figure = plot.attention_patterns(cache, -1)
+    drawn = images(figure)
+    assert len(drawn) == 8
+    allowed = np.tri(5, dtype=bool)
+    for head, image in enumerate(drawn):
+        np.testing.assert_array_equal(~image.mask, allowed)
+        np.testing.assert_array_equal(image.data[allowed], cache["pattern", -1][0, head][allowed])
+    names = [text.replace(" ", "·") for text in stories.to_str_tokens(TEXT)]
+    assert texts(figure.axes[0].get_yticklabels()) == names
+    assert texts(figure.axes[6].get_xticklabels()) == names
+    assert figure.get_suptitle() == "layer 4"
+    assert [axes.get_title() for axes in figure.axes[:8]] == [f"head {head}" for head in range(8)]
+
+
+def test_some_heads_and_positions(stories: llama2cpp.Model) -> None:
+    _, cache = stories.run_with_cache(TEXT, positions=[1, 4], remove_batch_dim=True)
+    figure = plot.attention_patterns(cache, 1, heads=[5, 0], columns=1, title="two")
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["head 5", "head 0"]
+    assert texts(figure.axes[0].get_yticklabels()) == ["·Once", "·time"]
+    np.testing.assert_array_equal(images(figure)[0].data[1], cache["pattern", 1][5, 1])
+    assert images(figure)[1].mask.sum() == 3
+
+
+def test_a_pattern_alone() -> None:
+    """The last T of S positions look, as in a session that goes on."""
+    pattern = np.full((3, 1, 4), 0.25, dtype=np.float32)
+    figure = plot.attention_patterns(pattern, tokens=["a", "b\n", "$x$", "\u4e2d\U000f0000"])
+    assert texts(figure.axes[2].get_xticklabels())[:3] == ["a", "b↵", "$x$"]
+    assert not images(figure)[0].mask.any()
+    png = figure._repr_png_()  # type: ignore[attr-defined]
+    assert png.startswith(b"\x89PNG")
+    assert len(images(plot.attention_patterns(np.eye(3)[None].repeat(5, 0)))) == 5
+
+
+def test_logit_lens(stories: llama2cpp.Model, cache: llama2cpp.ActivationCache) -> None:
+    figure = plot.logit_lens(cache, title="a title")
+    axes = figure.axes[0]
+    assert texts(axes.get_yticklabels()) == [f"after layer {i}" for i in range(4, -1, -1)] + ["embedding"]
+    lens = cache.logit_lens(positions=None, top_k=1, return_type="probs")
+    np.testing.assert_array_equal(images(figure)[0], lens.values[::-1, 0, :, 0])
+    said = np.array(texts(axes.texts), dtype=object).reshape(6, 5)
+    assert said[0, 2] == "·a"  # Once upon -> a
+    assert said[0, -1] == ","
+    assert texts(axes.get_xticklabels())[-1] == "·time"
+    some = plot.logit_lens(cache, positions=(-2, None), incl_mid=True)
+    assert texts(some.axes[0].get_xticklabels()) == ["·a", "·time"]
+    assert texts(some.axes[0].get_yticklabels())[1:3] == ["layer 4, half", "after layer 3"]
+    one = plot.logit_lens(llama2cpp.logit_lens(stories, TEXT, top_k=2, return_type="probs"))
+    assert images(one)[0].shape == (6, 1)
+    assert texts(one.axes[0].get_xticklabels()) == ["·time"]
+
+
+def test_without_a_tokenizer() -> None:
+    model = tiny.model(tiny.config())
+    logits, cache = model.run_with_cache([5, 7, 9])
+    assert texts(plot.attention_patterns(cache, 0).axes[0].get_yticklabels()) == ["0", "1", "2"]
+    assert texts(plot.logit_lens(cache).axes[0].texts)[:3] == [str(id) for id in logits[0].argmax(axis=-1)]
+
+
+def test_attributions() -> None:
+    figure = plot.attributions([1.0, -3.0, 2.0, 0.5, 0.25], list("abcde"), most=2, unit="nats", title="t")
+    axes: Any = figure.axes[0]
+    assert texts(axes.get_yticklabels()) == ["b", "c", "all others"]
+    assert [bar.get_width() for bar in axes.patches] == [-3.0, 2.0, 1.75]
+    assert axes.get_xlabel() == "nats"
+
+
+def test_next_tokens(stories: llama2cpp.Model) -> None:
+    logits, _ = stories.run_with_cache(TEXT)
+    axes: Any = plot.next_tokens(stories, logits[0, -1], most=4).axes[0]
+    probs = np.sort(np.exp(logits[0, -1].astype(np.float64)))[::-1] / np.exp(logits[0, -1].astype(np.float64)).sum()
+    assert texts(axes.get_yticklabels())[0] == ","
+    np.testing.assert_allclose([bar.get_width() for bar in axes.patches], probs[:4], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"expected \[512\]"):
+        plot.next_tokens(stories, logits)
+    numbers = plot.next_tokens(tiny.model(tiny.config()), np.arange(53)).axes[0]
+    assert texts(numbers.get_yticklabels())[:2] == ["52", "51"]
+
+
+def test_what_cannot_be(stories: llama2cpp.Model, cache: llama2cpp.ActivationCache) -> None:
+    _, two = stories.run_with_cache([[1, 403], [1, 407]])
+    calls: list[tuple[Any, str]] = [
+        (lambda: plot.attention_patterns(cache), "pass the layer"),
+        (lambda: plot.attention_patterns(two, 0), "2 prompts"),
+        (lambda: plot.logit_lens(two), "2 prompts"),
+        (lambda: plot.attention_patterns(cache, 0, heads=[8]), "some of 0 to 7"),
+        (lambda: plot.attention_patterns(cache, 0, tokens=["a"]), "1 tokens for 5 positions"),
+        (lambda: plot.attention_patterns(np.zeros((2, 2))), r"expected \[heads, T, S\]"),
+        (lambda: plot.logit_lens(cache.logit_lens(top_k=1)), "return_type"),
+        (lambda: plot.attributions([1.0], []), "0 labels for 1 values"),
+    ]
+    for call, message in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+SCRIPT = """
+import sys
+import llama2cpp
+assert not any(name.partition(".")[0] == "matplotlib" for name in sys.modules), "imported with the package"
+llama2cpp.plot.attributions([1.0], ["a"])._repr_png_()
+assert "matplotlib.pyplot" not in sys.modules, "pyplot has been imported"
+sys.modules["matplotlib.figure"] = None
+llama2cpp.plot._figure_class.cache_clear()
+try:
+    llama2cpp.plot.attributions([1.0], ["a"])
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_matplotlib_is_imported_when_a_picture_is_drawn() -> None:
+    result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=120)
+    assert result.stdout == 'pictures need matplotlib: pip install "llama2cpp[notebook]"\n'

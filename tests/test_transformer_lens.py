@@ -1,0 +1,272 @@
+"""Against TransformerLens itself: names, shapes and values of weights, activations, decompositions and edits."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf_files
+import numpy as np
+import pytest
+from hf_folders import Spec
+from numpy.typing import NDArray
+
+import llama2cpp
+from llama2cpp.activation_names import get_act_name
+
+with warnings.catch_warnings():  # its imports', and theirs
+    warnings.simplefilter("ignore")
+    pytest.importorskip("transformer_lens", reason='TransformerLens is not installed: pip install ".[lens-test]"')
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.utilities import get_act_name as their_act_name
+    from transformers import PreTrainedTokenizerFast
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TOLERANCE = 1e-4
+
+SPECS = {
+    "plain": Spec(seed=1, settings={"num_hidden_layers": 3}),
+    "one kv head": Spec(seed=2, settings={"num_key_value_heads": 1}),
+    "no groups": Spec(seed=3, settings={"num_key_value_heads": 4}),
+    "head size of its own": Spec(seed=4, settings={"num_attention_heads": 6, "hidden_size": 48, "head_dim": 10}),
+    "biases": Spec(seed=5, settings={"attention_bias": True, "mlp_bias": True}),
+    "tied": Spec(seed=6, settings={"tie_word_embeddings": True}),
+    "llama 3's rotary": Spec(
+        seed=7,
+        settings={
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            }
+        },
+    ),
+}
+
+
+class Pair(NamedTuple):
+    tokens: list[int]
+    ours: llama2cpp.Model
+    cache: llama2cpp.ActivationCache  # everything
+    logits: NDArray[np.float32]
+    theirs: Any  # TransformerBridge
+    their_cache: Any
+    their_logits: Any
+    folded_cache: Any  # of the same model with the norms' gains folded into the matrices after them
+
+
+def bridge(spec: Spec, folder: Path, *, fold_ln: bool) -> Any:
+    theirs = TransformerBridge.boot_transformers(str(folder), hf_model=spec.model())
+    theirs.enable_compatibility_mode(
+        disable_warnings=True,
+        no_processing=not fold_ln,
+        fold_ln=fold_ln,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
+    )
+    return theirs
+
+
+# The GGUF writer of the tests has no scaled rotary frequencies; test_gguf.py has.
+KINDS = [(name, kind) for name in SPECS for kind in ("folder", "GGUF") if (name, kind) != ("llama 3's rotary", "GGUF")]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=", ".join)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    name, kind = request.param
+    spec = SPECS[name]
+    folder = tmp_path_factory.mktemp("model")
+    spec.save(folder)
+    if kind == "GGUF":
+        ours = llama2cpp.load(gguf_files.write_model(folder / "model.gguf", spec.model()))
+    else:
+        ours = llama2cpp.load(folder)
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
+    make_tokenizer: Any = PreTrainedTokenizerFast
+    make_tokenizer(
+        tokenizer_object=words, bos_token="w1", eos_token="w2", unk_token="w0", pad_token="w2"
+    ).save_pretrained(folder)
+    tokens = np.random.default_rng(spec.seed).integers(50, size=13).tolist()
+    theirs, folded = (bridge(spec, folder, fold_ln=fold_ln) for fold_ln in (False, True))
+    theirs.set_use_attn_result(True)
+    with torch.no_grad():
+        their_logits, their_cache = theirs.run_with_cache(torch.tensor([tokens]))
+        _, folded_cache = folded.run_with_cache(torch.tensor([tokens]))
+    logits, cache = ours.run_with_cache(tokens, names_filter=lambda name: True)
+    return Pair(tokens, ours, cache, logits, theirs, their_cache, their_logits, folded_cache)
+
+
+def difference(ours: NDArray[Any], theirs: Any) -> float:
+    """The largest, of the largest number. Equal infinities are none."""
+    expected = theirs.detach().numpy()
+    assert ours.shape == expected.shape
+    masked = np.isneginf(ours)
+    assert (expected[masked] <= np.finfo(np.float32).min).all()
+    scale = max(1.0, float(np.abs(expected[~masked]).max(initial=0)))
+    return float(np.abs(ours[~masked] - expected[~masked]).max(initial=0)) / scale
+
+
+def test_every_weight(pair: Pair) -> None:
+    for name, ours in pair.ours.weights.transformer_lens.items():
+        where, _, leaf = name.rpartition(".")
+        part = pair.theirs
+        for step in where.split("."):
+            part = part[int(step)] if step.isdecimal() else getattr(part, step)
+        assert difference(ours, getattr(part, leaf)) == 0, name
+
+
+@pytest.mark.parametrize("name", ["W_E", "W_U", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out"])
+def test_stacked_weights(pair: Pair, name: str) -> None:
+    assert difference(getattr(pair.ours, name), getattr(pair.theirs, name)) == 0
+
+
+def test_every_activation(pair: Pair) -> None:
+    """All that we have, they have, in the same shape."""
+    assert difference(pair.logits, pair.their_logits) < TOLERANCE
+    assert len(pair.cache) == 3 + 21 * pair.ours.config.n_layers
+    gaps = {name: difference(array, pair.their_cache[name]) for name, array in pair.cache.items()}
+    assert {name: gap for name, gap in gaps.items() if not gap < TOLERANCE} == {}
+
+
+def test_an_edit(pair: Pair) -> None:
+    """Heads and neurons switched off, the residual stream doubled: in both by callbacks."""
+    edits = {
+        "blocks.0.attn.hook_z": (slice(None), slice(None), 1),
+        "blocks.1.mlp.hook_post": (slice(None), slice(3, None), slice(5, 9)),
+        "blocks.1.attn.hook_pattern": (slice(None), 2),
+    }
+
+    def edit(activation: Any, hook: Any) -> Any:
+        activation = activation.clone() if isinstance(activation, torch.Tensor) else activation
+        activation[edits[hook.name]] = 0
+        return activation
+
+    hooks = [(name, edit) for name in edits]
+    with torch.no_grad():
+        expected = pair.theirs.run_with_hooks(torch.tensor([pair.tokens]), fwd_hooks=hooks)
+    logits = pair.ours.run_with_hooks(pair.tokens, fwd_hooks=hooks)
+    assert difference(logits, expected) < TOLERANCE
+    assert np.abs(logits - pair.ours.run_with_hooks(pair.tokens, fwd_hooks=[])).max() > 1e-3
+
+
+DECOMPOSITIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "accumulated": ("accumulated_resid", {}),
+    "accumulated, mid": ("accumulated_resid", {"incl_mid": True, "pos_slice": -1}),
+    "accumulated up to 1": ("accumulated_resid", {"layer": 1, "mlp_input": True}),
+    "accumulated, normalised": ("accumulated_resid", {"apply_ln": True}),
+    "decompose": ("decompose_resid", {}),
+    "decompose up to 1, mlp input": ("decompose_resid", {"layer": 1, "mlp_input": True, "pos_slice": (2, 7)}),
+    "decompose, attn": ("decompose_resid", {"mode": "attn", "incl_embeds": False}),
+    "decompose, mlp": ("decompose_resid", {"mode": "mlp", "pos_slice": [0, 4]}),
+    "decompose, embeddings only": ("decompose_resid", {"layer": 0}),
+    "heads": ("stack_head_results", {"layer": -1}),
+    "heads and the rest": ("stack_head_results", {"layer": 1, "incl_remainder": True, "pos_slice": -1}),
+    "neurons": ("stack_neuron_results", {"layer": 2, "neuron_slice": (4, 9)}),
+    "one neuron": ("stack_neuron_results", {"layer": 1, "neuron_slice": 7, "pos_slice": -2}),
+    "neurons and the rest": ("stack_neuron_results", {"layer": 1, "incl_remainder": True, "pos_slice": (1, 3)}),
+    "full": ("get_full_resid_decomposition", {"pos_slice": -1}),
+    "full, MLPs whole": ("get_full_resid_decomposition", {"expand_neurons": False}),
+    "full up to 1, mlp input": ("get_full_resid_decomposition", {"layer": 1, "mlp_input": True, "pos_slice": -1}),
+}
+
+
+@pytest.mark.parametrize("case", DECOMPOSITIONS)
+def test_decompositions(pair: Pair, case: str) -> None:
+    method, arguments = DECOMPOSITIONS[case]
+    with torch.no_grad():
+        theirs, their_labels = getattr(pair.their_cache, method)(**arguments, return_labels=True)
+    ours, labels = getattr(pair.cache, method)(**arguments, return_labels=True)
+    assert labels == [re.sub(r"tensor\((\d+)\)", r"\1", str(label)) for label in their_labels]
+    assert difference(ours, theirs) < TOLERANCE
+    _, one = pair.ours.run_with_cache(pair.tokens, remove_batch_dim=True)
+    np.testing.assert_allclose(getattr(one, method)(**arguments), ours[:, 0], rtol=0, atol=TOLERANCE)
+
+
+# Theirs with the gains folded: then a norm is the division alone, and W_U has the gain.
+@pytest.mark.parametrize("pos_slice", [None, -1, (3, 8)])
+def test_logit_attributions(pair: Pair, pos_slice: Any) -> None:
+    with torch.no_grad():
+        their_stack = pair.folded_cache.decompose_resid(pos_slice=pos_slice)
+        theirs = pair.folded_cache.logit_attrs(their_stack, 7, incorrect_tokens=11, pos_slice=pos_slice)
+    stack = pair.cache.decompose_resid(pos_slice=pos_slice)
+    assert difference(pair.cache.logit_attrs(stack, 7, 11, pos_slice=pos_slice), theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize(("layer", "mlp_input"), [(None, False), (1, False), (1, True)])
+def test_norms_of_parts(pair: Pair, layer: int | None, mlp_input: bool) -> None:
+    """Ours have the gain; theirs leave it to folded weights."""
+    with torch.no_grad():
+        theirs = pair.their_cache.decompose_resid(layer=layer, mlp_input=mlp_input, apply_ln=True)
+    norm = "ln_final" if layer is None else f"blocks.{layer}.ln{2 if mlp_input else 1}"
+    ours = pair.cache.decompose_resid(layer=layer, mlp_input=mlp_input, apply_ln=True)
+    assert difference(ours, theirs * torch.tensor(pair.ours.weights[f"{norm}.w"])) < TOLERANCE
+
+
+@pytest.mark.parametrize("project", [1, 2])
+def test_projected_neurons(pair: Pair, project: int) -> None:
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((pair.ours.config.dim, 3)[:project]).astype(np.float32)
+    arguments: dict[str, Any] = {"layer": 2, "pos_slice": (1, 4), "incl_remainder": True}
+    with torch.no_grad():
+        theirs = pair.their_cache.stack_neuron_results(**arguments, project_output_onto=torch.tensor(directions))
+    assert difference(pair.cache.stack_neuron_results(**arguments, project_output_onto=directions), theirs) < TOLERANCE
+    whole = pair.cache.stack_neuron_results(**arguments, apply_ln=True) @ directions
+    fused = pair.cache.stack_neuron_results(**arguments, apply_ln=True, project_output_onto=directions)
+    np.testing.assert_allclose(fused, whole, rtol=0, atol=TOLERANCE * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("return_type", ["logits", "log_probs", "probs"])
+def test_logit_lens(pair: Pair, return_type: Any) -> None:
+    wanted: list[dict[str, Any]] = [{"vocab": [3, 5]}, {"targets": [4, 9]}, {}, {"incl_mid": True, "layers": [0, -2]}]
+    for options in wanted:
+        arguments = {"positions": (2, None), "return_type": return_type} | options
+        theirs = pair.their_cache.logit_lens(**arguments)
+        ours = pair.cache.logit_lens(**arguments)
+        assert ours.labels == theirs.labels
+        assert difference(ours.values, theirs.values) < TOLERANCE
+        assert difference(ours.entropy, theirs.readout.entropy) < TOLERANCE
+        if "targets" in options:
+            assert ours.target_ranks is not None
+            near = np.abs(ours.target_ranks - theirs.readout.target_ranks.numpy())
+            assert near.max() <= 1  # two logits may be equal to seven digits
+
+
+@pytest.mark.parametrize("layer", [None, 0, 11])
+@pytest.mark.parametrize("layer_type", [None, "a", "m", "b", "ln1", "ln2", "attn", "mlp", "block"])
+def test_short_names(layer: int | None, layer_type: str | None) -> None:
+    names = ["q", "key", "pattern", "attn", "attn_logits", "resid_pre", "scale", "normalized", "pre", "post", "embed"]
+    names += [
+        "pre_linear",
+        "mlp_out",
+        "k6",
+        "scale4ln1",
+        "pre5",
+        "hook_embed",
+        "blocks.0.attn.hook_q",
+        "result",
+        "rot_q",
+    ]
+    ours = {name: get_act_name(name, layer, layer_type) for name in names}
+    assert ours == {name: their_act_name(name, layer, layer_type) for name in names}
+
+
+def test_circuitsvis_draws_our_arrays(stories: llama2cpp.Model) -> None:
+    """It takes [heads, T, S] as it comes out of a cache."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import circuitsvis
+    _, cache = stories.run_with_cache("Once upon a time", remove_batch_dim=True)
+    tokens = stories.to_str_tokens("Once upon a time")
+    drawn = str(circuitsvis.attention.attention_patterns(tokens=tokens, attention=cache["pattern", 0]))
+    assert "AttentionPatterns" in drawn
+    assert " upon" in drawn or "up" in drawn
