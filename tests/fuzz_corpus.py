@@ -80,7 +80,7 @@ def hugging_face(folder: Path) -> None:
         ByteBpe([b"a", b"b", b" ", b"ab"], [(b"a", b"b")], ignore_merges=True).reference(),
         ByteBpe([b"a", b"b", b" ", b"ab"], [(b"a", b"b")], pre="llama3").reference(),
     ]
-    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_key_value_heads": 4}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_key_value_heads": 4}
     sizes |= {"num_hidden_layers": 1, "vocab_size": 288, "tie_word_embeddings": True}
     for bits in (0, 2, 3, 4, 8):
         for number, tokenizer in enumerate(tokenizers_of):

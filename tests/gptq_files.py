@@ -1,25 +1,15 @@
-"""GPTQ's packing for tests, from its published bit layout, and folders whose modules it has quantised."""
+"""Folders whose modules GPTQ has quantised, with random numbers in every place."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from gptq_models import pack
 from hf_folders import change_json, tensors_of, write_tensors
-from numpy.typing import NDArray
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-def pack(values: NDArray[Any], bits: int) -> NDArray[np.int32]:
-    """[n, m] values to [n * bits / 32, m] words: down a column, a stream of bits that starts at the lowest."""
-    n, m = values.shape
-    stream = (values.astype(np.uint8)[:, None, :] >> np.arange(bits, dtype=np.uint8)[None, :, None]) & 1  # [n, bits, m]
-    words = stream.reshape(n * bits // 32, 32, m).astype(np.uint32)
-    packed: NDArray[np.uint32] = (words << np.arange(32, dtype=np.uint32)[None, :, None]).sum(axis=1, dtype=np.uint32)
-    return packed.view(np.int32)
 
 
 def quantised(

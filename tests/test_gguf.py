@@ -228,6 +228,23 @@ def test_logits_of_linear_scaling(tmp_path: Path) -> None:
     assert ours.config.rope_scaling == {"type": "linear", "factor": 3.0}
 
 
+@pytest.mark.parametrize("betas", [None, (4.0, 0.25)])
+def test_logits_of_yarn(tmp_path: Path, betas: tuple[float, float] | None) -> None:
+    rope = {"rope_type": "yarn", "factor": 6.0, "original_max_position_embeddings": 40}
+    metadata: dict[str, Any] = {
+        "llama.rope.scaling.type": "yarn",
+        "llama.rope.scaling.factor": 6.0,
+        "llama.rope.scaling.original_context_length": 40,
+    }
+    if betas is not None:
+        rope |= {"beta_fast": betas[0], "beta_slow": betas[1]}
+        metadata |= {"llama.rope.scaling.yarn_beta_fast": betas[0], "llama.rope.scaling.yarn_beta_slow": betas[1]}
+    model = hugging_face(rope=rope)
+    ours = check_logits(gguf_files.write_model(tmp_path / "model.gguf", model, metadata=metadata), model)
+    assert ours.config.rope_scaling is not None
+    assert ours.config.rope_scaling["type"] == "yarn"
+
+
 def test_logits_of_llama_3_scaling_as_gguf_has_it(tmp_path: Path) -> None:
     plain = hugging_face().model.rotary_emb.inv_freq
     model = hugging_face(rope=LLAMA3)

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from gptq_files import quantise_folder
+from gptq_models import folder_of_gguf
 from hf_folders import Json, Spec, change_json, read_json, tensors_of, write_tensors
 
 import llama2cpp
+from llama2cpp.generation import log_softmax
 
 TOKENS = [1, 7, 3, 49, 0, 12, 30]
 
@@ -38,7 +41,7 @@ def float_twin(folder: Path, floats: dict[str, torch.Tensor]) -> Path:
 
 
 def logits_of(path: Path, **options: Any) -> Any:
-    with llama2cpp.load(path, kv="f32", **options) as model:
+    with llama2cpp.load(path, **({"kv": "f32", "activations": "f32"} | options)) as model:
         return model.session().prefill(TOKENS, all_logits=True)
 
 
@@ -51,7 +54,7 @@ def test_the_same_as_the_floats_they_stand_for(
 ) -> None:
     """Also where groups do not divide the columns: down_proj has 160."""
     floats = quantise_folder(folder, bits, group_size, version, act_order)
-    model = llama2cpp.load(folder, kv="f32")
+    model = llama2cpp.load(folder, kv="f32", activations="f32")
     assert model.file_format == f"Hugging Face folder, gptq{bits}" + "_v2" * (version == 2)
     assert set(model.weights) == set(floats)
     for name, tensor in floats.items():
@@ -61,8 +64,55 @@ def test_the_same_as_the_floats_they_stand_for(
     assert info["shape"] == (160, 128)
     assert model.activations == "f32"
     expected = logits_of(float_twin(folder, floats))
-    assert np.array_equal(model.session().prefill(TOKENS, all_logits=True), expected)
-    assert np.array_equal(logits_of(folder, pack="never", threads=1), expected)
+    logits = model.session().prefill(TOKENS, all_logits=True)
+    if act_order:  # sums take columns by their groups
+        assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+    else:
+        assert np.array_equal(logits, expected)
+    assert np.array_equal(logits_of(folder, pack="never", threads=1), logits)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [32, 64, 128, -1])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("act_order", [False, True])
+def test_rounded_activations(folder: Path, bits: int, group_size: int, version: int, act_order: bool) -> None:
+    """They are the default, and as near as rounding to a 127th is. The sums themselves: tests/cpp."""
+    quantise_folder(folder, bits, group_size, version, act_order)
+    with llama2cpp.load(folder, kv="f32") as model:
+        assert model.activations == "int8"
+        logits = model.session().prefill(TOKENS, all_logits=True)
+        steps = model.session()
+        assert all(np.array_equal(steps.step(token), row) for token, row in zip(TOKENS, logits, strict=True))
+    assert np.array_equal(logits_of(folder, activations="int8", pack="never", threads=3), logits)
+    expected = logits_of(folder)
+    assert not np.array_equal(logits, expected)
+    assert np.linalg.norm(logits - expected) <= 0.05 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("isa", tiny.ISAS)
+def test_every_isa(folder: Path, monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+    quantise_folder(folder, act_order=True)
+    wanted = logits_of(folder, activations="int8")
+    tiny.choose_isa(monkeypatch, isa)
+    assert np.array_equal(logits_of(folder, activations="int8"), wanted)
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_a_real_model(smollm2_path: Path, tmp_path: Path, act_order: bool) -> None:
+    """What rounding the activations costs, on SmolLM2's own values: about 0.003 nats."""
+    folder = folder_of_gguf(smollm2_path, tmp_path / "model", act_order=act_order)
+    with llama2cpp.load(smollm2_path) as source:
+        assert source.tokenizer is not None
+        ids = source.tokenizer.encode(
+            "The harbour was quiet when the last boat came in. Two men tied it to the iron ring"
+        )
+    logits = {}
+    for activations in ("f32", "int8"):
+        with llama2cpp.load(folder, activations=activations) as model:
+            logits[activations] = log_softmax(model.session(context=64).prefill(ids, all_logits=True))
+    divergence = (np.exp(logits["f32"]) * (logits["f32"] - logits["int8"])).sum(axis=-1)
+    assert divergence.mean() < 0.01
 
 
 @pytest.mark.parametrize("modules", [("q_proj",), ("gate_proj", "up_proj"), ("lm_head",), ("down_proj", "lm_head")])
@@ -187,10 +237,33 @@ def test_planes_that_do_not_fit(folder: Path, part: str, tensor: torch.Tensor | 
         llama2cpp.load(folder)
 
 
-def test_int8_activations_are_not_there_yet(folder: Path) -> None:
-    quantise_folder(folder)
-    with pytest.raises(ValueError, match=r"activations is 'int8', but tensor 'model\.layers\.0.* is gptq4"):
+@pytest.mark.parametrize("group_size", [16, 48, 80])
+def test_groups_that_blocks_of_32_do_not_fit(folder: Path, group_size: int) -> None:
+    """They run as floats."""
+    floats = quantise_folder(folder, group_size=group_size)
+    with llama2cpp.load(folder, kv="f32") as model:
+        logits = model.session().prefill(TOKENS, all_logits=True)
+    assert np.array_equal(logits, logits_of(float_twin(folder, floats)))
+    with pytest.raises(
+        ValueError, match=r"activations is 'int8', but tensor 'model\.layers\.0.* is gptq4 of groups of"
+    ):
         llama2cpp.load(folder, activations="int8")
+
+
+def test_groups_of_all_sizes(folder: Path) -> None:
+    """A g_idx that no quantiser writes: its modules run as floats."""
+    quantise_folder(folder, modules=("q_proj", "o_proj"))
+    tensors = tensors_of(folder)
+    rng = np.random.default_rng(3)
+    for name in ("q_proj", "o_proj"):
+        g_idx = rng.integers(0, 4, 128).astype(np.int32)
+        tensors[f"model.layers.0.self_attn.{name}.g_idx"] = torch.from_numpy(g_idx)
+    write_tensors(folder, tensors)
+    with llama2cpp.load(folder, kv="f32") as model:
+        assert model.activations == "f32"
+        twin = {name: torch.from_numpy(np.array(model.weights[name])) for name in model.weights}
+        logits = model.session().prefill(TOKENS, all_logits=True)
+    assert np.array_equal(logits, logits_of(float_twin(folder, twin)))
 
 
 def test_planes_of_a_folder_of_floats(folder: Path) -> None:

@@ -26,6 +26,12 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
     "rope_theta": 500000.0,
 }
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "rope_theta": 10000.0,
+}
 BIASES: Json = {"attention_bias": True, "mlp_bias": True}
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
@@ -56,6 +62,19 @@ SPECS = {
     "llama3": spec(rope_parameters=LLAMA3),
     "llama3-wide": spec(rope_parameters=LLAMA3, head_dim=32),
     "llama3-tied": spec(rope_parameters=LLAMA3, tie_word_embeddings=True, **BIASES),
+    "yarn": spec(rope_parameters=YARN),
+    "yarn-wide": spec(rope_parameters=YARN, head_dim=64),
+    "yarn-long": spec(rope_parameters=YARN | {"factor": 32.0, "original_max_position_embeddings": 4096}, head_dim=128),
+    "yarn-theta": spec(rope_parameters=YARN | {"rope_theta": 1e6, "factor": 1.0}, head_dim=32),
+    "yarn-below-1": spec(rope_parameters=YARN | {"factor": 0.5}, head_dim=32),
+    "yarn-no-context": spec(rope_parameters={"rope_type": "yarn", "factor": 3.5, "rope_theta": 1e4}, head_dim=16),
+    "yarn-attention": spec(rope_parameters=YARN | {"attention_factor": 0.7}),
+    "yarn-mscale": spec(rope_parameters=YARN | {"mscale": 0.7, "mscale_all_dim": 1.3}),
+    "yarn-one-mscale": spec(rope_parameters=YARN | {"mscale": 0.7}),
+    "yarn-betas": spec(rope_parameters=YARN | {"beta_fast": 2.0, "beta_slow": 0.05}, head_dim=32),
+    "yarn-equal-betas": spec(rope_parameters=YARN | {"beta_fast": 1.0, "beta_slow": 1.0, "truncate": False}),
+    "yarn-not-truncated": spec(rope_parameters=YARN | {"truncate": False}, head_dim=64),
+    "mistral-yarn": spec(True, sliding_window=5, rope_parameters=YARN, head_dim=16),
     "shards": spec(shards="10KB"),
     "shards-tied": spec(shards="6KB", tie_word_embeddings=True),
     "tp": spec(pretraining_tp=2),
@@ -244,8 +263,16 @@ def test_a_missing_window_is_not_null(tmp_path: Path, window: Any, expected: int
         ({"rms_norm_eps": -1.0}, r"norm_eps is -1"),
         ({"rope_theta": 5.0}, r"rope_theta .*: 10000, but rope_theta of config\.json is 5"),
         (
-            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
-            r'rope_type is "yarn", expected "default", "linear',
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "finetuned": True}},
+            r"finetuned .*: not known, and may stand for something",
+        ),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": -2.0}}, r"rope_scaling's factor is -2"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 0.0}}, "attention_factor is 0"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "beta_slow": -1}}, "beta_slow is -1"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1}}, "rope_theta is 1, expected more"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0}},
+            "original_context is 0",
         ),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, r'rope_type is "dynamic"'),
         ({"rope_parameters": {"rope_type": "longrope"}}, r'rope_type is "longrope"'),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tempfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +72,8 @@ def test_smollm2(smollm2_path: Path) -> None:
     check()
 
 
-def trained(**options: Any) -> Any:
+@cache
+def trained_text() -> str:
     tokenizer = Reference(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -78,7 +82,12 @@ def trained(**options: Any) -> Any:
         vocab_size=400, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([mixed_text(20_000, seed=1)], trainer)
-    return tokenizer
+    text: str = tokenizer.to_str()
+    return text
+
+
+def trained() -> Any:
+    return Reference.from_str(trained_text())
 
 
 @given(TEXTS)
@@ -100,6 +109,8 @@ def characters(
     byte_fallback: bool = True,
     prefix: str = "Prepend",
     added: tuple[str, ...] = (),
+    tokens: Sequence[AddedToken] = (),
+    normalized: bool = False,
 ) -> Any:
     pieces = ["<unk>", "<s>", "</s>", *(BYTES if byte_fallback else []), SPACE, *alphabet]
     pieces += [left + right for left, right in merges if left + right not in pieces]
@@ -116,8 +127,10 @@ def characters(
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     strip = [] if prefix in ("Replace", "never") else [decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence([*steps, *strip])
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in ("<unk>", "<s>", "</s>")])
+    tokenizer.add_special_tokens([AddedToken(text, normalized=normalized) for text in ("<unk>", "<s>", "</s>")])
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in added])
+    tokenizer.add_special_tokens([token for token in tokens if token.special])
+    tokenizer.add_tokens([token for token in tokens if not token.special])
     return tokenizer
 
 
@@ -159,6 +172,59 @@ def test_characters(reference: Any, text: str) -> None:
         assert ours.encode(text, bos=False, special=special) == ids
         with_eos = ours.encode(text, eos=True, special=special)
         assert with_eos[: len(ids)] == ids
+
+
+ADDED = st.builds(
+    AddedToken,
+    st.sampled_from(["<foo>", "<bar>", "ab", "abc", "b c", " b", "b ", "<s>a", "s>", SPACE, f"{SPACE}a", "\u00e9"]),
+    lstrip=st.booleans(),
+    rstrip=st.booleans(),
+    normalized=st.booleans(),
+    special=st.booleans(),
+)
+SPACED = st.lists(
+    st.sampled_from(
+        [
+            *("a", "b", "c", "\u00e9", "d", " ", "  ", SPACE, "\n", "\u00a0", "\u3000", "\t "),
+            "<s>",
+            "</s>",
+            "<foo>",
+            "<bar>",
+        ]
+    ),
+    max_size=24,
+).map("".join)
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(ADDED, max_size=4, unique_by=lambda token: token.content),
+    st.sampled_from(["Prepend", "Replace", "always", "first", "never"]),
+    st.booleans(),
+    SPACED,
+)
+@example([], "Prepend", True, "<s>a</s> </s><s> <s>")
+@example([AddedToken("<foo>", lstrip=True, rstrip=True, normalized=False)], "Prepend", False, "a  <foo>\n <foo> b")
+def test_added_tokens_of_characters(tokens: list[AddedToken], prefix: str, normalized: bool, text: str) -> None:
+    """With the white space beside them, and looked for in the text as it is or as it is normalised."""
+    merges = [("a", "b"), ("ab", "c"), (SPACE, "a"), (SPACE, SPACE)]
+    reference = characters(merges, prefix=prefix, tokens=tokens, normalized=normalized)
+    ours = opened(reference.to_str())
+    for special in (False, True):
+        assert ours.encode(text, bos=False, special=special) == reference_ids(reference, text, special)
+    again = pickle.loads(pickle.dumps(ours))
+    assert again.encode(text, special=True) == ours.encode(text, special=True)
+
+
+@settings(max_examples=200)
+@given(st.lists(ADDED, max_size=4, unique_by=lambda token: token.content), SPACED)
+def test_added_tokens_of_bytes(tokens: list[AddedToken], text: str) -> None:
+    reference = trained()
+    reference.add_special_tokens([token for token in tokens if token.special])
+    reference.add_tokens([token for token in tokens if not token.special])
+    ours = opened(reference.to_str())
+    for special in (False, True):
+        assert ours.encode(text, bos=False, special=special) == reference_ids(reference, text, special)
 
 
 def converted(path: Path) -> Any:
@@ -322,7 +388,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
         (["pre_tokenizer", "add_prefix_space"], True, r"add_prefix_space .*: true, and only false"),
         (["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [REGEX, BYTE_LEVEL]}, r'the pattern "\\\\d" is none'),
         (["post_processor"], {"type": "BertProcessing"}, r'of type "BertProcessing", expected one TemplateProcessing'),
-        (["added_tokens", 0, "lstrip"], True, r"added_tokens\[0\]\.lstrip .*: true, and only false"),
+        (["added_tokens", 0, "single_word"], True, r"added_tokens\[0\]\.single_word .*: true, and only false"),
         (["added_tokens", 0, "id"], 17, r'id .*: 17, but the piece "<s>" has the id 0'),
         (["added_tokens", 0, "content"], "new", r'id .*: 0, which is that of the piece "<s>"'),
     ],
@@ -339,7 +405,6 @@ def test_refused_by_name(path: list[str | int], to: Any, said: str) -> None:
         (["model", "unk_token"], None, "only an unk_token with"),
         (["normalizer", "normalizers", 0, "prepend"], "x", r'of type "Prepend", expected Prepend of U\+2581'),
         (["normalizer", "normalizers", 1, "content"], "x", r'of type "Replace", expected Prepend of U\+2581'),
-        (["added_tokens", 0, "normalized"], True, r'"<unk>" is looked for in the normalised text'),
         (["pre_tokenizer"], {"type": "Metaspace"}, r'of type "Metaspace", expected none beside a normalizer'),
     ],
 )

@@ -46,7 +46,16 @@ def test_config_of_long_contexts() -> None:
         "high_freq_factor": 4.0,
         "original_context": 8192,
     }
-    for scaling in (llama3, {"type": "linear", "factor": 2.0}, None):
+    yarn = {
+        "type": "yarn",
+        "factor": 4.0,
+        "original_context": 4096,
+        "attention_factor": 1.125,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+    }
+    for scaling in (llama3, yarn, {"type": "linear", "factor": 2.0}, None):
         config = tiny.config(rope_scaling=scaling, rope_factors=[1.0, 2.0, 3.0], sliding_window=5)
         assert config.rope_scaling == scaling
         assert config.rope_factors == (1.0, 2.0, 3.0)
@@ -72,7 +81,7 @@ def test_config_fills_in_heads() -> None:
         ({"rope_theta": -1.0}, "rope_theta"),
         ({"rope_style": "sideways"}, "sideways"),
         ({"rope_scaling": {"factor": 2.0}}, "rope_scaling has no 'type'"),
-        ({"rope_scaling": {"type": "yarn"}}, "type is 'yarn', expected one of: linear, llama3"),
+        ({"rope_scaling": {"type": "su"}}, "type is 'su', expected one of: linear, llama3, yarn"),
         ({"rope_scaling": {"type": "linear"}}, "has no 'factor', which type 'linear' needs"),
         ({"rope_scaling": {"type": "linear", "factor": 0.0}}, "rope_scaling's factor is 0"),
         (

@@ -244,6 +244,10 @@ def fingerprint_by_hand(config: llama2cpp.Config, arrays: tiny.Arrays) -> str:
     add_text(scaling["type"])
     for name in ("factor", "low_freq_factor", "high_freq_factor"):
         add_float(scaling[name])
+    if scaling["type"] == "yarn":
+        for name in ("attention_factor", "beta_fast", "beta_slow"):
+            add_float(scaling[name])
+        add_int(scaling["truncate"])
     add_int(len(fields["rope_factors"]))
     for factor in fields["rope_factors"]:
         add_float(factor)
@@ -271,8 +275,14 @@ def fingerprint_by_hand(config: llama2cpp.Config, arrays: tiny.Arrays) -> str:
 LONG = {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.5, "high_freq_factor": 5.0, "original_context": 64}
 
 
+YARN = {"type": "yarn", "factor": 4.0, "original_context": 64, "attention_factor": 1.5}
+YARN |= {"beta_fast": 16.0, "beta_slow": 2.0, "truncate": True}
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, {"rope_scaling": LONG, "rope_factors": (1.0, 2.0, 3.0), "sliding_window": 9}], ids=["plain", "long"]
+    "changes",
+    [{}, {"rope_scaling": LONG, "rope_factors": (1.0, 2.0, 3.0), "sliding_window": 9}, {"rope_scaling": YARN}],
+    ids=["plain", "long", "yarn"],
 )
 def test_fingerprint(changes: dict[str, Any], tmp_path: Path) -> None:
     config = tiny.config(hidden_dim=171, rope_theta=5e5, norm_eps=1e-6, **changes)

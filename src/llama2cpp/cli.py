@@ -369,6 +369,9 @@ def _facts(model: Model) -> dict[str, object]:
     weights = [model.weights.info(name) for name in model.weights]
     kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * (2 if model.kv == "f16" else 4)
     parameters = sum(_product(weight["shape"]) for weight in weights)
+    matrices = model._core.matrix_bytes
+    form = "packed" if model._core.pack == "always" else "in place"
+    full = matrices + kv_bytes * model.context
     return {
         "file format": model.file_format,
         **config.to_dict(),
@@ -377,6 +380,8 @@ def _facts(model: Model) -> dict[str, object]:
         "tokenizer": _tokenizer_fact(model),
         "chat template": "yes" if model.tokenizer is not None and model.tokenizer.chat_template else "no",
         "keys and values": f"{model.kv}, {kv_bytes:,} bytes a token, {kv_bytes * model.context:,} for {model.context}",
+        "activations": model.activations,
+        "memory": f"{full:,} bytes with one full session: matrices {form}, {matrices:,}, and its keys and values",
     }
 
 

@@ -37,9 +37,43 @@ double now() {
 
 double best(const std::vector<double>& values) { return *std::max_element(values.begin(), values.end()); }
 
+// Random bytes that are neither infinite nor NaN as halves and floats.
+llama2cpp::Plane random_plane(std::int64_t bytes, std::int64_t row_bytes) {
+  llama2cpp::Plane plane;
+  plane.owner = llama2cpp::Buffer::heap(static_cast<std::size_t>(bytes));
+  plane.data = plane.owner.data();
+  plane.bytes = plane.owner.size();
+  plane.row_bytes = row_bytes;
+  std::uint64_t state = 1;
+  auto* to = reinterpret_cast<std::uint8_t*>(plane.owner.data());
+  for (std::size_t i = 0; i + 8 <= plane.bytes; i += 8) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    const std::uint64_t small = (state >> 8) & 0x3F3F3F3F3F3F3F3FULL;
+    for (std::size_t j = 0; j < 8; ++j) to[i + j] = static_cast<std::uint8_t>(small >> (8 * j));
+  }
+  return plane;
+}
+
+// Groups of 128, as most of GPTQ's files have.
+Weight make_gptq(const llama2cpp::Format& format, std::int64_t cols, std::int64_t megabytes) {
+  Weight w;
+  w.name = format.name;
+  w.format = &format;
+  w.cols = cols;
+  w.group = 128;
+  const std::int64_t bits = format.blocks.bits;
+  w.rows = megabytes * 1000000 * 8 / bits / cols / 32 * 32;
+  const std::int64_t groups = (cols - 1) / w.group + 1;
+  w.planes[0] = random_plane(cols * bits / 8 * w.rows, 0);
+  w.planes[1] = random_plane(groups * w.rows * 2, 0);
+  w.planes[2] = random_plane(groups * w.rows * bits / 8, 0);
+  return w;
+}
+
 // Weights of about the wanted size, every byte random but the scales, which stay ordinary numbers.
 Weight make_weight(const std::string& name, std::int64_t cols, std::int64_t megabytes) {
   const llama2cpp::Format& format = llama2cpp::find_format(name);
+  if (format.blocks.zeros) return make_gptq(format, cols, megabytes);
   Weight w;
   w.name = name;
   w.format = &format;
@@ -47,17 +81,7 @@ Weight make_weight(const std::string& name, std::int64_t cols, std::int64_t mega
   w.group = format.name == "int8_group" ? 64 : format.group;
   const std::int64_t row_bytes = format.group > 0 ? cols / format.group * format.group_bytes : cols;
   w.rows = megabytes * 1000000 / row_bytes / 16 * 16;
-  w.planes[0].owner = llama2cpp::Buffer::heap(static_cast<std::size_t>(w.rows * row_bytes));
-  w.planes[0].data = w.planes[0].owner.data();
-  w.planes[0].bytes = w.planes[0].owner.size();
-  w.planes[0].row_bytes = row_bytes;
-  std::uint64_t state = 1;
-  auto* bytes = reinterpret_cast<std::uint8_t*>(w.planes[0].owner.data());
-  for (std::size_t i = 0; i + 8 <= w.planes[0].bytes; i += 8) {
-    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-    const std::uint64_t small = (state >> 8) & 0x3F3F3F3F3F3F3F3FULL;  // as halves and floats: neither infinite nor NaN
-    for (std::size_t j = 0; j < 8; ++j) bytes[i + j] = static_cast<std::uint8_t>(small >> (8 * j));
-  }
+  w.planes[0] = random_plane(w.rows * row_bytes, row_bytes);
   if (format.name == "int8_group") {
     w.planes[1].row_bytes = cols / w.group * 4;
     w.planes[1].owner = llama2cpp::Buffer::heap(static_cast<std::size_t>(w.rows * w.planes[1].row_bytes));
@@ -78,6 +102,7 @@ struct Case {
   std::string name;
   Weight weight;
   double pack_speed = 0.0;              // GB/s of the file's bytes
+  double file_bits = 0.0;               // of a weight
   std::vector<double> decode, prefill;  // GB/s of panels; billions of multiply-adds a second
 };
 
@@ -128,6 +153,9 @@ int main(int argc, char** argv) {
     const auto begin = now();
     backend.pack(c.weight);
     c.pack_speed = static_cast<double>(c.weight.planes[0].bytes) * 1e-9 / (now() - begin);
+    for (const llama2cpp::Plane& plane : c.weight.planes) {
+      c.file_bits += static_cast<double>(plane.bytes) * 8.0 / static_cast<double>(c.weight.rows * cols);
+    }
     c.weight.planes = {};
     most_rows = std::max(most_rows, c.weight.rows);
     cases.push_back(std::move(c));
@@ -165,10 +193,7 @@ int main(int argc, char** argv) {
               "pack GB/s");
   for (const Case& c : cases) {
     const double weights = static_cast<double>(c.weight.rows * cols);
-    const double file = c.weight.format->group > 0 ? static_cast<double>(c.weight.format->group_bytes) * 8.0 /
-                                                         static_cast<double>(c.weight.format->group)
-                                                   : 8.5;
-    std::printf("%-12s %11.2f %11.2f %9.1f %25.0f%% %12.0f %10.2f\n", c.name.c_str(), file,
+    std::printf("%-12s %11.2f %11.2f %9.1f %25.0f%% %12.0f %10.2f\n", c.name.c_str(), c.file_bits,
                 static_cast<double>(c.weight.panels.size()) * 8.0 / weights, best(c.decode),
                 100.0 * best(c.decode) / limit, best(c.prefill), c.pack_speed);
   }

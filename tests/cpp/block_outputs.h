@@ -16,15 +16,41 @@ using llama2cpp::KernelTable;
 
 // Block formats: any bytes make a unit, of every layout; the input takes every value and both ends of its range.
 constexpr llama2cpp::BlockLayout kLayouts[] = {
-    {8, 128, 1, false, false}, {4, 8, 1, false, false}, {4, 0, 1, false, true}, {5, 16, 1, false, false},
-    {5, 0, 1, false, true},    {2, 0, 2, true, true},   {3, 4, 2, true, false}, {4, 0, 1, true, true},
-    {5, 0, 1, true, true},     {6, 32, 2, true, false},
+    {8, 128, 1, false, false},
+    {4, 8, 1, false, false},
+    {4, 0, 1, false, true},
+    {5, 16, 1, false, false},
+    {5, 0, 1, false, true},
+    {2, 0, 2, true, true},
+    {3, 4, 2, true, false},
+    {4, 0, 1, true, true},
+    {5, 0, 1, true, true},
+    {6, 32, 2, true, false},
+    {2, 0, 1, false, false, true, 3},
+    {3, 0, 1, false, false, true, 1},
+    {4, 0, 1, false, false, true, 0},
+    {4, 0, 1, false, false, true, 2},
+    {8, 128, 1, false, false, true, 2},
 };
+
+// Where the scales of 16 rows are, of those that lie in a unit's header as halves.
+inline std::vector<std::size_t> places_of_scales(const llama2cpp::BlockLayout& layout, std::int64_t blocks) {
+  const std::int64_t fields = layout.minimum ? 2 : 1;
+  const std::int64_t entries = layout.zeros ? ((blocks - 1) >> layout.share) + 1 : layout.sub_scales ? 1 : blocks;
+  std::vector<std::size_t> places;
+  for (std::int64_t i = 0; i < entries * fields; ++i) {
+    places.push_back(static_cast<std::size_t>(i * (layout.zeros ? 48 : 32)));
+  }
+  return places;
+}
 
 // Bytes of a unit, as block_panels.h lays it out.
 inline std::int64_t unit_bytes(const llama2cpp::BlockLayout& layout, std::int64_t blocks) {
   const std::int64_t fields = layout.minimum ? 2 : 1;
-  const std::int64_t header = layout.sub_scales ? fields * (32 + blocks * layout.halves * 16) : fields * blocks * 32;
+  const auto entries = static_cast<std::int64_t>(places_of_scales(layout, blocks).size());
+  const std::int64_t header = layout.zeros        ? entries * 48
+                              : layout.sub_scales ? fields * (32 + blocks * layout.halves * 16)
+                                                  : fields * blocks * 32;
   return (header + 63) / 64 * 64 + blocks * layout.bits * 64;
 }
 
@@ -42,13 +68,14 @@ inline std::vector<std::uint8_t> make_units(const llama2cpp::BlockLayout& layout
         const auto any = static_cast<std::uint8_t>(random.next());
         bytes.push_back(fill == 0 ? 0xFF : fill == 1 ? 0 : fill == 2 ? 0x80 : any);
       }
-      const std::int64_t halves = (layout.minimum ? 2 : 1) * (layout.sub_scales ? 16 : 16 * count);
-      const auto scales = make(static_cast<std::size_t>(halves), kind, ++seed);
+      const std::vector<std::size_t> places = places_of_scales(layout, count);
+      const auto scales = make(places.size() * 16, kind, ++seed);
       for (std::size_t i = 0; i < scales.size(); ++i) {
         const float scale = kind == Kind::tiny ? scales[i] * 1e24F : scales[i];  // denormal halves
         const std::uint16_t half = llama2cpp::float_to_half(scale);
-        bytes[begin + 2 * i] = static_cast<std::uint8_t>(half);
-        bytes[begin + 2 * i + 1] = static_cast<std::uint8_t>(half >> 8);
+        const std::size_t at = begin + places[i / 16] + i % 16 * 2;
+        bytes[at] = static_cast<std::uint8_t>(half);
+        bytes[at + 1] = static_cast<std::uint8_t>(half >> 8);
       }
     }
   }

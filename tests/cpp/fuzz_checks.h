@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <vector>
 
@@ -32,6 +33,22 @@ inline void check_vocabulary(const llama2cpp::Vocabulary& vocabulary) {
   }
 }
 
+// A row's whole numbers are what it is decoded to, where a format has zero points.
+inline void check_blocks(const llama2cpp::Weight& weight, std::int64_t row, const std::vector<float>& decoded) {
+  if (!llama2cpp::in_blocks(weight)) return;
+  llama2cpp::IntegerBlock block;
+  for (std::int64_t i = 0; i < weight.cols / 32; ++i) {
+    weight.format->integers(weight, row, i, block);
+    for (std::int64_t k = 0; weight.format->blocks.zeros && k < 32; ++k) {
+      std::int32_t column = static_cast<std::int32_t>(i * 32 + k);
+      if (weight.order) std::memcpy(&column, weight.order.data() + column * 4, 4);
+      const float value = block.d * static_cast<float>(block.q[static_cast<std::size_t>(k)] - block.zero);
+      const float expected = decoded[static_cast<std::size_t>(column)];
+      check(value == expected || (value != value && expected != expected));
+    }
+  }
+}
+
 // Every plane passes check_plane(weight, plane), every row can be decoded, the tokenizer is usable or refused, and the
 // weights are those of the config.
 template <class CheckPlane>
@@ -42,7 +59,10 @@ void check_checkpoint(const llama2cpp::Checkpoint& checkpoint, CheckPlane check_
       if (plane.data != nullptr) check_plane(weight, plane);
     }
     std::vector<float> row(static_cast<std::size_t>(weight.cols));
-    for (std::int64_t r = 0; r < weight.rows; ++r) weight.decode_row(r, row.data());
+    for (std::int64_t r = 0; r < weight.rows; ++r) {
+      weight.decode_row(r, row.data());
+      check_blocks(weight, r, row);
+    }
   }
   check(checkpoint.vocabulary == nullptr || checkpoint.no_vocabulary_reason.empty());
   if (checkpoint.vocabulary != nullptr) check_vocabulary(*checkpoint.vocabulary);

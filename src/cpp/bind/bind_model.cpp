@@ -202,13 +202,17 @@ RopeScaling make_rope_scaling(const py::object& object) {
   RopeScaling scaling;
   if (object.is_none()) return scaling;
   const py::dict d(object);
-  LLAMA2CPP_CHECK(d.contains("type"), "rope_scaling has no 'type', expected one of: linear, llama3");
+  LLAMA2CPP_CHECK(d.contains("type"), "rope_scaling has no 'type', expected one of: linear, llama3, yarn");
   const std::string type = py::str(d["type"]);
-  LLAMA2CPP_CHECK(type == "linear" || type == "llama3", "rope_scaling's type is '", type,
-                  "', expected one of: linear, llama3");
-  scaling.kind = type == "linear" ? RopeScaling::Kind::linear : RopeScaling::Kind::llama3;
+  LLAMA2CPP_CHECK(type == "linear" || type == "llama3" || type == "yarn", "rope_scaling's type is '", type,
+                  "', expected one of: linear, llama3, yarn");
+  using enum RopeScaling::Kind;
+  scaling.kind = type == "linear" ? linear : type == "llama3" ? llama3 : yarn;
   std::vector<std::string> names = {"factor"};
   if (type == "llama3") names.insert(names.end(), {"low_freq_factor", "high_freq_factor", "original_context"});
+  if (type == "yarn") {
+    names.insert(names.end(), {"original_context", "attention_factor", "beta_fast", "beta_slow", "truncate"});
+  }
   for (const std::string& name : names) {
     LLAMA2CPP_CHECK(d.contains(name.c_str()), "rope_scaling has no '", name, "', which type '", type, "' needs");
   }
@@ -221,8 +225,14 @@ RopeScaling make_rope_scaling(const py::object& object) {
   if (type == "llama3") {
     scaling.low_freq_factor = d["low_freq_factor"].cast<float>();
     scaling.high_freq_factor = d["high_freq_factor"].cast<float>();
-    scaling.original_context = d["original_context"].cast<std::int64_t>();
   }
+  if (type == "yarn") {
+    scaling.attention_factor = d["attention_factor"].cast<float>();
+    scaling.beta_fast = d["beta_fast"].cast<float>();
+    scaling.beta_slow = d["beta_slow"].cast<float>();
+    scaling.truncate = d["truncate"].cast<bool>();
+  }
+  if (type != "linear") scaling.original_context = d["original_context"].cast<std::int64_t>();
   return scaling;
 }
 
@@ -234,7 +244,13 @@ py::object rope_scaling_dict(const RopeScaling& scaling) {
   if (scaling.kind == RopeScaling::Kind::llama3) {
     d["low_freq_factor"] = scaling.low_freq_factor;
     d["high_freq_factor"] = scaling.high_freq_factor;
-    d["original_context"] = scaling.original_context;
+  }
+  if (scaling.kind != RopeScaling::Kind::linear) d["original_context"] = scaling.original_context;
+  if (scaling.kind == RopeScaling::Kind::yarn) {
+    d["attention_factor"] = scaling.attention_factor;
+    d["beta_fast"] = scaling.beta_fast;
+    d["beta_slow"] = scaling.beta_slow;
+    d["truncate"] = scaling.truncate;
   }
   return d;
 }
@@ -380,9 +396,10 @@ norm_eps : float
 rope_theta : float
     Base of the rotary frequencies.
 rope_scaling : dict, optional
-    How the frequencies are changed for long contexts: ``{"type": "linear", "factor": f}`` divides them by f, and
+    How the frequencies are changed for long contexts: ``{"type": "linear", "factor": f}`` divides them by f,
     ``{"type": "llama3", "factor": f, "low_freq_factor": a, "high_freq_factor": b, "original_context": n}`` does what
-    Llama 3.1 does.
+    Llama 3.1 does, and ``{"type": "yarn", "factor": f, "original_context": n, "attention_factor": a, "beta_fast": b,
+    "beta_slow": c, "truncate": t}`` what YaRN does (Peng et al. 2023), with cos and sin times a.
 rope_factors : sequence of float
     [head_dim / 2], in addition: each frequency is divided by its own factor. None if empty. GGUF files have Llama 3's
     scaling so.
@@ -499,6 +516,7 @@ True
       .def_property_readonly("kv", [](const Model& m) { return m.kv_dtype() == DType::f16 ? "f16" : "f32"; })
       .def_property_readonly("activations", [](const Model& m) { return m.int8_activations() ? "int8" : "f32"; })
       .def_property_readonly("pack", [](const Model& m) { return m.packed() ? "always" : "never"; })
+      .def_property_readonly("matrix_bytes", &Model::matrix_bytes)
       .def("weight_names",
            [](const Model& m) {
              std::vector<std::string> names;

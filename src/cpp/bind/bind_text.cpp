@@ -394,10 +394,14 @@ py::tuple get_state(const Tokenizer& tokenizer) {
   for (const std::string& piece : v.pieces) pieces.append(py::bytes(piece));
   std::vector<int> types;
   for (const PieceType type : v.types) types.push_back(static_cast<int>(type));
+  py::list added;
+  for (const Vocabulary::AddedToken& token : v.added) {
+    added.append(py::make_tuple(token.id, token.lstrip, token.rstrip, token.normalized));
+  }
   return py::make_tuple(static_cast<int>(v.kind), pieces, v.scores, types, v.bos_id, v.eos_ids, v.unk_id,
                         py::bytes(v.unk_surface), v.add_dummy_prefix, v.remove_extra_whitespaces,
                         static_cast<int>(v.pre_tokenizer), v.merges, v.merges_by_id, v.ignore_merges, v.add_bos,
-                        v.add_eos, py::bytes(v.chat_template), static_cast<int>(v.prefix));
+                        v.add_eos, py::bytes(v.chat_template), static_cast<int>(v.prefix), added, v.normalizes);
 }
 
 template <class Enum>
@@ -408,8 +412,9 @@ Enum checked_enum(int value, Enum last) {
 }
 
 Tokenizer set_state(const py::tuple& state) {
-  if (state.size() != 17 && state.size() != 18) {  // 17 before there was a prefix
-    throw FormatError(cat("vocabulary: expected 18 parts, found ", state.size()));
+  // 17 before there was a prefix, 18 before there were added tokens
+  if (state.size() != 17 && state.size() != 18 && state.size() != 20) {
+    throw FormatError(cat("vocabulary: expected 20 parts, found ", state.size()));
   }
   Vocabulary v;
   v.kind = checked_enum(state[0].cast<int>(), Vocabulary::Kind::ranked_bpe);
@@ -430,6 +435,13 @@ Tokenizer set_state(const py::tuple& state) {
   v.add_eos = state[15].cast<bool>();
   v.chat_template = state[16].cast<std::string>();
   if (state.size() > 17) v.prefix = checked_enum(state[17].cast<int>(), Vocabulary::Prefix::first_where_none);
+  if (state.size() > 19) {
+    for (const auto& [id, lstrip, rstrip, normalized] :
+         state[18].cast<std::vector<std::tuple<std::int32_t, bool, bool, bool>>>()) {
+      v.added.push_back({id, lstrip, rstrip, normalized});
+    }
+    v.normalizes = state[19].cast<bool>();
+  }
   return Tokenizer(std::move(v));
 }
 

@@ -28,10 +28,20 @@ void check_rope(const Config& c) {
       throw FormatError(cat("config: rope_scaling's low_freq_factor is ", scaling.low_freq_factor,
                             ", expected less than high_freq_factor, which is ", scaling.high_freq_factor));
     }
-    if (scaling.original_context < 1 || scaling.original_context > kMaxSize) {
+  }
+  if (scaling.kind == RopeScaling::Kind::yarn) {
+    check_positive("rope_scaling's attention_factor", scaling.attention_factor);
+    check_positive("rope_scaling's beta_fast", scaling.beta_fast);
+    check_positive("rope_scaling's beta_slow", scaling.beta_slow);
+    if (c.rope_theta <= 1.0F) {
       throw FormatError(
-          cat("config: rope_scaling's original_context is ", scaling.original_context, ", expected 1 to ", kMaxSize));
+          cat("config: rope_theta is ", c.rope_theta, ", expected more than 1 with scaling of type yarn"));
     }
+  }
+  const bool has_context = scaling.kind == RopeScaling::Kind::llama3 || scaling.kind == RopeScaling::Kind::yarn;
+  if (has_context && (scaling.original_context < 1 || scaling.original_context > kMaxSize)) {
+    throw FormatError(
+        cat("config: rope_scaling's original_context is ", scaling.original_context, ", expected 1 to ", kMaxSize));
   }
   if (!c.rope_factors.empty() && static_cast<std::int64_t>(c.rope_factors.size()) != c.head_dim / 2) {
     throw FormatError(cat("config: there are ", c.rope_factors.size(),

@@ -19,13 +19,19 @@ inline std::string_view to_string(RopeStyle style) {
 struct RopeScaling {
   // linear: all are divided by the factor. llama3: those whose wave is longer than original_context / low_freq_factor
   // are, those below original_context / high_freq_factor are not, and between the two it changes smoothly.
-  enum class Kind : std::uint8_t { none, linear, llama3 };
+  // yarn: those that turn less than beta_slow times in original_context are, those above beta_fast are not, and between the
+  // two it changes evenly from one frequency to the next; and cos and sin are multiplied by attention_factor.
+  enum class Kind : std::uint8_t { none, linear, llama3, yarn };
 
   Kind kind = Kind::none;
   float factor = 1.0F;
   float low_freq_factor = 1.0F;
   float high_freq_factor = 4.0F;
   std::int64_t original_context = 8192;
+  float attention_factor = 1.0F;
+  float beta_fast = 32.0F;
+  float beta_slow = 1.0F;
+  bool truncate = true;  // where the change begins and ends are whole numbers of frequencies
 };
 
 inline std::string_view to_string(RopeScaling::Kind kind) {
@@ -34,6 +40,8 @@ inline std::string_view to_string(RopeScaling::Kind kind) {
       return "linear";
     case RopeScaling::Kind::llama3:
       return "llama3";
+    case RopeScaling::Kind::yarn:
+      return "yarn";
     default:
       return "none";
   }

@@ -36,6 +36,16 @@ struct Vocabulary {
   // byte_bpe: how a text is cut into words, each of which is encoded by itself.
   enum class PreTokenizer : std::uint8_t { gpt2, llama3, smollm };
 
+  // byte_bpe, ranked_bpe: what a tokenizer.json says of a control or user-defined piece, where that is anything.
+  struct AddedToken {
+    std::int32_t id = 0;
+    bool lstrip = false;      // with the white space before it
+    bool rstrip = false;      // with the white space behind it
+    bool normalized = false;  // looked for after the others, and with `normalizes` in the text as it then is
+
+    bool operator==(const AddedToken&) const = default;
+  };
+
   using Merge = std::array<std::int32_t, 3>;  // left id, right id, id of both joined
 
   Kind kind = Kind::llama2c;
@@ -52,6 +62,9 @@ struct Vocabulary {
   bool remove_extra_whitespaces = false;
 
   Prefix prefix = Prefix::none;  // ranked_bpe only; add_dummy_prefix then says whether it is one of the others
+  // ranked_bpe: the prefix and U+2581 are put in before normalised tokens are looked for, not behind them.
+  bool normalizes = false;
+  std::vector<AddedToken> added;
 
   // byte_bpe; the merges are ranked_bpe's too.
   PreTokenizer pre_tokenizer = PreTokenizer::gpt2;

@@ -17,13 +17,15 @@ namespace llama2cpp {
 struct Weight;
 
 // 32 columns of a row as whole numbers with their scales: weight k is (d * sub[h]) * q[k] + dm * m[h], where h = k / 16.
-// d * sub and dm * m are exact in f32 for every format here. Without a minimum there is no second term.
+// d * sub and dm * m are exact in f32 for every format here. Without a minimum there is no second term. In formats with zero
+// points it is d * (q[k] - zero).
 struct IntegerBlock {
   std::array<std::int8_t, 32> q;
   std::array<std::int32_t, 2> sub{1, 1};
   std::array<std::int32_t, 2> m{0, 0};
   float d = 0.0F;
   float dm = 0.0F;
+  std::int32_t zero = 0;
 };
 
 // What all IntegerBlocks of a format have in common.
@@ -33,6 +35,7 @@ struct BlockFacts {
   int halves = 1;           // 2 where sub and m differ between columns 0-15 and 16-31
   bool sub_scales = false;  // sub is not always 1: d and dm then belong to 256 columns
   bool minimum = false;     // dm is used
+  bool zeros = false;       // zero is used, and zero + offset is in [0, 2^bits)
 };
 
 struct Format {
@@ -47,7 +50,8 @@ struct Format {
   // The opposite, for export: `count` values to plane 0. Null where this project does not write the format.
   void (*encode)(const float* values, std::int64_t count, std::byte* out);
 
-  // Columns [32 * block, 32 * block + 32) of one row. Null where columns do not come in blocks of 32 whole numbers.
+  // Columns [32 * block, 32 * block + 32) of one row, in the weight's order. Null where columns do not come in blocks of 32
+  // whole numbers; not to be called where in_blocks() is false.
   void (*integers)(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) = nullptr;
   BlockFacts blocks{};  // where there are integers
 };
@@ -72,6 +76,7 @@ struct Weight {
   // decoded weights. Only for quantised formats; the model decides.
   bool int8_input = false;
   std::array<Plane, 4> planes;
+  Buffer order;   // i32 [cols]: the column that matmul takes at each place; empty: as they lie
   Buffer panels;  // the backend's packed copy; empty until then
 
   void decode_row(std::int64_t row, float* out) const { format->decode(*this, row, 0, cols, out); }
@@ -82,6 +87,14 @@ std::span<const Format* const> all_formats();
 
 // Throws FormatError with the names that exist.
 const Format& find_format(std::string_view name);
+
+// Whether a weight's columns, in its order, are blocks of 32 whole numbers with one scale each.
+inline bool in_blocks(const Weight& weight) {
+  if (weight.format->integers == nullptr) return false;
+  if (weight.format->group > 0) return true;
+  const bool groups_together = weight.planes[3].data == nullptr || weight.order;
+  return groups_together && weight.cols % 32 == 0 && (weight.group % 32 == 0 || weight.group >= weight.cols);
+}
 
 inline std::string shape_text(const Weight& weight) { return cat("[", weight.rows, ", ", weight.cols, "]"); }
 

@@ -6,7 +6,8 @@
 //   plane 2  zeros   [groups, rows * bits / 32] 32-bit words, the same way along a row of them. Version 1 stores
 //                    (zero - 1) modulo 2^bits, version 2 the zero itself
 //   plane 3  g_idx   [cols] i32, the group of each column; without it column k is of group k / Weight::group
-// The planes are no rows of the weight, so their row_bytes are 0. Readers have checked the shapes and g_idx.
+// The planes are no rows of the weight, so their row_bytes are 0. Readers have checked the shapes and g_idx, and where
+// there is g_idx they may give an order that makes column k of it of group k / Weight::group.
 #pragma once
 
 #include <algorithm>
@@ -32,28 +33,64 @@ int packed_value(const std::byte* words, std::int64_t stride, std::int64_t index
   return static_cast<int>(value & ((1U << kBits) - 1U));
 }
 
+struct GptqGroup {
+  float scale;
+  int zero;
+};
+
+// Of one row. A mapped file may change after its reader has looked: the group is held within the planes.
+template <int kBits, int kStoredLess>
+GptqGroup gptq_group(const Weight& weight, std::int64_t row, std::int64_t group) {
+  const auto groups = static_cast<std::int64_t>(weight.planes[1].bytes) / (weight.rows * 2);
+  group = std::min(group, groups - 1);
+  const std::byte* const zeros = weight.planes[2].data + group * (weight.rows * kBits / 32) * 4;
+  return {.scale = half_at(weight.planes[1].data + (group * weight.rows + row) * 2),
+          .zero = (packed_value<kBits>(zeros, 1, row) + kStoredLess) & ((1 << kBits) - 1)};
+}
+
 template <int kBits, int kStoredLess>
 void decode_gptq(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out) {
   const std::byte* const q = weight.planes[0].data + row * 4;
-  const std::byte* const scales = weight.planes[1].data;
-  const std::byte* const zeros = weight.planes[2].data;
   const std::byte* const g_idx = weight.planes[3].data;
-  const auto groups = static_cast<std::int64_t>(weight.planes[1].bytes) / (weight.rows * 2);
-  const std::int64_t zero_words = weight.rows * kBits / 32;
   std::int64_t of_last = -1;
-  float scale = 0.0F;
-  int zero = 0;
+  GptqGroup group{};
   for (std::int64_t k = begin; k < begin + count; ++k) {
-    std::int64_t group = g_idx == nullptr ? k / weight.group : std::int64_t{word_at(g_idx, k)};
-    if (group != of_last) {
-      of_last = group;
-      group = std::min(group, groups - 1);  // a mapped file may change after its reader has looked
-      scale = half_at(scales + (group * weight.rows + row) * 2);
-      zero = packed_value<kBits>(zeros + group * zero_words * 4, 1, row) + kStoredLess;
-      zero &= (1 << kBits) - 1;
-    }
-    out[k - begin] = scale * static_cast<float>(packed_value<kBits>(q, weight.rows, k) - zero);
+    const std::int64_t index = g_idx == nullptr ? k / weight.group : std::int64_t{word_at(g_idx, k)};
+    if (index != of_last) group = gptq_group<kBits, kStoredLess>(weight, row, index);
+    of_last = index;
+    out[k - begin] = group.scale * static_cast<float>(packed_value<kBits>(q, weight.rows, k) - group.zero);
   }
+}
+
+// Numbers of 8 bits are stored as signed ones.
+template <int kBits>
+inline constexpr int kGptqOffset = kBits == 8 ? 128 : 0;
+
+template <int kBits, int kStoredLess>
+void integers_gptq(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) {
+  constexpr int kWhole = 32 / kBits;  // values that a word has to itself
+  const std::byte* const q = weight.planes[0].data + row * 4;
+  const auto put = [&](std::size_t k, int value) { out.q[k] = static_cast<std::int8_t>(value - kGptqOffset<kBits>); };
+  if (weight.order) {
+    const std::byte* const order = weight.order.data() + block * 32 * 4;
+    for (std::size_t k = 0; k < 32; ++k) {
+      put(k, packed_value<kBits>(q, weight.rows, word_at(order, static_cast<std::int64_t>(k))));
+    }
+  } else if constexpr (32 % kBits == 0) {
+    for (std::size_t k = 0; k < 32; k += kWhole) {
+      const std::uint32_t word = word_at(q, (block * kBits + static_cast<std::int64_t>(k) / kWhole) * weight.rows);
+      for (int i = 0; i < kWhole; ++i) {
+        put(k + static_cast<std::size_t>(i), static_cast<int>(word >> i * kBits & ((1U << kBits) - 1U)));
+      }
+    }
+  } else {
+    for (std::size_t k = 0; k < 32; ++k) {
+      put(k, packed_value<kBits>(q, weight.rows, block * 32 + static_cast<std::int64_t>(k)));
+    }
+  }
+  const GptqGroup group = gptq_group<kBits, kStoredLess>(weight, row, block * 32 / weight.group);
+  out.d = group.scale;
+  out.zero = group.zero - kGptqOffset<kBits>;
 }
 
 // Each Weight says its own group. Nothing is encoded through a Format: one plane could not hold the scales.
@@ -64,7 +101,9 @@ constexpr Format gptq_format(std::string_view name) {
           .group_bytes = 0,
           .quantised = true,
           .decode = decode_gptq<kBits, kStoredLess>,
-          .encode = nullptr};
+          .encode = nullptr,
+          .integers = integers_gptq<kBits, kStoredLess>,
+          .blocks = {.bits = kBits, .offset = kGptqOffset<kBits>, .zeros = true}};
 }
 
 inline constexpr Format kGptq2 = gptq_format<2, 1>("gptq2");

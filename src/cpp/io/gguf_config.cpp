@@ -35,6 +35,9 @@ constexpr std::string_view kRead[] = {
     "rope.scaling.type",
     "rope.scaling.factor",
     "rope.scale_linear",  // scaling.factor's name until the autumn of 2023
+    "rope.scaling.original_context_length",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
 };
 
 // What says how a model was made, or is for other kinds of models than those that pass the rest.
@@ -42,8 +45,7 @@ constexpr std::string_view kHarmless[] = {
     "tensor_data_layout",
     "attention.layer_norm_epsilon",  // of norms that a Llama does not have
     "rope.scaling.finetuned",
-    "rope.scaling.original_context_length",  // the scalings that need it are refused
-    "expert_used_count",                     // expert_count must be 0
+    "expert_used_count",  // expert_count must be 0
     "expert_feed_forward_length",
 };
 
@@ -70,6 +72,8 @@ constexpr Neutral kNeutral[] = {
     {"embedding_scale", 1},
     {"rope.scaling.attn_factor", 1},
     {"rope.scaling.yarn_log_multiplier", 0},
+    {"rope.scaling.yarn_ext_factor", 1},
+    {"rope.scaling.yarn_attn_factor", 1},
     {"pooling_type", 0},
 };
 
@@ -136,19 +140,26 @@ void expect_equal(const Gguf& gguf, std::string_view key, std::int64_t value, st
   if (value != expected) gguf.fail(full(key), cat(value, ", and only ", expected, ", ", whose, ", is implemented"));
 }
 
-RopeScaling read_rope_scaling(const Gguf& gguf) {
+RopeScaling read_rope_scaling(const Gguf& gguf, std::int64_t seq_len) {
   // llama.cpp: a factor without a type is of linear scaling, and 0 is no factor.
   float factor = find_float(gguf, "rope.scaling.factor").value_or(0.0F);
   if (factor == 0.0F) factor = find_float(gguf, "rope.scale_linear").value_or(0.0F);
   const std::string_view type = gguf.string(full("rope.scaling.type")).value_or("linear");
-  if (type != "linear" && type != "none") {
+  if (type != "linear" && type != "none" && type != "yarn") {
     gguf.fail(full("rope.scaling.type"),
-              cat(excerpt(type), ", expected \"none\" or \"linear\": others are not implemented"));
+              cat(excerpt(type), ", expected \"none\", \"linear\" or \"yarn\": others are not implemented"));
   }
   RopeScaling scaling;
   if (type == "none" || factor == 0.0F || factor == 1.0F) return scaling;
   scaling.kind = RopeScaling::Kind::linear;
   scaling.factor = factor;
+  if (type == "linear") return scaling;
+  // llama.cpp's YaRN is transformers' without options.
+  scaling.kind = RopeScaling::Kind::yarn;
+  scaling.original_context = gguf.integer(full("rope.scaling.original_context_length")).value_or(seq_len);
+  scaling.attention_factor = static_cast<float>(factor <= 1.0F ? 1.0 : 0.1 * std::log(double{factor}) + 1.0);
+  scaling.beta_fast = find_float(gguf, "rope.scaling.yarn_beta_fast").value_or(scaling.beta_fast);
+  scaling.beta_slow = find_float(gguf, "rope.scaling.yarn_beta_slow").value_or(scaling.beta_slow);
   return scaling;
 }
 
@@ -216,7 +227,7 @@ Config read_gguf_config(const Gguf& gguf) {
   if (!eps) throw FormatError(cat("metadata '", full("attention.layer_norm_rms_epsilon"), "' is missing"));
   config.norm_eps = *eps;
   config.rope_theta = find_float(gguf, "rope.freq_base").value_or(config.rope_theta);
-  config.rope_scaling = read_rope_scaling(gguf);
+  config.rope_scaling = read_rope_scaling(gguf, config.seq_len);
   config.sliding_window = gguf.integer(full("attention.sliding_window")).value_or(0);
   config.rope_style = RopeStyle::interleaved;
   config.tied = !gguf.tensors().contains("output.weight");

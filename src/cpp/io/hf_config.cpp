@@ -55,9 +55,12 @@ constexpr Neutral kNeutral[] = {
 constexpr std::string_view kRotaryKeys[] = {
     "type",   "rope_type",       "rope_theta",       "partial_rotary_factor",
     "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"};
+constexpr std::string_view kYarnKeys[] = {"attention_factor", "mscale",    "mscale_all_dim",
+                                          "beta_fast",        "beta_slow", "truncate"};
 
-bool is_rotary_key(std::string_view name) {
-  return std::find(std::begin(kRotaryKeys), std::end(kRotaryKeys), name) != std::end(kRotaryKeys);
+template <class List>
+bool is_in(const List& list, std::string_view name) {
+  return std::find(std::begin(list), std::end(list), name) != std::end(list);
 }
 
 // Whether an object has the member, be it null.
@@ -188,19 +191,41 @@ std::int64_t original_context(const Json& config, const Json& rotary, std::int64
   return outside ? outside->int64() : seq_len;
 }
 
+// As transformers fills in what is missing; 0 is missing for all but the factors.
+RopeScaling read_yarn(const Json& config, const Json& rotary, std::int64_t seq_len) {
+  const auto number = [&](std::string_view name) { return find_number(rotary, name).value_or(0.0); };
+  RopeScaling scaling;
+  scaling.kind = RopeScaling::Kind::yarn;
+  scaling.original_context = original_context(config, rotary, seq_len);
+  const double factor = find_number(rotary, "factor")
+                            .value_or(static_cast<double>(seq_len) / static_cast<double>(scaling.original_context));
+  scaling.factor = static_cast<float>(factor);
+  const auto from_factor = [&](double m) { return factor <= 1 ? 1.0 : 0.1 * m * std::log(factor) + 1; };
+  const bool both = number("mscale") != 0 && number("mscale_all_dim") != 0;
+  const double inferred = both ? from_factor(number("mscale")) / from_factor(number("mscale_all_dim")) : from_factor(1);
+  scaling.attention_factor = static_cast<float>(find_number(rotary, "attention_factor").value_or(inferred));
+  if (number("beta_fast") != 0) scaling.beta_fast = static_cast<float>(number("beta_fast"));
+  if (number("beta_slow") != 0) scaling.beta_slow = static_cast<float>(number("beta_slow"));
+  const std::optional<Json> truncate = rotary.find("truncate");
+  scaling.truncate = !truncate || truncate->boolean();
+  return scaling;
+}
+
 RopeScaling read_rope_scaling(const Json& config, const Json& rotary, std::int64_t seq_len) {
   const std::string_view type = rotary_type(rotary);
-  if (type != "default" && type != "linear" && type != "llama3") {
+  if (type != "default" && type != "linear" && type != "llama3" && type != "yarn") {
     rotary.fail(cat("rope_type is ", excerpt(type),
-                    ", expected \"default\", \"linear\" or \"llama3\": others are not implemented"));
+                    ", expected \"default\", \"linear\", \"llama3\" or \"yarn\": others are not implemented"));
   }
   for (const Json member : rotary.members()) {
-    if (member.is_null() || is_rotary_key(member.name())) continue;
+    if (member.is_null() || is_in(kRotaryKeys, member.name())) continue;
+    if (type == "yarn" && is_in(kYarnKeys, member.name())) continue;
     member.fail("not known, and may stand for something that this version does not compute");
   }
   refuse_unless_neutral(rotary, "partial_rotary_factor", 1);
   RopeScaling scaling;
   if (type == "default") return scaling;
+  if (type == "yarn") return read_yarn(config, rotary, seq_len);
   scaling.factor = need_float(rotary, "factor");
   scaling.kind = RopeScaling::Kind::linear;
   if (type == "linear") return scaling;

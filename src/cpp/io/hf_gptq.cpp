@@ -1,7 +1,10 @@
 // Weights of Hugging Face folders that GPTQ has quantised. A module is quantised if it has a qweight, whatever the
 // settings say of it; the others are floats.
+#include <algorithm>
 #include <array>
 #include <cstring>
+#include <numeric>
+#include <span>
 
 #include "core/check.h"
 #include "core/quote.h"
@@ -94,22 +97,40 @@ Plane plane_of(const Placed& placed) {
   return {placed.bytes(), placed.tensor.end - placed.tensor.begin, 0, placed.file};
 }
 
-// The plane of groups, unless they are what one would count. Each is checked: it is an index.
-Plane groups_of(const Tensors& tensors, const std::string& module, std::int64_t cols, std::int64_t group,
-                std::int64_t groups) {
-  if (!tensors.contains(module + ".g_idx")) return {};
+// The columns by their groups, and within one as they lie; empty where a group is not of as many columns as it should be.
+Buffer order_of(const std::vector<std::int32_t>& groups_of_columns, std::int64_t group) {
+  const auto cols = groups_of_columns.size();
+  Buffer order = Buffer::heap(cols * sizeof(std::int32_t));
+  const std::span<std::int32_t> columns(reinterpret_cast<std::int32_t*>(order.data()), cols);
+  std::iota(columns.begin(), columns.end(), 0);
+  const auto group_of = [&](std::int32_t column) { return groups_of_columns[static_cast<std::size_t>(column)]; };
+  std::ranges::stable_sort(columns, {}, group_of);
+  for (std::size_t place = 0; place < cols; ++place) {
+    if (group_of(columns[place]) != static_cast<std::int64_t>(place) / group) return {};
+  }
+  return order;
+}
+
+// The plane of groups and the order that they ask for, unless they are what one would count. Each is checked: it is an
+// index.
+void add_groups(const Tensors& tensors, const std::string& module, std::int64_t groups, Weight& weight) {
+  if (!tensors.contains(module + ".g_idx")) return;
+  const std::int64_t cols = weight.cols;
   const Placed& placed = part_of(tensors, module, ".g_idx", "I32", {cols});
+  std::vector<std::int32_t> of_columns(static_cast<std::size_t>(cols));
+  std::memcpy(of_columns.data(), placed.bytes(), of_columns.size() * sizeof(std::int32_t));
   bool counted = true;
   for (std::int64_t k = 0; k < cols; ++k) {
-    std::int32_t of_column = 0;
-    std::memcpy(&of_column, placed.bytes() + k * 4, sizeof(of_column));
+    const std::int32_t of_column = of_columns[static_cast<std::size_t>(k)];
     if (of_column < 0 || of_column >= groups) {
       throw FormatError(cat(placed.file_name, ": tensor ", excerpt(module + ".g_idx"), ": column ", k, " is of group ",
                             of_column, ", expected 0 to ", groups - 1));
     }
-    counted = counted && of_column == k / group;
+    counted = counted && of_column == k / weight.group;
   }
-  return counted ? Plane{} : plane_of(placed);
+  if (counted) return;
+  weight.planes[3] = plane_of(placed);
+  weight.order = order_of(of_columns, weight.group);
 }
 
 }  // namespace
@@ -141,7 +162,7 @@ Weight gptq_weight(const Tensors& tensors, const std::string& module, const Gptq
   weight.planes[0] = plane_of(part_of(tensors, module, ".qweight", "I32", {cols * settings.bits / 32, rows}));
   weight.planes[1] = plane_of(part_of(tensors, module, ".scales", "F16", {groups, rows}));
   weight.planes[2] = plane_of(part_of(tensors, module, ".qzeros", "I32", {groups, rows * settings.bits / 32}));
-  weight.planes[3] = groups_of(tensors, module, cols, group, groups);
+  add_groups(tensors, module, groups, weight);
   return weight;
 }
 

@@ -159,20 +159,14 @@ void add_vocab(const Json& model, Pieces& pieces) {
 }
 
 // Tokens that are found in a text before anything is merged. Special ones only where they are asked for.
-void add_added_tokens(const Json& tokenizer, bool normalizes, Pieces& pieces) {
+void add_added_tokens(const Json& tokenizer, Pieces& pieces) {
   const std::optional<Json> tokens = tokenizer.find("added_tokens");
   if (!tokens) return;
   for (const Json token : tokens->elements()) {
     const Json content = token.get("content");
-    for (const std::string_view name : {"single_word", "lstrip", "rstrip"}) {
-      if (flag(token, name, false)) token.get(name).fail("true, and only false is implemented");
-    }
+    if (flag(token, "single_word", false)) token.get("single_word").fail("true, and only false is implemented");
     if (content.string().empty()) content.fail("a token without text");
     const bool special = flag(token, "special", false);
-    if (normalizes && flag(token, "normalized", !special)) {
-      token.fail(cat(excerpt(content.string()),
-                     " is looked for in the normalised text (\"normalized\": true), which is not implemented"));
-    }
     const std::int64_t id = token.get("id").int64();
     const auto known = pieces.ids.find(content.string());
     if (known != pieces.ids.end() && known->second != id) {
@@ -184,6 +178,9 @@ void add_added_tokens(const Json& tokenizer, bool normalizes, Pieces& pieces) {
       token.get("id").fail(cat(id, ", which is that of the piece ", excerpt(pieces.vocabulary.pieces[index])));
     }
     pieces.put(token, content.string(), id, special ? PieceType::control : PieceType::user_defined);
+    const Vocabulary::AddedToken added{static_cast<std::int32_t>(id), flag(token, "lstrip", false),
+                                       flag(token, "rstrip", false), flag(token, "normalized", !special)};
+    if (added.lstrip || added.rstrip || added.normalized) pieces.vocabulary.added.push_back(added);
   }
 }
 
@@ -397,6 +394,7 @@ Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size) {
     vocabulary.pre_tokenizer = *byte_level;
   } else {
     vocabulary.prefix = read_prefix(normalizers, pre_tokenizers);
+    vocabulary.normalizes = !normalizers.empty();
   }
 
   const std::size_t size = count_pieces(tokenizer, model, vocab_size);
@@ -406,7 +404,7 @@ Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size) {
   Pieces pieces{vocabulary, {}};
   add_vocab(model, pieces);
   add_merges(model, pieces);
-  add_added_tokens(tokenizer, !normalizers.empty(), pieces);
+  add_added_tokens(tokenizer, pieces);
   vocabulary.unk_id = text(model, "unk_token").empty() ? -1 : find_piece(pieces, text(model, "unk_token"));
   if (byte_level) {
     read_bytes(model, pieces);

@@ -62,7 +62,8 @@ void add_config(Fnv1a128& hash, const Config& config) {
   // Names every field: a new one does not compile until it is here.
   const auto& [dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, seq_len, norm_eps, rope_theta,
                rope_scaling, rope_factors, sliding_window, rope_style, tied] = config;
-  const auto& [kind, factor, low_freq_factor, high_freq_factor, original_context] = rope_scaling;
+  const auto& [kind, factor, low_freq_factor, high_freq_factor, original_context, attention_factor, beta_fast,
+               beta_slow, truncate] = rope_scaling;
   for (const std::int64_t size : {dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, seq_len,
                                   sliding_window, original_context}) {
     hash.add(size);
@@ -71,6 +72,10 @@ void add_config(Fnv1a128& hash, const Config& config) {
   hash.add(rope_theta);
   hash.add(to_string(kind));
   for (const float number : {factor, low_freq_factor, high_freq_factor}) hash.add(number);
+  if (kind == RopeScaling::Kind::yarn) {
+    for (const float number : {attention_factor, beta_fast, beta_slow}) hash.add(number);
+    hash.add(std::uint64_t{truncate});
+  }
   hash.add(std::uint64_t{rope_factors.size()});
   for (const float number : rope_factors) hash.add(number);
   hash.add(to_string(rope_style));

@@ -64,6 +64,18 @@ Checkpoint edited(const Checkpoint& base, const std::vector<Weight>& edits, bool
   return copy;
 }
 
+// "int8" is what every quantised weight takes, and at least one weight. Floats beside them stay floats.
+void check_int8(const std::vector<Weight*>& matrices) {
+  const auto takes = [](const Weight* weight) { return weight->int8_input; };
+  const bool none = std::none_of(matrices.begin(), matrices.end(), takes);
+  for (const Weight* weight : matrices) {
+    const bool refused = !weight->int8_input && (none || weight->format->quantised);
+    LLAMA2CPP_CHECK(!refused, "activations is 'int8', but tensor '", weight->name, "' is ", weight->format->name,
+                    weight->format->blocks.zeros ? cat(" of groups of ", weight->group) : "",
+                    ", and only weights that come as blocks of 32 whole numbers take int8");
+  }
+}
+
 }  // namespace
 
 Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie)
@@ -96,14 +108,23 @@ Model::Model(Checkpoint checkpoint, const ModelOptions& options)
   const std::string& activations = options.activations;
   LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activations is '",
                   activations, "', expected one of: auto, f32, int8");
-  for (Weight* weight : weights_.matrices()) {
-    const bool takes_int8 = weight->format->integers != nullptr || weight->format->name == "int8_group";
-    LLAMA2CPP_CHECK(takes_int8 || activations != "int8", "activations is 'int8', but tensor '", weight->name, "' is ",
-                    weight->format->name, ", and only weights that come as blocks of whole numbers take int8");
+  const std::vector<Weight*> matrices = weights_.matrices();
+  for (Weight* weight : matrices) {
+    const bool takes_int8 = in_blocks(*weight) || weight->format->name == "int8_group";
     weight->int8_input = takes_int8 && activations != "f32";
     int8_activations_ = int8_activations_ || weight->int8_input;
   }
+  if (activations == "int8") check_int8(matrices);
   pack_ = should_pack(options.pack, config(), weights_, *backend_, context_, kv_dtype_);
+}
+
+std::size_t Model::matrix_bytes() const {
+  std::size_t bytes = 0;
+  for (const Weight* weight : weights_.matrices()) {
+    if (pack_) bytes += backend_->packed_bytes(*weight);
+    for (const Plane& plane : weight->planes) bytes += pack_ ? 0 : plane.bytes;
+  }
+  return bytes;
 }
 
 void Model::prepare() const {

@@ -45,6 +45,9 @@ class Model {
   bool packed() const { return pack_; }
   bool int8_activations() const { return int8_activations_; }
 
+  // Bytes that matrices take while the model runs: packed, or the file's.
+  std::size_t matrix_bytes() const;
+
   // Packs the weights, the first time. Takes the backend's lease.
   void prepare() const;
 

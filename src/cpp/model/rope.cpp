@@ -3,6 +3,7 @@
 // C library gives.
 #include "model/rope.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -23,6 +24,38 @@ float llama3_scaled(float inv_freq, const RopeScaling& scaling) {
   return (1.0F - smooth) * inv_freq / scaling.factor + smooth * inv_freq;
 }
 
+// YaRN (Peng et al. 2023), each step rounded as in transformers: the frequencies from `first` to `last` change evenly.
+struct YarnRange {
+  double first, last;
+
+  explicit YarnRange(const Config& c) {
+    const RopeScaling& scaling = c.rope_scaling;
+    const auto context = static_cast<double>(scaling.original_context);
+    // which frequency turns so often in the context
+    const auto frequency = [&](float turns) {
+      return static_cast<double>(c.head_dim) * std::log(context / (double{turns} * 2 * std::numbers::pi)) /
+             (2 * std::log(double{c.rope_theta}));
+    };
+    first = frequency(scaling.beta_fast);
+    last = frequency(scaling.beta_slow);
+    if (scaling.truncate) {
+      first = std::floor(first);
+      last = std::ceil(last);
+    }
+    first = std::max(first, 0.0);
+    last = std::min(last, static_cast<double>(c.head_dim - 1));
+    if (first == last) last += 0.001;
+  }
+};
+
+float yarn_scaled(float power, std::int64_t j, const Config& c) {
+  const YarnRange range(c);
+  const float way =
+      (static_cast<float>(j) - static_cast<float>(range.first)) / static_cast<float>(range.last - range.first);
+  const float kept = 1.0F - std::clamp(way, 0.0F, 1.0F);
+  return (1.0F / (c.rope_scaling.factor * power)) * (1.0F - kept) + (1.0F / power) * kept;
+}
+
 float scaled(float inv_freq, const RopeScaling& scaling) {
   switch (scaling.kind) {
     case RopeScaling::Kind::linear:
@@ -36,13 +69,17 @@ float scaled(float inv_freq, const RopeScaling& scaling) {
 
 }  // namespace
 
-RopeAngles::RopeAngles(const Config& config, Arithmetic arithmetic) : arithmetic_(arithmetic) {
+RopeAngles::RopeAngles(const Config& config, Arithmetic arithmetic)
+    : arithmetic_(arithmetic),
+      length_(config.rope_scaling.kind == RopeScaling::Kind::yarn ? config.rope_scaling.attention_factor : 1.0F) {
   const bool llama2c = arithmetic == Arithmetic::llama2c && config.rope_theta == 10000.0F;
   for (std::int64_t j = 0; j < config.head_dim / 2; ++j) {
     const float exponent = static_cast<float>(2 * j) / static_cast<float>(config.head_dim);
     const float power = llama2c ? llama2c_power_of_10000(exponent)
                                 : static_cast<float>(std::pow(double{config.rope_theta}, double{exponent}));
-    const float inv_freq = scaled(1.0F / power, config.rope_scaling);
+    const float inv_freq = config.rope_scaling.kind == RopeScaling::Kind::yarn
+                               ? yarn_scaled(power, j, config)
+                               : scaled(1.0F / power, config.rope_scaling);
     inv_freq_.push_back(config.rope_factors.empty() ? inv_freq
                                                     : inv_freq / config.rope_factors[static_cast<std::size_t>(j)]);
   }
@@ -57,8 +94,8 @@ void RopeAngles::at(std::int64_t position, float* cos, float* sin) const {
       sin[j] = turned.sin;
       continue;
     }
-    cos[j] = static_cast<float>(std::cos(double{angle}));
-    sin[j] = static_cast<float>(std::sin(double{angle}));
+    cos[j] = static_cast<float>(std::cos(double{angle})) * length_;
+    sin[j] = static_cast<float>(std::sin(double{angle})) * length_;
   }
 }
 

@@ -18,6 +18,7 @@ class RopeAngles {
  private:
   Arithmetic arithmetic_;
   std::vector<float> inv_freq_;  // [head_dim / 2] radians per position
+  float length_;                 // what cos and sin are multiplied by
 };
 
 }  // namespace llama2cpp

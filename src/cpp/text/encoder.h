@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -21,6 +22,10 @@ class Encoder {
   virtual void encode_later(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const {
     encode(text, bos_id, ids);
   }
+
+  // Where Vocabulary::normalizes is set, encode in two steps.
+  virtual std::string normalized(std::string_view text) const { return std::string(text); }
+  virtual void encode_normalized(std::string_view text, std::vector<std::int32_t>& ids) const { encode(text, -1, ids); }
 };
 
 // The vocabulary must outlive the encoder.

@@ -152,4 +152,18 @@ std::size_t first_word(Vocabulary::PreTokenizer kind, std::string_view text) {
   return llama3_word(text);
 }
 
+std::size_t spaces_at_start(std::string_view text) { return end_of_run(text, 0, Class::space); }
+
+std::size_t spaces_at_end(std::string_view text) {
+  std::size_t begin = text.size();
+  while (begin > 0) {
+    std::size_t at = begin - 1;  // of the last character
+    while (at > 0 && begin - at < 4 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+    const Character last = decode(text.substr(at, begin - at));
+    if (last.type != Class::space || last.length != begin - at) break;
+    begin = at;
+  }
+  return text.size() - begin;
+}
+
 }  // namespace llama2cpp

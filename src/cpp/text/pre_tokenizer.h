@@ -21,4 +21,8 @@ namespace llama2cpp {
 // letter nor number nor space.
 std::size_t first_word(Vocabulary::PreTokenizer kind, std::string_view text);
 
+// Bytes of the white space that a text begins or ends with.
+std::size_t spaces_at_start(std::string_view text);
+std::size_t spaces_at_end(std::string_view text);
+
 }  // namespace llama2cpp

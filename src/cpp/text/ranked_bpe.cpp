@@ -36,9 +36,9 @@ class RankedBpeEncoder final : public Encoder {
     encode_part(text, vocabulary_.prefix == Prefix::first_where_none ? Prefix::none : vocabulary_.prefix, ids);
   }
 
- private:
-  void encode_part(std::string_view text, Prefix prefix, std::vector<std::int32_t>& ids) const {
-    const std::string normalized = normalize(text, prefix);
+  std::string normalized(std::string_view text) const override { return normalize(text, vocabulary_.prefix); }
+
+  void encode_normalized(std::string_view normalized, std::vector<std::int32_t>& ids) const override {
     std::vector<Symbol> symbols = split(normalized);
     if (symbols.empty()) return;
     merge_symbols(normalized, symbols, pieces_, [&](const Symbol& left, const Symbol& right) -> Joined {
@@ -55,6 +55,11 @@ class RankedBpeEncoder final : public Encoder {
         after_unknown = false;
       }
     }
+  }
+
+ private:
+  void encode_part(std::string_view text, Prefix prefix, std::vector<std::int32_t>& ids) const {
+    encode_normalized(normalize(text, prefix), ids);
   }
 
   // Valid UTF-8 (each byte that is not part of a character becomes U+FFFD), spaces written U+2581.

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "core/buffer.h"
 #include "core/check.h"
+#include "text/added_tokens.h"
 #include "text/encoder.h"
 #include "text/pre_tokenizer.h"
 #include "text/prefix_matcher.h"
@@ -83,6 +85,8 @@ void check(const Vocabulary& vocabulary) {
   }
   check_id(vocabulary.bos_id, size, "the id of BOS", true);
   for (const std::int32_t id : vocabulary.eos_ids) check_id(id, size, "an id of EOS", false);
+  for (const Vocabulary::AddedToken& token : vocabulary.added)
+    check_id(token.id, size, "the id of an added token", false);
   check_id(vocabulary.unk_id, size, "the id of the unknown piece", true);
   for (std::size_t i = 0; i < size; ++i) {
     if (vocabulary.types[i] == PieceType::byte && byte_of_piece(vocabulary.pieces[i]) < 0) {
@@ -97,15 +101,18 @@ void check(const Vocabulary& vocabulary) {
   check_merges(vocabulary);
 }
 
-// The pieces that are looked for in the text itself. User-defined ones of BPE by rank are found always, as in
-// `tokenizers`; those of a sentencepiece vocabulary are left to its encoder, which finds them too.
-PrefixMatcher make_specials(const Vocabulary& vocabulary, bool special) {
+// The kinds whose added tokens are found as in `tokenizers`.
+bool has_added_tokens(const Vocabulary& vocabulary) {
+  return vocabulary.kind == Kind::byte_bpe || vocabulary.kind == Kind::ranked_bpe;
+}
+
+// The pieces that are looked for in the text itself. User-defined ones of a sentencepiece vocabulary are left to its
+// encoder, which finds them too.
+PrefixMatcher make_specials(const Vocabulary& vocabulary) {
   std::vector<std::pair<std::string, std::int32_t>> specials;
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
-    const bool control = special && vocabulary.types[i] == PieceType::control;
-    const bool always = vocabulary.kind == Kind::byte_bpe || vocabulary.kind == Kind::ranked_bpe;
-    const bool user_defined =
-        vocabulary.types[i] == PieceType::user_defined && vocabulary.kind != Kind::sentencepiece && (special || always);
+    const bool control = vocabulary.types[i] == PieceType::control;
+    const bool user_defined = vocabulary.types[i] == PieceType::user_defined && vocabulary.kind != Kind::sentencepiece;
     if (!control && !user_defined) continue;
     const std::string& piece = vocabulary.pieces[i];
     const auto id = static_cast<std::int32_t>(i);
@@ -157,15 +164,40 @@ std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary) {
 
 struct Tokenizer::Impl {
   explicit Impl(Vocabulary from)
-      : vocabulary(std::move(from)),
-        encoder(make_encoder(vocabulary)),
-        specials(make_specials(vocabulary, true)),
-        always_found(make_specials(vocabulary, false)) {}
+      : vocabulary(std::move(from)), encoder(make_encoder(vocabulary)), specials(make_specials(vocabulary)) {
+    if (!has_added_tokens(vocabulary)) return;
+    raw_tokens.emplace(vocabulary, false, [](const std::string& piece) { return piece; });
+    normalized_tokens.emplace(vocabulary, true, [&](const std::string& piece) {
+      return vocabulary.normalizes ? encoder->normalized(piece) : piece;
+    });
+  }
+
+  // With added tokens: first those that are looked for in the text as it is, then in each part the others.
+  void encode_parts(std::string_view text, bool special, std::vector<std::int32_t>& ids) const {
+    const auto encode = [&](std::string_view part) {
+      if (part.data() == text.data()) {
+        encoder->encode(part, -1, ids);
+      } else {
+        encoder->encode_later(part, -1, ids);
+      }
+    };
+    raw_tokens->cut(text, special, [&](std::string_view part, std::int32_t token) {
+      if (token >= 0) return ids.push_back(token);
+      if (normalized_tokens->empty()) return encode(part);
+      const std::string normalized = vocabulary.normalizes ? encoder->normalized(part) : std::string();
+      normalized_tokens->cut(vocabulary.normalizes ? normalized : part, special,
+                             [&](std::string_view inner, std::int32_t inner_token) {
+                               if (inner_token >= 0) return ids.push_back(inner_token);
+                               if (!vocabulary.normalizes) return encode(inner);
+                               encoder->encode_normalized(inner, ids);
+                             });
+    });
+  }
 
   const Vocabulary vocabulary;
   const std::unique_ptr<const Encoder> encoder;
   const PrefixMatcher specials;
-  const PrefixMatcher always_found;
+  std::optional<AddedTokens> raw_tokens, normalized_tokens;
 };
 
 Tokenizer::Tokenizer(Vocabulary vocabulary) {
@@ -203,13 +235,19 @@ Tokenizer Tokenizer::from_bytes(std::span<const std::byte> file, std::int64_t vo
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool bos, bool eos, bool special) const {
   const Vocabulary& vocabulary = impl_->vocabulary;
   const Encoder& encoder = *impl_->encoder;
-  const PrefixMatcher& found = special ? impl_->specials : impl_->always_found;
+  const PrefixMatcher& found = impl_->specials;
   std::vector<std::int32_t> ids;
   std::int32_t bos_id = bos && vocabulary.add_bos ? vocabulary.bos_id : -1;
   if (bos_id >= 0 && special && found.longest_prefix(text).id == bos_id) bos_id = -1;  // the text has it
 
+  if (has_added_tokens(vocabulary)) {
+    if (bos_id >= 0) ids.push_back(bos_id);
+    impl_->encode_parts(text, special, ids);
+    if (eos && !vocabulary.eos_ids.empty()) ids.push_back(vocabulary.eos_ids[0]);
+    return ids;
+  }
   std::size_t begin = 0;  // of the text that is not encoded yet
-  for (std::size_t at = 0; !found.empty() && at < text.size();) {
+  for (std::size_t at = 0; special && !found.empty() && at < text.size();) {
     const auto match = found.longest_prefix(text.substr(at));
     if (match.id < 0) {
       ++at;

@@ -144,7 +144,7 @@ void CpuBackend::matmul(std::span<const Weight* const> weights, const Tensor& x,
       for (std::int64_t t = part.begin; t < part.end; ++t) {
         float* const from = normalised(t);
         for (std::size_t i = 0; i < layouts.count; ++i) {
-          if (tokens == 1 && layouts.all[i].form().kind == InputForm::Kind::f32) {
+          if (tokens == 1 && layouts.all[i].form() == InputForm{}) {
             inputs[i].f32 = from;  // a row is a tile already
             continue;
           }

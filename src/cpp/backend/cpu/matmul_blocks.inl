@@ -1,14 +1,17 @@
 // Matmul of block formats (see block_panels.h) with few tokens, for the ISA file that includes this after
 // elementwise.inl. The arithmetic is specified in reference_blocks.cpp.
 
+constexpr std::int64_t kZeroEntry = 48;  // bytes of a scale and a zero point of 16 rows
+
 constexpr std::int64_t header_of(BlockLayout layout, std::int64_t blocks) {
+  if (layout.zeros) return ((((blocks - 1) >> layout.share) + 1) * kZeroEntry + 63) / 64 * 64;
   const std::int64_t fields = layout.minimum ? 2 : 1;
   const std::int64_t bytes =
       layout.sub_scales ? fields * 32 + blocks * fields * layout.halves * 16 : blocks * fields * 32;
   return (bytes + 63) / 64 * 64;
 }
 
-// Bytes of a whole unit.
+// Bytes of a whole unit; at most, where blocks share.
 constexpr std::int64_t unit_of(BlockLayout layout) { return header_of(layout, kUnitBlocks) + layout.bits * 512; }
 
 // Quad J of one block's planes: q + offset for 16 rows of 4 columns.
@@ -35,17 +38,23 @@ inline bytes64 unpack(const std::uint8_t* planes) {
   return w;
 }
 
-// D (field 0) or M (field 1) of 16 rows.
+// D (field 0) or M (field 1) of 16 rows. With zero points, `share` is the layout's, which L does not say.
 template <BlockLayout L>
-inline f32x16 block_scale(const std::uint8_t* header, std::int64_t block, int half, int field) {
+inline f32x16 block_scale(const std::uint8_t* header, int share, std::int64_t block, int half, int field) {
   constexpr int kFields = L.minimum ? 2 : 1;
-  if constexpr (!L.sub_scales) {
+  if constexpr (L.zeros) {
+    return load(reinterpret_cast<const std::uint16_t*>(header + (block >> share) * kZeroEntry));
+  } else if constexpr (!L.sub_scales) {
     return load(reinterpret_cast<const std::uint16_t*>(header + (block * kFields + field) * 32));
   } else {
     const std::uint8_t* sub = header + kFields * 32 + ((block * kFields + field) * L.halves + half) * 16;
     return mul(load(reinterpret_cast<const std::uint16_t*>(header + field * 32)),
                load_int8(reinterpret_cast<const std::int8_t*>(sub)));
   }
+}
+
+inline f32x16 block_zeros(const std::uint8_t* header, int share, std::int64_t block) {
+  return load_int8(reinterpret_cast<const std::int8_t*>(header + (block >> share) * kZeroEntry + 32));
 }
 
 template <int P, int N>
@@ -102,10 +111,17 @@ template <BlockLayout L, int kHalf, int P, int N>
 inline void block_half(const BlockCall& b, const std::uint8_t* header, std::int64_t block, const std::uint8_t* w,
                        const BlockInput& input, f32x16 (&sum)[P][N]) {
   constexpr int kBegin = kHalf * 4;
+  const int share = b.layout.share;
   i32x16 dots[P][N];
   for (int n = 0; n < N; ++n) {
     const i32x16 start = start_of<L.offset>(input.starts + kHalf * N + n);
     for (int p = 0; p < P; ++p) dots[p][n] = start;
+  }
+  if constexpr (L.zeros) {
+    for (int p = 0; p < P; ++p) {
+      const i32x16 zeros = to_int(block_zeros(header + p * b.panel_stride, share, block));
+      for (int n = 0; n < N; ++n) dots[p][n] = add_product(dots[p][n], zeros, input.starts + n);
+    }
   }
   dot_quad<L, kBegin>(b, w, input.x, dots);
   dot_quad<L, kBegin + 1>(b, w, input.x, dots);
@@ -118,10 +134,10 @@ inline void block_half(const BlockCall& b, const std::uint8_t* header, std::int6
     dot_quad<L, 7>(b, w, input.x, dots);
   }
   for (int p = 0; p < P; ++p) {
-    const f32x16 scale = block_scale<L>(header + p * b.panel_stride, block, kHalf, 0);
+    const f32x16 scale = block_scale<L>(header + p * b.panel_stride, share, block, kHalf, 0);
     for (int n = 0; n < N; ++n) sum[p][n] = fma(mul(scale, set1(input.scales[n])), to_float(dots[p][n]), sum[p][n]);
     if constexpr (L.minimum) {
-      const f32x16 minimum = block_scale<L>(header + p * b.panel_stride, block, kHalf, 1);
+      const f32x16 minimum = block_scale<L>(header + p * b.panel_stride, share, block, kHalf, 1);
       for (int n = 0; n < N; ++n) sum[p][n] = fma(minimum, set1(input.sums[kHalf * N + n]), sum[p][n]);
     }
   }
@@ -134,6 +150,8 @@ constexpr std::int64_t kAhead = 4096;
 // Packed units, P panels x N tokens.
 template <BlockLayout L, int P, int N>
 inline void blocks_tile(const BlockCall& b, std::int64_t panel) {
+  BlockLayout layout = L;
+  layout.share = b.layout.share;
   constexpr std::int64_t kLines = (header_of(L, kUnitBlocks) / kUnitBlocks + L.bits * 64 + 63) / 64;  // of a block
   f32x16 sum[P][N];
   load_sums(b, panel, 0, sum);
@@ -141,7 +159,7 @@ inline void blocks_tile(const BlockCall& b, std::int64_t panel) {
   BlockInput input = b.input;
   for (std::int64_t left = b.blocks; left > 0; left -= kUnitBlocks) {
     const std::int64_t count = left < kUnitBlocks ? left : kUnitBlocks;
-    const std::uint8_t* w = header + header_of(L, count);
+    const std::uint8_t* w = header + header_of(layout, count);
     for (std::int64_t block = 0; block < count; ++block) {
       for (int p = 0; p < P; ++p) {
         const std::uint8_t* next = header + p * b.panel_stride + kAhead + block * unit_of(L) / kUnitBlocks;
@@ -171,7 +189,7 @@ inline void blocks_of(const BlockCall& b) {
   }
 }
 
-// THE list of layouts: one for each format.
+// THE list of layouts: one for each format. What blocks share is no difference.
 inline constexpr BlockLayout kQ8_0{8, 128, 1, false, false};
 inline constexpr BlockLayout kQ4_0{4, 8, 1, false, false};
 inline constexpr BlockLayout kQ4_1{4, 0, 1, false, true};
@@ -182,10 +200,15 @@ inline constexpr BlockLayout kQ3_K{3, 4, 2, true, false};
 inline constexpr BlockLayout kQ4_K{4, 0, 1, true, true};
 inline constexpr BlockLayout kQ5_K{5, 0, 1, true, true};
 inline constexpr BlockLayout kQ6_K{6, 32, 2, true, false};
+inline constexpr BlockLayout kGptq2{2, 0, 1, false, false, true};
+inline constexpr BlockLayout kGptq3{3, 0, 1, false, false, true};
+inline constexpr BlockLayout kGptq4{4, 0, 1, false, false, true};
+inline constexpr BlockLayout kGptq8{8, 128, 1, false, false, true};
 
 // Calls f with a layout that the compiler knows.
 template <class F>
-inline void with_layout(const BlockLayout& layout, F f) {
+inline void with_layout(BlockLayout layout, F f) {
+  layout.share = 0;
   if (layout == kQ4_0) return f.template operator()<kQ4_0>();
   if (layout == kQ8_0) return f.template operator()<kQ8_0>();
   if (layout == kQ4_K) return f.template operator()<kQ4_K>();
@@ -195,7 +218,11 @@ inline void with_layout(const BlockLayout& layout, F f) {
   if (layout == kQ5_1) return f.template operator()<kQ5_1>();
   if (layout == kQ5_K) return f.template operator()<kQ5_K>();
   if (layout == kQ3_K) return f.template operator()<kQ3_K>();
-  return f.template operator()<kQ2_K>();
+  if (layout == kQ2_K) return f.template operator()<kQ2_K>();
+  if (layout == kGptq4) return f.template operator()<kGptq4>();
+  if (layout == kGptq8) return f.template operator()<kGptq8>();
+  if (layout == kGptq3) return f.template operator()<kGptq3>();
+  return f.template operator()<kGptq2>();
 }
 
 inline void matmul_blocks(const BlockCall& b) {

@@ -9,11 +9,21 @@
 namespace llama2cpp {
 
 InputForm input_form(const Weight& weight) {
-  if (!weight.int8_input) return {};
-  if (panel_form(weight) == PanelForm::blocks) {
-    return {.kind = InputForm::Kind::blocks, .group = kBlockCols, .halves = weight.format->blocks.halves};
+  const bool blocks = panel_form(weight) == PanelForm::blocks;
+  InputForm form;
+  if (blocks && weight.order) {
+    form.order = {reinterpret_cast<const std::int32_t*>(weight.order.data()), static_cast<std::size_t>(weight.cols)};
   }
-  return {.kind = InputForm::Kind::int8_group, .group = weight.group, .halves = 1};
+  if (!weight.int8_input) return form;
+  form.kind = blocks ? InputForm::Kind::blocks : InputForm::Kind::int8_group;
+  form.group = blocks ? kBlockCols : weight.group;
+  form.halves = blocks ? weight.format->blocks.halves : 1;
+  return form;
+}
+
+bool InputForm::operator==(const InputForm& other) const {
+  return kind == other.kind && group == other.group && halves == other.halves &&
+         std::equal(order.begin(), order.end(), other.order.begin(), other.order.end());
 }
 
 std::int64_t step_cols(const InputForm& form) {
@@ -61,6 +71,12 @@ Input InputLayout::tile(const Input& input, std::int64_t all_tokens, Range token
 void InputLayout::put(const KernelTable& kernels, const float* row, const Input& to, std::int64_t all_tokens,
                       Range tokens, std::int64_t t, std::byte* scratch) const {
   const std::int64_t n = tokens.end - tokens.begin;
+  if (!form_.order.empty()) {
+    auto* const ordered = reinterpret_cast<float*>(scratch);
+    for (std::size_t i = 0; i < form_.order.size(); ++i) ordered[i] = row[form_.order[i]];
+    row = ordered;
+    scratch += form_.order.size_bytes();
+  }
   if (!integers()) {
     for (std::int64_t begin = 0; begin < cols_; begin += step_) {
       float* out = tile(to, all_tokens, tokens, begin).f32 + t;

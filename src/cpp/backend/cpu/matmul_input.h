@@ -1,6 +1,8 @@
 // The input of a matmul as the kernels read it: in tiles of tokens, normalised and, where a weight wants it, rounded.
 #pragma once
 
+#include <span>
+
 #include "backend/cpu/kernel_table.h"
 #include "core/thread_pool.h"
 #include "format/format.h"
@@ -12,10 +14,11 @@ struct InputForm {
   enum class Kind : std::uint8_t { f32, int8_group, blocks };
 
   Kind kind = Kind::f32;
-  std::int64_t group = 0;   // int8_group: columns that share a scale
-  std::int64_t halves = 0;  // blocks: sums for each 32 columns
+  std::int64_t group = 0;                 // int8_group: columns that share a scale
+  std::int64_t halves = 0;                // blocks: sums for each 32 columns
+  std::span<const std::int32_t> order{};  // the column at each place; empty: as they lie
 
-  bool operator==(const InputForm&) const = default;
+  bool operator==(const InputForm& other) const;
 };
 
 InputForm input_form(const Weight& weight);
@@ -47,7 +50,9 @@ class InputLayout {
 
   // Memory for an Input of some tokens, a multiple of 64, and for what `put` needs beside it.
   std::int64_t bytes(std::int64_t tokens) const;
-  std::int64_t scratch_bytes() const { return integers() ? cols_ + groups_ * 4 : 0; }
+  std::int64_t scratch_bytes() const {
+    return (integers() ? cols_ + groups_ * 4 : 0) + static_cast<std::int64_t>(form_.order.size_bytes());
+  }
   Input at(std::byte* memory, std::int64_t tokens) const;
 
   // The part of one tile from column k on, which is where a step begins.

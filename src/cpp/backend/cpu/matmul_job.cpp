@@ -66,7 +66,7 @@ void MatmulJob::multiply_blocks(void (*kernel)(const BlockCall&), const std::uin
   for (std::int64_t i = 0; i < tiles.count; ++i) {
     const Range part = tiles.of(i);
     const Input tile = layout.tile(input, tiles.tokens, part, k);
-    kernel({.layout = layout_of(*w.format),
+    kernel({.layout = layout_of(w),
             .panels = panels,
             .panel_stride = stride,
             .n_panels = n,
@@ -83,7 +83,7 @@ void MatmulJob::multiply_blocks(void (*kernel)(const BlockCall&), const std::uin
 // Blocks for several tiles: each unit is opened once.
 void MatmulJob::open_and_multiply(const Panels& panels, std::int64_t begin, std::int64_t n, std::int64_t k,
                                   std::int64_t count) const {
-  const BlockLayout blocks = layout_of(*w.format);
+  const BlockLayout blocks = layout_of(w);
   for (std::int64_t p = 0; p < n; ++p) {
     const auto* unit = reinterpret_cast<const std::uint8_t*>(panels.data + p * panels.stride);
     kernels.open_blocks(blocks, unit, count / kBlockCols, scratch.open + p * kOpenBytes);

@@ -16,8 +16,8 @@ inline void open_quad(const std::uint8_t* planes, std::uint8_t* out) {
 }
 
 template <BlockLayout L>
-inline void open_of(const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open) {
-  const std::uint8_t* planes = unit + header_of(L, blocks);
+inline void open_of(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open) {
+  const std::uint8_t* planes = unit + header_of(layout, blocks);
   for (std::int64_t i = 0; i < blocks; ++i, planes += L.bits * 64) {
     std::uint8_t* out = open + i * 512;
     open_quad<L, 0>(planes, out);
@@ -30,20 +30,26 @@ inline void open_of(const std::uint8_t* unit, std::int64_t blocks, std::uint8_t*
     open_quad<L, 7>(planes, out);
     for (int half = 0; half < L.halves; ++half) {
       const std::int64_t at = (i * L.halves + half) * 64;
-      store(reinterpret_cast<float*>(open + kOpenScales + at), block_scale<L>(unit, i, half, 0));
+      store(reinterpret_cast<float*>(open + kOpenScales + at), block_scale<L>(unit, layout.share, i, half, 0));
       if constexpr (L.minimum) {
-        store(reinterpret_cast<float*>(open + kOpenMinimums + at), block_scale<L>(unit, i, half, 1));
+        store(reinterpret_cast<float*>(open + kOpenMinimums + at), block_scale<L>(unit, layout.share, i, half, 1));
+      }
+      if constexpr (L.zeros) {
+        store(reinterpret_cast<float*>(open + kOpenMinimums + at), block_zeros(unit, layout.share, i));
       }
     }
   }
 }
 
 inline void open_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open) {
-  with_layout(layout, [&]<BlockLayout L>() { open_of<L>(unit, blocks, open); });
+  with_layout(layout, [&]<BlockLayout L>() { open_of<L>(layout, unit, blocks, open); });
 }
 
+// What a format has beside scales.
+enum class Second { none, minimum, zeros };
+
 // Opened units, P panels x N of the tile's tokens. kWide: bytes up to 255 with offset 128; else they are below 64.
-template <int kHalves, bool kMinimum, bool kWide, int P, int N>
+template <int kHalves, Second kSecond, bool kWide, int P, int N>
 inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token, int shift_of_offset) {
   f32x16 sum[P][N];
   load_sums(b, panel, token, sum);
@@ -57,10 +63,17 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
   for (std::int64_t part = 0; part < b.blocks * kHalves; ++part) {
     i32x16 dots[P][N];
     for (int n = 0; n < N; ++n) {
-      const i32x16 start = kMinimum ? dot_zero()
-                           : kWide  ? dot_start_128(starts + n)
-                                    : dot_start(starts + n, shift_of_offset);
+      const i32x16 start = kWide                     ? dot_start_128(starts + n)
+                           : kSecond == Second::none ? dot_start(starts + n, shift_of_offset)
+                                                     : dot_zero();
       for (int p = 0; p < P; ++p) dots[p][n] = start;
+    }
+    if constexpr (kSecond == Second::zeros) {
+      for (int p = 0; p < P; ++p) {
+        const std::uint8_t* at = open + p * b.panel_stride + part * 64;
+        const i32x16 zeros = to_int(load(reinterpret_cast<const float*>(at + kOpenMinimums)));
+        for (int n = 0; n < N; ++n) dots[p][n] = add_product(dots[p][n], zeros, starts + n);
+      }
     }
     for (int quad = 0; quad < 8 / kHalves; ++quad, w += 64, x += n_tokens * 4) {
       if constexpr (kWide) {
@@ -81,7 +94,7 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
       const std::uint8_t* at = open + p * b.panel_stride + part * 64;
       const f32x16 scale = load(reinterpret_cast<const float*>(at + kOpenScales));
       for (int n = 0; n < N; ++n) sum[p][n] = fma(mul(scale, set1(scales[n])), to_float(dots[p][n]), sum[p][n]);
-      if constexpr (kMinimum) {
+      if constexpr (kSecond == Second::minimum) {
         const f32x16 minimum = load(reinterpret_cast<const float*>(at + kOpenMinimums));
         for (int n = 0; n < N; ++n) sum[p][n] = fma(minimum, set1(sums[n]), sum[p][n]);
       }
@@ -94,40 +107,45 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
 }
 
 // N tokens from `token` on, all panels.
-template <int kHalves, bool kMinimum, bool kWide, int N>
+template <int kHalves, Second kSecond, bool kWide, int N>
 inline void open_tokens(const BlockCall& b, std::int64_t token, std::int64_t count, int shift_of_offset) {
   if constexpr (N > 1) {
-    if (count < N) return open_tokens<kHalves, kMinimum, kWide, N - 1>(b, token, count, shift_of_offset);
+    if (count < N) return open_tokens<kHalves, kSecond, kWide, N - 1>(b, token, count, shift_of_offset);
   }
   std::int64_t panel = 0;
   for (; panel + kOpenPanels <= b.n_panels; panel += kOpenPanels) {
-    open_tile<kHalves, kMinimum, kWide, kOpenPanels, N>(b, panel, token, shift_of_offset);
+    open_tile<kHalves, kSecond, kWide, kOpenPanels, N>(b, panel, token, shift_of_offset);
   }
   if constexpr (kOpenPanels > 1) {
-    for (; panel < b.n_panels; ++panel) open_tile<kHalves, kMinimum, kWide, 1, N>(b, panel, token, shift_of_offset);
+    for (; panel < b.n_panels; ++panel) open_tile<kHalves, kSecond, kWide, 1, N>(b, panel, token, shift_of_offset);
   }
 }
 
-template <int kHalves, bool kMinimum, bool kWide>
+template <int kHalves, Second kSecond, bool kWide>
 inline void open_all(const BlockCall& b) {
   int shift_of_offset = 0;
   while ((2 << shift_of_offset) <= b.layout.offset) ++shift_of_offset;
   const std::int64_t parts = (b.n_tokens + kOpenTokens - 1) / kOpenTokens;  // of a tile, as even as can be
   for (std::int64_t i = 0; i < parts; ++i) {
     const std::int64_t token = b.n_tokens * i / parts;
-    open_tokens<kHalves, kMinimum, kWide, kOpenTokens>(b, token, b.n_tokens * (i + 1) / parts - token, shift_of_offset);
+    open_tokens<kHalves, kSecond, kWide, kOpenTokens>(b, token, b.n_tokens * (i + 1) / parts - token, shift_of_offset);
   }
 }
 
 inline void matmul_open(const BlockCall& b) {
-  if (b.layout.bits == 8) return open_all<1, false, true>(b);
-  if (b.layout.halves == 1) return b.layout.minimum ? open_all<1, true, false>(b) : open_all<1, false, false>(b);
-  return b.layout.minimum ? open_all<2, true, false>(b) : open_all<2, false, false>(b);
+  constexpr auto none = Second::none;
+  constexpr auto minimum = Second::minimum;
+  constexpr auto zeros = Second::zeros;
+  const BlockLayout& l = b.layout;
+  if (l.zeros) return l.bits == 8 ? open_all<1, zeros, true>(b) : open_all<1, zeros, false>(b);
+  if (l.bits == 8) return open_all<1, none, true>(b);
+  if (l.halves == 1) return l.minimum ? open_all<1, minimum, false>(b) : open_all<1, none, false>(b);
+  return l.minimum ? open_all<2, minimum, false>(b) : open_all<2, none, false>(b);
 }
 
 template <int I>
-inline void widen_column(bytes64 w, f32x16 offset, f32x16 scale, const float* minimum, float* out) {
-  const f32x16 value = mul(scale, sub(byte_of<I>(w), offset));
+inline void widen_column(bytes64 w, f32x16 zero, f32x16 scale, const float* minimum, float* out) {
+  const f32x16 value = mul(scale, sub(byte_of<I>(w), zero));
   store(out + I * 16, minimum == nullptr ? value : add(value, load(minimum)));
 }
 
@@ -137,11 +155,13 @@ inline void widen_blocks(const BlockLayout& layout, const std::uint8_t* open, st
     const std::int64_t at = quad * layout.halves / 8 * 64;
     const bytes64 w = load_bytes64(open + quad * 64);
     const f32x16 scale = load(reinterpret_cast<const float*>(open + kOpenScales + at));
-    const float* minimum = layout.minimum ? reinterpret_cast<const float*>(open + kOpenMinimums + at) : nullptr;
-    widen_column<0>(w, offset, scale, minimum, out);
-    widen_column<1>(w, offset, scale, minimum, out);
-    widen_column<2>(w, offset, scale, minimum, out);
-    widen_column<3>(w, offset, scale, minimum, out);
+    const auto* const second = reinterpret_cast<const float*>(open + kOpenMinimums + at);
+    const float* minimum = layout.minimum ? second : nullptr;
+    const f32x16 zero = layout.zeros ? add(offset, load(second)) : offset;
+    widen_column<0>(w, zero, scale, minimum, out);
+    widen_column<1>(w, zero, scale, minimum, out);
+    widen_column<2>(w, zero, scale, minimum, out);
+    widen_column<3>(w, zero, scale, minimum, out);
   }
 }
 

@@ -10,6 +10,9 @@
 namespace llama2cpp {
 namespace {
 
+// Bytes of a scale and a zero point of 16 rows.
+constexpr std::int64_t kZeroEntry = 3 * kPanelRows;
+
 void pack_f32(const Weight& weight, std::int64_t first_row, std::int64_t rows, std::int64_t begin, std::int64_t count,
               float* out) {
   float row[kBlock] = {};
@@ -65,7 +68,7 @@ void pack_planes(const std::uint32_t quads[kPanelRows][8], int bits, std::uint32
 
 void pack_unit(const Weight& weight, std::int64_t first_row, std::int64_t rows, std::int64_t begin, std::int64_t blocks,
                std::byte* out) {
-  const BlockLayout layout = layout_of(*weight.format);
+  const BlockLayout layout = layout_of(weight);
   const std::int64_t header = header_bytes(layout, blocks);
   std::fill_n(out, unit_bytes(layout, blocks), std::byte{0});
   // A field of the header: f16 [16] or int8 [16], one after another.
@@ -81,7 +84,11 @@ void pack_unit(const Weight& weight, std::int64_t first_row, std::int64_t rows, 
 
   IntegerBlock b;
   for (std::int64_t i = 0; i < blocks; ++i) {
-    if (!layout.sub_scales) next_scales();
+    if (layout.zeros) {
+      d = out + (i >> layout.share) * kZeroEntry;
+    } else if (!layout.sub_scales) {
+      next_scales();
+    }
     std::byte* const sub = layout.sub_scales ? next(layout.halves * kPanelRows) : nullptr;
     std::byte* const m = layout.sub_scales && layout.minimum ? next(layout.halves * kPanelRows) : nullptr;
     std::uint32_t quads[kPanelRows][8] = {};
@@ -96,6 +103,7 @@ void pack_unit(const Weight& weight, std::int64_t first_row, std::int64_t rows, 
         const std::uint16_t minimum = float_to_half(b.dm);
         std::memcpy(dm + 2 * r, &minimum, 2);
       }
+      if (layout.zeros) d[2 * kPanelRows + r] = static_cast<std::byte>(b.zero);
       for (std::int64_t h = 0; layout.sub_scales && h < layout.halves; ++h) {
         sub[h * kPanelRows + r] = static_cast<std::byte>(b.sub[static_cast<std::size_t>(h)]);
         if (layout.minimum) m[h * kPanelRows + r] = static_cast<std::byte>(b.m[static_cast<std::size_t>(h)]);
@@ -108,13 +116,22 @@ void pack_unit(const Weight& weight, std::int64_t first_row, std::int64_t rows, 
 }  // namespace
 
 PanelForm panel_form(const Weight& weight) {
-  if (weight.format->integers != nullptr) return PanelForm::blocks;
+  if (in_blocks(weight)) return PanelForm::blocks;
   if (weight.int8_input) return PanelForm::int8_group;
   if (weight.format == &kF16) return PanelForm::f16;
   return weight.format == &kBF16 ? PanelForm::bf16 : PanelForm::f32;
 }
 
+BlockLayout layout_of(const Weight& weight) {
+  const BlockFacts& b = weight.format->blocks;
+  int share = 0;
+  while (b.zeros && share < 3 && (weight.group >= weight.cols || weight.group % (2 * kBlockCols << share) == 0))
+    ++share;
+  return {b.bits, b.offset, b.halves, b.sub_scales, b.minimum, b.zeros, share};
+}
+
 std::int64_t header_bytes(const BlockLayout& layout, std::int64_t blocks) {
+  if (layout.zeros) return ((((blocks - 1) >> layout.share) + 1) * kZeroEntry + 63) / 64 * 64;
   const std::int64_t fields = layout.minimum ? 2 : 1;
   const std::int64_t scales = fields * 2 * kPanelRows;
   const std::int64_t bytes =
@@ -138,7 +155,7 @@ std::int64_t panel_bytes(const Weight& weight, std::int64_t cols) {
     case PanelForm::blocks:
       break;
   }
-  const BlockLayout layout = layout_of(*weight.format);
+  const BlockLayout layout = layout_of(weight);
   const std::int64_t rest = cols % kBlock / kBlockCols;
   return cols / kBlock * unit_bytes(layout, kUnitBlocks) + (rest > 0 ? unit_bytes(layout, rest) : 0);
 }

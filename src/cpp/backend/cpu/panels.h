@@ -3,7 +3,7 @@
 //   f32         [k][16 rows]                                    any format, decoded
 //   f16, bf16   [k][16 rows]                                    as they are
 //   int8_group  [group] of { [quad][16 rows][4 k], [16] f32 }   int8 weights + 128 with their scales (see Int8Block)
-//   blocks      units of 256 columns (see block_panels.h)       formats that have integers
+//   blocks      units of 256 columns (see block_panels.h)       formats that have integers, in the weight's order
 #pragma once
 
 #include <algorithm>
@@ -24,10 +24,7 @@ inline std::int64_t quads_of(std::int64_t group) { return (group + 3) / 4; }
 // Bytes of one group in an int8_group panel: weights and scales.
 inline std::int64_t group_bytes(std::int64_t group) { return quads_of(group) * 4 * kPanelRows + kPanelRows * 4; }
 
-inline BlockLayout layout_of(const Format& format) {
-  const BlockFacts& b = format.blocks;
-  return {b.bits, b.offset, b.halves, b.sub_scales, b.minimum};
-}
+BlockLayout layout_of(const Weight& weight);
 // Bytes of a unit's header, and of the whole unit.
 std::int64_t header_bytes(const BlockLayout& layout, std::int64_t blocks);
 std::int64_t unit_bytes(const BlockLayout& layout, std::int64_t blocks);

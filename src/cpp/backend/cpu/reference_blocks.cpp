@@ -5,6 +5,8 @@
 //   p = fma(round(D * s), float(sum(q * x)), p)
 //   p = fma(M, round(s * float(sum(x))), p)          where there is a minimum
 //
+// With zero points, which are whole, the one sum is sum(q * x) - zero * sum(x): sum((q - zero) * x).
+//
 // D = d * sub and M = dm * m are exact: 11 bits of an f16 times at most 8.
 #include "backend/cpu/reference_blocks.h"
 
@@ -39,13 +41,19 @@ struct Unit {
   std::int64_t fields() const { return layout.minimum ? 2 : 1; }
   std::int64_t sub_bytes() const { return fields() * layout.halves * 16; }  // of one block
   std::int64_t header() const {
+    if (layout.zeros) return (((blocks - 1) / (1 << layout.share) + 1) * 48 + 63) / 64 * 64;
     const std::int64_t bytes = layout.sub_scales ? fields() * 32 + blocks * sub_bytes() : blocks * fields() * 32;
     return (bytes + 63) / 64 * 64;
   }
   std::int64_t bytes() const { return header() + blocks * layout.bits * 64; }
 
+  int zero(std::int64_t block, std::int64_t row) const {
+    return layout.zeros ? static_cast<std::int8_t>(begin[block / (1 << layout.share) * 48 + 32 + row]) : 0;
+  }
+
   // field 0: D, field 1: M
   float scale(std::int64_t block, std::int64_t half, std::int64_t row, std::int64_t field) const {
+    if (layout.zeros) return half_of(begin + block / (1 << layout.share) * 48 + row * 2);
     if (!layout.sub_scales) return half_of(begin + (block * fields() + field) * 32 + row * 2);
     const std::uint8_t* sub = begin + fields() * 32 + block * sub_bytes() + (field * layout.halves + half) * 16 + row;
     return half_of(begin + field * 32 + row * 2) * static_cast<float>(static_cast<std::int8_t>(*sub));
@@ -68,10 +76,11 @@ struct Unit {
   }
 };
 
-// The formula for one row and token. weight(k) is q + offset; scale(block, half, field) is D or M.
-template <class WeightAt, class ScaleAt>
+// The formula for one row and token. weight(k) is q + offset; scale(block, half, field) is D or M; zero(block) is 0
+// where there are none.
+template <class WeightAt, class ScaleAt, class ZeroAt>
 float sum_blocks(const BlockCall& b, std::int64_t first_block, std::int64_t blocks, std::int64_t token, float p,
-                 WeightAt weight, ScaleAt scale) {
+                 WeightAt weight, ScaleAt scale, ZeroAt zero) {
   const std::int64_t n = b.n_tokens;
   const std::int64_t cols = kBlockCols / b.layout.halves;
   for (std::int64_t i = 0; i < blocks; ++i) {
@@ -85,6 +94,7 @@ float sum_blocks(const BlockCall& b, std::int64_t first_block, std::int64_t bloc
         dot += (weight(i, k) - b.layout.offset) * x;
         sum += x;
       }
+      dot -= zero(i) * sum;
       const float factor = scale(i, half, 0) * s;
       p = std::fma(factor, static_cast<float>(dot), p);
       if (b.layout.minimum) {
@@ -118,7 +128,8 @@ void reference_matmul_blocks(const BlockCall& b) {
       const Unit unit{b.layout, panel, b.blocks - block < kUnitBlocks ? b.blocks - block : kUnitBlocks};
       p = sum_blocks(
           b, block, unit.blocks, token, p, [&](std::int64_t i, std::int64_t k) { return unit.weight(i, k, row); },
-          [&](std::int64_t i, std::int64_t half, std::int64_t field) { return unit.scale(i, half, row, field); });
+          [&](std::int64_t i, std::int64_t half, std::int64_t field) { return unit.scale(i, half, row, field); },
+          [&](std::int64_t i) { return unit.zero(i, row); });
       panel += unit.bytes();
     }
     return p;
@@ -133,6 +144,9 @@ void reference_matmul_open(const BlockCall& b) {
         [&](std::int64_t i, std::int64_t half, std::int64_t field) {
           return float_of(open + (field == 0 ? kOpenScales : kOpenMinimums) +
                           ((i * b.layout.halves + half) * 16 + row) * 4);
+        },
+        [&](std::int64_t i) {
+          return b.layout.zeros ? static_cast<int>(float_of(open + kOpenMinimums + (i * 16 + row) * 4)) : 0;
         });
   });
 }
@@ -149,23 +163,25 @@ void reference_open_blocks(const BlockLayout& layout, const std::uint8_t* unit, 
         const std::int64_t at = ((i * layout.halves + half) * 16 + row) * 4;
         const float scale = from.scale(i, half, row, 0);
         std::memcpy(open + kOpenScales + at, &scale, sizeof(scale));
-        if (!layout.minimum) continue;
-        const float minimum = from.scale(i, half, row, 1);
+        if (!layout.minimum && !layout.zeros) continue;
+        const float minimum = layout.zeros ? static_cast<float>(from.zero(i, row)) : from.scale(i, half, row, 1);
         std::memcpy(open + kOpenMinimums + at, &minimum, sizeof(minimum));
       }
     }
   }
 }
 
-// The values that Format::decode gives: a product, and a sum where there is a minimum, each rounded.
+// The values that Format::decode gives: a product, and a sum where there is a minimum, each rounded. A zero point is
+// subtracted before, which is exact.
 void reference_widen_blocks(const BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks, float* out) {
   for (std::int64_t k = 0; k < blocks * kBlockCols; ++k) {
     const std::int64_t part = k * layout.halves / kBlockCols;  // block * halves + half
     for (std::int64_t row = 0; row < kPanelRows; ++row) {
       const int q = int{open[(k / 4 * 16 + row) * 4 + k % 4]} - layout.offset;
-      const float value = float_of(open + kOpenScales + (part * 16 + row) * 4) * static_cast<float>(q);
-      out[k * kPanelRows + row] =
-          layout.minimum ? value + float_of(open + kOpenMinimums + (part * 16 + row) * 4) : value;
+      const float second = float_of(open + kOpenMinimums + (part * 16 + row) * 4);
+      const float whole = static_cast<float>(q) - (layout.zeros ? second : 0.0F);
+      const float value = float_of(open + kOpenScales + (part * 16 + row) * 4) * whole;
+      out[k * kPanelRows + row] = layout.minimum ? value + second : value;
     }
   }
 }

@@ -145,6 +145,13 @@ inline i32x16 dot_quads(i32x16 sum, quads16 w, const std::int8_t* x) {
   const __m256i all = _mm256_set1_epi32(quad);
   return {dot_quads(sum.lo, w.lo, all), dot_quads(sum.hi, w.hi, all)};
 }
+inline i32x16 to_int(f32x16 a) { return {_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi)}; }
+// sum + w * *x, where both factors fit into 16 bits
+inline i32x16 add_product(i32x16 sum, i32x16 w, const std::int32_t* x) {
+  const __m256i all = _mm256_set1_epi32(static_cast<std::uint16_t>(*x));
+  return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, all)),
+          _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, all))};
+}
 inline f32x16 to_float(i32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 
 // 16 rows of 4 unsigned bytes, below 128 where they are multiplied: two products fit into 16 bits.

@@ -25,6 +25,10 @@ inline i32x16 dot_quads(i32x16 sum, quads16 w, const std::int8_t* x) {
   const __m512i pairs = _mm512_maddubs_epi16(w.magnitude, signed_quad);
   return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
+// sum + w * *x, where both factors fit into 16 bits
+inline i32x16 add_product(i32x16 sum, i32x16 w, const std::int32_t* x) {
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(w, repeat_low(x)));
+}
 inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) {
   const __m512i pairs = _mm512_maddubs_epi16(w, repeat_quad(x));
   return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));

@@ -99,6 +99,9 @@ inline f32x16 load_bf16(const std::uint16_t* p) {
   const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
 }
+inline i32x16 to_int(f32x16 a) { return _mm512_cvttps_epi32(a); }
+// *x in the low 16 bits of all lanes
+inline __m512i repeat_low(const std::int32_t* x) { return _mm512_set1_epi32(static_cast<std::uint16_t>(*x)); }
 inline i32x16 dot_zero() { return _mm512_setzero_si512(); }
 // (*start << shift) in all lanes
 inline i32x16 dot_start(const std::int32_t* start, int shift) {

@@ -15,6 +15,10 @@ inline i32x16 dot_start_128(const std::int32_t* start) { return _mm512_slli_epi3
 inline i32x16 dot_quads(i32x16 sum, quads16 w, const std::int8_t* x) {
   return _mm512_dpbusd_epi32(sum, w, repeat_quad(x));
 }
+// sum + w * *x, where both factors fit into 16 bits
+inline i32x16 add_product(i32x16 sum, i32x16 w, const std::int32_t* x) {
+  return _mm512_dpwssd_epi32(sum, w, repeat_low(x));
+}
 inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) { return dot_quads(sum, w, x); }
 
 // In this order: each builds on the one before.

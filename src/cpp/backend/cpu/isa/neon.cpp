@@ -154,6 +154,14 @@ inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
   }
   return sum;
 }
+inline i32x16 to_int(f32x16 a) {
+  return {{vcvtq_s32_f32(a.q[0]), vcvtq_s32_f32(a.q[1]), vcvtq_s32_f32(a.q[2]), vcvtq_s32_f32(a.q[3])}};
+}
+// sum + w * *x, where both factors fit into 16 bits
+inline i32x16 add_product(i32x16 sum, const i32x16& w, const std::int32_t* x) {
+  for (int i = 0; i < 4; ++i) sum.q[i] = vmlaq_n_s32(sum.q[i], w.q[i], *x);
+  return sum;
+}
 inline f32x16 to_float(const i32x16& a) {
   return map([&](int i) { return vcvtq_f32_s32(a.q[i]); });
 }

@@ -147,6 +147,16 @@ inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
   }
   return sum;
 }
+inline i32x16 to_int(f32x16 a) {
+  i32x16 r;
+  for (int j = 0; j < 16; ++j) r.lane[j] = static_cast<std::int32_t>(a.lane[j]);
+  return r;
+}
+// sum + w * *x, where both factors fit into 16 bits
+inline i32x16 add_product(i32x16 sum, const i32x16& w, const std::int32_t* x) {
+  for (int j = 0; j < 16; ++j) sum.lane[j] += w.lane[j] * *x;
+  return sum;
+}
 inline f32x16 to_float(const i32x16& a) {
   return map([&](int j) { return static_cast<float>(a.lane[j]); });
 }
