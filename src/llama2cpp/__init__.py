@@ -8,7 +8,7 @@ Examples
 ', there was a little girl named Lily. She loved to play outsid'
 """
 
-from . import interventions, plot
+from . import export, interventions, plot
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
 from .cache import ActivationCache
 from .conversation import Conversation, Turn, chat, chat_stream
@@ -38,6 +38,7 @@ __all__ = [
     "build_info",
     "chat",
     "chat_stream",
+    "export",
     "from_arrays",
     "generate",
     "interventions",

@@ -31,6 +31,7 @@ app = typer.Typer(
         "llama2cpp pull smollm2-135m",
         "llama2cpp chat smollm2-135m",
         "llama2cpp info stories260K.bin",
+        "llama2cpp export smollm2-135m smollm2.gguf --format q4_k",
     ),
     add_completion=False,
     rich_markup_mode=None,
@@ -342,6 +343,75 @@ def pull(
         task = bar.add_task(name, total=None, visible=name in hub.KNOWN)
         path = hub.pull(name, lambda done, total: bar.update(task, completed=done, total=total))
     print(path)
+
+
+@app.command(
+    epilog=_examples(
+        "llama2cpp export smollm2-135m smollm2-q4_k.gguf --format q4_k",
+        "llama2cpp export stories260K.bin stories.bin -z tok512.bin --format int8",
+        "llama2cpp export smollm2-135m smollm2-folder --format f16",
+    )
+)
+def export(
+    source: ModelArgument,
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help=".gguf, .bin (llama2.c) or a folder.", show_default=False)
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option("--format", "-f", help="Such as q4_k, q8_0, f16, int8.", show_default="no loss, or f16"),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="the source's own")
+    ] = None,
+    group: Annotated[int | None, typer.Option(help="int8: values that share a scale.", show_default="64")] = None,
+    pure: Annotated[bool, typer.Option("--pure", help="One type for all matrices of a GGUF.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a target that exists.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
+    report: Annotated[bool, typer.Option(help="Compare the result with the source.")] = True,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="Text to compare on.", show_default="what the source writes")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="The most tokens of it.")] = 2048,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a checkpoint in another container or other types, and say what that has cost."""
+    from .export.report import export_and_report
+
+    export_and_report(
+        source,
+        target,
+        format,
+        tokenizer=tokenizer,
+        group=group,
+        pure=pure,
+        force=force,
+        threads=threads,
+        report=report,
+        text=text,
+        tokens=tokens,
+        as_json=as_json,
+    )
+
+
+@app.command(epilog=_examples("llama2cpp compare smollm2-135m smollm2-q4_k.gguf --text book.txt"))
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A file, or a name that pull knows.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, of the same vocabulary.")],
+    text: Annotated[
+        Path | None, typer.Option("--text", help="Text to compare on.", show_default="what A writes")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="A's own")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
+    tokens: Annotated[int, typer.Option(help="The most tokens of the text.")] = 2048,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what B predicts otherwise than A, and how their weights differ."""
+    from .export.report import compare_and_report
+
+    compare_and_report(a, b, text=text, tokenizer=tokenizer, threads=threads, tokens=tokens, as_json=as_json)
 
 
 @app.command(epilog=_examples("llama2cpp info stories260K.bin"))

@@ -3,7 +3,7 @@
 
 #include <bit>
 
-#include "format/blocks.h"
+#include "format/encode.h"
 
 namespace llama2cpp {
 
@@ -13,6 +13,17 @@ inline void decode_bf16(const Weight& weight, std::int64_t row, std::int64_t beg
     out[i] = std::bit_cast<float>(static_cast<std::uint32_t>(u16_at(from + i * 2)) << 16);
 }
 
-inline constexpr Format kBF16{"bf16", 1, 2, false, decode_bf16, nullptr};
+// To nearest even; what is too large becomes infinity, a NaN stays one.
+inline std::uint16_t float_to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return static_cast<std::uint16_t>(bits >> 16 | 0x40U);
+  return static_cast<std::uint16_t>((bits + 0x7FFFU + (bits >> 16 & 1U)) >> 16);
+}
+
+inline void encode_bf16(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+  for (std::int64_t i = 0; i < count; ++i) put_u16(out + i * 2, float_to_bf16(values[i]));
+}
+
+inline constexpr Format kBF16{"bf16", 1, 2, false, decode_bf16, encode_bf16};
 
 }  // namespace llama2cpp

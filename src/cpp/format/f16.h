@@ -1,7 +1,7 @@
 // IEEE binary16, little-endian, rows one after another. Every value is exact in float32.
 #pragma once
 
-#include "format/blocks.h"
+#include "format/encode.h"
 
 namespace llama2cpp {
 
@@ -10,6 +10,11 @@ inline void decode_f16(const Weight& weight, std::int64_t row, std::int64_t begi
   for (std::int64_t i = 0; i < count; ++i) out[i] = half_at(from + i * 2);
 }
 
-inline constexpr Format kF16{"f16", 1, 2, false, decode_f16, nullptr};
+// To nearest even; what is too large becomes infinity.
+inline void encode_f16(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+  for (std::int64_t i = 0; i < count; ++i) put_half(out + i * 2, values[i]);
+}
+
+inline constexpr Format kF16{"f16", 1, 2, false, decode_f16, encode_f16};
 
 }  // namespace llama2cpp

@@ -13,7 +13,7 @@ inline void decode_f32(const Weight& weight, std::int64_t row, std::int64_t begi
   std::memcpy(out, from, static_cast<std::size_t>(count) * sizeof(float));
 }
 
-inline void encode_f32(const float* values, std::int64_t count, std::byte* out) {
+inline void encode_f32(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
   std::memcpy(out, values, static_cast<std::size_t>(count) * sizeof(float));
 }
 

@@ -47,8 +47,10 @@ struct Format {
   // Writes columns [begin, begin + count) of one row as f32. `begin` and `count` are multiples of the group, or of 32 where
   // there are integers; a format without a group of its own takes any range.
   void (*decode)(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out);
-  // The opposite, for export: `count` values to plane 0. Null where this project does not write the format.
-  void (*encode)(const float* values, std::int64_t count, std::byte* out);
+  // The opposite, for export: `count` values, whole groups of them, to plane 0. `importance` [count] weighs the errors
+  // where there are scales to search (K-quants); null, or for other formats, all count alike. Values are finite, except
+  // for floats. Null where this project does not write the format.
+  void (*encode)(const float* values, const float* importance, std::int64_t count, std::byte* out);
 
   // Columns [32 * block, 32 * block + 32) of one row, in the weight's order. Null where columns do not come in blocks of 32
   // whole numbers; not to be called where in_blocks() is false.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "format/format.h"
@@ -21,6 +22,22 @@ inline void decode_int8_group(const Weight& weight, std::int64_t row, std::int64
     std::memcpy(&scale, scales + group * 4, sizeof(scale));  // the scales follow bytes: they may begin anywhere
     for (const std::int64_t last = std::min(end, (group + 1) * weight.group); i < last; ++i) {
       *out++ = static_cast<float>(static_cast<std::int8_t>(values[i])) * scale;
+    }
+  }
+}
+
+// `count` values, whole groups of them, as llama2.c's export rounds: the largest magnitude of a group becomes 127, halves
+// go to even. The scale of a group of zeros is 0.
+inline void encode_int8_group(const float* values, std::int64_t count, std::int64_t group, std::int8_t* out,
+                              float* scales) {
+  for (std::int64_t begin = 0; begin < count; begin += group) {
+    float largest = 0.0F;
+    for (std::int64_t i = begin; i < begin + group; ++i) largest = std::max(largest, std::fabs(values[i]));
+    const float scale = largest / 127.0F;
+    *scales++ = scale;
+    for (std::int64_t i = begin; i < begin + group; ++i) {
+      const float q = scale == 0.0F ? 0.0F : std::nearbyint(values[i] / scale);
+      out[i] = static_cast<std::int8_t>(std::clamp(q, -127.0F, 127.0F));  // the least scales are not exact
     }
   }
 }

@@ -6,7 +6,7 @@
 //   dmin   f16                byte 82
 #pragma once
 
-#include "format/blocks.h"
+#include "format/k_fit.h"
 
 namespace llama2cpp {
 
@@ -23,12 +23,24 @@ inline void integers_q2_k(const Weight& weight, std::int64_t row, std::int64_t b
   for (std::size_t i = 0; i < 32; ++i) out.q[i] = static_cast<std::int8_t>(byte_at(q + i) >> part % 4 * 2 & 3);
 }
 
+inline void encode_q2_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
+  for (std::int64_t i = 0; i < count; i += 256, out += 84) {
+    const KBlock block = fit_affine<16>(values + i, importance == nullptr ? nullptr : importance + i, 3, 15);
+    for (std::size_t g = 0; g < 16; ++g) {
+      put_byte(out + g, static_cast<std::uint32_t>(block.scales[g] | block.minima[g] << 4));
+    }
+    put_two_bits(out + 16, block.codes, 0);
+    put_u16(out + 80, block.d);
+    put_u16(out + 82, block.dmin);
+  }
+}
+
 inline constexpr Format kQ2_K{.name = "q2_k",
                               .group = 256,
                               .group_bytes = 84,
                               .quantised = true,
                               .decode = decode_blocks<integers_q2_k, true>,
-                              .encode = nullptr,
+                              .encode = encode_q2_k,
                               .integers = integers_q2_k,
                               .blocks = {.bits = 2, .halves = 2, .sub_scales = true, .minimum = true}};
 

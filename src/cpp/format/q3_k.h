@@ -7,7 +7,7 @@
 //   d   f16            byte 108
 #pragma once
 
-#include "format/blocks.h"
+#include "format/k_fit.h"
 
 namespace llama2cpp {
 
@@ -29,12 +29,27 @@ inline void integers_q3_k(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+inline void encode_q3_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
+  for (std::int64_t i = 0; i < count; i += 256, out += 110) {
+    const KBlock block = fit_symmetric<16>(values + i, importance == nullptr ? nullptr : importance + i, 4, 32);
+    put_top_bits(out, block.codes, 2);
+    put_two_bits(out + 32, block.codes, 0);
+    std::fill(out + 96, out + 108, std::byte{0});
+    for (std::size_t g = 0; g < 16; ++g) {
+      const auto scale = static_cast<std::uint32_t>(block.scales[g] + 32);
+      out[96 + g % 8] |= static_cast<std::byte>((scale & 15U) << (g / 8 * 4));
+      out[104 + g % 4] |= static_cast<std::byte>((scale >> 4) << (g / 4 * 2));
+    }
+    put_u16(out + 108, block.d);
+  }
+}
+
 inline constexpr Format kQ3_K{.name = "q3_k",
                               .group = 256,
                               .group_bytes = 110,
                               .quantised = true,
                               .decode = decode_blocks<integers_q3_k, false>,
-                              .encode = nullptr,
+                              .encode = encode_q3_k,
                               .integers = integers_q3_k,
                               .blocks = {.bits = 3, .offset = 4, .halves = 2, .sub_scales = true}};
 

@@ -3,7 +3,7 @@
 //   q   4 bits [32]   byte 2: byte i holds weight i in its low half and weight i + 16 in its high half
 #pragma once
 
-#include "format/blocks.h"
+#include "format/encode.h"
 
 namespace llama2cpp {
 
@@ -17,12 +17,21 @@ inline void integers_q4_0(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+// As ggml's reference.
+inline void encode_q4_0(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+  Codes32 codes;
+  for (const float* const end = values + count; values < end; values += 32, out += 18) {
+    put_half(out, symmetric_codes(values, 8, codes));
+    put_nibbles(out + 2, codes);
+  }
+}
+
 inline constexpr Format kQ4_0{.name = "q4_0",
                               .group = 32,
                               .group_bytes = 18,
                               .quantised = true,
                               .decode = decode_blocks<integers_q4_0, false>,
-                              .encode = nullptr,
+                              .encode = encode_q4_0,
                               .integers = integers_q4_0,
                               .blocks = {.bits = 4, .offset = 8}};
 

@@ -4,7 +4,7 @@
 //   q   4 bits [32]   byte 4: byte i holds weight i in its low half and weight i + 16 in its high half
 #pragma once
 
-#include "format/blocks.h"
+#include "format/encode.h"
 
 namespace llama2cpp {
 
@@ -20,12 +20,23 @@ inline void integers_q4_1(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+// As ggml's reference.
+inline void encode_q4_1(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+  Codes32 codes;
+  for (const float* const end = values + count; values < end; values += 32, out += 20) {
+    const Affine fit = affine_codes(values, 15, codes);
+    put_half(out, fit.d);
+    put_half(out + 2, fit.minimum);
+    put_nibbles(out + 4, codes);
+  }
+}
+
 inline constexpr Format kQ4_1{.name = "q4_1",
                               .group = 32,
                               .group_bytes = 20,
                               .quantised = true,
                               .decode = decode_blocks<integers_q4_1, true>,
-                              .encode = nullptr,
+                              .encode = encode_q4_1,
                               .integers = integers_q4_1,
                               .blocks = {.bits = 4, .minimum = true}};
 

@@ -6,7 +6,7 @@
 //                             three times more
 #pragma once
 
-#include "format/blocks.h"
+#include "format/k_fit.h"
 
 namespace llama2cpp {
 
@@ -18,12 +18,20 @@ inline void integers_q4_k(const Weight& weight, std::int64_t row, std::int64_t b
   for (std::size_t i = 0; i < 32; ++i) out.q[i] = static_cast<std::int8_t>(byte_at(q + i) >> part % 2 * 4 & 15);
 }
 
+inline void encode_q4_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
+  for (std::int64_t i = 0; i < count; i += 256, out += 144) {
+    const KBlock block = fit_affine<32>(values + i, importance == nullptr ? nullptr : importance + i, 15, 63);
+    put_k_scales(out, block);
+    put_k_nibbles(out + 16, block.codes);
+  }
+}
+
 inline constexpr Format kQ4_K{.name = "q4_k",
                               .group = 256,
                               .group_bytes = 144,
                               .quantised = true,
                               .decode = decode_blocks<integers_q4_k, true>,
-                              .encode = nullptr,
+                              .encode = encode_q4_k,
                               .integers = integers_q4_k,
                               .blocks = {.bits = 4, .sub_scales = true, .minimum = true}};
 

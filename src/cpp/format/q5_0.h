@@ -4,7 +4,7 @@
 //   q   4 bits [32]   byte 6: byte i holds weight i in its low half and weight i + 16 in its high half
 #pragma once
 
-#include "format/blocks.h"
+#include "format/encode.h"
 
 namespace llama2cpp {
 
@@ -19,12 +19,22 @@ inline void integers_q5_0(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+// As ggml's reference.
+inline void encode_q5_0(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+  Codes32 codes;
+  for (const float* const end = values + count; values < end; values += 32, out += 22) {
+    put_half(out, symmetric_codes(values, 16, codes));
+    put_fifth_bits(out + 2, codes);
+    put_nibbles(out + 6, codes);
+  }
+}
+
 inline constexpr Format kQ5_0{.name = "q5_0",
                               .group = 32,
                               .group_bytes = 22,
                               .quantised = true,
                               .decode = decode_blocks<integers_q5_0, false>,
-                              .encode = nullptr,
+                              .encode = encode_q5_0,
                               .integers = integers_q5_0,
                               .blocks = {.bits = 5, .offset = 16}};
 

@@ -5,7 +5,7 @@
 //   q   4 bits [32]   byte 8: byte i holds weight i in its low half and weight i + 16 in its high half
 #pragma once
 
-#include "format/blocks.h"
+#include "format/encode.h"
 
 namespace llama2cpp {
 
@@ -22,12 +22,24 @@ inline void integers_q5_1(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+// As ggml's reference.
+inline void encode_q5_1(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+  Codes32 codes;
+  for (const float* const end = values + count; values < end; values += 32, out += 24) {
+    const Affine fit = affine_codes(values, 31, codes);
+    put_half(out, fit.d);
+    put_half(out + 2, fit.minimum);
+    put_fifth_bits(out + 4, codes);
+    put_nibbles(out + 8, codes);
+  }
+}
+
 inline constexpr Format kQ5_1{.name = "q5_1",
                               .group = 32,
                               .group_bytes = 24,
                               .quantised = true,
                               .decode = decode_blocks<integers_q5_1, true>,
-                              .encode = nullptr,
+                              .encode = encode_q5_1,
                               .integers = integers_q5_1,
                               .blocks = {.bits = 5, .minimum = true}};
 

@@ -7,7 +7,7 @@
 //                             three times more
 #pragma once
 
-#include "format/blocks.h"
+#include "format/k_fit.h"
 
 namespace llama2cpp {
 
@@ -23,12 +23,21 @@ inline void integers_q5_k(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+inline void encode_q5_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
+  for (std::int64_t i = 0; i < count; i += 256, out += 176) {
+    const KBlock block = fit_affine<32>(values + i, importance == nullptr ? nullptr : importance + i, 31, 63);
+    put_k_scales(out, block);
+    put_top_bits(out + 16, block.codes, 4);
+    put_k_nibbles(out + 48, block.codes);
+  }
+}
+
 inline constexpr Format kQ5_K{.name = "q5_k",
                               .group = 256,
                               .group_bytes = 176,
                               .quantised = true,
                               .decode = decode_blocks<integers_q5_k, true>,
-                              .encode = nullptr,
+                              .encode = encode_q5_k,
                               .integers = integers_q5_k,
                               .blocks = {.bits = 5, .sub_scales = true, .minimum = true}};
 

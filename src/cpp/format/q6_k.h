@@ -7,7 +7,7 @@
 //   d   f16            byte 208
 #pragma once
 
-#include "format/blocks.h"
+#include "format/k_fit.h"
 
 namespace llama2cpp {
 
@@ -25,12 +25,27 @@ inline void integers_q6_k(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+inline void encode_q6_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
+  for (std::int64_t i = 0; i < count; i += 256, out += 210) {
+    const KBlock block = fit_symmetric<16>(values + i, importance == nullptr ? nullptr : importance + i, 32, 128);
+    for (std::size_t half = 0; half < 2; ++half) {
+      const std::uint8_t* const codes = block.codes.data() + half * 128;
+      for (std::size_t k = 0; k < 64; ++k) {
+        put_byte(out + half * 64 + k, (codes[k] & 15U) | (codes[k + 64] & 15U) << 4);
+      }
+    }
+    put_two_bits(out + 128, block.codes, 4);
+    for (std::size_t g = 0; g < 16; ++g) put_byte(out + 192 + g, static_cast<std::uint32_t>(block.scales[g]));
+    put_u16(out + 208, block.d);
+  }
+}
+
 inline constexpr Format kQ6_K{.name = "q6_k",
                               .group = 256,
                               .group_bytes = 210,
                               .quantised = true,
                               .decode = decode_blocks<integers_q6_k, false>,
-                              .encode = nullptr,
+                              .encode = encode_q6_k,
                               .integers = integers_q6_k,
                               .blocks = {.bits = 6, .offset = 32, .halves = 2, .sub_scales = true}};
 

@@ -3,7 +3,7 @@
 //   q   int8 [32]     byte 2
 #pragma once
 
-#include "format/blocks.h"
+#include "format/encode.h"
 
 namespace llama2cpp {
 
@@ -13,12 +13,29 @@ inline void integers_q8_0(const Weight& weight, std::int64_t row, std::int64_t b
   std::memcpy(out.q.data(), p + 2, 32);
 }
 
+// As ggml's reference: the largest magnitude becomes 127, halves are rounded away from zero.
+inline void encode_q8_0(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+  for (const float* const end = values + count; values < end; values += 32, out += 34) {
+    float largest = 0.0F;
+    for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(values[i]));
+    const float d = largest / 127.0F;
+    const float inverse = inverse_of(d);
+    put_half(out, d);
+    for (int i = 0; i < 32; ++i) {
+      const float q = values[i] * inverse;
+      const int whole = static_cast<int>(q);  // what is left is exact
+      const int up = std::fabs(q - static_cast<float>(whole)) >= 0.5F ? 1 : 0;
+      out[2 + i] = static_cast<std::byte>(q < 0.0F ? whole - up : whole + up);
+    }
+  }
+}
+
 inline constexpr Format kQ8_0{.name = "q8_0",
                               .group = 32,
                               .group_bytes = 34,
                               .quantised = true,
                               .decode = decode_blocks<integers_q8_0, false>,
-                              .encode = nullptr,
+                              .encode = encode_q8_0,
                               .integers = integers_q8_0,
                               .blocks = {.bits = 8, .offset = 128}};
 

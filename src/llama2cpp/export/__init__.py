@@ -1,0 +1,16 @@
+"""Turn any checkpoint that `llama2cpp.load` reads into a file for this engine, llama2.c, llama.cpp or transformers.
+
+Examples
+--------
+>>> import llama2cpp
+>>> import tempfile
+>>> with tempfile.TemporaryDirectory() as folder:
+...     done = llama2cpp.export.convert("stories260K.bin", f"{folder}/stories.gguf", tokenizer="tok512.bin")
+...     llama2cpp.load(done.path).generate("Once upon a time", max_tokens=12, temperature=0)
+', there was a little girl named Lily. She'
+"""
+
+from .comparison import Comparison, TensorDifference, compare
+from .conversion import Conversion, convert
+
+__all__ = ["Comparison", "Conversion", "TensorDifference", "compare", "convert"]

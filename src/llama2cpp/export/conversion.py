@@ -1,0 +1,304 @@
+"""From any checkpoint to any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import gguf_file, hf_folder, llama2c_file
+from .atomic import new_file, new_folder, refuse_existing
+from .mixtures import ALIASES
+from .source import Array, Source
+from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from .._core import Tokenizer
+    from ..model import Model
+
+_LARGEST_HALF = 65504.0  # of f16, which scales are too
+_GGUF_ENDS = 3  # the ends of a text, of a turn and of a message
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` has written.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The file or folder.
+    format : str
+        The format that was asked for, or chosen.
+    bytes : int
+        Its size on disk, with all files of a folder.
+    seconds : float
+        How long it took.
+    formats : dict of str to str
+        How each weight is stored, by llama2.c's name.
+    tokenizer : pathlib.Path or None
+        The tokenizer that goes along: the same file, or one beside it. None where there is none.
+    notes : tuple of str
+        What could not go along, and why.
+    """
+
+    path: Path
+    format: str
+    bytes: int
+    seconds: float
+    formats: dict[str, str]
+    tokenizer: Path | None
+    notes: tuple[str, ...]
+
+
+def convert(
+    source: str | PathLike[str] | Model,
+    target: str | PathLike[str],
+    format: str | None = None,
+    *,
+    tokenizer: str | PathLike[str] | Tokenizer | None = None,
+    group: int | None = None,
+    pure: bool = False,
+    importance: Mapping[str, Array] | None = None,
+    force: bool = False,
+    threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Conversion:
+    """Write a checkpoint in another container, other types, or both.
+
+    Weights are decoded, encoded and written one after another, so memory stays near one weight's size. The target
+    appears under its name when it is complete and synced, and not earlier.
+
+    Parameters
+    ----------
+    source : str, path or Model
+        What `llama2cpp.load` opens, or a model that is open.
+    target : str or path
+        The suffix gives the container: ``.gguf``; ``.bin`` for llama2.c's, with a ``.tokenizer.bin`` beside it where
+        the tokenizer can be one; without a suffix, a Hugging Face folder.
+    format : str, optional
+        ``.gguf``: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", or one of llama.cpp's mixtures "q2_k",
+        "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k" ("q3_k", "q4_k" and
+        "q5_k" are their "_m"). ``.bin``: "f32" or "v0" (for llama2.c's run), "v1", "int8" or "v2" (for its runq). A
+        folder: "f32", "f16", "bf16". Without it a ``.bin`` gets "f32", and others what all matrices of the source have
+        if that is a float format, else "f16".
+    tokenizer : str, path or Tokenizer, optional
+        As in `load`, where the source has none or another is wanted.
+    group : int, optional
+        Version 2 of llama2.c: how many int8 values share a scale. As llama2.c chooses if not given: 64, or its largest
+        half, quarter ... that divides all rows.
+    pure : bool
+        GGUF: all matrices get the format's own type, and not llama.cpp's mixture.
+    importance : mapping of str to numpy.ndarray, optional
+        GGUF's K-quants: by llama2.c's name of a weight float32 [columns], how much the squared error of a column
+        counts, such as the mean square of what that column is multiplied by.
+    force : bool
+        Replace a target that exists.
+    threads : int, optional
+        How many threads encode; all that this process may use if not given. The bytes do not depend on it.
+    progress : callable, optional
+        Called after each weight with its name, and the parameters that are done and that there are in all.
+
+    Returns
+    -------
+    Conversion
+
+    Raises
+    ------
+    ValueError
+        If the format does not fit the container, or the container has no place for something that the model computes
+        with, or a number is too large for the format. Nothing is written then.
+    FileExistsError
+        If the target exists and `force` is not given.
+    FormatError, OSError
+        As in `load`, and where the target cannot be written.
+    ImportError
+        For GGUF without the gguf library (the extra ``export``).
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = llama2cpp.export.convert("stories260K.bin", f"{folder}/stories.bin", "int8")
+    ...     done.bytes, done.formats["norm.weight"], done.formats["layers.0.attention.wq.weight"]
+    (521728, 'f32', 'int8_group')
+    """
+    from ..model import Model, load
+
+    path = Path(target)
+    container, format = _check_format(path, format)
+    refuse_existing(path, force=force)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder")
+    begun = time.perf_counter()
+    given = tokenizer is not None or isinstance(source, Model)
+    model = source if isinstance(source, Model) else load(source, tokenizer=tokenizer, threads=threads)
+    try:
+        job = _Job(Source(model), path, format or _same_width(Source(model), container), progress)
+        job.take_vocabulary(model, given=given)
+        if container == "llama2.c":
+            formats = job.write_llama2c(group, force=force)
+        elif container == "gguf":
+            formats = job.write_gguf(pure=pure, importance=importance or {}, threads=threads)
+        else:
+            formats = job.write_folder(threads=threads)
+    finally:
+        if model is not source:
+            model.close()
+    files = [path] if path.is_file() else list(path.iterdir())
+    return Conversion(
+        path=path,
+        format=job.format,
+        bytes=sum(file.stat().st_size for file in files),
+        seconds=time.perf_counter() - begun,
+        formats=formats,
+        tokenizer=job.tokenizer,
+        notes=tuple(job.notes),
+    )
+
+
+def _check_format(path: Path, format: str | None) -> tuple[str, str | None]:
+    """Give the container that a path names, and the format in small letters. ValueError if they do not fit."""
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        raise ValueError(f"{path} is one file, and a Hugging Face model is a folder: give {path.with_suffix('')}")
+    if suffix in (".pt", ".pth"):
+        raise ValueError(f"{path} would be PyTorch's file, which is not written; expected .gguf, .bin or a folder")
+    known: dict[str, tuple[str, tuple[str, ...]]] = {
+        ".gguf": ("gguf", gguf_file.FORMATS),
+        ".bin": ("llama2.c", tuple(llama2c_file.FORMATS)),
+    }
+    container, formats = known.get(suffix, ("folder", tuple(hf_folder.FORMATS)))
+    if format is not None and format.lower() not in formats:
+        what = {"gguf": "a .gguf file", "llama2.c": "a .bin file", "folder": "a Hugging Face folder"}[container]
+        raise ValueError(f"{what} ({path}) has no format {format!r}, expected one of: {', '.join(formats)}")
+    return container, None if format is None else format.lower()
+
+
+def _same_width(source: Source, container: str) -> str:
+    if container == "llama2.c":
+        return "f32"
+    found = {source.stored_format(name) for name in source.names() if len(source.shape(name)) == 2}
+    return found.pop() if len(found) == 1 and found <= {"f32", "f16", "bf16"} else "f16"
+
+
+class _Job:
+    """One conversion: what is known before the first byte is written, and the ways to write."""
+
+    def __init__(
+        self, source: Source, path: Path, format: str, progress: Callable[[str, int, int], None] | None
+    ) -> None:
+        self.source = source
+        self.path = path
+        self.format = format
+        self.notes: list[str] = []
+        self.tokenizer: Path | None = None
+        self.vocabulary: Vocabulary | None = None
+        self.source_folder: Path | None = None  # whose tokenizer files may be copied
+        self._report = progress
+        self._done = 0
+        self._all = sum(int(np.prod(source.shape(name))) for name in source.names())
+
+    def take_vocabulary(self, model: Model, *, given: bool) -> None:
+        if model.tokenizer is None:
+            problem = model.tokenizer_problem
+            self.notes.append(f"no tokenizer goes along: {problem or 'the source has none, and none was given'}")
+            return
+        self.vocabulary = Vocabulary.of(model.tokenizer)
+        folder = Path(model.path) if Path(model.path).is_dir() else Path(model.path).parent
+        if not given and model.file_format.startswith("Hugging Face") and folder.is_dir():
+            self.source_folder = folder
+
+    def progress(self, name: str, parameters: int) -> None:
+        self._done += parameters
+        if self._report is not None:
+            self._report(name, self._done, max(self._all, self._done))
+
+    def write_llama2c(self, group: int | None, *, force: bool) -> dict[str, str]:
+        version = llama2c_file.FORMATS[self.format]
+        llama2c_file.check(self.source)
+        group = llama2c_file.choose_group(self.source.config, group) if version == 2 else 0
+        tokenizer = self._try("tokenizer.bin", llama2c_file.tokenizer_bin)
+        beside = self.path.with_suffix(".tokenizer.bin")
+        if tokenizer is not None:
+            refuse_existing(beside, force=force)
+        with new_file(self.path) as begun:
+            formats = llama2c_file.write(begun, self.source, version, group, self.progress)
+        if tokenizer is not None:
+            with new_file(beside) as begun:
+                begun.write_bytes(tokenizer)
+            self.tokenizer = beside
+        return formats
+
+    def write_gguf(self, *, pure: bool, importance: Mapping[str, Array], threads: int | None) -> dict[str, str]:
+        gguf_file.require_library()
+        formats = gguf_file.formats_of(self.source, self.format, pure=pure)
+        self._try("GGUF's tokenizer", gguf_file.check_vocabulary)
+        with new_file(self.path) as begun:
+            gguf_file.write(
+                begun,
+                _Checked(self.source, formats),
+                formats,
+                self.progress,
+                name=self.path.stem,
+                file_type=ALIASES.get(self.format, self.format),
+                vocabulary=self.vocabulary,
+                importance=importance,
+                threads=threads,
+            )
+        if self.vocabulary is not None:
+            self.tokenizer = self.path
+            if len(self.vocabulary.eos_ids) > _GGUF_ENDS:
+                others = self.vocabulary.eos_ids[_GGUF_ENDS:]
+                self.notes.append(
+                    f"GGUF names {_GGUF_ENDS} pieces that end a text; {others} are known by their text only"
+                )
+        return formats
+
+    def write_folder(self, *, threads: int | None) -> dict[str, str]:
+        config = hf_folder.config_json(self.source, hf_folder.FORMATS[self.format][1], self.vocabulary)
+        source = _Checked(self.source, dict.fromkeys(self.source.names(), self.format))
+        with new_folder(self.path) as begun:
+            if self.source_folder is not None:
+                hf_folder.copy_tokenizer(self.source_folder, begun)
+            else:
+                seq_len = self.source.config.seq_len
+                self._try("tokenizer.json", lambda vocabulary: hf_folder.write_tokenizer(begun, vocabulary, seq_len))
+            formats = hf_folder.write(begun, source, self.format, config, self.progress, threads=threads)
+        self.tokenizer = self.path if self.vocabulary is not None else None
+        return formats
+
+    def _try(self, what: str, make: Callable[[Vocabulary], bytes | None]) -> bytes | None:
+        """Make something of the tokenizer; where that cannot be, the tokenizer stays behind, with a note."""
+        if self.vocabulary is None:
+            return None
+        try:
+            return make(self.vocabulary)
+        except ValueError as error:
+            self.vocabulary = None
+            self.notes.append(f"no {what} goes along: {error}")
+            return None
+
+
+class _Checked(Source):
+    """A source that refuses numbers which a narrower format would turn into infinities."""
+
+    def __init__(self, source: Source, formats: Mapping[str, str]) -> None:
+        super().__init__(source.model)
+        self._formats = formats
+
+    def array(self, name: str, rope_style: str) -> Array:
+        array = super().array(name, rope_style)
+        format = self._formats[name]
+        if format not in ("f32", "bf16") and array.size:
+            largest = max(abs(float(array.max())), abs(float(array.min())))
+            stays = format == "f16" and self.stored_format(name) == "f16"  # infinities that are there may stay
+            if not largest <= _LARGEST_HALF and not stays:
+                raise ValueError(f"{name} has a magnitude of {largest:g}, and {format} holds up to {_LARGEST_HALF:g}")
+        return array

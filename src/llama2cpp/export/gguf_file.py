@@ -1,0 +1,196 @@
+"""GGUF files, written through the gguf library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _core
+from .mixtures import ALIASES, MIXTURES, tensor_format
+from .source import Array, Source, rope_factors, short_float
+from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+Progress = Callable[[str, int], None]
+
+FORMATS = (*MIXTURES, *ALIASES)
+_AT_ONCE = 1 << 22  # numbers that are encoded before Python can look whether somebody has pressed Ctrl-C
+_PRE_TOKENIZERS = {"gpt2": "gpt-2", "llama3": "llama-bpe", "smollm": "smollm"}
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()
+
+
+def require_library() -> None:
+    """Raise an ImportError that says how to get the gguf library, where it is not there."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "writing GGUF needs the gguf library: run `pip install 'llama2cpp[export]'`, or `pip install gguf`"
+        ) from None
+
+
+def formats_of(source: Source, format: str, *, pure: bool) -> dict[str, str]:
+    """Give the format of each weight by llama2.c's name."""
+    mixture = ALIASES.get(format, format)
+    return {
+        name: tensor_format(mixture, source.config, name, source.shape(name)[-1], pure=pure) for name in source.names()
+    }
+
+
+def write(
+    path: Path,
+    source: Source,
+    formats: Mapping[str, str],
+    progress: Progress,
+    *,
+    name: str,
+    file_type: str,
+    vocabulary: Vocabulary | None,
+    importance: Mapping[str, Array],
+    threads: int | None,
+) -> None:
+    """Write a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    source : Source
+        Its biases and any scaling of rotary frequencies go along.
+    formats : mapping of str to str
+        The format of each weight, by llama2.c's name.
+    progress : callable
+        Called with the name and the parameters of each weight that is done.
+    name : str
+        The model's, for people.
+    file_type : str
+        A key of MIXTURES.
+    vocabulary : Vocabulary, optional
+        Without it the file has no tokenizer.
+    importance : mapping of str to numpy.ndarray
+        float32 [columns] by llama2.c's name, for the K-quants' search.
+    threads : int, optional
+        How many threads encode.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "llama")
+    try:
+        _add_config(writer, source, name, file_type)
+        if vocabulary is None:
+            writer.add_tokenizer_model("none")
+        else:
+            _add_vocabulary(writer, vocabulary)
+        factors = rope_factors(source.config)
+        if factors is not None:
+            writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+        for weight, format in formats.items():
+            _add_tensor_info(writer, weight, source.shape(weight), format)
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        if factors is not None:
+            writer.write_tensor_data(factors)
+        for weight, array in source.arrays(list(formats), "interleaved"):
+            writer.write_tensor_data(_encode(array, formats[weight], importance.get(weight), threads))
+            progress(weight, array.size)
+    finally:
+        writer.close()
+
+
+def _encode(array: Array, format: str, importance: Array | None, threads: int | None) -> np.ndarray[Any, Any]:
+    if format == "f32":
+        return array
+    rows = array.reshape(-1, array.shape[-1])
+    stored = np.empty((len(rows), _core.row_bytes(format, rows.shape[1])), dtype=np.uint8)
+    step = max(1, _AT_ONCE // rows.shape[1])
+    for begin in range(0, len(rows), step):
+        stored[begin : begin + step] = _core.encode(format, rows[begin : begin + step], importance, threads)
+    return stored
+
+
+def _add_tensor_info(writer: GGUFWriter, weight: str, shape: tuple[int, ...], format: str) -> None:
+    import gguf
+
+    name = _core.rename_weight(weight, "gguf")
+    assert name is not None
+    stored = (*shape[:-1], _core.row_bytes(format, shape[-1]))  # the library wants the shape in bytes
+    size = int(np.prod(stored))
+    writer.add_tensor_info(name, stored, np.dtype(np.uint8), size, gguf.GGMLQuantizationType[format.upper()])
+
+
+def _add_config(writer: GGUFWriter, source: Source, name: str, file_type: str) -> None:
+    import gguf
+
+    config = source.config
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType[MIXTURES[file_type].file_type])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.seq_len)
+    writer.add_embedding_length(config.dim)
+    writer.add_block_count(config.n_layers)
+    writer.add_feed_forward_length(config.hidden_dim)
+    writer.add_head_count(config.n_heads)
+    writer.add_head_count_kv(config.n_kv_heads)
+    writer.add_layer_norm_rms_eps(short_float(config.norm_eps))
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    if config.head_dim * config.n_heads != config.dim:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    if config.sliding_window is not None:
+        writer.add_sliding_window(config.sliding_window)
+    if config.rope_scaling is not None and config.rope_scaling["type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_scaling["factor"])
+
+
+def check_vocabulary(vocabulary: Vocabulary) -> None:
+    """Raise ValueError for a tokenizer that GGUF's metadata cannot describe."""
+    if vocabulary.kind == "byte_bpe" and vocabulary.ignore_merges != (vocabulary.pre_tokenizer == "llama3"):
+        raise ValueError("GGUF cannot say how this tokenizer treats words that are whole pieces")
+
+
+def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    if vocabulary.kind == "byte_bpe":
+        vocabulary = vocabulary.with_merges()
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_PRE_TOKENIZERS[vocabulary.pre_tokenizer])
+        writer.add_token_merges([f"{left} {right}" for left, right in vocabulary.spelled_merges()])
+    else:
+        vocabulary = vocabulary.with_escaped_spaces().with_scores()
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_scores(vocabulary.scores)
+        writer.add_add_space_prefix(vocabulary.add_space_prefix)
+        writer.add_bool("tokenizer.ggml.remove_extra_whitespaces", vocabulary.remove_extra_whitespaces)
+    writer.add_token_list([_spelled(vocabulary, id) for id in range(len(vocabulary.pieces))])
+    writer.add_token_types([kind + 1 for kind in vocabulary.types])  # theirs begin at 1, and are ours otherwise
+    if vocabulary.bos_id >= 0:
+        writer.add_bos_token_id(vocabulary.bos_id)
+    if vocabulary.unk_id >= 0:
+        writer.add_unk_token_id(vocabulary.unk_id)
+    ends = (writer.add_eos_token_id, writer.add_eot_token_id, lambda id: writer.add_uint32(_EOM, id))
+    for add, id in zip(ends, vocabulary.eos_ids, strict=False):
+        add(id)
+    writer.add_add_bos_token(vocabulary.add_bos)
+    writer.add_add_eos_token(vocabulary.add_eos)
+    if vocabulary.chat_template:
+        writer.add_chat_template(vocabulary.chat_template)
+
+
+_EOM = "tokenizer.ggml.eom_token_id"
+
+
+def _spelled(vocabulary: Vocabulary, id: int) -> bytes:
+    """Give a piece in GGUF's spelling: spaces of user-defined ones are spaces."""
+    kind = vocabulary.types[id]
+    if vocabulary.kind == "byte_bpe" or kind in (NORMAL, CONTROL) or kind != USER_DEFINED:
+        return vocabulary.spelled(id)
+    return vocabulary.pieces[id].replace(_SPACE, b" ")

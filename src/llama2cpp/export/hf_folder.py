@@ -1,0 +1,180 @@
+"""Hugging Face folders: config.json, model.safetensors, and what a tokenizer needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from .hf_tokenizer import tokenizer_json
+from .source import Source, llama3_factors, short_float
+from .vocabulary import Vocabulary
+
+Progress = Callable[[str, int], None]
+
+FORMATS = {"f32": ("F32", "float32", 4), "f16": ("F16", "float16", 2), "bf16": ("BF16", "bfloat16", 2)}
+
+# What of a source folder belongs to its tokenizer.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+# GGUF files hold Llama 3's scaling as its divisors; these are the settings that known models come with.
+_LLAMA3 = [
+    {"type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context": 8192}
+    for factor in (8.0, 32.0)
+]
+
+
+def weights_to_write(source: Source) -> list[str]:
+    """Give the names of all weights. Where some biases of a kind are there, transformers wants all; those are zeros."""
+    names = source.names()
+    for kind in ("attention", "feed_forward"):
+        if any(stem.startswith(kind) for stem in source.biases()):
+            stems = [f"{kind}.{letter}" for letter in _LETTERS[kind]]
+            biases = [f"layers.{layer}.{stem}.bias" for layer in range(source.config.n_layers) for stem in stems]
+            names += [name for name in biases if name not in source]
+    return names
+
+
+_LETTERS = {"attention": ("wq", "wk", "wv", "wo"), "feed_forward": ("w1", "w2", "w3")}
+
+
+def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> dict[str, Any]:
+    """Make what config.json says of a model.
+
+    Raises
+    ------
+    ValueError
+        For rotary frequencies that transformers has no setting for.
+    """
+    config = source.config
+    mistral = config.sliding_window is not None
+    biased = {kind for kind in _LETTERS for stem in source.biases() if stem.startswith(kind)}
+    if mistral and biased:
+        raise ValueError("transformers has no model with a sliding window and biases")
+    settings: dict[str, Any] = {
+        "architectures": ["MistralForCausalLM" if mistral else "LlamaForCausalLM"],
+        "model_type": "mistral" if mistral else "llama",
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.seq_len,
+        "hidden_act": "silu",
+        "rms_norm_eps": short_float(config.norm_eps),
+        "rope_theta": short_float(config.rope_theta),
+        "rope_scaling": _rope_scaling(config),
+        "tie_word_embeddings": config.tied,
+        "torch_dtype": dtype,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    if mistral:
+        settings["sliding_window"] = config.sliding_window
+    else:
+        settings |= {"attention_bias": "attention" in biased, "mlp_bias": "feed_forward" in biased}
+    if vocabulary is not None:
+        ends = vocabulary.eos_ids
+        settings["bos_token_id"] = vocabulary.bos_id if vocabulary.bos_id >= 0 else None
+        settings["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
+    return settings
+
+
+def _rope_scaling(config: _core.Config) -> dict[str, Any] | None:
+    scaling = config.rope_scaling
+    if config.rope_factors:
+        factors = np.array(config.rope_factors, dtype=np.float32)
+        known = [candidate for candidate in _LLAMA3 if np.allclose(llama3_factors(config, candidate), factors, 1e-5)]
+        if scaling is not None or not known:
+            raise ValueError("transformers has no setting for this model's rotary frequencies")
+        scaling = known[0]
+    if scaling is None:
+        return None
+    settings = {"rope_type": scaling["type"], "factor": short_float(scaling["factor"])}
+    if scaling["type"] == "llama3":
+        settings["low_freq_factor"] = short_float(scaling["low_freq_factor"])
+        settings["high_freq_factor"] = short_float(scaling["high_freq_factor"])
+        settings["original_max_position_embeddings"] = scaling["original_context"]
+    return settings
+
+
+def write(
+    folder: Path, source: Source, format: str, config: dict[str, Any], progress: Progress, *, threads: int | None
+) -> dict[str, str]:
+    """Write config.json and model.safetensors. Returns the format of each weight by llama2.c's name."""
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    dtype, _, width = FORMATS[format]
+    names = weights_to_write(source)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        shape = _shape(source, name)
+        begin, end = end, end + int(np.prod(shape)) * width
+        header[str(_core.rename_weight(name, "hugging_face"))] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            if name in source:
+                array = source.array(name, "half_split")
+            else:
+                array = np.zeros(_shape(source, name), dtype=np.float32)
+            _core.encode(format, array, threads=threads).tofile(file)
+            progress(name, array.size)
+    return dict.fromkeys(names, format)
+
+
+def _shape(source: Source, name: str) -> tuple[int, ...]:
+    return source.shape(name) if name in source else source.shape(name.removesuffix("bias") + "weight")[:1]
+
+
+def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> None:
+    """Write tokenizer.json, tokenizer_config.json and generation_config.json. ValueError for what they cannot say."""
+    files: dict[str, Any] = {"tokenizer.json": tokenizer_json(vocabulary)}
+
+    def token(id: int) -> str | None:
+        return vocabulary.with_escaped_spaces().pieces[id].decode() if id >= 0 else None
+
+    files["tokenizer_config.json"] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": token(vocabulary.bos_id),
+        "eos_token": token(vocabulary.eos_ids[0]) if vocabulary.eos_ids else None,
+        "unk_token": token(vocabulary.unk_id),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": seq_len,
+    }
+    if vocabulary.chat_template:
+        files["tokenizer_config.json"]["chat_template"] = vocabulary.chat_template
+    files["generation_config.json"] = {
+        "bos_token_id": vocabulary.bos_id if vocabulary.bos_id >= 0 else None,
+        "eos_token_id": vocabulary.eos_ids or None,
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def copy_tokenizer(from_folder: Path, folder: Path) -> None:
+    """Take a source folder's tokenizer along as it is."""
+    for name in _TOKENIZER_FILES:
+        if (from_folder / name).is_file():
+            shutil.copyfile(from_folder / name, folder / name)

@@ -1,0 +1,150 @@
+"""tokenizer.json, the format of Hugging Face's tokenizers library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+_LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+
+
+def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Make a tokenizer.json.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+        Any kind. SentencePiece's scores become merges as transformers derives them.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        For a vocabulary with pieces that are no text or come twice, or a setting that the format does not have.
+    """
+    if vocabulary.remove_extra_whitespaces:
+        raise ValueError("tokenizer.json has no setting that removes extra spaces as this tokenizer does")
+    prefix = vocabulary.prefix
+    if vocabulary.kind == "sentencepiece":
+        prefix = "always" if vocabulary.add_space_prefix else "none"
+    vocabulary = vocabulary.with_escaped_spaces()
+    if vocabulary.kind == "sentencepiece" and vocabulary.prefix == "always":
+        prefix = "always"
+    vocabulary = vocabulary.with_merges()
+    try:
+        spelled = [vocabulary.spelled(id).decode() for id in range(len(vocabulary.pieces))]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"tokenizer.json holds text, and a piece is none: {error.object!r}") from None
+    ids: dict[str, int] = {}
+    for id, piece in enumerate(spelled):
+        if ids.setdefault(piece, id) != id:
+            raise ValueError(f"tokenizer.json has no place for two pieces {piece!r}, ids {ids[piece]} and {id}")
+    bytes_alone = vocabulary.kind == "byte_bpe"
+    end = _end_of_model(vocabulary)
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            _added(id, spelled[id], special=kind in (CONTROL, UNKNOWN))
+            for id, kind in enumerate(vocabulary.types)
+            if kind in (CONTROL, UNKNOWN, USER_DEFINED)
+        ],
+        "normalizer": None if bytes_alone else _normalizer(prefix),
+        "pre_tokenizer": _byte_level_cuts(vocabulary.pre_tokenizer) if bytes_alone else _metaspace(prefix),
+        "post_processor": _post_processor(vocabulary, spelled),
+        "decoder": _byte_level(use_regex=True) if bytes_alone else _decoder(prefix),
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": spelled[vocabulary.unk_id] if vocabulary.unk_id >= 0 and not bytes_alone else None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": not bytes_alone,
+            "byte_fallback": vocabulary.types.count(BYTE) >= 256,
+            "ignore_merges": vocabulary.ignore_merges,
+            "vocab": {piece: id for piece, id in ids.items() if id < end},
+            "merges": [list(merge) for merge in vocabulary.spelled_merges()],
+        },
+    }
+
+
+def _end_of_model(vocabulary: Vocabulary) -> int:
+    """Give the number of pieces that are the model's. Special ones at the end are not, as in Llama 3's file.
+
+    The library numbers added tokens itself, from the end of the model on, unless the model has them.
+    """
+    end = len(vocabulary.types)
+    while vocabulary.kind == "byte_bpe" and end > 0 and vocabulary.types[end - 1] in (CONTROL, UNKNOWN, USER_DEFINED):
+        end -= 1
+    return end
+
+
+def _added(id: int, content: str, *, special: bool) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+    return {"id": id, "content": content, **flags}
+
+
+def _byte_level(*, use_regex: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def _byte_level_cuts(pre_tokenizer: str) -> dict[str, Any]:
+    if pre_tokenizer == "gpt2":
+        return _byte_level(use_regex=True)
+    if pre_tokenizer == "smollm":
+        first: dict[str, Any] = {"type": "Digits", "individual_digits": True}
+        return {"type": "Sequence", "pretokenizers": [first, _byte_level(use_regex=True)]}
+    first = {"type": "Split", "pattern": {"Regex": _LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [first, _byte_level(use_regex=False)]}
+
+
+def _normalizer(prefix: str) -> dict[str, Any] | None:
+    if prefix == "always":
+        return {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, _REPLACE]}
+    return _REPLACE if prefix == "none" else None
+
+
+def _metaspace(prefix: str) -> dict[str, Any] | None:
+    if prefix in ("always", "none"):
+        return None
+    scheme = "first" if prefix == "first_where_none" else "always"
+    return {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": scheme, "split": False}
+
+
+def _decoder(prefix: str) -> dict[str, Any]:
+    back = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+    decoders: list[dict[str, Any]] = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    if prefix != "none":
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {"type": "Sequence", "decoders": decoders}
+
+
+def _post_processor(vocabulary: Vocabulary, spelled: list[str]) -> dict[str, Any] | None:
+    begin = [spelled[vocabulary.bos_id]] if vocabulary.add_bos and vocabulary.bos_id >= 0 else []
+    end = [spelled[vocabulary.eos_ids[0]]] if vocabulary.add_eos and vocabulary.eos_ids else []
+    if not begin and not end:
+        return None
+
+    def around(sequence: str, type_id: int) -> list[dict[str, Any]]:
+        token = [{"SpecialToken": {"id": piece, "type_id": type_id}} for piece in begin]
+        text: list[dict[str, Any]] = [{"Sequence": {"id": sequence, "type_id": type_id}}]
+        return [*token, *text, *({"SpecialToken": {"id": piece, "type_id": type_id}} for piece in end)]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": around("A", 0),
+        "pair": around("A", 0) + around("B", 1),
+        "special_tokens": {
+            piece: {"id": piece, "ids": [spelled.index(piece)], "tokens": [piece]} for piece in {*begin, *end}
+        },
+    }

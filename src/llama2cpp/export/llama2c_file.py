@@ -1,0 +1,143 @@
+"""llama2.c's checkpoints, versions 0 to 2, and its tokenizer.bin."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from .. import _core
+from .source import GAINS, MATRICES, Source, rope_factors, short_float
+from .vocabulary import BYTE, Vocabulary
+
+Progress = Callable[[str, int], None]
+
+FORMATS = {"f32": 0, "v0": 0, "v1": 1, "int8": 2, "v2": 2}  # llama2.c's run reads version 0, its runq version 2
+
+_MAGIC = 0x616B3432  # "ak42"
+_HEADER_BYTES = 256
+_GROUP = 64  # where it divides
+
+
+def choose_group(config: _core.Config, group: int | None) -> int:
+    """Give the group that was asked for, or the one that llama2.c chooses: 64, halved until it divides all rows."""
+    if group is None:
+        group = _GROUP
+        while config.dim % group or config.hidden_dim % group:
+            group //= 2
+    if group < 1 or config.dim % group or config.hidden_dim % group:
+        raise ValueError(f"group is {group}, expected a divisor of dim {config.dim} and hidden_dim {config.hidden_dim}")
+    return group
+
+
+def check(source: Source) -> None:
+    """Raise ValueError for a model that a llama2.c file cannot describe: its reader would run another one."""
+    config = source.config
+    problems = []
+    if short_float(config.norm_eps) != 1e-5:
+        problems.append(f"norm_eps {short_float(config.norm_eps)} (llama2.c's is 1e-05)")
+    if config.rope_theta != 10000.0:
+        problems.append(f"rope_theta {config.rope_theta:g} (llama2.c's is 10000)")
+    if config.rope_scaling is not None or rope_factors(config) is not None:
+        problems.append("scaled rotary frequencies")
+    if config.sliding_window is not None and config.sliding_window < config.seq_len:
+        problems.append("a sliding window")
+    if config.head_dim * config.n_heads != config.dim:
+        problems.append(f"heads of {config.head_dim} (llama2.c's are dim / n_heads)")
+    if source.biases():
+        problems.append("biases")
+    if problems:
+        raise ValueError(f"a llama2.c file has no place for what this model has: {', '.join(problems)}")
+
+
+def write(path: Path, source: Source, version: int, group: int, progress: Progress) -> dict[str, str]:
+    """Write a checkpoint. Returns the format of each weight by llama2.c's name.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    source : Source
+        A model that `check` has passed.
+    version : int
+        0, 1 or 2.
+    group : int
+        Version 2: how many int8 values share a scale.
+    progress : callable
+        Called with the name and the parameters of each weight that is done.
+    """
+    formats = {}
+    with path.open("wb") as file:
+        file.write(_header(source.config, version, group))
+        for name in _order(source, version):
+            if name == "rotary tables":
+                _write_rotary_tables(file, source.config)
+                continue
+            array = source.array(name, "interleaved")
+            if version == 2 and array.ndim == 2:
+                values, scales = _core.encode_int8_group(array, group)
+                values.tofile(file)
+                scales.tofile(file)
+            else:
+                array.tofile(file)
+            formats[name] = "int8_group" if version == 2 and array.ndim == 2 else "f32"
+            progress(name, array.size)
+    return formats
+
+
+def _header(config: _core.Config, version: int, group: int) -> bytes:
+    sizes = [config.dim, config.hidden_dim, config.n_layers, config.n_heads, config.n_kv_heads]
+    if version == 0:
+        return struct.pack("<7i", *sizes, config.vocab_size if config.tied else -config.vocab_size, config.seq_len)
+    fields = struct.pack("<Ii7iB", _MAGIC, version, *sizes, config.vocab_size, config.seq_len, config.tied)
+    if version == 2:
+        fields += struct.pack("<i", group)
+    return fields.ljust(_HEADER_BYTES, b"\0")
+
+
+def _order(source: Source, version: int) -> list[str]:
+    """Each kind of weight through all layers."""
+
+    def layers(*stems: str) -> list[str]:
+        return [f"layers.{layer}.{stem}.weight" for stem in stems for layer in range(source.config.n_layers)]
+
+    output = [] if source.config.tied else ["output.weight"]
+    if version == 0:
+        attention, feed_forward = MATRICES[:4], MATRICES[4:]
+        first = ["tok_embeddings.weight", *layers(GAINS[0], *attention, GAINS[1], *feed_forward), "norm.weight"]
+        return [*first, "rotary tables", *output]
+    return [*layers(*GAINS), "norm.weight", "tok_embeddings.weight", *layers(*MATRICES), *output]
+
+
+def _write_rotary_tables(file: BinaryIO, config: _core.Config) -> None:
+    """Write cosines and sines, float32 [seq_len, head_dim / 2] each. No reader of today looks at them."""
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    frequencies = (1.0 / np.float32(10000.0) ** exponents).astype(np.float32)
+    for table in (np.cos, np.sin):
+        for begin in range(0, config.seq_len, 4096):
+            positions = np.arange(begin, min(begin + 4096, config.seq_len), dtype=np.float32)
+            table(np.outer(positions, frequencies).astype(np.float32)).astype("<f4").tofile(file)
+
+
+def tokenizer_bin(vocabulary: Vocabulary) -> bytes:
+    """Make a tokenizer.bin. Raises ValueError for a vocabulary that llama2.c's merge rule cannot serve."""
+    if vocabulary.kind == "byte_bpe":
+        raise ValueError("llama2.c has no byte-level BPE")
+    if vocabulary.kind == "ranked_bpe":
+        vocabulary = vocabulary.with_scores()
+    pieces = vocabulary.pieces
+    if vocabulary.kind == "sentencepiece":
+        if (vocabulary.unk_id, vocabulary.bos_id, vocabulary.eos_ids[:1]) != (0, 1, [2]):
+            raise ValueError("llama2.c's unknown piece, BOS and EOS are 0, 1 and 2, and this tokenizer's are others")
+        if vocabulary.types[3:259] != [BYTE] * 256:
+            raise ValueError("llama2.c's bytes are the pieces 3 to 258, and this tokenizer's are others")
+        pieces = [piece.replace("\N{LOWER ONE EIGHTH BLOCK}".encode(), b" ") for piece in pieces]
+        pieces[1], pieces[2] = b"\n<s>\n", b"\n</s>\n"
+    parts = [struct.pack("<i", max(map(len, pieces)))]
+    parts += [
+        struct.pack("<fi", score, len(piece)) + piece for piece, score in zip(pieces, vocabulary.scores, strict=True)
+    ]
+    return b"".join(parts)

@@ -1,0 +1,140 @@
+"""Which type each weight of a GGUF file gets: llama.cpp's mixtures, so that a name means what its users expect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import _core
+
+FLOATS = ("f32", "f16", "bf16")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """One of llama.cpp's file types.
+
+    Attributes
+    ----------
+    base : str
+        The format of most matrices.
+    file_type : str
+        Its name in gguf.LlamaFileType.
+    """
+
+    base: str
+    file_type: str
+
+
+MIXTURES = {
+    "f32": Mixture("f32", "ALL_F32"),
+    "f16": Mixture("f16", "MOSTLY_F16"),
+    "bf16": Mixture("bf16", "MOSTLY_BF16"),
+    "q8_0": Mixture("q8_0", "MOSTLY_Q8_0"),
+    "q4_0": Mixture("q4_0", "MOSTLY_Q4_0"),
+    "q4_1": Mixture("q4_1", "MOSTLY_Q4_1"),
+    "q5_0": Mixture("q5_0", "MOSTLY_Q5_0"),
+    "q5_1": Mixture("q5_1", "MOSTLY_Q5_1"),
+    "q2_k": Mixture("q2_k", "MOSTLY_Q2_K"),
+    "q2_k_s": Mixture("q2_k", "MOSTLY_Q2_K_S"),
+    "q3_k_s": Mixture("q3_k", "MOSTLY_Q3_K_S"),
+    "q3_k_m": Mixture("q3_k", "MOSTLY_Q3_K_M"),
+    "q3_k_l": Mixture("q3_k", "MOSTLY_Q3_K_L"),
+    "q4_k_s": Mixture("q4_k", "MOSTLY_Q4_K_S"),
+    "q4_k_m": Mixture("q4_k", "MOSTLY_Q4_K_M"),
+    "q5_k_s": Mixture("q5_k", "MOSTLY_Q5_K_S"),
+    "q5_k_m": Mixture("q5_k", "MOSTLY_Q5_K_M"),
+    "q6_k": Mixture("q6_k", "MOSTLY_Q6_K"),
+}
+ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
+
+# Where a row's length is no multiple of 256. llama.cpp takes IQ4_NL for the first two, which has Q4_0's size.
+_NARROWER = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+
+
+def tensor_format(mixture: str, config: _core.Config, name: str, columns: int, *, pure: bool = False) -> str:
+    """Give the format that a weight gets.
+
+    Parameters
+    ----------
+    mixture : str
+        A key of MIXTURES.
+    config : Config
+        Of the model.
+    name : str
+        llama2.c's name of the weight.
+    columns : int
+        Of one row.
+    pure : bool
+        All matrices get the base format, where their rows' length allows it.
+
+    Returns
+    -------
+    str
+        A format of `_core.encode`. Gains and biases are always "f32".
+    """
+    if not name.endswith(".weight") or "norm" in name:
+        return "f32"
+    base = MIXTURES[mixture].base
+    if base in FLOATS:
+        return base
+    wanted = base if pure else _wanted(mixture, base, config, name)
+    if columns % 256 and wanted in _NARROWER:
+        wanted = _NARROWER[wanted]
+    return "f16" if columns % 32 else wanted
+
+
+def _wanted(mixture: str, base: str, config: _core.Config, name: str) -> str:
+    if name == "output.weight" or (name == "tok_embeddings.weight" and config.tied):
+        return base if base == "q8_0" else "q6_k"
+    if not name.startswith("layers."):
+        return base
+    _, number, kind = name.split(".", 2)
+    layer, layers = int(number), config.n_layers
+    kind = kind.removesuffix(".weight")
+    if kind == "attention.wv":
+        return _of_values(mixture, base, config, layer)
+    if kind == "feed_forward.w2":
+        return _of_down(mixture, base, layer, layers)
+    if kind == "attention.wo":
+        return {"q2_k": "q3_k", "q3_k_m": "q4_k", "q3_k_l": "q5_k"}.get(mixture, base)
+    return base
+
+
+def _of_values(mixture: str, base: str, config: _core.Config, layer: int) -> str:
+    shared_by = config.n_heads // config.n_kv_heads  # each value row serves so many heads
+    wanted = base
+    if mixture == "q2_k":
+        wanted = "q4_k" if shared_by >= 4 else "q3_k"
+    elif mixture == "q2_k_s" and shared_by >= 4:
+        wanted = "q4_k"
+    elif mixture == "q3_k_m":
+        wanted = "q5_k" if layer < 2 else "q4_k"
+    elif mixture == "q3_k_l":
+        wanted = "q5_k"
+    elif mixture in ("q4_k_m", "q5_k_m") and _gets_more_bits(layer, config.n_layers):
+        wanted = "q6_k"
+    elif mixture == "q4_k_s" and layer < 4:
+        wanted = "q5_k"
+    if config.n_layers == 80 and shared_by > 1 and wanted in ("q3_k", "q4_k"):  # Llama 2 70B and its like
+        wanted = "q5_k"
+    return wanted
+
+
+def _of_down(mixture: str, base: str, layer: int, layers: int) -> str:
+    early = layer < layers // 8
+    if mixture == "q2_k":
+        return "q3_k"
+    if mixture == "q2_k_s":
+        return "q4_k" if early else base
+    if mixture == "q3_k_m":
+        return "q5_k" if layer < layers // 16 else "q4_k"
+    if mixture == "q3_k_l":
+        return "q5_k"
+    if mixture in ("q4_k_m", "q5_k_m") and _gets_more_bits(layer, layers):
+        return "q6_k"
+    return "q5_k" if mixture == "q4_k_s" and early else base
+
+
+def _gets_more_bits(layer: int, layers: int) -> bool:
+    """Whether a layer is of the first or last eighth, or every third between."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2

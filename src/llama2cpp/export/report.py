@@ -1,0 +1,178 @@
+"""Conversions and comparisons on a terminal; rich is imported where it draws."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._core import Sampler
+from .comparison import Comparison, compare
+from .conversion import Conversion, convert
+
+if TYPE_CHECKING:
+    from ..generation import Prompt
+    from ..model import Model
+
+_OWN_TOKENS = 256  # that a model writes for itself where no text is given
+_BAR = 8
+
+Progress = Callable[[str, int, int], None]
+
+
+def export_and_report(
+    source: str,
+    target: Path,
+    format: str | None,
+    *,
+    tokenizer: Path | None,
+    group: int | None,
+    pure: bool,
+    force: bool,
+    threads: int | None,
+    report: bool,
+    text: Path | None,
+    tokens: int,
+    as_json: bool,
+) -> None:
+    """Do what ``llama2cpp export`` does: convert with a progress bar, then tell what was written and what it cost."""
+    from ..model import load
+
+    with load(source, tokenizer=tokenizer, threads=threads) as model:
+        with _progress(f"{target}") as progress:
+            done = convert(
+                model, target, format, group=group, pure=pure, force=force, threads=threads, progress=progress
+            )
+        found: Comparison | None = None
+        if report:
+            with load(done.path, threads=threads) as written, _progress("comparing") as progress:
+                found = compare(model, written, _text_for(model, text), max_tokens=tokens, progress=progress)
+    if as_json:
+        facts: dict[str, Any] = _conversion_facts(done)
+        print(json.dumps(facts | ({} if found is None else {"comparison": found.to_dict()}), indent=1))
+        return
+    _print_conversion(done)
+    if found is not None:
+        _print_comparison(found, source, str(target), rows=10)
+
+
+def compare_and_report(
+    a: str,
+    b: str,
+    *,
+    text: Path | None,
+    tokenizer: Path | None,
+    threads: int | None,
+    tokens: int,
+    as_json: bool,
+) -> None:
+    """Do what ``llama2cpp compare`` does."""
+    from ..model import load
+
+    with (
+        load(a, tokenizer=tokenizer, threads=threads) as first,
+        load(b, threads=threads) as second,
+        _progress("comparing") as progress,
+    ):
+        found = compare(first, second, _text_for(first, text), max_tokens=tokens, progress=progress)
+    if as_json:
+        print(json.dumps({"a": a, "b": b, **found.to_dict()}, indent=1))
+    else:
+        _print_comparison(found, a, b, rows=None)
+
+
+def _text_for(model: Model, text: Path | None) -> Prompt:
+    """Read the text, or let the model write one for itself: ids, as it may have no tokenizer."""
+    if text is not None:
+        return text.read_bytes()
+    sampler = Sampler(temperature=1.0, top_p=1.0, seed=0)
+    tokenizer = model.tokenizer
+    ids = [1 if tokenizer is None or tokenizer.bos_id is None else tokenizer.bos_id]
+    ids[0] %= model.config.vocab_size
+    session = model.session()
+    while len(ids) < min(_OWN_TOKENS, session.context):
+        ids.append(sampler.sample(session.step(ids[-1])))
+    return ids
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Progress]:
+    """Draw a bar on stderr, with rate and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[bool, Any] = {}
+
+        def update(name: str, done: int, total: int) -> None:
+            kind = name == "predictions"
+            if kind not in tasks:
+                tasks[kind] = bar.add_task(what, total=total, rate="")
+            task = bar.tasks[tasks[kind]]
+            per = "tokens/s" if kind else "weights/s"
+            rate = "" if not task.speed else f"{_short(task.speed)} {per if total > 10_000 or kind else 'tensors/s'}"
+            bar.update(tasks[kind], completed=done, total=total, rate=rate)
+
+        yield update
+
+
+def _short(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f}"
+
+
+def _conversion_facts(done: Conversion) -> dict[str, Any]:
+    return {
+        "path": str(done.path),
+        "format": done.format,
+        "bytes": done.bytes,
+        "seconds": round(done.seconds, 3),
+        "formats": done.formats,
+        "tokenizer": None if done.tokenizer is None else str(done.tokenizer),
+        "notes": list(done.notes),
+    }
+
+
+def _print_conversion(done: Conversion) -> None:
+    counts = Counter(done.formats.values())
+    kinds = ", ".join(f"{count} {format}" for format, count in counts.most_common())
+    print(f"{done.path}: {done.format}, {done.bytes:,} bytes, {done.seconds:.1f} s ({kinds})")
+    if done.tokenizer is not None and done.tokenizer != done.path:
+        print(f"{done.tokenizer}: its tokenizer")
+    for note in done.notes:
+        print(f"note: {note}")
+
+
+def _print_comparison(found: Comparison, a: str, b: str, rows: int | None) -> None:
+    print(f"\n{b} against {a}, {found.tokens:,} predictions")
+    print(f"  perplexity            {found.perplexity_a:.4f} -> {found.perplexity_b:.4f}")
+    print(f"  KL divergence         mean {found.mean_kl:.6f}, worst {found.worst_kl:.4f} at token {found.worst_at}")
+    print(f"  same likeliest token  {found.top1_agreement:.2%}")
+    if not found.tensors:
+        return
+    shown = list(found.tensors)
+    if rows is not None and rows < len(shown):
+        shown = sorted(shown, key=lambda tensor: -tensor.relative_error)[:rows]
+        print(f"\nThe {rows} weights that differ most")
+    print(f"\n  {'weight':<26} {'stored as':<14} {'relative error':<18} largest")
+    most = max(tensor.relative_error for tensor in found.tensors) or 1.0
+    for tensor in shown:
+        bar = "#" * round(_BAR * tensor.relative_error / most)
+        stored = tensor.format_a if tensor.format_a == tensor.format_b else f"{tensor.format_a} -> {tensor.format_b}"
+        name = tensor.name.removesuffix(".weight")
+        print(
+            f"  {name:<26} {stored:<14} {tensor.relative_error:.2e} {bar:<{_BAR}} {tensor.largest:.2e} "
+            f"at {list(tensor.at)}"
+        )

@@ -1,0 +1,129 @@
+"""Where an export takes its numbers from: one weight of a model at a time, under llama2.c's names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+Array = NDArray[np.float32]
+RopeStyle = Literal["interleaved", "half_split"]
+
+GAINS = ("attention_norm", "ffn_norm")
+MATRICES = (
+    "attention.wq",
+    "attention.wk",
+    "attention.wv",
+    "attention.wo",
+    "feed_forward.w1",
+    "feed_forward.w2",
+    "feed_forward.w3",
+)
+_TURNED = ("attention.wq.weight", "attention.wk.weight", "attention.wq.bias", "attention.wk.bias")
+
+
+class Source:
+    """A model's weights by llama2.c's names, decoded when they are asked for.
+
+    Parameters
+    ----------
+    model : Model
+        Open for as long as this lives.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.config = model.config
+        self._stored = {}
+        for stored in model.weights:
+            name = _core.rename_weight(stored, "llama2.c")
+            if name is not None and not (name == "output.weight" and self.config.tied):
+                self._stored[name] = stored
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def names(self) -> list[str]:
+        """Every weight: the embedding, then layer by layer, then the last norm and the output matrix."""
+        kinds = [f"{stem}.weight" for stem in ("attention_norm", *MATRICES[:4], "ffn_norm", *MATRICES[4:])]
+        kinds += [f"{stem}.bias" for stem in MATRICES]
+        layers = [f"layers.{layer}.{kind}" for layer in range(self.config.n_layers) for kind in kinds]
+        return [name for name in ("tok_embeddings.weight", *layers, "norm.weight", "output.weight") if name in self]
+
+    def biases(self) -> set[str]:
+        """Which matrices have biases: a subset of MATRICES."""
+        return {stem for stem in MATRICES if f"layers.0.{stem}.bias" in self}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """[rows, columns] or [columns]."""
+        return tuple(self.model.weights.info(self._stored[name])["shape"])
+
+    def stored_format(self, name: str) -> str:
+        """How the source stores it, such as "q4_0"."""
+        return str(self.model.weights.info(self._stored[name])["format"])
+
+    def array(self, name: str, rope_style: str) -> Array:
+        """Decode one weight. Rows of wq and wk, and their biases, come in the order of `rope_style`."""
+        array = self.model.weights[self._stored[name]]
+        if self.config.rope_style != rope_style and name.endswith(_TURNED):
+            array = reorder_rows(array, self.config.head_dim, rope_style)
+        return np.ascontiguousarray(array)
+
+    def arrays(self, names: list[str], rope_style: str) -> Iterator[tuple[str, Array]]:
+        """Decode some weights, one after another."""
+        for name in names:
+            yield name, self.array(name, rope_style)
+
+
+def reorder_rows(array: Array, head_dim: int, rope_style: str) -> Array:
+    """Change which rows of each head are a rotary pair, from the other style to `rope_style`.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        [heads * head_dim, columns] or [heads * head_dim].
+    head_dim : int
+        Rows of a head; their number of heads may be that of queries or of keys.
+    rope_style : str
+        "half_split": row j of a head and row j + head_dim / 2 are a pair. "interleaved": rows 2j and 2j + 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        A copy in the array's shape.
+    """
+    split = (head_dim // 2, 2) if rope_style == "half_split" else (2, head_dim // 2)
+    heads = array.reshape(-1, *split, *array.shape[1:])
+    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(array.shape)
+
+
+def llama3_factors(config: _core.Config, scaling: dict[str, Any]) -> Array:
+    """Compute what Llama 3.1's scaling divides each rotary frequency by: float32 [head_dim / 2]."""
+    frequencies = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    wavelengths = 2 * math.pi / frequencies
+    low, high, context = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["original_context"]
+    kept = np.clip((context / wavelengths - low) / (high - low), 0.0, 1.0)
+    return np.asarray(1 / ((1 - kept) / scaling["factor"] + kept), dtype=np.float32)
+
+
+def rope_factors(config: _core.Config) -> Array | None:
+    """Give the divisors of all rotary frequencies, [head_dim / 2], but for linear scaling; None where all are 1."""
+    scaling = config.rope_scaling
+    factors = np.array(config.rope_factors, dtype=np.float32) if config.rope_factors else None
+    if scaling is None or scaling["type"] != "llama3":
+        return factors
+    computed = llama3_factors(config, scaling)
+    return computed if factors is None else computed * factors
+
+
+def short_float(value: float) -> float:
+    """Give the shortest decimal that is the same float32: 1e-05 and not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
