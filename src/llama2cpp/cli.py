@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import string
 import sys
@@ -32,6 +33,7 @@ app = typer.Typer(
         "llama2cpp chat smollm2-135m",
         "llama2cpp info stories260K.bin",
         "llama2cpp export smollm2-135m smollm2.gguf --format q4_k",
+        "llama2cpp bench smollm2-135m",
     ),
     add_completion=False,
     rich_markup_mode=None,
@@ -466,3 +468,48 @@ def _product(shape: tuple[int, ...]) -> int:
     for size in shape:
         product *= size
     return product
+
+
+@app.command(
+    epilog=_examples(
+        "llama2cpp bench smollm2-135m",
+        "llama2cpp bench stories260K.bin --threads 1 --threads 4 --prefill 32 --json",
+    )
+)
+def bench(
+    checkpoint: ModelArgument,
+    threads: Annotated[
+        list[int] | None, typer.Option(help="Threads. May be repeated.", show_default="1 and all")
+    ] = None,
+    prefill: Annotated[
+        list[int] | None, typer.Option(help="Tokens of a prompt. May be repeated.", show_default="16, 64 and 512")
+    ] = None,
+    depth: Annotated[int, typer.Option(help="Positions before the first decoded token.", min=1)] = 16,
+    steps: Annotated[int, typer.Option(help="Tokens to decode.", min=1)] = 64,
+    rounds: Annotated[int, typer.Option(help="Times that everything is measured.", min=1)] = 5,
+    activations: Annotated[str, typer.Option(help="auto, f32 or int8.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
+) -> None:
+    """Measure how fast a model decodes and reads prompts, beside how fast the machine reads memory.
+
+    A decoded token reads every weight once, so the speed of reading is its limit. All measurements take turns, round
+    after round; told is the median, with the least and the most.
+    """
+    from .bench import measure, print_table
+
+    with load(checkpoint) as model:  # also finds names
+        longest = model.context
+        most_threads = model.threads
+    report = measure(
+        checkpoint,
+        threads=threads or sorted({1, most_threads}),
+        prefills=prefill or [tokens for tokens in (16, 64, 512) if tokens <= longest],
+        depth=depth,
+        steps=steps,
+        rounds=rounds,
+        activations=activations,
+    )
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_table(report)

@@ -168,6 +168,48 @@ void each_length(F f) {
 inline std::vector<float> output(std::int64_t n) { return std::vector<float>(static_cast<std::size_t>(n + 1), kGuard); }
 inline std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 
+// Attention's kernels with every number of queries; T is how the cache holds a number, and `stored` makes one of a float.
+// In mixing, queries look at different numbers of positions, in any order, with a tile's border between some of them.
+template <class T, class Stored>
+void attention(void (*scores)(const llama2cpp::ScoresOf<T>&), void (*mix)(const llama2cpp::MixOf<T>&), Stored stored,
+               Bits& score_bits, Bits& mix_bits) {
+  std::uint64_t seed = 5000;
+  for (const Kind kind : kKinds) {
+    for (const std::int64_t head_dim : {2, 8, 16, 22, 24, 48, 64, 100, 128}) {
+      for (const std::int64_t keys : {1, 2, 3, 15, 16, 17, 255, 256, 257, 520}) {
+        const std::int64_t queries = 1 + static_cast<std::int64_t>(++seed % llama2cpp::kMostQueries);
+        std::vector<T> cache;
+        for (const float value : make(size(keys * head_dim), kind, ++seed)) cache.push_back(stored(value));
+        const auto q = make(size(queries * head_dim), kind, ++seed);
+        const auto pattern = make(size(queries * keys), kind, ++seed);
+        auto scored = output(queries * keys);
+        auto mixed = output(queries * head_dim);
+        llama2cpp::ScoresOf<T> score{.queries = queries,
+                                     .q = {},
+                                     .keys = cache.data(),
+                                     .n = keys,
+                                     .head_dim = head_dim,
+                                     .root = std::sqrt(static_cast<float>(head_dim)),
+                                     .out = {}};
+        llama2cpp::MixOf<T> call{
+            .queries = queries, .pattern = {}, .values = cache.data(), .n = {}, .head_dim = head_dim, .z = {}};
+        for (std::int64_t i = 0; i < queries; ++i) {
+          score.q[i] = q.data() + i * head_dim;
+          score.out[i] = scored.data() + i * keys;
+          call.pattern[i] = pattern.data() + i * keys;
+          const auto missing = static_cast<std::int64_t>(Random(++seed).next() % 4);
+          call.n[i] = std::max(std::int64_t{1}, keys - missing);
+          call.z[i] = mixed.data() + i * head_dim;
+        }
+        scores(score);
+        mix(call);
+        score_bits.add(scored);
+        mix_bits.add(mixed);
+      }
+    }
+  }
+}
+
 // All but matmul's kernels, which are the same in each order of arithmetic.
 inline std::map<std::string, Bits> along_vectors(const KernelTable& table) {
   std::map<std::string, Bits> bits;
@@ -223,31 +265,12 @@ inline std::map<std::string, Bits> along_vectors(const KernelTable& table) {
     }
   });
 
-  std::uint64_t seed = 5000;
-  for (const Kind kind : kKinds) {
-    for (const std::int64_t head_dim : {2, 8, 16, 22, 24, 48, 64, 100, 128}) {
-      for (const std::int64_t keys : {1, 2, 15, 16, 17, 255, 256, 257, 520}) {
-        const auto q = make(size(head_dim), kind, ++seed);
-        const auto cache = make(size(keys * head_dim), kind, ++seed);
-        std::vector<std::uint16_t> half_cache(size(keys * head_dim));
-        for (std::uint16_t& h : half_cache) h = static_cast<std::uint16_t>(Random(++seed).next());
-        auto out = output(keys);
-        const float root = std::sqrt(static_cast<float>(head_dim));
-        table.scores_f32(q.data(), cache.data(), keys, head_dim, root, out.data());
-        bits["scores_f32"].add(out);
-        out = output(keys);
-        table.scores_f16(q.data(), half_cache.data(), keys, head_dim, root, out.data());
-        bits["scores_f16"].add(out);
-        const auto pattern = make(size(keys), kind, ++seed);
-        out = output(head_dim);
-        table.mix_f32(pattern.data(), cache.data(), keys, head_dim, out.data());
-        bits["mix_f32"].add(out);
-        out = output(head_dim);
-        table.mix_f16(pattern.data(), half_cache.data(), keys, head_dim, out.data());
-        bits["mix_f16"].add(out);
-      }
-    }
-  }
+  attention(
+      table.scores_f32, table.mix_f32, [](float x) { return x; }, bits["scores_f32"], bits["mix_f32"]);
+  std::uint32_t draw = 0;  // any half at all
+  attention(
+      table.scores_f16, table.mix_f16, [&](float) { return static_cast<std::uint16_t>(Random(++draw).next()); },
+      bits["scores_f16"], bits["mix_f16"]);
   return bits;
 }
 

@@ -173,16 +173,16 @@ const Planted kPlanted[] = {
      }},
     {"scores_f32",
      [](KernelTable& t) {
-       t.scores_f32 = [](const float* q, const float* k, std::int64_t n, std::int64_t d, float f, float* out) {
-         g_real->scores_f32(q, k, n, d, f, out);
-         nudge(out[n - 1]);
+       t.scores_f32 = [](const llama2cpp::ScoresOf<float>& c) {
+         g_real->scores_f32(c);
+         nudge(c.out[c.queries - 1][c.n - 1]);
        };
      }},
     {"scores_f16",
      [](KernelTable& t) {
-       t.scores_f16 = [](const float* q, const std::uint16_t* k, std::int64_t n, std::int64_t d, float f, float* out) {
-         g_real->scores_f16(q, k, n, d, f, out);
-         nudge(out[n - 1]);
+       t.scores_f16 = [](const llama2cpp::ScoresOf<std::uint16_t>& c) {
+         g_real->scores_f16(c);
+         nudge(c.out[c.queries - 1][c.n - 1]);
        };
      }},
     {"softmax",
@@ -194,16 +194,16 @@ const Planted kPlanted[] = {
      }},
     {"mix_f32",
      [](KernelTable& t) {
-       t.mix_f32 = [](const float* p, const float* v, std::int64_t n, std::int64_t d, float* z) {
-         g_real->mix_f32(p, v, n, d, z);
-         nudge(z[d - 1]);
+       t.mix_f32 = [](const llama2cpp::MixOf<float>& c) {
+         g_real->mix_f32(c);
+         nudge(c.z[c.queries - 1][c.head_dim - 1]);
        };
      }},
     {"mix_f16",
      [](KernelTable& t) {
-       t.mix_f16 = [](const float* p, const std::uint16_t* v, std::int64_t n, std::int64_t d, float* z) {
-         g_real->mix_f16(p, v, n, d, z);
-         nudge(z[d - 1]);
+       t.mix_f16 = [](const llama2cpp::MixOf<std::uint16_t>& c) {
+         g_real->mix_f16(c);
+         nudge(c.z[c.queries - 1][c.head_dim - 1]);
        };
      }},
 };

@@ -85,7 +85,12 @@ class Backend {
 
   // Makes the layout that matmul reads (weight.panels) from the file's, on all threads. Without it, matmul reads the
   // weight where it lies, slower, with the same bits.
-  virtual void pack(Weight& weight) = 0;
+  // The panels of all weights of a call are one piece of memory: large pages, and one stream from weight to weight.
+  virtual void pack(std::span<Weight* const> weights) = 0;
+  void pack(Weight& weight) {
+    Weight* const one[] = {&weight};
+    pack(one);
+  }
 
   // Bytes that pack() would take for this weight.
   virtual std::size_t packed_bytes(const Weight& weight) const = 0;

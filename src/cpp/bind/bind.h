@@ -23,6 +23,7 @@ void register_sampler(py::module_& module);
 void register_hooks(py::module_& module);
 void register_session(py::module_& module);
 void register_model(py::module_& module);
+void register_machine(py::module_& module);
 
 class CallHooks;
 

@@ -13,4 +13,5 @@ PYBIND11_MODULE(_core, module) {
   llama2cpp::bind::register_session(module);
   llama2cpp::bind::register_model(module);
   llama2cpp::bind::register_hooks(module);
+  llama2cpp::bind::register_machine(module);
 }

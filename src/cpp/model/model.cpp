@@ -132,7 +132,7 @@ void Model::prepare() const {
   const std::lock_guard lock(prepare_mutex_);
   if (prepared_.load(std::memory_order_relaxed)) return;
   const Backend::Lease lease(*backend_);
-  for (Weight* weight : weights_.matrices()) backend_->pack(*weight);
+  backend_->pack(weights_.matrices());
   prepared_.store(true, std::memory_order_release);
 }
 

@@ -36,6 +36,136 @@ float* pattern_row(const Tensor& tensor, std::int64_t head, std::int64_t t) {
   return tensor.row(head * tensor.dim(1) + t);
 }
 
+// Attention of some tokens and heads, for one worker.
+struct AttentionJob {
+  const KernelTable& kernels;
+  const Tensor& q;
+  const Tensor& z;
+  AttentionStage first;
+  AttentionStage last;
+  float* memory;           // [kMostQueries] of [row_width]
+  std::int64_t row_width;  // the most keys, and what a head has at most
+
+  struct Query {
+    std::int64_t token;
+    std::int64_t head;
+  };
+
+  // Heads that share keys go together, and tokens that follow each other.
+  void run(const AttentionSpan& span, Range tokens, Range heads) const {
+    const std::int64_t heads_per_kv = q.columns() / span.keys.columns() / span.keys.dim(0);
+    for (std::int64_t head = heads.begin; head < heads.end;) {
+      const std::int64_t kv_head = head / heads_per_kv;
+      const std::int64_t end = std::min(heads.end, (kv_head + 1) * heads_per_kv);
+      Query queries[kMostQueries];
+      std::int64_t count = 0;
+      for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
+        for (std::int64_t h = head; h < end; ++h) {
+          queries[count++] = {t, h};
+          if (count < kMostQueries) continue;
+          few(span, kv_head, queries, count);
+          count = 0;
+        }
+      }
+      if (count > 0) few(span, kv_head, queries, count);
+      head = end;
+    }
+  }
+
+ private:
+  // One piece of work: a few queries over the same keys, their scores staying in the worker's cache from the first
+  // stage to the last.
+  void few(const AttentionSpan& span, std::int64_t kv_head, const Query* queries, std::int64_t count) const {
+    const auto keys_of = [&](std::int64_t i) { return span.position + queries[i].token + 1; };
+    const std::int64_t keys = keys_of(count - 1);  // the last query's, which are the most
+    const std::int64_t begin = span.window > 0 ? std::max(keys - span.window, std::int64_t{0}) : 0;
+    const std::int64_t width = span.position + span.count;
+    float* scores[kMostQueries] = {};
+    float* pattern[kMostQueries] = {};
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto [t, head] = queries[i];
+      scores[i] = span.scores ? pattern_row(span.scores, head, t) : memory + i * row_width;
+      pattern[i] = span.pattern ? pattern_row(span.pattern, head, t) : memory + i * row_width;
+    }
+
+    if (first == AttentionStage::scores) {
+      if (span.keys.dtype == DType::f16) {
+        score(kernels.scores_f16, span, kv_head, queries, count, begin, keys, scores);
+      } else {
+        score(kernels.scores_f32, span, kv_head, queries, count, begin, keys, scores);
+      }
+      for (std::int64_t i = 0; i < count && span.scores; ++i) {
+        std::fill(scores[i], scores[i] + begin, -std::numeric_limits<float>::infinity());
+        std::fill(scores[i] + keys_of(i), scores[i] + width, -std::numeric_limits<float>::infinity());
+      }
+      if (last == AttentionStage::scores) return;
+    }
+    if (first != AttentionStage::values) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        kernels.softmax(scores[i] + begin, pattern[i] + begin, keys_of(i) - begin);
+        if (!span.pattern) continue;
+        std::fill(pattern[i], pattern[i] + begin, 0.0F);
+        std::fill(pattern[i] + keys_of(i), pattern[i] + width, 0.0F);
+      }
+      if (last == AttentionStage::pattern) return;
+    }
+    if (span.values.dtype == DType::f16) {
+      mix(kernels.mix_f16, span, kv_head, queries, count, begin, pattern);
+    } else {
+      mix(kernels.mix_f32, span, kv_head, queries, count, begin, pattern);
+    }
+  }
+
+  // A query also gets the scores of the few keys that only later ones of these queries look at, and nobody reads them.
+  template <class T>
+  void score(void (*kernel)(const ScoresOf<T>&), const AttentionSpan& span, std::int64_t kv_head, const Query* queries,
+             std::int64_t count, std::int64_t begin, std::int64_t end, float* const* scores) const {
+    const std::int64_t head_dim = span.keys.columns();
+    ScoresOf<T> call{.queries = count,
+                     .q = {},
+                     .keys = reinterpret_cast<const T*>(entry(span.keys, kv_head, begin)),
+                     .n = end - begin,
+                     .head_dim = head_dim,
+                     .root = std::sqrt(static_cast<float>(head_dim)),
+                     .out = {}};
+    for (std::int64_t i = 0; i < count; ++i) {
+      call.q[i] = q.row(span.row + queries[i].token) + queries[i].head * head_dim;
+      call.out[i] = scores[i] + begin;
+    }
+    kernel(call);
+  }
+
+  // The kernel counts tiles from where it begins, so a window that begins inside one goes tile by tile.
+  template <class T>
+  void mix(void (*kernel)(const MixOf<T>&), const AttentionSpan& span, std::int64_t kv_head, const Query* queries,
+           std::int64_t count, std::int64_t begin, float* const* pattern) const {
+    const std::int64_t head_dim = span.values.columns();
+    const std::int64_t keys = span.position + queries[count - 1].token + 1;
+    for (std::int64_t from = begin; from < keys;) {
+      const bool whole = from % kKeyTile == 0 && from == begin;
+      const std::int64_t to = whole ? keys : std::min((from / kKeyTile + 1) * kKeyTile, keys);
+      MixOf<T> call{.queries = count,
+                    .pattern = {},
+                    .values = reinterpret_cast<const T*>(entry(span.values, kv_head, from)),
+                    .n = {},
+                    .head_dim = head_dim,
+                    .z = {}};
+      for (std::int64_t i = 0; i < count; ++i) {
+        call.pattern[i] = pattern[i] + from;
+        call.n[i] = std::min(span.position + queries[i].token + 1, to) - from;
+        float* const out = z.row(span.row + queries[i].token) + queries[i].head * head_dim;
+        call.z[i] = from == begin ? out : memory + (i + 1) * row_width - head_dim;
+      }
+      kernel(call);
+      for (std::int64_t i = 0; i < count && from > begin; ++i) {
+        float* const out = z.row(span.row + queries[i].token) + queries[i].head * head_dim;
+        kernels.add(out, call.z[i], out, head_dim);
+      }
+      from = to;
+    }
+  }
+};
+
 }  // namespace
 
 void CpuBackend::store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans) {
@@ -90,71 +220,18 @@ void CpuBackend::attention(const Tensor& q, std::span<const AttentionSpan> spans
     all_keys += span.count * (span.position + span.count);
   }
 
-  // One piece of work: one token of one head, its scores staying in the worker's cache from the first stage to the
-  // last. Heads that share keys follow each other; a token's pieces go to workers in turn, since later tokens have
-  // more keys than earlier ones.
-  const auto one = [&](const AttentionSpan& span, std::int64_t t, std::int64_t head, float* row) {
-    const std::int64_t head_dim = span.keys.columns();
-    const std::int64_t heads_per_kv = q.columns() / head_dim / span.keys.dim(0);
-    const std::int64_t keys = span.position + t + 1;
-    // What lies before the window is masked as the future is: never read.
-    const std::int64_t begin = span.window > 0 ? std::max(keys - span.window, std::int64_t{0}) : 0;
-    const std::int64_t width = span.position + span.count;
-    const std::byte* k = entry(span.keys, head / heads_per_kv, begin);
-    const bool half = span.keys.dtype == DType::f16;
-
-    float* scores = span.scores ? pattern_row(span.scores, head, t) : row;
-    float* pattern = span.pattern ? pattern_row(span.pattern, head, t) : row;
-    if (first == AttentionStage::scores) {
-      const float root = std::sqrt(static_cast<float>(head_dim));
-      const float* query = q.row(span.row + t) + head * head_dim;
-      if (half) {
-        kernels_.scores_f16(query, reinterpret_cast<const std::uint16_t*>(k), keys - begin, head_dim, root,
-                            scores + begin);
-      } else {
-        kernels_.scores_f32(query, reinterpret_cast<const float*>(k), keys - begin, head_dim, root, scores + begin);
-      }
-      if (span.scores) {
-        std::fill(scores, scores + begin, -std::numeric_limits<float>::infinity());
-        std::fill(scores + keys, scores + width, -std::numeric_limits<float>::infinity());
-      }
-      if (last == AttentionStage::scores) return;
-    }
-    if (first != AttentionStage::values) {
-      kernels_.softmax(scores + begin, pattern + begin, keys - begin);
-      if (span.pattern) {
-        std::fill(pattern, pattern + begin, 0.0F);
-        std::fill(pattern + keys, pattern + width, 0.0F);
-      }
-      if (last == AttentionStage::pattern) return;
-    }
-    const auto mix = [&](std::int64_t from, std::int64_t to, float* out) {
-      const std::byte* v = entry(span.values, head / heads_per_kv, from);
-      if (half) {
-        kernels_.mix_f16(pattern + from, reinterpret_cast<const std::uint16_t*>(v), to - from, head_dim, out);
-      } else {
-        kernels_.mix_f32(pattern + from, reinterpret_cast<const float*>(v), to - from, head_dim, out);
-      }
-    };
-    float* out = z.row(span.row + t) + head * head_dim;
-    if (begin % kKeyTile == 0) return mix(begin, keys, out);
-    // The kernel counts tiles from where it begins, so a window that begins inside one goes tile by tile.
-    mix(begin, std::min((begin / kKeyTile + 1) * kKeyTile, keys), out);
-    for (std::int64_t p = (begin / kKeyTile + 1) * kKeyTile; p < keys; p += kKeyTile) {
-      float* part = row + most_keys;  // [head_dim]
-      mix(p, std::min(p + kKeyTile, keys), part);
-      kernels_.add(out, part, out, head_dim);
-    }
-  };
-
-  reserve_scratch(most_keys + q.columns());
+  const std::int64_t row_width = most_keys + q.columns();  // a query's scores, and a tile of its z
+  reserve_scratch(kMostQueries * row_width);
   region(all_keys * q.columns() / 8, [&](int w, int workers) {
-    float* row = scratch(w);
+    const AttentionJob job{kernels_, q, z, first, last, scratch(w), row_width};
+    // A few tokens' pieces go to workers in turn, since later tokens have more keys than earlier ones.
     for (const AttentionSpan& span : spans) {
       const std::int64_t heads = q.columns() / span.keys.columns();
-      for (std::int64_t t = 0; t < span.count; ++t) {
-        const Range mine = share(heads, static_cast<int>((w + t) % workers), workers);
-        for (std::int64_t head = mine.begin; head < mine.end; ++head) one(span, t, head, row);
+      // What lies before a window is never read, so tokens whose windows begin elsewhere do not go together.
+      const std::int64_t together = span.window > 0 ? 1 : kMostQueries;
+      for (std::int64_t t = 0; t < span.count; t += together) {
+        const Range mine = share(heads, static_cast<int>((w + t / together) % workers), workers);
+        job.run(span, {t, std::min(t + together, span.count)}, mine);
       }
     }
   });

@@ -1,19 +1,59 @@
-// Attention of one query head over its sequence's keys, for the ISA file that includes this (after elementwise.inl's
+// Attention of a few queries over the keys that they share, for the ISA file that includes this (after elementwise.inl's
 // operations are declared). T is how the cache holds keys and values: float or f16 (std::uint16_t).
 
-template <class T>
-inline float dot(const float* q, const T* key, std::int64_t n) {
-  f32x16 lanes = set1(0.0F);
+// Lanes of N queries times P keys, before they are added up: lane j has the products of elements j, j + 16, ...
+template <int N, int P, class T>
+inline void dot_lanes(const ScoresOf<T>& call, std::int64_t query, std::int64_t key, f32x16 (&lanes)[N][P]) {
+  const T* keys = call.keys + key * call.head_dim;
+  for (int n = 0; n < N; ++n) {
+    for (int p = 0; p < P; ++p) lanes[n][p] = set1(0.0F);
+  }
   std::int64_t i = 0;
-  for (; i + 16 <= n; i += 16) lanes = fma(load(q + i), load(key + i), lanes);
-  if (i < n) lanes = fma(load_part(q + i, n - i), load_part(key + i, n - i), lanes);
-  return sum_lanes(lanes);
+  for (; i + 16 <= call.head_dim; i += 16) {
+    f32x16 k[P];
+    for (int p = 0; p < P; ++p) k[p] = load(keys + p * call.head_dim + i);
+    for (int n = 0; n < N; ++n) {
+      const f32x16 q = load(call.q[query + n] + i);
+      for (int p = 0; p < P; ++p) lanes[n][p] = fma(q, k[p], lanes[n][p]);
+    }
+  }
+  const std::int64_t rest = call.head_dim - i;
+  if (rest == 0) return;
+  for (int n = 0; n < N; ++n) {
+    const f32x16 q = load_part(call.q[query + n] + i, rest);
+    for (int p = 0; p < P; ++p) {
+      lanes[n][p] = fma(q, load_part(keys + p * call.head_dim + i, rest), lanes[n][p]);
+    }
+  }
+}
+
+// N queries, all keys.
+template <int N, class T>
+inline void score_queries(const ScoresOf<T>& call, std::int64_t query) {
+  const float factor = 1.0F / call.root;
+  std::int64_t key = 0;
+  for (; key + 4 <= call.n; key += 4) {
+    f32x16 lanes[N][4];
+    dot_lanes(call, query, key, lanes);
+    for (int n = 0; n < N; ++n) sum_lanes_of_4(lanes[n], factor, call.out[query + n] + key);
+  }
+  for (; key < call.n; ++key) {
+    f32x16 lanes[N][1];
+    dot_lanes(call, query, key, lanes);
+    for (int n = 0; n < N; ++n) call.out[query + n][key] = sum_lanes(lanes[n][0]) * factor;
+  }
+}
+
+// f(query, count) for all queries, with a count that the compiler knows: kQueries, and fewer at the end.
+template <int N = kQueries, class F>
+inline void each_queries(std::int64_t query, std::int64_t queries, F f) {
+  for (; query + N <= queries; query += N) f.template operator()<N>(query);
+  if constexpr (N > 1) each_queries<N - 1>(query, queries, f);
 }
 
 template <class T>
-inline void scores(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
-  const float factor = 1.0F / root;
-  for (std::int64_t p = 0; p < n; ++p) out[p] = dot(q, keys + p * head_dim, head_dim) * factor;
+inline void scores(const ScoresOf<T>& call) {
+  each_queries(0, call.queries, [&]<int N>(std::int64_t query) { score_queries<N>(call, query); });
 }
 
 inline void softmax(const float* scores, float* out, std::int64_t n) {
@@ -39,39 +79,73 @@ inline void softmax(const float* scores, float* out, std::int64_t n) {
   if (whole < n) store_part(out + whole, div(load_part(out + whole, n - whole), sum), n - whole);
 }
 
-// z[0, width) for V whole registers (or one part) of a head: the pattern is read once for all of them.
-template <int V, class T>
-inline void mix_columns(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
-  f32x16 sum[V];
-  for (int v = 0; v < V; ++v) sum[v] = set1(0.0F);
-  for (std::int64_t tile = 0; tile < n; tile += kKeyTile) {
-    const std::int64_t end = tile + kKeyTile < n ? tile + kKeyTile : n;
-    f32x16 part[V];
-    for (int v = 0; v < V; ++v) part[v] = set1(0.0F);
-    for (std::int64_t p = tile; p < end; ++p) {
-      const f32x16 w = set1(pattern[p]);
-      for (int v = 0; v < V; ++v) part[v] = fma(w, load(values + p * head_dim + v * 16), part[v]);
+// Dimensions d to d + 16 V of N queries' sums; of the last `width` dimensions where V is 0. What one query alone looks
+// at comes after what all look at.
+template <int N, int V, class T>
+inline void mix_columns(const MixOf<T>& call, std::int64_t query, std::int64_t d, std::int64_t width) {
+  constexpr int kRegisters = V == 0 ? 1 : V;
+  const auto row = [&](std::int64_t p, f32x16(&value)[kRegisters]) {
+    const T* from = call.values + p * call.head_dim + d;
+    if constexpr (V == 0) {
+      value[0] = load_part(from, width);
+    } else {
+      for (int v = 0; v < V; ++v) value[v] = load(from + v * 16);
     }
-    for (int v = 0; v < V; ++v) sum[v] = add(sum[v], part[v]);
+  };
+  std::int64_t common = call.n[query];
+  std::int64_t most = common;
+  for (int n = 1; n < N; ++n) {
+    const std::int64_t keys = call.n[query + n];
+    common = keys < common ? keys : common;
+    most = keys > most ? keys : most;
   }
-  for (int v = 0; v < V; ++v) store(z + v * 16, sum[v]);
+  f32x16 sum[N][kRegisters];
+  for (int n = 0; n < N; ++n) {
+    for (int v = 0; v < kRegisters; ++v) sum[n][v] = set1(0.0F);
+  }
+  for (std::int64_t tile = 0; tile < most; tile += kKeyTile) {
+    f32x16 part[N][kRegisters];
+    for (int n = 0; n < N; ++n) {
+      for (int v = 0; v < kRegisters; ++v) part[n][v] = set1(0.0F);
+    }
+    const std::int64_t end = tile + kKeyTile;
+    std::int64_t p = tile;
+    for (; p < end && p < common; ++p) {
+      f32x16 value[kRegisters];
+      row(p, value);
+      for (int n = 0; n < N; ++n) {
+        const f32x16 w = set1(call.pattern[query + n][p]);
+        for (int v = 0; v < kRegisters; ++v) part[n][v] = fma(w, value[v], part[n][v]);
+      }
+    }
+    for (int n = 0; n < N; ++n) {
+      const std::int64_t keys = call.n[query + n];
+      for (std::int64_t own = p; own < end && own < keys; ++own) {
+        f32x16 value[kRegisters];
+        row(own, value);
+        const f32x16 w = set1(call.pattern[query + n][own]);
+        for (int v = 0; v < kRegisters; ++v) part[n][v] = fma(w, value[v], part[n][v]);
+      }
+      if (tile >= keys) continue;
+      for (int v = 0; v < kRegisters; ++v) sum[n][v] = add(sum[n][v], part[n][v]);
+    }
+  }
+  for (int n = 0; n < N; ++n) {
+    float* z = call.z[query + n] + d;
+    if constexpr (V == 0) {
+      store_part(z, sum[n][0], width);
+    } else {
+      for (int v = 0; v < V; ++v) store(z + v * 16, sum[n][v]);
+    }
+  }
 }
 
 template <class T>
-inline void mix(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
-  std::int64_t d = 0;
-  for (; d + 64 <= head_dim; d += 64) mix_columns<4>(pattern, values + d, n, head_dim, z + d);
-  for (; d + 16 <= head_dim; d += 16) mix_columns<1>(pattern, values + d, n, head_dim, z + d);
-  if (d == head_dim) return;
-  const std::int64_t rest = head_dim - d;
-  f32x16 sum = set1(0.0F);
-  for (std::int64_t tile = 0; tile < n; tile += kKeyTile) {
-    const std::int64_t end = tile + kKeyTile < n ? tile + kKeyTile : n;
-    f32x16 part = set1(0.0F);
-    for (std::int64_t p = tile; p < end; ++p) {
-      part = fma(set1(pattern[p]), load_part(values + p * head_dim + d, rest), part);
-    }
-    sum = add(sum, part);
-  }
-  store_part(z + d, sum, rest);
+inline void mix(const MixOf<T>& call) {
+  each_queries(0, call.queries, [&]<int N>(std::int64_t query) {
+    std::int64_t d = 0;
+    for (; d + 64 <= call.head_dim; d += 64) mix_columns<N, 4>(call, query, d, 64);
+    for (; d + 16 <= call.head_dim; d += 16) mix_columns<N, 1>(call, query, d, 16);
+    if (d < call.head_dim) mix_columns<N, 0>(call, query, d, call.head_dim - d);
+  });
 }

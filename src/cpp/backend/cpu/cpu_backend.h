@@ -26,7 +26,8 @@ class CpuBackend final : public Backend {
   void acquire() override;
   void release() override;
   Buffer alloc(std::size_t bytes) override { return Buffer::heap(bytes); }
-  void pack(Weight& weight) override;
+  using Backend::pack;
+  void pack(std::span<Weight* const> weights) override;
   std::size_t packed_bytes(const Weight& weight) const override;
   void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) override;
   void rms_scale(const Tensor& x, float eps, const Tensor& scale) override;

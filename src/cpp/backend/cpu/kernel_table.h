@@ -56,6 +56,32 @@ struct Int8Block {
   bool first;              // out starts at zero; otherwise the sum goes on from what is there
 };
 
+// Queries that go over the same keys and values together, at most: what is read serves all of them.
+inline constexpr std::int64_t kMostQueries = 4;
+
+// out[i][p] = (q[i] . keys[p]) / root. T is how the cache holds a number: float, or 16 bits.
+template <class T>
+struct ScoresOf {
+  std::int64_t queries;          // 1 to kMostQueries
+  const float* q[kMostQueries];  // each [head_dim]
+  const T* keys;                 // [n][head_dim]
+  std::int64_t n;
+  std::int64_t head_dim;
+  float root;
+  float* out[kMostQueries];  // each [n]
+};
+
+// z[i][d] = sum over the first n[i] positions p of pattern[i][p] * values[p][d]
+template <class T>
+struct MixOf {
+  std::int64_t queries;                // 1 to kMostQueries
+  const float* pattern[kMostQueries];  // each [n[i]]
+  const T* values;                     // [most of n][head_dim]
+  std::int64_t n[kMostQueries];
+  std::int64_t head_dim;
+  float* z[kMostQueries];  // each [head_dim]
+};
+
 // Tokens that matmul_blocks takes at most.
 inline constexpr std::int64_t kFewTokens = 2;
 
@@ -95,15 +121,13 @@ struct KernelTable {
   // f32 -> f16, to nearest even
   void (*narrow)(const float* x, std::uint16_t* out, std::int64_t n);
 
-  // out[p] = (q . keys[p]) / root                  q [head_dim], keys [n][head_dim] -> out [n]
-  void (*scores_f32)(const float* q, const float* keys, std::int64_t n, std::int64_t head_dim, float root, float* out);
-  void (*scores_f16)(const float* q, const std::uint16_t* keys, std::int64_t n, std::int64_t head_dim, float root,
-                     float* out);
+  // Attention's products of queries with keys, and of patterns with values
+  void (*scores_f32)(const ScoresOf<float>& call);
+  void (*scores_f16)(const ScoresOf<std::uint16_t>& call);
   // out = softmax(scores)                          [n]; out may be scores
   void (*softmax)(const float* scores, float* out, std::int64_t n);
-  // z[d] = sum over p of pattern[p] * values[p][d] pattern [n], values [n][head_dim] -> z [head_dim]
-  void (*mix_f32)(const float* pattern, const float* values, std::int64_t n, std::int64_t head_dim, float* z);
-  void (*mix_f16)(const float* pattern, const std::uint16_t* values, std::int64_t n, std::int64_t head_dim, float* z);
+  void (*mix_f32)(const MixOf<float>& call);
+  void (*mix_f16)(const MixOf<std::uint16_t>& call);
 };
 
 // Null where this build or this machine's family has no such kernels.

@@ -102,8 +102,8 @@ inline void score_part(const float* q, const T* keys, std::int64_t n, std::int64
   store_part(out, div(sum, root), n);
 }
 
-inline void scores_f32(const float* q, const float* keys, std::int64_t n, std::int64_t head_dim, float root,
-                       float* out) {
+inline void scores_of(const float* q, const float* keys, std::int64_t n, std::int64_t head_dim, float root,
+                      float* out) {
   const f32x16 r = set1(root);
   std::int64_t p = 0;
   for (; p + 32 <= n; p += 32) score_groups<2>(q, keys + p * head_dim, head_dim, r, out + p);
@@ -111,10 +111,17 @@ inline void scores_f32(const float* q, const float* keys, std::int64_t n, std::i
   if (p < n) score_part(q, keys + p * head_dim, n - p, head_dim, r, out + p);
 }
 
-inline void scores_f16(const float* q, const std::uint16_t* keys, std::int64_t n, std::int64_t head_dim, float root,
-                       float* out) {
+inline void scores_of(const float* q, const std::uint16_t* keys, std::int64_t n, std::int64_t head_dim, float root,
+                      float* out) {
   for (std::int64_t p = 0; p < n; p += 16) {
     score_part(q, keys + p * head_dim, n - p < 16 ? n - p : 16, head_dim, set1(root), out + p);
+  }
+}
+
+template <class T>
+inline void scores(const ScoresOf<T>& call) {
+  for (std::int64_t i = 0; i < call.queries; ++i) {
+    scores_of(call.q[i], call.keys, call.n, call.head_dim, call.root, call.out[i]);
   }
 }
 
@@ -153,7 +160,7 @@ inline void mix_columns(const float* pattern, const T* values, std::int64_t n, s
 }
 
 template <class T>
-inline void mix(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
+inline void mix_of(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
   std::int64_t d = 0;
   for (; d + 64 <= head_dim; d += 64) mix_columns<4>(pattern, values + d, n, head_dim, z + d);
   if (d + 48 <= head_dim) {
@@ -175,13 +182,20 @@ inline void mix(const float* pattern, const T* values, std::int64_t n, std::int6
   store_part(z + d, sum, rest);
 }
 
+template <class T>
+inline void mix(const MixOf<T>& call) {
+  for (std::int64_t i = 0; i < call.queries; ++i) {
+    mix_of(call.pattern[i], call.values, call.n[i], call.head_dim, call.z[i]);
+  }
+}
+
 constexpr KernelTable in_order(KernelTable table) {
   table.sum_squares = sum_squares;
   table.swiglu = swiglu;
   table.rope_interleaved = rope_interleaved;
   table.rope_half_split = rope_half_split;
-  table.scores_f32 = scores_f32;
-  table.scores_f16 = scores_f16;
+  table.scores_f32 = scores<float>;
+  table.scores_f16 = scores<std::uint16_t>;
   table.softmax = softmax;
   table.mix_f32 = mix<float>;
   table.mix_f16 = mix<std::uint16_t>;

@@ -58,11 +58,18 @@ float widen(float value) { return value; }
 float widen(std::uint16_t value) { return half_to_float(value); }
 
 template <class T>
-void scores(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
+void scores_of(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
   for (std::int64_t p = 0; p < n; ++p) {
     float sum = 0.0F;
     for (std::int64_t i = 0; i < head_dim; ++i) sum = sum + q[i] * widen(keys[p * head_dim + i]);
     out[p] = sum / root;
+  }
+}
+
+template <class T>
+void scores(const ScoresOf<T>& call) {
+  for (std::int64_t i = 0; i < call.queries; ++i) {
+    scores_of(call.q[i], call.keys, call.n, call.head_dim, call.root, call.out[i]);
   }
 }
 
@@ -78,11 +85,18 @@ void softmax(const float* scores, float* out, std::int64_t n) {
 }
 
 template <class T>
-void mix(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
+void mix_of(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
   for (std::int64_t d = 0; d < head_dim; ++d) {
     float sum = 0.0F;
     for (std::int64_t p = 0; p < n; ++p) sum = sum + pattern[p] * widen(values[p * head_dim + d]);
     z[d] = sum;
+  }
+}
+
+template <class T>
+void mix(const MixOf<T>& call) {
+  for (std::int64_t i = 0; i < call.queries; ++i) {
+    mix_of(call.pattern[i], call.values, call.n[i], call.head_dim, call.z[i]);
   }
 }
 

@@ -49,23 +49,32 @@ std::size_t CpuBackend::packed_bytes(const Weight& weight) const {
   return static_cast<std::size_t>(panel_count(weight) * panel_bytes(weight, weight.cols));
 }
 
-void CpuBackend::pack(Weight& weight) {
-  if (weight.panels) return;
-  const std::int64_t panels = panel_count(weight);
-  const std::int64_t bytes = panel_bytes(weight, weight.cols);
-  Buffer packed = Buffer::heap(static_cast<std::size_t>(panels * bytes));
-  const std::int64_t step = step_cols(input_form(weight));
-  region(panels * bytes / 4, [&](int w, int workers) {
-    const Range mine = share(panels, w, workers);
-    for (std::int64_t panel = mine.begin; panel < mine.end; ++panel) {
-      for (std::int64_t k = 0; k < weight.cols; k += step) {
-        pack_panel(weight, panel, k, std::min(step, weight.cols - k),
-                   packed.data() + panel * bytes + panel_bytes(weight, k));
+void CpuBackend::pack(std::span<Weight* const> weights) {
+  std::size_t all_bytes = 0;
+  for (const Weight* weight : weights) {
+    if (!weight->panels) all_bytes += packed_bytes(*weight);
+  }
+  if (all_bytes == 0) return;
+  const auto all = std::make_shared<const Buffer>(Buffer::heap(all_bytes));
+  std::byte* next = all->data();
+  for (Weight* weight : weights) {
+    if (weight->panels) continue;
+    const std::int64_t panels = panel_count(*weight);
+    const std::int64_t bytes = panel_bytes(*weight, weight->cols);
+    const std::int64_t step = step_cols(input_form(*weight));
+    region(panels * bytes / 4, [&](int w, int workers) {
+      const Range mine = share(panels, w, workers);
+      for (std::int64_t panel = mine.begin; panel < mine.end; ++panel) {
+        for (std::int64_t k = 0; k < weight->cols; k += step) {
+          pack_panel(*weight, panel, k, std::min(step, weight->cols - k),
+                     next + panel * bytes + panel_bytes(*weight, k));
+        }
       }
-    }
-  });
-  weight.panels = packed;
-  for (const Plane& plane : weight.planes) plane.owner.drop_pages(plane.data, plane.bytes);
+    });
+    weight->panels = Buffer::wrap(next, packed_bytes(*weight), all);
+    next += packed_bytes(*weight);
+    for (const Plane& plane : weight->planes) plane.owner.drop_pages(plane.data, plane.bytes);
+  }
 }
 
 void CpuBackend::matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,

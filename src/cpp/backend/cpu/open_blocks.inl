@@ -17,6 +17,9 @@ inline void open_quad(const std::uint8_t* planes, std::uint8_t* out) {
 
 template <BlockLayout L>
 inline void open_of(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open) {
+  // The panel's next unit is opened when all tiles have gone past this one: time enough for it to come from memory.
+  const std::uint8_t* next = unit + unit_of(layout);
+  for (std::int64_t line = 0; line < unit_of(L); line += 64) prefetch(next + line);
   const std::uint8_t* planes = unit + header_of(layout, blocks);
   for (std::int64_t i = 0; i < blocks; ++i, planes += L.bits * 64) {
     std::uint8_t* out = open + i * 512;

@@ -170,7 +170,7 @@ void narrow(const float* x, std::uint16_t* out, std::int64_t n) {
 }
 
 template <class T>
-void scores(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
+void scores_of(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
   const float factor = 1.0F / root;
   for (std::int64_t p = 0; p < n; ++p) {
     float lanes[kLanes] = {};
@@ -180,6 +180,13 @@ void scores(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim
       lanes[i % kLanes] = std::fma(a, b, lanes[i % kLanes]);
     }
     out[p] = sum_of_lanes(lanes) * factor;
+  }
+}
+
+template <class T>
+void scores(const ScoresOf<T>& call) {
+  for (std::int64_t i = 0; i < call.queries; ++i) {
+    scores_of(call.q[i], call.keys, call.n, call.head_dim, call.root, call.out[i]);
   }
 }
 
@@ -196,7 +203,7 @@ void softmax(const float* scores, float* out, std::int64_t n) {
 }
 
 template <class T>
-void mix(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
+void mix_of(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
   for (std::int64_t d = 0; d < head_dim; ++d) {
     float sum = 0.0F;
     for (std::int64_t tile = 0; tile < n; tile += kKeyTile) {
@@ -207,6 +214,13 @@ void mix(const float* pattern, const T* values, std::int64_t n, std::int64_t hea
       sum = sum + part;
     }
     z[d] = sum;
+  }
+}
+
+template <class T>
+void mix(const MixOf<T>& call) {
+  for (std::int64_t i = 0; i < call.queries; ++i) {
+    mix_of(call.pattern[i], call.values, call.n[i], call.head_dim, call.z[i]);
   }
 }
 

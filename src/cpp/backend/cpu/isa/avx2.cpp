@@ -16,6 +16,7 @@ constexpr int kTileTokens = 6;
 constexpr int kWidePanels = 4;
 constexpr int kTilePanels = 1;
 constexpr int kFewPanels = 1;  // block formats, one token
+constexpr int kQueries = 1;    // of attention, at once
 
 // All bits set in the first n of 8 lanes.
 inline __m256i first_lanes(std::int64_t n) {
@@ -90,6 +91,22 @@ inline float sum_lanes(f32x16 a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// out[i] = sum_lanes(a[i]) * factor, the same sums, side by side.
+inline void sum_lanes_of_4(const f32x16 (&a)[4], float factor, float* out) {
+  const auto four = [&](int i) {  // lanes j + (j + 8), then those j + (j + 4), of two
+    const __m256 x = _mm256_add_ps(a[i].lo, a[i].hi);
+    const __m256 y = _mm256_add_ps(a[i + 1].lo, a[i + 1].hi);
+    return _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
+  };
+  const __m256 x = four(0);
+  const __m256 y = four(2);
+  const __m256 two = _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x44), _mm256_shuffle_ps(x, y, 0xEE));
+  const __m256 one = _mm256_add_ps(two, _mm256_permute_ps(two, 0xB1));  // 0 0 2 2, 1 1 3 3
+  const __m128 even = _mm256_castps256_ps128(one);
+  const __m128 odd = _mm256_extractf128_ps(one, 1);
+  const __m128 sums = _mm_unpacklo_ps(_mm_shuffle_ps(even, even, 0x88), _mm_shuffle_ps(odd, odd, 0x88));
+  _mm_storeu_ps(out, _mm_mul_ps(sums, _mm_set1_ps(factor)));
 }
 inline float max_lane(f32x16 a) {
   const __m256 eight = _mm256_max_ps(a.lo, a.hi);

@@ -8,6 +8,7 @@ constexpr int kTileTokens = 12;
 constexpr int kWidePanels = 8;
 constexpr int kTilePanels = 2;
 constexpr int kFewPanels = 1;  // block formats, one token
+constexpr int kQueries = 4;    // of attention, at once: 4 queries x 4 keys, or x 64 dimensions, are 16 sums
 
 inline __mmask16 first_lanes(std::int64_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
 
@@ -54,6 +55,20 @@ inline float sum_lanes(f32x16 a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// out[i] = sum_lanes(a[i]) * factor, the same sums, side by side.
+inline void sum_lanes_of_4(const f32x16 (&a)[4], float factor, float* out) {
+  const auto halves = [](f32x16 x, f32x16 y) {  // lanes j + (j + 8) of x, then of y
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xEE));
+  };
+  const f32x16 ab = halves(a[0], a[1]);
+  const f32x16 cd = halves(a[2], a[3]);
+  const f32x16 four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
+  const f32x16 two = _mm512_add_ps(four, _mm512_permute_ps(four, 0x4E));
+  const f32x16 one = _mm512_add_ps(two, _mm512_permute_ps(two, 0xB1));  // in each four lanes, four times
+  const __m512i firsts = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 4, 8, 12));
+  const __m128 sums = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one));
+  _mm_storeu_ps(out, _mm_mul_ps(sums, _mm_set1_ps(factor)));
 }
 inline float max_lane(f32x16 a) { return _mm512_reduce_max_ps(a); }
 

@@ -17,6 +17,7 @@ constexpr int kTileTokens = 6;
 constexpr int kWidePanels = 4;
 constexpr int kTilePanels = 1;
 constexpr int kFewPanels = 1;  // block formats, one token
+constexpr int kQueries = 1;    // of attention, at once
 
 template <class F>
 inline f32x16 map(F f) {
@@ -103,6 +104,10 @@ inline float sum_lanes(f32x16 a) {
   const float32x4_t four = vaddq_f32(vaddq_f32(a.q[0], a.q[2]), vaddq_f32(a.q[1], a.q[3]));
   const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
   return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+// out[i] = sum_lanes(a[i]) * factor
+inline void sum_lanes_of_4(const f32x16 (&a)[4], float factor, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum_lanes(a[i]) * factor;
 }
 inline float max_lane(f32x16 a) {
   float lanes[4];

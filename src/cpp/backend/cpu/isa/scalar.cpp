@@ -18,6 +18,7 @@ constexpr int kTileTokens = 4;
 constexpr int kWidePanels = 1;
 constexpr int kTilePanels = 1;
 constexpr int kFewPanels = 1;
+constexpr int kQueries = 1;  // of attention, at once
 
 template <class F>
 inline f32x16 map(F f) {
@@ -100,6 +101,10 @@ inline float sum_lanes(f32x16 a) {
     for (int j = 0; j < half; ++j) a.lane[j] = a.lane[j] + a.lane[j + half];
   }
   return a.lane[0];
+}
+// out[i] = sum_lanes(a[i]) * factor
+inline void sum_lanes_of_4(const f32x16 (&a)[4], float factor, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum_lanes(a[i]) * factor;
 }
 inline float max_lane(f32x16 a) {
   float m = a.lane[0];
