@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from story_grammar import PLOTS, Recall, Story, parse, stories
 from story_names import NAMES, is_invented
-from storyteller_card import card
+from storyteller_card import CLEAN, card
 from storyteller_data import HELD_OUT_SEEDS
 
 import llama2cpp
@@ -75,7 +75,7 @@ def story_checks(samples: Sequence[llama2cpp.Completion]) -> Iterator[Check]:
     ended = [one.finish_reason == "end" and story.ends for one, story in zip(samples, read, strict=True)]
     yield Check("ending by themselves, and where a story may end", sum(ended) / count, ">= 95%", count)
     yield Check("in an order that a plot has", sum(one.free_of("order") for one in read) / count, "", count)
-    yield Check("without any of these problems", sum(one.ok for one in read) / count, "", count)
+    yield Check(CLEAN, sum(one.ok for one in read) / count, "", count)
     words = [len(one.text.split()) for one in samples]
     yield Check("words a story", sum(words) / count, "60 to 220", count)
 

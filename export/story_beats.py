@@ -1,7 +1,7 @@
 """How plots are written down, and the beats that many of them share: openings, small gifts on the way, endings.
 
 A plot is a text. A blank line ends a beat, and each line of a beat is one way to tell it (indented lines go on with the
-line before): a sentence, or several with `//` between them. A beat that begins with a line `?` is told half of the time.
+line before): a sentence, or several with `//` between them. A beat that begins with a line `?` may be left out.
 A line `@name` stands for all ways of a shared beat. `{p}` and `{q}` are the hero and the friend in either order, and so
 are `{x}` and `{y}`, in an order of their own. How a sentence is written, `story_template` says.
 """
@@ -193,7 +193,7 @@ When {+p} and {+q} <went> to {+place}, {x} <gave> {+trinket:a} to {y!}. //
     They were [good|dear|best|old] friends, and {y} [was delighted|smiled and smiled|loved it at once].
 When {+p} and {+q} <went> to {+place} [one day|on <weekday>|after breakfast|to play], {x} <gave> the {+toy} to {y!}. //
     The two were [good|dear|best|old] friends, and {y} <said>, "[Thank you|How nice|That is kind], {x!}."
-<one_day>, {+p} and {+q} <went> to {+place}. // {x} had {+toy:a}, and {x:he} <gave> the {toy} to {y!}. //
+<one_day>, {+p} and {+q} <went> to {+place}. // {x} had {+toy:a} and <gave> the {toy} to {y!}. //
     They were [good|dear|best|old] friends, and [they did everything together|they never ran out of games
     |one was never far from the other].
 """,
@@ -227,7 +227,7 @@ When {p} and {q} [stopped|sat down|rested] <seat>, {x} <gave> {+token:a} to {y!}
     [Then|After a moment,|With a smile,] {x} <gave> {+token:a} to {y!}.
 {p} and {q} [sat|rested|lay] <seat> for a while. //
     "[Here|Look|Close your eyes], I have something for you," said {x}, and <gave> {+token:a} to {y!}.
-{p} had found {+token:a} [on the way|that morning|by the path], and {p:he} gave it to {q!}.
+{p} had found {+token:a} [on the way|that morning|by the path] and gave it to {q!}.
 {p} and {q} found {+token:a} [on the ground|by the path|in the grass]. //
     "[You saw it first|You should have it|Keep it for luck]," said {x}, and gave the {token} to {y!}.
 """,
@@ -246,8 +246,8 @@ And [if you walk by|if you listen well|on quiet days], you can still hear {p} an
 """,
     "end_solo": """
 <evening>, {hero} [fell asleep|slept|went to bed] with a smile [on {hero:his} face|as wide as the moon].
-And the next [day|morning], {hero} was out [again|early], ready to {hobby} [once more|as always|as before].
-{hero} [felt|was] warm [inside|all over], and the stars [twinkled|shone] [above the house|over the roof|in the window].
+The very next [day|morning], {hero} was out [again|early], ready to {hobby} [once more|as always|as before].
+<evening>, {hero} felt warm [inside|all over], and the stars [twinkled|shone] [above the house|over the roof|in the window].
 And {hero} [never forgot that day, not even when {hero:he} was old|always remembered that day].
 """,
     "the_end": """

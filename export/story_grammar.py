@@ -19,10 +19,11 @@ from story_plots_friends import PLOTS as FRIENDS
 from story_plots_home import PLOTS as HOME
 from story_plots_wonders import PLOTS as WONDERS
 from story_template import Template, choose
-from story_words import ANIMALS, CHILDREN, ROLES
+from story_words import ADJECTIVE, ANIMALS, CHILDREN, ROLES
 
 PLOTS: tuple[Plot, ...] = FRIENDS + WONDERS + HOME
 MIN_WORDS, MAX_WORDS = 60, 220
+_OPTIONAL_TOLD = 0.35  # of the beats that may be left out, how many are told
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,10 @@ class _Writer:
     def _tell(self, beat: Beat) -> tuple[Template, ...]:
         groups = [fitting for group in beat.groups if (fitting := [one for one in group if self._fits(one)])]
         if beat.optional:
-            self._bits += 1
-            if not groups or self._rng.random() < 0.5:
+            told = bool(groups) and self._rng.random() < _OPTIONAL_TOLD
+            if groups:
+                self._bits -= math.log2(_OPTIONAL_TOLD if told else 1 - _OPTIONAL_TOLD)
+            if not told:
                 return ()
         if not groups:
             raise ValueError(f"plot {self._plot.name}: nothing can be told in {beat}")
@@ -153,7 +156,7 @@ class _Writer:
         return alternative.needs <= self._told and not alternative.introduces & self._told
 
     def _cast(self) -> dict[str, dict[str, str]]:
-        """Choose all that the plot may tell of. No two roles of one type are alike, children excepted."""
+        """Choose all that the plot may tell of. No two roles of one type have the same name or noun."""
         facts: dict[str, dict[str, str]] = {}
         used: set[tuple[int, str]] = set()
         animals = self._plot.animals and self._rng.random() < 0.4
@@ -167,7 +170,7 @@ class _Writer:
                     agrees = all(columns.get(column, text) == text for column, text in row.items())
                     if agrees and (id(axis), key) not in used and self._may_be(name, key, facts):
                         break
-                if key not in CHILDREN:
+                if key not in CHILDREN and name != ADJECTIVE:
                     used.add((id(axis), key))
                 columns |= {name: key, **row}
             facts[role] = columns

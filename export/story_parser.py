@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from story_beats import TEMPLATES, Plot
 from story_names import PRONOUNS
 from story_template import Columns, Match, Slot, Template
-from story_words import ROLES
+from story_words import ADJECTIVE, ROLES
 
 Kind = Literal["grammar", "characters", "things", "order", "ending"]
 
@@ -274,7 +274,7 @@ def _introduce(role: str, axis: str, key: str, told: dict[tuple[str, str], str],
         yield Problem("order", i, f"{key} is introduced when the {role} is known already")
         return
     for (other, its_axis), its_key in told.items():
-        if its_key == key and ROLES[other].axes[its_axis] is type_.axes[axis] and axis != "kind":
+        if its_key == key and ROLES[other].axes[its_axis] is type_.axes[axis] and axis not in ("kind", ADJECTIVE):
             yield Problem(_kind(role), i, f"{key} is the {role} and the {other}")
     row = type_.axes[axis].row(key) or {}
     for name, other_axis in type_.axes.items():

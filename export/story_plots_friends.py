@@ -67,12 +67,12 @@ Then {hero:he} [stopped|stood still|gasped]. // The {toy:full} was [gone|missing
 
 ?
 They played with the {toy} until [supper|the sun went down|it was time to go home].
-{hero} let {friend} play with the {toy} [first|all afternoon|as long as {friend:he} liked].
-{hero} learned that [lost things are easier to find with a friend|it is good to ask for help].
+So {hero} let {friend} play with the {toy} [first|all afternoon|as long as {friend:he} liked].
+That day, {hero} learned that [lost things are easier to find with a friend|it is good to ask for help].
 
 <forever>, whenever {hero} [looked at|played with|picked up] the {toy}, {hero:he} thought of {friend!}.
 <evening>, {hero} fell asleep with the {toy} [by {hero:his} pillow|in {hero:his} arms|beside {hero:him}].
-{p} and {q} went home <side> <sky>, and this time {hero} held the {toy} [tight|very tight|with both arms].
+{p} and {q} went home <side> <sky>, and this time nobody [lost|dropped|forgot] the {toy}.
 <forever>, {p} and {q} [were|stayed] [the best of friends|best friends|friends].
 
 @the_end
@@ -147,7 +147,7 @@ GIFT = plot(
 {hero:He} had a [good|dear|best] friend named {+friend}.
 
 [It was almost|Soon it would be|The next day was] {friend}'s birthday, and {hero} had no [present|gift] yet.
-<one_day>, {hero} remembered that it was almost {friend}'s birthday.
+<one_day>, {hero:he} remembered that it was almost {friend}'s birthday.
 {friend}'s birthday was only [one day|two days] away, and {hero} [wanted to give|hoped to find] something special.
 
 {hero} [thought and thought|thought very hard|walked up and down|scratched {hero:his} head], but {hero:he} had no [money|coins|time]
@@ -194,10 +194,10 @@ When it was {hero}'s turn, {hero:he} handed the {gift} to {friend!}.
 "Nobody has ever made me {gift:a} before," said {friend}, and gave {hero} a <hug>.
 
 ?
-{hero} <was_glad>, [and all the worry was gone|and {hero:his} cheeks turned pink|and the cake tasted twice as good].
-{hero} [learned|saw|knew now] that a gift does not have to be [big|new|shiny|from a shop] to be [loved|the best|the dearest].
+Now {hero} <was_glad>, [and all the worry was gone|and {hero:his} cheeks turned pink|and the cake tasted twice as good].
+So {hero} [learned|saw|understood] that a gift does not have to be [big|new|shiny|from a shop] to be [loved|the best|the dearest].
 
-{friend} kept the {gift} [by the bed|on the best shelf|close], and every [morning|night] {friend:he} thought of {hero!}.
+To this day, {friend} keeps the {gift} [by the bed|on the best shelf|close], and every [morning|night] {friend:he} thinks of {hero!}.
 And if you visit {friend}, you [will|can] see the {gift:full} [by the window|on the best shelf|above the bed].
 @end_friends
 
@@ -236,8 +236,8 @@ Then {friend} [found a long pole|got a broom], but it was [too short|not long en
 
 "[I can't do it alone|Alone we are too small|Maybe we must do it together]," said {hero}. //
     "[Let's try together|Then let's do it together|Two are taller than one]," <said> {friend}<kindly>.
-{p} and {q} were about to [give up|go home], [when|but then] {friend} had [an idea|a thought]. // "[Stand|Climb] on my
-    [shoulders|back]," {friend:he} [said|called] to {hero!}.
+{p} and {q} were about to [give up|go home], [when|but then] {x} had [an idea|a thought]. // "[Stand|Climb] on my
+    [shoulders|back]," said {x} to {y!}.
 
 So {p} held [very still|the pole|on tight], and {q} [climbed up|reached up] [slowly|bit by bit|inch by inch].
 {p} stood [below|like a wall], and {q} [climbed|reached] [higher and higher|up and up].
@@ -267,10 +267,9 @@ TRUTH = plot(
     """
 @open
 
-?
 @likes
 
-{hero:His} {+elder} had {+fragile:a}, and [it was very old|it was a gift from long ago|{elder:he} loved it dearly].
+{hero:His} {+elder} had {+fragile:a}, and [it was very old|it was a gift from long ago|there was no other like it].
 On the [top shelf|kitchen shelf|windowsill] stood {+fragile:a} that [belonged to|was dear to] {hero:his} {+elder}.
 
 <one_day>, {hero} [danced|ran|hopped|twirled] through the [kitchen|room|hall], and [crash|bang|oh no]! //
@@ -279,6 +278,7 @@ On the [top shelf|kitchen shelf|windowsill] stood {+fragile:a} that [belonged to
 <one_day>, {hero} was playing with {+toy:a} [in the kitchen|in the hall], and it hit the {fragile}. //
     The {fragile} broke [in two|into three pieces].
 
+?
 <heart>. // [Nobody|No one] had [seen|heard] it, [but {hero} knew|not even the cat|or so {hero:he} thought].
 {hero} stood [quite still|very still|there with an open mouth]. // [The house was quiet|Nobody had heard it|No one was there|Only the clock
     ticked].
@@ -319,6 +319,7 @@ So {hero} [went|walked slowly] to {hero:his} {elder}, opened the {box!} and [sai
 So {hero} and {hero:his} {elder} [sat down|sat at the table|took their time] and glued the {fragile} together[, piece by piece|].
 They mended the {fragile} with [glue and patience|a lot of glue|steady fingers|paste and string].
 
+?
 It had a [thin|crooked|little|zigzag] line down [the side|one side|the middle] now, but {hero} [thought|said that|felt that] it was
     [even more beautiful|prettier than before|dearer than ever].
 The {fragile} was [never quite|not quite|no longer] the same, but {hero}'s heart was [light|as light as a feather] again.
@@ -345,7 +346,7 @@ The winner would get {+gift:a}. // "I will win it," said {p}, and {q} said the s
 
 ?
 {p} and {q} [trained|practiced] for [days|weeks], [up the hill and down again|around the pond|before breakfast].
-<heart>.
+"[May the faster one win|Let us both run like the wind]," said {x} to {y!}.
 The night before, {hero} [dreamed|could only dream] of the {gift:full}.
 
 ?
@@ -358,10 +359,10 @@ While {p} and {q} waited [at the start|in line|for the bell], {x} <gave> {+token
 A [bell rang|drum rolled|flag went up|whistle blew], and off went {p} and {q} [with all the others|like two arrows|as fast as they could].
 
 ?
-[They|{p} and {q}|All of them] ran like [the wind|rabbits|the clouds], and [soon|at once] {hero} was [in front|ahead|in the lead].
-{hero} ran [past the tree|over the bridge|around the bend] and was [ahead of everyone|first|in the lead].
+[They|All of them] ran like [the wind|rabbits|the clouds], and [soon|at once] {hero} was [in front|ahead|in the lead].
+Soon {hero} was [past the tree|over the bridge|around the bend] and [ahead of everyone|in the lead].
 
-<suddenly> {hero} heard a cry. // {friend} had [tripped|stumbled] [over a root|on a stone] and lay [in the dust|on the ground].
+<suddenly> there was a cry. // {friend} had [tripped|stumbled] [over a root|on a stone] and lay [in the dust|on the ground].
 <suddenly> {friend} [slipped|fell] [in the mud|on the wet grass] and could not get up.
 
 {hero} could [see|almost touch] the finish line, but {hero:he} could also hear {friend} [crying|call for help].

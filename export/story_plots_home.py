@@ -9,7 +9,6 @@ FEAR = plot(
     """
 @open
 
-?
 @likes
 
 {hero} was [afraid of|scared of] almost nothing, but {hero:he} was afraid of {+fear}.
@@ -35,8 +34,8 @@ There was [only|just] one thing [that|in the world that] {hero} was [afraid|scar
     "[We will go slowly|One little step is enough|You can stop when you want]."
 
 ?
-{friend} took {+token:a} from {friend:his} pocket and gave it to {hero!}. // "[It brings luck|Hold on to it]," {friend:he} said.
-{friend} <gave> {+token:a} to {hero!} for luck.
+Then {friend} took {+token:a} out of a pocket and gave it to {hero!}. // "[It brings luck|Hold on to it]," {friend:he} said.
+For luck, {friend} <gave> {+token:a} to {hero!}.
 
 {hero} [took a deep breath|closed {hero:his} eyes|counted to three|bit {hero:his} lip] and {fear:step}.
 {hero} [held on to {friend}|looked at {friend}]. // Then {hero:he} {fear:step}.
@@ -56,12 +55,12 @@ And do you know what? // {hero} [noticed|saw|found out|could hardly believe it, 
 ?
 "[You are brave|That was brave], {hero!}," said {friend}<kindly>. //
     "[Being brave means being afraid and going on|I knew you could do it]."
-{hero} gave {friend} a <hug>. // "Without you, {friend!}, I would never have tried," {hero:he} said.
+Then {hero} gave {friend} a <hug>. // "Without you, {friend!}, I would never have tried," {hero:he} said.
 "[Now it is your turn|And now we will look for a spider]," said {hero} to {friend!}, and both of them laughed.
 
-{hero} was never [so|quite so] [afraid|scared] of {fear} again.
+Never again was {hero} [so|quite so] [afraid|scared] of {fear}.
 <forever>, when {hero} was [afraid|scared], {hero:he} [took|tried] one small step, and [then another|then one more|thought of {friend!}].
-{hero} kept the {token} [always|for ever|on the windowsill], and whenever {hero:he} was afraid, {hero:he} held it tight.
+The {token} [stayed|had a place] [on the windowsill|by the bed], and whenever {hero} was afraid, {hero:he} held it tight.
 @end_solo
 @end_pair
 
@@ -146,7 +145,7 @@ VISIT = plot(
 One [summer|spring|autumn|winter], {hero} was [old|big] enough to visit {kin:him} [alone|without mom and dad|all by {hero:himself}].
 
 {hero:He} [took|carried] {+gift:a} along as a [present|gift] and got on the [train|bus|boat].
-{hero:He} packed {+gift:a} as a present and {+toy:a} for the night.
+{hero:He} packed {+gift:a} as a present and [a book|a sandwich|warm socks] for the way.
 {hero:He} wanted to bring {kin:him} something, so {hero:he} packed {+gift:a}.
 
 ?
@@ -170,7 +169,7 @@ When {hero} lay in bed, everything [was strange|sounded different], and [the moo
     |fell on the pillow].
 {hero} [tossed and turned|pulled the blanket up high|counted sheep|turned the pillow over], but [{hero:he} could not|it was hard to]
     [sleep|fall asleep].
-{hero} hugged the {toy} [tight|very tight], but [{hero:he} could not|it was hard to] [sleep|fall asleep].
+{hero} hugged the pillow [tight|very tight], but [{hero:he} could not|it was hard to] [sleep|fall asleep].
 
 {hero:His} {kin} [heard {hero:him}|came in with a candle|sat down on the bed]. //
     "[Are you homesick|Can't you sleep]?" {kin:he} asked<kindly>.
@@ -237,7 +236,7 @@ The rain [drummed|danced|splashed|rattled] on the [roof|steps|street|windows], a
     inside], {hero!}," said {friend}<kindly>.
 
 ?
-{friend} ran to get [pillows|paint and paper|blankets] and <gave> some of them to {hero!}.
+Quickly, {friend} ran to get [pillows|paint and paper|blankets] and <gave> some of them to {hero!}.
 "First we need something to eat," said {friend}, and gave {+treat:a} to {hero!}.
 {hero} [laughed|clapped]. // "You have the best ideas, {friend!}," {hero:he} said.
 
@@ -246,11 +245,12 @@ So {p} and {q} {plan:instead}.
 
 [Nobody noticed how the time went by|The rain drummed like music|The hours flew], and {p} and {q} laughed until
     [they fell over|it was dark|their tummies hurt|the cups rattled].
-{p} made [jokes|funny noises|faces], and {q} laughed so [hard|much] that [the cat woke up|the windows shook|{q:he} fell over].
+{p} made [jokes|funny noises|faces], and {q} laughed so [hard|much] that [the cat woke up|the windows shook|a chair fell over].
 It was [louder|warmer|funnier|cozier] and [sillier|happier|more fun] than it [would have been|could have been|had ever been] [outside|in the sun|in dry weather].
 
 ?
-Even {hero:his} {+elder} [came in and joined them|wanted to play too|brought hot cocoa].
+Even the [cat|dog|baby|neighbors] [came in and joined them|wanted to play too].
+Then there was [hot cocoa|warm bread|tea with honey], and it had never tasted so good.
 
 [Suddenly|Then|Later|<at_last>], the rain [stopped|was over|went away], and [there was|they saw|{p} saw] a rainbow over the [hills|roofs|trees|town|river].
 When {p} looked out, the [sun was back|rain was over], and {q} [pointed at|saw] a rainbow [in the sky|over the roofs].
@@ -275,7 +275,6 @@ GARDEN = plot(
     """
 @open
 
-?
 @likes
 
 <one_day>, {hero:his} {+elder} gave a {+plant} to {hero!}. // "[Something big sleeps in it|Take good care of it]," {elder:he} said.
@@ -291,7 +290,7 @@ They [covered|patted] it with [dark|soft] earth, and {x} <gave> the watering can
 ?
 @gives
 
-{hero} [sat down|lay down] and waited. // Nothing happened.
+So {hero} [sat down|lay down] and waited. // Nothing happened.
 "When will it [grow|come up]?" asked {hero}. // "[Not today|It takes its time|Seeds are slow]," <said> {hero:his} {elder}<kindly>.
 Every [day|morning], {p} and {q} went to look, but there was [nothing|only earth].
 
@@ -302,6 +301,7 @@ Every [day|morning], {p} and {q} went to look, but there was [nothing|only earth
     "[It is working where we can't see it|It is only sleeping|Good things take time]."
 But {friend} [shook {friend:his} head|held {hero:him} back]. // "One more [day|week], {hero!}," {friend:he} said<kindly>.
 
+?
 So {p} and {q} waited, and they [watered it|sang to it|told it stories] every [day|morning|evening].
 The sun shone, and the rain fell, and {p} and {q} [waited|learned to wait].
 
@@ -309,7 +309,7 @@ The sun shone, and the rain fell, and {p} and {q} [waited|learned to wait].
 [Then|And then], on a <weekday>, something [green|small and green|pale and thin] [looked out of the ground|came up|stood there in the sun].
 
 ?
-"{p}! {p!}! Come quickly!" <called> {q}.
+"Come quickly, {p!}!" <called> {q}.
 "It is [here|alive]!" <called> {p}, and {q} [danced|hopped] around it.
 
 It grew and grew, [higher every day|day and night|a little more each day|in sun and rain], until [one day|at last|in the end]
@@ -320,10 +320,10 @@ It grew and grew, [higher every day|day and night|a little more each day|in sun 
 ?
 [The whole street|Everyone in the village|The whole family] came to [see it|look], and {p} and {q} [were proud|were very proud].
 "[You see|Well], {hero!}, it was worth the wait," said {hero:his} {elder}<kindly>.
-{hero} [looked up at it|touched it gently]. // "[So much from so little|And it was so small once]," {hero:he} whispered.
+Very gently, {hero} touched it. // "[So much from so little|And it was so small once]," {hero:he} whispered.
 
-{hero} gave the [first|best|biggest] [piece|bit] of it to {friend!}, because {friend} had [waited too|not given up|believed in it].
-{friend} found a new {plant} and gave it to {hero!}. // "[Let's do it again|For next year]," said {friend}<gladly>.
+Of course, {hero} gave the [first|best|biggest] [piece|bit] of it to {friend!}, because {friend} had [waited too|not given up|believed in it].
+[Soon after|Some time later], {friend} found a new {plant} and gave it to {hero!}. // "[Let's do it again|For next year]," said {friend}<gladly>.
 In the [autumn|fall|end], {p} and {q} had [a whole bag|a pocket full|plenty] of new seeds, and they [gave one to everyone|planted them
     all|shared them with the birds].
 
@@ -362,7 +362,7 @@ One [windy|rainy|cold] evening, {stuffed!} was gone. // The place on {hero}'s pi
 {hero} [thought and thought|closed {hero:his} eyes]. //
     First there was [breakfast|a bath], then there was [the garden|lunch|a long game].
 
-They looked in {+box:a} and in {+box2:a}, but there was [only dust|only wool|no {stuffed!}].
+They looked in {+box:a} and [under the bed|behind the curtain|in the bath], but there was [only dust|only wool|no {stuffed!}].
 They looked [under the bed|behind the curtain|in the bath], but there was no {stuffed!}.
 
 ?

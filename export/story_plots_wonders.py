@@ -9,7 +9,6 @@ KEY = plot(
     """
 @open
 
-?
 @likes
 
 ?
@@ -20,7 +19,7 @@ KEY = plot(
 {hero} had [often|always|long] wondered about the {+lock} {lock:where}, but it was [always locked|locked].
 
 ?
-{hero} [pushed|pulled|knocked], but the {lock} did not [open|move].
+First {hero} [pushed|pulled|knocked], but the {lock} did not [open|move].
 {p} pushed and {q} pulled, but the {lock} did not [open|move].
 What could be [inside|hidden there|behind it|in there]? // {hero} [thought of|dreamed of] [gold|dragons|books|a tiger|a sleeping king] and could hardly wait.
 
@@ -55,15 +54,15 @@ The key was [small|old|cold|heavy] and [shiny|bright|pretty|thin], [with a ribbo
 "Here it is," [said|whispered] {hero}<gladly>.
 
 ?
-{friend} held the key up to the light and gave it back to {hero!}.
+First {friend} held the key up to the light and gave it back to {hero!}.
 {hero} showed the key to {friend}. // "[Quick|Come on], let's go," said {friend}<gladly>.
 
 [In the lock, the|The] key turned with a [click|creak|squeak|groan], and [slowly the {lock}|the {lock}] [opened|swung open|let {hero:him} in].
 {hero} put the key in the lock. // [Click|Creak|Clack]! // The {lock} was open.
 
-But {tool:need}, so {hero} [ran|went|hurried] back for the {tool} and [quickly opened|opened] the {box2!}.
-But {tool:need}. // So {hero} [ran|went|hurried] back to [get|fetch] the {tool} from the {box2!}.
-But {tool:need}. // {hero} needed the {tool} [now|after all], so {hero:he} [ran|went|hurried] back and [quickly opened|opened] the {box2!}.
+But {hero} needed the {tool}, because {tool:need}. // So {hero:he} [ran|went|hurried] back and [quickly opened|opened] the {box2!}.
+But where was the {tool}? // {hero} [ran|went|hurried] back to [get|fetch] it from the {box2!}, because {tool:need}.
+But first {hero} [ran|went|hurried] back for the {tool}, because {tool:need}, and [quickly opened|opened] the {box2!}.
 
 [Then|Now] {hero} [looked|peeked|stepped|tiptoed] inside and [saw|found] {lock:inside}.
 With the {tool} [in {hero:his} arms|beside {hero:him}], {hero} [went|stepped] inside. // There {hero:he} [saw|found] {lock:inside}.
@@ -90,8 +89,8 @@ PET = plot(
 
 {hero:He} had a [little|small|young|funny|clever] {+pet:kind}, and its name was {+pet}.
 {hero:He} had a [little|small|young|funny|clever] {+pet:kind} named {+pet}.
-For {hero:his} birthday, {hero:he} got a [little|tiny|young] {+pet:kind} and named {pet:him} {+pet}.
-One [rainy|windy] night, a little {+pet:kind} had come to the door, and {hero} called {pet:him} {+pet}.
+For {hero:his} birthday, {hero:he} got a [little|tiny|young] {+pet:kind} and named it {+pet}.
+One [rainy|windy] night, a little {+pet:kind} had come to the door, and {hero} called it {+pet}.
 
 {pet!} was a [funny|strange|rare] name, but the {pet:kind} [liked it|came whenever {pet:he} heard it].
 [Where {hero} went, {pet!} went too|{hero} and {pet} did everything together|Every morning, {pet!} woke {hero} with a wet nose].
@@ -134,8 +133,8 @@ It [was|really was] {pet!}! // The {pet:kind} [shook|was wet and tired], but {pe
 There sat {pet!}, [with leaves on {pet:his} head|with mud on {pet:his} nose|as happy as could be].
 
 ?
-{friend} picked up the {pet:kind} and gave {pet:him} to {hero!}.
-{friend} had {+treat:a} in {friend:his} pocket and gave it to {hero!}, who gave [half|a bite] of it to {pet!}.
+Gently, {friend} picked up the {pet:kind} and gave {pet:him} to {hero!}.
+Luckily, {friend} had {+treat:a} and gave it to {hero!}, who gave [half|a bite] of it to {pet!}.
 
 "Thank you, {friend!}," said {hero}<gladly>. // "[I was so afraid|I would never have found {pet:him} alone]."
 {hero} [laughed and cried|cried and laughed] [at the same time|at once|all at once]. // "[Never|Don't ever] run [away|off] again, {pet!}," {hero:he} said<kindly>.
@@ -155,7 +154,6 @@ NEWCOMER = plot(
     """
 @open
 
-?
 @likes
 
 <one_day>, someone new came to {+place}.
@@ -208,7 +206,7 @@ Before they went home, {newcomer} gave {+trinket:a} to {hero!}.
 <evening>, {hero} told {hero:his} {+elder} about {newcomer!}.
 "See you tomorrow, {newcomer!}," <called> {hero} [at the gate|at the corner|from the hill].
 
-{newcomer} walked home and [hummed|smiled|sang], and [nothing|the new town] [felt strange|felt so new] any more.
+{newcomer} walked home and [hummed|smiled|sang], and [nothing felt strange any more|the new town felt like home].
 <forever>, {hero}, {friend} and {newcomer!} [were friends|played together every day|were never far apart].
 And soon everyone {place:at} [could say|knew] the name {newcomer!}.
 And whenever someone new [came|stood there alone], it was {newcomer!} who [went over first|was the first to say hello|smiled first].
@@ -222,7 +220,6 @@ SONG = plot(
     """
 @open
 
-?
 @likes
 
 [Every night|Each evening], {hero:his} {+elder} sang [{hero:him} a little song|a song to {hero:him}|an old song]. //
@@ -262,7 +259,7 @@ Far away, someone [heard|answered]. // "{word:Word}, {word!}, {verse!}," came a 
 <at_last>, {p} and {q} heard a voice [far away|in the distance|behind the hill], and it [sang the same song|sang back|answered]: "{word:Word}, {word!}, {verse!}."
 
 It was {hero}'s {elder}, with a [lantern|lamp|bright lantern] [in the dark|held high|and a warm coat|and three blankets].
-{p} and {q} followed the song, [step by step|slowly|hand in hand], until they saw {hero:his} {elder} with a [lantern|lamp].
+{p} and {q} followed the song, [step by step|slowly|hand in hand], until they saw a [lantern|lamp] in the [dark|mist].
 
 ?
 "I [heard you sing|knew your voice|followed the song], {hero!}," said {hero:his} {elder}, and [hugged|kissed|held] them both.
@@ -284,7 +281,6 @@ WAY = plot(
     """
 @open
 
-?
 @likes
 
 <one_day>, {hero} <went> to {+place} to [pick berries|look for mushrooms|collect leaves] for {hero:his} {+elder}.
@@ -357,7 +353,6 @@ RESCUE = plot(
     """
 @open
 
-?
 @likes
 
 <one_day>, {hero} and {hero:his} friend {+friend} <went> to {+place}.
@@ -379,20 +374,20 @@ The {beast} looked at {p} and {q} with [big|dark|frightened] eyes, and its [hear
 "[Don't be afraid|We will help you], little {beast}," said {x}<kindly>.
 
 "But [how|what can we do], {x!}?" asked {y}. // {x} [looked at it|thought about it|walked around it] [from all sides|for a moment|twice].
-{y} wanted to pull, but {x} shook {x:his} head. // "[Slowly|Gently]," said {x}, "or it will hurt."
-"[Wait here|Stay with it]," said {p}, and ran to get {p:his} {+elder}. // {q} [sang to|stayed with] the {beast} until they came.
+{y} wanted to pull, but {x} did not let go. // "[Slowly|Gently]," said {x}, "or it will hurt."
+"[Wait here|Stay with it]," said {p}, and ran to get [help|a lamp|a rope]. // {q} [sang to|stayed with] the {beast} until {p!} came back.
 
-{hero} {trouble:rescue} while {friend} [talked to the {beast}|spoke softly|held the {beast} still].
-{x} {trouble:rescue}, and {y} [held on tight|counted to three|helped as well as {y:he} could].
+{x} {trouble:rescue} while {y} [talked to the {beast}|spoke softly|held the {beast} still].
+{x} {trouble:rescue}, and {y} [held on tight|counted to three|helped with both hands].
 
 [One more moment|One last pull|A little more], and the {beast} was [free|safe]!
 <at_last>, the {beast} was [free|safe].
 It took [a long time|all their strength|a great while], but [then|in the end|at last] the [little {beast}|{beast}] was [free|safe].
 
-But it was too [tired|weak] to go away. // {x} wrapped it in {x:his} [scarf|sweater] and gave the {beast} to {y!}.
-It was [thirsty|hungry|cold], so {p} [gave it some milk|warmed it with a scarf|let it rest], and {q} [sang to it|sat beside it|stroked
-    its back].
-"It needs something to eat," said {p}, and {p:he} gave {+treat:a} to {q!}. // {q} fed it to the {beast}, crumb by crumb.
+But it was too [tired|weak] to go away. // {x} wrapped it in a [scarf|sweater] and gave the {beast} to {y!}.
+It was [thirsty|hungry], so {p} gave it some milk, and {q} [sang to it|sat beside it|stroked its back].
+It was cold, so {p} warmed it with a scarf, and {q} [sang to it|sat beside it|stroked its back].
+"It needs something to eat," said {p}, and gave {+treat:a} to {q!}. // {q} fed it to the {beast}, crumb by crumb.
 
 {p} and {q} put it in {+box:a} with [soft hay|a warm blanket|dry leaves] and [let it sleep|let it rest|gave it some food].
 
@@ -404,7 +399,7 @@ It was [thirsty|hungry|cold], so {p} [gave it some milk|warmed it with a scarf|l
 {p} and {q} let it go {place:at}, [and it looked back once|and it ran around them twice].
 At the edge of the [grass|trees|path] it [stopped|turned|sat up] and looked back at {p} and {q}, as if to [say thank you|wave|say
     good-bye].
-{hero} was [sad for a moment|a little sad|almost sad], but {friend} said, "[It is happy now|It has a family too|It will not forget us]."
+{x} was [sad for a moment|a little sad|almost sad], but {y} said, "[It is happy now|It has a family too|It will not forget us]."
 
 ?
 The next day, there was {+find:a} on the doorstep. // "That is from the {beast}," said {hero}, and gave it to {friend!}.

@@ -15,9 +15,12 @@ def _table(text: str) -> Table:
 _PRONOUNS = {column: f"{{{column}}}" for column in HE}
 
 
+ADJECTIVE = "adj"  # an axis that may be the same for two roles
+
+
 def _thing(adjectives: str, nouns: str) -> Type:
     return Type(
-        {"noun": _table(nouns), "adj": _table(adjectives)},
+        {"noun": _table(nouns), ADJECTIVE: _table(adjectives)},
         {"": "{noun}", "a": "a {adj} {noun}", "full": "{adj} {noun}"},
     )
 
@@ -77,7 +80,7 @@ PLACE = Type(
                 place: {"prep": prep}
                 for prep, places in {
                     "at": "beach, playground, market, farm, old mill, harbor",
-                    "in": "park, garden, forest, meadow, orchard, valley, village square, pine woods, wide field",
+                    "in": "park, garden, forest, meadow, orchard, valley, village square, green woods, wide field",
                     "by": "lake, river, pond, sea, stream, old bridge, waterfall",
                     "on": "hill, riverbank, village green",
                 }.items()
@@ -102,7 +105,7 @@ TOY = _thing(
 TREAT = _thing(
     "sweet big fresh tasty little lovely fine small",
     """apple, pear, plum, peach, cookie, muffin, bun, pancake, cupcake, honey cake, jam tart, banana, berry pie, carrot,
-    sandwich, bread roll, waffle, oat cake, apple pie, nut cake, cheese roll, orange, pretzel, scone""",
+    sandwich, bread roll, waffle, oat cake, rice cake, nut cake, cheese roll, orange, pretzel, scone""",
 )
 TRINKET = _thing(
     "tiny shiny pretty yellow white brown red little lovely perfect golden small gray purple",
@@ -124,9 +127,9 @@ BEAST = _thing(
 )
 HOBBY = _phrases("""
     draw pictures, climb trees, sing silly songs, look at the clouds, dance in the kitchen, jump in puddles,
-    collect smooth stones, build tall towers, read about the sea, count the stars, make mud pies, chase butterflies,
+    gather smooth stones, build tall towers, read about the sea, count the stars, make mud pies, chase butterflies,
     listen to the birds, sit on the swing, tell funny jokes, whistle little tunes, roll down hills, paint big pictures,
-    bake tiny cakes, dig deep holes, watch the ants, play the drum, make up stories, ask big questions,
+    bake tiny cakes, dig deep holes, watch the ants, play the drum, invent stories, ask big questions,
     run in the wind, hum in the bath, talk to the trees, wave at the trains
 """)
 FEAR = _record(

@@ -145,7 +145,7 @@ def drill(processor: sentencepiece.SentencePieceProcessor, rng: Random) -> list[
     """Say one to three names again and again, in any order.
 
     Only who copies from what was said can foretell these. Learnt at the very start, copying then serves the stories,
-    where it comes late or not at all by itself: a name there is one token in twenty, and 355 of them are as likely.
+    where it comes late or not at all by itself: a name there is one token in twenty, and 128 of them are as likely.
     """
     said: list[str] = []
     while len(said) < 1 + int(rng.random() * 3):

@@ -73,7 +73,7 @@ class ByteBpe:
         first = (BYTE_BPE, self.pieces, [0.0] * size, self.kinds(), self.bos, list(self.eos), -1, b"", False, False)
         pre = PRE_TOKENIZERS.index(self.pre)
         flags = (self.merges_by_id, self.ignore_merges, self.add_bos, self.add_eos)
-        return (*first, pre, merges, *flags, self.template, 0)
+        return (*first, pre, merges, *flags, self.template, 0, [], False)
 
     def ours(self) -> Tokenizer:
         tokenizer: Tokenizer = Tokenizer.__new__(Tokenizer)

@@ -204,8 +204,7 @@ int main(int argc, char** argv) {
     };
     memory_op("matmul " + format + ", 1 token", static_cast<double>(w.panels.size()), [=] { multiply(1); });
     const auto peak = [&kernels, &w, threads] {
-      return w.int8_input ? integer_peak(kernels, llama2cpp::layout_of(*w.format), threads)
-                          : float_peak(kernels, threads);
+      return w.int8_input ? integer_peak(kernels, llama2cpp::layout_of(w), threads) : float_peak(kernels, threads);
     };
     ops.push_back({"matmul " + format + ", " + std::to_string(tokens) + " tokens",
                    static_cast<double>(tokens * w.rows * kDim),
