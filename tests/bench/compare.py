@@ -1,7 +1,7 @@
 """Print how fast this engine is beside others, on the same files, with the same threads, in turns.
 
     pip install ".[bench]"
-    python tests/bench/compare.py model.gguf 1.1b:q4_0 1.1b:q8_0 7b:q4_0
+    python tests/bench/compare.py model.gguf 1.1b:q4_0 1.1b:q8_0 1.1b:gptq4 7b:q4_0
     python tests/bench/compare.py 15m:f32 --llama2c path/to/llama2.c/run
     python tests/bench/compare.py 15m:int8 --llama2c path/to/llama2.c/runq
 

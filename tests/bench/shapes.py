@@ -7,6 +7,7 @@ scales that keep activations near 1; what a model says does not matter to how fa
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,10 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
+
+sys.path.append(str(Path(__file__).parent.parent))
+
+import gptq_models
 
 Bytes = NDArray[np.uint8]
 
@@ -177,13 +182,21 @@ def write_llama2c_tokenizer(path: Path, vocab_size: int) -> None:
 
 
 def make(name: str, folder: Path) -> Path:
-    """Get a file by its name, such as "7b:q4_0", "15m:f32" or "15m:int8", making it where it is not there yet."""
+    """Get a file by its name, such as "7b:q4_0", "15m:f32" or "15m:int8", making it where it is not there yet.
+
+    "1.1b:gptq4" is a folder.
+    """
     size, _, form = name.lower().partition(":")
+    if form == "gptq4" and size in gptq_models.SHAPES:
+        whole = folder / f"{size}.gptq4"
+        if not whole.exists():
+            gptq_models.shaped_folder(whole.with_suffix(".part"), gptq_models.SHAPES[size]).rename(whole)
+        return whole
     llama2c = size in LLAMA2C_SHAPES
     if not (size in GGUF_SHAPES and form in OUTPUT) and not (llama2c and form in ("f32", "int8")):
         raise ValueError(
             f"{name!r} is no shape: expected {', '.join(GGUF_SHAPES)} with {', '.join(OUTPUT)}, "
-            f"or {', '.join(LLAMA2C_SHAPES)} with f32, int8"
+            f"{', '.join(gptq_models.SHAPES)} with gptq4, or {', '.join(LLAMA2C_SHAPES)} with f32, int8"
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{size}.{form}.{'bin' if llama2c else 'gguf'}"
