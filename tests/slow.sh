@@ -64,7 +64,8 @@ stress() {
 
 asan() {
   sanitized asan fuzzer-no-link,address,undefined -DLLAMA2CPP_FUZZ=ON
-  "$build/asan/tests/cpp/llama2cpp_tests"
+  # That the kernel tests find a wrong kernel is shown without sanitizers, ten times as fast.
+  "$build/asan/tests/cpp/llama2cpp_tests" --test-case-exclude='*one ulp off*'
   stress "$build/asan/tests/cpp/stress_sessions"
 }
 
