@@ -69,16 +69,6 @@ def train_tokenizer(pieces: int) -> bytes:
     return model.getvalue()
 
 
-def tokenizer_bin_pieces(model: bytes) -> list[tuple[bytes, float]]:
-    """Text and score of each piece as llama2.c's `tokenizer.bin` has them."""
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    named = {BOS: "\n<s>\n", EOS: "\n</s>\n"}
-    return [
-        (named.get(i, processor.id_to_piece(i).replace("\u2581", " ")).encode(), processor.get_score(i))
-        for i in range(processor.vocab_size())
-    ]
-
-
 _FIRST_NAMES = sorted(NAMES)
 _INVENTED_NAMES = Invented(as_name=True)
 

@@ -2,21 +2,41 @@
 
 Weights and the residual stream are float32; matrices are multiplied in a type of choice (bfloat16 is faster where the
 processor has instructions for it). q, k and v are one matrix here, w1 and w3 another, and rotary pairs are halves of a
-head: `arrays` gives llama2.c's matrices and order.
+head: `arrays` gives llama2.c's matrices.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from write_llama2c import Sizes
 
 NORM_EPS = 1e-5
 ROPE_THETA = 10000.0
 IGNORED = -100  # a target that does not count
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A model's, under the names of llama2.c's header. `n_heads` divides `dim`, `n_kv_heads` divides `n_heads`."""
+
+    dim: int
+    hidden_dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    vocab_size: int
+    seq_len: int
+    tied: bool = True
+
+    @property
+    def kv_dim(self) -> int:
+        """Rows of wk and wv."""
+        return self.dim // self.n_heads * self.n_kv_heads
 
 
 class Attention(nn.Module):
@@ -124,8 +144,7 @@ class Llama(nn.Module):
         return F.cross_entropy(logits.float(), targets[counts])
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Give the weights under llama2.c's names, in its order of rows."""
-        sizes = self.sizes
+        """Give the weights under llama2.c's names, rotary pairs as halves of a head."""
         found: dict[str, Tensor] = {"tok_embeddings.weight": self.tok_embeddings, "norm.weight": self.norm.weight}
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
@@ -134,8 +153,8 @@ class Llama(nn.Module):
             w1, w3 = feed_forward.w13.chunk(2)
             found |= {
                 f"layers.{i}.attention_norm.weight": layer.attention_norm.weight,
-                f"layers.{i}.attention.wq.weight": _interleaved(q, sizes.n_heads),
-                f"layers.{i}.attention.wk.weight": _interleaved(k, sizes.n_kv_heads),
+                f"layers.{i}.attention.wq.weight": q,
+                f"layers.{i}.attention.wk.weight": k,
                 f"layers.{i}.attention.wv.weight": v,
                 f"layers.{i}.attention.wo.weight": attention.wo,
                 f"layers.{i}.ffn_norm.weight": layer.ffn_norm.weight,
@@ -144,11 +163,6 @@ class Llama(nn.Module):
                 f"layers.{i}.feed_forward.w3.weight": w3,
             }
         return {name: np.ascontiguousarray(tensor.detach().numpy()) for name, tensor in found.items()}
-
-
-def _interleaved(rows: Tensor, heads: int) -> Tensor:
-    """Rows of heads whose rotary pairs are halves -> rows whose pairs are neighbours."""
-    return rows.view(heads, 2, -1, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
 
 
 def fastest_dtype(sizes: Sizes) -> torch.dtype:

@@ -2,9 +2,9 @@
 
     python export/train_storyteller.py --minutes 110 --seed 1 --out storyteller
 
-The folder gets `storyteller.bin` (llama2.c version 2, int8), `tokenizer.bin`, `tokenizer.model`, `training.json` with
-the figures, and `state.pt`, from which the same command goes on where it was stopped. Another run with the same seed
-sees the same stories in the same order; how many, the machine's speed decides.
+The folder gets `storyteller.bin` (llama2.c version 2, int8), `tokenizer.model`, `training.json` with the figures, and
+`state.pt`, from which the same command goes on where it was stopped. Another run with the same seed sees the same
+stories in the same order; how many, the machine's speed decides.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from storyteller_data import Batches, HeldOut, tokenizer_bin_pieces, train_tokenizer
-from storyteller_model import Llama, fastest_dtype
-from write_llama2c import Sizes, write_checkpoint, write_tokenizer_bin
+from storyteller_data import Batches, HeldOut, train_tokenizer
+from storyteller_model import NORM_EPS, ROPE_THETA, Llama, Sizes, fastest_dtype
+
+import llama2cpp
 
 GROUP = 64  # int8 values that share a scale
 CONTEXT = 512
@@ -114,11 +115,13 @@ class Training:
         }
 
     def export(self) -> int:
-        """Write what the engine loads; the bytes of checkpoint and `tokenizer.bin` together."""
-        checkpoint, tokenizer = self.folder / "storyteller.bin", self.folder / "tokenizer.bin"
-        write_checkpoint(checkpoint, self.settings.sizes, self.averaged.arrays(), group=GROUP)
-        write_tokenizer_bin(tokenizer, tokenizer_bin_pieces(self.tokenizer))
-        return checkpoint.stat().st_size + tokenizer.stat().st_size
+        """Write what the engine loads; the bytes of checkpoint and tokenizer together."""
+        config = llama2cpp.Config(
+            **asdict(self.settings.sizes), norm_eps=NORM_EPS, rope_theta=ROPE_THETA, rope_style="half_split"
+        )
+        with llama2cpp.from_arrays(config, self.averaged.arrays()) as model:
+            done = llama2cpp.export.convert(model, self.folder / "storyteller.bin", "int8", group=GROUP, force=True)
+        return done.bytes + len(self.tokenizer)
 
     def save(self) -> None:
         """Write the state: a file under its own name is always a whole one."""

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import gguf
 import numpy as np
 import pytest
@@ -27,10 +28,6 @@ from llama2cpp.export import convert
 from llama2cpp.export.gguf_file import formats_of
 from llama2cpp.export.mixtures import MIXTURES
 from llama2cpp.export.source import Source, reorder_rows
-
-sys.path.append(str(Path(__file__).parent.parent / "export"))
-
-import write_llama2c
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
 FLOATS = ("f32", "f16", "bf16")
@@ -135,13 +132,11 @@ def test_llama2c_files_are_the_other_writer_s(tmp_path: Path, tied: bool, group:
     config = sizes(tied=tied)
     arrays = tiny.arrays(config)
     fields = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len", "tied")
-    header = write_llama2c.Sizes(**{name: getattr(config, name) for name in fields})
-    write_llama2c.write_checkpoint(tmp_path / "v1.bin", header, arrays)
-    write_llama2c.write_checkpoint(tmp_path / "v2.bin", header, arrays, group=group or 32)
+    header = checkpoints.Sizes(**{name: getattr(config, name) for name in fields})
     model = llama2cpp.from_arrays(config, arrays)
-    for version in ("v1", "v2"):
-        done = convert(model, tmp_path / f"ours_{version}.bin", version, group=group)
-        assert done.path.read_bytes() == (tmp_path / f"{version}.bin").read_bytes()
+    for version in (1, 2):
+        done = convert(model, tmp_path / f"v{version}.bin", f"v{version}", group=group)
+        assert done.path.read_bytes() == checkpoints.checkpoint_bytes(version, header, arrays, group or 32)
 
 
 def test_real_checkpoint_comes_back(tmp_path: Path, stories_dir: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._core import FormatError
+from .new_files import new_file
 
 Array = NDArray[np.float32]
 Facts = dict[str, Any]
@@ -47,14 +47,8 @@ def save(path: str | PathLike[str], arrays: Mapping[str, Array], facts: Facts) -
     """Write a file by its suffix: under another name first, so that there is never half of one."""
     path = Path(path)
     write = _by_suffix(path, _write_npz, _write_safetensors)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file, arrays, json.dumps(facts))
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
+    with new_file(path) as begun, begun.open("wb") as file:
+        write(file, arrays, json.dumps(facts))
 
 
 def load(path: str | PathLike[str]) -> tuple[dict[str, Array], Facts]:

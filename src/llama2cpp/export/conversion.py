@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..new_files import new_file, new_folder, refuse_existing
 from . import gguf_file, hf_folder, llama2c_file
-from .atomic import new_file, new_folder, refuse_existing
 from .mixtures import ALIASES
 from .source import Array, Source
 from .vocabulary import Vocabulary

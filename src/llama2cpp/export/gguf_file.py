@@ -176,7 +176,11 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
         writer.add_bos_token_id(vocabulary.bos_id)
     if vocabulary.unk_id >= 0:
         writer.add_unk_token_id(vocabulary.unk_id)
-    ends = (writer.add_eos_token_id, writer.add_eot_token_id, lambda id: writer.add_uint32(_EOM, id))
+    ends: tuple[Callable[[int], None], ...] = (
+        writer.add_eos_token_id,
+        writer.add_eot_token_id,
+        lambda id: writer.add_uint32(_EOM, id),
+    )
     for add, id in zip(ends, vocabulary.eos_ids, strict=False):
         add(id)
     writer.add_add_bos_token(vocabulary.add_bos)
