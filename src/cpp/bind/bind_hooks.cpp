@@ -125,7 +125,7 @@ std::string gigabytes(double bytes) {
 void check_memory(const Model& model, const Capture& capture, double captured, double logits, std::int64_t sequences,
                   std::int64_t tokens, bool one_pass) {
   const Config& c = model.config();
-  const double rows = static_cast<double>(one_pass ? sequences * tokens : std::min(kChunk, sequences * tokens));
+  const double rows = static_cast<double>(one_pass ? sequences * tokens : std::min(chunk_of(c), sequences * tokens));
   double row = static_cast<double>(5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 1);
   if (logits > 0) row += static_cast<double>(c.vocab_size);
   bool patterns = false;

@@ -93,9 +93,10 @@ void check(std::span<const Work> work) {
 
 }  // namespace
 
-void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll, std::int64_t chunk) {
+void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll,
+         std::optional<std::int64_t> most_rows) {
   if (work.empty()) return;
-  LLAMA2CPP_CHECK(chunk >= 1, "chunk is ", chunk, ", expected 1 or more");
+  LLAMA2CPP_CHECK(!most_rows || *most_rows >= 1, "chunk is ", *most_rows, ", expected 1 or more");
 
   // Taken in the order of their addresses, so that two calls with the same sessions never wait for each other.
   std::vector<Session*> sessions;
@@ -112,7 +113,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
 
   std::int64_t total = 0;
   for (const Work& w : work) total += static_cast<std::int64_t>(w.tokens.size());
-  if (hooks.need_one_pass()) chunk = total;
+  const std::int64_t chunk = hooks.need_one_pass() ? total : most_rows.value_or(chunk_of(model.config()));
   const auto activations = model.borrow_activations(std::min(chunk, total));
   std::vector<std::vector<float>> last(work.size());  // the new session.logits()
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <thread>
 #include <vector>
@@ -55,7 +56,8 @@ class Session {
   };
 
  private:
-  friend void run(std::span<const struct Work> work, const Hooks& hooks, FunctionRef<void()> poll, std::int64_t chunk);
+  friend void run(std::span<const struct Work> work, const Hooks& hooks, FunctionRef<void()> poll,
+                  std::optional<std::int64_t> chunk);
 
   std::shared_ptr<const Model> model_;
   std::unique_ptr<KvCache> kv_;
@@ -78,11 +80,18 @@ struct Work {
 // activations stay in cache.
 inline constexpr std::int64_t kChunk = 128;
 
-// Feeds several sessions of one model together, in passes of at most `chunk` rows (with hooks that
-// may write, all rows of a call are one pass). Either all sessions move on or, when anything throws, none does. Throws std::invalid_argument for ids
+// Twice as many where that leaves a layer short: between layers a call can be ended, and each pass opens all weights anew.
+inline std::int64_t chunk_of(const Config& c) {
+  const std::int64_t layer = c.dim * (2 * c.q_dim() + 2 * c.kv_dim() + 3 * c.hidden_dim);
+  return layer < 8'000'000 ? 2 * kChunk : kChunk;
+}
+
+// Feeds several sessions of one model together, in passes of at most `chunk` rows, or chunk_of the model (with hooks
+// that may write, all rows of a call are one pass). Either all sessions move on or, when anything throws, none does. Throws std::invalid_argument for ids
 // outside the vocabulary, no tokens, a session named twice or of another model, and ContextFullError. `poll` is called
 // about every 50 ms of a long call, without the backend's lease, and may throw to end it. With hooks.stop_at_layer no
 // session moves on and no logits are written.
-void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll, std::int64_t chunk = kChunk);
+void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll,
+         std::optional<std::int64_t> chunk = {});
 
 }  // namespace llama2cpp

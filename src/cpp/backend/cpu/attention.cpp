@@ -10,6 +10,9 @@
 namespace llama2cpp {
 namespace {
 
+constexpr std::int64_t kScoresInCache = 160 * 1024;  // floats: most of a second-level cache
+constexpr std::int64_t kMostTokens = 16;             // that go together: a query gets scores of the others' keys, too
+
 // Where [head][position] begins in a cache of [n_kv_heads, context, head_dim].
 std::byte* entry(const Tensor& cache, std::int64_t head, std::int64_t position) {
   return static_cast<std::byte*>(cache.data) +
@@ -43,8 +46,9 @@ struct AttentionJob {
   const Tensor& z;
   AttentionStage first;
   AttentionStage last;
-  float* memory;           // [kMostQueries] of [row_width]
+  float* memory;           // [together] of [row_width]
   std::int64_t row_width;  // the most keys, and what a head has at most
+  std::int64_t together;   // queries, 1 to kMostQueries
 
   struct Query {
     std::int64_t token;
@@ -62,7 +66,7 @@ struct AttentionJob {
       for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
         for (std::int64_t h = head; h < end; ++h) {
           queries[count++] = {t, h};
-          if (count < kMostQueries) continue;
+          if (count < together) continue;
           few(span, kv_head, queries, count);
           count = 0;
         }
@@ -221,17 +225,18 @@ void CpuBackend::attention(const Tensor& q, std::span<const AttentionSpan> spans
   }
 
   const std::int64_t row_width = most_keys + q.columns();  // a query's scores, and a tile of its z
-  reserve_scratch(kMostQueries * row_width);
+  const std::int64_t together = std::clamp(kScoresInCache / row_width, std::int64_t{4}, kMostQueries);
+  reserve_scratch(together * row_width);
   region(all_keys * q.columns() / 8, [&](int w, int workers) {
-    const AttentionJob job{kernels_, q, z, first, last, scratch(w), row_width};
+    const AttentionJob job{kernels_, q, z, first, last, scratch(w), row_width, together};
     // A few tokens' pieces go to workers in turn, since later tokens have more keys than earlier ones.
     for (const AttentionSpan& span : spans) {
       const std::int64_t heads = q.columns() / span.keys.columns();
       // What lies before a window is never read, so tokens whose windows begin elsewhere do not go together.
-      const std::int64_t together = span.window > 0 ? 1 : kMostQueries;
-      for (std::int64_t t = 0; t < span.count; t += together) {
-        const Range mine = share(heads, static_cast<int>((w + t / together) % workers), workers);
-        job.run(span, {t, std::min(t + together, span.count)}, mine);
+      const std::int64_t tokens = span.window > 0 ? 1 : std::clamp(span.count / 8, std::int64_t{4}, kMostTokens);
+      for (std::int64_t t = 0; t < span.count; t += tokens) {
+        const Range mine = share(heads, static_cast<int>((w + t / tokens) % workers), workers);
+        job.run(span, {t, std::min(t + tokens, span.count)}, mine);
       }
     }
   });

@@ -27,11 +27,10 @@ inline void dot_lanes(const ScoresOf<T>& call, std::int64_t query, std::int64_t 
   }
 }
 
-// N queries, all keys.
+// N queries, all keys from `key` on.
 template <int N, class T>
-inline void score_queries(const ScoresOf<T>& call, std::int64_t query) {
+inline void score_queries(const ScoresOf<T>& call, std::int64_t query, std::int64_t key) {
   const float factor = 1.0F / call.root;
-  std::int64_t key = 0;
   for (; key + 4 <= call.n; key += 4) {
     f32x16 lanes[N][4];
     dot_lanes(call, query, key, lanes);
@@ -53,7 +52,8 @@ inline void each_queries(std::int64_t query, std::int64_t queries, F f) {
 
 template <class T>
 inline void scores(const ScoresOf<T>& call) {
-  each_queries(0, call.queries, [&]<int N>(std::int64_t query) { score_queries<N>(call, query); });
+  const std::int64_t done = score_many(call);
+  each_queries(0, call.queries, [&]<int N>(std::int64_t query) { score_queries<N>(call, query, done); });
 }
 
 inline void softmax(const float* scores, float* out, std::int64_t n) {

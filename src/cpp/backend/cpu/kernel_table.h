@@ -57,7 +57,7 @@ struct Int8Block {
 };
 
 // Queries that go over the same keys and values together, at most: what is read serves all of them.
-inline constexpr std::int64_t kMostQueries = 4;
+inline constexpr std::int64_t kMostQueries = 48;
 
 // out[i][p] = (q[i] . keys[p]) / root. T is how the cache holds a number: float, or 16 bits.
 template <class T>

@@ -225,6 +225,12 @@ inline f32x16 load_bf16(const std::uint16_t* p) {
 }
 inline f32x16 load_bytes(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
 
+// Too few registers to do all keys of a query at once: see scores_of_many.inl.
+template <class T>
+std::int64_t score_many(const ScoresOf<T>&) {
+  return 0;
+}
+
 // In this order: each builds on the one before.
 // clang-format off
 #include "backend/cpu/elementwise.inl"

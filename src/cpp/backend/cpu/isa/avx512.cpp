@@ -37,6 +37,7 @@ inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) {
 // In this order: each builds on the one before.
 // clang-format off
 #include "backend/cpu/elementwise.inl"
+#include "backend/cpu/scores_of_many.inl"
 #include "backend/cpu/attention.inl"
 #include "backend/cpu/matmul_blocks.inl"
 #include "backend/cpu/open_blocks.inl"

@@ -70,6 +70,39 @@ inline void sum_lanes_of_4(const f32x16 (&a)[4], float factor, float* out) {
   const __m128 sums = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one));
   _mm_storeu_ps(out, _mm_mul_ps(sums, _mm_set1_ps(factor)));
 }
+// Compilers would rather load a number for each use of it than once, and loads are what is scarce.
+inline f32x16 in_register(f32x16 a) {
+#if defined(__GNUC__)
+  __asm__("" : "+v"(a));
+#endif
+  return a;
+}
+// a[j] gets element j of each
+inline void transpose(f32x16 (&a)[16]) {
+  // Each step swaps blocks of 1, 2, 4 and 8 elements across the diagonal.
+  const auto swap = [&](int step, auto low, auto high) {
+    for (int i = 0; i < 16; ++i) {
+      if ((i & step) != 0) continue;
+      const f32x16 x = a[i];
+      a[i] = low(x, a[i + step]);
+      a[i + step] = high(x, a[i + step]);
+    }
+  };
+  swap(
+      1, [](f32x16 x, f32x16 y) { return _mm512_mask_blend_ps(0xAAAA, x, swap_pairs(y)); },
+      [](f32x16 x, f32x16 y) { return _mm512_mask_blend_ps(0xAAAA, swap_pairs(x), y); });
+  swap(
+      2, [](f32x16 x, f32x16 y) { return _mm512_shuffle_ps(x, y, 0x44); },
+      [](f32x16 x, f32x16 y) { return _mm512_shuffle_ps(x, y, 0xEE); });
+  const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+  const __m512i high = _mm512_setr_epi32(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+  swap(
+      4, [&](f32x16 x, f32x16 y) { return _mm512_permutex2var_ps(x, low, y); },
+      [&](f32x16 x, f32x16 y) { return _mm512_permutex2var_ps(x, high, y); });
+  swap(
+      8, [](f32x16 x, f32x16 y) { return _mm512_shuffle_f32x4(x, y, 0x44); },
+      [](f32x16 x, f32x16 y) { return _mm512_shuffle_f32x4(x, y, 0xEE); });
+}
 inline float max_lane(f32x16 a) { return _mm512_reduce_max_ps(a); }
 
 inline f32x16 truncate(f32x16 a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }

@@ -224,6 +224,12 @@ inline f32x16 load_bytes(const std::uint8_t* p) {
   return map([&](int i) { return vreinterpretq_f32_u8(vld1q_u8(p + 16 * i)); });
 }
 
+// Too few registers to do all keys of a query at once: see scores_of_many.inl.
+template <class T>
+std::int64_t score_many(const ScoresOf<T>&) {
+  return 0;
+}
+
 // In this order: each builds on the one before.
 // clang-format off
 #include "backend/cpu/elementwise.inl"
