@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "core/check.h"
@@ -22,17 +23,30 @@ void check_option(bool good, const char* name, float value, const char* expected
   LLAMA2CPP_CHECK(good && std::isfinite(value), name, " is ", value, ", expected ", expected);
 }
 
+// The largest of numbers that are not NaN. Several at a time, since compilers do not turn the order around by themselves.
+float largest_of(std::span<const float> values) {
+  constexpr std::size_t kLanes = 16;
+  float lanes[kLanes];
+  std::fill_n(lanes, kLanes, -kInfinity);
+  std::size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes) {
+    for (std::size_t j = 0; j < kLanes; ++j) lanes[j] = values[i + j] > lanes[j] ? values[i + j] : lanes[j];
+  }
+  for (; i < values.size(); ++i) lanes[0] = values[i] > lanes[0] ? values[i] : lanes[0];
+  return *std::max_element(lanes, lanes + kLanes);
+}
+
 void check_logits(std::span<const float> logits) {
   LLAMA2CPP_CHECK(!logits.empty(), "logits are empty, expected one for each id of the vocabulary");
   LLAMA2CPP_CHECK(logits.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()), "logits has ",
                   logits.size(), " values, more than there are ids");
-  bool any = false;
-  for (std::size_t id = 0; id < logits.size(); ++id) {
+  const auto bad = static_cast<std::size_t>(
+      std::count_if(logits.begin(), logits.end(), [](float logit) { return !(logit < kInfinity); }));
+  for (std::size_t id = 0; bad > 0 && id < logits.size(); ++id) {
     LLAMA2CPP_CHECK(logits[id] < kInfinity, "logits[", id, "] is ", logits[id],
                     ", expected a finite number or -inf (which forbids the id)");
-    any = any || logits[id] != -kInfinity;
   }
-  LLAMA2CPP_CHECK(any, "all ", logits.size(), " logits are -inf: every id is forbidden");
+  LLAMA2CPP_CHECK(largest_of(logits) != -kInfinity, "all ", logits.size(), " logits are -inf: every id is forbidden");
 }
 
 void check_history(std::span<const std::int32_t> history, std::size_t vocab_size) {
@@ -44,7 +58,7 @@ void check_history(std::span<const std::int32_t> history, std::size_t vocab_size
 
 // The lowest id of the largest value.
 std::int32_t argmax(std::span<const float> values) {
-  return static_cast<std::int32_t>(std::max_element(values.begin(), values.end()) - values.begin());
+  return static_cast<std::int32_t>(std::find(values.begin(), values.end(), largest_of(values)) - values.begin());
 }
 
 }  // namespace
@@ -98,7 +112,7 @@ void Sampler::penalise(std::span<const std::int32_t> history) {
 
 void Sampler::softmax() {
   const float temperature = options_.temperature;
-  const float largest = *std::max_element(values_.begin(), values_.end());
+  const float largest = largest_of(values_);
   const float scaled = largest / temperature;
   if (std::isfinite(scaled)) {
     for (float& value : values_) value = value / temperature - scaled;
@@ -145,7 +159,7 @@ std::int32_t Sampler::draw_from_candidates(std::size_t count, float mass, float 
 }
 
 std::int32_t Sampler::draw_by_id(float coin) {
-  collect_candidates(options_.min_p * *std::max_element(values_.begin(), values_.end()));
+  collect_candidates(options_.min_p * largest_of(values_));
   return draw_from_candidates(candidates_.size(), sum_of_candidates(), coin);
 }
 
@@ -155,8 +169,8 @@ std::int32_t Sampler::draw_by_rank(bool top_k_on, bool top_p_on, float coin) {
   std::size_t sorted = 0;
   float enough = kInfinity;  // the walk ends where the sum exceeds it
   if (top_k_on) {
-    collect_candidates(0.0F);
-    sorted = std::min(static_cast<std::size_t>(options_.top_k), candidates_.size());
+    sorted = static_cast<std::size_t>(options_.top_k);
+    collect_candidates(least_of_top(sorted));
     sort_candidates(0, sorted);
     candidates_.resize(sorted);
     if (top_p_on) enough = options_.top_p * sum_of_candidates();
@@ -181,6 +195,21 @@ std::int32_t Sampler::draw_by_rank(bool top_k_on, bool top_p_on, float coin) {
   while (count < candidates_.size() && mass <= enough && next(count) >= lowest)
     mass += candidates_[count++].probability;
   return draw_from_candidates(count, mass, coin);
+}
+
+// A probability that at least `count` ids have, and few others: the count-th largest of the blocks' largest.
+float Sampler::least_of_top(std::size_t count) {
+  constexpr std::size_t kBlock = 64;
+  const std::size_t blocks = (values_.size() + kBlock - 1) / kBlock;
+  if (count >= blocks) return 0.0F;
+  block_largest_.resize(blocks);
+  for (std::size_t i = 0; i < blocks; ++i) {
+    const std::size_t begin = i * kBlock;
+    block_largest_[i] = largest_of(std::span(values_).subspan(begin, std::min(kBlock, values_.size() - begin)));
+  }
+  const auto at = block_largest_.begin() + static_cast<std::ptrdiff_t>(count - 1);
+  std::nth_element(block_largest_.begin(), at, block_largest_.end(), std::greater<>());
+  return *at;
 }
 
 // The ids that have at least this probability, in the order of ids.

@@ -65,6 +65,7 @@ class Sampler {
   std::int32_t draw_from_all(std::span<const float> logits, float coin) const;
   std::int32_t draw_by_id(float coin);
   std::int32_t draw_by_rank(bool top_k_on, bool top_p_on, float coin);
+  float least_of_top(std::size_t count);
   void collect_candidates(float least);
   void sort_candidates(std::size_t sorted, std::size_t wanted);
   float sum_of_candidates() const;
@@ -74,6 +75,7 @@ class Sampler {
   std::uint64_t state_;
   std::vector<float> values_;          // scratch [vocab_size]: logits, then probabilities
   std::vector<Candidate> candidates_;  // scratch, at most [vocab_size]
+  std::vector<float> block_largest_;   // scratch, for top-k
   std::vector<bool> penalised_;        // scratch [vocab_size]
 };
 
