@@ -13,12 +13,13 @@ import pytest
 import llama2cpp
 from llama2cpp import activation_names, interventions, plot
 from llama2cpp.activation_arrays import ActivationArrays
+from llama2cpp.observation import Observation
 from llama2cpp.residual_stream import ResidualStream
 from llama2cpp.session import KVCache
 from llama2cpp.weights import LensWeights, StackedWeights, Weights
 
 INNER = {"Weights": Weights, "LensWeights": LensWeights, "KVCache": KVCache, "StackedWeights": StackedWeights}
-INNER |= {"ActivationArrays": ActivationArrays, "ResidualStream": ResidualStream}
+INNER |= {"ActivationArrays": ActivationArrays, "ResidualStream": ResidualStream, "Observation": Observation}
 FUNCTIONS = [plot.attention_patterns, plot.logit_lens, plot.next_tokens, plot.attributions]
 FUNCTIONS += [activation_names.get_act_name]
 FUNCTIONS += [getattr(interventions, name) for name in interventions.__all__]

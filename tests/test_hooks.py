@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -336,6 +337,46 @@ def test_arrays_are_the_callers_own(model: llama2cpp.Model) -> None:
     model.run_with_cache(ids[::-1])
     assert same_bits(kept, copy)
     kept[:] = 3  # writable
+
+
+def test_large_caches_are_the_callers_own(stories: llama2cpp.Model) -> None:
+    """Their memory is used again, but not while an array of it is there."""
+    prompts = [[1, *range(begin, begin + 199)] for begin in (3, 30, 60)]
+
+    def run(ids: list[int]) -> tuple[Array, llama2cpp.ActivationCache]:
+        return stories.run_with_cache(ids, everything)
+
+    expected = [(logits.copy(), cache["pattern", 2].copy()) for logits, cache in map(run, prompts)]
+    logits, cache = run(prompts[0])
+    pattern = cache["pattern", 2]
+    address = cache["hook_embed"].ctypes.data
+    del cache
+    for ids, (their_logits, their_pattern) in zip(prompts[1:], expected[1:], strict=True):
+        other_logits, other = run(ids)
+        assert same_bits(other_logits, their_logits)
+        assert same_bits(other["pattern", 2], their_pattern)
+    assert same_bits(logits, expected[0][0])
+    assert same_bits(pattern, expected[0][1])
+    del pattern, other
+    if sys.platform == "linux":
+        _, again = run(prompts[0])
+        _, more = run(prompts[0])
+        assert address in (again["hook_embed"].ctypes.data, more["hook_embed"].ctypes.data)
+    model = llama2cpp.load(stories.path)
+    _, last = model.run_with_cache(prompts[1], everything)
+    del model
+    assert same_bits(last["pattern", 2], expected[1][1])
+
+
+def test_a_batch_of_long_prompts(stories: llama2cpp.Model) -> None:
+    """Passes of 128 tokens, of which one has the end of a prompt and the beginning of the next."""
+    batch = [[1, *range(begin, begin + 199)] for begin in (3, 30)]
+    logits, cache = stories.run_with_cache(batch, ["z4", "pattern0"])
+    for i, ids in enumerate(batch):
+        alone, one = stories.run_with_cache(ids, ["z4", "pattern0"])
+        assert same_bits(logits[i], alone[0])
+        for name in cache:
+            assert same_bits(cache[name][i], one[name][0])
 
 
 # --- hooks that look

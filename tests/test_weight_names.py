@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,43 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     model.close()
     with pytest.raises(ValueError, match="closed"):
         model.with_weights({})
+
+
+def test_a_head_alone(model: llama2cpp.Model) -> None:
+    """What decoding the whole gives, at every head of every matrix that has heads."""
+    for name, whole in model.weights.transformer_lens.items():
+        if ".attn.W_" not in name and ".attn.b_" not in name:
+            continue
+        if name.endswith("b_O"):
+            continue
+        for head in (*range(len(whole)), -1):
+            part = model.weights.head(name, head)
+            assert part.shape == whole.shape[1:]
+            assert part.tobytes() == whole[head].tobytes(), (name, head)
+    for name in ("blocks.0.ln1.w", "embed.W_E", "blocks.0.mlp.W_in"):
+        with pytest.raises(ValueError, match="has no heads"):
+            model.weights.head(name, 0)
+    with pytest.raises(ValueError, match=r"head is 99, but 'blocks\.0\.attn\.W_O' has"):
+        model.weights.head("blocks.0.attn.W_O", 99)
+    with pytest.raises(KeyError):
+        model.weights.head("blocks.0.attn.W_X", 0)
+
+
+def test_the_whole_is_not_decoded_for_a_head(tmp_path: Path) -> None:
+    """What NumPy allocates is some copies of the head, one of 16, and never the matrix."""
+    sizes = {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 32}
+    model = from_gguf(tmp_path, Type.Q8_0, **sizes)
+    tracemalloc.start()
+    try:
+        for name in ("blocks.0.attn.W_O", "blocks.0.attn.W_Q"):
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            part = model.weights.head(name, 1)
+            taken = tracemalloc.get_traced_memory()[1] - before
+            assert part.nbytes <= taken < 4 * part.nbytes
+            assert part.tobytes() == model.weights[name][1].tobytes()
+    finally:
+        tracemalloc.stop()
 
 
 def test_stacked(model: llama2cpp.Model) -> None:

@@ -17,6 +17,7 @@ from .hooks import HookPoint
 from .html_views import TokenList
 from .lens import LogitLens, logit_lens
 from .model import Model, from_arrays, load
+from .recording import Recording
 from .session import Session
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "HookPoint",
     "LogitLens",
     "Model",
+    "Recording",
     "Sampler",
     "Session",
     "TokenList",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import struct
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 from ._core import FormatError
 from .new_files import new_file
 
@@ -56,8 +56,7 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, Array], Facts]:
     path = Path(path)
     read = _by_suffix(path, _read_npz, _read_safetensors)
     try:
-        with path.open("rb") as file:
-            arrays, text = read(file)
+        arrays, text = read(path)
         facts = _checked(json.loads(text))
     except _BAD as error:
         raise FormatError(f"{path}: expected {_WHAT}, but {error}") from error
@@ -93,10 +92,10 @@ def _write_npz(file: IO[bytes], arrays: Mapping[str, Array], facts: str) -> None
     np.savez(file, **everything)  # type: ignore[arg-type]  # its own keyword arguments are no names of ours
 
 
-def _read_npz(file: IO[bytes]) -> tuple[dict[str, Array], str]:
+def _read_npz(path: Path) -> tuple[dict[str, Array], str]:
     """Not by numpy.load, which makes an array as large as a header says before it looks whether the file is."""
     arrays: dict[str, NDArray[Any]] = {}
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{info.filename!r} is compressed")
@@ -125,33 +124,14 @@ def _read_npy(name: str, content: bytes) -> NDArray[Any]:
 
 
 def _write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], facts: str) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": _WHAT, "facts": facts}}
-    end = 0
-    for name, array in arrays.items():
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [end, end + array.nbytes]}
-        end += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
+    shapes = [(name, array.shape) for name, array in arrays.items()]
+    file.write(_core.safetensors_header({"format": _WHAT, "facts": facts}, shapes))
     for array in arrays.values():
         file.write(np.ascontiguousarray(array, dtype="<f4").data)
 
 
-def _read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], str]:
-    (length,) = struct.unpack("<Q", file.read(8))
-    size = os.fstat(file.fileno()).st_size
-    if length > size - 8:
-        raise ValueError(f"its header of {length} bytes ends after the file's {size}")
-    header = json.loads(file.read(length).decode())
-    metadata = header.pop("__metadata__")
-    if metadata["format"] != _WHAT:
-        raise ValueError(f"it holds {metadata['format']!r}")
-    data = np.frombuffer(bytearray(file.read()), dtype=np.uint8)  # writable
-    arrays = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        shape = entry["shape"]
-        if entry["dtype"] != "F32" or not 0 <= begin <= end <= len(data) or end - begin != 4 * math.prod(shape):
-            raise ValueError(f"{name!r} is {entry}, which is no float32 array in {len(data)} bytes")
-        arrays[name] = data[begin:end].view("<f4").astype(np.float32, copy=False).reshape(shape)
+def _read_safetensors(path: Path) -> tuple[dict[str, Array], str]:
+    arrays, metadata = _core.read_safetensors(path)
+    if metadata.get("format") != _WHAT:
+        raise ValueError(f"it holds {metadata.get('format', 'other things')!r}")
     return arrays, metadata["facts"]

@@ -1,7 +1,8 @@
 """Hooks: Python callables and interventions that see and change activations while the model runs.
 
 A hook acts where it is switched on: in the ``with`` block of `Model.hooks` or `Session.hooks`, or in one call of
-`Model.run_with_hooks`. Which hooks are on is kept in a context variable, so other threads' calls do not see them.
+`Model.run_with_hooks`; a recording in that of `Model.record` or `Session.record`. What is on is kept in a context
+variable, so other threads' calls do not see it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .places import Names, find_places
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .recording import Tracks
     from .session import Session
 
 
@@ -74,23 +76,27 @@ class _Entry:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Scope:
-    """Hooks that are on for the calls of a model's sessions, or of one session."""
+class Scope:
+    """Hooks or a recording that are on for the calls of a model's sessions, or of one session."""
 
     model: _core.Model
     session: _core.Session | None
-    entries: list[_Entry]
+    entries: Sequence[_Entry] = ()
+    tracks: Tracks | None = None
+
+    def concerns(self, session: Session) -> bool:
+        """Whether it looks at this session, one of its model."""
+        return self.session is None or self.session is session._core
 
 
-_active: ContextVar[tuple[_Scope, ...]] = ContextVar("llama2cpp_hooks", default=())
+_active: ContextVar[tuple[Scope, ...]] = ContextVar("llama2cpp_hooks", default=())
 
 
-class ActiveHooks:
-    """What `Model.hooks` and `Session.hooks` return: a context manager in which their hooks are on."""
+class Scoped:
+    """A context manager in which something looks at calls: what hooks and recordings have in common."""
 
-    def __init__(self, model: _core.Model, session: _core.Session | None, fwd_hooks: Iterable[Hook]) -> None:
-        config = model.config
-        self._scope = _Scope(model, session, [entry for hook in fwd_hooks for entry in _entries(hook, config)])
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
 
     def __enter__(self) -> Self:
         _active.set((*_active.get(), self._scope))
@@ -103,6 +109,14 @@ class ActiveHooks:
         if self._scope in scopes:  # the one that was entered last
             del scopes[len(scopes) - 1 - scopes[::-1].index(self._scope)]
         _active.set(tuple(scopes))
+
+
+class ActiveHooks(Scoped):
+    """What `Model.hooks` and `Session.hooks` return: a context manager in which their hooks are on."""
+
+    def __init__(self, model: _core.Model, session: _core.Session | None, fwd_hooks: Iterable[Hook]) -> None:
+        config = model.config
+        super().__init__(Scope(model, session, [entry for hook in fwd_hooks for entry in _entries(hook, config)]))
 
 
 def _entries(hook: Hook, config: _core.Config) -> list[_Entry]:
@@ -122,25 +136,37 @@ def _entries(hook: Hook, config: _core.Config) -> list[_Entry]:
 
 
 def for_call(sessions: Sequence[Session], model: _core.Model | None = None) -> _core.CallHooks | None:
-    """Collect the hooks that are on for a call which feeds these sessions, all of one model; None if there are none."""
+    """Collect what looks at a call which feeds these sessions, all of one model; None if nothing does."""
     scopes = _active.get()
     if not scopes or not sessions:
         return None
     if model is None:
         model = sessions[0]._core.model
-    call: _core.CallHooks | None = None
+    scopes = tuple(
+        scope for scope in scopes if scope.model is model and any(scope.concerns(session) for session in sessions)
+    )
+    if not scopes:
+        return None
+    call = _core.CallHooks(model, list(sessions))
     for scope in scopes:
-        if scope.model is not model:
-            continue
         only: list[int | None] = [None]
         if scope.session is not None:
-            only = [i for i, session in enumerate(sessions) if session._core is scope.session]
+            only = [i for i, session in enumerate(sessions) if scope.concerns(session)]
         for sequence in only:
             for entry in scope.entries:
-                if call is None:
-                    call = _core.CallHooks(model, list(sessions))
                 if isinstance(entry.what, _core.Intervention):
                     call.add_intervention(entry.places, entry.what, sequence)
                 else:
                     call.add_callback(entry.places, entry.what, sequence)
+    for scope in scopes:  # after all edits, so that what the model goes on with is kept
+        if scope.tracks is not None:
+            tracks = [scope.tracks.of(session) if scope.concerns(session) else None for session in sessions]
+            call.add_recorder(scope.tracks.recorder, tracks)
     return call
+
+
+def forked(session: Session, fork: Session) -> None:
+    """Tell the recordings that are on for a session that `fork` has begun as its copy."""
+    for scope in _active.get():
+        if scope.tracks is not None and scope.session is None and scope.model is session._core.model:
+            scope.tracks.follow(session, fork)

@@ -37,6 +37,13 @@ def find_places(names: Names, n_layers: int) -> list[Place]:
     return [place for name, place in points.items() if name in chosen]
 
 
+def places_to_keep(names_filter: Names | None, n_layers: int) -> list[Place]:
+    """Find the places of a filter, or without one all but ``hook_result``, which is large and computed apart."""
+    if names_filter is None:
+        return find_places(lambda name: not name.endswith("hook_result"), n_layers)
+    return find_places(names_filter, n_layers)
+
+
 def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[str]:
     if name in points:
         return [name]
@@ -51,7 +58,8 @@ def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[st
             shorts.add(get_act_name(numbered[1], int(numbered[2])))
         found = [full for full in points if full in shorts]
     if not found:
-        close = difflib.get_close_matches(name, points, n=3, cutoff=0.5)
+        names = [*points, *dict.fromkeys(full.rpartition("hook_")[2] for full in points)]
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"; close to it are {', '.join(close)}" if close else ""
         raise ValueError(f"no activation of a model with {n_layers} layers is called {name!r}{hint}")
     return found

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .hooks import ActiveHooks, for_call
+from .hooks import ActiveHooks, for_call, forked
 from .html_views import chips, token_list
+from .recording import Recording
 
 if TYPE_CHECKING:
     from .hooks import Hook
     from .model import Model
+    from .places import Names
 
 
 class KVCache:
@@ -224,7 +226,7 @@ class Session:
 
     def __init__(self, core: _core.Session, model: Model | None = None) -> None:
         self._core = core
-        self._model = model  # for what a notebook shows
+        self._model = model  # for what a notebook shows, and caches
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Take one token and return the logits for the next.
@@ -318,6 +320,23 @@ class Session:
         """
         return ActiveHooks(self._core.model, self._core, fwd_hooks)
 
+    def record(self, names_filter: Names | None = None, tokens: int | None = None) -> Recording:
+        """Keep the activations of everything that is fed to this session in a ``with`` block.
+
+        Parameters, result and errors are those of `Model.record`. A fork is another session.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> session = llama2cpp.load("stories260K.bin").session()
+        >>> with session.record("resid_post", tokens=100) as recording:
+        ...     logits = session.prefill([1, 403])
+        ...     logits = session.step(407)
+        >>> recording.cache()["resid_post", 0].shape
+        (1, 3, 64)
+        """
+        return Recording(self._core.model, self._core, names_filter, tokens, self._model)
+
     def rewind(self, position: int) -> None:
         """Keep the first tokens and forget the rest. There are no logits until the next step.
 
@@ -360,7 +379,9 @@ class Session:
         >>> session.position, other.position
         (3, 4)
         """
-        return Session(self._core.fork(), self._model)
+        fork = Session(self._core.fork(), self._model)
+        forked(self, fork)
+        return fork
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the session to a file, from which `Model.load_session` makes one that goes on with the same bits.

@@ -268,6 +268,57 @@ class Weights(Mapping[str, NDArray[np.float32]]):
             name = found[1]
         return self._source.core.weight_info(name)
 
+    def head(self, name: str, head: int) -> Array:
+        """Decode one head of a matrix of attention, and nothing else of it.
+
+        Parameters
+        ----------
+        name : str
+            TransformerLens's: "blocks.0.attn.W_Q", ``W_K``, ``W_V``, ``W_O``, or one of the biases ``b_Q``, ``b_K``,
+            ``b_V``.
+        head : int
+            Which; negative counts from the last. ``W_K`` and ``W_V`` have n_kv_heads of them.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32: what ``weights[name][head]`` is. [dim, head_dim], for ``W_O`` [head_dim, dim], [head_dim] for a
+            bias.
+
+        Raises
+        ------
+        KeyError
+            If the model has no weight of that name.
+        ValueError
+            If the weight has no heads, or no such head.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model.weights.head("blocks.4.attn.W_O", 2).shape
+        (8, 64)
+        """
+        found = self._source.place(name)
+        if found is None:
+            raise KeyError(name)
+        place, file_name = found
+        core, config = self._source.core, self._source.config
+        if place.form not in ("q", "kv", "o"):
+            raise ValueError(f"{name!r} has no heads")
+        heads = _heads(place, config)
+        if not -heads <= head < heads:
+            raise ValueError(f"head is {head}, but {name!r} has {heads}")
+        begin, size = head % heads * config.head_dim, config.head_dim
+        if place.form == "o":
+            return np.transpose(core.weight_columns(file_name, begin, size))
+        if len(core.weight_info(file_name)["shape"]) == 1:  # a bias
+            return np.asarray(self[name][head % heads])
+        part = core.weight_rows(file_name, range(begin, begin + size))[None]  # [1, head_dim, dim]
+        if place.rotary and config.rope_style == "interleaved":
+            part = _reordered(part, config, to_half_split=True)
+        return np.transpose(part[0])
+
     def __repr__(self) -> str:
         return f"<llama2cpp.Weights: {len(self)} matrices>"
 

@@ -34,7 +34,7 @@ std::vector<float> captured(const std::shared_ptr<const Model>& model, const std
   const auto tokens = static_cast<std::int64_t>(prompts[0].size());
   const auto capture = std::make_shared<Capture>(model->config(), places, sequences, tokens, rows);
   std::vector<float> memory(static_cast<std::size_t>(capture->floats()), 7.0F);
-  capture->write_to(memory.data());
+  capture->write_to(memory.data(), model->backend());
   Hooks hooks(model->config(), model->backend());
   hooks.add(capture, capture->places());
   std::vector<std::unique_ptr<Session>> sessions;

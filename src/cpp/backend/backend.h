@@ -14,6 +14,7 @@
 #include "backend/arithmetic.h"
 #include "core/buffer.h"
 #include "core/config.h"
+#include "core/function_ref.h"
 #include "core/tensor.h"
 #include "format/format.h"
 
@@ -129,6 +130,11 @@ class Backend {
 
   // x[t] = x[t] + bias                             x [T, n] in place, bias [n]
   virtual void add_bias(const Tensor& x, std::span<const float> bias) = 0;
+
+  // Calls work(begin, end) for parts of [0, count), on all threads where the `bytes` that are moved are worth it. For what
+  // is no op: copies of activations.
+  virtual void share_out(std::int64_t count, std::int64_t bytes,
+                         FunctionRef<void(std::int64_t, std::int64_t)> work) = 0;
 
   // Returns when all ops so far have been done and their results can be read.
   virtual void sync() = 0;

@@ -21,6 +21,8 @@ void register_format(py::module_& module);
 void register_text(py::module_& module);
 void register_sampler(py::module_& module);
 void register_hooks(py::module_& module);
+void register_recorder(py::module_& module);
+void register_safetensors(py::module_& module);
 void register_session(py::module_& module);
 void register_model(py::module_& module);
 void register_machine(py::module_& module);

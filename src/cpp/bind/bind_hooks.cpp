@@ -18,6 +18,8 @@
 #include "core/check.h"
 #include "model/capture.h"
 #include "model/interventions.h"
+#include "model/memory_needs.h"
+#include "model/recorder.h"
 #include "model/session.h"
 
 namespace llama2cpp::bind {
@@ -114,13 +116,6 @@ std::shared_ptr<Intervention> make_intervention(const std::string& change, std::
                            values.shape(1), values.shape(2)});
 }
 
-std::string gigabytes(double bytes) {
-  std::ostringstream text;
-  text.precision(bytes < 1e10 ? 3 : 0);
-  text << std::fixed << bytes / 1e9 << " GB";
-  return text.str();
-}
-
 // What a call takes besides the weights and the cache, checked before anything is allocated.
 void check_memory(const Model& model, const Capture& capture, double captured, double logits, std::int64_t sequences,
                   std::int64_t tokens, bool one_pass) {
@@ -137,18 +132,8 @@ void check_memory(const Model& model, const Capture& capture, double captured, d
   if (patterns) row += 2.0 * static_cast<double>(c.n_heads) * static_cast<double>(tokens);
   if (results) row += static_cast<double>(c.n_heads * c.dim + c.q_dim());
   const double needed = captured + logits + rows * row * sizeof(float);
-  const auto available = static_cast<double>(available_memory());
-  if (needed <= available) return;
-  const std::string message =
-      cat("run_with_cache needs ", gigabytes(needed), " (", gigabytes(captured), " of activations, ", gigabytes(logits),
-          " of logits), and ", gigabytes(available), " are available: ask for fewer names, positions or tokens");
-  PyErr_SetString(PyExc_MemoryError, message.c_str());
-  throw py::error_already_set();
-}
-
-// A part of an array's memory as an array, which keeps the whole alive.
-py::array part_of(const py::array_t<float>& whole, std::int64_t begin, const std::vector<std::int64_t>& shape) {
-  return py::array_t<float>(std::vector<py::ssize_t>(shape.begin(), shape.end()), whole.data() + begin, whole);
+  need_memory(needed, "run_with_cache", cat(gigabytes(captured), " of activations, ", gigabytes(logits), " of logits"),
+              "ask for fewer names, positions or tokens");
 }
 
 }  // namespace
@@ -185,13 +170,14 @@ py::tuple run_with_cache(const Model& model, const py::sequence& rows,
   check_memory(model, *capture, static_cast<double>(capture->floats()) * sizeof(float), logits_bytes, sequences, tokens,
                hooks.need_one_pass());
 
-  py::array_t<float> memory(capture->floats());
-  capture->write_to(memory.mutable_data());
+  const Buffer memory = model.borrow_memory(static_cast<std::size_t>(capture->floats()) * sizeof(float));
+  capture->write_to(reinterpret_cast<float*>(memory.data()), model.backend());
   hooks.add(capture, capture->places());
-  py::array_t<float> out({sequences, tokens, width});  // logits, or the residual stream
+  const Buffer out = model.borrow_memory(static_cast<std::size_t>(logits_bytes));  // logits, or the residual stream
+  auto* const out_floats = reinterpret_cast<float*>(out.data());
   std::vector<Work> work;
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    float* const logits = out.mutable_data() + static_cast<std::int64_t>(i) * tokens * width;
+    float* const logits = out_floats + static_cast<std::int64_t>(i) * tokens * width;
     work.push_back({.session = sessions[i],
                     .tokens = ids[i],
                     .all_logits = stop_at_layer ? nullptr : logits,
@@ -201,7 +187,7 @@ py::tuple run_with_cache(const Model& model, const py::sequence& rows,
     const Place last = *stop_at_layer == 0 ? Place{Point::embed, 0} : Place{Point::resid_post, *stop_at_layer - 1};
     const auto residual =
         std::make_shared<Capture>(c, std::vector{last}, sequences, tokens, std::vector<std::int64_t>());
-    residual->write_to(out.mutable_data());
+    residual->write_to(out_floats, model.backend());
     hooks.add(residual, residual->places());
   }
   {
@@ -211,9 +197,10 @@ py::tuple run_with_cache(const Model& model, const py::sequence& rows,
 
   py::dict arrays;
   for (const Capture::Slot& slot : capture->slots()) {
-    arrays[py::str(point_name(slot.place.point, slot.place.layer))] = part_of(memory, slot.begin, slot.shape);
+    arrays[py::str(point_name(slot.place.point, slot.place.layer))] =
+        float_array(memory, slot.begin, {slot.shape.begin(), slot.shape.end()});
   }
-  return py::make_tuple(out, arrays);
+  return py::make_tuple(float_array(out, 0, {sequences, tokens, width}), arrays);
 }
 
 void register_hooks(py::module_& module) {
@@ -261,7 +248,15 @@ void register_hooks(py::module_& module) {
              std::optional<std::size_t> sequence) {
             call.hooks().add(std::move(intervention), call.checked(places), sequence);
           },
-          arg("places"), arg("intervention"), arg("sequence") = py::none());
+          arg("places"), arg("intervention"), arg("sequence") = py::none())
+      .def(
+          "add_recorder",
+          [](CallHooks& call, std::shared_ptr<Recorder> recorder, std::vector<std::shared_ptr<Track>> tracks) {
+            const auto recording = std::make_shared<Recording>(std::move(recorder), std::move(tracks));
+            const PlaceSet places = recording->places();
+            call.hooks().add(recording, call.checked(places));
+          },
+          arg("recorder"), arg("tracks"));
 }
 
 }  // namespace llama2cpp::bind

@@ -155,6 +155,25 @@ py::array weight_rows(const Weight& weight, const std::vector<std::int64_t>& row
   return out;
 }
 
+// Columns [begin, begin + count) of all rows, decoded with no more of their neighbours than the format's groups demand.
+py::array weight_columns(const Weight& weight, std::int64_t begin, std::int64_t count) {
+  LLAMA2CPP_CHECK(begin >= 0 && count >= 0 && count <= weight.cols && begin <= weight.cols - count, "columns are ",
+                  begin, " to ", begin, " + ", count, ", but '", weight.name, "' has ", weight.cols);
+  const Format& format = *weight.format;
+  const std::int64_t unit = format.integers != nullptr ? 32 : std::max<std::int64_t>(format.group, 1);
+  const std::int64_t first = begin / unit * unit;
+  const std::int64_t last = std::min(weight.cols, (begin + count + unit - 1) / unit * unit);
+  py::array_t<float> out({static_cast<py::ssize_t>(weight.rows), static_cast<py::ssize_t>(count)});
+  float* to = out.mutable_data();
+  const ReleasedGil released;
+  std::vector<float> decoded(static_cast<std::size_t>(last - first));
+  for (std::int64_t row = 0; row < weight.rows && count > 0; ++row) {
+    format.decode(weight, row, first, last - first, decoded.data());
+    to = std::copy_n(decoded.data() + (begin - first), count, to);
+  }
+  return out;
+}
+
 std::shared_ptr<Model> with_weights(const Model& model, const py::dict& arrays, bool untie) {
   const Checkpoint& checkpoint = model.checkpoint();
   std::vector<Weight> edits;
@@ -532,6 +551,12 @@ True
             return weight_rows(find_weight(m, name), rows);
           },
           arg("name"), arg("rows"))
+      .def(
+          "weight_columns",
+          [](const Model& m, const std::string& name, std::int64_t begin, std::int64_t count) {
+            return weight_columns(find_weight(m, name), begin, count);
+          },
+          arg("name"), arg("begin"), arg("count"))
       .def(
           "weight_info", [](const Model& m, const std::string& name) { return weight_info(find_weight(m, name)); },
           arg("name"))

@@ -57,15 +57,15 @@ py::array step(Session& session, const py::object& token, const CallHooks* hooks
 py::array prefill(Session& session, const py::object& tokens, bool all_logits, const CallHooks* hooks) {
   const std::vector<std::int32_t> ids = to_ids(tokens);
   const py::ssize_t vocab_size = session.model().config().vocab_size;
-  py::array_t<float> logits = all_logits ? py::array_t<float>({static_cast<py::ssize_t>(ids.size()), vocab_size})
-                                         : empty_logits(session.model());
-  float* out = logits.mutable_data();
+  const auto count = static_cast<py::ssize_t>(all_logits ? ids.size() : 1);
+  const Buffer memory = session.model().borrow_memory(static_cast<std::size_t>(count * vocab_size) * sizeof(float));
+  auto* const out = reinterpret_cast<float*>(memory.data());
   const Work work[] = {{.session = &session,
                         .tokens = ids,
                         .all_logits = all_logits ? out : nullptr,
                         .last_logits = all_logits ? nullptr : out}};
   feed(work, hooks, session.model());
-  return logits;
+  return all_logits ? float_array(memory, 0, {count, vocab_size}) : float_array(memory, 0, {vocab_size});
 }
 
 // cos and sin of the rotary angles of positions [0, count): two arrays [count, head_dim / 2].

@@ -12,6 +12,8 @@ PYBIND11_MODULE(_core, module) {
   llama2cpp::bind::register_sampler(module);
   llama2cpp::bind::register_session(module);
   llama2cpp::bind::register_model(module);
+  llama2cpp::bind::register_recorder(module);
+  llama2cpp::bind::register_safetensors(module);
   llama2cpp::bind::register_hooks(module);
   llama2cpp::bind::register_machine(module);
 }

@@ -20,6 +20,11 @@ inline py::capsule keeper(const Buffer& memory) {
   return {new Buffer(memory), [](void* p) { delete static_cast<Buffer*>(p); }};
 }
 
+// An array over some of a Buffer's floats, which keeps the memory alive.
+inline py::array_t<float> float_array(const Buffer& memory, std::int64_t begin, std::vector<py::ssize_t> shape) {
+  return py::array_t<float>(std::move(shape), reinterpret_cast<const float*>(memory.data()) + begin, keeper(memory));
+}
+
 inline std::string type_name(py::handle object) { return py::str(py::type::handle_of(object).attr("__name__")); }
 
 // One token id from an int or a NumPy integer. Throws std::invalid_argument that says what was received; whether the

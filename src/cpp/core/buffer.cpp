@@ -145,20 +145,20 @@ Buffer Buffer::heap(std::size_t bytes) {
     void* pages = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) throw std::bad_alloc();
     ::madvise(pages, bytes, MADV_HUGEPAGE);
-    return {{static_cast<std::byte*>(pages), [bytes](std::byte* p) { ::munmap(p, bytes); }}, bytes, false};
+    return {{static_cast<std::byte*>(pages), [bytes](std::byte* p) { ::munmap(p, bytes); }}, bytes, Kind::pages};
   }
 #endif
   auto* memory = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kAlignment}));
   std::shared_ptr<std::byte> owner(memory, [](std::byte* p) { ::operator delete(p, std::align_val_t{kAlignment}); });
   std::memset(memory, 0, bytes);
-  return {std::move(owner), bytes, false};
+  return {std::move(owner), bytes, Kind::other};
 }
 
 Buffer Buffer::reserve(std::size_t bytes) {
 #ifdef _WIN32
   void* memory = VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
   if (memory == nullptr) throw std::bad_alloc();
-  return {{static_cast<std::byte*>(memory), [](std::byte* p) { VirtualFree(p, 0, MEM_RELEASE); }}, bytes, false};
+  return {{static_cast<std::byte*>(memory), [](std::byte* p) { VirtualFree(p, 0, MEM_RELEASE); }}, bytes, Kind::other};
 #else
 #ifdef MAP_NORESERVE
   constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -171,14 +171,14 @@ Buffer Buffer::reserve(std::size_t bytes) {
   // A huge page would make the first token of every head cost 2 MB.
   ::madvise(memory, bytes, MADV_NOHUGEPAGE);
 #endif
-  return {{static_cast<std::byte*>(memory), [bytes](std::byte* p) { ::munmap(p, bytes); }}, bytes, false};
+  return {{static_cast<std::byte*>(memory), [bytes](std::byte* p) { ::munmap(p, bytes); }}, bytes, Kind::other};
 #endif
 }
 
 Buffer Buffer::file(const std::string& path, bool use_mmap) {
   const OpenFile file = open_file(path);
   if (file.size == 0) throw FormatError(cat(path, ": the file is empty"));
-  if (use_mmap) return {map_file(file, path), file.size, true};
+  if (use_mmap) return {map_file(file, path), file.size, Kind::file};
   Buffer copy = heap(file.size);
   read_file(file, path, copy.data());
   return copy;
@@ -187,7 +187,15 @@ Buffer Buffer::file(const std::string& path, bool use_mmap) {
 Buffer Buffer::wrap(const void* memory, std::size_t bytes, std::shared_ptr<const void> owner) {
   // The const is given back by everyone who reads a file or an array: only owners of heap memory write.
   auto* start = const_cast<std::byte*>(static_cast<const std::byte*>(memory));
-  return {std::shared_ptr<std::byte>(std::move(owner), start), bytes, false};
+  return {std::shared_ptr<std::byte>(std::move(owner), start), bytes, Kind::other};
+}
+
+bool Buffer::forget() const {
+#if defined(MADV_HUGEPAGE) && defined(MADV_FREE)
+  return kind_ == Kind::pages && ::madvise(data(), size_, MADV_FREE) == 0;
+#else
+  return false;
+#endif
 }
 
 void Buffer::drop_pages(const std::byte* begin, std::size_t bytes) const {
@@ -195,7 +203,7 @@ void Buffer::drop_pages(const std::byte* begin, std::size_t bytes) const {
   static_cast<void>(begin);
   static_cast<void>(bytes);
 #else
-  if (!mapped_) return;
+  if (!mapped()) return;
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto first = (reinterpret_cast<std::uintptr_t>(begin) + page - 1) / page * page;
   const auto last = (reinterpret_cast<std::uintptr_t>(begin) + bytes) / page * page;

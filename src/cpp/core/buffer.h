@@ -27,20 +27,26 @@ class Buffer {
 
   std::byte* data() const { return memory_.get(); }
   std::size_t size() const { return size_; }
-  bool mapped() const { return mapped_; }
+  bool mapped() const { return kind_ == Kind::file; }
   explicit operator bool() const { return memory_ != nullptr; }
+
+  // Tells the system that what is in this memory is needed no more: it may take the pages when it is short of them, and
+  // until then they are there. Whether it can: only from large memory of heap(), and where there is such a thing.
+  bool forget() const;
 
   // Tells the system that the file pages wholly inside [begin, begin + bytes) are not needed in memory now. They come
   // back from the file when touched. Does nothing for memory that is not a mapped file.
   void drop_pages(const std::byte* begin, std::size_t bytes) const;
 
  private:
-  Buffer(std::shared_ptr<std::byte> memory, std::size_t size, bool mapped)
-      : memory_(std::move(memory)), size_(size), mapped_(mapped) {}
+  enum class Kind : unsigned char { other, file, pages };
+
+  Buffer(std::shared_ptr<std::byte> memory, std::size_t size, Kind kind)
+      : memory_(std::move(memory)), size_(size), kind_(kind) {}
 
   std::shared_ptr<std::byte> memory_;
   std::size_t size_ = 0;
-  bool mapped_ = false;
+  Kind kind_ = Kind::other;
 };
 
 // Bytes of memory that this process can still take without swapping: the system's and the cgroup's word, the lesser.

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <limits>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -13,6 +14,16 @@ namespace llama2cpp {
 // (Bad arguments and shapes are std::invalid_argument. Python sees both as ValueError.)
 struct FormatError : std::runtime_error {
   using std::runtime_error::runtime_error;
+};
+
+// More memory is needed than there is; the message says how much of both. Python sees a MemoryError.
+class OutOfMemoryError : public std::bad_alloc {
+ public:
+  explicit OutOfMemoryError(const std::string& message) : message_(message) {}
+  const char* what() const noexcept override { return message_.what(); }
+
+ private:
+  std::runtime_error message_;  // copying an exception must not throw, and copies of this one do not
 };
 
 // The session has no room for the tokens it was asked to take.

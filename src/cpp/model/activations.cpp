@@ -13,7 +13,7 @@ Activations::Activations(const Config& config, Backend& backend, std::int64_t ca
   memory_ = backend_.alloc(static_cast<std::size_t>(capacity * row) * sizeof(float));
 }
 
-void Activations::resize(std::int64_t rows, std::int64_t logit_rows) {
+void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to) {
   LLAMA2CPP_CHECK(rows <= capacity_, "activations for ", capacity_, " rows, ", rows, " were asked for");
   const Config& c = config_;
   auto* next = reinterpret_cast<float*>(memory_.data());
@@ -38,8 +38,18 @@ void Activations::resize(std::int64_t rows, std::int64_t logit_rows) {
   last = view(logit_rows, c.dim);
 
   const std::size_t bytes = static_cast<std::size_t>(logit_rows * c.vocab_size) * sizeof(float);
-  if (logits_memory_.size() < bytes) logits_memory_ = backend_.alloc(bytes);
-  logits = Tensor(reinterpret_cast<float*>(logits_memory_.data()), {logit_rows, c.vocab_size});
+  if (to == nullptr && logits_memory_.size() < bytes) logits_memory_ = backend_.alloc(bytes);
+  logits = Tensor(to == nullptr ? reinterpret_cast<float*>(logits_memory_.data()) : to, {logit_rows, c.vocab_size});
+}
+
+void Activations::add_results(std::int64_t width) {
+  const std::int64_t n = x.rows();
+  const std::int64_t results_width = config_.n_heads * config_.dim;
+  const auto bytes = static_cast<std::size_t>(capacity_ * (results_width + config_.q_dim())) * sizeof(float);
+  if (!results_memory_) results_memory_ = backend_.alloc(bytes);
+  auto* const memory = reinterpret_cast<float*>(results_memory_.data());
+  results = Tensor(memory, {n, results_width});
+  one_head = Tensor(memory + n * results_width, {n, width});
 }
 
 }  // namespace llama2cpp

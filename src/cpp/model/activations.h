@@ -13,7 +13,11 @@ class Activations {
   Activations(const Config& config, Backend& backend, std::int64_t capacity);
 
   // Makes the views below for T rows, T <= capacity.
-  void resize(std::int64_t rows, std::int64_t logit_rows);
+  // to: memory for the logits, [R, vocab_size]; their own if null.
+  void resize(std::int64_t rows, std::int64_t logit_rows, float* to = nullptr);
+
+  // Makes the last two views below, width <= n_heads * head_dim. Their memory is taken when they are first wanted.
+  void add_results(std::int64_t width);
   std::int64_t capacity() const { return capacity_; }
 
   Tensor x;           // [T, dim]          the residual stream
@@ -28,6 +32,8 @@ class Activations {
   Tensor mlp_out;     // [T, dim]
   Tensor last;        // [R, dim]          rows of x that want logits
   Tensor logits;      // [R, vocab_size]
+  Tensor results;     // [T, n_heads * dim]  what each head adds, where a hook looks
+  Tensor one_head;    // [T, width]          the input of one of them
 
  private:
   Config config_;
@@ -35,6 +41,7 @@ class Activations {
   std::int64_t capacity_;
   Buffer memory_;
   Buffer logits_memory_;
+  Buffer results_memory_;
 };
 
 }  // namespace llama2cpp

@@ -69,31 +69,35 @@ void Capture::at(Point point, std::int64_t layer, const Tensor& activation, cons
   const auto sequence = static_cast<std::int64_t>(span.sequence);
   const std::int64_t end = span.position + span.count;
 
+  const auto bytes_of = [](std::int64_t floats) { return floats * static_cast<std::int64_t>(sizeof(float)); };
+
   if (is_pattern(point)) {
     const std::int64_t heads = to.shape[1];
     const float masked = point == Point::attn_scores ? -std::numeric_limits<float>::infinity() : 0.0F;
-    for (std::int64_t head = 0; head < heads; ++head) {
-      for (std::int64_t r = 0; r < kept; ++r) {
-        const std::int64_t position = rows_[static_cast<std::size_t>(r)];
+    const auto copy_rows = [&](std::int64_t first, std::int64_t last) {  // of [heads, kept]
+      for (std::int64_t i = first; i < last; ++i) {
+        const std::int64_t position = rows_[static_cast<std::size_t>(i % kept)];
         if (position < span.position || position >= end) continue;
-        float* const row = memory_ + to.begin + ((sequence * heads + head) * kept + r) * tokens_;
-        std::copy_n(activation.row(head * span.count + position - span.position), end, row);
+        float* const row = memory_ + to.begin + (sequence * heads * kept + i) * tokens_;
+        std::copy_n(activation.row(i / kept * span.count + position - span.position), end, row);
         std::fill(row + end, row + tokens_, masked);
       }
-    }
-    return;
+    };
+    return backend_->share_out(heads * kept, bytes_of(heads * kept * tokens_), copy_rows);
   }
 
   const std::int64_t width = activation.rows() * activation.columns() / span.count;  // floats of a token
   float* const first = memory_ + to.begin + sequence * kept * width;
+  const float* const from = activation.row(0);
   if (all_rows_) {
-    std::copy_n(activation.row(0), span.count * width, first + span.position * width);
-    return;
+    return backend_->share_out(span.count, bytes_of(span.count * width), [&](std::int64_t begin, std::int64_t last) {
+      std::copy_n(from + begin * width, (last - begin) * width, first + (span.position + begin) * width);
+    });
   }
   for (std::int64_t r = 0; r < kept; ++r) {
     const std::int64_t position = rows_[static_cast<std::size_t>(r)];
     if (position < span.position || position >= end) continue;
-    std::copy_n(activation.row(0) + (position - span.position) * width, width, first + r * width);
+    std::copy_n(from + (position - span.position) * width, width, first + r * width);
   }
 }
 

@@ -29,8 +29,11 @@ class Capture final : public Hook {
   std::int64_t floats() const { return floats_; }
   PlaceSet places() const;
 
-  // [floats()], which must live as long as calls use this.
-  void write_to(float* memory) { memory_ = memory; }
+  // memory [floats()], which must live as long as calls use this. The backend's threads share the copying.
+  void write_to(float* memory, Backend& backend) {
+    memory_ = memory;
+    backend_ = &backend;
+  }
 
   void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) override;
 
@@ -45,6 +48,7 @@ class Capture final : public Hook {
   std::vector<std::int32_t> index_;  // [n_layers, kPoints] into slots_, -1: none
   std::int64_t floats_ = 0;
   float* memory_ = nullptr;
+  Backend* backend_ = nullptr;
 };
 
 }  // namespace llama2cpp

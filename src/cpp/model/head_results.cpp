@@ -9,14 +9,6 @@
 namespace llama2cpp {
 namespace {
 
-struct Floats {
-  Floats(Backend& backend, std::int64_t count)
-      : buffer(backend.alloc(static_cast<std::size_t>(count) * sizeof(float))),
-        data(reinterpret_cast<float*>(buffer.data())) {}
-  Buffer buffer;
-  float* data;
-};
-
 // Some columns of a weight as a weight of its own, where the file's form can be cut there.
 std::optional<Weight> columns_of(const Weight& weight, std::int64_t first, std::int64_t count) {
   const Format& format = *weight.format;
@@ -32,16 +24,15 @@ std::optional<Weight> columns_of(const Weight& weight, std::int64_t first, std::
 
 }  // namespace
 
-void show_head_results(const Config& c, Backend& backend, const LayerWeights& weights, const Activations& a,
+void show_head_results(const Config& c, Backend& backend, const LayerWeights& weights, Activations& a,
                        std::int64_t layer, std::span<const HookSpan> spans, const Hooks& hooks) {
   const std::int64_t rows = a.z.rows();
   const std::int64_t width = c.n_heads * c.dim;
-  const Floats results(backend, rows * width);
-  const Floats alone(backend, rows * c.q_dim());
   const bool cut = columns_of(weights.wo, 0, c.head_dim).has_value();
-  const std::int64_t width_in = cut ? c.head_dim : c.q_dim();
-  const Tensor one_head(alone.data, {rows, width_in});
+  a.add_results(cut ? c.head_dim : c.q_dim());
+  const Tensor& one_head = a.one_head;
   backend.sync();
+  if (!cut) std::fill_n(one_head.row(0), rows * c.q_dim(), 0.0F);
   for (std::int64_t head = 0; head < c.n_heads; ++head) {
     const std::int64_t first = head * c.head_dim;
     for (std::int64_t t = 0; t < rows; ++t) {
@@ -49,7 +40,7 @@ void show_head_results(const Config& c, Backend& backend, const LayerWeights& we
       if (!cut && head > 0) std::fill_n(row + first - c.head_dim, c.head_dim, 0.0F);
       std::copy_n(a.z.row(t) + first, c.head_dim, cut ? row : row + first);
     }
-    Tensor out(results.data + head * c.dim, {rows, c.dim});
+    Tensor out(a.results.row(0) + head * c.dim, {rows, c.dim});
     out.row_stride = width;
     const std::optional<Weight> part = cut ? columns_of(weights.wo, first, c.head_dim) : std::nullopt;
     const Weight* const wo[] = {part ? &*part : &weights.wo};
@@ -57,9 +48,9 @@ void show_head_results(const Config& c, Backend& backend, const LayerWeights& we
     backend.sync();
   }
 
-  const Tensor shown(results.data, {rows, width});
+  const Tensor& shown = a.results;
   if (!hooks.edits(Point::result, layer)) return hooks.at(Point::result, layer, shown, spans);
-  const std::vector<float> before(results.data, results.data + rows * width);
+  const std::vector<float> before(shown.row(0), shown.row(0) + rows * width);
   hooks.at(Point::result, layer, shown, spans);
   for (std::int64_t t = 0; t < rows; ++t) {
     const float* const row = shown.row(t);

@@ -14,7 +14,7 @@ namespace llama2cpp {
 // way in the arithmetic of wo's own product, int8 rounding included: the sum is a.attn_out (without bias) within rounding.
 // Where a hook has changed a token's results, that token's a.attn_out becomes their sum, head after head; elsewhere
 // it is left alone.
-void show_head_results(const Config& config, Backend& backend, const LayerWeights& weights, const Activations& a,
+void show_head_results(const Config& config, Backend& backend, const LayerWeights& weights, Activations& a,
                        std::int64_t layer, std::span<const HookSpan> spans, const Hooks& hooks);
 
 }  // namespace llama2cpp

@@ -47,19 +47,24 @@ constexpr PointFacts kFacts[kPoints] = {
 
 const PointFacts& facts(Point point) { return kFacts[static_cast<std::size_t>(point)]; }
 
-// heads [n][head_dim]: from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2), or back.
-void reorder(const float* from, float* to, std::int64_t n, std::int64_t head_dim, bool to_half_split) {
+// heads [n][head_dim]: from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2).
+void to_half_split(const float* from, float* to, std::int64_t n, std::int64_t head_dim) {
+  const std::int64_t pairs = head_dim / 2;
   for (std::int64_t head = 0; head < n; ++head, from += head_dim, to += head_dim) {
-    for (std::int64_t j = 0; j < head_dim / 2; ++j) {
-      for (std::int64_t part = 0; part < 2; ++part) {
-        const std::int64_t interleaved = 2 * j + part;
-        const std::int64_t half_split = j + part * (head_dim / 2);
-        if (to_half_split) {
-          to[half_split] = from[interleaved];
-        } else {
-          to[interleaved] = from[half_split];
-        }
-      }
+    for (std::int64_t j = 0; j < pairs; ++j) {
+      to[j] = from[2 * j];
+      to[pairs + j] = from[2 * j + 1];
+    }
+  }
+}
+
+// And back.
+void to_interleaved(const float* from, float* to, std::int64_t n, std::int64_t head_dim) {
+  const std::int64_t pairs = head_dim / 2;
+  for (std::int64_t head = 0; head < n; ++head, from += head_dim, to += head_dim) {
+    for (std::int64_t j = 0; j < pairs; ++j) {
+      to[2 * j] = from[j];
+      to[2 * j + 1] = from[pairs + j];
     }
   }
 }
@@ -175,10 +180,14 @@ void Hooks::call(Point point, std::int64_t layer, const Tensor& activation, std:
       continue;
     }
     const std::int64_t heads = span.count * shape.heads;
-    std::vector<float> shown(static_cast<std::size_t>(heads * shape.width));
-    reorder(part.row(0), shown.data(), heads, shape.width, true);
-    show(point, layer, Tensor(shown.data(), {span.count, shape.heads, shape.width}), span);
-    if (edits(point, layer)) reorder(shown.data(), part.row(0), heads, shape.width, false);
+    const std::unique_ptr<float[]> shown(new float[static_cast<std::size_t>(heads * shape.width)]);  // not zeroed
+    backend_->share_out(heads, heads * shape.width * static_cast<std::int64_t>(sizeof(float)),
+                        [&](std::int64_t begin, std::int64_t end) {
+                          const std::int64_t offset = begin * shape.width;
+                          to_half_split(part.row(0) + offset, shown.get() + offset, end - begin, shape.width);
+                        });
+    show(point, layer, Tensor(shown.get(), {span.count, shape.heads, shape.width}), span);
+    if (edits(point, layer)) to_interleaved(shown.get(), part.row(0), heads, shape.width);
   }
 }
 

@@ -96,6 +96,12 @@ struct HookSpan {
   std::size_t sequence = 0;   // its index in the call
 };
 
+// What a call feeds to one of its sequences.
+struct Feed {
+  std::span<const std::int32_t> before;  // what the sequence holds already
+  std::span<const std::int32_t> tokens;
+};
+
 // Something that happens at places: it sees one sequence's part of an activation, dense, in half-split order.
 class Hook {
  public:
@@ -114,6 +120,11 @@ class Hook {
 
   // Must not keep the tensor's pointer. May throw to end the call.
   virtual void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) = 0;
+
+  // Before a call computes anything, with what it feeds to each of its sequences. May throw to end the call.
+  virtual void begin(std::span<const Feed> /*feeds*/) {}
+  // After a call of which everything has succeeded: its sequences move on.
+  virtual void succeeded() noexcept {}
 
  private:
   Kind kind_;
@@ -149,6 +160,13 @@ class Hooks {
   }
   // Whether something at the place may write.
   bool edits(Point point, std::int64_t layer) const;
+
+  void begin(std::span<const Feed> feeds) const {
+    for (const Entry& entry : entries_) entry.hook->begin(feeds);
+  }
+  void succeeded() const noexcept {
+    for (const Entry& entry : entries_) entry.hook->succeeded();
+  }
 
   // activation [T, ...]: rows are tokens. Shows each span's part to the hooks of the place.
   void at(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans) const {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/memory_pool.h"
 #include "io/checkpoint.h"
 #include "model/activations.h"
 #include "model/rope.h"
@@ -55,6 +56,9 @@ class Model {
   using ActivationsLoan = std::unique_ptr<Activations, std::function<void(Activations*)>>;
   ActivationsLoan borrow_activations(std::int64_t rows) const;
 
+  // Memory for what a caller keeps, which the ops can write to. It holds anything.
+  Buffer borrow_memory(std::size_t bytes) const { return memory_.take(bytes); }
+
  private:
   Checkpoint checkpoint_;
   std::shared_ptr<Backend> backend_;
@@ -68,6 +72,7 @@ class Model {
   mutable std::atomic<bool> prepared_{false};
   mutable std::mutex loans_mutex_;
   mutable std::vector<std::unique_ptr<Activations>> idle_activations_;
+  mutable MemoryPool memory_;
 };
 
 }  // namespace llama2cpp

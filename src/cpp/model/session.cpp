@@ -132,6 +132,12 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     if (tokens.capacity() < needed) tokens.reserve(std::max(needed, 2 * tokens.capacity()));
   }
 
+  if (hooks.any()) {
+    std::vector<Feed> feeds;
+    for (const Work& w : work) feeds.push_back({w.session->tokens_, w.tokens});
+    hooks.begin(feeds);
+  }
+
   // Each pass takes tokens from the sessions in turn until it is full.
   std::vector<SequenceInput> pass;
   std::size_t next = 0;  // the first session with tokens left
@@ -142,6 +148,9 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     const std::int64_t first_fed = fed;
     std::int64_t rows = 0;
     std::int64_t logit_rows = 0;
+    float* logits_begin = nullptr;  // where the pass's logits go, if they lie together there
+    float* logits_end = nullptr;
+    bool together = true;
     while (next < work.size() && rows < chunk) {
       const Work& w = work[next];
       const auto left = static_cast<std::int64_t>(w.tokens.size()) - fed;
@@ -152,11 +161,21 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
       pass.push_back({w.session->kv_.get(), w.session->position() + fed,
                       w.tokens.subspan(static_cast<std::size_t>(fed), static_cast<std::size_t>(count)), wanted, next});
       rows += count;
-      if (wanted != SequenceInput::Logits::none) logit_rows += wanted == SequenceInput::Logits::all ? count : 1;
+      if (wanted == SequenceInput::Logits::all) {
+        float* const to = w.all_logits + fed * vocab_size;
+        together = together && (logits_end == nullptr ? logit_rows == 0 : logits_end == to);
+        if (logits_end == nullptr) logits_begin = to;
+        logits_end = to + count * vocab_size;
+        logit_rows += count;
+      } else if (wanted == SequenceInput::Logits::last) {
+        together = false;
+        ++logit_rows;
+      }
       fed = count == left ? 0 : fed + count;
       if (count == left) ++next;
     }
-    activations->resize(rows, logit_rows);
+    if (!together) logits_begin = nullptr;
+    activations->resize(rows, logit_rows, logits_begin);
     {
       const Backend::Lease lease(model.backend());
       forward(model, pass, *activations, hooks, poll_now_and_then);
@@ -169,8 +188,8 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
       const auto count = static_cast<std::int64_t>(pass[i].tokens.size());
       if (pass[i].logits == SequenceInput::Logits::none) continue;
       if (pass[i].logits == SequenceInput::Logits::all) {
-        const std::int64_t offset = index == first ? first_fed : 0;
-        std::copy_n(activations->logits.row(row), count * vocab_size, work[index].all_logits + offset * vocab_size);
+        float* const to = work[index].all_logits + (index == first ? first_fed : 0) * vocab_size;
+        if (logits_begin == nullptr) std::copy_n(activations->logits.row(row), count * vocab_size, to);
         row += count;
       } else {
         ++row;
@@ -182,6 +201,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
 
   if (hooks.stop_at_layer) return;
   // Nothing below can fail: all move on together.
+  hooks.succeeded();
   for (std::size_t i = 0; i < work.size(); ++i) {
     Session& session = *work[i].session;
     const std::lock_guard lock(session.state_mutex_);

@@ -72,7 +72,7 @@ class Session {
 struct Work {
   Session* session = nullptr;
   std::span<const std::int32_t> tokens;
-  float* all_logits = nullptr;   // [tokens, vocab_size], or null: only the last token's are made
+  float* all_logits = nullptr;   // [tokens, vocab_size], or null: only the last token's are made. The ops write to it
   float* last_logits = nullptr;  // [vocab_size], or null: the last token's are left in the session only
 };
 

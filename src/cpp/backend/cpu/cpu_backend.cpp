@@ -63,6 +63,13 @@ void CpuBackend::each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionR
   });
 }
 
+void CpuBackend::share_out(std::int64_t count, std::int64_t bytes, FunctionRef<void(std::int64_t, std::int64_t)> work) {
+  region(count > 1 ? bytes / 8 : 0, [&](int w, int n) {
+    const Range mine = share(count, w, n);
+    if (mine.begin < mine.end) work(mine.begin, mine.end);
+  });
+}
+
 void CpuBackend::reserve_scratch(std::int64_t floats) {
   const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
   for (Buffer& memory : scratch_) {

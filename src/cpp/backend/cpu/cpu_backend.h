@@ -41,6 +41,7 @@ class CpuBackend final : public Backend {
   void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override;
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
   void add_bias(const Tensor& x, std::span<const float> bias) override;
+  void share_out(std::int64_t count, std::int64_t bytes, FunctionRef<void(std::int64_t, std::int64_t)> work) override;
   void sync() override {}
 
  private:

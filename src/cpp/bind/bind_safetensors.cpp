@@ -1,0 +1,63 @@
+// Safetensors files of float32 arrays for Python; see llama2cpp.cache_file.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/bind.h"
+#include "bind/numpy.h"
+#include "bind/released_gil.h"
+#include "core/check.h"
+#include "io/safetensors.h"
+
+namespace llama2cpp::bind {
+namespace {
+
+using Metadata = std::map<std::string, std::string, std::less<>>;
+
+// What a file of these arrays begins with.
+py::bytes header_of(const Metadata& metadata,
+                    const std::vector<std::pair<std::string, std::vector<std::int64_t>>>& f32) {
+  std::vector<NamedShape> tensors;
+  for (const auto& [name, shape] : f32) tensors.push_back({name, "F32", shape});
+  return write_safetensors_header(metadata, tensors);
+}
+
+// Arrays by name, in the file's order, and the metadata. The arrays are writable: the file is read and not mapped.
+py::tuple read_floats(const std::filesystem::path& path) {
+  Buffer file;
+  {
+    const ReleasedGil released;
+    file = Buffer::file(utf8(path), false);
+  }
+  const SafetensorsHeader header = read_safetensors_header(file);
+  std::vector<std::pair<std::string, SafetensorsTensor>> tensors(header.tensors.begin(), header.tensors.end());
+  std::sort(tensors.begin(), tensors.end(),
+            [](const auto& a, const auto& b) { return a.second.begin < b.second.begin; });
+  py::dict arrays;
+  for (const auto& [name, tensor] : tensors) {
+    if (tensor.dtype != "F32") {
+      throw FormatError(cat("tensor '", name, "' is ", describe_tensor(tensor.dtype, tensor.shape), ", expected F32"));
+    }
+    const std::vector<py::ssize_t> shape(tensor.shape.begin(), tensor.shape.end());
+    arrays[py::str(name)] = py::array(py::dtype::of<float>(), shape, file.data() + tensor.begin, keeper(file));
+  }
+  return py::make_tuple(arrays, header.metadata);
+}
+
+}  // namespace
+
+void register_safetensors(py::module_& module) {
+  using py::arg;
+  module.def("safetensors_header", &header_of, arg("metadata"), arg("arrays"));
+  module.def("read_safetensors", &read_floats, arg("path"));
+}
+
+}  // namespace llama2cpp::bind
