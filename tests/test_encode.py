@@ -197,6 +197,27 @@ def test_importance_moves_the_error(name: str) -> None:
     np.testing.assert_array_equal(_core.encode(name, values, np.ones(512, dtype=np.float32)), without)
 
 
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "q5_0", "q5_1"])
+@pytest.mark.parametrize("shape", ["laplace", "far from 0", "huge", "zeros"])
+def test_importance_never_makes_a_block_of_32_worse(name: str, shape: str) -> None:
+    """Than ggml's rounding, by the errors that count."""
+    rows = shapes("laplace")
+    values = {"laplace": rows, "far from 0": rows + 50, "huge": rows * np.float32(60000 / np.abs(rows).max())}
+    weight = values.get(shape, np.zeros_like(rows)).astype(np.float32)
+    importance = np.where(np.arange(512) % 4 == 0, 100.0, 0.1).astype(np.float32)
+
+    def weighed(stored: NDArray[np.uint8]) -> NDArray[np.float64]:
+        errors = importance * (_core.decode(name, stored).astype(np.float64) - weight) ** 2
+        return np.asarray(errors.reshape(-1, 32).sum(axis=1))
+
+    with_importance, without = weighed(_core.encode(name, weight, importance)), weighed(_core.encode(name, weight))
+    assert (with_importance <= without * (1 + 1e-5)).all()
+    if shape == "laplace":
+        assert with_importance.sum() < 0.8 * without.sum()
+    nothing = _core.encode(name, weight, np.zeros(512, np.float32))
+    np.testing.assert_array_equal(nothing, _core.encode(name, weight))
+
+
 # llama2.c's version 2
 
 

@@ -352,6 +352,7 @@ def pull(
         "llama2cpp export smollm2-135m smollm2-q4_k.gguf --format q4_k",
         "llama2cpp export stories260K.bin stories.bin -z tok512.bin --format int8",
         "llama2cpp export smollm2-135m smollm2-folder --format f16",
+        "llama2cpp export smollm2-135m smollm2-gptq --format gptq4 --group-size 64 --calibrate book.txt",
     )
 )
 def export(
@@ -366,8 +367,20 @@ def export(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="the source's own")
     ] = None,
-    group: Annotated[int | None, typer.Option(help="int8: values that share a scale.", show_default="64")] = None,
+    group: Annotated[
+        int | None,
+        typer.Option("--group", "--group-size", help="Values that share a scale.", show_default="int8 64, gptq 128"),
+    ] = None,
     pure: Annotated[bool, typer.Option("--pure", help="One type for all matrices of a GGUF.")] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", help="Text that GPTQ and types of 2 to 6 bits are fitted to.", show_default=False),
+    ] = None,
+    sequences: Annotated[int, typer.Option(help="Sequences of that text, spread over it.", min=1)] = 64,
+    length: Annotated[int, typer.Option(help="Tokens of each.", min=1)] = 512,
+    act_order: Annotated[bool, typer.Option(help="gptq: columns with large inputs first.")] = True,
+    damp: Annotated[float, typer.Option(help="gptq: share of the inputs' mean square that is added to each.")] = 0.01,
+    symmetric: Annotated[bool, typer.Option("--sym/--no-sym", help="gptq: one zero for all groups.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a target that exists.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
     report: Annotated[bool, typer.Option(help="Compare the result with the source.")] = True,
@@ -378,6 +391,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a checkpoint in another container or other types, and say what that has cost."""
+    from .export import Calibration
     from .export.report import export_and_report
 
     export_and_report(
@@ -387,6 +401,10 @@ def export(
         tokenizer=tokenizer,
         group=group,
         pure=pure,
+        calibration=None if calibrate is None else Calibration(calibrate, sequences, length),
+        act_order=act_order,
+        damp=damp,
+        symmetric=symmetric,
         force=force,
         threads=threads,
         report=report,

@@ -18,6 +18,7 @@ namespace py = pybind11;
 
 void register_errors(py::module_& module);
 void register_format(py::module_& module);
+void register_gptq(py::module_& module);
 void register_text(py::module_& module);
 void register_sampler(py::module_& module);
 void register_hooks(py::module_& module);

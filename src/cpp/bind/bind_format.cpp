@@ -37,8 +37,8 @@ format : str
 array : numpy.ndarray
     float32 [columns] or [rows, columns], C-contiguous; the format's group divides the columns.
 importance : numpy.ndarray, optional
-    float32 [columns], 0 or more: how much the squared error of each column counts where a scale is searched for
-    (K-quants). Other formats pass over it.
+    float32 [columns], 0 or more: how much the squared error of each column counts. Formats of 2 to 6 bits search for
+    the scales that lose least by it; others pass over it.
 threads : int, optional
     How many threads share the rows; all that this process may use if not given. The bytes do not depend on it.
 
@@ -54,8 +54,8 @@ ValueError
 
 Notes
 -----
-Formats that ggml rounds to nearest are those of its reference, byte for byte. K-quants are our own search for the least
-sum of squared errors.
+Without an importance, formats that ggml rounds to nearest are those of its reference, byte for byte. K-quants are our own
+search for the least sum of squared errors.
 
 Examples
 --------

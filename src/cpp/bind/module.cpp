@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   module.attr("__version__") = LLAMA2CPP_VERSION;
   llama2cpp::bind::register_errors(module);
   llama2cpp::bind::register_format(module);
+  llama2cpp::bind::register_gptq(module);
   llama2cpp::bind::register_text(module);
   llama2cpp::bind::register_sampler(module);
   llama2cpp::bind::register_session(module);

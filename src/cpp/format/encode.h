@@ -57,6 +57,11 @@ inline Affine affine_codes(const float* x, int max_code, Codes32& codes) {
   return {d, minimum};
 }
 
+// The same blocks where errors weigh differently: of a search for the least sum of importance * error^2 and what is above,
+// the better. Numbers are those that the block's halves can store.
+float fitted_symmetric_codes(const float* x, const float* importance, int half_range, Codes32& codes);
+Affine fitted_affine_codes(const float* x, const float* importance, int max_code, Codes32& codes);
+
 // Byte i of 16 gets the low halves of codes i and i + 16.
 inline void put_nibbles(std::byte* p, const Codes32& codes) {
   for (std::size_t i = 0; i < 16; ++i) put_byte(p + i, (codes[i] & 15U) | (codes[i + 16] & 15U) << 4);

@@ -48,8 +48,7 @@ struct Format {
   // there are integers; a format without a group of its own takes any range.
   void (*decode)(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out);
   // The opposite, for export: `count` values, whole groups of them, to plane 0. `importance` [count] weighs the errors
-  // where there are scales to search (K-quants); null, or for other formats, all count alike. Values are finite, except
-  // for floats. Null where this project does not write the format.
+  // in formats of 2 to 6 bits; null, or for other formats, all count alike. Values are finite, except for floats. Null where this project does not write the format.
   void (*encode)(const float* values, const float* importance, std::int64_t count, std::byte* out);
 
   // Columns [32 * block, 32 * block + 32) of one row, in the weight's order. Null where columns do not come in blocks of 32

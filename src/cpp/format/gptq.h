@@ -93,7 +93,8 @@ void integers_gptq(const Weight& weight, std::int64_t row, std::int64_t block, I
   out.zero = group.zero - kGptqOffset<kBits>;
 }
 
-// Each Weight says its own group. Nothing is encoded through a Format: one plane could not hold the scales.
+// Each Weight says its own group. Nothing is encoded through a Format, as one plane could not hold the scales:
+// gptq_encode.h writes all of them.
 template <int kBits, int kStoredLess>
 constexpr Format gptq_format(std::string_view name) {
   return {.name = name,

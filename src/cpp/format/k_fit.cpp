@@ -274,7 +274,48 @@ constexpr std::array<float, 256> kAllAlike = [] {
   return ones;
 }();
 
+// The weighed error of a block of 32 alone, whose numbers are d * (code - offset) + minimum.
+float error_of(const float* x, const float* w, const Codes32& codes, float d, float offset, float minimum) {
+  std::array<float, kLanes> sums{};
+  for (std::size_t i = 0; i < 32; ++i) {
+    const float error = x[i] - (d * (static_cast<float>(codes[i]) - offset) + minimum);
+    sums[i % kLanes] += w[i] * (error * error);
+  }
+  return total(sums);
+}
+
+float stored(float value) { return half_to_float(finite_half(static_cast<double>(value))); }
+
 }  // namespace
+
+float fitted_symmetric_codes(const float* x, const float* importance, int half_range, Codes32& codes) {
+  const auto half = static_cast<float>(half_range);
+  const float plain = stored(symmetric_codes(x, half_range, codes));
+  const Fit fit = search_symmetric<32>(x, importance, moments_of<32>(x, importance), half_range);
+  const float d = stored(fit.scale);
+  const Rounding round{inverse_of(d), 0.0F, -half, half - 1.0F};
+  Codes32 fitted;
+  for (std::size_t i = 0; i < 32; ++i)
+    fitted[i] = static_cast<std::uint32_t>(static_cast<int>(round(x[i])) + half_range);
+  if (!(error_of(x, importance, fitted, d, half, 0.0F) < error_of(x, importance, codes, plain, half, 0.0F)))
+    return plain;
+  codes = fitted;
+  return d;
+}
+
+Affine fitted_affine_codes(const float* x, const float* importance, int max_code, Codes32& codes) {
+  const Affine given = affine_codes(x, max_code, codes);
+  const Affine plain{stored(given.d), stored(given.minimum)};
+  const Fit fit = search_affine<32>(x, importance, moments_of<32>(x, importance), max_code);
+  const Affine better{stored(fit.scale), stored(-fit.minimum)};
+  const Rounding round = rounding_of({better.d, -better.minimum}, 0.0F, static_cast<float>(max_code));
+  Codes32 fitted;
+  for (std::size_t i = 0; i < 32; ++i) fitted[i] = static_cast<std::uint32_t>(round(x[i]));
+  const float error = error_of(x, importance, fitted, better.d, 0.0F, better.minimum);
+  if (!(error < error_of(x, importance, codes, plain.d, 0.0F, plain.minimum))) return plain;
+  codes = fitted;
+  return better;
+}
 
 template <int kGroup>
 KBlock fit_affine(const float* x, const float* importance, int max_code, int max_scale) {

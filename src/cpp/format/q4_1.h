@@ -20,11 +20,13 @@ inline void integers_q4_1(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
-// As ggml's reference.
-inline void encode_q4_1(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+// As ggml's reference, where all errors count alike.
+inline void encode_q4_1(const float* values, const float* importance, std::int64_t count, std::byte* out) {
   Codes32 codes;
-  for (const float* const end = values + count; values < end; values += 32, out += 20) {
-    const Affine fit = affine_codes(values, 15, codes);
+  for (std::int64_t i = 0; i < count; i += 32, out += 20) {
+    const float* const x = values + i;
+    const Affine fit =
+        importance == nullptr ? affine_codes(x, 15, codes) : fitted_affine_codes(x, importance + i, 15, codes);
     put_half(out, fit.d);
     put_half(out + 2, fit.minimum);
     put_nibbles(out + 4, codes);

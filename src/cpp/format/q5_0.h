@@ -19,11 +19,13 @@ inline void integers_q5_0(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
-// As ggml's reference.
-inline void encode_q5_0(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+// As ggml's reference, where all errors count alike.
+inline void encode_q5_0(const float* values, const float* importance, std::int64_t count, std::byte* out) {
   Codes32 codes;
-  for (const float* const end = values + count; values < end; values += 32, out += 22) {
-    put_half(out, symmetric_codes(values, 16, codes));
+  for (std::int64_t i = 0; i < count; i += 32, out += 22) {
+    const float* const x = values + i;
+    put_half(out, importance == nullptr ? symmetric_codes(x, 16, codes)
+                                        : fitted_symmetric_codes(x, importance + i, 16, codes));
     put_fifth_bits(out + 2, codes);
     put_nibbles(out + 6, codes);
   }

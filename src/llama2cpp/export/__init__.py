@@ -10,7 +10,8 @@ Examples
 ', there was a little girl named Lily. She'
 """
 
+from .calibration import Calibration
 from .comparison import Comparison, TensorDifference, compare
 from .conversion import Conversion, convert
 
-__all__ = ["Comparison", "Conversion", "TensorDifference", "compare", "convert"]
+__all__ = ["Calibration", "Comparison", "Conversion", "TensorDifference", "compare", "convert"]

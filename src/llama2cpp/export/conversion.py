@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..new_files import new_file, new_folder, refuse_existing
-from . import gguf_file, hf_folder, llama2c_file
-from .mixtures import ALIASES
+from . import gguf_file, gptq_folder, hf_folder, llama2c_file
+from .calibration import Calibration, importance_of_inputs
+from .gptq import BITS, Settings
+from .mixtures import ALIASES, FLOATS
 from .source import Array, Source
 from .vocabulary import Vocabulary
 
@@ -65,6 +67,10 @@ def convert(
     group: int | None = None,
     pure: bool = False,
     importance: Mapping[str, Array] | None = None,
+    calibration: str | PathLike[str] | Calibration | None = None,
+    act_order: bool = True,
+    damp: float = 0.01,
+    symmetric: bool = True,
     force: bool = False,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -85,18 +91,28 @@ def convert(
         ``.gguf``: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", or one of llama.cpp's mixtures "q2_k",
         "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k" ("q3_k", "q4_k" and
         "q5_k" are their "_m"). ``.bin``: "f32" or "v0" (for llama2.c's run), "v1", "int8" or "v2" (for its runq). A
-        folder: "f32", "f16", "bf16". Without it a ``.bin`` gets "f32", and others what all matrices of the source have
-        if that is a float format, else "f16".
+        folder: "f32", "f16", "bf16"; "gptq4", "gptq8", "gptq3", "gptq2". Without it a ``.bin`` gets "f32", and others
+        what all matrices of the source have if that is a float format, else "f16".
     tokenizer : str, path or Tokenizer, optional
         As in `load`, where the source has none or another is wanted.
     group : int, optional
         Version 2 of llama2.c: how many int8 values share a scale. As llama2.c chooses if not given: 64, or its largest
-        half, quarter ... that divides all rows.
+        half, quarter ... that divides all rows. GPTQ: how many columns share a scale, or -1 for a whole row; 128 if not
+        given.
     pure : bool
         GGUF: all matrices get the format's own type, and not llama.cpp's mixture.
     importance : mapping of str to numpy.ndarray, optional
-        GGUF's K-quants: by llama2.c's name of a weight float32 [columns], how much the squared error of a column
-        counts, such as the mean square of what that column is multiplied by.
+        GGUF's types of 2 to 6 bits: by llama2.c's name of a weight float32 [columns], how much the squared error of a
+        column counts, such as the mean square of what that column is multiplied by.
+    calibration : path or Calibration, optional
+        Text of the kind that the model is for. GPTQ needs it: matrices are rounded for the inputs that they have on it.
+        GGUF's types of 2 to 6 bits take their importance from it.
+    act_order : bool
+        GPTQ: round the columns whose inputs are largest first (``desc_act``).
+    damp : float
+        GPTQ: how much of the mean square of all inputs is added to each one's.
+    symmetric : bool
+        GPTQ: one zero for all groups; else each has its own, and the folder is of GPTQ's version 2.
     force : bool
         Replace a target that exists.
     threads : int, optional
@@ -137,15 +153,24 @@ def convert(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder")
     begun = time.perf_counter()
+    if format in BITS:
+        settings = Settings(BITS[format], 128 if group is None else group, act_order, damp, symmetric)
+    text = _calibration(calibration, container, format, importance)
     given = tokenizer is not None or isinstance(source, Model)
     model = source if isinstance(source, Model) else load(source, tokenizer=tokenizer, threads=threads)
     try:
         job = _Job(Source(model), path, format or _same_width(Source(model), container), progress)
         job.take_vocabulary(model, given=given)
+        sequences = [] if text is None else job.take_text(model, text)
         if container == "llama2.c":
             formats = job.write_llama2c(group, force=force)
         elif container == "gguf":
+            gguf_file.require_library()
+            if sequences:
+                importance = importance_of_inputs(model, sequences, progress=progress)
             formats = job.write_gguf(pure=pure, importance=importance or {}, threads=threads)
+        elif format in BITS:
+            formats = job.write_gptq(settings, sequences, threads=threads)
         else:
             formats = job.write_folder(threads=threads)
     finally:
@@ -174,11 +199,30 @@ def _check_format(path: Path, format: str | None) -> tuple[str, str | None]:
         ".gguf": ("gguf", gguf_file.FORMATS),
         ".bin": ("llama2.c", tuple(llama2c_file.FORMATS)),
     }
-    container, formats = known.get(suffix, ("folder", tuple(hf_folder.FORMATS)))
+    container, formats = known.get(suffix, ("folder", (*hf_folder.FORMATS, *gptq_folder.FORMATS)))
     if format is not None and format.lower() not in formats:
         what = {"gguf": "a .gguf file", "llama2.c": "a .bin file", "folder": "a Hugging Face folder"}[container]
         raise ValueError(f"{what} ({path}) has no format {format!r}, expected one of: {', '.join(formats)}")
     return container, None if format is None else format.lower()
+
+
+def _calibration(
+    given: str | PathLike[str] | Calibration | None,
+    container: str,
+    format: str | None,
+    importance: Mapping[str, Array] | None,
+) -> Calibration | None:
+    """Give the text that a format is to be fitted to. ValueError where it is missing, or of no use."""
+    if given is None:
+        if format in BITS:
+            raise ValueError(f"{format} needs calibration text: pass calibration=FILE (--calibrate FILE)")
+        return None
+    if importance is not None:
+        raise ValueError("calibration and importance are both given, and one is made of the other")
+    if format not in BITS and (container != "gguf" or format in (None, *FLOATS, "q8_0")):
+        what = format or "not given"
+        raise ValueError(f"calibration text is for GPTQ and for GGUF's types of less than 8 bits, the format is {what}")
+    return given if isinstance(given, Calibration) else Calibration(given)
 
 
 def _same_width(source: Source, container: str) -> str:
@@ -261,18 +305,42 @@ class _Job:
                 )
         return formats
 
+    def take_text(self, model: Model, text: Calibration) -> list[list[int]]:
+        sequences = text.tokens(model)
+        count, enough = sum(map(len, sequences)), max(self.source.config.dim, self.source.config.hidden_dim)
+        if count < enough:
+            self.notes.append(f"the calibration text has {count} tokens, and matrices have up to {enough} columns")
+        return sequences
+
+    def write_gptq(
+        self, settings: Settings, sequences: Sequence[Sequence[int]], *, threads: int | None
+    ) -> dict[str, str]:
+        gptq_folder.check(self.source, settings)
+        formats = gptq_folder.formats_of(self.source, self.format)
+        config = hf_folder.config_json(self.source, gptq_folder.FLOAT, self.vocabulary)
+        source = _Checked(self.source, formats)
+        self.notes += gptq_folder.notes(self.source, settings)
+        with new_folder(self.path) as begun:
+            self._write_tokenizer(begun)
+            self.notes += gptq_folder.write(begun, source, config, settings, sequences, self.progress, threads=threads)
+        self.tokenizer = self.path if self.vocabulary is not None else None
+        return formats
+
     def write_folder(self, *, threads: int | None) -> dict[str, str]:
         config = hf_folder.config_json(self.source, hf_folder.FORMATS[self.format][1], self.vocabulary)
         source = _Checked(self.source, dict.fromkeys(self.source.names(), self.format))
         with new_folder(self.path) as begun:
-            if self.source_folder is not None:
-                hf_folder.copy_tokenizer(self.source_folder, begun)
-            else:
-                seq_len = self.source.config.seq_len
-                self._try("tokenizer.json", lambda vocabulary: hf_folder.write_tokenizer(begun, vocabulary, seq_len))
+            self._write_tokenizer(begun)
             formats = hf_folder.write(begun, source, self.format, config, self.progress, threads=threads)
         self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
+
+    def _write_tokenizer(self, folder: Path) -> None:
+        if self.source_folder is not None:
+            hf_folder.copy_tokenizer(self.source_folder, folder)
+        else:
+            seq_len = self.source.config.seq_len
+            self._try("tokenizer.json", lambda vocabulary: hf_folder.write_tokenizer(folder, vocabulary, seq_len))
 
     def _try(self, what: str, make: Callable[[Vocabulary], bytes | None]) -> bytes | None:
         """Make something of the tokenizer; where that cannot be, the tokenizer stays behind, with a note."""

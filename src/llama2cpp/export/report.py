@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._core import Sampler
+from .calibration import Calibration
 from .comparison import Comparison, compare
 from .conversion import Conversion, convert
 
@@ -31,6 +32,10 @@ def export_and_report(
     tokenizer: Path | None,
     group: int | None,
     pure: bool,
+    calibration: Calibration | None,
+    act_order: bool,
+    damp: float,
+    symmetric: bool,
     force: bool,
     threads: int | None,
     report: bool,
@@ -44,7 +49,18 @@ def export_and_report(
     with load(source, tokenizer=tokenizer, threads=threads) as model:
         with _progress(f"{target}") as progress:
             done = convert(
-                model, target, format, group=group, pure=pure, force=force, threads=threads, progress=progress
+                model,
+                target,
+                format,
+                group=group,
+                pure=pure,
+                calibration=calibration,
+                act_order=act_order,
+                damp=damp,
+                symmetric=symmetric,
+                force=force,
+                threads=threads,
+                progress=progress,
             )
         found: Comparison | None = None
         if report:
@@ -112,12 +128,12 @@ def _progress(what: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[bool, Any] = {}
+        tasks: dict[str, Any] = {}
 
         def update(name: str, done: int, total: int) -> None:
-            kind = name == "predictions"
+            kind = name if name in ("predictions", "calibration") else ""
             if kind not in tasks:
-                tasks[kind] = bar.add_task(what, total=total, rate="")
+                tasks[kind] = bar.add_task("calibration" if kind == "calibration" else what, total=total, rate="")
             task = bar.tasks[tasks[kind]]
             per = "tokens/s" if kind else "weights/s"
             rate = "" if not task.speed else f"{_short(task.speed)} {per if total > 10_000 or kind else 'tensors/s'}"

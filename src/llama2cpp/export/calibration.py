@@ -1,0 +1,237 @@
+"""What the inputs of a model's matrices look like on some text: what quantisers want to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core, generation
+from .source import Array, Source
+
+if TYPE_CHECKING:
+    from ..hooks import HookPoint
+    from ..model import Model
+
+Progress = Callable[[str, int, int], None]
+Products = NDArray[np.float64]
+
+_ROWS_AT_ONCE = 4096  # inputs whose products are summed in float32, in blocks of 256; sums of those are float64
+
+_LEAST_IMPORTANCE = 0.01  # what a column counts that no input of the text has used, as a share of the mean
+
+# Which activation is the input of which matrices. A normalised one still lacks the norm's gain.
+INPUTS = {
+    "ln1.hook_normalized": ("attention.wq", "attention.wk", "attention.wv"),
+    "attn.hook_z": ("attention.wo",),
+    "ln2.hook_normalized": ("feed_forward.w1", "feed_forward.w3"),
+    "mlp.hook_post": ("feed_forward.w2",),
+}
+GAINS = {"ln1.hook_normalized": "attention_norm", "ln2.hook_normalized": "ffn_norm"}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Text that a quantiser looks at, and how much of it.
+
+    Attributes
+    ----------
+    text : path or sequence of int
+        A file, of the kind that the model will read and write; or token ids.
+    sequences : int
+        The most sequences of it. They are spread evenly over a longer text.
+    length : int
+        Tokens of a sequence, or the model's context if that is less. Where the tokenizer puts a first token before a
+        text, each sequence begins with it.
+
+    Raises
+    ------
+    ValueError
+        For less than one sequence or one token.
+
+    Examples
+    --------
+    >>> from llama2cpp.export import Calibration
+    >>> Calibration("README.md", sequences=8).length
+    512
+    """
+
+    text: str | PathLike[str] | Sequence[int]
+    sequences: int = 64
+    length: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("sequences", "length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"calibration: {name} is {getattr(self, name)}, expected 1 or more")
+
+    def tokens(self, model: Model) -> list[list[int]]:
+        """Cut the text into sequences.
+
+        Parameters
+        ----------
+        model : Model
+            Its tokenizer makes ids of a file.
+
+        Returns
+        -------
+        list of list of int
+            At least one, none of them empty; the last is shorter where the text ends.
+
+        Raises
+        ------
+        ValueError
+            If there is no token, or one that the model has not, or no tokenizer for a file.
+        OSError
+            If the file cannot be read.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> from llama2cpp.export import Calibration
+        >>> Calibration([1, 403, 407, 261, 378], length=3).tokens(llama2cpp.load("stories260K.bin"))
+        [[1, 403, 407], [261, 378]]
+        """
+        is_file = isinstance(self.text, str | PathLike)
+        prompt = Path(self.text).read_bytes() if isinstance(self.text, str | PathLike) else list(self.text)
+        ids = generation.to_ids(model, prompt)
+        bos = model.tokenizer.bos_id if is_file and model.tokenizer is not None else None
+        first = [bos] if bos is not None and ids[:1] == [bos] else []
+        rest = ids[len(first) :]
+        if not rest:
+            raise ValueError("the calibration text has no tokens")
+        unknown = [id for id in rest if not 0 <= id < model.config.vocab_size]
+        if unknown:
+            raise ValueError(
+                f"calibration: a token is {unknown[0]}, expected 0 to {model.config.vocab_size - 1}, the vocabulary"
+            )
+        each = max(1, min(self.length, model.context) - len(first))
+        begins = range(0, len(rest), each)
+        if len(begins) > self.sequences:  # whole ones, from its beginning to its end
+            last = len(rest) // each - 1
+            numbers = np.linspace(0, last, self.sequences).round().astype(int)
+            begins_chosen = [int(number) * each for number in numbers]
+        else:
+            begins_chosen = list(begins)
+        return [[*first, *rest[begin : begin + each]] for begin in begins_chosen]
+
+
+@dataclass
+class Hessian:
+    """X^T X / n of inputs X [n, columns] that come in pieces: float64 [columns, columns].
+
+    Products are summed in float32 for up to `_ROWS_AT_ONCE` inputs, in blocks of 256, and the sums of those in float64.
+    The same inputs in the same pieces give the same bits on any processor, with any number of threads.
+    """
+
+    columns: int
+    threads: int | None = None
+    count: int = 0
+    _sum: Products = field(init=False)
+    _rows: list[Array] = field(init=False, default_factory=list)
+    _waiting: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._sum = np.zeros((self.columns, self.columns))
+
+    def add(self, inputs: Array) -> None:
+        """Count float32 [n, columns] in. They must not change afterwards."""
+        self._rows.append(inputs)
+        self._waiting += len(inputs)
+        if self._waiting >= _ROWS_AT_ONCE:
+            self._take()
+
+    def _take(self) -> None:
+        if not self._rows:
+            return
+        inputs = np.ascontiguousarray(np.concatenate(self._rows), dtype=np.float32)
+        self._sum += _core.gram(inputs, self.threads)
+        self.count += len(inputs)
+        self._rows, self._waiting = [], 0
+
+    def mean(self) -> Products:
+        """Give the mean over all inputs so far."""
+        self._take()
+        return self._sum / max(self.count, 1)
+
+
+def check_finite(array: NDArray[Any], what: str) -> None:
+    """Raise ValueError where numbers are not finite."""
+    if not np.isfinite(array).all():
+        raise ValueError(f"calibration: {what} of the model on this text are not finite")
+
+
+def importance_of_inputs(
+    model: Model, sequences: Sequence[Sequence[int]], *, progress: Progress | None = None
+) -> dict[str, Array]:
+    """Measure how much each column of a matrix counts: the mean square of its input, relative to that of all inputs.
+
+    Parameters
+    ----------
+    model : Model
+        It runs as it is, one sequence after another.
+    sequences : sequence of sequence of int
+        The text, of `Calibration.tokens`.
+    progress : callable, optional
+        Called after each sequence with "calibration", the tokens that are done and that there are in all.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        float32 [columns] by llama2.c's name of each matrix; that of the output matrix is the embedding table's where
+        they are one.
+
+    Raises
+    ------
+    ValueError
+        Where activations are not finite.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp.export.calibration import importance_of_inputs
+    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> found = importance_of_inputs(model, [[1, 403, 407, 261, 378]])
+    >>> found["layers.0.feed_forward.w2.weight"].shape
+    (172,)
+    """
+    n_layers, source = model.config.n_layers, Source(model)
+    squares: dict[str, NDArray[np.float64]] = {}
+
+    def look(activation: Array, hook: HookPoint) -> None:
+        rows = np.square(activation.reshape(activation.shape[1], -1), dtype=np.float64)
+        if hook.name == last:  # normalised here: the model would compute logits for all tokens, too
+            rows /= rows.mean(axis=1, keepdims=True) + model.config.norm_eps
+        squares[hook.name] = squares.get(hook.name, 0.0) + rows.sum(axis=0)
+
+    last = f"blocks.{n_layers - 1}.hook_resid_post"
+    points = [f"blocks.{layer}.{point}" for layer in range(n_layers) for point in INPUTS]
+    total = sum(map(len, sequences))
+    done = 0
+    with model.hooks([([*points, last], look)]):
+        for ids in sequences:
+            model.session(context=len(ids)).prefill(ids)
+            done += len(ids)
+            if progress is not None:
+                progress("calibration", done, total)
+    result: dict[str, Array] = {}
+
+    def put(point: str, gain: str | None, matrices: Sequence[str]) -> None:
+        mean: NDArray[np.float64] = squares[point] / total
+        if gain is not None:
+            mean *= np.square(source.array(f"{gain}.weight", "interleaved"), dtype=np.float64)
+        check_finite(mean, f"the inputs at {point}")
+        mean = mean / (mean.mean() or 1.0) + _LEAST_IMPORTANCE
+        result.update((f"{matrix}.weight", mean.astype(np.float32)) for matrix in matrices)
+
+    for layer in range(n_layers):
+        for point, stems in INPUTS.items():
+            gain = f"layers.{layer}.{GAINS[point]}" if point in GAINS else None
+            put(f"blocks.{layer}.{point}", gain, [f"layers.{layer}.{stem}" for stem in stems])
+    put(last, "norm", ["tok_embeddings" if model.config.tied else "output"])
+    return result

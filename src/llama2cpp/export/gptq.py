@@ -1,0 +1,244 @@
+"""GPTQ (Frantar et al., 2022): each layer is rounded for the inputs that the rounded layers before it give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from .calibration import GAINS, INPUTS, Hessian, Products, check_finite
+from .source import MATRICES, Array, Source
+
+if TYPE_CHECKING:
+    from ..hooks import HookPoint
+
+BITS = {"gptq2": 2, "gptq3": 3, "gptq4": 4, "gptq8": 8}
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+_ATTENTION, _MLP = MATRICES[:4], MATRICES[4:]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How matrices are rounded.
+
+    Attributes
+    ----------
+    bits : int
+        Of a weight: 2, 3, 4 or 8.
+    group : int
+        Columns that share a scale, or -1 for a whole row.
+    act_order : bool
+        Columns are rounded in the order of their inputs' mean squares, largest first: ``desc_act``.
+    damp : float
+        This share of the mean of a Hessian's diagonal is added to it.
+    symmetric : bool
+        The zero is half of the range; else it follows each group.
+    search : bool
+        Look for the range with the least error in each group; else it holds all of the group.
+    """
+
+    bits: int = 4
+    group: int = 128
+    act_order: bool = True
+    damp: float = 0.01
+    symmetric: bool = True
+    search: bool = True
+
+    def __post_init__(self) -> None:
+        if self.group < 1 and self.group != -1:
+            raise ValueError(f"group is {self.group}, expected 1 or more, or -1 for one group")
+        if not 0 < self.damp < np.inf:
+            raise ValueError(f"damp is {self.damp}, expected a positive number")
+
+    @property
+    def version(self) -> int:
+        """Of the planes: 2 where zeros vary, because libraries disagree on what version 1 makes of a zero of 0."""
+        return 1 if self.symmetric else 2
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A matrix as GPTQ stores it.
+
+    Attributes
+    ----------
+    planes : dict of str to numpy.ndarray
+        qweight, qzeros, scales and g_idx.
+    weight : numpy.ndarray
+        float32 [rows, columns], what they stand for.
+    loss : float
+        The mean of its outputs' squared errors on the calibration text, summed over outputs, with the damping's share.
+    damp : float
+        What was added: more than the settings say, where that was not enough.
+    """
+
+    planes: dict[str, NDArray[Any]]
+    weight: Array
+    loss: float
+    damp: float
+
+
+def round_matrices(
+    weights: dict[str, Array], hessian: Products, settings: Settings, threads: int | None = None
+) -> dict[str, Rounded]:
+    """Round matrices that have one input.
+
+    Parameters
+    ----------
+    weights : dict of str to numpy.ndarray
+        float32 [rows, columns] by name.
+    hessian : numpy.ndarray
+        float64 [columns, columns]: the mean of x x^T over the inputs x.
+    settings : Settings
+        How.
+    threads : int, optional
+        How many threads compute. The bytes do not depend on it.
+
+    Returns
+    -------
+    dict of str to Rounded
+    """
+    order = np.arange(len(hessian), dtype=np.int32)
+    if settings.act_order:
+        order = np.argsort(-np.diag(hessian), kind="stable").astype(np.int32)
+        hessian = np.ascontiguousarray(hessian[np.ix_(order, order)])
+    factor, damp = _core.gptq_factor(hessian, settings.damp, threads)
+    rounded = {}
+    for name, weight in weights.items():
+        try:
+            stored = _core.gptq_encode(
+                weight,
+                factor,
+                order,
+                settings.bits,
+                settings.group,
+                settings.symmetric,
+                settings.search,
+                settings.version,
+                threads,
+            )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        planes = {part: stored[part] for part in PARTS}
+        rounded[name] = Rounded(planes, stored["weight"], stored["loss"], damp)
+    return rounded
+
+
+def quantise(
+    source: Source, sequences: Sequence[Sequence[int]], settings: Settings, *, threads: int | None = None
+) -> Iterator[tuple[str, Rounded]]:
+    """Round all matrices of a model's layers.
+
+    Parameters
+    ----------
+    source : Source
+        The model.
+    sequences : sequence of sequence of int
+        The text that it reads, of `Calibration.tokens`. Memory holds the residual stream of each token, half a layer in
+        float32, and a Hessian.
+    settings : Settings
+        How.
+    threads : int, optional
+        How many threads compute. The result does not depend on it.
+
+    Yields
+    ------
+    (str, Rounded)
+        llama2.c's name of each matrix, with rows in half-split rotary order: layer by layer wq, wk, wv, wo, w1, w3, w2.
+
+    Raises
+    ------
+    ValueError
+        For activations that are not finite, and for weights that are too large.
+    """
+    embedding = source.array("tok_embeddings.weight", "half_split")
+    streams = [np.ascontiguousarray(embedding[ids]) for ids in sequences]  # each [T, dim]
+    del embedding
+    for layer in range(source.config.n_layers):
+        for part in (_ATTENTION, _MLP):
+            half = _HalfLayer(source, layer, part, threads)
+            for point, stems in INPUTS.items():
+                if stems[0] not in part:
+                    continue
+                found = Hessian(source.shape(half.name(stems[0]))[1], threads)
+                half.run(streams, point, found.add)
+                hessian = found.mean()
+                check_finite(hessian, f"the inputs at blocks.{layer}.{point}")
+                yield from half.round(stems, hessian, settings)
+            if (layer + 1, part) != (source.config.n_layers, _MLP):
+                streams = half.run(streams)
+
+
+class _HalfLayer:
+    """The attention or the MLP of one layer as a model whose other half adds nothing, fed with residual streams."""
+
+    def __init__(self, source: Source, layer: int, part: tuple[str, ...], threads: int | None) -> None:
+        self._layer, self._threads = layer, threads
+        config = source.config.to_dict() | {"n_layers": 1, "vocab_size": 1, "tied": True, "rope_style": "half_split"}
+        if part is _ATTENTION:
+            config |= {"hidden_dim": 1}
+        else:
+            config |= {"n_heads": 1, "n_kv_heads": 1, "head_dim": 2, "rope_scaling": None, "rope_factors": ()}
+        self._config = _core.Config(**config)
+        dim, heads, hidden = self._config.dim, self._config.head_dim, self._config.hidden_dim
+        self._arrays = {
+            "tok_embeddings.weight": np.zeros((1, dim), np.float32),
+            "norm.weight": np.ones(dim, np.float32),
+        }
+        others = {
+            "attention.wq": (heads, dim),
+            "attention.wk": (heads, dim),
+            "attention.wv": (heads, dim),
+            "attention.wo": (dim, heads),
+            "feed_forward.w1": (hidden, dim),
+            "feed_forward.w2": (dim, hidden),
+            "feed_forward.w3": (hidden, dim),
+        }
+        for stem in MATRICES:
+            if stem not in part:
+                self._arrays[f"layers.0.{stem}.weight"] = np.zeros(others[stem], np.float32)
+        kept = [*GAINS.values(), *part]
+        for kind in [f"{stem}.{what}" for stem in kept for what in ("weight", "bias")]:
+            if f"layers.{layer}.{kind}" in source:
+                self._arrays[f"layers.0.{kind}"] = source.array(f"layers.{layer}.{kind}", "half_split")
+
+    def name(self, stem: str) -> str:
+        """Give the name of a matrix in the whole model."""
+        return f"layers.{self._layer}.{stem}.weight"
+
+    def round(self, stems: tuple[str, ...], hessian: Products, settings: Settings) -> Iterator[tuple[str, Rounded]]:
+        """Round some matrices, and go on with what has become of them."""
+        weights = {self.name(stem): self._arrays[f"layers.0.{stem}.weight"] for stem in stems}
+        rounded = round_matrices(weights, hessian, settings, self._threads)
+        for stem in stems:
+            self._arrays[f"layers.0.{stem}.weight"] = rounded[self.name(stem)].weight
+        yield from rounded.items()
+
+    def run(
+        self, streams: list[Array], point: str | None = None, look: Callable[[Array], None] | None = None
+    ) -> list[Array]:
+        """Give what comes out for each stream [T, dim], and show the inputs [T, columns] at a point."""
+        from ..model import from_arrays
+
+        gain = None if point not in GAINS else self._arrays[f"layers.0.{GAINS[point]}.weight"]
+        out = []
+        with from_arrays(self._config, self._arrays, threads=self._threads, kv="f32") as model:
+            names = [] if point is None else [f"blocks.0.{point}"]
+            for stream in streams:
+                with model.hooks([("hook_embed", _puts(stream))]):
+                    after, cache = model.run_with_cache([0] * len(stream), names, stop_at_layer=1)
+                out.append(after[0])
+                if look is not None:
+                    inputs = cache[names[0]].reshape(len(stream), -1)
+                    look(inputs if gain is None else inputs * gain)
+        return out
+
+
+def _puts(stream: Array) -> Callable[[Array, HookPoint], Array]:
+    """Make a hook that puts a stream [T, dim] in an activation's place."""
+    return lambda activation, hook: stream[None]

@@ -1,0 +1,180 @@
+"""Hugging Face folders of GPTQ: integers for the matrices of the layers, and float16 for all else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .. import _core
+from .gptq import BITS, PARTS, Settings, quantise
+from .hf_folder import weights_to_write
+from .source import MATRICES, Source
+
+Progress = Callable[[str, int], None]
+
+FORMATS = tuple(BITS)
+FLOAT = "float16"
+
+_DTYPES = {"qweight": "I32", "qzeros": "I32", "scales": "F16", "g_idx": "I32"}
+_WIDTHS = {"I32": 4, "F16": 2}
+
+
+def formats_of(source: Source, format: str) -> dict[str, str]:
+    """Give the format of each weight by llama2.c's name."""
+    return {name: format if _is_matrix(name) else "f16" for name in weights_to_write(source)}
+
+
+def _is_matrix(name: str) -> bool:
+    return name.startswith("layers.") and name.removesuffix(".weight").endswith(MATRICES)
+
+
+def check(source: Source, settings: Settings) -> None:
+    """Raise ValueError for a model whose matrices fill no whole words."""
+    for name in filter(_is_matrix, source.names()):
+        for size in source.shape(name):
+            if size * settings.bits % 32:
+                raise ValueError(
+                    f"{name} is {list(source.shape(name))}, and {size} values of {settings.bits} bits fill no whole "
+                    "32-bit words, which GPTQ's files are made of"
+                )
+
+
+def notes(source: Source, settings: Settings) -> list[str]:
+    """Give what some readers of the folder may refuse."""
+    columns = {source.shape(name)[1] for name in filter(_is_matrix, source.names())}
+    broken = sorted(count for count in columns if settings.group != -1 and count % settings.group)
+    if not broken:
+        return []
+    return [f"rows of {broken[0]} columns end with a smaller group than {settings.group}: some programs refuse that"]
+
+
+def quantization_config(settings: Settings) -> dict[str, Any]:
+    """Make config.json's entry, as transformers and GPTQModel read it."""
+    return {
+        "quant_method": "gptq",
+        "bits": settings.bits,
+        "group_size": settings.group,
+        "desc_act": settings.act_order,
+        "sym": settings.symmetric,
+        "lm_head": False,
+        "checkpoint_format": "gptq" if settings.version == 1 else "gptq_v2",
+        "pack_dtype": "int32",
+        "meta": {
+            "quantizer": [f"llama2cpp:{_core.__version__}"],
+            "damp_percent": settings.damp,
+            "true_sequential": True,
+            "static_groups": False,
+        },
+    }
+
+
+def write(
+    folder: Path,
+    source: Source,
+    config: dict[str, Any],
+    settings: Settings,
+    sequences: Sequence[Sequence[int]],
+    progress: Progress,
+    *,
+    threads: int | None,
+) -> list[str]:
+    """Write config.json and model.safetensors.
+
+    Parameters
+    ----------
+    folder : Path
+        It is there.
+    source : Source
+        The model.
+    config : dict
+        What `hf_folder.config_json` says of it.
+    settings : Settings
+        How matrices are rounded.
+    sequences : sequence of sequence of int
+        The text to look at, of `Calibration.tokens`.
+    progress : callable
+        Called with the name and the parameters of each weight that is done.
+    threads : int, optional
+        How many threads compute.
+
+    Returns
+    -------
+    list of str
+        What is worth knowing: matrices that needed more damping.
+    """
+    config = config | {"quantization_config": quantization_config(settings)}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    names = weights_to_write(source)
+    floats = [name for name in names if not _is_matrix(name)]
+    layout = _Layout()
+    for name in floats:
+        layout.add(_hugging_face(name), "F16", source.shape(name) if name in source else _bias_shape(source, name))
+    for layer in range(source.config.n_layers):
+        for stem in MATRICES:
+            name = f"layers.{layer}.{stem}.weight"
+            rows, columns = source.shape(name)
+            group = columns if settings.group == -1 else min(settings.group, columns)
+            groups = (columns - 1) // group + 1
+            shapes = {
+                "qweight": (columns * settings.bits // 32, rows),
+                "qzeros": (groups, rows * settings.bits // 32),
+                "scales": (groups, rows),
+                "g_idx": (columns,),
+            }
+            for part in PARTS:
+                layout.add(_plane(name, part), _DTYPES[part], shapes[part])
+    damped = []
+    with (folder / "model.safetensors").open("wb") as file:
+        layout.write_header(file)
+        for name in floats:
+            array = (
+                source.array(name, "half_split") if name in source else np.zeros(_bias_shape(source, name), np.float32)
+            )
+            _core.encode("f16", array, threads=threads).tofile(file)
+            progress(name, array.size)
+        for name, rounded in quantise(source, sequences, settings, threads=threads):
+            for part, plane in rounded.planes.items():
+                file.seek(layout.begin(_plane(name, part)))
+                plane.tofile(file)
+            if rounded.damp > settings.damp:
+                damped.append(f"{name} needed a damping of {rounded.damp:g}")
+            progress(name, rounded.weight.size)
+    return damped
+
+
+def _hugging_face(name: str) -> str:
+    return str(_core.rename_weight(name, "hugging_face"))
+
+
+def _plane(name: str, part: str) -> str:
+    return _hugging_face(name).removesuffix("weight") + part
+
+
+def _bias_shape(source: Source, name: str) -> tuple[int, ...]:
+    return source.shape(name.removesuffix("bias") + "weight")[:1]
+
+
+class _Layout:
+    """Where each tensor of a safetensors file lies."""
+
+    def __init__(self) -> None:
+        self._header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        self._end = 0
+        self._header_bytes = 0
+
+    def add(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        begin, self._end = self._end, self._end + int(np.prod(shape)) * _WIDTHS[dtype]
+        self._header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, self._end]}
+
+    def write_header(self, file: BinaryIO) -> None:
+        text = json.dumps(self._header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        file.write(len(text).to_bytes(8, "little") + text)
+        self._header_bytes = 8 + len(text)
+
+    def begin(self, name: str) -> int:
+        return self._header_bytes + int(self._header[name]["data_offsets"][0])
