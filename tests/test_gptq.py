@@ -180,7 +180,6 @@ def test_literal_words(folder: Path, bits: int, version: int) -> None:
     ("changes", "said"),
     [
         ({"quant_method": "awq"}, r'quant_method .*: "awq", expected "gptq"'),
-        ({"quant_method": "bitsandbytes"}, r'"bitsandbytes", expected "gptq"'),
         ({"quant_method": "fp8"}, r'"fp8", expected "gptq"'),
         ({"quant_method": "compressed-tensors"}, r'"compressed-tensors", expected "gptq"'),
         ({"quant_method": ...}, r'expected a member "quant_method"'),

@@ -353,6 +353,7 @@ def pull(
         "llama2cpp export stories260K.bin stories.bin -z tok512.bin --format int8",
         "llama2cpp export smollm2-135m smollm2-folder --format f16",
         "llama2cpp export smollm2-135m smollm2-gptq --format gptq4 --group-size 64 --calibrate book.txt",
+        "llama2cpp export smollm2-135m smollm2-int8 --format llm_int8 --calibrate book.txt",
     )
 )
 def export(
@@ -362,7 +363,7 @@ def export(
     ],
     format: Annotated[
         str | None,
-        typer.Option("--format", "-f", help="Such as q4_k, q8_0, f16, int8.", show_default="no loss, or f16"),
+        typer.Option("--format", "-f", help="Such as q4_k, q8_0, f16, int8, llm_int8.", show_default="no loss, or f16"),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="the source's own")
@@ -374,7 +375,9 @@ def export(
     pure: Annotated[bool, typer.Option("--pure", help="One type for all matrices of a GGUF.")] = False,
     calibrate: Annotated[
         Path | None,
-        typer.Option("--calibrate", help="Text that GPTQ and types of 2 to 6 bits are fitted to.", show_default=False),
+        typer.Option(
+            "--calibrate", help="Text that GPTQ, outliers and types of 2 to 6 bits are fitted to.", show_default=False
+        ),
     ] = None,
     sequences: Annotated[int, typer.Option(help="Sequences of that text, spread over it.", min=1)] = 64,
     length: Annotated[int, typer.Option(help="Tokens of each.", min=1)] = 512,

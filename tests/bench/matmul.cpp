@@ -82,7 +82,11 @@ Weight make_weight(const std::string& name, std::int64_t cols, std::int64_t mega
   const std::int64_t row_bytes = format.group > 0 ? cols / format.group * format.group_bytes : cols;
   w.rows = megabytes * 1000000 / row_bytes / 16 * 16;
   w.planes[0] = random_plane(w.rows * row_bytes, row_bytes);
-  if (format.name == "int8_group") {
+  if (format.name == "llm_int8") {  // inputs here have no outliers, but they are looked for
+    w.group = cols;
+    w.outlier_threshold = 6.0F;
+  }
+  if (format.group == 0) {
     w.planes[1].row_bytes = cols / w.group * 4;
     w.planes[1].owner = llama2cpp::Buffer::heap(static_cast<std::size_t>(w.rows * w.planes[1].row_bytes));
     w.planes[1].data = w.planes[1].owner.data();

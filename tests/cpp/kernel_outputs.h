@@ -15,6 +15,7 @@
 #include "block_outputs.h"
 #include "core/half.h"
 #include "kernel_inputs.h"
+#include "llm_int8_outputs.h"
 
 namespace kernel_outputs {
 
@@ -285,6 +286,8 @@ inline std::map<std::string, Bits> all(const KernelTable& table) {
   bits["matmul_int8"] = matmul_int8(table);
   bits["quantize"] = quantize(table);
   bits["quantize_blocks"] = quantize_blocks(table);
+  bits["matmul_llm_int8"] = matmul_llm_int8(table);
+  bits["quantize_row"] = quantize_row(table);
   return bits;
 }
 

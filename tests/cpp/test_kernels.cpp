@@ -107,6 +107,21 @@ const Planted kPlanted[] = {
          nudge(scales[blocks - 1]);
        };
      }},
+    {"matmul_llm_int8",
+     [](KernelTable& t) {
+       t.matmul_llm_int8 = [](const llama2cpp::LlmInt8Call& c) {
+         g_real->matmul_llm_int8(c);
+         nudge(c.out[(c.n_tokens - 1) * c.out_stride + (c.n_panels - 1) * 16 + c.last_rows - 1]);
+       };
+     }},
+    {"quantize_row",
+     [](KernelTable& t) {
+       t.quantize_row = [](const llama2cpp::LlmInt8Row& r) {
+         const std::int64_t count = g_real->quantize_row(r);
+         nudge(*r.scale);
+         return count;
+       };
+     }},
     {"matmul_int8",
      [](KernelTable& t) {
        t.matmul_int8 = [](const llama2cpp::Int8Block& b) {

@@ -17,6 +17,7 @@
 #include "core/thread_pool.h"
 #include "format/format.h"
 #include "format/int8_group.h"
+#include "format/llm_int8.h"
 #include "io/names.h"
 
 namespace llama2cpp::bind {
@@ -118,6 +119,38 @@ Examples
 >>> values, scales = _core.encode_int8_group(np.array([[127.0, 63.4, 0.0, 0.0]], dtype=np.float32), 2)
 >>> values.tolist(), scales.tolist()
 ([[127, 63, 0, 0]], [[1.0, 0.0]])
+)doc";
+
+constexpr const char* kLlmInt8Doc = R"doc(Numbers as LLM.int8() stores them, rounded as bitsandbytes rounds.
+
+Parameters
+----------
+array : numpy.ndarray
+    float32 [rows, columns], C-contiguous, magnitudes up to 65,504: the numbers are taken to float16 first.
+
+Returns
+-------
+(numpy.ndarray, numpy.ndarray)
+    int8 [rows, columns], and float32 [rows], the largest magnitude of each row: each number is near
+    int8 * largest / 127.
+
+Raises
+------
+ValueError
+    If a number is not finite or too large.
+
+Notes
+-----
+Dettmers and others, "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale", 2022. bitsandbytes calls the
+second array SCB.
+
+Examples
+--------
+>>> import numpy as np
+>>> from llama2cpp import _core
+>>> values, largest = _core.encode_llm_int8(np.array([[2.0, -1.0, 0.25, 0.0]], dtype=np.float32))
+>>> values.tolist(), largest.tolist()
+([[127, -64, 16, 0]], [2.0])
 )doc";
 
 constexpr const char* kRowBytesDoc = R"doc(How many bytes a row takes in a format.
@@ -290,6 +323,27 @@ py::tuple encode_groups(const FloatArray& array, std::int64_t group) {
   return py::make_tuple(std::move(values), std::move(scales));
 }
 
+py::tuple encode_rows(const FloatArray& array) {
+  LLAMA2CPP_CHECK(array.ndim() == 2, "the array has shape ", std::string(py::str(array.attr("shape"))),
+                  ", expected two dimensions");
+  const Rows rows = rows_of(array);
+  py::array_t<std::int8_t> values(std::vector<py::ssize_t>{rows.count, rows.columns});
+  py::array_t<float> largest(rows.count);
+  const float* const from = array.data();
+  std::int8_t* const q = values.mutable_data();
+  float* const most = largest.mutable_data();
+  {
+    const ReleasedGil released;
+    check_range(from, rows.count * rows.columns, -kLargest, kLargest, "number");
+    share_rows(rows, std::nullopt, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        most[r] = encode_llm_int8(from + r * rows.columns, rows.columns, q + r * rows.columns);
+      }
+    });
+  }
+  return py::make_tuple(std::move(values), std::move(largest));
+}
+
 std::optional<std::string> rename_weight(const std::string& name, const std::string& family) {
   constexpr std::pair<std::string_view, Naming> kFamilies[] = {
       {"llama2.c", Naming::meta}, {"hugging_face", Naming::hugging_face}, {"gguf", Naming::gguf}};
@@ -310,6 +364,7 @@ void register_format(py::module_& module) {
              py::arg("threads") = py::none(), kEncodeDoc);
   module.def("decode", &decode, py::arg("format"), py::arg("data").noconvert(), kDecodeDoc);
   module.def("encode_int8_group", &encode_groups, py::arg("array").noconvert(), py::arg("group"), kInt8GroupDoc);
+  module.def("encode_llm_int8", &encode_rows, py::arg("array").noconvert(), kLlmInt8Doc);
   module.def(
       "row_bytes",
       [](const std::string& format, std::int64_t columns) { return row_bytes(find_row_format(format), columns); },

@@ -76,6 +76,8 @@ struct Weight {
   // Whether matmul rounds its input to int8, group by group, and multiplies integers; else it multiplies floats by the
   // decoded weights. Only for quantised formats; the model decides.
   bool int8_input = false;
+  // llm_int8: where an input is at least this large, its column is multiplied in float; 0: nowhere, but for fixed columns.
+  float outlier_threshold = 0.0F;
   std::array<Plane, 4> planes;
   Buffer order;   // i32 [cols]: the column that matmul takes at each place; empty: as they lie
   Buffer panels;  // the backend's packed copy; empty until then

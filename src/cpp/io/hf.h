@@ -95,6 +95,21 @@ std::optional<GptqSettings> read_gptq_settings(const HfFolder& folder, const Jso
 Weight gptq_weight(const Tensors& tensors, const std::string& module, const GptqSettings& settings, std::int64_t rows,
                    std::int64_t cols);
 
+struct LlmInt8Settings {
+  float threshold;  // 0: none
+  bool fixed;       // each weight brings its outlier columns along
+};
+
+// Nothing where bitsandbytes is not the way to quantise. Throws FormatError for its 4 bits, by their name.
+std::optional<LlmInt8Settings> read_llm_int8_settings(const Json& config);
+
+// Whether a tensor belongs to another, which is int8.
+bool is_llm_int8_part(const Tensors& tensors, const std::string& name);
+
+// The weight of this name ("model.layers.0.mlp.up_proj.weight"), which is int8.
+Weight llm_int8_weight(const Tensors& tensors, const std::string& name, const LlmInt8Settings& settings,
+                       std::int64_t rows, std::int64_t cols);
+
 // Sizes and constants from config.json. `tied` is its wish: a folder that has an output matrix all the same is not.
 // Throws FormatError for architectures that are not Llama's and for settings that would change the result in a way that
 // is not implemented.

@@ -10,6 +10,7 @@
 #include "format/bf16.h"
 #include "format/f16.h"
 #include "format/f32.h"
+#include "format/llm_int8.h"
 #include "io/checkpoint.h"
 #include "io/hf.h"
 
@@ -176,11 +177,11 @@ bool is_no_bias(const std::string& name, const Placed& placed, Part part, const 
                         mlp ? "mlp_bias" : "attention_bias"));
 }
 
-void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq, const HfBiases& biases,
-                 Checkpoint& checkpoint) {
+void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq,
+                 const std::optional<LlmInt8Settings>& int8, const HfBiases& biases, Checkpoint& checkpoint) {
   const Config& config = checkpoint.config;
   for (const auto& [name, placed] : tensors) {
-    if (is_harmless(name)) continue;
+    if (is_harmless(name) || (int8 && is_llm_int8_part(tensors, name))) continue;
     const std::string module = gptq ? quantised_module(name) : "";
     const std::string weight = module.empty() ? name : module + ".weight";
     const auto found = find_part(Naming::hugging_face, weight);
@@ -191,7 +192,11 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
                             " layers, so this folder computes something that this version does not"));
     }
     if (is_no_bias(name, placed, found->part, biases)) continue;
-    if (module.empty()) {
+    const bool matrix = !is_vector(found->part) && found->part != Part::tok_embeddings;
+    if (int8 && matrix && placed.tensor.dtype == "I8") {
+      const MatrixShape shape = part_shape(config, found->part);
+      checkpoint.weights.emplace(name, llm_int8_weight(tensors, name, *int8, shape.rows, shape.cols));
+    } else if (module.empty()) {
       if (!checkpoint.weights.emplace(name, weight_of(name, placed, found->part, config)).second) {
         throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there twice: quantised and not"));
       }
@@ -284,11 +289,13 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   checkpoint.file_format = "Hugging Face folder";
   checkpoint.naming = Naming::hugging_face;
   checkpoint.config = read_hf_config(config.root());
-  const std::optional<GptqSettings> gptq = read_gptq_settings(folder, config.root());
+  const std::optional<LlmInt8Settings> int8 = read_llm_int8_settings(config.root());
+  const auto gptq = int8 ? std::nullopt : read_gptq_settings(folder, config.root());
+  if (int8) checkpoint.file_format += cat(", ", kLlmInt8.name);
   if (gptq) checkpoint.file_format += cat(", ", gptq->format->name);
   const Tensors tensors = read_tensors(folder, path.file, use_mmap);
   const HfBiases biases = read_hf_biases(config.root());
-  add_weights(tensors, gptq, biases, checkpoint);
+  add_weights(tensors, gptq, int8, biases, checkpoint);
   // As in transformers: an output matrix that is there is the output.
   checkpoint.config.tied = checkpoint.config.tied && !checkpoint.weights.contains("lm_head.weight");
   check_biases(biases, checkpoint);

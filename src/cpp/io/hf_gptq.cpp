@@ -37,7 +37,7 @@ std::string_view text_or_gptq(const Json& settings, std::string_view name) {
 void refuse_settings(const Json& settings) {
   if (text_or_gptq(settings, "quant_method") != "gptq") {
     const Json method = settings.get("quant_method");
-    method.fail(cat(excerpt(method.string()), ", expected \"gptq\": others are not implemented"));
+    method.fail(cat(excerpt(method.string()), ", expected \"gptq\" or \"bitsandbytes\": others are not implemented"));
   }
   for (const std::string_view name : {"is_marlin_format", "rotation", "adapter"}) {
     const std::optional<Json> found = settings.find(name);

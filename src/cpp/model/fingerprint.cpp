@@ -112,6 +112,7 @@ void add_weight(Fnv1a128& hash, const std::string& name, const Weight& weight) {
   hash.add(weight.format->name);
   for (const std::int64_t size : {weight.rows, weight.cols, weight.group}) hash.add(size);
   for (const Plane& plane : weight.planes) add_plane(hash, plane, weight.rows);
+  if (weight.outlier_threshold > 0.0F) hash.add(weight.outlier_threshold);
 }
 
 }  // namespace

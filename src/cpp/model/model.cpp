@@ -110,7 +110,8 @@ Model::Model(Checkpoint checkpoint, const ModelOptions& options)
                   activations, "', expected one of: auto, f32, int8");
   const std::vector<Weight*> matrices = weights_.matrices();
   for (Weight* weight : matrices) {
-    const bool takes_int8 = in_blocks(*weight) || weight->format->name == "int8_group";
+    const std::string_view format = weight->format->name;
+    const bool takes_int8 = in_blocks(*weight) || format == "int8_group" || format == "llm_int8";
     weight->int8_input = takes_int8 && activations != "f32";
     int8_activations_ = int8_activations_ || weight->int8_input;
   }

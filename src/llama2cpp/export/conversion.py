@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..new_files import new_file, new_folder, refuse_existing
-from . import gguf_file, gptq_folder, hf_folder, llama2c_file
+from . import gguf_file, gptq_folder, hf_folder, llama2c_file, llm_int8
 from .calibration import Calibration, importance_of_inputs
 from .gptq import BITS, Settings
 from .mixtures import ALIASES, FLOATS
+from .outliers import outlier_columns
 from .source import Array, Source
 from .vocabulary import Vocabulary
 
@@ -91,8 +92,8 @@ def convert(
         ``.gguf``: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", or one of llama.cpp's mixtures "q2_k",
         "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k" ("q3_k", "q4_k" and
         "q5_k" are their "_m"). ``.bin``: "f32" or "v0" (for llama2.c's run), "v1", "int8" or "v2" (for its runq). A
-        folder: "f32", "f16", "bf16"; "gptq4", "gptq8", "gptq3", "gptq2". Without it a ``.bin`` gets "f32", and others
-        what all matrices of the source have if that is a float format, else "f16".
+        folder: "f32", "f16", "bf16"; "gptq4", "gptq8", "gptq3", "gptq2"; "llm_int8" (as bitsandbytes stores it). Without it
+        a ``.bin`` gets "f32", and others what all matrices of the source have if that is a float format, else "f16".
     tokenizer : str, path or Tokenizer, optional
         As in `load`, where the source has none or another is wanted.
     group : int, optional
@@ -106,7 +107,8 @@ def convert(
         column counts, such as the mean square of what that column is multiplied by.
     calibration : path or Calibration, optional
         Text of the kind that the model is for. GPTQ needs it: matrices are rounded for the inputs that they have on it.
-        GGUF's types of 2 to 6 bits take their importance from it.
+        GGUF's types of 2 to 6 bits take their importance from it. For "llm_int8" the columns whose input reaches 6 on it
+        are fixed as outliers, and go along in float16; without it they are decided as the model runs, for each token.
     act_order : bool
         GPTQ: round the columns whose inputs are largest first (``desc_act``).
     damp : float
@@ -172,7 +174,7 @@ def convert(
         elif format in BITS:
             formats = job.write_gptq(settings, sequences, threads=threads)
         else:
-            formats = job.write_folder(threads=threads)
+            formats = job.write_folder(model, sequences, threads=threads)
     finally:
         if model is not source:
             model.close()
@@ -199,7 +201,7 @@ def _check_format(path: Path, format: str | None) -> tuple[str, str | None]:
         ".gguf": ("gguf", gguf_file.FORMATS),
         ".bin": ("llama2.c", tuple(llama2c_file.FORMATS)),
     }
-    container, formats = known.get(suffix, ("folder", (*hf_folder.FORMATS, *gptq_folder.FORMATS)))
+    container, formats = known.get(suffix, ("folder", (*hf_folder.FORMATS, *gptq_folder.FORMATS, llm_int8.FORMAT)))
     if format is not None and format.lower() not in formats:
         what = {"gguf": "a .gguf file", "llama2.c": "a .bin file", "folder": "a Hugging Face folder"}[container]
         raise ValueError(f"{what} ({path}) has no format {format!r}, expected one of: {', '.join(formats)}")
@@ -219,9 +221,12 @@ def _calibration(
         return None
     if importance is not None:
         raise ValueError("calibration and importance are both given, and one is made of the other")
-    if format not in BITS and (container != "gguf" or format in (None, *FLOATS, "q8_0")):
-        what = format or "not given"
-        raise ValueError(f"calibration text is for GPTQ and for GGUF's types of less than 8 bits, the format is {what}")
+    of_use = format in (*BITS, llm_int8.FORMAT) or (container == "gguf" and format not in (None, *FLOATS, "q8_0"))
+    if not of_use:
+        raise ValueError(
+            "calibration text is for GPTQ, llm_int8 and GGUF's types of less than 8 bits, "
+            f"the format is {format or 'not given'}"
+        )
     return given if isinstance(given, Calibration) else Calibration(given)
 
 
@@ -307,6 +312,8 @@ class _Job:
 
     def take_text(self, model: Model, text: Calibration) -> list[list[int]]:
         sequences = text.tokens(model)
+        if self.format == llm_int8.FORMAT:  # which makes no sums over the text
+            return sequences
         count, enough = sum(map(len, sequences)), max(self.source.config.dim, self.source.config.hidden_dim)
         if count < enough:
             self.notes.append(f"the calibration text has {count} tokens, and matrices have up to {enough} columns")
@@ -326,12 +333,18 @@ class _Job:
         self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
 
-    def write_folder(self, *, threads: int | None) -> dict[str, str]:
-        config = hf_folder.config_json(self.source, hf_folder.FORMATS[self.format][1], self.vocabulary)
+    def write_folder(self, model: Model, sequences: Sequence[Sequence[int]], *, threads: int | None) -> dict[str, str]:
+        int8 = self.format == llm_int8.FORMAT
+        dtype = "float16" if int8 else hf_folder.FORMATS[self.format][1]
+        config = hf_folder.config_json(self.source, dtype, self.vocabulary)
         source = _Checked(self.source, dict.fromkeys(self.source.names(), self.format))
+        outliers = outlier_columns(model, sequences, progress=self._report) if sequences else None
         with new_folder(self.path) as begun:
             self._write_tokenizer(begun)
-            formats = hf_folder.write(begun, source, self.format, config, self.progress, threads=threads)
+            if int8:
+                formats = llm_int8.write(begun, source, config, outliers, self.progress, threads=threads)
+            else:
+                formats = hf_folder.write(begun, source, self.format, config, self.progress, threads=threads)
         self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
 

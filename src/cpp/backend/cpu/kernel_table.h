@@ -9,6 +9,7 @@
 
 #include "backend/arithmetic.h"
 #include "backend/cpu/block_panels.h"
+#include "backend/cpu/llm_int8.h"
 
 namespace llama2cpp {
 
@@ -106,6 +107,10 @@ struct KernelTable {
   // Rounds each 32 of x to int8: scale = largest / 127, q = x / scale, halves to even.
   //                                                x [32 * blocks] -> q the same, scales [blocks]
   void (*quantize_blocks)(const float* x, std::int64_t blocks, std::int8_t* q, float* scales);
+
+  // LLM.int8(): int8 weights with a scale for each whole row, outliers in float. quantize_row returns their number.
+  void (*matmul_llm_int8)(const LlmInt8Call& call);
+  std::int64_t (*quantize_row)(const LlmInt8Row& row);
 
   // sum of x[i]^2                                  x [n]
   float (*sum_squares)(const float* x, std::int64_t n);

@@ -13,6 +13,7 @@
 #include "backend/cpu/matmul_job.h"
 #include "backend/cpu/panels.h"
 #include "core/check.h"
+#include "format/llm_int8.h"
 
 namespace llama2cpp {
 namespace {
@@ -92,6 +93,8 @@ void CpuBackend::matmul(std::span<const Weight* const> weights, const Tensor& x,
                     " and x is ", shape_text(x), " but out is ", shape_text(outs[i]));
     LLAMA2CPP_CHECK(w.format->group <= 1 || cols % w.format->group == 0, "[matmul] w is ", shape_text(w),
                     ", and groups of ", w.format->group, " (", w.format->name, ") do not fill its rows");
+    LLAMA2CPP_CHECK(w.format != &kLlmInt8 || cols <= kMostLlmInt8Columns, "[matmul] w is ", shape_text(w), " (",
+                    w.format->name, "), expected at most ", kMostLlmInt8Columns, " columns");
     layouts.index(w);
     all_panels += panel_count(w);
   }

@@ -161,6 +161,8 @@ constexpr KernelTable make_table(const char* name) {
       .open_blocks = open_blocks,
       .widen_blocks = widen_blocks,
       .quantize_blocks = quantize_blocks,
+      .matmul_llm_int8 = matmul_llm_int8,
+      .quantize_row = quantize_row,
       .sum_squares = sum_squares,
       .scale = scale,
       .add = add_vectors,

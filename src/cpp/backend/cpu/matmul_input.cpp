@@ -2,9 +2,12 @@
 #include "backend/cpu/matmul_input.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "backend/cpu/panels.h"
+#include "format/llm_int8.h"
 
 namespace llama2cpp {
 
@@ -15,6 +18,16 @@ InputForm input_form(const Weight& weight) {
     form.order = {reinterpret_cast<const std::int32_t*>(weight.order.data()), static_cast<std::size_t>(weight.cols)};
   }
   if (!weight.int8_input) return form;
+  if (panel_form(weight) == PanelForm::llm_int8) {
+    form.kind = InputForm::Kind::llm_int8;
+    form.group = weight.cols;
+    form.halves = 1;
+    form.fixed = fixed_outliers(weight);
+    if (form.fixed.empty() && weight.outlier_threshold > 0.0F) {
+      form.limit = std::nextafter(weight.outlier_threshold, 0.0F);
+    }
+    return form;
+  }
   form.kind = blocks ? InputForm::Kind::blocks : InputForm::Kind::int8_group;
   form.group = blocks ? kBlockCols : weight.group;
   form.halves = blocks ? weight.format->blocks.halves : 1;
@@ -22,11 +35,12 @@ InputForm input_form(const Weight& weight) {
 }
 
 bool InputForm::operator==(const InputForm& other) const {
-  return kind == other.kind && group == other.group && halves == other.halves &&
-         std::equal(order.begin(), order.end(), other.order.begin(), other.order.end());
+  return kind == other.kind && group == other.group && halves == other.halves && limit == other.limit &&
+         std::ranges::equal(order, other.order) && std::ranges::equal(fixed, other.fixed);
 }
 
 std::int64_t step_cols(const InputForm& form) {
+  if (form.kind == InputForm::Kind::llm_int8) return form.group;
   if (form.kind != InputForm::Kind::int8_group) return kBlock;
   return std::max(std::int64_t{1}, 4 * kBlock / form.group) * form.group;
 }
@@ -40,7 +54,8 @@ InputLayout::InputLayout(InputForm form, std::int64_t cols) : form_(form), cols_
 }
 
 std::int64_t InputLayout::bytes(std::int64_t tokens) const {
-  const std::int64_t token = integers() ? groups_ * (4 + halves_ * 8 + quads_ * 4) : cols_ * 4;
+  const std::int64_t own = form_.own_outliers() ? 4 + 8 * outliers() : 4 * outliers();
+  const std::int64_t token = integers() ? groups_ * (4 + halves_ * 8 + quads_ * 4) + own : cols_ * 4;
   return (tokens * token + 63) / 64 * 64;
 }
 
@@ -53,8 +68,20 @@ Input InputLayout::at(std::byte* memory, std::int64_t tokens) const {
   input.scales = reinterpret_cast<float*>(memory);
   input.sums = input.scales + groups_ * tokens;
   input.starts = reinterpret_cast<std::int32_t*>(input.sums + groups_ * halves_ * tokens);
-  input.int8 = reinterpret_cast<std::int8_t*>(input.starts + groups_ * halves_ * tokens);
+  input.outliers = reinterpret_cast<float*>(input.starts + groups_ * halves_ * tokens);
+  std::int32_t* next = reinterpret_cast<std::int32_t*>(input.outliers + outliers() * tokens);
+  if (form_.own_outliers()) {
+    input.columns = next;
+    input.counts = input.columns + outliers() * tokens;
+    next = input.counts + tokens;
+  }
+  input.int8 = reinterpret_cast<std::int8_t*>(next);
   return input;
+}
+
+std::int64_t InputLayout::outliers() const {
+  if (form_.own_outliers()) return cols_;
+  return static_cast<std::int64_t>(form_.fixed.size());
 }
 
 Input InputLayout::tile(const Input& input, std::int64_t all_tokens, Range tokens, std::int64_t k) const {
@@ -62,6 +89,16 @@ Input InputLayout::tile(const Input& input, std::int64_t all_tokens, Range token
   const std::int64_t before = k * all_tokens + std::min(step_, cols_ - k) * tokens.begin;
   if (!integers()) return {.f32 = input.f32 + before};
   const std::int64_t groups = before / group_;
+  if (form_.kind == InputForm::Kind::llm_int8) {
+    const bool own = form_.own_outliers();
+    return {.int8 = input.int8 + tokens.begin * quads_ * 4,
+            .scales = input.scales + tokens.begin,
+            .starts = input.starts + tokens.begin,
+            .sums = input.sums + tokens.begin,
+            .outliers = input.outliers + tokens.begin * outliers(),
+            .columns = own ? input.columns + tokens.begin * cols_ : nullptr,
+            .counts = own ? input.counts + tokens.begin : nullptr};
+  }
   return {.int8 = input.int8 + groups * quads_ * 4,
           .scales = input.scales + groups,
           .starts = input.starts + groups * halves_,
@@ -84,10 +121,32 @@ void InputLayout::put(const KernelTable& kernels, const float* row, const Input&
     }
     return;
   }
+  if (!form_.fixed.empty()) {
+    auto* const others = reinterpret_cast<float*>(scratch);
+    std::copy_n(row, cols_, others);
+    float* out = tile(to, all_tokens, tokens, 0).outliers + t;
+    for (const std::int32_t column : form_.fixed) {
+      *out = std::exchange(others[column], 0.0F);
+      out += n;
+    }
+    row = others;
+    scratch += cols_ * 4;
+  }
   const bool in_place = all_tokens == 1 && group_ % 4 == 0;
   auto* const q_scales = reinterpret_cast<float*>(scratch);
   auto* const q = in_place ? to.int8 : reinterpret_cast<std::int8_t*>(q_scales + groups_);
-  if (form_.kind == InputForm::Kind::blocks) {
+  if (form_.kind == InputForm::Kind::llm_int8) {
+    const Input part = tile(to, all_tokens, tokens, 0);
+    const bool own = form_.own_outliers();
+    const std::int64_t count = kernels.quantize_row({.x = row,
+                                                     .n = cols_,
+                                                     .limit = form_.limit,
+                                                     .q = q,
+                                                     .scale = q_scales,
+                                                     .columns = own ? part.columns + t * cols_ : nullptr,
+                                                     .outliers = own ? part.outliers + t * cols_ : nullptr});
+    if (own) part.counts[t] = static_cast<std::int32_t>(count);
+  } else if (form_.kind == InputForm::Kind::blocks) {
     kernels.quantize_blocks(row, groups_, q, q_scales);
   } else {
     kernels.quantize(row, groups_, group_, q, q_scales);

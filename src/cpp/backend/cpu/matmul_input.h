@@ -1,6 +1,7 @@
 // The input of a matmul as the kernels read it: in tiles of tokens, normalised and, where a weight wants it, rounded.
 #pragma once
 
+#include <limits>
 #include <span>
 
 #include "backend/cpu/kernel_table.h"
@@ -11,14 +12,18 @@ namespace llama2cpp {
 
 // What a weight wants its input to be.
 struct InputForm {
-  enum class Kind : std::uint8_t { f32, int8_group, blocks };
+  enum class Kind : std::uint8_t { f32, int8_group, blocks, llm_int8 };
 
   Kind kind = Kind::f32;
-  std::int64_t group = 0;                 // int8_group: columns that share a scale
+  std::int64_t group = 0;                 // int8_group: columns that share a scale; llm_int8: all of them
   std::int64_t halves = 0;                // blocks: sums for each 32 columns
   std::span<const std::int32_t> order{};  // the column at each place; empty: as they lie
+  // llm_int8: what is above the limit is an outlier; or these columns are, whatever they hold.
+  float limit = std::numeric_limits<float>::infinity();
+  std::span<const std::int32_t> fixed{};
 
   bool operator==(const InputForm& other) const;
+  bool own_outliers() const { return limit < std::numeric_limits<float>::infinity(); }
 };
 
 InputForm input_form(const Weight& weight);
@@ -36,11 +41,14 @@ struct Tiles {
 // All tiles' columns of one step (what kernels go through at once) lie together, so that they stream past the weights:
 // [steps][tiles] of what follows, for a tile of n tokens. A group is a block of 32 in the form `blocks`.
 struct Input {
-  float* f32 = nullptr;            // [columns][n]
-  std::int8_t* int8 = nullptr;     // [groups][quads][n][4]
-  float* scales = nullptr;         // [groups][n]
-  std::int32_t* starts = nullptr;  // [groups][halves][n] minus the sum of the integers
-  float* sums = nullptr;           // blocks: [groups][halves][n] scale * the sum of the integers
+  float* f32 = nullptr;             // [columns][n]
+  std::int8_t* int8 = nullptr;      // [groups][quads][n][4]
+  float* scales = nullptr;          // [groups][n]
+  std::int32_t* starts = nullptr;   // [groups][halves][n] minus the sum of the integers
+  float* sums = nullptr;            // blocks: [groups][halves][n] scale * the sum of the integers
+  float* outliers = nullptr;        // llm_int8: [n][columns], or [fixed][n]
+  std::int32_t* columns = nullptr;  // [n][columns], where outliers are each token's own
+  std::int32_t* counts = nullptr;   // [n], likewise
 };
 
 class InputLayout {
@@ -51,7 +59,8 @@ class InputLayout {
   // Memory for an Input of some tokens, a multiple of 64, and for what `put` needs beside it.
   std::int64_t bytes(std::int64_t tokens) const;
   std::int64_t scratch_bytes() const {
-    return (integers() ? cols_ + groups_ * 4 : 0) + static_cast<std::int64_t>(form_.order.size_bytes());
+    const auto reordered = static_cast<std::int64_t>(form_.order.size_bytes());
+    return (integers() ? cols_ + groups_ * 4 : 0) + reordered + (form_.fixed.empty() ? 0 : cols_ * 4);
   }
   Input at(std::byte* memory, std::int64_t tokens) const;
 
@@ -69,6 +78,8 @@ class InputLayout {
   // One group's integers q [group], as place `t` of the tile's n, and as its g-th group.
   void put_group(const std::int8_t* q, float scale, const Input& to, std::int64_t n, std::int64_t t, std::int64_t g,
                  bool in_place) const;
+  // Outliers of a token, at most.
+  std::int64_t outliers() const;
   bool integers() const { return form_.kind != InputForm::Kind::f32; }
 
   InputForm form_;

@@ -59,6 +59,31 @@ void MatmulJob::multiply_groups(const Panels& panels, std::int64_t begin, std::i
   }
 }
 
+// Whole rows of int8 with their outliers.
+void MatmulJob::multiply_rows(const Panels& panels, std::int64_t begin, std::int64_t n) const {
+  for (std::int64_t i = 0; i < tiles.count; ++i) {
+    const Range part = tiles.of(i);
+    const Input tile = layout.tile(input, tiles.tokens, part, 0);
+    kernels.matmul_llm_int8({.panels = reinterpret_cast<const std::uint8_t*>(panels.data),
+                             .panel_stride = panels.stride,
+                             .n_panels = n,
+                             .quads = layout.quads(),
+                             .x = tile.int8,
+                             .x_scales = tile.scales,
+                             .x_starts = tile.starts,
+                             .n_tokens = part.end - part.begin,
+                             .fixed = static_cast<std::int64_t>(layout.form().fixed.size()),
+                             .x_fixed = tile.outliers,
+                             .counts = tile.counts,
+                             .columns = tile.columns,
+                             .x_outliers = tile.outliers,
+                             .outlier_stride = w.cols,
+                             .out = out.row(part.begin) + begin * kPanelRows,
+                             .out_stride = out.row_stride,
+                             .last_rows = last_rows(begin, n)});
+  }
+}
+
 // `to` begins at the first panel's place in out's first row.
 void MatmulJob::multiply_blocks(void (*kernel)(const BlockCall&), const std::uint8_t* panels, std::int64_t stride,
                                 float* to, std::int64_t to_stride, std::int64_t rows_of_last, std::int64_t n,
@@ -119,6 +144,8 @@ void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std
       return multiply_floats(kernels.matmul_bf16, halves, panels.stride / 2, begin, n, k, count);
     case PanelForm::int8_group:
       return multiply_groups(panels, begin, n, k, count);
+    case PanelForm::llm_int8:
+      return multiply_rows(panels, begin, n);
     case PanelForm::blocks:
       if (w.int8_input && tiles.tokens <= kFewTokens) {
         return multiply_blocks(kernels.matmul_blocks, reinterpret_cast<const std::uint8_t*>(panels.data), panels.stride,

@@ -60,6 +60,7 @@ struct MatmulJob {
                        std::int64_t n, std::int64_t k, std::int64_t count) const;
   void multiply_groups(const Panels& panels, std::int64_t begin, std::int64_t n, std::int64_t k,
                        std::int64_t count) const;
+  void multiply_rows(const Panels& panels, std::int64_t begin, std::int64_t n) const;
   void multiply_blocks(void (*kernel)(const BlockCall&), const std::uint8_t* panels, std::int64_t stride, float* to,
                        std::int64_t to_stride, std::int64_t rows_of_last, std::int64_t n, std::int64_t k,
                        std::int64_t count) const;

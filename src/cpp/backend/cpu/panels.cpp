@@ -3,9 +3,11 @@
 
 #include <cstring>
 
+#include "backend/cpu/llm_int8_panels.h"
 #include "core/half.h"
 #include "format/bf16.h"
 #include "format/f16.h"
+#include "format/llm_int8.h"
 
 namespace llama2cpp {
 namespace {
@@ -117,7 +119,7 @@ void pack_unit(const Weight& weight, std::int64_t first_row, std::int64_t rows, 
 
 PanelForm panel_form(const Weight& weight) {
   if (in_blocks(weight)) return PanelForm::blocks;
-  if (weight.int8_input) return PanelForm::int8_group;
+  if (weight.int8_input) return weight.format == &kLlmInt8 ? PanelForm::llm_int8 : PanelForm::int8_group;
   if (weight.format == &kF16) return PanelForm::f16;
   return weight.format == &kBF16 ? PanelForm::bf16 : PanelForm::f32;
 }
@@ -152,6 +154,8 @@ std::int64_t panel_bytes(const Weight& weight, std::int64_t cols) {
       return cols * kPanelRows * 2;
     case PanelForm::int8_group:
       return cols / weight.group * group_bytes(weight.group);
+    case PanelForm::llm_int8:
+      return cols / weight.cols * llm_int8_panel_bytes(weight);
     case PanelForm::blocks:
       break;
   }
@@ -171,6 +175,8 @@ void pack_panel(const Weight& weight, std::int64_t panel, std::int64_t begin, st
       return pack_half(weight, first_row, rows, begin, count, reinterpret_cast<std::uint16_t*>(out));
     case PanelForm::int8_group:
       return pack_int8(weight, first_row, rows, begin, count, out);
+    case PanelForm::llm_int8:
+      return pack_llm_int8(weight, first_row, rows, out);
     case PanelForm::blocks:
       return pack_unit(weight, first_row, rows, begin, count / kBlockCols, out);
   }

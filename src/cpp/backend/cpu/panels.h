@@ -3,6 +3,7 @@
 //   f32         [k][16 rows]                                    any format, decoded
 //   f16, bf16   [k][16 rows]                                    as they are
 //   int8_group  [group] of { [quad][16 rows][4 k], [16] f32 }   int8 weights + 128 with their scales (see Int8Block)
+//   llm_int8    { [quad][16 rows][4 k], [16] f32, ... }         int8 weights + 128, a scale for each row (see LlmInt8Call)
 //   blocks      units of 256 columns (see block_panels.h)       formats that have integers, in the weight's order
 #pragma once
 
@@ -13,7 +14,7 @@
 
 namespace llama2cpp {
 
-enum class PanelForm : std::uint8_t { f32, f16, bf16, int8_group, blocks };
+enum class PanelForm : std::uint8_t { f32, f16, bf16, int8_group, blocks, llm_int8 };
 
 PanelForm panel_form(const Weight& weight);
 

@@ -12,6 +12,7 @@
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/llama2c_reference.h"
 #include "backend/cpu/reference_blocks.h"
+#include "backend/cpu/reference_llm_int8.h"
 #include "core/half.h"
 
 namespace llama2cpp {
@@ -237,6 +238,8 @@ constexpr KernelTable kTable{
     .open_blocks = reference_open_blocks,
     .widen_blocks = reference_widen_blocks,
     .quantize_blocks = reference_quantize_blocks,
+    .matmul_llm_int8 = reference_matmul_llm_int8,
+    .quantize_row = reference_quantize_row,
     .sum_squares = sum_squares,
     .scale = scale,
     .add = add,

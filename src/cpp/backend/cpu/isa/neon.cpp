@@ -236,6 +236,7 @@ std::int64_t score_many(const ScoresOf<T>&) {
 #include "backend/cpu/attention.inl"
 #include "backend/cpu/matmul_blocks.inl"
 #include "backend/cpu/open_blocks.inl"
+#include "backend/cpu/llm_int8.inl"
 #include "backend/cpu/matmul.inl"
 #include "backend/cpu/isa/doubles_neon.inl"
 #include "backend/cpu/llama2c_order.inl"

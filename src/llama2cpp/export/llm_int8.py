@@ -1,0 +1,148 @@
+"""Hugging Face folders whose matrices are LLM.int8(), as transformers and bitsandbytes write and read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from .hf_folder import Progress, weights_to_write
+from .outliers import THRESHOLD, Columns
+from .source import MATRICES, Source
+
+FORMAT = "llm_int8"
+_OTHERS = "f16"  # embeddings, gains, biases and the output matrix, as in transformers
+
+
+def formats_of(source: Source) -> dict[str, str]:
+    """Give each weight's format by llama2.c's name: the layers' matrices are int8, all else is float16."""
+    return {name: FORMAT if _is_matrix(name) else _OTHERS for name in weights_to_write(source)}
+
+
+def settings(*, fixed: bool) -> dict[str, Any]:
+    """Make config.json's ``quantization_config``. `fixed`: outlier columns go along with each matrix."""
+    result: dict[str, Any] = {
+        "quant_method": "bitsandbytes",
+        "load_in_8bit": True,
+        "load_in_4bit": False,
+        "llm_int8_threshold": THRESHOLD,
+        "llm_int8_skip_modules": ["lm_head"],
+        "llm_int8_has_fp16_weight": False,
+        "llm_int8_enable_fp32_cpu_offload": False,
+    }
+    return result | ({"llama2cpp_fixed_outliers": True} if fixed else {})
+
+
+def write(
+    folder: Path,
+    source: Source,
+    config: dict[str, Any],
+    outliers: Mapping[str, Columns] | None,
+    progress: Progress,
+    *,
+    threads: int | None,
+) -> dict[str, str]:
+    """Write config.json and model.safetensors, one weight after another.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they go.
+    source : Source
+        The model.
+    config : dict
+        What config.json says of the model but its quantisation.
+    outliers : mapping of str to numpy.ndarray, optional
+        The columns of each matrix that are always multiplied in float, int32 [n], ascending, by llama2.c's name. Two
+        tensors more for each matrix: transformers passes over them, and decides for itself. If not given, engines
+        decide by each input.
+    progress : callable
+        Called after each weight with its name and the parameters that it has.
+    threads : int, optional
+        How many threads encode.
+
+    Returns
+    -------
+    dict of str to str
+        The format of each weight by llama2.c's name.
+    """
+    config = config | {"quantization_config": settings(fixed=outliers is not None)}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    formats = formats_of(source)
+    shapes = {tensor: facts for name in formats for tensor, facts in _tensors(source, name, formats[name], outliers)}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    # As the safetensors library does: wider types first, so that all lie aligned.
+    for tensor, (dtype, shape) in sorted(shapes.items(), key=lambda item: (-_BYTES[item[1][0]], item[0])):
+        begin, end = end, end + int(np.prod(shape)) * _BYTES[dtype]
+        header[tensor] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, format in formats.items():
+            array = source.array(name, "half_split") if name in source else np.zeros(_shape(source, name), np.float32)
+            for tensor, data in _encoded(name, format, array, outliers, threads):
+                file.seek(8 + len(text) + header[tensor]["data_offsets"][0])
+                file.write(data.tobytes())
+            progress(name, array.size)
+    return formats
+
+
+_BYTES = {"I8": 1, "U8": 1, "F16": 2, "F32": 4, "I32": 4}
+
+
+def _is_matrix(name: str) -> bool:
+    return name.endswith(tuple(f"{stem}.weight" for stem in MATRICES))
+
+
+def _shape(source: Source, name: str) -> tuple[int, ...]:
+    return source.shape(name) if name in source else source.shape(name.removesuffix("bias") + "weight")[:1]
+
+
+def _tensors(
+    source: Source, name: str, format: str, outliers: Mapping[str, Columns] | None
+) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+    """Give name, type and shape of each tensor that a weight becomes."""
+    full, shape = str(_core.rename_weight(name, "hugging_face")), _shape(source, name)
+    if format != FORMAT:
+        yield full, ("F16", shape)
+        return
+    module = full.removesuffix(".weight")
+    yield full, ("I8", shape)
+    yield f"{module}.SCB", ("F32", shape[:1])
+    yield f"{module}.weight_format", ("U8", ())
+    if outliers is not None:
+        count = len(outliers[name])
+        yield f"{module}.outlier_columns", ("I32", (count,))
+        yield f"{module}.outlier_weight", ("F16", (shape[0], count))
+
+
+def _encoded(
+    name: str,
+    format: str,
+    array: NDArray[np.float32],
+    outliers: Mapping[str, Columns] | None,
+    threads: int | None,
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Give what these tensors hold."""
+    full = str(_core.rename_weight(name, "hugging_face"))
+    if format != FORMAT:
+        yield full, _core.encode(_OTHERS, array, threads=threads)
+        return
+    module = full.removesuffix(".weight")
+    values, largest = _core.encode_llm_int8(array)
+    yield full, values
+    yield f"{module}.SCB", largest
+    yield f"{module}.weight_format", np.zeros((), dtype=np.uint8)  # rows, one after another
+    if outliers is not None:
+        columns = outliers[name]
+        yield f"{module}.outlier_columns", columns
+        if len(columns):
+            weights = _core.encode(_OTHERS, np.ascontiguousarray(array[:, columns]), threads=threads)
+            yield f"{module}.outlier_weight", weights
