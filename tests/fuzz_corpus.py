@@ -16,6 +16,8 @@ from test_gguf_hostile import BPE, SPM
 from test_tokenizer import NORMAL, USER_DEFINED, SentencePieceModel, tokenizer_bin
 from vocabularies import ByteBpe
 
+from llama2cpp.export import convert
+
 
 def tokenizers(folder: Path) -> None:
     """Two bytes (flags and the length of a text), the text, and the file: see fuzz_tokenizer.cpp."""
@@ -63,6 +65,18 @@ def ggufs(folder: Path) -> None:
         (folder / f"gguf_{kind.name}").write_bytes(file.to_bytes())
 
 
+def panels(folder: Path) -> None:
+    """Small files of panels: of each form, with and without an order and a tokenizer."""
+    from test_panel_file import SOURCES, packed_with_all
+
+    for name in ("llama2.c v0", "llama2.c v2", "GPTQ of 3 bits"):
+        with tempfile.TemporaryDirectory() as scratch:
+            done = convert(SOURCES[name](Path(scratch)), Path(scratch) / "panels.safetensors")
+            (folder / f"panels_{name.replace(' ', '_')}").write_bytes(done.path.read_bytes())
+    with tempfile.TemporaryDirectory() as scratch:
+        (folder / "panels_all").write_bytes(packed_with_all(Path(scratch)))
+
+
 def hugging_face(folder: Path) -> None:
     """Small Llamas of floats and of every width of GPTQ, with both kinds of tokenizer: see fuzz_folder.cpp."""
     import torch
@@ -104,6 +118,7 @@ def main(target: str, folder: str) -> None:
     if target == "fuzz_checkpoint":
         checkpoints.write_corpus(path)
         ggufs(path)
+        panels(path)
     elif target == "fuzz_folder":
         hugging_face(path)
     elif target == "fuzz_tokenizer":

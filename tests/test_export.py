@@ -432,7 +432,7 @@ def test_progress_counts_every_parameter(tmp_path: Path) -> None:
         ("m.gguf", "int8", "a .gguf file .* has no format 'int8'"),
         ("m.bin", "q4_k", "a .bin file .* has no format 'q4_k'"),
         ("m", "q8_0", "a Hugging Face folder .* has no format 'q8_0'"),
-        ("m.safetensors", None, "is a folder: give"),
+        ("m.safetensors", "int8", "a .safetensors file of panels"),
         ("m.gguf", "nonsense", "expected one of: f32"),
         ("m.pth", "f32", "expected .gguf, .bin or a folder"),
     ],

@@ -196,7 +196,7 @@ def test_exported_further(folder: Path, tmp_path: Path) -> None:
 
 
 def test_calibrate_is_for_this_format(exact: llama2cpp.Model, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="calibration text is for GPTQ, llm_int8 .* the format is f16"):
+    with pytest.raises(ValueError, match=r"calibration text is for GPTQ, llm_int8 .* the format is f16"):
         convert(exact, tmp_path / "m", "f16", calibration=Calibration(TOKENS))
     with pytest.raises(ValueError, match="tokenizer"):
         convert(exact, tmp_path / "m", "llm_int8", calibration=__file__)

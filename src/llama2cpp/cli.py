@@ -351,6 +351,7 @@ def pull(
     epilog=_examples(
         "llama2cpp export smollm2-135m smollm2-q4_k.gguf --format q4_k",
         "llama2cpp export stories260K.bin stories.bin -z tok512.bin --format int8",
+        "llama2cpp export smollm2-135m smollm2.safetensors",
         "llama2cpp export smollm2-135m smollm2-folder --format f16",
         "llama2cpp export smollm2-135m smollm2-gptq --format gptq4 --group-size 64 --calibrate book.txt",
         "llama2cpp export smollm2-135m smollm2-int8 --format llm_int8 --calibrate book.txt",
@@ -359,7 +360,10 @@ def pull(
 def export(
     source: ModelArgument,
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help=".gguf, .bin (llama2.c) or a folder.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="TARGET", help=".gguf, .bin (llama2.c), .safetensors (packed) or a folder.", show_default=False
+        ),
     ],
     format: Annotated[
         str | None,
@@ -372,7 +376,7 @@ def export(
         int | None,
         typer.Option("--group", "--group-size", help="Values that share a scale.", show_default="int8 64, gptq 128"),
     ] = None,
-    pure: Annotated[bool, typer.Option("--pure", help="One type for all matrices of a GGUF.")] = False,
+    pure: Annotated[bool, typer.Option("--pure", help="One type for all matrices.")] = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(

@@ -545,10 +545,10 @@ def load(
     ----------
     source : str or path, optional
         A llama2.c checkpoint (``.bin``), a GGUF file, a Hugging Face folder (config.json, safetensors files and, for
-        text, tokenizer.json; a safetensors file beside a config.json stands for its folder), or the name of a model
-        that ``llama2cpp pull`` has downloaded: "smollm2-135m", "org/repo" or "org/repo:file". What exists as a path is
-        never taken for a name. Without it, the storyteller: a small model of this project's own that is in the package
-        and tells children's stories.
+        text, tokenizer.json; a safetensors file beside a config.json stands for its folder), a ``.safetensors`` file of
+        panels that ``llama2cpp export`` has written, or the name of a model that ``llama2cpp pull`` has downloaded:
+        "smollm2-135m", "org/repo" or "org/repo:file". What exists as a path is never taken for a name. Without it, the
+        storyteller: a small model of this project's own that is in the package and tells children's stories.
     tokenizer : str, path or Tokenizer, optional
         A llama2.c ``tokenizer.bin``, a SentencePiece ``.model``, Llama 3's ``tokenizer.model`` or a
         ``tokenizer.json``. Without it the tokenizer is what the checkpoint itself holds; llama2.c's hold none, and the

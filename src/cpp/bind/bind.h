@@ -26,6 +26,7 @@ void register_recorder(py::module_& module);
 void register_safetensors(py::module_& module);
 void register_session(py::module_& module);
 void register_model(py::module_& module);
+void register_panels(py::module_& module);
 void register_machine(py::module_& module);
 
 class CallHooks;

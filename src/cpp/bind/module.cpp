@@ -15,6 +15,7 @@ PYBIND11_MODULE(_core, module) {
   llama2cpp::bind::register_model(module);
   llama2cpp::bind::register_recorder(module);
   llama2cpp::bind::register_safetensors(module);
+  llama2cpp::bind::register_panels(module);
   llama2cpp::bind::register_hooks(module);
   llama2cpp::bind::register_machine(module);
 }

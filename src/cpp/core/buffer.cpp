@@ -198,6 +198,18 @@ bool Buffer::forget() const {
 #endif
 }
 
+void Buffer::will_need(const std::byte* begin, std::size_t bytes) const {
+#ifdef _WIN32
+  static_cast<void>(begin);
+  static_cast<void>(bytes);
+#else
+  if (!mapped() || bytes == 0) return;
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<std::uintptr_t>(begin) / page * page;
+  ::madvise(reinterpret_cast<void*>(first), reinterpret_cast<std::uintptr_t>(begin) + bytes - first, MADV_WILLNEED);
+#endif
+}
+
 void Buffer::drop_pages(const std::byte* begin, std::size_t bytes) const {
 #ifdef _WIN32
   static_cast<void>(begin);

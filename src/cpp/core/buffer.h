@@ -34,6 +34,9 @@ class Buffer {
   // until then they are there. Whether it can: only from large memory of heap(), and where there is such a thing.
   bool forget() const;
 
+  // Tells the system that [begin, begin + bytes) of a mapped file will be read soon, and returns at once.
+  void will_need(const std::byte* begin, std::size_t bytes) const;
+
   // Tells the system that the file pages wholly inside [begin, begin + bytes) are not needed in memory now. They come
   // back from the file when touched. Does nothing for memory that is not a mapped file.
   void drop_pages(const std::byte* begin, std::size_t bytes) const;

@@ -11,10 +11,12 @@
 
 #include "core/buffer.h"
 #include "core/check.h"
+#include "format/block_layout.h"
 
 namespace llama2cpp {
 
 struct Weight;
+struct UnitRow;
 
 // 32 columns of a row as whole numbers with their scales: weight k is (d * sub[h]) * q[k] + dm * m[h], where h = k / 16.
 // d * sub and dm * m are exact in f32 for every format here. Without a minimum there is no second term. In formats with zero
@@ -55,6 +57,14 @@ struct Format {
   // whole numbers; not to be called where in_blocks() is false.
   void (*integers)(const Weight& weight, std::int64_t row, std::int64_t block, IntegerBlock& out) = nullptr;
   BlockFacts blocks{};  // where there are integers
+  // The same numbers faster, for packing: of some rows, `count` blocks (at most 8) from `block` (a multiple of 8) on. Null:
+  // they are made of integers.                                                                               -> out [rows]
+  void (*units)(const Weight& weight, std::int64_t row, std::int64_t rows, std::int64_t block, std::int64_t count,
+                UnitRow* out) = nullptr;
+
+  // Where weights lie in panels instead of rows (panel_formats.h): the format whose numbers they hold, and how.
+  const Format* in_panels_of = nullptr;
+  PanelForm form = PanelForm::f32;
 };
 
 // One array of a weight's file form: float data, GGUF blocks, int8 values, scales, zero points ...
@@ -80,7 +90,7 @@ struct Weight {
   float outlier_threshold = 0.0F;
   std::array<Plane, 4> planes;
   Buffer order;   // i32 [cols]: the column that matmul takes at each place; empty: as they lie
-  Buffer panels;  // the backend's packed copy; empty until then
+  Buffer panels;  // the backend's packed copy, empty until then; or the file's own, where that holds panels
 
   void decode_row(std::int64_t row, float* out) const { format->decode(*this, row, 0, cols, out); }
 };

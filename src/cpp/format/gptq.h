@@ -93,6 +93,58 @@ void integers_gptq(const Weight& weight, std::int64_t row, std::int64_t block, I
   out.zero = group.zero - kGptqOffset<kBits>;
 }
 
+// One word's values as bytes.
+template <int kBits>
+void spread_word(std::uint32_t word, std::uint8_t* codes) {
+  static_assert(kBits == 4 || kBits == 8);
+  std::uint64_t bytes = word;
+  if constexpr (kBits == 4) {
+    bytes = (bytes | bytes << 16) & 0x0000FFFF0000FFFFU;
+    bytes = (bytes | bytes << 8) & 0x00FF00FF00FF00FFU;
+    bytes = (bytes | bytes << 4) & 0x0F0F0F0F0F0F0F0FU;
+  }
+  std::memcpy(codes, &bytes, 32 / kBits);
+}
+
+// Rows are the inner loop: theirs are the words that lie together.
+template <int kBits, int kStoredLess>
+void units_gptq(const Weight& weight, std::int64_t row, std::int64_t rows, std::int64_t block, std::int64_t count,
+                UnitRow* out) {
+  const std::byte* const q = weight.planes[0].data + row * 4;
+  if ((kBits == 4 || kBits == 8) && !weight.order) {
+    for (std::int64_t i = 0; i < count * kBits; ++i) {
+      const std::byte* const words = q + (block * kBits + i) * weight.rows * 4;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        spread_word<kBits == 4 ? 4 : 8>(word_at(words, r), out[r].codes.data() + i * (32 / kBits));
+      }
+    }
+  } else {
+    for (std::int64_t k = 0; k < count * 32; ++k) {
+      const std::int64_t place = block * 32 + k;
+      const std::int64_t column = weight.order ? std::int64_t{word_at(weight.order.data(), place)} : place;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        out[r].codes[static_cast<std::size_t>(k)] =
+            static_cast<std::uint8_t>(packed_value<kBits>(q + r * 4, weight.rows, column));
+      }
+    }
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    const std::int64_t group = (block + i) * 32 / weight.group;
+    const bool same = i > 0 && group == (block + i - 1) * 32 / weight.group;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      if (same) {
+        out[r].d[at] = out[r].d[at - 1];
+        out[r].zero[at] = out[r].zero[at - 1];
+        continue;
+      }
+      const GptqGroup found = gptq_group<kBits, kStoredLess>(weight, row + r, group);
+      out[r].d[at] = float_to_half(found.scale);
+      out[r].zero[at] = static_cast<std::uint8_t>(found.zero - kGptqOffset<kBits>);
+    }
+  }
+}
+
 // Each Weight says its own group. Nothing is encoded through a Format, as one plane could not hold the scales:
 // gptq_encode.h writes all of them.
 template <int kBits, int kStoredLess>
@@ -104,7 +156,8 @@ constexpr Format gptq_format(std::string_view name) {
           .decode = decode_gptq<kBits, kStoredLess>,
           .encode = nullptr,
           .integers = integers_gptq<kBits, kStoredLess>,
-          .blocks = {.bits = kBits, .offset = kGptqOffset<kBits>, .zeros = true}};
+          .blocks = {.bits = kBits, .offset = kGptqOffset<kBits>, .zeros = true},
+          .units = units_gptq<kBits, kStoredLess>};
 }
 
 inline constexpr Format kGptq2 = gptq_format<2, 1>("gptq2");

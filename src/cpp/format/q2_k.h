@@ -23,6 +23,14 @@ inline void integers_q2_k(const Weight& weight, std::int64_t row, std::int64_t b
   for (std::size_t i = 0; i < 32; ++i) out.q[i] = static_cast<std::int8_t>(byte_at(q + i) >> part % 4 * 2 & 3);
 }
 
+inline void take_q2_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
+  out.d[0] = UnitRow::half(p + 80);
+  out.dm[0] = UnitRow::minus(UnitRow::half(p + 82));
+  add_bits<0, 4, 0>(p, 16, out.sub.data());
+  add_bits<4, 4, 0>(p, 16, out.m.data());
+  add_pair_rows<0>(p + 16, codes);
+}
+
 inline void encode_q2_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
   for (std::int64_t i = 0; i < count; i += 256, out += 84) {
     const KBlock block = fit_affine<16>(values + i, importance == nullptr ? nullptr : importance + i, 3, 15);
@@ -42,6 +50,7 @@ inline constexpr Format kQ2_K{.name = "q2_k",
                               .decode = decode_blocks<integers_q2_k, true>,
                               .encode = encode_q2_k,
                               .integers = integers_q2_k,
-                              .blocks = {.bits = 2, .halves = 2, .sub_scales = true, .minimum = true}};
+                              .blocks = {.bits = 2, .halves = 2, .sub_scales = true, .minimum = true},
+                              .units = units_of_256<84, take_q2_k>};
 
 }  // namespace llama2cpp

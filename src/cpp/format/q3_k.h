@@ -29,6 +29,17 @@ inline void integers_q3_k(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+inline void take_q3_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
+  out.d[0] = UnitRow::half(p + 108);
+  for (std::size_t i = 0; i < 16; ++i) {
+    const int low = byte_at(p + 96 + i % 8) >> (i / 8 * 4) & 15;
+    const int high = byte_at(p + 104 + i % 4) >> (i / 4 * 2) & 3;
+    out.sub[i] = static_cast<std::uint8_t>((low | high << 4) - 32);
+  }
+  add_pair_rows<0>(p + 32, codes);
+  add_bit_rows<2>(p, codes);
+}
+
 inline void encode_q3_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
   for (std::int64_t i = 0; i < count; i += 256, out += 110) {
     const KBlock block = fit_symmetric<16>(values + i, importance == nullptr ? nullptr : importance + i, 4, 32);
@@ -51,6 +62,7 @@ inline constexpr Format kQ3_K{.name = "q3_k",
                               .decode = decode_blocks<integers_q3_k, false>,
                               .encode = encode_q3_k,
                               .integers = integers_q3_k,
-                              .blocks = {.bits = 3, .offset = 4, .halves = 2, .sub_scales = true}};
+                              .blocks = {.bits = 3, .offset = 4, .halves = 2, .sub_scales = true},
+                              .units = units_of_256<110, take_q3_k>};
 
 }  // namespace llama2cpp

@@ -17,6 +17,11 @@ inline void integers_q4_0(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+inline void take_q4_0(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
+  out.d[i] = UnitRow::half(p);
+  low_and_high_halves(p + 2, codes);
+}
+
 // As ggml's reference, where all errors count alike.
 inline void encode_q4_0(const float* values, const float* importance, std::int64_t count, std::byte* out) {
   Codes32 codes;
@@ -35,6 +40,7 @@ inline constexpr Format kQ4_0{.name = "q4_0",
                               .decode = decode_blocks<integers_q4_0, false>,
                               .encode = encode_q4_0,
                               .integers = integers_q4_0,
-                              .blocks = {.bits = 4, .offset = 8}};
+                              .blocks = {.bits = 4, .offset = 8},
+                              .units = units_of_blocks<18, take_q4_0>};
 
 }  // namespace llama2cpp

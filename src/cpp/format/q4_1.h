@@ -20,6 +20,12 @@ inline void integers_q4_1(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+inline void take_q4_1(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
+  out.d[i] = UnitRow::half(p);
+  out.dm[i] = UnitRow::half(p + 2);
+  low_and_high_halves(p + 4, codes);
+}
+
 // As ggml's reference, where all errors count alike.
 inline void encode_q4_1(const float* values, const float* importance, std::int64_t count, std::byte* out) {
   Codes32 codes;
@@ -40,6 +46,7 @@ inline constexpr Format kQ4_1{.name = "q4_1",
                               .decode = decode_blocks<integers_q4_1, true>,
                               .encode = encode_q4_1,
                               .integers = integers_q4_1,
-                              .blocks = {.bits = 4, .minimum = true}};
+                              .blocks = {.bits = 4, .minimum = true},
+                              .units = units_of_blocks<20, take_q4_1>};
 
 }  // namespace llama2cpp

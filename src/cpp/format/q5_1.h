@@ -22,6 +22,13 @@ inline void integers_q5_1(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+inline void take_q5_1(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
+  out.d[i] = UnitRow::half(p);
+  out.dm[i] = UnitRow::half(p + 2);
+  low_and_high_halves(p + 8, codes);
+  add_fifth_bits(p + 4, codes);
+}
+
 // As ggml's reference, where all errors count alike.
 inline void encode_q5_1(const float* values, const float* importance, std::int64_t count, std::byte* out) {
   Codes32 codes;
@@ -43,6 +50,7 @@ inline constexpr Format kQ5_1{.name = "q5_1",
                               .decode = decode_blocks<integers_q5_1, true>,
                               .encode = encode_q5_1,
                               .integers = integers_q5_1,
-                              .blocks = {.bits = 5, .minimum = true}};
+                              .blocks = {.bits = 5, .minimum = true},
+                              .units = units_of_blocks<24, take_q5_1>};
 
 }  // namespace llama2cpp

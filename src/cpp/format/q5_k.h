@@ -23,6 +23,12 @@ inline void integers_q5_k(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+inline void take_q5_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
+  take_k_scales(p, out);
+  take_k_nibbles(p + 48, codes);
+  add_bit_rows<4>(p + 16, codes);
+}
+
 inline void encode_q5_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
   for (std::int64_t i = 0; i < count; i += 256, out += 176) {
     const KBlock block = fit_affine<32>(values + i, importance == nullptr ? nullptr : importance + i, 31, 63);
@@ -39,6 +45,7 @@ inline constexpr Format kQ5_K{.name = "q5_k",
                               .decode = decode_blocks<integers_q5_k, true>,
                               .encode = encode_q5_k,
                               .integers = integers_q5_k,
-                              .blocks = {.bits = 5, .sub_scales = true, .minimum = true}};
+                              .blocks = {.bits = 5, .sub_scales = true, .minimum = true},
+                              .units = units_of_256<176, take_q5_k>};
 
 }  // namespace llama2cpp

@@ -25,6 +25,16 @@ inline void integers_q6_k(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
+inline void take_q6_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
+  out.d[0] = UnitRow::half(p + 208);
+  std::memcpy(out.sub.data(), p + 192, 16);
+  for (int half = 0; half < 2; ++half) {
+    add_bits<0, 4, 0>(p + half * 64, 64, codes + half * 128);
+    add_bits<4, 4, 0>(p + half * 64, 64, codes + half * 128 + 64);
+  }
+  add_pair_rows<4>(p + 128, codes);
+}
+
 inline void encode_q6_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
   for (std::int64_t i = 0; i < count; i += 256, out += 210) {
     const KBlock block = fit_symmetric<16>(values + i, importance == nullptr ? nullptr : importance + i, 32, 128);
@@ -47,6 +57,7 @@ inline constexpr Format kQ6_K{.name = "q6_k",
                               .decode = decode_blocks<integers_q6_k, false>,
                               .encode = encode_q6_k,
                               .integers = integers_q6_k,
-                              .blocks = {.bits = 6, .offset = 32, .halves = 2, .sub_scales = true}};
+                              .blocks = {.bits = 6, .offset = 32, .halves = 2, .sub_scales = true},
+                              .units = units_of_256<210, take_q6_k>};
 
 }  // namespace llama2cpp

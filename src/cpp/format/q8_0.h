@@ -13,6 +13,11 @@ inline void integers_q8_0(const Weight& weight, std::int64_t row, std::int64_t b
   std::memcpy(out.q.data(), p + 2, 32);
 }
 
+inline void take_q8_0(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
+  out.d[i] = UnitRow::half(p);
+  for (int k = 0; k < 32; ++k) codes[k] = static_cast<std::uint8_t>(p[2 + k]) ^ 128U;
+}
+
 // As ggml's reference: the largest magnitude becomes 127, halves are rounded away from zero.
 inline void encode_q8_0(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
   for (const float* const end = values + count; values < end; values += 32, out += 34) {
@@ -37,6 +42,7 @@ inline constexpr Format kQ8_0{.name = "q8_0",
                               .decode = decode_blocks<integers_q8_0, false>,
                               .encode = encode_q8_0,
                               .integers = integers_q8_0,
-                              .blocks = {.bits = 8, .offset = 128}};
+                              .blocks = {.bits = 8, .offset = 128},
+                              .units = units_of_blocks<34, take_q8_0>};
 
 }  // namespace llama2cpp

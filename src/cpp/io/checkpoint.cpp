@@ -15,6 +15,7 @@ namespace {
 // so llama2.c v0, which has no magic, is the last.
 constexpr const Reader* kReaders[] = {
     &kGguf,
+    &kPanelFile,
     &kLlama2cV1,
     &kLlama2cV0,
 };

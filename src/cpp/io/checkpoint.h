@@ -61,5 +61,6 @@ struct Reader {
 extern const Reader kGguf;       // gguf_model.cpp
 extern const Reader kLlama2cV0;  // llama2c.cpp
 extern const Reader kLlama2cV1;  // llama2c.cpp; version 2 too
+extern const Reader kPanelFile;  // panel_file.cpp
 
 }  // namespace llama2cpp

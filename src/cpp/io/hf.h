@@ -27,7 +27,7 @@ struct FolderPath {
   std::string file;
 };
 
-// Nothing for a path that is neither a folder nor a safetensors file beside a config.json.
+// Nothing for a path that is neither a folder nor a safetensors file beside a config.json, and for a file of panels.
 std::optional<FolderPath> find_hf_folder(const std::string& path);
 
 // Throws FormatError for a folder that is not as transformers writes them, or whose model computes what this version

@@ -13,6 +13,7 @@
 #include "format/llm_int8.h"
 #include "io/checkpoint.h"
 #include "io/hf.h"
+#include "io/panel_file.h"
 
 namespace llama2cpp {
 namespace {
@@ -262,7 +263,7 @@ std::optional<FolderPath> find_hf_folder(const std::string& path) {
   const fs::path given = path_of(path);
   std::error_code ignored;
   if (fs::is_directory(given, ignored)) return FolderPath{path, ""};
-  if (given.extension() != ".safetensors") return {};
+  if (given.extension() != ".safetensors" || is_panel_file(path)) return {};
   const fs::path folder = given.has_parent_path() ? given.parent_path() : fs::path(".");
   if (!fs::exists(folder / "config.json", ignored)) return {};
   return FolderPath{utf8_of(folder), utf8_of(given.filename())};

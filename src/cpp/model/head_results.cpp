@@ -9,10 +9,10 @@
 namespace llama2cpp {
 namespace {
 
-// Some columns of a weight as a weight of its own, where the file's form can be cut there.
+// Some columns of a weight as a weight of its own, where the file's form can be cut there: rows in one plane.
 std::optional<Weight> columns_of(const Weight& weight, std::int64_t first, std::int64_t count) {
   const Format& format = *weight.format;
-  const bool one_plane = weight.planes[1].data == nullptr && format.group >= 1;
+  const bool one_plane = weight.planes[1].data == nullptr && format.group >= 1 && format.in_panels_of == nullptr;
   if (!one_plane || first % format.group != 0 || count % format.group != 0) return {};
   Weight part = weight;
   part.cols = count;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "format/panel_layout.h"
 
 namespace llama2cpp {
 namespace {
@@ -26,7 +27,9 @@ bool should_pack(const std::string& pack, const Config& c, Weights& weights, con
                   "', expected one of: auto, always, never");
   if (pack != "auto") return pack == "always";
   double bytes = 2.0 * static_cast<double>(c.n_layers * c.kv_dim()) * static_cast<double>(context * size_of(kv));
-  for (const Weight* weight : weights.matrices()) bytes += static_cast<double>(backend.packed_bytes(*weight));
+  for (const Weight* weight : weights.matrices()) {
+    if (!weight->panels) bytes += static_cast<double>(backend.packed_bytes(*weight));
+  }
   return bytes < static_cast<double>(available_memory());
 }
 
@@ -114,6 +117,8 @@ Model::Model(Checkpoint checkpoint, const ModelOptions& options)
     const bool takes_int8 = in_blocks(*weight) || format == "int8_group" || format == "llm_int8";
     weight->int8_input = takes_int8 && activations != "f32";
     int8_activations_ = int8_activations_ || weight->int8_input;
+    // A file's panels of int8 are for rounded input: floats need others, which are packed as from any file.
+    if (weight->panels && weight->format->form != panel_form(*weight)) weight->panels = {};
   }
   if (activations == "int8") check_int8(matrices);
   pack_ = should_pack(options.pack, config(), weights_, *backend_, context_, kv_dtype_);
@@ -122,8 +127,9 @@ Model::Model(Checkpoint checkpoint, const ModelOptions& options)
 std::size_t Model::matrix_bytes() const {
   std::size_t bytes = 0;
   for (const Weight* weight : weights_.matrices()) {
-    if (pack_) bytes += backend_->packed_bytes(*weight);
-    for (const Plane& plane : weight->planes) bytes += pack_ ? 0 : plane.bytes;
+    const bool in_panels = pack_ || weight->panels;
+    if (in_panels) bytes += backend_->packed_bytes(*weight);
+    for (const Plane& plane : weight->planes) bytes += in_panels ? 0 : plane.bytes;
   }
   return bytes;
 }

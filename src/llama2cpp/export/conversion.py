@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..new_files import new_file, new_folder, refuse_existing
-from . import gguf_file, gptq_folder, hf_folder, llama2c_file, llm_int8
+from . import gguf_file, gptq_folder, hf_folder, llama2c_file, llm_int8, panel_file
 from .calibration import Calibration, importance_of_inputs
 from .gptq import BITS, Settings
 from .mixtures import ALIASES, FLOATS
@@ -87,13 +87,15 @@ def convert(
         What `llama2cpp.load` opens, or a model that is open.
     target : str or path
         The suffix gives the container: ``.gguf``; ``.bin`` for llama2.c's, with a ``.tokenizer.bin`` beside it where
-        the tokenizer can be one; without a suffix, a Hugging Face folder.
+        the tokenizer can be one; ``.safetensors`` for a file of panels, which this engine opens without packing;
+        without a suffix, a Hugging Face folder.
     format : str, optional
         ``.gguf``: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", or one of llama.cpp's mixtures "q2_k",
         "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k" ("q3_k", "q4_k" and
         "q5_k" are their "_m"). ``.bin``: "f32" or "v0" (for llama2.c's run), "v1", "int8" or "v2" (for its runq). A
-        folder: "f32", "f16", "bf16"; "gptq4", "gptq8", "gptq3", "gptq2"; "llm_int8" (as bitsandbytes stores it). Without it
-        a ``.bin`` gets "f32", and others what all matrices of the source have if that is a float format, else "f16".
+        folder: "f32", "f16", "bf16"; "gptq4", "gptq8", "gptq3", "gptq2"; "llm_int8" (as bitsandbytes stores it).
+        ``.safetensors``: those of ``.gguf``. Without it a ``.safetensors`` keeps what the source has, to the bit; a
+        ``.bin`` gets "f32", and others what all matrices of the source have if that is a float format, else "f16".
     tokenizer : str, path or Tokenizer, optional
         As in `load`, where the source has none or another is wanted.
     group : int, optional
@@ -101,14 +103,14 @@ def convert(
         half, quarter ... that divides all rows. GPTQ: how many columns share a scale, or -1 for a whole row; 128 if not
         given.
     pure : bool
-        GGUF: all matrices get the format's own type, and not llama.cpp's mixture.
+        GGUF and panels: all matrices get the format's own type, and not llama.cpp's mixture.
     importance : mapping of str to numpy.ndarray, optional
-        GGUF's types of 2 to 6 bits: by llama2.c's name of a weight float32 [columns], how much the squared error of a
+        Types of 2 to 6 bits: by llama2.c's name of a weight float32 [columns], how much the squared error of a
         column counts, such as the mean square of what that column is multiplied by.
     calibration : path or Calibration, optional
         Text of the kind that the model is for. GPTQ needs it: matrices are rounded for the inputs that they have on it.
-        GGUF's types of 2 to 6 bits take their importance from it. For "llm_int8" the columns whose input reaches 6 on it
-        are fixed as outliers, and go along in float16; without it they are decided as the model runs, for each token.
+        Types of 2 to 6 bits take their importance from it. For "llm_int8" the columns whose input reaches 6 on it are
+        fixed as outliers, and go along in float16; without it they are decided as the model runs, for each token.
     act_order : bool
         GPTQ: round the columns whose inputs are largest first (``desc_act``).
     damp : float
@@ -173,6 +175,10 @@ def convert(
             formats = job.write_gguf(pure=pure, importance=importance or {}, threads=threads)
         elif format in BITS:
             formats = job.write_gptq(settings, sequences, threads=threads)
+        elif container == "panels":
+            if sequences:
+                importance = importance_of_inputs(model, sequences, progress=progress)
+            formats = job.write_panels(model, pure=pure, importance=importance or {}, threads=threads)
         else:
             formats = job.write_folder(model, sequences, threads=threads)
     finally:
@@ -193,17 +199,21 @@ def convert(
 def _check_format(path: Path, format: str | None) -> tuple[str, str | None]:
     """Give the container that a path names, and the format in small letters. ValueError if they do not fit."""
     suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        raise ValueError(f"{path} is one file, and a Hugging Face model is a folder: give {path.with_suffix('')}")
     if suffix in (".pt", ".pth"):
         raise ValueError(f"{path} would be PyTorch's file, which is not written; expected .gguf, .bin or a folder")
     known: dict[str, tuple[str, tuple[str, ...]]] = {
         ".gguf": ("gguf", gguf_file.FORMATS),
         ".bin": ("llama2.c", tuple(llama2c_file.FORMATS)),
+        ".safetensors": ("panels", panel_file.FORMATS),
     }
     container, formats = known.get(suffix, ("folder", (*hf_folder.FORMATS, *gptq_folder.FORMATS, llm_int8.FORMAT)))
     if format is not None and format.lower() not in formats:
-        what = {"gguf": "a .gguf file", "llama2.c": "a .bin file", "folder": "a Hugging Face folder"}[container]
+        what = {
+            "gguf": "a .gguf file",
+            "llama2.c": "a .bin file",
+            "panels": "a .safetensors file of panels",
+            "folder": "a Hugging Face folder",
+        }[container]
         raise ValueError(f"{what} ({path}) has no format {format!r}, expected one of: {', '.join(formats)}")
     return container, None if format is None else format.lower()
 
@@ -221,7 +231,9 @@ def _calibration(
         return None
     if importance is not None:
         raise ValueError("calibration and importance are both given, and one is made of the other")
-    of_use = format in (*BITS, llm_int8.FORMAT) or (container == "gguf" and format not in (None, *FLOATS, "q8_0"))
+    of_use = format in (*BITS, llm_int8.FORMAT) or (
+        container in ("gguf", "panels") and format not in (None, *FLOATS, "q8_0")
+    )
     if not of_use:
         raise ValueError(
             "calibration text is for GPTQ, llm_int8 and GGUF's types of less than 8 bits, "
@@ -233,6 +245,8 @@ def _calibration(
 def _same_width(source: Source, container: str) -> str:
     if container == "llama2.c":
         return "f32"
+    if container == "panels":
+        return panel_file.KEEP
     found = {source.stored_format(name) for name in source.names() if len(source.shape(name)) == 2}
     return found.pop() if len(found) == 1 and found <= {"f32", "f16", "bf16"} else "f16"
 
@@ -308,6 +322,26 @@ class _Job:
                 self.notes.append(
                     f"GGUF names {_GGUF_ENDS} pieces that end a text; {others} are known by their text only"
                 )
+        return formats
+
+    def write_panels(
+        self, model: Model, *, pure: bool, importance: Mapping[str, Array], threads: int | None
+    ) -> dict[str, str]:
+        formats = panel_file.formats_of(self.source, self.format, pure=pure)
+        if self.vocabulary is not None and len(self.vocabulary.pieces) != self.source.config.vocab_size:
+            self.vocabulary = None
+            self.notes.append("no tokenizer goes along: it has another number of pieces than the model")
+        with new_file(self.path) as begun:
+            panel_file.write(
+                begun,
+                _Checked(self.source, formats),
+                formats,
+                self.progress,
+                tokenizer=None if self.vocabulary is None else model.tokenizer,
+                importance=importance,
+                threads=threads,
+            )
+        self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
 
     def take_text(self, model: Model, text: Calibration) -> list[list[int]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import _core
 from .mixtures import ALIASES, MIXTURES, tensor_format
@@ -104,8 +105,11 @@ def write(
 
 
 def _encode(array: Array, format: str, importance: Array | None, threads: int | None) -> np.ndarray[Any, Any]:
-    if format == "f32":
-        return array
+    return array if format == "f32" else encode_rows(array, format, importance, threads)
+
+
+def encode_rows(array: Array, format: str, importance: Array | None, threads: int | None) -> NDArray[np.uint8]:
+    """Encode a matrix, or a vector as one row: uint8 [rows, bytes of a row]."""
     rows = array.reshape(-1, array.shape[-1])
     stored = np.empty((len(rows), _core.row_bytes(format, rows.shape[1])), dtype=np.uint8)
     step = max(1, _AT_ONCE // rows.shape[1])

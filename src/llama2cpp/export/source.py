@@ -66,6 +66,15 @@ class Source:
         """[rows, columns] or [columns]."""
         return tuple(self.model.weights.info(self._stored[name])["shape"])
 
+    @property
+    def core(self) -> _core.Model:
+        """What the model is in C++."""
+        return self.model._core
+
+    def stored_name(self, name: str) -> str:
+        """Give the source's own name of it."""
+        return self._stored[name]
+
     def stored_format(self, name: str) -> str:
         """How the source stores it, such as "q4_0"."""
         return str(self.model.weights.info(self._stored[name])["format"])

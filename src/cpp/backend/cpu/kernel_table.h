@@ -13,8 +13,6 @@
 
 namespace llama2cpp {
 
-// A panel is 16 rows of a weight, stored [k][16]: SIMD lanes go across rows, so nothing is ever summed across lanes.
-inline constexpr std::int64_t kPanelRows = 16;
 // Products are summed in blocks of this many k, and then block sums in order.
 inline constexpr std::int64_t kBlock = 256;
 // Attention sums values in tiles of this many positions, and then tile sums in order.

@@ -1,15 +1,10 @@
 // Writing panels of LLM.int8() weights: a transposition of 16 rows.
 #include "backend/cpu/llm_int8_panels.h"
 
-#include "backend/cpu/panels.h"
 #include "format/llm_int8.h"
+#include "format/panel_layout.h"
 
 namespace llama2cpp {
-
-std::int64_t llm_int8_panel_bytes(const Weight& weight) {
-  const auto fixed = static_cast<std::int64_t>(fixed_outliers(weight).size());
-  return (group_bytes(weight.cols) + fixed * kPanelRows * 2 + 63) / 64 * 64;
-}
 
 void pack_llm_int8(const Weight& weight, std::int64_t first_row, std::int64_t rows, std::byte* out) {
   const std::int64_t values = quads_of(weight.cols) * 4 * kPanelRows;

@@ -5,8 +5,6 @@
 
 namespace llama2cpp {
 
-std::int64_t llm_int8_panel_bytes(const Weight& weight);
-
 // Rows [first_row, first_row + rows), at most 16 of them, to one panel; the others are zeros.
 void pack_llm_int8(const Weight& weight, std::int64_t first_row, std::int64_t rows, std::byte* out);
 

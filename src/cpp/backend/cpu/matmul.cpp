@@ -58,7 +58,15 @@ void CpuBackend::pack(std::span<Weight* const> weights) {
   if (all_bytes == 0) return;
   const auto all = std::make_shared<const Buffer>(Buffer::heap(all_bytes));
   std::byte* next = all->data();
-  for (Weight* weight : weights) {
+  // The disk reads the next weight while this one is packed: a mapped file alone is read ahead in small pieces.
+  const auto read_ahead = [&](std::size_t i) {
+    if (i >= weights.size() || weights[i]->panels) return;
+    for (const Plane& plane : weights[i]->planes) plane.owner.will_need(plane.data, plane.bytes);
+  };
+  read_ahead(0);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    Weight* const weight = weights[i];
+    read_ahead(i + 1);
     if (weight->panels) continue;
     const std::int64_t panels = panel_count(*weight);
     const std::int64_t bytes = panel_bytes(*weight, weight->cols);

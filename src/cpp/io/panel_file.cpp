@@ -1,0 +1,302 @@
+// Files of panels: a model as the CPU backend's kernels read it, so that it opens without packing and its weights are used
+// where they are mapped. `llama2cpp export MODEL model.safetensors` writes them (src/llama2cpp/export/panel_file.py).
+//
+// A safetensors file. The metadata, all of it text:
+//   llama2cpp.layout          "panels16"; with it the header begins
+//   llama2cpp.layout_version  kPanelVersion: what format/block_layout.h says of the bytes
+//   arithmetic                "contract", or "llama2.c" where the model was a file that llama2.c's runq runs
+//   config                    JSON: Config's fields
+//   names                     whose names the weights have: "llama2.c", "hugging_face" or "gguf"
+//   tokenizer                 JSON, where there is one; see panel_vocabulary.cpp
+//   weights                   JSON: for each matrix {"format": "q4_0", "rows": 64, "cols": 64, "group": 32}
+// The tensors:
+//   a matrix    U8 [bytes]    [rows / 16, rounded up] panels, then zeros up to a multiple of 64 bytes, where it begins too
+//   its .order  I32 [cols]    GPTQ's, where columns are not as they lie: which one is at each place of the panels
+//   a vector    F32, F16 or BF16 [n]
+//   tokenizer.*               see panel_vocabulary.cpp
+#include "io/panel_file.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <vector>
+
+#include "core/check.h"
+#include "core/quote.h"
+#include "format/bf16.h"
+#include "format/f16.h"
+#include "format/f32.h"
+#include "format/panel_formats.h"
+#include "io/checkpoint.h"
+#include "io/json.h"
+
+namespace llama2cpp {
+namespace {
+
+constexpr std::string_view kLayout = "panels16";
+constexpr std::size_t kAlignment = 64;
+constexpr std::string_view kOrder = ".order";
+constexpr std::string_view kTokenizer = "tokenizer";
+
+const std::string& text_of(const SafetensorsHeader& header, std::string_view key) {
+  const auto found = header.metadata.find(key);
+  if (found == header.metadata.end()) throw FormatError(cat("metadata '", key, "' is missing"));
+  return found->second;
+}
+
+void check_version(const SafetensorsHeader& header) {
+  const std::string& layout = text_of(header, "llama2cpp.layout");
+  const std::string& version = text_of(header, "llama2cpp.layout_version");
+  if (layout == kLayout && version == std::to_string(kPanelVersion)) return;
+  throw FormatError(cat("its weights are in layout ", excerpt(layout), ", version ", excerpt(version),
+                        ", and this version of llama2cpp reads '", kLayout, "', version ", kPanelVersion,
+                        ": export the model again from the file that it was made from"));
+}
+
+// Text that is one of a few.
+template <class Value, std::size_t kCount>
+Value choice(std::string_view what, std::string_view text,
+             const std::array<std::pair<std::string_view, Value>, kCount>& known) {
+  std::string names;
+  for (const auto& [name, value] : known) {
+    if (name == text) return value;
+    names += cat(names.empty() ? "" : ", ", name);
+  }
+  throw FormatError(cat(what, " is ", excerpt(text), ", expected one of: ", names));
+}
+
+// An object without other members than these.
+void check_members(const Json& object, std::initializer_list<std::string_view> known) {
+  for (const Json member : object.members()) {
+    if (std::find(known.begin(), known.end(), member.name()) == known.end()) member.fail("expected no such member");
+  }
+}
+
+float float_of(const Json& object, std::string_view name) { return static_cast<float>(object.get(name).number()); }
+
+RopeScaling read_scaling(const Json& object) {
+  check_members(object, {"type", "factor", "low_freq_factor", "high_freq_factor", "original_context",
+                         "attention_factor", "beta_fast", "beta_slow", "truncate"});
+  using Kind = RopeScaling::Kind;
+  RopeScaling scaling;
+  scaling.kind = choice<Kind, 3>("config.rope_scaling.type", object.get("type").string(),
+                                 {{{"linear", Kind::linear}, {"llama3", Kind::llama3}, {"yarn", Kind::yarn}}});
+  scaling.factor = float_of(object, "factor");
+  if (scaling.kind != Kind::linear) scaling.original_context = object.get("original_context").int64();
+  if (scaling.kind == Kind::llama3) {
+    scaling.low_freq_factor = float_of(object, "low_freq_factor");
+    scaling.high_freq_factor = float_of(object, "high_freq_factor");
+  }
+  if (scaling.kind == Kind::yarn) {
+    scaling.attention_factor = float_of(object, "attention_factor");
+    scaling.beta_fast = float_of(object, "beta_fast");
+    scaling.beta_slow = float_of(object, "beta_slow");
+    scaling.truncate = object.get("truncate").boolean();
+  }
+  return scaling;
+}
+
+Config read_config(const SafetensorsHeader& header) {
+  const JsonDocument document(text_of(header, "config"), "config");
+  const Json object = document.root();
+  check_members(object,
+                {"dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab_size", "seq_len",
+                 "norm_eps", "rope_theta", "rope_scaling", "rope_factors", "sliding_window", "rope_style", "tied"});
+  Config c;
+  c.dim = object.get("dim").int64();
+  c.hidden_dim = object.get("hidden_dim").int64();
+  c.n_layers = object.get("n_layers").int64();
+  c.n_heads = object.get("n_heads").int64();
+  c.n_kv_heads = object.get("n_kv_heads").int64();
+  c.head_dim = object.get("head_dim").int64();
+  c.vocab_size = object.get("vocab_size").int64();
+  c.seq_len = object.get("seq_len").int64();
+  c.norm_eps = float_of(object, "norm_eps");
+  c.rope_theta = float_of(object, "rope_theta");
+  if (const auto scaling = object.find("rope_scaling")) c.rope_scaling = read_scaling(*scaling);
+  for (const Json factor : object.get("rope_factors").elements()) {
+    c.rope_factors.push_back(static_cast<float>(factor.number()));
+  }
+  if (const auto window = object.find("sliding_window")) c.sliding_window = window->int64();
+  c.rope_style = choice<RopeStyle, 2>("config.rope_style", object.get("rope_style").string(),
+                                      {{{to_string(RopeStyle::interleaved), RopeStyle::interleaved},
+                                        {to_string(RopeStyle::half_split), RopeStyle::half_split}}});
+  c.tied = object.get("tied").boolean();
+  c.validate();
+  return c;
+}
+
+Plane plane_of(const SafetensorsTensor& tensor, const Buffer& file, std::int64_t row_bytes) {
+  return {file.data() + tensor.begin, tensor.end - tensor.begin, row_bytes, file};
+}
+
+// The columns in the order of the panels, each once. They are indices, so they are copied before they are checked: a mapped
+// file may change.
+Buffer read_order(const std::string& name, const SafetensorsTensor& tensor, std::int64_t cols, const Buffer& file) {
+  if (tensor.dtype != "I32" || tensor.shape != std::vector{cols}) {
+    throw FormatError(cat("tensor ", excerpt(name), " is ", describe_tensor(tensor.dtype, tensor.shape),
+                          ", expected I32 [", cols, "]"));
+  }
+  Buffer order = Buffer::heap(tensor.end - tensor.begin);
+  std::memcpy(order.data(), file.data() + tensor.begin, order.size());
+  const auto* const columns = reinterpret_cast<const std::int32_t*>(order.data());
+  std::vector<bool> seen(static_cast<std::size_t>(cols));
+  for (std::int64_t place = 0; place < cols; ++place) {
+    const std::int32_t column = columns[place];
+    if (column < 0 || column >= cols || seen[static_cast<std::size_t>(column)]) {
+      throw FormatError(cat("tensor ", excerpt(name), ": place ", place, " is column ", column,
+                            ", expected each of 0 to ", cols - 1, " once"));
+    }
+    seen[static_cast<std::size_t>(column)] = true;
+  }
+  return order;
+}
+
+Weight matrix_of(const std::string& name, const Json& facts, const SafetensorsHeader& header, const Buffer& file) {
+  check_members(facts, {"format", "rows", "cols", "group"});
+  const SafetensorsTensor& tensor = header.tensors.find(name)->second;
+  const std::size_t found = tensor.end - tensor.begin;
+  const Format& numbers = find_format(facts.get("format").string());
+  Weight weight;
+  weight.name = name;
+  weight.format = &numbers;
+  weight.rows = facts.get("rows").int64();
+  weight.cols = facts.get("cols").int64();
+  weight.group = facts.get("group").int64();
+  // A row's share of a panel has at least two bits for each column.
+  const auto most = static_cast<std::int64_t>(found) * 16;
+  if (weight.rows < 1 || weight.rows > most || weight.cols < 1 || weight.cols > most) {
+    facts.fail(cat("a matrix ", shape_text(weight), " cannot be in the ", found, " bytes of its tensor"));
+  }
+  const bool own_group = numbers.group == 0 ? weight.group >= 1 : weight.group == numbers.group;
+  const bool fills = numbers.integers != nullptr && numbers.group == 0 ? true : weight.cols % weight.group == 0;
+  if (!own_group || !fills) {
+    facts.fail(cat("groups of ", weight.group, " are none of ", numbers.name, " for rows of ", weight.cols));
+  }
+  const auto order = header.tensors.find(name + std::string(kOrder));
+  if (order != header.tensors.end() && numbers.blocks.zeros) {
+    weight.order = read_order(order->first, order->second, weight.cols, file);
+  } else if (order != header.tensors.end()) {
+    throw FormatError(cat("tensor ", excerpt(order->first), " is there, but ", numbers.name, " has no order"));
+  }
+  const PanelForm form = stored_form(weight);
+  weight.format = in_panels(numbers, form);
+  if (weight.format == nullptr) facts.fail(cat("weights in format ", numbers.name, " cannot be in panels"));
+  if (form != PanelForm::blocks) weight.order = {};
+  const std::size_t bytes = stored_bytes(weight);
+  const std::size_t expected = checked_add(bytes, kAlignment - 1, "tensor") / kAlignment * kAlignment;
+  if (tensor.dtype != "U8" || tensor.shape.size() != 1 || found != expected) {
+    throw FormatError(cat("tensor ", excerpt(name), " is ", describe_tensor(tensor.dtype, tensor.shape),
+                          ", expected U8 [", expected, "], which ", shape_text(weight), " in ", numbers.name,
+                          " takes"));
+  }
+  if (tensor.begin % kAlignment != 0) {
+    throw FormatError(
+        cat("tensor ", excerpt(name), " begins at byte ", tensor.begin, ", expected a multiple of ", kAlignment));
+  }
+  weight.planes[0] = plane_of(tensor, file, 0);
+  weight.planes[0].bytes = bytes;
+  weight.panels = Buffer::wrap(weight.planes[0].data, bytes, std::make_shared<const Buffer>(file));
+  return weight;
+}
+
+Weight vector_of(const std::string& name, const SafetensorsTensor& tensor, const Buffer& file) {
+  Weight weight;
+  weight.name = name;
+  weight.format = tensor.dtype == "F32" ? &kF32 : tensor.dtype == "F16" ? &kF16 : &kBF16;
+  if (tensor.shape.size() != 1 || (weight.format == &kBF16 && tensor.dtype != "BF16")) {
+    throw FormatError(cat("tensor ", excerpt(name), " is ", describe_tensor(tensor.dtype, tensor.shape),
+                          ", expected a matrix that metadata 'weights' has, or a vector of F32, F16 or BF16"));
+  }
+  weight.rows = 1;
+  weight.cols = tensor.shape[0];
+  weight.planes[0] = plane_of(tensor, file, static_cast<std::int64_t>(tensor.end - tensor.begin));
+  return weight;
+}
+
+// A Llama has a place for it, of its shape.
+void check_place(const Weight& weight, const Checkpoint& checkpoint) {
+  const Config& config = checkpoint.config;
+  const auto found = find_part(checkpoint.naming, weight.name);
+  const bool is_there = found && (!per_layer(found->part) || found->layer < config.n_layers);
+  if (!is_there || (found->part == Part::output && config.tied)) {
+    throw FormatError(cat("tensor ", excerpt(weight.name), " has no place in a Llama of ", config.n_layers, " layers",
+                          config.tied ? " whose output is the embedding table" : ""));
+  }
+  const auto [rows, cols] = part_shape(config, found->part);
+  if (weight.rows != rows || weight.cols != cols) {
+    throw FormatError(
+        cat("tensor ", excerpt(weight.name), " is ", shape_text(weight), ", expected [", rows, ", ", cols, "]"));
+  }
+}
+
+void add_weights(const SafetensorsHeader& header, const Buffer& file, Checkpoint& checkpoint) {
+  const JsonDocument document(text_of(header, "weights"), "weights");
+  for (const Json facts : document.root().members()) {
+    const std::string name(facts.name());
+    if (!header.tensors.contains(name)) facts.fail("there is no such tensor");
+    checkpoint.weights.emplace(name, matrix_of(name, facts, header, file));
+  }
+  for (const auto& [name, tensor] : header.tensors) {
+    if (checkpoint.weights.contains(name) || name.starts_with(cat(kTokenizer, "."))) continue;
+    if (name.ends_with(kOrder) && checkpoint.weights.contains(name.substr(0, name.size() - kOrder.size()))) continue;
+    checkpoint.weights.emplace(name, vector_of(name, tensor, file));
+  }
+  for (const auto& [name, weight] : checkpoint.weights) check_place(weight, checkpoint);
+}
+
+Checkpoint open(const std::string& /*path*/, const Buffer& file) {
+  const SafetensorsHeader header = read_safetensors_header(file);
+  check_version(header);
+  for (const auto& [key, text] : header.metadata) {
+    static constexpr std::string_view kKeys[] = {
+        "llama2cpp.layout", "llama2cpp.layout_version", "arithmetic", "config", "names", kTokenizer, "weights"};
+    if (std::find(std::begin(kKeys), std::end(kKeys), key) == std::end(kKeys)) {
+      throw FormatError(cat("metadata ", excerpt(key), " is none that files of panels have"));
+    }
+  }
+  Checkpoint checkpoint;
+  checkpoint.file_format = cat("panels v", kPanelVersion);
+  checkpoint.config = read_config(header);
+  checkpoint.naming =
+      choice<Naming, 3>("metadata 'names'", text_of(header, "names"),
+                        {{{"llama2.c", Naming::meta}, {"hugging_face", Naming::hugging_face}, {"gguf", Naming::gguf}}});
+  checkpoint.is_runq_s = choice<bool, 2>("metadata 'arithmetic'", text_of(header, "arithmetic"),
+                                         {{{"contract", false}, {"llama2.c", true}}});
+  add_weights(header, file, checkpoint);
+  checkpoint.weight(Part::tok_embeddings);  // vocab_size is true: pieces are counted by it
+  checkpoint.vocabulary = read_panel_vocabulary(header, file);
+  if (checkpoint.vocabulary == nullptr) {
+    checkpoint.no_vocabulary_reason = "the file has no tokenizer";
+  } else if (static_cast<std::int64_t>(checkpoint.vocabulary->pieces.size()) != checkpoint.config.vocab_size) {
+    throw FormatError(cat("the tokenizer has ", checkpoint.vocabulary->pieces.size(), " pieces, expected vocab_size, ",
+                          checkpoint.config.vocab_size));
+  }
+  return checkpoint;
+}
+
+constexpr std::size_t kBegins = sizeof(std::uint64_t) + kPanelFileBegins.size();
+
+bool begins_so(std::string_view bytes) {
+  return bytes.size() >= kBegins && bytes.substr(sizeof(std::uint64_t)).starts_with(kPanelFileBegins);
+}
+
+std::string why_not(const Buffer& file) {
+  const bool is_one = begins_so({reinterpret_cast<const char*>(file.data()), std::min(file.size(), kBegins)});
+  return is_one ? "" : "no header that begins with a layout of panels";
+}
+
+}  // namespace
+
+bool is_panel_file(const std::string& path) {
+  std::ifstream file(std::filesystem::path(std::u8string(path.begin(), path.end())), std::ios::binary);
+  std::string bytes(kBegins, '\0');
+  return file.read(bytes.data(), static_cast<std::streamsize>(kBegins)) && begins_so(bytes);
+}
+
+const Reader kPanelFile{"panels", why_not, open};
+
+}  // namespace llama2cpp

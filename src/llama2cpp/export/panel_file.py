@@ -1,0 +1,205 @@
+"""Files of panels: weights as the kernels read them, used where they are mapped. See `io/panel_file.cpp`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from . import gguf_file
+from .source import Array, Source
+
+Progress = Callable[[str, int], None]
+
+FORMATS = gguf_file.FORMATS
+KEEP = "as stored"
+
+_ALIGNMENT = 64
+_FLOATS = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
+_NAMES = {
+    "tok_embeddings.weight": "llama2.c",
+    "model.embed_tokens.weight": "hugging_face",
+    "token_embd.weight": "gguf",
+}
+_TYPES = {"uint8": "U8", "int32": "I32", "float32": "F32"}
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor to be written: what the header says of it, and how its bytes are made."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    make: Callable[[], NDArray[Any]]
+    weight: str = ""  # llama2.c's name, where it is one
+    parameters: int = 0
+
+
+def formats_of(source: Source, format: str, *, pure: bool) -> dict[str, str]:
+    """Give the format of each weight by llama2.c's name. ValueError for one that a file of panels cannot hold."""
+    if format != KEEP:
+        return gguf_file.formats_of(source, format, pure=pure)
+    found = {}
+    for name in source.names():
+        found[name] = source.stored_format(name)
+        if len(source.shape(name)) == 1 and found[name] not in _FLOATS:
+            found[name] = "f32"
+        elif len(source.shape(name)) == 2:
+            _core.panel_facts(source.core, source.stored_name(name))
+    return found
+
+
+def write(
+    path: Path,
+    source: Source,
+    formats: Mapping[str, str],
+    progress: Progress,
+    *,
+    tokenizer: _core.Tokenizer | None,
+    importance: Mapping[str, Array],
+    threads: int | None,
+) -> None:
+    """Write a file. Weights that have their format already are packed as they are stored, all others encoded anew.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    source : Source
+        Its names and the order of its rows are kept.
+    formats : mapping of str to str
+        The format of each weight, by llama2.c's name.
+    progress : callable
+        Called with the name and the parameters of each weight that is done.
+    tokenizer : Tokenizer, optional
+        Without it the file has no tokenizer.
+    importance : mapping of str to numpy.ndarray
+        float32 [columns] by llama2.c's name, for the K-quants' search.
+    threads : int, optional
+        How many threads encode.
+    """
+    matrices = {}
+    tensors: list[_Tensor] = []
+    others: list[_Tensor] = []  # behind the matrices, which all begin at multiples of 64
+    for name, format in formats.items():
+        if len(source.shape(name)) == 1:
+            others.append(_vector(source, name, format))
+            continue
+        kept = source.stored_format(name) == format
+        stored = source.stored_name(name)
+        facts = _core.panel_facts(source.core, stored, None if kept else format)
+        size = -(-facts.pop("bytes") // _ALIGNMENT) * _ALIGNMENT
+        order = facts.pop("order")
+        matrices[stored] = facts
+
+        def make(name: str = name, format: str | None = None if kept else format) -> NDArray[np.uint8]:
+            return _panels(source, name, format, importance.get(name), threads)
+
+        tensors.append(_Tensor(stored, "U8", (size,), size, make, name, int(np.prod(source.shape(name)))))
+        if order is not None:
+            others.append(_small(f"{stored}.order", order))
+    unchanged = all(source.stored_format(name) == format for name, format in formats.items())
+    metadata = {
+        "llama2cpp.layout": "panels16",
+        "llama2cpp.layout_version": str(_core.PANEL_VERSION),
+        "arithmetic": _core.panel_arithmetic(source.core) if unchanged else "contract",
+        "config": _json(source.config.to_dict()),
+        "names": _NAMES[source.stored_name("tok_embeddings.weight")],
+        "weights": _json(matrices),
+    }
+    if tokenizer is not None:
+        metadata["tokenizer"], vocabulary = _tokenizer(tokenizer)
+        others += vocabulary
+    with path.open("wb") as file:
+        _write(file, metadata, [*tensors, *others], progress)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _write(file: BinaryIO, metadata: Mapping[str, str], tensors: list[_Tensor], progress: Progress) -> None:
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + tensor.bytes
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = _json(header).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors:
+        data = tensor.make()
+        data.tofile(file)
+        file.write(bytes(tensor.bytes - data.nbytes))
+        if tensor.weight:
+            progress(tensor.weight, tensor.parameters)
+
+
+def _panels(
+    source: Source, name: str, format: str | None, importance: Array | None, threads: int | None
+) -> NDArray[np.uint8]:
+    stored = source.stored_name(name)
+    if format is None:
+        return _core.pack_weight(source.core, stored)
+    array = source.array(name, source.config.rope_style)
+    return _core.pack_weight(source.core, stored, format, gguf_file.encode_rows(array, format, importance, threads))
+
+
+def _vector(source: Source, name: str, format: str) -> _Tensor:
+    (length,) = source.shape(name)
+
+    def make() -> NDArray[np.uint8]:
+        return _core.encode(format, source.array(name, source.config.rope_style))
+
+    size = _core.row_bytes(format, length)
+    return _Tensor(source.stored_name(name), _FLOATS[format], (length,), size, make, name, length)
+
+
+def _small(name: str, array: NDArray[Any]) -> _Tensor:
+    return _Tensor(name, _TYPES[array.dtype.name], array.shape, array.nbytes, lambda: array)
+
+
+def _tokenizer(tokenizer: _core.Tokenizer) -> tuple[str, list[_Tensor]]:
+    """Take a tokenizer apart, to the last of what its pickle holds."""
+    reduced = tokenizer.__reduce_ex__(2)
+    assert isinstance(reduced, tuple)
+    kind, pieces, scores, types, bos, eos, unk, unk_surface, prefix_space, extra, pre, merges, *rest = reduced[2]
+    by_id, ignore, add_bos, add_eos, template, prefix, added, normalizes = rest
+    settings = {
+        "kind": kind,
+        "bos_id": bos,
+        "eos_ids": list(eos),
+        "unk_id": unk,
+        "add_dummy_prefix": prefix_space,
+        "remove_extra_whitespaces": extra,
+        "prefix": prefix,
+        "normalizes": normalizes,
+        "pre_tokenizer": pre,
+        "merges_by_id": by_id,
+        "ignore_merges": ignore,
+        "add_bos": add_bos,
+        "add_eos": add_eos,
+    }
+
+    def text(data: bytes) -> NDArray[np.uint8]:
+        return np.frombuffer(data, dtype=np.uint8)
+
+    arrays: dict[str, NDArray[Any]] = {
+        "piece_bytes": np.array([len(piece) for piece in pieces], dtype=np.int32),
+        "scores": np.array(scores, dtype=np.float32),
+        "merges": np.array(merges, dtype=np.int32).reshape(-1, 3),
+        "added": np.array(added, dtype=np.int32).reshape(-1, 4),
+        "types": np.array(types, dtype=np.uint8),
+        "pieces": text(b"".join(pieces)),
+        "unk_surface": text(unk_surface),
+        "chat_template": text(template),
+    }
+    return _json(settings), [_small(f"tokenizer.{name}", array) for name, array in arrays.items()]

@@ -1,0 +1,339 @@
+"""Files of panels: the model that they were made from, to the bit, and errors for all that is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from gptq_files import quantise_folder
+from hf_folders import Spec, write_tensors
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import llama2cpp
+from llama2cpp.export import convert
+from llama2cpp.export.mixtures import MIXTURES
+
+BLOCKS = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k")
+
+
+def wide(**changed: Any) -> llama2cpp.Config:
+    """Rows of 256 for the K-quants; 53 rows, which sixteen do not divide."""
+    return tiny.config(**({"dim": 256, "hidden_dim": 288, "n_heads": 8, "n_kv_heads": 2, "n_layers": 2} | changed))
+
+
+def gguf(folder: Path, format: str) -> Path:
+    return convert(tiny.model(wide(tied=format == "q4_0")), folder / "source.gguf", format).path
+
+
+def gptq(folder: Path, **options: Any) -> Path:
+    path = Spec(settings={"hidden_size": 64, "intermediate_size": 96}).save(folder / "gptq")
+    quantise_folder(path, **options)
+    return path
+
+
+def float_folder(folder: Path, dtype: str, **options: Any) -> Path:
+    import torch
+
+    return Spec(dtype=getattr(torch, dtype), **options).save(folder / "folder")
+
+
+def odd(folder: Path, format: str) -> Path:
+    """A llama2.c file of sizes that no width divides; for version 2 in groups of 2."""
+    config = tiny.config(dim=36, hidden_dim=50, tied=format == "v2")
+    return convert(tiny.model(config), folder / "source.bin", format).path
+
+
+SOURCES: dict[str, Callable[[Path], Path]] = {
+    "llama2.c v0": lambda folder: odd(folder, "v0"),
+    "llama2.c v2": lambda folder: odd(folder, "v2"),
+    **{f"GGUF {format}": partial(gguf, format=format) for format in (*BLOCKS, "f16", "bf16")},
+    "folder bf16": lambda folder: float_folder(folder, "bfloat16"),
+    "folder f16, a window": lambda folder: float_folder(folder, "float16", mistral=True),
+    "folder with biases": lambda folder: float_folder(
+        folder, "float32", settings={"attention_bias": True, "mlp_bias": True}
+    ),
+    "GPTQ": gptq,
+    "GPTQ in order of activations": lambda folder: gptq(folder, act_order=True),
+    "GPTQ of 3 bits": lambda folder: gptq(folder, bits=3, group_size=-1, version=2),
+    "GPTQ of 8 bits": lambda folder: gptq(folder, bits=8, group_size=64),
+    "GPTQ in groups that are no blocks": lambda folder: gptq(folder, group_size=16),
+}
+
+
+def logits(path: Path, **options: Any) -> NDArray[np.float32]:
+    with llama2cpp.load(path, **options) as model:
+        ids = tiny.tokens(model.config, 19)
+        session = model.session()
+        first = session.prefill(ids[:16], all_logits=True)
+        return np.concatenate([first, *[session.step(id)[None] for id in ids[16:]]])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_same_bits_and_weights_as_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    begin = SOURCES[source](tmp_path)
+    done = convert(begin, tmp_path / "packed.safetensors")
+    a, b = llama2cpp.load(begin), llama2cpp.load(done.path)
+    assert b.file_format == "panels v1"
+    assert b.config == a.config
+    assert (b.kv, b.activations) == (a.kv, a.activations)
+    assert list(b.weights) == list(a.weights)
+    for name in a.weights:
+        np.testing.assert_array_equal(b.weights[name], a.weights[name], err_msg=name)
+        assert b.weights.info(name)["format"] == a.weights.info(name)["format"]
+        assert b.weights.info(name)["shape"] == a.weights.info(name)["shape"]
+    for activations in ("auto", "f32"):
+        wanted = logits(begin, activations=activations, threads=1)
+        assert np.isfinite(wanted).all()
+        for pack in ("auto", "always", "never"):
+            for threads in (1, 2):
+                found = logits(done.path, activations=activations, pack=pack, threads=threads)
+                np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(logits(done.path, activations=activations, mmap=False), wanted)
+    for isa in tiny.ISAS:
+        monkeypatch.setenv("LLAMA2CPP_ISA", isa)
+        try:
+            llama2cpp.build_info()
+        except ValueError:
+            continue  # not on this machine
+        for activations in ("auto", "f32"):
+            wanted = logits(begin, activations=activations)
+            np.testing.assert_array_equal(logits(done.path, activations=activations), wanted, err_msg=isa)
+
+
+def test_panels_of_panels_are_the_same_file(tmp_path: Path) -> None:
+    for number, source in enumerate(("GGUF q4_k_m", "GPTQ in order of activations", "llama2.c v2")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        first = convert(SOURCES[source](folder), folder / "first.safetensors").path
+        second = convert(first, folder / "second.safetensors").path
+        assert second.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize("format", ["f32", "bf16", "q8_0", "q4_k_m", "q5_0"])
+def test_a_format_means_what_it_means_for_gguf(tmp_path: Path, format: str) -> None:
+    model = tiny.model(wide())
+    packed = convert(model, tmp_path / "a.safetensors", format)
+    file = convert(model, tmp_path / "a.gguf", format)
+    assert packed.formats == file.formats
+    assert packed.format == format
+    np.testing.assert_array_equal(logits(packed.path), logits(file.path))
+    assert set(MIXTURES) >= {format}
+    # and from a file of panels, everything else can be made again
+    again = convert(packed.path, tmp_path / "again.gguf", "f32")
+    np.testing.assert_array_equal(
+        logits(again.path, activations="f32"), logits(packed.path, kv="f32", activations="f32")
+    )
+
+
+def test_stories_with_its_tokenizer(tmp_path: Path, stories_dir: Path, stories: llama2cpp.Model) -> None:
+    for format in ("v0", "v2"):
+        source = convert(stories, tmp_path / f"{format}.bin", format)
+        with_tokenizer = llama2cpp.load(source.path, tokenizer=stories_dir / "tok512.bin")
+        done = convert(with_tokenizer, tmp_path / f"{format}.safetensors")
+        assert done.tokenizer == done.path
+        model = llama2cpp.load(done.path)
+        assert model.tokenizer is not None
+        assert model.tokenizer.__reduce_ex__(2) == stories.tokenizer.__reduce_ex__(2)
+        story = model.generate("Once upon a time", max_tokens=40, temperature=0)
+        assert story == with_tokenizer.generate("Once upon a time", max_tokens=40, temperature=0)
+
+
+def test_smollm2_with_its_chat(tmp_path: Path, smollm2_path: Path) -> None:
+    a = llama2cpp.load(smollm2_path)
+    b = llama2cpp.load(convert(a, tmp_path / "smollm2.safetensors").path)
+    assert a.tokenizer is not None
+    assert b.tokenizer is not None
+    assert b.tokenizer.__reduce_ex__(2) == a.tokenizer.__reduce_ex__(2)
+    assert b.tokenizer.chat_template
+    messages = [{"role": "user", "content": "Say hello."}]
+    assert b.chat(messages, max_tokens=8, temperature=0) == a.chat(messages, max_tokens=8, temperature=0)
+    ids = a.tokenizer.encode(a.generate("The sea", max_tokens=40, temperature=0))
+    for pack in ("auto", "never"):
+        found = llama2cpp.load(tmp_path / "smollm2.safetensors", pack=pack).session().prefill(ids, all_logits=True)
+        np.testing.assert_array_equal(found, a.session().prefill(ids, all_logits=True))
+
+
+@pytest.mark.parametrize("source", ["GGUF q4_0", "GPTQ in order of activations", "llama2.c v2"])
+def test_it_is_a_model_like_any_other(tmp_path: Path, source: str) -> None:
+    begin = SOURCES[source](tmp_path)
+    a = llama2cpp.load(begin)
+    b = llama2cpp.load(convert(begin, tmp_path / "packed.safetensors").path)
+    ids = tiny.tokens(a.config, 12)
+    (logits_a, cache_a), (logits_b, cache_b) = a.run_with_cache(ids), b.run_with_cache(ids)
+    np.testing.assert_array_equal(logits_b, logits_a)
+    for name in cache_a:
+        if name.endswith("hook_result"):  # of GGUF's columns cut at heads, which those of panels are not
+            np.testing.assert_allclose(cache_b[name], cache_a[name], rtol=1e-4, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(cache_b[name], cache_a[name], err_msg=name)
+    for name in ("blocks.0.attn.W_Q", "embed.W_E", "unembed.W_U"):
+        edit = {name: a.weights[name] * np.float32(0.5)}
+        found = b.with_weights(edit).session().prefill(ids)
+        np.testing.assert_array_equal(found, a.with_weights(edit).session().prefill(ids))
+    session = b.session()
+    session.prefill(ids)
+    session.save(tmp_path / "session.safetensors")
+    again = b.load_session(tmp_path / "session.safetensors")
+    np.testing.assert_array_equal(again.step(1), session.step(1))
+    with pytest.raises(llama2cpp.FormatError, match="another model"):
+        a.load_session(tmp_path / "session.safetensors")
+
+
+def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
+    size = int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = json.loads(data[8 : 8 + size])
+    return header, data[8 + size :]
+
+
+def with_header(header: dict[str, Any], data: bytes) -> bytes:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return packed_with_all(tmp_path_factory.mktemp("packed"))
+
+
+def packed_with_all(folder: Path) -> bytes:
+    """Of everything something: blocks, floats, an order, a tokenizer."""
+    source = gptq(folder, act_order=True, modules=("q_proj", "up_proj"))
+    model = llama2cpp.load(source, tokenizer=tiny_tokenizer(folder, 50))
+    return convert(model, folder / "packed.safetensors").path.read_bytes()
+
+
+def tiny_tokenizer(folder: Path, size: int) -> Path:
+    from test_tokenizer import tokenizer_bin
+
+    path = folder / "tokenizer.bin"
+    pieces = [(b"<unk>", 0.0), (b"\n<s>\n", 0.0), (b"\n</s>\n", 0.0)]
+    path.write_bytes(tokenizer_bin(pieces + [(b"%c" % (97 + i), -float(i)) for i in range(size - 3)]))
+    return path
+
+
+def refused(tmp_path: Path, data: bytes, match: str | None = None) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(llama2cpp.FormatError, match=match):
+        llama2cpp.load(path)
+
+
+def test_a_layout_of_another_version_is_refused(tmp_path: Path, packed: bytes) -> None:
+    for key, value in (("llama2cpp.layout_version", "2"), ("llama2cpp.layout", "panels32")):
+        header, data = header_of(packed)
+        header["__metadata__"][key] = value
+        refused(tmp_path, with_header(header, data), "this version of llama2cpp reads 'panels16', version 1")
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no config": (lambda h: h["__metadata__"].pop("config"), "metadata 'config' is missing"),
+    "an unknown key": (lambda h: h["__metadata__"].update(more="1"), 'metadata "more" is none'),
+    "names": (lambda h: h["__metadata__"].update(names="pytorch"), "metadata 'names' is \"pytorch\""),
+    "arithmetic": (lambda h: h["__metadata__"].update(arithmetic="fast"), "metadata 'arithmetic' is \"fast\""),
+    "a missing weight": (lambda h: change_weights(h, lambda w: w.pop(Q)), "metadata 'weights' has"),
+    "more rows": (lambda h: change_weights(h, lambda w: w[Q].update(rows=65)), "expected U8"),
+    "fewer columns": (lambda h: change_weights(h, lambda w: w[Q].update(cols=32)), "expected I32"),
+    "huge rows": (lambda h: change_weights(h, lambda w: w[Q].update(rows=1 << 62)), "cannot be in the"),
+    "huge columns": (lambda h: change_weights(h, lambda w: w[Q].update(cols=1 << 62)), "cannot be in the"),
+    "no rows": (lambda h: change_weights(h, lambda w: w[Q].update(rows=0)), "cannot be in the"),
+    "no group": (lambda h: change_weights(h, lambda w: w[Q].update(group=0)), "groups of 0"),
+    "another group": (lambda h: change_weights(h, lambda w: w[Q].update(group=8)), "expected U8"),
+    "a format": (lambda h: change_weights(h, lambda w: w[Q].update(format="q4_0")), "has no order"),
+    "no format": (lambda h: change_weights(h, lambda w: w[Q].update(format="q9")), "unknown weight format"),
+    "a member": (lambda h: change_weights(h, lambda w: w[Q].update(more=1)), "expected no such member"),
+    "no tensor": (lambda h: change_weights(h, lambda w: w.update(x=w[Q])), "there is no such tensor"),
+    "no tokenizer": (lambda h: h["__metadata__"].pop("tokenizer"), "belongs to no tokenizer"),
+    "a vector that is none": (lambda h: h.update({"model.norms.weight": h.pop("model.norm.weight")}), "no place"),
+    "fewer layers": (lambda h: change_config(h, n_layers=1), "no place"),
+    "more layers": (lambda h: change_config(h, n_layers=3), "is missing"),
+    "another dim": (lambda h: change_config(h, dim=32), "expected \\["),
+    "tied": (lambda h: change_config(h, tied=True), "no place"),
+    "vocab_size": (lambda h: change_config(h, vocab_size=49), "expected \\[49"),
+    "heads": (lambda h: change_config(h, n_heads=0), "n_heads"),
+    "a dim that is no number": (lambda h: change_config(h, dim="64"), "expected an integer"),
+}
+Q = "model.layers.0.self_attn.q_proj.weight"
+
+
+def change_weights(header: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> None:
+    weights = json.loads(header["__metadata__"]["weights"])
+    change(weights)
+    header["__metadata__"]["weights"] = json.dumps(weights)
+
+
+def change_config(header: dict[str, Any], **changes: Any) -> None:
+    config = json.loads(header["__metadata__"]["config"]) | changes
+    header["__metadata__"]["config"] = json.dumps(config)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_header_that_contradicts_its_file_is_refused(tmp_path: Path, packed: bytes, change: str) -> None:
+    header, data = header_of(packed)
+    CHANGES[change][0](header)
+    refused(tmp_path, with_header(header, data), CHANGES[change][1])
+
+
+def test_every_cut_is_refused(tmp_path: Path, packed: bytes) -> None:
+    ends = {0, 1, 7, 8, 9, 40, len(packed) // 2, len(packed) - 1, *range(100, len(packed), len(packed) // 50)}
+    for end in sorted(ends):
+        refused(tmp_path, packed[:end])
+    refused(tmp_path, packed + b"\0")
+
+
+def test_orders_that_are_none_are_refused(tmp_path: Path, packed: bytes) -> None:
+    header, data = header_of(packed)
+    begin, end = header[f"{Q}.order"]["data_offsets"]
+    for order in ([-1, *range(63)], [64, *range(63)], [0, *range(63)]):
+        changed = data[:begin] + np.array(order, dtype=np.int32).tobytes() + data[end:]
+        refused(tmp_path, with_header(header, changed), "each of 0 to 63 once")
+
+
+def test_a_matrix_must_begin_at_a_multiple_of_64(tmp_path: Path, packed: bytes) -> None:
+    header, data = header_of(packed)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64 + 8)
+    refused(tmp_path, len(text).to_bytes(8, "little") + text + data, "expected a multiple of 64")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_changed_bytes_are_a_model_or_a_format_error(tmp_path: Path, packed: bytes, data: st.DataObject) -> None:
+    changed = bytearray(packed)
+    size = int.from_bytes(packed[:8], "little")
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, size + 7) | st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "changed.safetensors"
+    path.write_bytes(changed)
+    try:
+        with llama2cpp.load(path, threads=1) as model:
+            model.session(4).prefill([1, 2])
+            for name in model.weights:
+                assert model.weights[name].size
+    except ValueError:  # FormatError, or a tokenizer's
+        pass
+
+
+def test_a_file_of_hugging_face_beside_its_config_opens_as_before(tmp_path: Path) -> None:
+    folder = float_folder(tmp_path, "float32")
+    (file,) = folder.glob("*.safetensors")
+    assert llama2cpp.load(file).file_format == "Hugging Face folder"
+    done = convert(folder, folder / "packed.safetensors")  # and one of panels does too, wherever it lies
+    assert llama2cpp.load(done.path).file_format == "panels v1"
+    np.testing.assert_array_equal(logits(done.path), logits(file))
+    import torch
+
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    write_tensors(alone, {"x": torch.zeros(3)})
+    (stranger,) = alone.glob("*.safetensors")
+    with pytest.raises(llama2cpp.FormatError, match="a safetensors file"):
+        llama2cpp.load(stranger)
