@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import tiny
 
 import llama2cpp
-from llama2cpp.export import compare, convert
+from llama2cpp.export import compare, convert, picture
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
 
@@ -93,6 +94,41 @@ def test_errors(stories: llama2cpp.Model) -> None:
         compare(other, other, "text")
 
 
+# The picture
+
+
+def test_picture(tmp_path: Path, stories: llama2cpp.Model) -> None:
+    """What is drawn is what was found."""
+    path = convert(stories, tmp_path / "m.gguf", "q4_0").path
+    with llama2cpp.load(path) as after:
+        found = compare(stories, after, STORY)
+    figure = picture(found, "stories")
+    weights, predictions, _ = figure.axes
+    columns = [text.get_text() for text in weights.get_xticklabels()]
+    assert columns == ["attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w2", "w3"]
+    by_name = {tensor.name: tensor for tensor in found.tensors}
+    image: Any = weights.images[0].get_array()
+    assert image.shape == (stories.config.n_layers, len(columns))
+    for layer in range(stories.config.n_layers):
+        for kind, place in (("attention.wq", 1), ("attention.wo", 4), ("feed_forward.w2", 7)):
+            assert image[layer, place] == by_name[f"layers.{layer}.{kind}.weight"].relative_error
+    assert image.mask[:, [0, 5]].all()  # gains are equal
+    largest = max(found.tensors, key=lambda tensor: tensor.largest)
+    assert largest.name in weights.get_xlabel()
+    lines = {str(line.get_label()): line for line in predictions.lines}
+    np.testing.assert_array_equal(predictions.lines[0].get_ydata(), found.kl)
+    assert lines[f"worst {found.worst_kl:.3g}"].get_xdata()[0] == found.worst_at  # type: ignore[index]
+    assert figure.get_suptitle() == "stories"
+
+
+def test_picture_of_equal_models(stories: llama2cpp.Model) -> None:
+    """No difference has no logarithm, and no weights were compared in the second."""
+    for found in (compare(stories, stories, STORY), compare(stories, stories, STORY, tensors=False)):
+        figure = picture(found)
+        figure.savefig(io.BytesIO(), format="png")
+        assert len(figure.axes) >= 2
+
+
 # The command line
 
 
@@ -144,8 +180,13 @@ def test_compare_command(tmp_path: Path, stories_dir: Path, stories: llama2cpp.M
     result = command(*arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(" at [") == len(stories.weights)
-    told = command(*arguments, "--json")
+    drawn = tmp_path / "drawn.png"
+    told = command(*arguments, "--json", "--picture", drawn)
+    assert drawn.read_bytes().startswith(b"\x89PNG")
     facts = json.loads(told.stdout)
+    wrong = command(*arguments, "--picture", tmp_path / "drawn.txt")
+    assert wrong.returncode == 1
+    assert "expected a name that ends with one of .png" in wrong.stderr
     with llama2cpp.load(b) as quantised:
         expected = compare(stories, quantised, STORY)
     assert facts["mean_kl"] == expected.mean_kl

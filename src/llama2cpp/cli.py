@@ -388,6 +388,7 @@ def export(
     act_order: Annotated[bool, typer.Option(help="gptq: columns with large inputs first.")] = True,
     damp: Annotated[float, typer.Option(help="gptq: share of the inputs' mean square that is added to each.")] = 0.01,
     symmetric: Annotated[bool, typer.Option("--sym/--no-sym", help="gptq: one zero for all groups.")] = True,
+    shard_size: Annotated[str, typer.Option(help="A folder: the most weights in one file.")] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace a target that exists.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
     report: Annotated[bool, typer.Option(help="Compare the result with the source.")] = True,
@@ -395,6 +396,9 @@ def export(
         Path | None, typer.Option("--text", help="Text to compare on.", show_default="what the source writes")
     ] = None,
     tokens: Annotated[int, typer.Option(help="The most tokens of it.")] = 2048,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw what differs in a .png.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a checkpoint in another container or other types, and say what that has cost."""
@@ -412,11 +416,13 @@ def export(
         act_order=act_order,
         damp=damp,
         symmetric=symmetric,
+        shard_size=shard_size,
         force=force,
         threads=threads,
         report=report,
         text=text,
         tokens=tokens,
+        picture=picture,
         as_json=as_json,
     )
 
@@ -433,12 +439,17 @@ def compare(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
     tokens: Annotated[int, typer.Option(help="The most tokens of the text.")] = 2048,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw what differs in a .png.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what B predicts otherwise than A, and how their weights differ."""
     from .export.report import compare_and_report
 
-    compare_and_report(a, b, text=text, tokenizer=tokenizer, threads=threads, tokens=tokens, as_json=as_json)
+    compare_and_report(
+        a, b, text=text, tokenizer=tokenizer, threads=threads, tokens=tokens, picture=picture, as_json=as_json
+    )
 
 
 @app.command(epilog=_examples("llama2cpp info stories260K.bin"))

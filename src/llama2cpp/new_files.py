@@ -8,6 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
@@ -57,6 +61,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
+
+
+def write_array(file: BinaryIO, array: NDArray[Any]) -> None:
+    """Write an array's bytes. Its `tofile` may pass over a full disk where they are few; this raises OSError."""
+    file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def _is_replaceable(path: Path) -> bool:

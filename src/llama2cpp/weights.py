@@ -319,6 +319,32 @@ class Weights(Mapping[str, NDArray[np.float32]]):
             part = _reordered(part, config, to_half_split=True)
         return np.transpose(part[0])
 
+    def release(self, name: str) -> None:
+        """Let a weight's pages leave memory, where it lies in a mapped file. They come back when it is used again.
+
+        For whoever reads a large file from end to end: pages of a mapped file count as the process's memory.
+
+        Parameters
+        ----------
+        name : str
+            The name in the file.
+
+        Raises
+        ------
+        KeyError
+            If the file has no weight of that name.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> weights = llama2cpp.load("stories260K.bin").weights
+        >>> gain = weights["norm.weight"]
+        >>> weights.release("norm.weight")
+        >>> bool((weights["norm.weight"] == gain).all())
+        True
+        """
+        self._source.core.release_weight(name)
+
     def __repr__(self) -> str:
         return f"<llama2cpp.Weights: {len(self)} matrices>"
 

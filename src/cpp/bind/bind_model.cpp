@@ -174,6 +174,11 @@ py::array weight_columns(const Weight& weight, std::int64_t begin, std::int64_t 
   return out;
 }
 
+// Lets the pages of a weight in a mapped file leave memory; they come back when they are touched.
+void release_weight(const Weight& weight) {
+  for (const Plane& plane : weight.planes) plane.owner.drop_pages(plane.data, plane.bytes);
+}
+
 std::shared_ptr<Model> with_weights(const Model& model, const py::dict& arrays, bool untie) {
   const Checkpoint& checkpoint = model.checkpoint();
   std::vector<Weight> edits;
@@ -561,6 +566,9 @@ True
           "weight_info", [](const Model& m, const std::string& name) { return weight_info(find_weight(m, name)); },
           arg("name"))
       .def("part_names", &part_names)
+      .def(
+          "release_weight", [](const Model& m, const std::string& name) { release_weight(find_weight(m, name)); },
+          arg("name"))
       .def("with_weights", &with_weights, arg("arrays"), arg("untie") = false)
       .def("unembed", &unembed_array, arg("x"), arg("norm") = false)
       .def(

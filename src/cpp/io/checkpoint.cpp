@@ -31,7 +31,10 @@ constexpr Signature kSignatures[] = {
     {"fmgg", "a GGMF file (a format before GGUF)"},
     {"tjgg", "a GGJT file (a format before GGUF)"},
     {"ak42", "a llama2.c file of a big-endian machine"},
-    {"PK\x03\x04", "a zip archive, as PyTorch's .pt and .bin files are"},
+    {"PK\x03\x04",
+     "a zip archive, as PyTorch's .pt, .pth and .bin files are (`llama2cpp export` reads Meta's .pth and llama2.c's "
+     ".pt, "
+     "and writes what opens)"},
     {"\x80\x02", "a Python pickle, as PyTorch's old .pt and .pth files are"},
     {"\x80\x04", "a Python pickle"},
     {"\x89HDF", "an HDF5 file"},

@@ -283,6 +283,11 @@ Vocabulary open_tokenizer_json(const std::string& path, std::int64_t vocab_size)
 
 Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   const HfFolder folder(path.folder);
+  if (!folder.has("config.json") && folder.has("params.json")) {
+    throw FormatError(
+        "a folder of Meta's (params.json, consolidated.00.pth), which is not opened in place: `llama2cpp export` reads "
+        "it, and writes a GGUF file or a Hugging Face folder, which open");
+  }
   // Where there is none the error is the system's, and names what was looked for.
   if (!folder.has("config.json")) Buffer::file(utf8_of(path_of(path.folder) / "config.json"));
   const HfJson config(folder, "config.json");

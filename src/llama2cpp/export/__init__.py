@@ -13,5 +13,6 @@ Examples
 from .calibration import Calibration
 from .comparison import Comparison, TensorDifference, compare
 from .conversion import Conversion, convert
+from .picture import picture
 
-__all__ = ["Calibration", "Comparison", "Conversion", "TensorDifference", "compare", "convert"]
+__all__ = ["Calibration", "Comparison", "Conversion", "TensorDifference", "compare", "convert", "picture"]

@@ -61,6 +61,8 @@ class Comparison:
         The index, in the text's tokens, of the token that the worst one predicts.
     top1_agreement : float
         The share of predictions in which both find the same token likeliest.
+    kl : tuple of float
+        The divergence of each prediction: of the text's tokens from the second on.
     tensors : tuple of TensorDifference
         Each weight that both have.
     """
@@ -72,6 +74,7 @@ class Comparison:
     worst_kl: float
     worst_at: int
     top1_agreement: float
+    kl: tuple[float, ...]
     tensors: tuple[TensorDifference, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,28 +152,29 @@ def compare(
     if len(ids) < 2 or window < 2:
         raise ValueError(f"a comparison needs at least 2 tokens, got {len(ids)} in windows of {window}")
 
-    surprise_a = surprise_b = total_kl = 0.0
-    worst, worst_at, agreed, done = -1.0, 0, 0, 0
-    for at, targets, log_a, log_b in _predictions(a, b, ids, window):
+    surprise_a = surprise_b = 0.0
+    agreed = done = 0
+    divergences: list[NDArray[np.float64]] = []
+    for targets, log_a, log_b in _predictions(a, b, ids, window):
         rows = np.arange(len(targets))
         surprise_a -= float(log_a[rows, targets].sum())
         surprise_b -= float(log_b[rows, targets].sum())
         kl = np.maximum((np.exp(log_a) * (log_a - log_b)).sum(axis=1), 0.0)
-        total_kl += float(kl.sum())
-        if float(kl.max()) > worst:
-            worst, worst_at = float(kl.max()), at + int(kl.argmax())
+        divergences.append(kl)
         agreed += int((log_a.argmax(axis=1) == log_b.argmax(axis=1)).sum())
         done += len(targets)
         if progress is not None:
             progress("predictions", done, len(ids) - 1)
+    each = np.concatenate(divergences)
     return Comparison(
         tokens=done,
         perplexity_a=float(np.exp(surprise_a / done)),
         perplexity_b=float(np.exp(surprise_b / done)),
-        mean_kl=total_kl / done,
-        worst_kl=worst,
-        worst_at=worst_at,
+        mean_kl=float(each.mean()),
+        worst_kl=float(each.max()),
+        worst_at=1 + int(each.argmax()),
         top1_agreement=agreed / done,
+        kl=tuple(each.tolist()),
         tensors=tuple(_differences(Source(a), Source(b), progress)) if tensors else (),
     )
 
@@ -180,8 +184,8 @@ _LogProbabilities = NDArray[np.float64]
 
 def _predictions(
     a: Model, b: Model, ids: Sequence[int], window: int
-) -> Iterator[tuple[int, list[int], _LogProbabilities, _LogProbabilities]]:
-    """Give the index of the first target, the targets, and float64 [targets, vocab_size] of both models."""
+) -> Iterator[tuple[list[int], _LogProbabilities, _LogProbabilities]]:
+    """Give targets, one after another from the second token on, and float64 [targets, vocab_size] of both models."""
     session_a, session_b = a.session(window), b.session(window)
     for begin in range(1, len(ids), window - 1):
         session_a.rewind(0)
@@ -193,7 +197,7 @@ def _predictions(
             log_a, log_b = (
                 generation.log_softmax(session.prefill(tokens, all_logits=True)) for session in (session_a, session_b)
             )
-            yield begin + at, targets, log_a, log_b
+            yield targets, log_a, log_b
 
 
 def _differences(a: Source, b: Source, progress: Callable[[str, int, int], None] | None) -> Iterator[TensorDifference]:

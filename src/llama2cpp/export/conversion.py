@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..new_files import new_file, new_folder, refuse_existing
-from . import gguf_file, gptq_folder, hf_folder, llama2c_file, llm_int8, panel_file
+from . import gguf_file, gptq_folder, hf_folder, hf_shards, llama2c_file, llm_int8, panel_file
 from .calibration import Calibration, importance_of_inputs
 from .gptq import BITS, Settings
 from .mixtures import ALIASES, FLOATS
+from .opening import open_checkpoint, runnable
 from .outliers import outlier_columns
-from .source import Array, Source
+from .source import Array, Checkpoint, Source
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def convert(
     act_order: bool = True,
     damp: float = 0.01,
     symmetric: bool = True,
+    shard_size: int | str = hf_shards.SHARD_SIZE,
     force: bool = False,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -84,7 +86,8 @@ def convert(
     Parameters
     ----------
     source : str, path or Model
-        What `llama2cpp.load` opens, or a model that is open.
+        What `llama2cpp.load` opens, or a model that is open. Also, with PyTorch, a folder of Meta's (params.json,
+        consolidated.00.pth and its further shards, tokenizer.model) and a training checkpoint of llama2.c (``.pt``).
     target : str or path
         The suffix gives the container: ``.gguf``; ``.bin`` for llama2.c's, with a ``.tokenizer.bin`` beside it where
         the tokenizer can be one; ``.safetensors`` for a file of panels, which this engine opens without packing;
@@ -117,6 +120,9 @@ def convert(
         GPTQ: how much of the mean square of all inputs is added to each one's.
     symmetric : bool
         GPTQ: one zero for all groups; else each has its own, and the folder is of GPTQ's version 2.
+    shard_size : int or str
+        A folder: the most bytes of weights in one file, as a number or such as "500MB". Larger models are in several,
+        with an index.
     force : bool
         Replace a target that exists.
     threads : int, optional
@@ -138,7 +144,7 @@ def convert(
     FormatError, OSError
         As in `load`, and where the target cannot be written.
     ImportError
-        For GGUF without the gguf library (the extra ``export``).
+        For GGUF without the gguf library (the extra ``export``), and for PyTorch's files without PyTorch.
 
     Examples
     --------
@@ -149,41 +155,45 @@ def convert(
     ...     done.bytes, done.formats["norm.weight"], done.formats["layers.0.attention.wq.weight"]
     (521728, 'f32', 'int8_group')
     """
-    from ..model import Model, load
+    from ..model import Model
 
     path = Path(target)
     container, format = _check_format(path, format)
     refuse_existing(path, force=force)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder")
+    bytes_of_shard = hf_shards.parse_size(shard_size)
     begun = time.perf_counter()
     if format in BITS:
         settings = Settings(BITS[format], 128 if group is None else group, act_order, damp, symmetric)
     text = _calibration(calibration, container, format, importance)
     given = tokenizer is not None or isinstance(source, Model)
-    model = source if isinstance(source, Model) else load(source, tokenizer=tokenizer, threads=threads)
+    checkpoint = source if isinstance(source, Model) else open_checkpoint(source, tokenizer=tokenizer, threads=threads)
     try:
-        job = _Job(Source(model), path, format or _same_width(Source(model), container), progress)
-        job.take_vocabulary(model, given=given)
-        sequences = [] if text is None else job.take_text(model, text)
+        job = _Job(Source(checkpoint), path, format or _same_width(Source(checkpoint), container), progress)
+        job.take_vocabulary(checkpoint, given=given)
+        reader = None if text is None else runnable(checkpoint, threads)  # of the text
+        if text is not None and reader is None:
+            raise ValueError(f"{source} is too large to be run for a calibration text: convert it first, then that")
+        sequences = [] if text is None or reader is None else job.take_text(reader, text)
         if container == "llama2.c":
             formats = job.write_llama2c(group, force=force)
         elif container == "gguf":
             gguf_file.require_library()
-            if sequences:
-                importance = importance_of_inputs(model, sequences, progress=progress)
+            if reader is not None:
+                importance = importance_of_inputs(reader, sequences, progress=progress)
             formats = job.write_gguf(pure=pure, importance=importance or {}, threads=threads)
         elif format in BITS:
             formats = job.write_gptq(settings, sequences, threads=threads)
         elif container == "panels":
-            if sequences:
-                importance = importance_of_inputs(model, sequences, progress=progress)
-            formats = job.write_panels(model, pure=pure, importance=importance or {}, threads=threads)
+            if reader is not None:
+                importance = importance_of_inputs(reader, sequences, progress=progress)
+            formats = job.write_panels(checkpoint, pure=pure, importance=importance or {}, threads=threads)
         else:
-            formats = job.write_folder(model, sequences, threads=threads)
+            formats = job.write_folder(reader, sequences, shard_size=bytes_of_shard, threads=threads)
     finally:
-        if model is not source:
-            model.close()
+        if checkpoint is not source:
+            checkpoint.close()
     files = [path] if path.is_file() else list(path.iterdir())
     return Conversion(
         path=path,
@@ -268,14 +278,14 @@ class _Job:
         self._done = 0
         self._all = sum(int(np.prod(source.shape(name))) for name in source.names())
 
-    def take_vocabulary(self, model: Model, *, given: bool) -> None:
-        if model.tokenizer is None:
-            problem = model.tokenizer_problem
+    def take_vocabulary(self, checkpoint: Checkpoint, *, given: bool) -> None:
+        if checkpoint.tokenizer is None:
+            problem = checkpoint.tokenizer_problem
             self.notes.append(f"no tokenizer goes along: {problem or 'the source has none, and none was given'}")
             return
-        self.vocabulary = Vocabulary.of(model.tokenizer)
-        folder = Path(model.path) if Path(model.path).is_dir() else Path(model.path).parent
-        if not given and model.file_format.startswith("Hugging Face") and folder.is_dir():
+        self.vocabulary = Vocabulary.of(checkpoint.tokenizer)
+        folder = Path(checkpoint.path) if Path(checkpoint.path).is_dir() else Path(checkpoint.path).parent
+        if not given and checkpoint.file_format.startswith("Hugging Face") and folder.is_dir():
             self.source_folder = folder
 
     def progress(self, name: str, parameters: int) -> None:
@@ -325,7 +335,7 @@ class _Job:
         return formats
 
     def write_panels(
-        self, model: Model, *, pure: bool, importance: Mapping[str, Array], threads: int | None
+        self, checkpoint: Checkpoint, *, pure: bool, importance: Mapping[str, Array], threads: int | None
     ) -> dict[str, str]:
         formats = panel_file.formats_of(self.source, self.format, pure=pure)
         if self.vocabulary is not None and len(self.vocabulary.pieces) != self.source.config.vocab_size:
@@ -337,7 +347,7 @@ class _Job:
                 _Checked(self.source, formats),
                 formats,
                 self.progress,
-                tokenizer=None if self.vocabulary is None else model.tokenizer,
+                tokenizer=None if self.vocabulary is None else checkpoint.tokenizer,
                 importance=importance,
                 threads=threads,
             )
@@ -367,18 +377,22 @@ class _Job:
         self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
 
-    def write_folder(self, model: Model, sequences: Sequence[Sequence[int]], *, threads: int | None) -> dict[str, str]:
+    def write_folder(
+        self, reader: Model | None, sequences: Sequence[Sequence[int]], *, shard_size: int, threads: int | None
+    ) -> dict[str, str]:
         int8 = self.format == llm_int8.FORMAT
         dtype = "float16" if int8 else hf_folder.FORMATS[self.format][1]
         config = hf_folder.config_json(self.source, dtype, self.vocabulary)
         source = _Checked(self.source, dict.fromkeys(self.source.names(), self.format))
-        outliers = outlier_columns(model, sequences, progress=self._report) if sequences else None
+        outliers = None if reader is None else outlier_columns(reader, sequences, progress=self._report)
         with new_folder(self.path) as begun:
             self._write_tokenizer(begun)
             if int8:
                 formats = llm_int8.write(begun, source, config, outliers, self.progress, threads=threads)
             else:
-                formats = hf_folder.write(begun, source, self.format, config, self.progress, threads=threads)
+                formats = hf_folder.write(
+                    begun, source, self.format, config, self.progress, shard_size=shard_size, threads=threads
+                )
         self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
 
@@ -405,7 +419,7 @@ class _Checked(Source):
     """A source that refuses numbers which a narrower format would turn into infinities."""
 
     def __init__(self, source: Source, formats: Mapping[str, str]) -> None:
-        super().__init__(source.model)
+        super().__init__(source.checkpoint)
         self._formats = formats
 
     def array(self, name: str, rope_style: str) -> Array:

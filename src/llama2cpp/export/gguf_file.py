@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..new_files import write_array
 from .mixtures import ALIASES, MIXTURES, tensor_format
 from .source import Array, Source, rope_factors, short_float
 from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary
@@ -95,13 +96,22 @@ def write(
         writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        if factors is not None:
-            writer.write_tensor_data(factors)
-        for weight, array in source.arrays(list(formats), "interleaved"):
-            writer.write_tensor_data(_encode(array, formats[weight], importance.get(weight), threads))
-            progress(weight, array.size)
     finally:
         writer.close()
+    with path.open("ab") as file:
+        if factors is not None:
+            _append(file, factors, writer.data_alignment)
+        for weight, array in source.arrays(list(formats), "interleaved"):
+            encoded = _encode(array, formats[weight], importance.get(weight), threads)
+            _append(file, encoded, writer.data_alignment)
+            progress(weight, array.size)
+
+
+def _append(file: BinaryIO, data: np.ndarray[Any, Any], alignment: int) -> None:
+    """Write a tensor at the next multiple of the alignment; the library's own way may lose bytes on a full disk."""
+    file.write(bytes(-file.tell() % alignment))
+    write_array(file, data)
+    file.write(bytes(-file.tell() % alignment))
 
 
 def _encode(array: Array, format: str, importance: Array | None, threads: int | None) -> np.ndarray[Any, Any]:

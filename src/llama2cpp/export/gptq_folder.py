@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .. import _core
+from ..new_files import write_array
 from .gptq import BITS, PARTS, Settings, quantise
 from .hf_folder import weights_to_write
 from .source import MATRICES, Source
@@ -134,12 +135,12 @@ def write(
             array = (
                 source.array(name, "half_split") if name in source else np.zeros(_bias_shape(source, name), np.float32)
             )
-            _core.encode("f16", array, threads=threads).tofile(file)
+            write_array(file, _core.encode("f16", array, threads=threads))
             progress(name, array.size)
         for name, rounded in quantise(source, sequences, settings, threads=threads):
             for part, plane in rounded.planes.items():
                 file.seek(layout.begin(_plane(name, part)))
-                plane.tofile(file)
+                write_array(file, plane)
             if rounded.damp > settings.damp:
                 damped.append(f"{name} needed a damping of {rounded.damp:g}")
             progress(name, rounded.weight.size)

@@ -1,4 +1,4 @@
-"""Hugging Face folders: config.json, model.safetensors, and what a tokenizer needs."""
+"""Hugging Face folders: config.json, the weights, and what a tokenizer needs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from .hf_shards import ShardWriter, Tensor
 from .hf_tokenizer import tokenizer_json
 from .source import Source, llama3_factors, short_float
 from .vocabulary import Vocabulary
@@ -114,33 +115,30 @@ def _rope_scaling(config: _core.Config) -> dict[str, Any] | None:
 
 
 def write(
-    folder: Path, source: Source, format: str, config: dict[str, Any], progress: Progress, *, threads: int | None
+    folder: Path,
+    source: Source,
+    format: str,
+    config: dict[str, Any],
+    progress: Progress,
+    *,
+    shard_size: int,
+    threads: int | None,
 ) -> dict[str, str]:
-    """Write config.json and model.safetensors. Returns the format of each weight by llama2.c's name."""
+    """Write config.json and the weights' files. Returns the format of each weight by llama2.c's name."""
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     dtype, _, width = FORMATS[format]
     names = weights_to_write(source)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in names:
-        shape = _shape(source, name)
-        begin, end = end, end + int(np.prod(shape)) * width
-        header[str(_core.rename_weight(name, "hugging_face"))] = {
-            "dtype": dtype,
-            "shape": list(shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            if name in source:
-                array = source.array(name, "half_split")
-            else:
-                array = np.zeros(_shape(source, name), dtype=np.float32)
-            _core.encode(format, array, threads=threads).tofile(file)
-            progress(name, array.size)
+    shapes = [_shape(source, name) for name in names]
+    tensors = [
+        Tensor(str(_core.rename_weight(name, "hugging_face")), dtype, shape, int(np.prod(shape)) * width)
+        for name, shape in zip(names, shapes, strict=True)
+    ]
+    writer = ShardWriter(folder, tensors, shard_size)
+    for name, shape in zip(names, shapes, strict=True):
+        array = source.array(name, "half_split") if name in source else np.zeros(shape, dtype=np.float32)
+        writer.write(_core.encode(format, array, threads=threads))
+        progress(name, array.size)
+    writer.finish()
     return dict.fromkeys(names, format)
 
 

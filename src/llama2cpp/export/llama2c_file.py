@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from .. import _core
+from ..new_files import write_array
 from .source import GAINS, MATRICES, Source, rope_factors, short_float
 from .vocabulary import BYTE, Vocabulary
 
@@ -79,10 +80,10 @@ def write(path: Path, source: Source, version: int, group: int, progress: Progre
             array = source.array(name, "interleaved")
             if version == 2 and array.ndim == 2:
                 values, scales = _core.encode_int8_group(array, group)
-                values.tofile(file)
-                scales.tofile(file)
+                write_array(file, values)
+                write_array(file, scales)
             else:
-                array.tofile(file)
+                write_array(file, array)
             formats[name] = "int8_group" if version == 2 and array.ndim == 2 else "f32"
             progress(name, array.size)
     return formats
@@ -119,7 +120,7 @@ def _write_rotary_tables(file: BinaryIO, config: _core.Config) -> None:
     for table in (np.cos, np.sin):
         for begin in range(0, config.seq_len, 4096):
             positions = np.arange(begin, min(begin + 4096, config.seq_len), dtype=np.float32)
-            table(np.outer(positions, frequencies).astype(np.float32)).astype("<f4").tofile(file)
+            write_array(file, table(np.outer(positions, frequencies).astype(np.float32)).astype("<f4"))
 
 
 def tokenizer_bin(vocabulary: Vocabulary) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..new_files import write_array
 from .hf_folder import Progress, weights_to_write
 from .outliers import THRESHOLD, Columns
 from .source import MATRICES, Source
@@ -89,7 +90,7 @@ def write(
             array = source.array(name, "half_split") if name in source else np.zeros(_shape(source, name), np.float32)
             for tensor, data in _encoded(name, format, array, outliers, threads):
                 file.seek(8 + len(text) + header[tensor]["data_offsets"][0])
-                file.write(data.tobytes())
+                write_array(file, data)
             progress(name, array.size)
     return formats
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..new_files import write_array
 from . import gguf_file
 from .source import Array, Source
 
@@ -137,7 +138,7 @@ def _write(file: BinaryIO, metadata: Mapping[str, str], tensors: list[_Tensor], 
     file.write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors:
         data = tensor.make()
-        data.tofile(file)
+        write_array(file, data)
         file.write(bytes(tensor.bytes - data.nbytes))
         if tensor.weight:
             progress(tensor.weight, tensor.parameters)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,8 @@ from .._core import Sampler
 from .calibration import Calibration
 from .comparison import Comparison, compare
 from .conversion import Conversion, convert
+from .opening import open_checkpoint, runnable
+from .picture import picture as drawn_of
 
 if TYPE_CHECKING:
     from ..generation import Prompt
@@ -20,6 +25,11 @@ if TYPE_CHECKING:
 
 _OWN_TOKENS = 256  # that a model writes for itself where no text is given
 _BAR = 8
+_PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
+_NO_REPORT = (
+    "no comparison: files of PyTorch's of this size are read one weight at a time and do not run; export them to a "
+    "folder without loss, and compare with that"
+)
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,24 +46,33 @@ def export_and_report(
     act_order: bool,
     damp: float,
     symmetric: bool,
+    shard_size: str,
     force: bool,
     threads: int | None,
     report: bool,
     text: Path | None,
     tokens: int,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Do what ``llama2cpp export`` does: convert with a progress bar, then tell what was written and what it cost."""
     from ..model import load
 
-    with load(source, tokenizer=tokenizer, threads=threads) as model:
+    if picture is not None:
+        if not report:
+            raise ValueError("--picture draws the comparison, which --no-report leaves out")
+        _check_picture(picture)
+    # What is compared is opened before: the target may take its place.
+    with closing(open_checkpoint(source, tokenizer=tokenizer, threads=threads)) as checkpoint:
         with _progress(f"{target}") as progress:
             done = convert(
-                model,
+                source,
                 target,
                 format,
+                tokenizer=tokenizer,
                 group=group,
                 pure=pure,
+                shard_size=shard_size,
                 calibration=calibration,
                 act_order=act_order,
                 damp=damp,
@@ -63,9 +82,14 @@ def export_and_report(
                 progress=progress,
             )
         found: Comparison | None = None
-        if report:
+        model = runnable(checkpoint, threads) if report else None
+        if model is not None:
             with load(done.path, threads=threads) as written, _progress("comparing") as progress:
                 found = compare(model, written, _text_for(model, text), max_tokens=tokens, progress=progress)
+        elif report:
+            done = replace(done, notes=(*done.notes, _NO_REPORT))
+    if picture is not None and found is not None:
+        _save_picture(found, f"{target} against {source}", picture)
     if as_json:
         facts: dict[str, Any] = _conversion_facts(done)
         print(json.dumps(facts | ({} if found is None else {"comparison": found.to_dict()}), indent=1))
@@ -83,21 +107,41 @@ def compare_and_report(
     tokenizer: Path | None,
     threads: int | None,
     tokens: int,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Do what ``llama2cpp compare`` does."""
     from ..model import load
 
+    if picture is not None:
+        _check_picture(picture)
     with (
         load(a, tokenizer=tokenizer, threads=threads) as first,
         load(b, threads=threads) as second,
         _progress("comparing") as progress,
     ):
         found = compare(first, second, _text_for(first, text), max_tokens=tokens, progress=progress)
+    if picture is not None:
+        _save_picture(found, f"{b} against {a}", picture)
     if as_json:
         print(json.dumps({"a": a, "b": b, **found.to_dict()}, indent=1))
     else:
         _print_comparison(found, a, b, rows=None)
+
+
+def _check_picture(path: Path) -> None:
+    """Before the work, raise for what could only fail after it."""
+    if find_spec("matplotlib") is None:
+        raise ValueError('--picture needs matplotlib: pip install "llama2cpp[notebook]"')
+    if path.suffix.lower() not in _PICTURES:
+        raise ValueError(f"--picture {path}: expected a name that ends with one of {', '.join(_PICTURES)}")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder")
+
+
+def _save_picture(found: Comparison, title: str, path: Path) -> None:
+    drawn_of(found, title).savefig(path, dpi=150)
+    print(f"{path}: the picture", file=sys.stderr)
 
 
 def _text_for(model: Model, text: Path | None) -> Prompt:

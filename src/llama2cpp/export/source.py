@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-
-if TYPE_CHECKING:
-    from ..model import Model
 
 Array = NDArray[np.float32]
 RopeStyle = Literal["interleaved", "half_split"]
@@ -30,20 +27,66 @@ MATRICES = (
 _TURNED = ("attention.wq.weight", "attention.wk.weight", "attention.wq.bias", "attention.wk.bias")
 
 
+class StoredWeights(Protocol):
+    """Weights by the names of their file, decoded to float32 one by one: `model.weights`, or what reads as it does."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __getitem__(self, name: str) -> Array: ...
+
+    def info(self, name: str) -> dict[str, Any]:
+        """Give ``shape`` and ``format``, without decoding it."""
+
+    def release(self, name: str) -> None:
+        """Let its pages leave memory, where it lies in a mapped file. They come back when it is asked for again."""
+
+
+class Checkpoint(Protocol):
+    """What an export reads: a Model, or files that need not be able to compute."""
+
+    @property
+    def config(self) -> _core.Config:
+        """Sizes and constants."""
+
+    @property
+    def weights(self) -> StoredWeights:
+        """Its weights under any family's names."""
+
+    @property
+    def tokenizer(self) -> _core.Tokenizer | None:
+        """Its tokenizer, if there is one."""
+
+    @property
+    def tokenizer_problem(self) -> str:
+        """Why there is none; may be empty."""
+
+    @property
+    def path(self) -> str:
+        """The file or folder; empty for arrays."""
+
+    @property
+    def file_format(self) -> str:
+        """What kind of file that is, for people."""
+
+    def close(self) -> None:
+        """Let go of its files."""
+
+
 class Source:
-    """A model's weights by llama2.c's names, decoded when they are asked for.
+    """A checkpoint's weights by llama2.c's names, decoded when they are asked for.
 
     Parameters
     ----------
-    model : Model
+    checkpoint : Checkpoint
         Open for as long as this lives.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.config = model.config
-        self._stored = {}
-        for stored in model.weights:
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.config = checkpoint.config
+        self._last: str | None = None
+        self._stored: dict[str, str] = {}
+        for stored in checkpoint.weights:
             name = _core.rename_weight(stored, "llama2.c")
             if name is not None and not (name == "output.weight" and self.config.tied):
                 self._stored[name] = stored
@@ -64,12 +107,15 @@ class Source:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """[rows, columns] or [columns]."""
-        return tuple(self.model.weights.info(self._stored[name])["shape"])
+        return tuple(self.checkpoint.weights.info(self._stored[name])["shape"])
 
     @property
     def core(self) -> _core.Model:
-        """What the model is in C++."""
-        return self.model._core
+        """What a model is in C++. ValueError for files that the engine does not run."""
+        core = getattr(self.checkpoint, "_core", None)
+        if not isinstance(core, _core.Model):
+            raise ValueError("a file of panels is made of what the engine opens: export this to a .gguf file first")
+        return core
 
     def stored_name(self, name: str) -> str:
         """Give the source's own name of it."""
@@ -77,11 +123,17 @@ class Source:
 
     def stored_format(self, name: str) -> str:
         """How the source stores it, such as "q4_0"."""
-        return str(self.model.weights.info(self._stored[name])["format"])
+        return str(self.checkpoint.weights.info(self._stored[name])["format"])
 
     def array(self, name: str, rope_style: str) -> Array:
-        """Decode one weight. Rows of wq and wk, and their biases, come in the order of `rope_style`."""
-        array = self.model.weights[self._stored[name]]
+        """Decode one weight. Rows of wq and wk, and their biases, come in the order of `rope_style`.
+
+        The pages of the weight before it are let go: a file that is read through should not pile up in memory.
+        """
+        if self._last is not None:
+            self.checkpoint.weights.release(self._last)
+        self._last = self._stored[name]
+        array = self.checkpoint.weights[self._last]
         if self.config.rope_style != rope_style and name.endswith(_TURNED):
             array = reorder_rows(array, self.config.head_dim, rope_style)
         return np.ascontiguousarray(array)
