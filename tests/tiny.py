@@ -128,7 +128,16 @@ def hugging_face_names(weights: Arrays) -> Arrays:
     return {rename(name): array for name, array in weights.items()}
 
 
-ISAS = ["reference", "scalar", "avx2", "avx512-base", "avx512-vnni", "neon"]
+ISAS = [
+    "reference",
+    "scalar",
+    "avx2-base",
+    "avx2-vnni",
+    "avx512-base",
+    "avx512-vnni",
+    "neon-base",
+    "neon-dotprod",
+]
 
 
 def choose_isa(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:

@@ -169,6 +169,12 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
             call.blocks = blocks;
             call.out = few.data();
             table.matmul_blocks(call);
+            const auto floats = make(static_cast<std::size_t>(blocks * 32 * width), kind, seed);
+            auto wide_out = make(static_cast<std::size_t>(tokens * rows + 1), Kind::ordinary, seed);
+            call.input = {nullptr, nullptr, nullptr, nullptr, floats.data()};
+            call.out = wide_out.data();
+            table.matmul_wide(call);
+            bits["matmul_wide"].add(wide_out);
           }
           bits["matmul_open"].add(out);
           if (tokens <= llama2cpp::kFewTokens) bits["matmul_blocks"].add(few);

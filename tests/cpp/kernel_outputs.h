@@ -40,8 +40,10 @@ Bits matmul(const KernelTable& table, void (*kernel)(const llama2cpp::PanelBlock
           std::vector<float> out(static_cast<std::size_t>(tokens * rows + 1), kGuard);
           for (std::int64_t t = 0; t < tokens; t += table.tile) {
             const std::int64_t width = std::min(table.tile, tokens - t);
-            for (std::int64_t k = 0; k < cols; k += llama2cpp::kBlock) {
-              const std::int64_t n_k = std::min(llama2cpp::kBlock, cols - k);
+            // A few tokens' panels are taken whole at times; the bits do not tell.
+            const std::int64_t step = width <= llama2cpp::kFewTokens && rows != 48 ? cols : llama2cpp::kBlock;
+            for (std::int64_t k = 0; k < cols; k += step) {
+              const std::int64_t n_k = std::min(step, cols - k);
               std::vector<float> tile;
               for (std::int64_t i = 0; i < n_k; ++i) {
                 for (std::int64_t j = 0; j < width; ++j)

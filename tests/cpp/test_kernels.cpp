@@ -21,9 +21,11 @@ constexpr Arithmetic kArithmetics[] = {Arithmetic::contract, Arithmetic::llama2c
 std::vector<const KernelTable*> usable_tables(Arithmetic order = Arithmetic::contract) {
   std::vector<const KernelTable*> tables = {llama2cpp::scalar_kernels(order)};
   if (llama2cpp::cpu_has_avx2()) tables.push_back(llama2cpp::avx2_kernels(order));
+  if (llama2cpp::cpu_has_avx2_vnni()) tables.push_back(llama2cpp::avx2_vnni_kernels(order));
   if (llama2cpp::cpu_has_avx512()) tables.push_back(llama2cpp::avx512_kernels(order));
   if (llama2cpp::cpu_has_avx512_vnni()) tables.push_back(llama2cpp::avx512_vnni_kernels(order));
   if (llama2cpp::cpu_has_neon()) tables.push_back(llama2cpp::neon_kernels(order));
+  if (llama2cpp::cpu_has_neon_dotprod()) tables.push_back(llama2cpp::neon_dotprod_kernels(order));
   return tables;
 }
 
@@ -81,6 +83,13 @@ const Planted kPlanted[] = {
      [](KernelTable& t) {
        t.matmul_open = [](const llama2cpp::BlockCall& b) {
          g_real->matmul_open(b);
+         nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"matmul_wide",
+     [](KernelTable& t) {
+       t.matmul_wide = [](const llama2cpp::BlockCall& b) {
+         g_real->matmul_wide(b);
          nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
        };
      }},

@@ -141,7 +141,7 @@ class Backend {
 };
 
 // kind: "auto", "cpu" or "metal". threads: 0 for default_threads(). The environment variable LLAMA2CPP_ISA, where it
-// is set, names the CPU kernels: reference, scalar, avx2, avx512 or neon.
+// is set, names the CPU kernels: reference, scalar, avx2, avx512, neon or a variant of one (isa/select.cpp has the list).
 std::shared_ptr<Backend> make_backend(std::string_view kind, int threads, Arithmetic arithmetic = Arithmetic::contract);
 
 }  // namespace llama2cpp

@@ -67,19 +67,19 @@ struct AttentionJob {
         for (std::int64_t h = head; h < end; ++h) {
           queries[count++] = {t, h};
           if (count < together) continue;
-          few(span, kv_head, queries, count);
+          few(span, kv_head, queries, count, end < heads.end);
           count = 0;
         }
       }
-      if (count > 0) few(span, kv_head, queries, count);
+      if (count > 0) few(span, kv_head, queries, count, end < heads.end);
       head = end;
     }
   }
 
  private:
   // One piece of work: a few queries over the same keys, their scores staying in the worker's cache from the first
-  // stage to the last.
-  void few(const AttentionSpan& span, std::int64_t kv_head, const Query* queries, std::int64_t count) const {
+  // stage to the last. `more` tells whether the next head's keys come after it.
+  void few(const AttentionSpan& span, std::int64_t kv_head, const Query* queries, std::int64_t count, bool more) const {
     const auto keys_of = [&](std::int64_t i) { return span.position + queries[i].token + 1; };
     const std::int64_t keys = keys_of(count - 1);  // the last query's, which are the most
     const std::int64_t begin = span.window > 0 ? std::max(keys - span.window, std::int64_t{0}) : 0;
@@ -114,10 +114,17 @@ struct AttentionJob {
       if (last == AttentionStage::pattern) return;
     }
     if (span.values.dtype == DType::f16) {
-      mix(kernels.mix_f16, span, kv_head, queries, count, begin, pattern);
+      mix(kernels.mix_f16, span, kv_head, queries, count, begin, pattern, more);
     } else {
-      mix(kernels.mix_f32, span, kv_head, queries, count, begin, pattern);
+      mix(kernels.mix_f32, span, kv_head, queries, count, begin, pattern, more);
     }
+  }
+
+  // Keys or values that are read next. With one token they were read a step ago and have left the caches since; with
+  // more they stay there.
+  template <class T>
+  static const T* ahead(const AttentionSpan& span, const Tensor& cache, std::int64_t head, std::int64_t begin) {
+    return span.count == 1 ? reinterpret_cast<const T*>(entry(cache, head, begin)) : nullptr;
   }
 
   // A query also gets the scores of the few keys that only later ones of these queries look at, and nobody reads them.
@@ -131,7 +138,8 @@ struct AttentionJob {
                      .n = end - begin,
                      .head_dim = head_dim,
                      .root = std::sqrt(static_cast<float>(head_dim)),
-                     .out = {}};
+                     .out = {},
+                     .ahead = ahead<T>(span, span.values, kv_head, begin)};
     for (std::int64_t i = 0; i < count; ++i) {
       call.q[i] = q.row(span.row + queries[i].token) + queries[i].head * head_dim;
       call.out[i] = scores[i] + begin;
@@ -142,7 +150,7 @@ struct AttentionJob {
   // The kernel counts tiles from where it begins, so a window that begins inside one goes tile by tile.
   template <class T>
   void mix(void (*kernel)(const MixOf<T>&), const AttentionSpan& span, std::int64_t kv_head, const Query* queries,
-           std::int64_t count, std::int64_t begin, float* const* pattern) const {
+           std::int64_t count, std::int64_t begin, float* const* pattern, bool more) const {
     const std::int64_t head_dim = span.values.columns();
     const std::int64_t keys = span.position + queries[count - 1].token + 1;
     for (std::int64_t from = begin; from < keys;) {
@@ -153,7 +161,8 @@ struct AttentionJob {
                     .values = reinterpret_cast<const T*>(entry(span.values, kv_head, from)),
                     .n = {},
                     .head_dim = head_dim,
-                    .z = {}};
+                    .z = {},
+                    .ahead = more && from == begin ? ahead<T>(span, span.keys, kv_head + 1, begin) : nullptr};
       for (std::int64_t i = 0; i < count; ++i) {
         call.pattern[i] = pattern[i] + from;
         call.n[i] = std::min(span.position + queries[i].token + 1, to) - from;

@@ -27,15 +27,29 @@ inline void dot_lanes(const ScoresOf<T>& call, std::int64_t query, std::int64_t 
   }
 }
 
+// Asks memory for `count` numbers: what is read next arrives while this is computed.
+template <class T>
+inline void ask(const T* ahead, std::int64_t count) {
+  const auto* line = reinterpret_cast<const std::uint8_t*>(ahead);
+  for (const auto* end = line + count * static_cast<std::int64_t>(sizeof(T)); line < end; line += 64) prefetch(line);
+}
+
+// Keys that are asked for at once, where they are not in the caches: processors follow the rest by themselves.
+constexpr std::int64_t kAsked = 128;
+
 // N queries, all keys from `key` on.
 template <int N, class T>
 inline void score_queries(const ScoresOf<T>& call, std::int64_t query, std::int64_t key) {
   const float factor = 1.0F / call.root;
+  const T* const ahead = query == 0 ? call.ahead : nullptr;
+  if (ahead != nullptr) ask(call.keys, (call.n < kAsked ? call.n : kAsked) * call.head_dim);
   for (; key + 4 <= call.n; key += 4) {
+    if (ahead != nullptr) ask(ahead + key * call.head_dim, 4 * call.head_dim);
     f32x16 lanes[N][4];
     dot_lanes(call, query, key, lanes);
     for (int n = 0; n < N; ++n) sum_lanes_of_4(lanes[n], factor, call.out[query + n] + key);
   }
+  if (ahead != nullptr) ask(ahead + key * call.head_dim, (call.n - key) * call.head_dim);
   for (; key < call.n; ++key) {
     f32x16 lanes[N][1];
     dot_lanes(call, query, key, lanes);
@@ -99,6 +113,7 @@ inline void mix_columns(const MixOf<T>& call, std::int64_t query, std::int64_t d
     common = keys < common ? keys : common;
     most = keys > most ? keys : most;
   }
+  const T* const ahead = query == 0 && call.ahead != nullptr ? call.ahead + d : nullptr;
   f32x16 sum[N][kRegisters];
   for (int n = 0; n < N; ++n) {
     for (int v = 0; v < kRegisters; ++v) sum[n][v] = set1(0.0F);
@@ -111,6 +126,7 @@ inline void mix_columns(const MixOf<T>& call, std::int64_t query, std::int64_t d
     const std::int64_t end = tile + kKeyTile;
     std::int64_t p = tile;
     for (; p < end && p < common; ++p) {
+      if (ahead != nullptr) ask(ahead + p * call.head_dim, kRegisters * 16);
       f32x16 value[kRegisters];
       row(p, value);
       for (int n = 0; n < N; ++n) {

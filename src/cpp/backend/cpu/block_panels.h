@@ -20,6 +20,7 @@ struct BlockInput {
   const float* scales;         // [blocks][n_tokens]
   const std::int32_t* starts;  // [blocks][halves][n_tokens] minus the sum of the half's x
   const float* sums;           // [blocks][halves][n_tokens] scale * the sum of the half's x
+  const float* f32 = nullptr;  // [32 * blocks][n_tokens] in place of all that, where it is not rounded
 };
 
 // n_panels panels times one tile of tokens.

@@ -24,7 +24,7 @@ struct PanelBlockOf {
   const W* panels;            // [n_panels] of [n_k][16]
   std::int64_t panel_stride;  // weights from one panel to the next
   std::int64_t n_panels;
-  std::int64_t n_k;       // 1 to kBlock
+  std::int64_t n_k;       // 1 to kBlock; any with at most kFewTokens
   const float* x;         // [n_k][n_tokens]
   std::int64_t n_tokens;  // 1 to KernelTable::tile
   float* out;             // [n_tokens][16 * n_panels]
@@ -68,6 +68,8 @@ struct ScoresOf {
   std::int64_t head_dim;
   float root;
   float* out[kMostQueries];  // each [n]
+  // Where keys are not in the caches: what is read next, as much as keys are, and asked of memory meanwhile.
+  const T* ahead = nullptr;
 };
 
 // z[i][d] = sum over the first n[i] positions p of pattern[i][p] * values[p][d]
@@ -78,10 +80,11 @@ struct MixOf {
   const T* values;                     // [most of n][head_dim]
   std::int64_t n[kMostQueries];
   std::int64_t head_dim;
-  float* z[kMostQueries];  // each [head_dim]
+  float* z[kMostQueries];    // each [head_dim]
+  const T* ahead = nullptr;  // what is read next, as much as values are, and asked of memory meanwhile
 };
 
-// Tokens that matmul_blocks takes at most.
+// Tokens that matmul_blocks and matmul_wide take at most; with so few, matmuls of floats take any number of k.
 inline constexpr std::int64_t kFewTokens = 2;
 
 struct KernelTable {
@@ -99,6 +102,8 @@ struct KernelTable {
   // Block formats. Packed units times at most kFewTokens tokens; or units opened first and then times a tile.
   void (*matmul_blocks)(const BlockCall& call);
   void (*matmul_open)(const BlockCall& call);
+  // Packed units times at most kFewTokens tokens whose input stays floats: the weights become floats in registers.
+  void (*matmul_wide)(const BlockCall& call);
   void (*open_blocks)(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open);
   // An opened unit's weights as floats               -> out [32 * blocks][16]
   void (*widen_blocks)(const BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks, float* out);
@@ -137,8 +142,10 @@ struct KernelTable {
 const KernelTable* reference_kernels(Arithmetic arithmetic = Arithmetic::contract);
 const KernelTable* scalar_kernels(Arithmetic arithmetic = Arithmetic::contract);
 const KernelTable* avx2_kernels(Arithmetic arithmetic = Arithmetic::contract);
+const KernelTable* avx2_vnni_kernels(Arithmetic arithmetic = Arithmetic::contract);
 const KernelTable* avx512_kernels(Arithmetic arithmetic = Arithmetic::contract);
 const KernelTable* avx512_vnni_kernels(Arithmetic arithmetic = Arithmetic::contract);
 const KernelTable* neon_kernels(Arithmetic arithmetic = Arithmetic::contract);
+const KernelTable* neon_dotprod_kernels(Arithmetic arithmetic = Arithmetic::contract);
 
 }  // namespace llama2cpp

@@ -14,32 +14,48 @@ struct FromBf16 {
   static f32x16 widen(const std::uint16_t* p) { return load_bf16(p); }
 };
 
+// Asks for what is read next behind row k of P panels: further on in them or, past their end, in the P after them.
+template <int P, class T>
+inline void ask_next(const PanelBlockOf<T>& b, const T* panels, std::int64_t k) {
+  constexpr std::int64_t kRows = kAhead / (16 * static_cast<std::int64_t>(sizeof(T)));
+  const T* next = panels + (k + kRows) * 16 + (k + kRows < b.n_k ? 0 : (P - 1) * b.panel_stride);
+  for (int p = 0; p < P; ++p) prefetch(reinterpret_cast<const std::uint8_t*>(next + p * b.panel_stride));
+}
+
 // P panels x N tokens, all sums in registers.
 template <class From, int P, int N>
 inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64_t panel) {
-  f32x16 sum[P][N];
-  for (int p = 0; p < P; ++p) {
-    for (int n = 0; n < N; ++n) sum[p][n] = set1(0.0F);
-  }
-  const auto* w = b.panels + panel * b.panel_stride;  // [k][16], the next panel panel_stride further on
-  const float* x = b.x;                               // [k][N]
-  for (std::int64_t k = 0; k < b.n_k; ++k, w += 16, x += N) {
-    f32x16 row[P];
-    for (int p = 0; p < P; ++p) row[p] = From::widen(w + p * b.panel_stride);
-    for (int n = 0; n < N; ++n) {
-      const f32x16 token = set1(x[n]);
-      for (int p = 0; p < P; ++p) sum[p][n] = fma(row[p], token, sum[p][n]);
-    }
-  }
-  for (int n = 0; n < N; ++n) {
+  constexpr std::int64_t kLineRows = 4 / sizeof(typename From::Stored);
+  const auto* const panels = b.panels + panel * b.panel_stride;  // [k][16], the next panel panel_stride further on
+  const float* x = b.x;                                          // [k][N]
+  for (std::int64_t begin = 0; begin < b.n_k; begin += kBlock) {
+    const std::int64_t end = begin + kBlock < b.n_k ? begin + kBlock : b.n_k;
+    f32x16 sum[P][N];
     for (int p = 0; p < P; ++p) {
-      float* out = b.out + n * b.out_stride + (panel + p) * 16;
-      const bool last = panel + p + 1 == b.n_panels;
-      if (last && b.last_rows < 16) {
-        const f32x16 before = b.first ? set1(0.0F) : load_part(out, b.last_rows);
-        store_part(out, add(before, sum[p][n]), b.last_rows);
-      } else {
-        store(out, add(b.first ? set1(0.0F) : load(out), sum[p][n]));
+      for (int n = 0; n < N; ++n) sum[p][n] = set1(0.0F);
+    }
+    for (std::int64_t k = begin; k < end; ++k, x += N) {
+      if constexpr (N <= kFewTokens) {  // what limits few tokens is memory
+        if (k % kLineRows == 0) ask_next<P>(b, panels, k);
+      }
+      f32x16 row[P];
+      for (int p = 0; p < P; ++p) row[p] = From::widen(panels + p * b.panel_stride + k * 16);
+      for (int n = 0; n < N; ++n) {
+        const f32x16 token = set1(x[n]);
+        for (int p = 0; p < P; ++p) sum[p][n] = fma(row[p], token, sum[p][n]);
+      }
+    }
+    const bool first = b.first && begin == 0;
+    for (int n = 0; n < N; ++n) {
+      for (int p = 0; p < P; ++p) {
+        float* out = b.out + n * b.out_stride + (panel + p) * 16;
+        const bool last = panel + p + 1 == b.n_panels;
+        if (last && b.last_rows < 16) {
+          const f32x16 before = first ? set1(0.0F) : load_part(out, b.last_rows);
+          store_part(out, add(before, sum[p][n]), b.last_rows);
+        } else {
+          store(out, add(first ? set1(0.0F) : load(out), sum[p][n]));
+        }
       }
     }
   }
@@ -55,12 +71,11 @@ constexpr int panels_for(int tokens) {
 
 template <class From, int N>
 inline void matmul_tokens(const PanelBlockOf<typename From::Stored>& b) {
-  constexpr int P = panels_for(N);
+  // Weights of 16 bits arrive twice as fast as those of 32: then two streams are better than four.
+  constexpr int kPanels = panels_for(N);
+  constexpr int P = N <= kFewTokens && sizeof(typename From::Stored) == 2 && kPanels > 2 ? 2 : kPanels;
   std::int64_t panel = 0;
   for (; panel + P <= b.n_panels; panel += P) matmul_tile<From, P, N>(b, panel);
-  if constexpr (P > 4) {
-    for (; panel + 4 <= b.n_panels; panel += 4) matmul_tile<From, 4, N>(b, panel);
-  }
   if constexpr (P > 2) {
     for (; panel + 2 <= b.n_panels; panel += 2) matmul_tile<From, 2, N>(b, panel);
   }
@@ -158,6 +173,7 @@ constexpr KernelTable make_table(const char* name) {
       .quantize = quantize,
       .matmul_blocks = matmul_blocks,
       .matmul_open = matmul_open,
+      .matmul_wide = matmul_wide,
       .open_blocks = open_blocks,
       .widen_blocks = widen_blocks,
       .quantize_blocks = quantize_blocks,

@@ -96,7 +96,7 @@ void MatmulJob::multiply_blocks(void (*kernel)(const BlockCall&), const std::uin
             .panel_stride = stride,
             .n_panels = n,
             .blocks = count / kBlockCols,
-            .input = {tile.int8, tile.scales, tile.starts, tile.sums},
+            .input = {tile.int8, tile.scales, tile.starts, tile.sums, tile.f32},
             .n_tokens = part.end - part.begin,
             .out = to + part.begin * to_stride,
             .out_stride = to_stride,
@@ -147,8 +147,9 @@ void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std
     case PanelForm::llm_int8:
       return multiply_rows(panels, begin, n);
     case PanelForm::blocks:
-      if (w.int8_input && tiles.tokens <= kFewTokens) {
-        return multiply_blocks(kernels.matmul_blocks, reinterpret_cast<const std::uint8_t*>(panels.data), panels.stride,
+      if (tiles.tokens <= kFewTokens) {
+        return multiply_blocks(w.int8_input ? kernels.matmul_blocks : kernels.matmul_wide,
+                               reinterpret_cast<const std::uint8_t*>(panels.data), panels.stride,
                                out.row(0) + begin * kPanelRows, out.row_stride, last_rows(begin, n), n, k, count);
       }
       return open_and_multiply(panels, begin, n, k, count);
@@ -157,8 +158,8 @@ void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std
 
 // All of a worker's panels, `group` at a time.
 void MatmulJob::run(Range panels, std::int64_t group) const {
-  // With few tokens the integer kernels go through packed panels from end to end, their sums in registers.
-  const bool whole = w.panels && w.int8_input && tiles.tokens <= kFewTokens;
+  // With few tokens the kernels go through packed panels from end to end.
+  const bool whole = w.panels && tiles.tokens <= kFewTokens;
   if (whole) return multiply(panels.begin, panels.end - panels.begin, 0, w.cols);
   const std::int64_t step = step_cols(input_form(w));
   // Weights that become floats here are eight times as large: two panels of them stay in the first-level cache.

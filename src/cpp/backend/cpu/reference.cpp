@@ -64,13 +64,17 @@ void matmul_float(const PanelBlockOf<W>& b) {
     for (std::int64_t panel = 0; panel < b.n_panels; ++panel) {
       const std::int64_t rows = panel + 1 == b.n_panels ? b.last_rows : kPanelRows;
       for (std::int64_t row = 0; row < rows; ++row) {
-        float p = 0.0F;
-        for (std::int64_t k = 0; k < b.n_k; ++k) {
-          const float w = kWiden(b.panels[panel * b.panel_stride + k * kPanelRows + row]);
-          p = std::fma(w, b.x[k * b.n_tokens + t], p);
-        }
         float& out = b.out[t * b.out_stride + panel * kPanelRows + row];
-        out = (b.first ? 0.0F : out) + p;
+        float sum = b.first ? 0.0F : out;
+        for (std::int64_t begin = 0; begin < b.n_k; begin += kBlock) {
+          float p = 0.0F;
+          for (std::int64_t k = begin; k < b.n_k && k < begin + kBlock; ++k) {
+            const float w = kWiden(b.panels[panel * b.panel_stride + k * kPanelRows + row]);
+            p = std::fma(w, b.x[k * b.n_tokens + t], p);
+          }
+          sum = sum + p;
+        }
+        out = sum;
       }
     }
   }
@@ -235,6 +239,7 @@ constexpr KernelTable kTable{
     .quantize = quantize,
     .matmul_blocks = reference_matmul_blocks,
     .matmul_open = reference_matmul_open,
+    .matmul_wide = reference_matmul_wide,
     .open_blocks = reference_open_blocks,
     .widen_blocks = reference_widen_blocks,
     .quantize_blocks = reference_quantize_blocks,

@@ -151,6 +151,28 @@ void reference_matmul_open(const BlockCall& b) {
   });
 }
 
+// The weights that reference_widen_blocks gives, times floats: blocks of 256 k, summed like any float weights.
+void reference_matmul_wide(const BlockCall& b) {
+  each_output(b, [&](const std::uint8_t* panel, std::int64_t row, std::int64_t token, float sum) {
+    const float* x = b.input.f32 + token;
+    for (std::int64_t block = 0; block < b.blocks; block += kUnitBlocks) {
+      const Unit unit{b.layout, panel, b.blocks - block < kUnitBlocks ? b.blocks - block : kUnitBlocks};
+      float p = 0.0F;
+      for (std::int64_t k = 0; k < unit.blocks * kBlockCols; ++k, x += b.n_tokens) {
+        const std::int64_t i = k / kBlockCols;
+        const std::int64_t half = k * b.layout.halves / kBlockCols % b.layout.halves;
+        const int q = unit.weight(i, k % kBlockCols, row) - b.layout.offset - unit.zero(i, row);
+        float w = unit.scale(i, half, row, 0) * static_cast<float>(q);
+        if (b.layout.minimum) w = w + unit.scale(i, half, row, 1);
+        p = std::fma(w, *x, p);
+      }
+      sum = sum + p;
+      panel += unit.bytes();
+    }
+    return sum;
+  });
+}
+
 void reference_open_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
                            std::uint8_t* open) {
   const Unit from{layout, unit, blocks};

@@ -42,6 +42,7 @@ inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) {
 #include "backend/cpu/matmul_blocks.inl"
 #include "backend/cpu/open_blocks.inl"
 #include "backend/cpu/llm_int8.inl"
+#include "backend/cpu/wide_blocks.inl"
 #include "backend/cpu/matmul.inl"
 #include "backend/cpu/isa/doubles_avx512.inl"
 #include "backend/cpu/llama2c_order.inl"

@@ -5,10 +5,12 @@ using f32x16 = __m512;
 // 32 registers: a tile of 2 panels x 12 tokens keeps 24 sums, 2 weights and a broadcast. With few tokens, more panels
 // in flight hide the latency of fma.
 constexpr int kTileTokens = 12;
-constexpr int kWidePanels = 8;
+constexpr int kWidePanels = 4;
 constexpr int kTilePanels = 2;
-constexpr int kFewPanels = 1;  // block formats, one token
-constexpr int kQueries = 4;    // of attention, at once: 4 queries x 4 keys, or x 64 dimensions, are 16 sums
+constexpr int kFewPanels = 1;     // block formats, one token
+constexpr int kWideTogether = 4;  // block formats whose input stays floats
+constexpr bool kLooksUp = true;   // number_of<4> does not see what is above the 4 bits
+constexpr int kQueries = 4;       // of attention, at once: 4 queries x 4 keys, or x 64 dimensions, are 16 sums
 
 inline __mmask16 first_lanes(std::int64_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
 
@@ -138,7 +140,24 @@ inline bytes64 either(bytes64 a, bytes64 b) { return _mm512_or_si512(a, b); }
 // Byte I of each row.
 template <int I>
 inline f32x16 byte_of(bytes64 a) {
-  return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(a, 8 * I), _mm512_set1_epi32(255)));
+  constexpr int kNone = static_cast<int>(0x80808000U);  // zeros above it
+  return _mm512_cvtepi32_ps(_mm512_shuffle_epi8(
+      a, _mm512_broadcast_i32x4(_mm_setr_epi32(kNone + I, kNone + I + 4, kNone + I + 8, kNone + I + 12))));
+}
+inline f32x16 sixteen_from(float first) {
+  return _mm512_add_ps(_mm512_set1_ps(first), _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+// Byte I of each row, a number of kBits, less kOffset. Up to 5 bits are looked up in a table of floats, which takes the
+// lowest bits of an index and leaves the rest.
+template <int kBits, int kOffset, int I>
+inline f32x16 number_of(bytes64 a) {
+  if constexpr (kBits <= 5) {
+    const __m512i index = shift<8 * I>(a);
+    if constexpr (kBits <= 4) return _mm512_permutexvar_ps(index, sixteen_from(-kOffset));
+    return _mm512_permutex2var_ps(sixteen_from(-kOffset), index, sixteen_from(16 - kOffset));
+  }
+  if constexpr (kOffset == 0) return byte_of<I>(a);
+  return _mm512_sub_ps(byte_of<I>(a), _mm512_set1_ps(kOffset));
 }
 inline f32x16 load_int8(const std::int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));

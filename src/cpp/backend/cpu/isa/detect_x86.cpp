@@ -19,11 +19,11 @@ struct Registers {
 
 #ifdef _MSC_VER
 
-Registers cpuid(std::uint32_t leaf) {
+Registers cpuid(std::uint32_t leaf, std::uint32_t part = 0) {
   int r[4];
   __cpuid(r, 0);
   if (static_cast<std::uint32_t>(r[0]) < leaf) return {};
-  __cpuidex(r, static_cast<int>(leaf), 0);
+  __cpuidex(r, static_cast<int>(leaf), static_cast<int>(part));
   return {static_cast<std::uint32_t>(r[0]), static_cast<std::uint32_t>(r[1]), static_cast<std::uint32_t>(r[2]),
           static_cast<std::uint32_t>(r[3])};
 }
@@ -32,9 +32,9 @@ std::uint64_t saved_state() { return _xgetbv(0); }
 
 #else
 
-Registers cpuid(std::uint32_t leaf) {
+Registers cpuid(std::uint32_t leaf, std::uint32_t part = 0) {
   Registers r{};  // zeros where the processor has no such leaf
-  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  __get_cpuid_count(leaf, part, &r.eax, &r.ebx, &r.ecx, &r.edx);
   return r;
 }
 
@@ -61,6 +61,9 @@ bool cpu_has_avx2() {
   constexpr std::uint32_t kAvx2 = bit(5);  // of leaf 7
   return all(cpuid(1).ecx, kFma | kOsxsave | kAvx | kF16c) && all(cpuid(7).ebx, kAvx2) && all(saved_state(), 0x6);
 }
+
+// Leaf 7 says in eax how many parts it has beside the first; asked for one that it has not, a processor may say anything.
+bool cpu_has_avx2_vnni() { return cpu_has_avx2() && cpuid(7).eax >= 1 && all(cpuid(7, 1).eax, bit(4)); }
 
 bool cpu_has_avx512() {
   constexpr std::uint32_t kFoundation = bit(16);

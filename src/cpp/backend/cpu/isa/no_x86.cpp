@@ -4,9 +4,11 @@
 namespace llama2cpp {
 
 const KernelTable* avx2_kernels(Arithmetic) { return nullptr; }
+const KernelTable* avx2_vnni_kernels(Arithmetic) { return nullptr; }
 const KernelTable* avx512_kernels(Arithmetic) { return nullptr; }
 const KernelTable* avx512_vnni_kernels(Arithmetic) { return nullptr; }
 bool cpu_has_avx2() { return false; }
+bool cpu_has_avx2_vnni() { return false; }
 bool cpu_has_avx512() { return false; }
 bool cpu_has_avx512_vnni() { return false; }
 

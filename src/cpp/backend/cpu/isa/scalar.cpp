@@ -18,6 +18,8 @@ constexpr int kTileTokens = 4;
 constexpr int kWidePanels = 1;
 constexpr int kTilePanels = 1;
 constexpr int kFewPanels = 1;
+constexpr int kWideTogether = 1;  // block formats whose input stays floats
+constexpr bool kLooksUp = false;
 constexpr int kQueries = 1;  // of attention, at once
 
 template <class F>
@@ -208,6 +210,12 @@ template <int I>
 inline f32x16 byte_of(const bytes64& a) {
   return map([&](int j) { return static_cast<float>(a.byte[4 * j + I]); });
 }
+// Byte I of each row, a number of kBits, less kOffset.
+template <int kBits, int kOffset, int I>
+inline f32x16 number_of(const bytes64& a) {
+  if constexpr (kOffset == 0) return byte_of<I>(a);
+  return sub(byte_of<I>(a), set1(static_cast<float>(kOffset)));
+}
 inline f32x16 load_int8(const std::int8_t* p) {
   return map([&](int j) { return static_cast<float>(p[j]); });
 }
@@ -238,6 +246,7 @@ std::int64_t score_many(const ScoresOf<T>&) {
 #include "backend/cpu/matmul_blocks.inl"
 #include "backend/cpu/open_blocks.inl"
 #include "backend/cpu/llm_int8.inl"
+#include "backend/cpu/wide_blocks.inl"
 #include "backend/cpu/matmul.inl"
 #include "backend/cpu/isa/doubles_scalar.inl"
 #include "backend/cpu/llama2c_order.inl"

@@ -21,8 +21,10 @@ bool always() { return true; }
 constexpr Isa kIsas[] = {
     {"reference", "reference", reference_kernels, always, ""},
     {"scalar", "scalar", scalar_kernels, always, ""},
-    {"neon", "neon", neon_kernels, cpu_has_neon, "an aarch64 processor"},
-    {"avx2", "avx2", avx2_kernels, cpu_has_avx2, "AVX2, FMA and F16C"},
+    {"neon", "neon-base", neon_kernels, cpu_has_neon, "an aarch64 processor"},
+    {"neon", "neon-dotprod", neon_dotprod_kernels, cpu_has_neon_dotprod, "an aarch64 processor with FEAT_DotProd"},
+    {"avx2", "avx2-base", avx2_kernels, cpu_has_avx2, "AVX2, FMA and F16C"},
+    {"avx2", "avx2-vnni", avx2_vnni_kernels, cpu_has_avx2_vnni, "AVX2, FMA, F16C and AVX-VNNI"},
     {"avx512", "avx512-base", avx512_kernels, cpu_has_avx512, "AVX-512 F, BW, DQ and VL"},
     {"avx512", "avx512-vnni", avx512_vnni_kernels, cpu_has_avx512_vnni, "AVX-512 F, BW, DQ, VL and VNNI"},
 };
@@ -44,7 +46,7 @@ const KernelTable& select_kernels(std::string_view isa, Arithmetic arithmetic) {
   }
   if (best != nullptr) return *best;
   LLAMA2CPP_CHECK(lacking.empty(), "LLAMA2CPP_ISA is '", isa, "', but this machine lacks ", lacking);
-  throw std::invalid_argument(cat("LLAMA2CPP_ISA is '", isa, "', expected one of: ", known, ", avx512"));
+  throw std::invalid_argument(cat("LLAMA2CPP_ISA is '", isa, "', expected one of: ", known, ", neon, avx2, avx512"));
 }
 
 }  // namespace llama2cpp

@@ -9,9 +9,11 @@ namespace llama2cpp {
 
 // What the CPU and the operating system support. One definition for each processor family, chosen by CMake.
 bool cpu_has_avx2();
+bool cpu_has_avx2_vnni();
 bool cpu_has_avx512();
 bool cpu_has_avx512_vnni();
 bool cpu_has_neon();
+bool cpu_has_neon_dotprod();
 
 // A set's name ("avx512") chooses the best of its variants, a variant's ("avx512-base") that one, and empty the best of
 // all. Throws std::invalid_argument for an unknown name and for an ISA that the machine or the build lacks.

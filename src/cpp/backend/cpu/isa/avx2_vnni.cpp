@@ -1,0 +1,55 @@
+// Kernels for AVX2 with FMA and F16C and AVX-VNNI, which multiplies and adds four bytes of each lane in one
+// instruction.
+#include <immintrin.h>
+
+#include "backend/cpu/kernel_table.h"
+#include "core/glibc_float.h"
+
+namespace llama2cpp {
+namespace {
+
+#include "backend/cpu/isa/avx2.inl"
+
+// 16 rows of 4 bytes: weights + 128.
+struct quads16 {
+  __m256i lo, hi;
+};
+inline quads16 load_quads(const std::uint8_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+inline i32x16 dot_start_128(const std::int32_t* start) { return dot_start(start, 7); }
+inline i32x16 dot_quads(i32x16 sum, quads16 w, const std::int8_t* x) {
+  const __m256i all = repeat_quad(x);
+  return {_mm256_dpbusd_avx_epi32(sum.lo, w.lo, all), _mm256_dpbusd_avx_epi32(sum.hi, w.hi, all)};
+}
+// sum + w * *x, where both factors fit into 16 bits
+inline i32x16 add_product(i32x16 sum, i32x16 w, const std::int32_t* x) {
+  const __m256i all = repeat_low(x);
+  return {_mm256_dpwssd_avx_epi32(sum.lo, w.lo, all), _mm256_dpwssd_avx_epi32(sum.hi, w.hi, all)};
+}
+inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) { return dot_quads(sum, {w.lo, w.hi}, x); }
+
+// In this order: each builds on the one before.
+// clang-format off
+#include "backend/cpu/elementwise.inl"
+#include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul_blocks.inl"
+#include "backend/cpu/open_blocks.inl"
+#include "backend/cpu/llm_int8.inl"
+#include "backend/cpu/wide_blocks.inl"
+#include "backend/cpu/matmul.inl"
+#include "backend/cpu/isa/doubles_avx2.inl"
+#include "backend/cpu/llama2c_order.inl"
+// clang-format on
+
+constexpr KernelTable kTable = make_table("avx2");
+constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
+
+}  // namespace
+
+const KernelTable* avx2_vnni_kernels(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
+}
+
+}  // namespace llama2cpp
