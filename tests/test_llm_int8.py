@@ -348,7 +348,7 @@ def test_they_read_our_folder(
     from transformers import LlamaForCausalLM
 
     source, folder, _ = theirs
-    convert(source, tmp_path / "ours", "llm_int8", calibration=calibrate and Calibration(calibrate))
+    convert(source, tmp_path / "ours", "llm_int8", calibration=Calibration(calibrate) if calibrate else None)
     with torch.no_grad():
         got, wanted = (
             LlamaForCausalLM.from_pretrained(path, device_map="cpu")(torch.tensor([IDS])).logits
