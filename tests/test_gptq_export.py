@@ -521,9 +521,9 @@ def test_convert_refuses(tmp_path: Path) -> None:
     text = some_text(model)
     for name, format, options, message in [
         ("m", "gptq4", {}, "gptq4 needs calibration text: pass calibration=FILE"),
-        ("m", "f16", {"calibration": text}, "for GPTQ and for GGUF's types of less"),
-        ("m.bin", "int8", {"calibration": text}, "for GPTQ and for GGUF's types of less"),
-        ("m.gguf", "q8_0", {"calibration": text}, "for GPTQ and for GGUF's types of less"),
+        ("m", "f16", {"calibration": text}, "for GPTQ, llm_int8 and GGUF's types of less"),
+        ("m.bin", "int8", {"calibration": text}, "for GPTQ, llm_int8 and GGUF's types of less"),
+        ("m.gguf", "q8_0", {"calibration": text}, "for GPTQ, llm_int8 and GGUF's types of less"),
         ("m.gguf", None, {"calibration": text}, "the format is not given"),
         ("m.gguf", "q4_k", {"calibration": text, "importance": {}}, "one is made of the other"),
         ("m.gguf", "gptq4", {"calibration": text}, "has no format 'gptq4'"),

@@ -284,7 +284,7 @@ def test_a_missing_window_is_not_null(tmp_path: Path, window: Any, expected: int
         ({"rope_parameters": {"partial_rotary_factor": 0.25}}, r"partial_rotary_factor .*: 0\.25, and only 1"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, r"rope_scaling .*: there are rope_parameters too"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, r'quant_method .*: "awq"'),
-        ({"quantization_config": {"load_in_4bit": True, "quant_method": "bitsandbytes"}}, r'"bitsandbytes"'),
+        ({"quantization_config": {"load_in_4bit": True, "quant_method": "bitsandbytes"}}, r"bitsandbytes' 4 bits"),
     ],
 )
 def test_refused_by_name(folder: Path, changes: Json, said: str) -> None:
