@@ -15,7 +15,8 @@ from hf_folders import Spec, tensors_of, transformers_logits
 
 import llama2cpp
 from llama2cpp.export import convert
-from llama2cpp.export.hf_shards import Tensor, parse_size, split
+from llama2cpp.export.hf_shards import parse_size, split
+from llama2cpp.export.safetensors_file import Tensor
 
 
 def weights_in(folder: Path) -> dict[str, int]:

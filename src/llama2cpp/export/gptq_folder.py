@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from .. import _core
 from ..new_files import write_array
 from .gptq import BITS, PARTS, Settings, quantise
 from .hf_folder import weights_to_write
+from .safetensors_file import Tensor, lay_out
 from .source import MATRICES, Source
 
 Progress = Callable[[str, int], None]
@@ -111,9 +112,10 @@ def write(
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     names = weights_to_write(source)
     floats = [name for name in names if not _is_matrix(name)]
-    layout = _Layout()
+    tensors = []
     for name in floats:
-        layout.add(_hugging_face(name), "F16", source.shape(name) if name in source else _bias_shape(source, name))
+        shape = source.shape(name) if name in source else _bias_shape(source, name)
+        tensors.append(_tensor(_hugging_face(name), "F16", shape))
     for layer in range(source.config.n_layers):
         for stem in MATRICES:
             name = f"layers.{layer}.{stem}.weight"
@@ -127,10 +129,11 @@ def write(
                 "g_idx": (columns,),
             }
             for part in PARTS:
-                layout.add(_plane(name, part), _DTYPES[part], shapes[part])
+                tensors.append(_tensor(_plane(name, part), _DTYPES[part], shapes[part]))
+    layout = lay_out(tensors)
     damped = []
     with (folder / "model.safetensors").open("wb") as file:
-        layout.write_header(file)
+        file.write(layout.header)
         for name in floats:
             array = (
                 source.array(name, "half_split") if name in source else np.zeros(_bias_shape(source, name), np.float32)
@@ -139,12 +142,16 @@ def write(
             progress(name, array.size)
         for name, rounded in quantise(source, sequences, settings, threads=threads):
             for part, plane in rounded.planes.items():
-                file.seek(layout.begin(_plane(name, part)))
+                file.seek(layout.begins[_plane(name, part)])
                 write_array(file, plane)
             if rounded.damp > settings.damp:
                 damped.append(f"{name} needed a damping of {rounded.damp:g}")
             progress(name, rounded.weight.size)
     return damped
+
+
+def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    return Tensor(name, dtype, shape, int(np.prod(shape)) * _WIDTHS[dtype])
 
 
 def _hugging_face(name: str) -> str:
@@ -157,25 +164,3 @@ def _plane(name: str, part: str) -> str:
 
 def _bias_shape(source: Source, name: str) -> tuple[int, ...]:
     return source.shape(name.removesuffix("bias") + "weight")[:1]
-
-
-class _Layout:
-    """Where each tensor of a safetensors file lies."""
-
-    def __init__(self) -> None:
-        self._header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        self._end = 0
-        self._header_bytes = 0
-
-    def add(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
-        begin, self._end = self._end, self._end + int(np.prod(shape)) * _WIDTHS[dtype]
-        self._header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, self._end]}
-
-    def write_header(self, file: BinaryIO) -> None:
-        text = json.dumps(self._header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        file.write(len(text).to_bytes(8, "little") + text)
-        self._header_bytes = 8 + len(text)
-
-    def begin(self, name: str) -> int:
-        return self._header_bytes + int(self._header[name]["data_offsets"][0])

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from .hf_shards import ShardWriter, Tensor
+from .hf_shards import ShardWriter
 from .hf_tokenizer import tokenizer_json
+from .safetensors_file import Tensor
 from .source import Source, llama3_factors, short_float
 from .vocabulary import Vocabulary
 

@@ -6,24 +6,16 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..new_files import write_array
+from .safetensors_file import Tensor, lay_out
 
 SHARD_SIZE = "5GB"
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-class Tensor(NamedTuple):
-    """What a file's header says of a tensor: its name, type ("BF16"), shape and bytes."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    bytes: int
 
 
 def parse_size(size: int | str) -> int:
@@ -99,7 +91,7 @@ class ShardWriter:
             self._shard += 1
             tensors = self._shards[self._shard]
             self._left = len(tensors)
-            self._file().write_bytes(header(tensors))
+            self._file().write_bytes(lay_out(tensors).header)
         tensor = self._shards[self._shard][-self._left]
         assert data.nbytes == tensor.bytes
         with self._file().open("ab") as file:
@@ -122,15 +114,3 @@ class ShardWriter:
 
     def _file(self) -> Path:
         return self._folder / self._names[self._shard]
-
-
-def header(tensors: Iterable[Tensor]) -> bytes:
-    """Give what a safetensors file begins with: the length of what follows, and where each tensor is."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for tensor in tensors:
-        begin, end = end, end + tensor.bytes
-        entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text

@@ -14,6 +14,7 @@ from .. import _core
 from ..new_files import write_array
 from .hf_folder import Progress, weights_to_write
 from .outliers import THRESHOLD, Columns
+from .safetensors_file import Tensor, lay_out
 from .source import MATRICES, Source
 
 FORMAT = "llm_int8"
@@ -76,20 +77,17 @@ def write(
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     formats = formats_of(source)
     shapes = {tensor: facts for name in formats for tensor, facts in _tensors(source, name, formats[name], outliers)}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
     # As the safetensors library does: wider types first, so that all lie aligned.
-    for tensor, (dtype, shape) in sorted(shapes.items(), key=lambda item: (-_BYTES[item[1][0]], item[0])):
-        begin, end = end, end + int(np.prod(shape)) * _BYTES[dtype]
-        header[tensor] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    ordered = sorted(shapes.items(), key=lambda item: (-_BYTES[item[1][0]], item[0]))
+    layout = lay_out(
+        Tensor(tensor, dtype, shape, int(np.prod(shape)) * _BYTES[dtype]) for tensor, (dtype, shape) in ordered
+    )
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(layout.header)
         for name, format in formats.items():
             array = source.array(name, "half_split") if name in source else np.zeros(_shape(source, name), np.float32)
             for tensor, data in _encoded(name, format, array, outliers, threads):
-                file.seek(8 + len(text) + header[tensor]["data_offsets"][0])
+                file.seek(layout.begins[tensor])
                 write_array(file, data)
             progress(name, array.size)
     return formats

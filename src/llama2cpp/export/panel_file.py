@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..new_files import write_array
 from . import gguf_file
+from .safetensors_file import Tensor, lay_out
 from .source import Array, Source
 
 Progress = Callable[[str, int], None]
@@ -128,14 +129,8 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _write(file: BinaryIO, metadata: Mapping[str, str], tensors: list[_Tensor], progress: Progress) -> None:
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for tensor in tensors:
-        begin, end = end, end + tensor.bytes
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
-    text = _json(header).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    file.write(len(text).to_bytes(8, "little") + text)
+    places = [Tensor(tensor.name, tensor.dtype, tensor.shape, tensor.bytes) for tensor in tensors]
+    file.write(lay_out(places, metadata=metadata, alignment=_ALIGNMENT).header)
     for tensor in tensors:
         data = tensor.make()
         write_array(file, data)
