@@ -11,6 +11,7 @@
 #   asan        C++ tests and stress under AddressSanitizer and UndefinedBehaviorSanitizer
 #   fuzz        each fuzz target, under the same
 #   tsan        C++ tests and stress under ThreadSanitizer
+#   clang       C++ tests as clang++ compiles them for users
 #   aarch64     C++ tests built for aarch64, run by an emulator: the same bits as here
 #   windows     C++ tests built for Windows on x86-64, run by Wine: the same bits as here
 #   macos       C++ tests built for macOS on aarch64 (and not run)
@@ -30,7 +31,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan aarch64 windows macos leaks libm mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos leaks libm mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -50,7 +51,11 @@ cpp() {
   cmake --build "$folder" -- --quiet
 }
 
-sanitized() { cpp "$1" -DCMAKE_CXX_COMPILER=clang++-16 -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DLLAMA2CPP_SANITIZE=$2" "${@:3}"; }
+# Line numbers are all that a report needs; the rest of debug information takes long to make.
+sanitized() {
+  cpp "$1" -DCMAKE_CXX_COMPILER=clang++-16 -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DLLAMA2CPP_SANITIZE=$2" \
+    "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2 -gline-tables-only -DNDEBUG" "${@:3}"
+}
 
 # stress PROGRAM: other seeds until the time is over.
 stress() {
@@ -64,8 +69,14 @@ stress() {
 
 asan() {
   sanitized asan fuzzer-no-link,address,undefined -DLLAMA2CPP_FUZZ=ON
-  # That the kernel tests find a wrong kernel is shown without sanitizers, ten times as fast.
-  "$build/asan/tests/cpp/llama2cpp_tests" --test-case-exclude='*one ulp off*'
+  # In two halves side by side. That the kernel tests find a wrong kernel is shown without sanitizers, ten times as fast.
+  local tests=$build/asan/tests/cpp/llama2cpp_tests half='*test_kernels*,*test_matmul.cpp*' kernels failed=0
+  "$tests" --source-file="$half" --test-case-exclude='*one ulp off*' >"$build/asan_kernels.out" 2>&1 &
+  kernels=$!
+  "$tests" --source-file-exclude="$half" || failed=1
+  wait "$kernels" || failed=1
+  cat "$build/asan_kernels.out"
+  [ $failed -eq 0 ]
   stress "$build/asan/tests/cpp/stress_sessions"
 }
 
@@ -89,6 +100,11 @@ tsan() {
   # Whatever starts no threads has nothing to show here, and takes long.
   "$build/tsan/tests/cpp/llama2cpp_tests" --source-file='*test_forward*,*test_thread_pool*'
   stress "$build/tsan/tests/cpp/stress_sessions"
+}
+
+clang() {
+  cpp clang -DCMAKE_CXX_COMPILER=clang++-16
+  "$build/clang/tests/cpp/llama2cpp_tests"
 }
 
 # Cross compilers must see doctest, and nothing else of this machine's headers.
@@ -158,7 +174,7 @@ mutants() {
 {
   for check in "${checks[@]}"; do
     case $check in
-      asan | fuzz | tsan | aarch64 | windows | macos | leaks | libm | mutants) ;;
+      asan | fuzz | tsan | clang | aarch64 | windows | macos | leaks | libm | mutants) ;;
       *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
     esac
   done

@@ -39,7 +39,7 @@ inline void llm_int8_tile(const LlmInt8Call& c, std::int64_t panel, std::int64_t
       sum[p][n] = fma(mul(scale, set1(c.x_scales[token + n])), to_float(dots[p][n]), set1(0.0F));
     }
   }
-  const float* x_fixed = c.x_fixed + token;
+  const float* x_fixed = c.fixed > 0 ? c.x_fixed + token : nullptr;
   w += 64;
   for (std::int64_t i = 0; i < c.fixed; ++i, w += 32, x_fixed += c.n_tokens) {
     for (int p = 0; p < P; ++p) {
