@@ -30,11 +30,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("step_program")
+    parser.add_argument("-z", "--tokenizer", help="tokenizer file, where the model has none")
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     steps: int = options.steps
-    model = llama2cpp.load(options.model, threads=1)
+    model = llama2cpp.load(options.model, tokenizer=options.tokenizer, threads=1)
     session = model.session()
 
     def in_cpp() -> float:
