@@ -176,18 +176,17 @@ def convert(
         if text is not None and reader is None:
             raise ValueError(f"{source} is too large to be run for a calibration text: convert it first, then that")
         sequences = [] if text is None or reader is None else job.take_text(reader, text)
+        if container == "gguf":
+            gguf_file.require_library()  # before the text is read, which takes a while
+        if reader is not None and container in ("gguf", "panels"):
+            importance = importance_of_inputs(reader, sequences, progress=progress)
         if container == "llama2.c":
             formats = job.write_llama2c(group, force=force)
         elif container == "gguf":
-            gguf_file.require_library()
-            if reader is not None:
-                importance = importance_of_inputs(reader, sequences, progress=progress)
             formats = job.write_gguf(pure=pure, importance=importance or {}, threads=threads)
         elif format in BITS:
             formats = job.write_gptq(settings, sequences, threads=threads)
         elif container == "panels":
-            if reader is not None:
-                importance = importance_of_inputs(reader, sequences, progress=progress)
             formats = job.write_panels(checkpoint, pure=pure, importance=importance or {}, threads=threads)
         else:
             formats = job.write_folder(reader, sequences, shard_size=bytes_of_shard, threads=threads)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,17 @@ import numpy as np
 from .. import _core
 from ..new_files import write_array
 from .gptq import BITS, PARTS, Settings, quantise
-from .hf_folder import weights_to_write
+from .hf_folder import (
+    Progress,
+    array_of,
+    hugging_face_name,
+    is_layer_matrix,
+    shape_of,
+    weights_to_write,
+    write_config,
+)
 from .safetensors_file import Tensor, lay_out
 from .source import MATRICES, Source
-
-Progress = Callable[[str, int], None]
 
 FORMATS = tuple(BITS)
 FLOAT = "float16"
@@ -27,16 +32,12 @@ _WIDTHS = {"I32": 4, "F16": 2}
 
 def formats_of(source: Source, format: str) -> dict[str, str]:
     """Give the format of each weight by llama2.c's name."""
-    return {name: format if _is_matrix(name) else "f16" for name in weights_to_write(source)}
-
-
-def _is_matrix(name: str) -> bool:
-    return name.startswith("layers.") and name.removesuffix(".weight").endswith(MATRICES)
+    return {name: format if is_layer_matrix(name) else "f16" for name in weights_to_write(source)}
 
 
 def check(source: Source, settings: Settings) -> None:
     """Raise ValueError for a model whose matrices fill no whole words."""
-    for name in filter(_is_matrix, source.names()):
+    for name in filter(is_layer_matrix, source.names()):
         for size in source.shape(name):
             if size * settings.bits % 32:
                 raise ValueError(
@@ -47,7 +48,7 @@ def check(source: Source, settings: Settings) -> None:
 
 def notes(source: Source, settings: Settings) -> list[str]:
     """Give what some readers of the folder may refuse."""
-    columns = {source.shape(name)[1] for name in filter(_is_matrix, source.names())}
+    columns = {source.shape(name)[1] for name in filter(is_layer_matrix, source.names())}
     broken = sorted(count for count in columns if settings.group != -1 and count % settings.group)
     if not broken:
         return []
@@ -109,13 +110,10 @@ def write(
         What is worth knowing: matrices that needed more damping.
     """
     config = config | {"quantization_config": quantization_config(settings)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_config(folder, config)
     names = weights_to_write(source)
-    floats = [name for name in names if not _is_matrix(name)]
-    tensors = []
-    for name in floats:
-        shape = source.shape(name) if name in source else _bias_shape(source, name)
-        tensors.append(_tensor(_hugging_face(name), "F16", shape))
+    floats = [name for name in names if not is_layer_matrix(name)]
+    tensors = [_tensor(hugging_face_name(name), "F16", shape_of(source, name)) for name in floats]
     for layer in range(source.config.n_layers):
         for stem in MATRICES:
             name = f"layers.{layer}.{stem}.weight"
@@ -135,9 +133,7 @@ def write(
     with (folder / "model.safetensors").open("wb") as file:
         file.write(layout.header)
         for name in floats:
-            array = (
-                source.array(name, "half_split") if name in source else np.zeros(_bias_shape(source, name), np.float32)
-            )
+            array = array_of(source, name)
             write_array(file, _core.encode("f16", array, threads=threads))
             progress(name, array.size)
         for name, rounded in quantise(source, sequences, settings, threads=threads):
@@ -154,13 +150,5 @@ def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> Tensor:
     return Tensor(name, dtype, shape, int(np.prod(shape)) * _WIDTHS[dtype])
 
 
-def _hugging_face(name: str) -> str:
-    return str(_core.rename_weight(name, "hugging_face"))
-
-
 def _plane(name: str, part: str) -> str:
-    return _hugging_face(name).removesuffix("weight") + part
-
-
-def _bias_shape(source: Source, name: str) -> tuple[int, ...]:
-    return source.shape(name.removesuffix("bias") + "weight")[:1]
+    return hugging_face_name(name).removesuffix("weight") + part

@@ -14,7 +14,7 @@ from .. import _core
 from .hf_shards import ShardWriter
 from .hf_tokenizer import tokenizer_json
 from .safetensors_file import Tensor
-from .source import Source, llama3_factors, short_float
+from .source import MATRICES, Array, Source, llama3_factors, short_float
 from .vocabulary import Vocabulary
 
 Progress = Callable[[str, int], None]
@@ -126,25 +126,45 @@ def write(
     threads: int | None,
 ) -> dict[str, str]:
     """Write config.json and the weights' files. Returns the format of each weight by llama2.c's name."""
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_config(folder, config)
     dtype, _, width = FORMATS[format]
     names = weights_to_write(source)
-    shapes = [_shape(source, name) for name in names]
-    tensors = [
-        Tensor(str(_core.rename_weight(name, "hugging_face")), dtype, shape, int(np.prod(shape)) * width)
-        for name, shape in zip(names, shapes, strict=True)
-    ]
+    tensors = []
+    for name in names:
+        shape = shape_of(source, name)
+        tensors.append(Tensor(hugging_face_name(name), dtype, shape, int(np.prod(shape)) * width))
     writer = ShardWriter(folder, tensors, shard_size)
-    for name, shape in zip(names, shapes, strict=True):
-        array = source.array(name, "half_split") if name in source else np.zeros(shape, dtype=np.float32)
+    for name in names:
+        array = array_of(source, name)
         writer.write(_core.encode(format, array, threads=threads))
         progress(name, array.size)
     writer.finish()
     return dict.fromkeys(names, format)
 
 
-def _shape(source: Source, name: str) -> tuple[int, ...]:
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.json."""
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def hugging_face_name(name: str) -> str:
+    """Give what a folder calls a weight, by llama2.c's name."""
+    return str(_core.rename_weight(name, "hugging_face"))
+
+
+def is_layer_matrix(name: str) -> bool:
+    """Whether it is a matrix of a layer, which is what quantised folders quantise."""
+    return name.endswith(tuple(f"{stem}.weight" for stem in MATRICES))
+
+
+def shape_of(source: Source, name: str) -> tuple[int, ...]:
+    """Give a shape of `weights_to_write`: a bias that the source has not is as long as its matrix is high."""
     return source.shape(name) if name in source else source.shape(name.removesuffix("bias") + "weight")[:1]
+
+
+def array_of(source: Source, name: str) -> Array:
+    """Decode one of `weights_to_write`, rows in transformers' order: a bias that the source has not is zeros."""
+    return source.array(name, "half_split") if name in source else np.zeros(shape_of(source, name), np.float32)
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,18 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..new_files import write_array
-from .hf_folder import Progress, weights_to_write
+from .hf_folder import (
+    Progress,
+    array_of,
+    hugging_face_name,
+    is_layer_matrix,
+    shape_of,
+    weights_to_write,
+    write_config,
+)
 from .outliers import THRESHOLD, Columns
 from .safetensors_file import Tensor, lay_out
-from .source import MATRICES, Source
+from .source import Source
 
 FORMAT = "llm_int8"
 _OTHERS = "f16"  # embeddings, gains, biases and the output matrix, as in transformers
@@ -23,7 +30,7 @@ _OTHERS = "f16"  # embeddings, gains, biases and the output matrix, as in transf
 
 def formats_of(source: Source) -> dict[str, str]:
     """Give each weight's format by llama2.c's name: the layers' matrices are int8, all else is float16."""
-    return {name: FORMAT if _is_matrix(name) else _OTHERS for name in weights_to_write(source)}
+    return {name: FORMAT if is_layer_matrix(name) else _OTHERS for name in weights_to_write(source)}
 
 
 def settings(*, fixed: bool) -> dict[str, Any]:
@@ -74,7 +81,7 @@ def write(
         The format of each weight by llama2.c's name.
     """
     config = config | {"quantization_config": settings(fixed=outliers is not None)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_config(folder, config)
     formats = formats_of(source)
     shapes = {tensor: facts for name in formats for tensor, facts in _tensors(source, name, formats[name], outliers)}
     # As the safetensors library does: wider types first, so that all lie aligned.
@@ -85,7 +92,7 @@ def write(
     with (folder / "model.safetensors").open("wb") as file:
         file.write(layout.header)
         for name, format in formats.items():
-            array = source.array(name, "half_split") if name in source else np.zeros(_shape(source, name), np.float32)
+            array = array_of(source, name)
             for tensor, data in _encoded(name, format, array, outliers, threads):
                 file.seek(layout.begins[tensor])
                 write_array(file, data)
@@ -96,19 +103,11 @@ def write(
 _BYTES = {"I8": 1, "U8": 1, "F16": 2, "F32": 4, "I32": 4}
 
 
-def _is_matrix(name: str) -> bool:
-    return name.endswith(tuple(f"{stem}.weight" for stem in MATRICES))
-
-
-def _shape(source: Source, name: str) -> tuple[int, ...]:
-    return source.shape(name) if name in source else source.shape(name.removesuffix("bias") + "weight")[:1]
-
-
 def _tensors(
     source: Source, name: str, format: str, outliers: Mapping[str, Columns] | None
 ) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
     """Give name, type and shape of each tensor that a weight becomes."""
-    full, shape = str(_core.rename_weight(name, "hugging_face")), _shape(source, name)
+    full, shape = hugging_face_name(name), shape_of(source, name)
     if format != FORMAT:
         yield full, ("F16", shape)
         return
@@ -130,7 +129,7 @@ def _encoded(
     threads: int | None,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Give what these tensors hold."""
-    full = str(_core.rename_weight(name, "hugging_face"))
+    full = hugging_face_name(name)
     if format != FORMAT:
         yield full, _core.encode(_OTHERS, array, threads=threads)
         return
