@@ -240,6 +240,7 @@ int main(int argc, char** argv) {
 
   std::vector<float> scale(static_cast<std::size_t>(tokens));
   std::vector<std::int8_t> rounded(x.size());
+  std::vector<std::int32_t> starts(x.size());
   for (const std::int64_t count : {std::int64_t{1}, tokens}) {
     const Tensor a(x.data(), {count, kDim});
     const Tensor b(out.data(), {count, kDim});
@@ -258,8 +259,16 @@ int main(int argc, char** argv) {
               [&, wide, wide_up, wide_out] { backend.swiglu(wide, wide_up, wide_out); });
     memory_op("add" + times, 3.0 * row, [&, a, b] { backend.add(a, b, b); });
   }
-  memory_op("quantise activations", static_cast<double>(kDim) * 5.0,
-            [&] { kernels.quantize_blocks(x.data(), kDim / 32, rounded.data(), out.data()); });
+  memory_op("quantise activations", static_cast<double>(kDim) * 5.0, [&] {
+    kernels.quantize_blocks({.x = x.data(),
+                             .blocks = kDim / 32,
+                             .halves = 1,
+                             .n_tokens = 1,
+                             .q = rounded.data(),
+                             .scales = out.data(),
+                             .starts = starts.data(),
+                             .sums = out.data() + kDim / 32});
+  });
 
   for (int round = 0; round < rounds; ++round) {
     for (Op& op : ops) {

@@ -122,11 +122,12 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
         const std::int64_t blocks = layout.sub_scales ? 16 : rows == 33 ? 11 : 8;
         const auto units = make_units(layout, panels, blocks, kind, ++seed);
         const std::int64_t stride = static_cast<std::int64_t>(units.size()) / panels;
-        const std::int64_t opened = std::min<std::int64_t>(blocks, 8);  // only the first unit is opened
-        std::vector<std::uint8_t> open(static_cast<std::size_t>(panels * llama2cpp::kOpenBytes));
+        const std::int64_t opened = std::min<std::int64_t>(blocks, 8);  // of the first unit
+        const std::int64_t open_stride = (blocks + 7) / 8 * llama2cpp::kOpenBytes;
+        std::vector<std::uint8_t> open(static_cast<std::size_t>(panels * open_stride));
         std::vector<float> wide(static_cast<std::size_t>(opened * 32 * 16 + 1), kGuard);
         for (std::int64_t panel = 0; panel < panels; ++panel) {
-          std::uint8_t* to = open.data() + panel * llama2cpp::kOpenBytes;
+          std::uint8_t* to = open.data() + panel * open_stride;
           table.open_blocks(layout, units.data() + panel * stride, opened, to);
           for (std::int64_t i = 0; i < opened * 512; i += 4) {
             bits["open_blocks"].add(static_cast<std::uint32_t>(to[i] | to[i + 1] << 8 | to[i + 2] << 16) |
@@ -138,7 +139,11 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
             bits["open_blocks"].add(value);
           }
           // matmul_open and widen_blocks get what the reference opens: a mistake shows in one place only
-          llama2cpp::reference_kernels()->open_blocks(layout, units.data() + panel * stride, opened, to);
+          for (std::int64_t block = 0; block < blocks; block += 8) {
+            const std::uint8_t* unit = units.data() + panel * stride + block / 8 * unit_bytes(layout, 8);
+            llama2cpp::reference_kernels()->open_blocks(layout, unit, std::min<std::int64_t>(blocks - block, 8),
+                                                        to + block / 8 * llama2cpp::kOpenBytes);
+          }
           if (panel > 0) continue;
           table.widen_blocks(layout, to, opened, wide.data());
           bits["widen_blocks"].add(wide);
@@ -153,9 +158,9 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
             llama2cpp::BlockCall call{
                 .layout = layout,
                 .panels = open.data(),
-                .panel_stride = llama2cpp::kOpenBytes,
+                .panel_stride = open_stride,
                 .n_panels = panels,
-                .blocks = opened,
+                .blocks = blocks,
                 .input = {tile.x.data(), tile.scales.data(), tile.starts.data(), tile.sums.data()},
                 .n_tokens = width,
                 .out = out.data() + t * rows,
@@ -166,7 +171,6 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
             if (tokens > llama2cpp::kFewTokens) continue;
             call.panels = units.data();
             call.panel_stride = stride;
-            call.blocks = blocks;
             call.out = few.data();
             table.matmul_blocks(call);
             const auto floats = make(static_cast<std::size_t>(blocks * 32 * width), kind, seed);
@@ -195,12 +199,34 @@ inline Bits quantize_blocks(const KernelTable& table) {
         x[32 + i] = i == 0 ? -63.5F : static_cast<float>(i % 9) * 0.25F;
         x[64 + i] = i % 2 == 0 ? 0.0F : -0.0F;
         x[96 + i] = (static_cast<float>(i) - 7.0F) * 1e-43F;
+        // scales that are denormals, with a few digits of their own
+        if (round % 2 == 1) x[96 + i] = static_cast<float>((i * 2654435761U + 40503U * i * i) % 3001U) * 1e-42F;
       }
-      std::vector<std::int8_t> q(x.size() + 1, 99);
-      std::vector<float> scales(10, kGuard);
-      table.quantize_blocks(x.data(), 9, q.data(), scales.data());
-      bits.add(scales);
-      for (const std::int8_t value : q) bits.add(static_cast<float>(value));
+      const float scale = std::abs(x[128]) / 127.0F;  // quotients in the middle of two numbers, or all but there
+      for (std::size_t i = 1; i < 32 && round % 2 == 0; ++i) {
+        if (std::abs(x[128]) < 1e30F) x[128 + i] = scale * (static_cast<float>(i) - 15.5F);
+      }
+      for (const std::int64_t halves : {1, 2}) {
+        for (const std::int64_t n : {1, 2, 5}) {  // the last place of a tile of n tokens
+          const auto tokens = static_cast<std::size_t>(n);
+          std::vector<std::int8_t> q(x.size() * tokens + 4, 99);
+          std::vector<float> scales(9 * tokens + 1, kGuard);
+          std::vector<std::int32_t> starts(18 * tokens + 1, 77);
+          std::vector<float> sums(18 * tokens + 1, kGuard);
+          table.quantize_blocks({.x = x.data(),
+                                 .blocks = 9,
+                                 .halves = halves,
+                                 .n_tokens = n,
+                                 .q = q.data() + (n - 1) * 4,
+                                 .scales = scales.data() + n - 1,
+                                 .starts = starts.data() + n - 1,
+                                 .sums = sums.data() + n - 1});
+          bits.add(scales);
+          bits.add(sums);
+          for (const std::int8_t value : q) bits.add(static_cast<float>(value));
+          for (const std::int32_t value : starts) bits.add(static_cast<float>(value));
+        }
+      }
     }
   }
   return bits;

@@ -111,9 +111,9 @@ const Planted kPlanted[] = {
      }},
     {"quantize_blocks",
      [](KernelTable& t) {
-       t.quantize_blocks = [](const float* x, std::int64_t blocks, std::int8_t* q, float* scales) {
-         g_real->quantize_blocks(x, blocks, q, scales);
-         nudge(scales[blocks - 1]);
+       t.quantize_blocks = [](const llama2cpp::BlockRounding& r) {
+         g_real->quantize_blocks(r);
+         nudge(r.scales[(r.blocks - 1) * r.n_tokens]);
        };
      }},
     {"matmul_llm_int8",

@@ -23,6 +23,19 @@ struct BlockInput {
   const float* f32 = nullptr;  // [32 * blocks][n_tokens] in place of all that, where it is not rounded
 };
 
+// One token's row, to be rounded to int8 in blocks of 32: scale = largest / 127, q = x / scale, halves to even. The rest
+// is its place in a tile's BlockInput.
+struct BlockRounding {
+  const float* x;  // [32 * blocks]
+  std::int64_t blocks;
+  std::int64_t halves;    // 1 or 2
+  std::int64_t n_tokens;  // of the tile
+  std::int8_t* q;         // [blocks][8 quads] of 4, n_tokens * 4 from one quad to the next
+  float* scales;          // [blocks], n_tokens from one to the next; the same in what follows
+  std::int32_t* starts;   // [blocks][halves]
+  float* sums;            // [blocks][halves]
+};
+
 // n_panels panels times one tile of tokens.
 struct BlockCall {
   BlockLayout layout;

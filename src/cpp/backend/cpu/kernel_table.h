@@ -107,9 +107,8 @@ struct KernelTable {
   void (*open_blocks)(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open);
   // An opened unit's weights as floats               -> out [32 * blocks][16]
   void (*widen_blocks)(const BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks, float* out);
-  // Rounds each 32 of x to int8: scale = largest / 127, q = x / scale, halves to even.
-  //                                                x [32 * blocks] -> q the same, scales [blocks]
-  void (*quantize_blocks)(const float* x, std::int64_t blocks, std::int8_t* q, float* scales);
+  // Rounds a row and puts it into a tile.
+  void (*quantize_blocks)(const BlockRounding& row);
 
   // LLM.int8(): int8 weights with a scale for each whole row, outliers in float. quantize_row returns their number.
   void (*matmul_llm_int8)(const LlmInt8Call& call);

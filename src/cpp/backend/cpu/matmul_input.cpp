@@ -47,6 +47,7 @@ std::int64_t step_cols(const InputForm& form) {
 
 InputLayout::InputLayout(InputForm form, std::int64_t cols) : form_(form), cols_(cols), step_(step_cols(form)) {
   if (!integers()) return;
+  if (form.kind == InputForm::Kind::blocks) step_ = cols;  // kernels take any number of blocks
   group_ = form.group;
   groups_ = cols / group_;
   quads_ = quads_of(group_);
@@ -84,27 +85,6 @@ std::int64_t InputLayout::outliers() const {
   return static_cast<std::int64_t>(form_.fixed.size());
 }
 
-Input InputLayout::tile(const Input& input, std::int64_t all_tokens, Range tokens, std::int64_t k) const {
-  // columns of all tokens before this step, and of this step before this tile
-  const std::int64_t before = k * all_tokens + std::min(step_, cols_ - k) * tokens.begin;
-  if (!integers()) return {.f32 = input.f32 + before};
-  const std::int64_t groups = before / group_;
-  if (form_.kind == InputForm::Kind::llm_int8) {
-    const bool own = form_.own_outliers();
-    return {.int8 = input.int8 + tokens.begin * quads_ * 4,
-            .scales = input.scales + tokens.begin,
-            .starts = input.starts + tokens.begin,
-            .sums = input.sums + tokens.begin,
-            .outliers = input.outliers + tokens.begin * outliers(),
-            .columns = own ? input.columns + tokens.begin * cols_ : nullptr,
-            .counts = own ? input.counts + tokens.begin : nullptr};
-  }
-  return {.int8 = input.int8 + groups * quads_ * 4,
-          .scales = input.scales + groups,
-          .starts = input.starts + groups * halves_,
-          .sums = input.sums + groups * halves_};
-}
-
 void InputLayout::put(const KernelTable& kernels, const float* row, const Input& to, std::int64_t all_tokens,
                       Range tokens, std::int64_t t, std::byte* scratch) const {
   const std::int64_t n = tokens.end - tokens.begin;
@@ -132,6 +112,17 @@ void InputLayout::put(const KernelTable& kernels, const float* row, const Input&
     row = others;
     scratch += cols_ * 4;
   }
+  if (form_.kind == InputForm::Kind::blocks) {
+    const Input part = tile(to, all_tokens, tokens, 0);
+    return kernels.quantize_blocks({.x = row,
+                                    .blocks = groups_,
+                                    .halves = halves_,
+                                    .n_tokens = n,
+                                    .q = part.int8 + t * 4,
+                                    .scales = part.scales + t,
+                                    .starts = part.starts + t,
+                                    .sums = part.sums + t});
+  }
   const bool in_place = all_tokens == 1 && group_ % 4 == 0;
   auto* const q_scales = reinterpret_cast<float*>(scratch);
   auto* const q = in_place ? to.int8 : reinterpret_cast<std::int8_t*>(q_scales + groups_);
@@ -146,8 +137,6 @@ void InputLayout::put(const KernelTable& kernels, const float* row, const Input&
                                                      .columns = own ? part.columns + t * cols_ : nullptr,
                                                      .outliers = own ? part.outliers + t * cols_ : nullptr});
     if (own) part.counts[t] = static_cast<std::int32_t>(count);
-  } else if (form_.kind == InputForm::Kind::blocks) {
-    kernels.quantize_blocks(row, groups_, q, q_scales);
   } else {
     kernels.quantize(row, groups_, group_, q, q_scales);
   }
@@ -163,14 +152,10 @@ void InputLayout::put(const KernelTable& kernels, const float* row, const Input&
 
 void InputLayout::put_group(const std::int8_t* q, float scale, const Input& to, std::int64_t n, std::int64_t t,
                             std::int64_t g, bool in_place) const {
-  const std::int64_t columns = group_ / halves_;
   to.scales[g * n + t] = scale;
-  for (std::int64_t half = 0; half < halves_; ++half) {
-    std::int32_t sum = 0;
-    for (std::int64_t k = 0; k < columns; ++k) sum += q[half * columns + k];
-    to.starts[(g * halves_ + half) * n + t] = -sum;
-    to.sums[(g * halves_ + half) * n + t] = scale * static_cast<float>(sum);
-  }
+  std::int32_t sum = 0;
+  for (std::int64_t k = 0; k < group_; ++k) sum += q[k];
+  to.starts[g * n + t] = -sum;
   if (in_place) return;
   std::int8_t* values = to.int8 + (g * quads_ * n + t) * 4;
   const std::int64_t whole = group_ / 4 * 4;

@@ -1,6 +1,7 @@
 // The input of a matmul as the kernels read it: in tiles of tokens, normalised and, where a weight wants it, rounded.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <span>
 
@@ -39,7 +40,8 @@ struct Tiles {
 };
 
 // All tiles' columns of one step (what kernels go through at once) lie together, so that they stream past the weights:
-// [steps][tiles] of what follows, for a tile of n tokens. A group is a block of 32 in the form `blocks`.
+// [steps][tiles] of what follows, for a tile of n tokens. In the form `blocks` there is one step, and a group is a block of
+// 32.
 struct Input {
   float* f32 = nullptr;             // [columns][n]
   std::int8_t* int8 = nullptr;      // [groups][quads][n][4]
@@ -64,7 +66,7 @@ class InputLayout {
   }
   Input at(std::byte* memory, std::int64_t tokens) const;
 
-  // The part of one tile from column k on, which is where a step begins.
+  // The part of one tile from column k on, which is where a step begins, or a block of 32.
   Input tile(const Input& input, std::int64_t all_tokens, Range tokens, std::int64_t k) const;
 
   // Takes one token (a row of x) to place `t` of the tile with these tokens.
@@ -90,5 +92,29 @@ class InputLayout {
   std::int64_t quads_ = 0;  // of a group
   std::int64_t halves_ = 1;
 };
+
+// In the header: a result that is copied whole waits for all that was stored before it.
+inline Input InputLayout::tile(const Input& input, std::int64_t all_tokens, Range tokens, std::int64_t k) const {
+  // columns of all tokens before this step, of this step before this tile, and of this tile before k
+  const std::int64_t step = k / step_ * step_;
+  const std::int64_t before =
+      step * all_tokens + std::min(step_, cols_ - step) * tokens.begin + (k - step) * (tokens.end - tokens.begin);
+  if (!integers()) return {.f32 = input.f32 + before};
+  const std::int64_t groups = before / group_;
+  if (form_.kind == InputForm::Kind::llm_int8) {
+    const bool own = form_.own_outliers();
+    return {.int8 = input.int8 + tokens.begin * quads_ * 4,
+            .scales = input.scales + tokens.begin,
+            .starts = input.starts + tokens.begin,
+            .sums = input.sums + tokens.begin,
+            .outliers = input.outliers + tokens.begin * outliers(),
+            .columns = own ? input.columns + tokens.begin * cols_ : nullptr,
+            .counts = own ? input.counts + tokens.begin : nullptr};
+  }
+  return {.int8 = input.int8 + groups * quads_ * 4,
+          .scales = input.scales + groups,
+          .starts = input.starts + groups * halves_,
+          .sums = input.sums + groups * halves_};
+}
 
 }  // namespace llama2cpp

@@ -106,17 +106,25 @@ void MatmulJob::multiply_blocks(void (*kernel)(const BlockCall&), const std::uin
 }
 
 // Blocks for several tiles: each unit is opened once.
-void MatmulJob::open_and_multiply(const Panels& panels, std::int64_t begin, std::int64_t n, std::int64_t k,
-                                  std::int64_t count) const {
+void MatmulJob::open_and_multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
   const BlockLayout blocks = layout_of(w);
+  const std::int64_t stride = MatmulScratch::open_units(w) * kOpenBytes;
   for (std::int64_t p = 0; p < n; ++p) {
-    const auto* unit = reinterpret_cast<const std::uint8_t*>(panels.data + p * panels.stride);
-    kernels.open_blocks(blocks, unit, count / kBlockCols, scratch.open + p * kOpenBytes);
+    std::uint8_t* open = scratch.open + p * stride;
+    for (std::int64_t from = k; from < k + count; from += kBlock, open += kOpenBytes) {
+      const std::int64_t columns = std::min(kBlock, k + count - from);
+      const auto* unit = reinterpret_cast<const std::uint8_t*>(packed(begin + p, 1, from, columns).data);
+      kernels.open_blocks(blocks, unit, columns / kBlockCols, open);
+    }
   }
   if (w.int8_input) {
-    // Sums go on from one unit to the next in compact rows: those of out may be a power of two apart.
+    if (count == w.cols) {
+      return multiply_blocks(kernels.matmul_open, scratch.open, stride, out.row(0) + begin * kPanelRows, out.row_stride,
+                             last_rows(begin, n), n, k, count);
+    }
+    // Sums go on from one step to the next in compact rows: those of out may be a power of two apart.
     const std::int64_t width = n * kPanelRows;
-    multiply_blocks(kernels.matmul_open, scratch.open, kOpenBytes, scratch.sums, width, kPanelRows, n, k, count);
+    multiply_blocks(kernels.matmul_open, scratch.open, stride, scratch.sums, width, kPanelRows, n, k, count);
     if (k + count < w.cols) return;
     for (std::int64_t t = 0; t < tiles.tokens; ++t) {
       std::copy_n(scratch.sums + t * width, width - kPanelRows + last_rows(begin, n), out.row(t) + begin * kPanelRows);
@@ -132,6 +140,7 @@ void MatmulJob::open_and_multiply(const Panels& panels, std::int64_t begin, std:
 
 // Panels [begin, begin + n), columns [k, k + count), all tiles.
 void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
+  if (panel_form(w) == PanelForm::blocks && tiles.tokens > kFewTokens) return open_and_multiply(begin, n, k, count);
   const Panels panels = packed(begin, n, k, count);
   const auto* halves = reinterpret_cast<const std::uint16_t*>(panels.data);
   switch (panel_form(w)) {
@@ -147,12 +156,9 @@ void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std
     case PanelForm::llm_int8:
       return multiply_rows(panels, begin, n);
     case PanelForm::blocks:
-      if (tiles.tokens <= kFewTokens) {
-        return multiply_blocks(w.int8_input ? kernels.matmul_blocks : kernels.matmul_wide,
-                               reinterpret_cast<const std::uint8_t*>(panels.data), panels.stride,
-                               out.row(0) + begin * kPanelRows, out.row_stride, last_rows(begin, n), n, k, count);
-      }
-      return open_and_multiply(panels, begin, n, k, count);
+      return multiply_blocks(w.int8_input ? kernels.matmul_blocks : kernels.matmul_wide,
+                             reinterpret_cast<const std::uint8_t*>(panels.data), panels.stride,
+                             out.row(0) + begin * kPanelRows, out.row_stride, last_rows(begin, n), n, k, count);
   }
 }
 
@@ -161,7 +167,8 @@ void MatmulJob::run(Range panels, std::int64_t group) const {
   // With few tokens the kernels go through packed panels from end to end.
   const bool whole = w.panels && tiles.tokens <= kFewTokens;
   if (whole) return multiply(panels.begin, panels.end - panels.begin, 0, w.cols);
-  const std::int64_t step = step_cols(input_form(w));
+  std::int64_t step = step_cols(input_form(w));
+  if (panel_form(w) == PanelForm::blocks && tiles.tokens > kFewTokens) step = MatmulScratch::open_units(w) * kBlock;
   // Weights that become floats here are eight times as large: two panels of them stay in the first-level cache.
   if (panel_form(w) == PanelForm::blocks && !w.int8_input) group = 2;
   for (std::int64_t begin = panels.begin; begin < panels.end; begin += group) {

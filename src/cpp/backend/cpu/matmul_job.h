@@ -1,6 +1,8 @@
 // One weight times a matmul's input, for one worker: which kernel, over which panels and columns.
 #pragma once
 
+#include <algorithm>
+
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/matmul_input.h"
 #include "backend/cpu/panels.h"
@@ -11,7 +13,11 @@ namespace llama2cpp {
 // Bytes up to the next cache line.
 inline std::int64_t round_to_line(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// A worker's memory for weights: each is of some panels and one block of k.
+// Units of a panel that are open at a time, at most: 2048 columns. What is open is read again for each tile of tokens, so
+// it has to stay in the second-level cache; the sums of a tile stay in registers all that long.
+inline constexpr std::int64_t kMostOpenUnits = 8;
+
+// A worker's memory for weights: each is of some panels and one step of k.
 struct MatmulScratch {
   std::byte* packed;  // where the weight is not packed
   std::uint8_t* open;
@@ -23,7 +29,10 @@ struct MatmulScratch {
     return w.panels ? 0 : round_to_line(group * panel_bytes(w, step_cols(input_form(w))));
   }
   static std::int64_t open_bytes(const Weight& w, std::int64_t group) {
-    return panel_form(w) == PanelForm::blocks ? group * kOpenBytes : 0;
+    return panel_form(w) == PanelForm::blocks ? group * open_units(w) * kOpenBytes : 0;
+  }
+  static std::int64_t open_units(const Weight& w) {
+    return w.int8_input ? std::min(kMostOpenUnits, (w.cols + kBlock - 1) / kBlock) : 1;
   }
   static std::int64_t wide_bytes(const Weight& w, std::int64_t group) {
     return panel_form(w) == PanelForm::blocks && !w.int8_input ? group * kBlock * kPanelRows * 4 : 0;
@@ -64,8 +73,7 @@ struct MatmulJob {
   void multiply_blocks(void (*kernel)(const BlockCall&), const std::uint8_t* panels, std::int64_t stride, float* to,
                        std::int64_t to_stride, std::int64_t rows_of_last, std::int64_t n, std::int64_t k,
                        std::int64_t count) const;
-  void open_and_multiply(const Panels& panels, std::int64_t begin, std::int64_t n, std::int64_t k,
-                         std::int64_t count) const;
+  void open_and_multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const;
 };
 
 }  // namespace llama2cpp

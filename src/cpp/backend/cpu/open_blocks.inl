@@ -58,53 +58,56 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
   load_sums(b, panel, token, sum);
   const std::int64_t n_tokens = b.n_tokens;
   const std::uint8_t* open = b.panels + panel * b.panel_stride;
-  const std::uint8_t* w = open;
   const std::int8_t* x = b.input.x + token * 4;
   const float* scales = b.input.scales + token;
   const std::int32_t* starts = b.input.starts + token;
   const float* sums = b.input.sums + token;
-  for (std::int64_t part = 0; part < b.blocks * kHalves; ++part) {
-    i32x16 dots[P][N];
-    for (int n = 0; n < N; ++n) {
-      const i32x16 start = kWide                     ? dot_start_128(starts + n)
-                           : kSecond == Second::none ? dot_start(starts + n, shift_of_offset)
-                                                     : dot_zero();
-      for (int p = 0; p < P; ++p) dots[p][n] = start;
-    }
-    if constexpr (kSecond == Second::zeros) {
+  for (std::int64_t block = 0; block < b.blocks; block += kUnitBlocks, open += kOpenBytes) {
+    const std::int64_t blocks = b.blocks - block < kUnitBlocks ? b.blocks - block : kUnitBlocks;
+    const std::uint8_t* w = open;
+    for (std::int64_t part = 0; part < blocks * kHalves; ++part) {
+      i32x16 dots[P][N];
+      for (int n = 0; n < N; ++n) {
+        const i32x16 start = kWide                     ? dot_start_128(starts + n)
+                             : kSecond == Second::none ? dot_start(starts + n, shift_of_offset)
+                                                       : dot_zero();
+        for (int p = 0; p < P; ++p) dots[p][n] = start;
+      }
+      if constexpr (kSecond == Second::zeros) {
+        for (int p = 0; p < P; ++p) {
+          const std::uint8_t* at = open + p * b.panel_stride + part * 64;
+          const i32x16 zeros = to_int(load(reinterpret_cast<const float*>(at + kOpenMinimums)));
+          for (int n = 0; n < N; ++n) dots[p][n] = add_product(dots[p][n], zeros, starts + n);
+        }
+      }
+      for (int quad = 0; quad < 8 / kHalves; ++quad, w += 64, x += n_tokens * 4) {
+        if constexpr (kWide) {
+          quads16 row[P];
+          for (int p = 0; p < P; ++p) row[p] = load_quads(w + p * b.panel_stride);
+          for (int n = 0; n < N; ++n) {
+            for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], row[p], x + n * 4);
+          }
+        } else {
+          bytes64 row[P];
+          for (int p = 0; p < P; ++p) row[p] = load_bytes64(w + p * b.panel_stride);
+          for (int n = 0; n < N; ++n) {
+            for (int p = 0; p < P; ++p) dots[p][n] = dot_small(dots[p][n], row[p], x + n * 4);
+          }
+        }
+      }
       for (int p = 0; p < P; ++p) {
         const std::uint8_t* at = open + p * b.panel_stride + part * 64;
-        const i32x16 zeros = to_int(load(reinterpret_cast<const float*>(at + kOpenMinimums)));
-        for (int n = 0; n < N; ++n) dots[p][n] = add_product(dots[p][n], zeros, starts + n);
-      }
-    }
-    for (int quad = 0; quad < 8 / kHalves; ++quad, w += 64, x += n_tokens * 4) {
-      if constexpr (kWide) {
-        quads16 row[P];
-        for (int p = 0; p < P; ++p) row[p] = load_quads(w + p * b.panel_stride);
-        for (int n = 0; n < N; ++n) {
-          for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], row[p], x + n * 4);
-        }
-      } else {
-        bytes64 row[P];
-        for (int p = 0; p < P; ++p) row[p] = load_bytes64(w + p * b.panel_stride);
-        for (int n = 0; n < N; ++n) {
-          for (int p = 0; p < P; ++p) dots[p][n] = dot_small(dots[p][n], row[p], x + n * 4);
+        const f32x16 scale = load(reinterpret_cast<const float*>(at + kOpenScales));
+        for (int n = 0; n < N; ++n) sum[p][n] = fma(mul(scale, set1(scales[n])), to_float(dots[p][n]), sum[p][n]);
+        if constexpr (kSecond == Second::minimum) {
+          const f32x16 minimum = load(reinterpret_cast<const float*>(at + kOpenMinimums));
+          for (int n = 0; n < N; ++n) sum[p][n] = fma(minimum, set1(sums[n]), sum[p][n]);
         }
       }
+      if (kHalves == 1 || part % 2 == 1) scales += n_tokens;
+      starts += n_tokens;
+      sums += n_tokens;
     }
-    for (int p = 0; p < P; ++p) {
-      const std::uint8_t* at = open + p * b.panel_stride + part * 64;
-      const f32x16 scale = load(reinterpret_cast<const float*>(at + kOpenScales));
-      for (int n = 0; n < N; ++n) sum[p][n] = fma(mul(scale, set1(scales[n])), to_float(dots[p][n]), sum[p][n]);
-      if constexpr (kSecond == Second::minimum) {
-        const f32x16 minimum = load(reinterpret_cast<const float*>(at + kOpenMinimums));
-        for (int n = 0; n < N; ++n) sum[p][n] = fma(minimum, set1(sums[n]), sum[p][n]);
-      }
-    }
-    if (kHalves == 1 || part % 2 == 1) scales += n_tokens;
-    starts += n_tokens;
-    sums += n_tokens;
   }
   store_sums(b, panel, token, sum);
 }
@@ -177,23 +180,101 @@ inline f32x16 round_even(f32x16 quotient) {
   return sub(add(v, magic), magic);
 }
 
-inline void quantize_blocks(const float* x, std::int64_t blocks, std::int8_t* q, float* scales) {
+// One block, any x. Returns its scale.
+inline float quantize_block(const float* x, std::int8_t* q) {
   const f32x16 zero = set1(0.0F);
-  for (std::int64_t block = 0; block < blocks; ++block, x += 32, q += 32) {
-    const f32x16 a = load(x);
-    const f32x16 b = load(x + 16);
-    const f32x16 minus_a = negative_abs(a);
-    const f32x16 minus_b = negative_abs(b);
-    const float largest = 0.0F - min_lane(if_less(minus_a, minus_b, minus_a, minus_b));
-    const float poisoned = sum_lanes(fma(b, zero, mul(a, zero)));  // NaN where x is not finite
-    const float scale = largest / 127.0F;
-    const bool finite = poisoned == poisoned;
-    scales[block] = finite ? scale : poisoned;
-    if (!finite || scale == 0.0F) {
-      for (int i = 0; i < 32; ++i) q[i] = 0;
-      continue;
-    }
-    store_int8(q, round_even(div(a, set1(scale))));
-    store_int8(q + 16, round_even(div(b, set1(scale))));
+  const f32x16 a = load(x);
+  const f32x16 b = load(x + 16);
+  const f32x16 minus_a = negative_abs(a);
+  const f32x16 minus_b = negative_abs(b);
+  const float largest = 0.0F - min_lane(if_less(minus_a, minus_b, minus_a, minus_b));
+  const float poisoned = sum_lanes(fma(b, zero, mul(a, zero)));  // NaN where x is not finite
+  const float scale = largest / 127.0F;
+  const bool finite = poisoned == poisoned;
+  if (!finite || scale == 0.0F) {
+    for (int i = 0; i < 32; ++i) q[i] = 0;
+    return finite ? scale : poisoned;
   }
+  store_int8(q, round_even(div(a, set1(scale))));
+  store_int8(q + 16, round_even(div(b, set1(scale))));
+  return scale;
+}
+
+// x * inverse to the nearest integer; far too much where that may not be what x / scale rounds to: near the middle of two.
+inline f32x16 round_product(f32x16 x, f32x16 inverse) {
+  const f32x16 magic = set1(12582912.0F);  // as above; |x * inverse| is at most a little more than 127
+  const f32x16 product = mul(x, inverse);
+  const f32x16 nearest = sub(add(product, magic), magic);
+  // The product is less than 127 * 2^-21 = 6e-5 from the quotient, also where the scale is the smallest denormal number
+  // whose inverse is finite.
+  const f32x16 minus_distance = negative_abs(sub(product, nearest));
+  return if_less(minus_distance, set1(-0.4999F), set1(1e6F), nearest);
+}
+
+// N blocks side by side, 4 or 1, from `block` on. A division takes as long as ten products: almost all blocks do with
+// those for their scales.
+template <int N>
+inline void quantize_some(const BlockRounding& r, std::int64_t block) {
+  const std::int64_t n = r.n_tokens;
+  const float* const x = r.x + block * 32;
+  float scale[N];
+  float inverse[N];
+  for (int i = 0; i < N; ++i) {
+    const f32x16 minus_a = negative_abs(load(x + i * 32));
+    const f32x16 minus_b = negative_abs(load(x + i * 32 + 16));
+    const float largest = 0.0F - min_lane(if_less(minus_a, minus_b, minus_a, minus_b));
+    scale[i] = largest / 127.0F;
+    inverse[i] = 127.0F / largest;
+  }
+  f32x16 first[N];
+  f32x16 second[N];
+  for (int i = 0; i < N; ++i) {
+    first[i] = round_product(load(x + i * 32), set1(inverse[i]));
+    second[i] = round_product(load(x + i * 32 + 16), set1(inverse[i]));
+  }
+  // Sums of such integers are exact in any order.
+  float sum[2][N];
+  const auto sum_up = [](const f32x16(&lanes)[N], float* sums) {
+    if constexpr (N == 4) sum_lanes_of_4(lanes, 1.0F, sums);
+    if constexpr (N == 1) *sums = sum_lanes(lanes[0]);
+  };
+  if (r.halves == 1) {
+    f32x16 both[N];
+    for (int i = 0; i < N; ++i) both[i] = add(first[i], second[i]);
+    sum_up(both, sum[0]);
+    for (int i = 0; i < N; ++i) sum[1][i] = 0.0F;
+  } else {
+    sum_up(first, sum[0]);
+    sum_up(second, sum[1]);
+  }
+  for (int i = 0; i < N; ++i) {
+    std::int8_t* const to = r.q + (block + i) * 32 * n;
+    alignas(32) std::int8_t rounded[32];
+    std::int8_t* const q = n == 1 ? to : rounded;
+    // At most 32 * 127. Far more where a product was near the middle; NaN where x is not finite or 127 / largest is not.
+    const float all = sum[0][i] + sum[1][i];
+    if (all > -5000.0F && all < 5000.0F) {
+      store_int8(q, first[i]);
+      store_int8(q + 16, second[i]);
+    } else {
+      scale[i] = quantize_block(x + i * 32, q);
+      const float half = sum_lanes(load_int8(q + 16));
+      sum[0][i] = sum_lanes(load_int8(q)) + (r.halves == 1 ? half : 0.0F);
+      sum[1][i] = half;
+    }
+    r.scales[(block + i) * n] = scale[i];
+    for (std::int64_t half = 0; half < r.halves; ++half) {
+      const std::int64_t at = ((block + i) * r.halves + half) * n;
+      r.starts[at] = -static_cast<std::int32_t>(sum[half][i]);
+      r.sums[at] = scale[i] * sum[half][i];
+    }
+    if (n == 1) continue;
+    for (std::int64_t quad = 0; quad < 8; ++quad) __builtin_memcpy(to + quad * 4 * n, q + quad * 4, 4);
+  }
+}
+
+inline void quantize_blocks(const BlockRounding& r) {
+  std::int64_t block = 0;
+  for (; block + 4 <= r.blocks; block += 4) quantize_some<4>(r, block);
+  for (; block < r.blocks; ++block) quantize_some<1>(r, block);
 }

@@ -138,16 +138,19 @@ void reference_matmul_blocks(const BlockCall& b) {
 
 void reference_matmul_open(const BlockCall& b) {
   each_output(b, [&](const std::uint8_t* open, std::int64_t row, std::int64_t token, float p) {
-    return sum_blocks(
-        b, 0, b.blocks, token, p,
-        [&](std::int64_t i, std::int64_t k) { return int{open[((i * 8 + k / 4) * 16 + row) * 4 + k % 4]}; },
-        [&](std::int64_t i, std::int64_t half, std::int64_t field) {
-          return float_of(open + (field == 0 ? kOpenScales : kOpenMinimums) +
-                          ((i * b.layout.halves + half) * 16 + row) * 4);
-        },
-        [&](std::int64_t i) {
-          return b.layout.zeros ? static_cast<int>(float_of(open + kOpenMinimums + (i * 16 + row) * 4)) : 0;
-        });
+    for (std::int64_t block = 0; block < b.blocks; block += kUnitBlocks, open += kOpenBytes) {
+      p = sum_blocks(
+          b, block, std::min(b.blocks - block, kUnitBlocks), token, p,
+          [&](std::int64_t i, std::int64_t k) { return int{open[((i * 8 + k / 4) * 16 + row) * 4 + k % 4]}; },
+          [&](std::int64_t i, std::int64_t half, std::int64_t field) {
+            return float_of(open + (field == 0 ? kOpenScales : kOpenMinimums) +
+                            ((i * b.layout.halves + half) * 16 + row) * 4);
+          },
+          [&](std::int64_t i) {
+            return b.layout.zeros ? static_cast<int>(float_of(open + kOpenMinimums + (i * 16 + row) * 4)) : 0;
+          });
+    }
+    return p;
   });
 }
 
@@ -210,25 +213,34 @@ void reference_widen_blocks(const BlockLayout& layout, const std::uint8_t* open,
 
 // A block of zeros, or so small that its scale is no number above 0, becomes zeros. One with an infinity or a NaN
 // becomes zeros with the scale NaN, so that the output shows it.
-void reference_quantize_blocks(const float* x, std::int64_t blocks, std::int8_t* q, float* scales) {
-  for (std::int64_t block = 0; block < blocks; ++block, x += kBlockCols, q += kBlockCols) {
+void reference_quantize_blocks(const BlockRounding& row) {
+  const std::int64_t n = row.n_tokens;
+  const std::int64_t cols = kBlockCols / row.halves;
+  const float* x = row.x;
+  for (std::int64_t block = 0; block < row.blocks; ++block, x += kBlockCols) {
     float largest = 0.0F;
     bool finite = true;
     for (std::int64_t i = 0; i < kBlockCols; ++i) {
       if (!std::isfinite(x[i])) finite = false;
       if (std::fabs(x[i]) > largest) largest = std::fabs(x[i]);
     }
-    const float scale = largest / 127.0F;
-    scales[block] = finite ? scale : std::numeric_limits<float>::quiet_NaN();
-    for (std::int64_t i = 0; i < kBlockCols; ++i) {
-      if (!finite || scale == 0.0F) {
-        q[i] = 0;
-        continue;
+    const float scale = finite ? largest / 127.0F : std::numeric_limits<float>::quiet_NaN();
+    row.scales[block * n] = scale;
+    for (std::int64_t half = 0; half < row.halves; ++half) {
+      std::int32_t sum = 0;
+      for (std::int64_t i = half * cols; i < (half + 1) * cols; ++i) {
+        std::int8_t q = 0;
+        if (finite && scale != 0.0F) {
+          // A scale that is a denormal is coarse: then the quotient can pass 127.
+          const float quotient = x[i] / scale;
+          const float within = quotient > 127.0F ? 127.0F : quotient < -127.0F ? -127.0F : quotient;
+          q = static_cast<std::int8_t>(std::nearbyint(within));  // the mode is to nearest even, as a lease sets it
+        }
+        row.q[(block * 8 + i / 4) * 4 * n + i % 4] = q;
+        sum += q;
       }
-      // A scale that is a denormal is coarse: then the quotient can pass 127.
-      const float quotient = x[i] / scale;
-      const float within = quotient > 127.0F ? 127.0F : quotient < -127.0F ? -127.0F : quotient;
-      q[i] = static_cast<std::int8_t>(std::nearbyint(within));  // the mode is to nearest even, as a lease sets it
+      row.starts[(block * row.halves + half) * n] = -sum;
+      row.sums[(block * row.halves + half) * n] = scale * static_cast<float>(sum);
     }
   }
 }

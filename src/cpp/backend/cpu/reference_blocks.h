@@ -11,6 +11,6 @@ void reference_matmul_wide(const BlockCall& call);
 void reference_open_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
                            std::uint8_t* open);
 void reference_widen_blocks(const BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks, float* out);
-void reference_quantize_blocks(const float* x, std::int64_t blocks, std::int8_t* q, float* scales);
+void reference_quantize_blocks(const BlockRounding& row);
 
 }  // namespace llama2cpp
