@@ -169,16 +169,32 @@ def rows(result: dict[str, Any], engines: Sequence[str]) -> list[list[str]]:
     return table
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """Two tables: tokens a second, and how files are opened."""
-    engines = [name for name in PEERS if any(name in result["speeds"] for result in report["results"])]
+def peers_of(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Name the engines that have been measured beside this one."""
+    return [name for name in PEERS if any(name in result["speeds"] for result in results)]
+
+
+def table_of_speeds(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Write every speed, with the least and the most of the rounds."""
+    engines = peers_of(results)
     head = ["file, weights a token", "threads", "tokens a second", "llama2cpp", "share of the read limit"]
     for name in engines:
         head += [ENGINES[name].label, "ratio"]
-    lines = [report["machine"], "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for result in report["results"]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for result in results:
         lines += ["| " + " | ".join(row) + " |" for row in rows(result, engines)]
-    lines += ["", "| file | threads | engine | seconds until open | until the first token | most memory, MB |"]
+    return lines
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Two tables: tokens a second, and how files are opened."""
+    lines = [
+        report["machine"],
+        "",
+        *table_of_speeds(report["results"]),
+        "",
+        "| file | threads | engine | seconds until open | until the first token | most memory, MB |",
+    ]
     lines.append("|" + "---|" * 6)
     for result in report["results"]:
         for name, opened in result["opened"].items():

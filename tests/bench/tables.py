@@ -1,0 +1,80 @@
+"""Print compare.py's numbers as the README has them: a line for each file and number of threads, or every number.
+
+python tests/bench/compare.py model.gguf 1.1b:q4_0 --json speeds.json
+python tests/bench/tables.py speeds.json           # the README's table
+python tests/bench/tables.py speeds.json --whole   # results.md's: each size of prompt, the least and the most
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import compare
+from engines import ENGINES
+
+SIZES = ("prefill 16", "prefill 64", "prefill 512")
+
+
+def title(result: dict[str, Any]) -> str:
+    """Make "SmolLM2-135M Q4_0, 90 MB" of the name of a file and what a token reads."""
+    name = Path(result["file"])
+    model, _, form = (name.stem if name.suffix in {".gguf", ".bin"} else name.name).rpartition(".")
+    return f"{model} {form.upper()}".strip() + f", {result['bytes_per_token'] / 1e6:,.0f} MB"
+
+
+def ratio(result: dict[str, Any], engine: str, what: str) -> str:
+    """Tell how many times as fast this engine is, in the median of the rounds."""
+    ours, theirs = result["speeds"]["llama2cpp"].get(what), result["speeds"].get(engine, {}).get(what)
+    if ours is None or theirs is None:
+        return ""
+    return f"{statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True)):.2f}"
+
+
+def median(result: dict[str, Any], what: str) -> str:
+    values = result["speeds"]["llama2cpp"].get(what)
+    if values is None:
+        return ""
+    value = statistics.median(values)
+    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
+
+
+def share(result: dict[str, Any]) -> str:
+    """Tell how much of what the machine can read in that time the weights are, in the median of the rounds."""
+    ours = result["speeds"]["llama2cpp"]["decode"]
+    shares = [speed * result["bytes_per_token"] / read for speed, read in zip(ours, result["read"], strict=True)]
+    return f"{100 * statistics.median(shares):.0f} %"
+
+
+def summary(results: list[dict[str, Any]]) -> list[str]:
+    """Write the README's table. `results` are compare.py's."""
+    peers = compare.peers_of(results)
+    labels = [ENGINES[name].label for name in peers]
+    head = ["weights a token", "threads", "decode", "of the read limit", *(f"x {label}" for label in labels)]
+    head += ["prompt of 512", *(f"x {label}, 16 / 64 / 512" for label in labels)]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
+    for result in results:
+        cells = [title(result), str(result["threads"]), median(result, "decode"), share(result)]
+        cells += [ratio(result, name, "decode") for name in peers]
+        cells.append(median(result, SIZES[-1]))
+        for name in peers:
+            ratios = [ratio(result, name, size) or "—" for size in SIZES]
+            cells.append("" if set(ratios) == {"—"} else " / ".join(ratios))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="what compare.py has written with --json")
+    parser.add_argument("--whole", action="store_true", help="every number")
+    options = parser.parse_args()
+    results = [result for file in options.files for result in json.loads(file.read_text())["results"]]
+    print("\n".join((compare.table_of_speeds if options.whole else summary)(results)))
+
+
+if __name__ == "__main__":
+    main()
