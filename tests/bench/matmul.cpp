@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -112,7 +113,7 @@ struct Case {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   int threads = 1;
   std::int64_t tokens = 120;
   std::int64_t megabytes = 160;
@@ -202,4 +203,7 @@ int main(int argc, char** argv) {
                 100.0 * best(c.decode) / limit, best(c.prefill), c.pack_speed);
   }
   return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "bench_matmul: %s\n", error.what());
+  return 2;
 }

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
@@ -155,7 +156,7 @@ void print_pool(int threads) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   int threads = 1;
   std::int64_t tokens = 128;
   std::int64_t depth = 512;
@@ -287,4 +288,7 @@ int main(int argc, char** argv) {
   }
   for (int n = 1; n <= threads; ++n) print_pool(n);
   return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "bench_ops: %s\n", error.what());
+  return 2;
 }
