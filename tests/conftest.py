@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
 
+import checkpoints
 import hypothesis
 import pytest
+import tiny
 from downloads import downloaded_file
 
 import llama2cpp
@@ -43,6 +46,30 @@ def stories_dir(models_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def stories(stories_dir: Path) -> llama2cpp.Model:
     return llama2cpp.load(stories_dir / "stories260K.bin", tokenizer=stories_dir / "tok512.bin")
+
+
+@pytest.fixture(scope="session", params=["f32", "int8"])
+def any_stories(
+    request: pytest.FixtureRequest,
+    stories: llama2cpp.Model,
+    stories_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> llama2cpp.Model:
+    """float32 weights, and llama2.c's int8 in its own order of arithmetic."""
+    if request.param == "f32":
+        return stories
+    sizes = checkpoints.Sizes(
+        **{field.name: getattr(stories.config, field.name) for field in dataclasses.fields(checkpoints.Sizes)}
+    )
+    path = tmp_path_factory.mktemp("int8") / "stories.bin"
+    path.write_bytes(checkpoints.v2_bytes(sizes, dict(stories.weights), group=4))
+    return llama2cpp.load(path, tokenizer=stories_dir / "tok512.bin")
+
+
+@pytest.fixture(scope="module", params=["interleaved", "half_split"])
+def model(request: pytest.FixtureRequest) -> llama2cpp.Model:
+    """Small, with random weights, and either order of rotary pairs. A file that wants another has its own `model`."""
+    return tiny.model(tiny.config(rope_style=request.param, n_layers=3), threads=2)
 
 
 @pytest.fixture(scope="session")

@@ -79,3 +79,13 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def write_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+
+
+def replace_tensor(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
+    """Put another tensor in the place of one that is there or not, or take it away."""
+    tensors = tensors_of(folder)
+    if tensor is None:
+        del tensors[name]
+    else:
+        tensors[name] = tensor
+    write_tensors(folder, tensors)

@@ -150,7 +150,7 @@ def test_names() -> None:
         ("{% macro m() %}\n\n{{ 1 // 0 }}\n{% endmacro %}\n{{ m() }}", "in line 3: ZeroDivisionError"),
         ("\n{{ 1 + 'a' }}", "in line 2: TypeError"),
         ("\n{% include 'other' %}", "in line 2: TypeError: no loader"),
-        ("{% macro f() %}\n{{ f() }}{% endmacro %}{{ f() }}", "in line 2: RecursionError"),
+        ("{% macro f() %}\n{{ f() }}{% endmacro %}{{ f() }}", "in line 2: it has more than 40 calls"),
         ("{{ nothing | unknown_filter }}", "in line 1: No filter named 'unknown_filter'"),
     ],
 )
@@ -233,7 +233,7 @@ LONG = [
     "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
     "{% set r = range(100000) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
     "{{ range(100000) | map('string') | map('join', range(100000)) | join }}",
-    GROW % ("[1, 2]", "{% set ns.x = [ns.x, ns.x] %}"),
+    (GROW % ("[1, 2]", "{% set ns.x = [ns.x, ns.x] %}")).replace("60", "45"),
 ]
 
 

@@ -13,7 +13,7 @@ import tiny
 import torch
 from gptq_files import quantise_folder
 from gptq_models import folder_of_gguf
-from hf_folders import Json, Spec, change_json, read_json, tensors_of, write_tensors
+from hf_folders import Json, Spec, change_json, read_json, replace_tensor, tensors_of, write_tensors
 
 import llama2cpp
 from llama2cpp.generation import log_softmax
@@ -225,13 +225,7 @@ def test_refused_by_name(folder: Path, changes: Json, said: str) -> None:
 )
 def test_planes_that_do_not_fit(folder: Path, part: str, tensor: torch.Tensor | None, said: str) -> None:
     quantise_folder(folder)
-    tensors = tensors_of(folder)
-    name = f"model.layers.0.self_attn.q_proj.{part}"
-    if tensor is None:
-        del tensors[name]
-    else:
-        tensors[name] = tensor
-    write_tensors(folder, tensors)
+    replace_tensor(folder, f"model.layers.0.self_attn.q_proj.{part}", tensor)
     with pytest.raises(llama2cpp.FormatError, match=said):
         llama2cpp.load(folder)
 

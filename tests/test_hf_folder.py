@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hf_folders import Json, Spec, change_json, read_json, tensors_of, transformers_logits, write_tensors
+from hf_folders import (
+    Json,
+    Spec,
+    change_json,
+    read_json,
+    replace_tensor,
+    tensors_of,
+    transformers_logits,
+    write_tensors,
+)
 from reference import largest_error
 
 import llama2cpp
@@ -341,12 +350,7 @@ def test_an_output_matrix_of_a_tied_model_is_used(tmp_path: Path) -> None:
     ],
 )
 def test_tensors_that_do_not_fit(folder: Path, name: str, tensor: torch.Tensor | None, said: str) -> None:
-    tensors = tensors_of(folder)
-    if tensor is None:
-        del tensors[name]
-    else:
-        tensors[name] = tensor
-    write_tensors(folder, tensors)
+    replace_tensor(folder, name, tensor)
     with pytest.raises(llama2cpp.FormatError, match=said):
         llama2cpp.load(folder)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from hf_folders import Json, Spec, change_json, read_json, tensors_of, write_tensors
+from hf_folders import Json, Spec, change_json, read_json, replace_tensor, tensors_of, write_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -425,13 +425,7 @@ def numbers(*values: int) -> torch.Tensor:
     ],
 )
 def test_tensors_that_do_not_fit(file: Path, part: str, tensor: torch.Tensor | None, said: str) -> None:
-    tensors = tensors_of(file)
-    name = f"model.layers.0.self_attn.q_proj.{part}"
-    if tensor is None:
-        del tensors[name]
-    else:
-        tensors[name] = tensor
-    write_tensors(file, tensors)
+    replace_tensor(file, f"model.layers.0.self_attn.q_proj.{part}", tensor)
     with pytest.raises(llama2cpp.FormatError, match=said):
         llama2cpp.load(file)
 

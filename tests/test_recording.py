@@ -11,23 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from hook_helpers import Array, everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 import llama2cpp
 from llama2cpp import interventions
-
-Array = NDArray[np.float32]
-
-
-def everything(name: str) -> bool:
-    return True
-
-
-@pytest.fixture(scope="module", params=["interleaved", "half_split"])
-def model(request: pytest.FixtureRequest) -> llama2cpp.Model:
-    return tiny.model(tiny.config(rope_style=request.param, n_layers=3), threads=2)
 
 
 def assert_same(cache: llama2cpp.ActivationCache, expected: llama2cpp.ActivationCache) -> None:

@@ -18,7 +18,7 @@ from .html_views import size_text, table
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .model import Model
+    from .readable_model import ReadableModel
 
 Array: TypeAlias = NDArray[np.float32]
 Key: TypeAlias = str | tuple[Any, ...]
@@ -61,7 +61,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
     def __init__(
         self,
         arrays: Mapping[str, Array],
-        model: Model | None,
+        model: ReadableModel | None,
         *,
         has_batch_dim: bool = True,
         positions: Sequence[int] | None = None,
@@ -73,7 +73,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         self.positions = None if positions is None else [int(position) for position in positions]
         self.tokens = None if tokens is None else [_plain(item) for item in tokens]
 
-    def _need_model(self) -> Model:
+    def _need_model(self) -> ReadableModel:
         if self.model is None:
             raise ValueError("the cache has no model: pass one to ActivationCache.load, or set cache.model")
         return self.model
@@ -251,7 +251,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         cache_file.save(path, self._arrays, facts)
 
     @classmethod
-    def load(cls, path: str | PathLike[str], model: Model | None = None) -> Self:
+    def load(cls, path: str | PathLike[str], model: ReadableModel | None = None) -> Self:
         """Open a file that `save` has written.
 
         Parameters

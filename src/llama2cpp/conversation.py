@@ -57,7 +57,7 @@ def chat(
     template : str, optional
         How messages become text: a jinja2 template as Hugging Face's tokenizers have it, or "chatml", "llama2" or
         "llama3". The model's own if not given. It runs in jinja2's sandbox, with limits (2 seconds of processor time,
-        100 million characters).
+        100 million characters, 40 calls of macros within each other).
     special_in_content : bool
         Whether a message that spells a special token ("<|im_end|>") gets that token. By default it is text like any
         other, so that what users write cannot end their turn and begin another's.

@@ -23,8 +23,8 @@ from .places import Names, find_places
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .recording import Tracks
     from .session import Session
+    from .tracks import Tracks
 
 
 @dataclass(slots=True)  # not frozen, which would make it slower to make than a small activation is to copy

@@ -18,6 +18,9 @@ neuron : int or sequence of int
 
 What is not given stands for all. Positions and keys that a call does not have are passed over.
 
+A name, head, layer or neuron that the model has not, and a value of another shape, are a ValueError where the
+intervention is switched on: that is where the model is known.
+
 Examples
 --------
 >>> import llama2cpp
@@ -31,16 +34,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core
+from .cache import ActivationCache
 from .places import Names, Place, find_places, name_of
-
-if TYPE_CHECKING:
-    from .cache import ActivationCache
 
 Index: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]] | None
 Compiled: TypeAlias = list[tuple[list[Place], _core.Intervention]]
@@ -52,6 +53,17 @@ __all__ = ["Intervention", "add", "mask_pattern", "mean", "patch_from", "project
 class Intervention:
     """A change of activations, made by one of the functions of this module.
 
+    Attributes
+    ----------
+    change : str
+        The core's word for what is done: "set", "scale", "add", "project_out", "mask" or "patch".
+    names : str, sequence of str, or predicate
+        To which activations, as in `Model.run_with_cache`.
+    layer, head, position, neuron : int, sequence of int, or None
+        To what of them; see the module.
+    value : number, array or ActivationCache
+        By what; a cache for "patch", and for means that are taken from it.
+
     Examples
     --------
     >>> import llama2cpp
@@ -60,13 +72,13 @@ class Intervention:
     Intervention(set z, layer=0, head=3)
     """
 
-    change: str  # the core's word for what is done
+    change: str
     names: Names
     layer: Index = None
     head: Index = None
     position: Index = None
     neuron: Index = None
-    value: Any = None  # numbers, or the cache that they are taken from
+    value: Any = None
 
     def __repr__(self) -> str:
         name = self.names if isinstance(self.names, str) else repr(self.names)
@@ -143,8 +155,6 @@ class Intervention:
         self, name: str, shape: tuple[int, int], by_head: bool, n_positions: int, wide: bool
     ) -> NDArray[np.float64]:
         """Make the value [positions or 1, heads or 1, neurons or 1]."""
-        from .cache import ActivationCache
-
         value = self.value
         if isinstance(value, ActivationCache):
             value = self._mean_of(value, name)
@@ -478,6 +488,11 @@ def mask_pattern(
     Returns
     -------
     Intervention
+
+    Raises
+    ------
+    ValueError
+        If `key` is None.
 
     Examples
     --------

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .activation_arrays import Array, Selection, select
-from .cache import ActivationCache
-from .html_views import visible
-
-if TYPE_CHECKING:
-    from .generation import Prompt
-    from .model import Model
+from .html_views import table, visible
+from .readable_model import ReadableModel
+from .residual_stream import ResidualStream
 
 ReturnType: TypeAlias = Literal["logits", "log_probs", "probs"]
 Targets: TypeAlias = int | str | Sequence[int | str] | NDArray[Any]
+Prompts: TypeAlias = str | bytes | Sequence[int] | Sequence[Sequence[int]]
 
 _ROWS = 64  # rows of [vocab_size] in memory at a time
+
+
+class RunnableModel(ReadableModel, Protocol):
+    """A `Model` that can also run for the residual streams that a lens reads.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp.lens import RunnableModel
+    >>> model: RunnableModel = llama2cpp.load("stories260K.bin")
+    >>> model.run_with_cache([1, 403], lambda name: name.endswith("hook_resid_post"))[1].accumulated_resid().shape
+    (6, 1, 2, 64)
+    """
+
+    def run_with_cache(
+        self, text_or_tokens: Prompts, names_filter: Callable[[str], bool]
+    ) -> tuple[Array, ResidualStream]:
+        """See `Model`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,7 @@ class LogitLens:
     target_ids: NDArray[np.int64] | None
     target_ranks: NDArray[np.int64] | None
     has_batch_dim: bool
-    model: Model
+    model: ReadableModel
     tokens: list[Any] | None = None
     positions: list[int] | None = None
     target_names: tuple[str | None, ...] = ()
@@ -143,8 +159,6 @@ class LogitLens:
         return f"<llama2cpp.LogitLens: {self.return_type} {list(self.values.shape)} of {len(self.labels)} streams>"
 
     def _repr_html_(self) -> str:
-        from .html_views import table
-
         shape = f"{self.return_type} {list(self.values.shape)}"
         if self.top_ids is None or self.model.tokenizer is None:
             return table(("stream", shape), [(label, "") for label in self.labels])
@@ -156,10 +170,10 @@ class LogitLens:
 
 
 def logit_lens(
-    model: Model | ActivationCache,
-    input: Prompt | Sequence[Sequence[int]] | None = None,
+    model: RunnableModel | ResidualStream,
+    input: Prompts | None = None,
     *,
-    cache: ActivationCache | None = None,
+    cache: ResidualStream | None = None,
     layers: Sequence[int] | None = None,
     incl_mid: bool = False,
     positions: Selection = -1,
@@ -219,20 +233,23 @@ def logit_lens(
     >>> lens.values.shape
     (6, 1, 4, 3)
     """
-    if isinstance(model, ActivationCache):
+    if isinstance(model, ResidualStream):
         if input is not None or cache is not None:
             raise ValueError("pass a cache, or a model with an input or a cache")
-        cache, model = model, model._need_model()
+        cache, reader = model, model._need_model()
     elif (input is None) == (cache is None):
         raise ValueError("pass a model with an input or with a cache")
+    else:
+        reader = model
     if return_type not in ("logits", "log_probs", "probs"):
         raise ValueError(f"return_type is {return_type!r}, expected one of: logits, log_probs, probs")
     if sum(choice is not None for choice in (vocab, targets, top_k)) > 1:
         raise ValueError("pass one of vocab, targets and top_k")
     if cache is None:
         assert input is not None
+        assert not isinstance(model, ResidualStream)
         kept = ("hook_resid_pre", "hook_resid_post", "hook_resid_mid")[: 3 if incl_mid else 2]
-        _, cache = model.run_with_cache(input, names_filter=lambda name: name.endswith(kept))
+        _, cache = model.run_with_cache(input, lambda name: name.endswith(kept))
 
     stack, labels = cache.accumulated_resid(incl_mid=incl_mid, pos_slice=positions, return_labels=True)
     chosen = range(len(labels)) if layers is None else [_index(layer, labels) for layer in layers]
@@ -240,10 +257,10 @@ def logit_lens(
     labels = [labels[i] for i in chosen]
     if cache.has_batch_dim:
         stack = select(stack, batch_slice, 1)
-    read = _Reader(model, stack.shape[:-1], vocab, targets, return_type, top_k)
+    read = _Reader(reader, stack.shape[:-1], vocab, targets, return_type, top_k)
     rows = stack.reshape(-1, stack.shape[-1])
     for begin in range(0, len(rows), _ROWS):
-        read.add(model.unembed(rows[begin : begin + _ROWS], apply_ln))
+        read.add(reader.unembed(rows[begin : begin + _ROWS], apply_ln))
     n_positions = cache._stream(0).shape[-2]
     all_positions = np.asarray(cache.positions if cache.positions is not None else range(n_positions))
     kept_positions = np.asarray(select(all_positions, positions, 0))
@@ -256,7 +273,7 @@ def logit_lens(
         target_ids=read.target_ids,
         target_ranks=read.joined(read.ranks) if targets is not None else None,
         has_batch_dim=cache.has_batch_dim and not isinstance(batch_slice, int | np.integer),
-        model=model,
+        model=reader,
         tokens=cache.tokens,
         positions=None if kept_positions.ndim == 0 else kept_positions.tolist(),
         target_names=read.target_names,
@@ -274,7 +291,7 @@ class _Reader:
 
     def __init__(
         self,
-        model: Model,
+        model: ReadableModel,
         lead: tuple[int, ...],
         vocab: Sequence[int] | NDArray[Any] | None,
         targets: Targets | None,

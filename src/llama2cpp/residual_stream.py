@@ -1,4 +1,4 @@
-"""The residual stream of a run, whole and as what each layer added. `cache.py` goes on to heads and neurons."""
+"""The residual stream of a run, whole and as what each layer added. `heads_and_neurons.py` goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .activation_arrays import ActivationArrays, Array, Selection, select
 from .activation_names import get_act_name
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .readable_model import ReadableModel
 
 
 class ResidualStream(ActivationArrays):
@@ -176,6 +176,13 @@ class ResidualStream(ActivationArrays):
         list of str
             If asked for: "0_pre", "0_mid", ..., "final_post".
 
+        Raises
+        ------
+        KeyError
+            If an activation that it takes was not kept.
+        ValueError
+            For a layer that the model has not, or a cache without a model.
+
         Examples
         --------
         >>> import llama2cpp
@@ -262,6 +269,13 @@ class ResidualStream(ActivationArrays):
         list of str
             If asked for: "embed", "0_attn_out", "0_mlp_out", ...
 
+        Raises
+        ------
+        KeyError
+            If an activation that it takes was not kept.
+        ValueError
+            For a layer that the model has not, a `mode` that there is not, or a cache without a model.
+
         Examples
         --------
         >>> import llama2cpp
@@ -300,7 +314,7 @@ class ResidualStream(ActivationArrays):
         return np.zeros((0, *select(self._stream(0), pos_slice, -2).shape), dtype=np.float32)
 
 
-def _rms_norm(x: Array, model: Model) -> Array:
+def _rms_norm(x: Array, model: ReadableModel) -> Array:
     """Apply the last norm, with its gain: x [..., dim]."""
     scale = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(model.config.norm_eps))
     return np.asarray(x / scale * model.weights["ln_final.w"], dtype=np.float32)

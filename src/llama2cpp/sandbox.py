@@ -1,7 +1,11 @@
-"""jinja2 for templates that strangers wrote: its sandbox, with limits on time and memory.
+"""jinja2 for templates that strangers wrote: its sandbox, with limits on time, memory and nesting.
 
 A chat template comes with a model's file, so it is a stranger's program. It sees plain data only, jinja2's sandbox
 keeps it from Python's insides, and a budget ends one that would run for ever or fill the memory.
+
+Nesting has limits of its own, because Python's recursion limit counts its own frames and not the C stack, of which a
+thread may have as little as 256 KB: jinja2 and the interpreter pass through C code for each call of a macro, each
+bracket of a source and each list in a list.
 """
 
 from __future__ import annotations
@@ -11,14 +15,14 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from types import FrameType
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
@@ -30,6 +34,17 @@ from jinja2.utils import Namespace
 # What one rendering may use. Real templates need thousandths of it.
 MAX_SECONDS = 2.0  # of this thread's processor time
 MAX_CHARACTERS = 100_000_000  # in all strings and lists that it makes, those that it throws away too
+MAX_CALLS = 40  # of macros, callers, blocks and recursive loops within each other
+MAX_DATA = 50  # lists and dicts within each other
+
+# How deep its source may be: for jinja2's parser, where a bracket counts twice and a block once; the tree that comes of
+# it, where x.a.b.c has 4; and how many elif an if may have, which Python's compiler has within each other.
+MAX_PARSING = 36
+MAX_TREE = 60
+MAX_ELIFS = 200
+
+_Flat = frozenset({str, int, float, bool, type(None)})  # most of what there is, and quickly told
+_Nested = (list, tuple, set, frozenset, Mapping, KeysView, ValuesView, ItemsView)
 
 
 class TooMuchError(BaseException):
@@ -42,11 +57,33 @@ class _Budget:
     def __init__(self) -> None:
         self._characters = MAX_CHARACTERS
         self._end = time.thread_time() + MAX_SECONDS
+        self.calls = 0  # that are within each other now
+        # By id, with what it is, which must not go away. Nothing in a sandbox changes a list.
+        self._depths: dict[int, tuple[Any, int]] = {}
 
     def take(self, characters: int) -> None:
         self._characters -= characters
         if self._characters < 0:
             raise TooMuchError(f"it makes more than {MAX_CHARACTERS:,} characters")
+
+    def depth(self, value: Any) -> int:
+        """Measure how many lists and dicts are within each other."""
+        if type(value) in _Flat or not isinstance(value, _Nested):
+            return 0
+        known = self._depths.get(id(value))
+        if known is not None:
+            return known[1]
+        deepest = 0
+        for item in value:
+            deepest = max(deepest, self.depth(item))
+        if isinstance(value, Mapping):
+            for item in value.values():
+                deepest = max(deepest, self.depth(item))
+        if deepest == MAX_DATA:
+            raise TooMuchError(f"it has more than {MAX_DATA} lists and dicts within each other")
+        if deepest > 0:
+            self._depths[id(value)] = value, deepest + 1
+        return deepest + 1
 
     def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Python calls this for every line that runs."""
@@ -87,7 +124,7 @@ def _size(value: Any) -> int:
             total += item.bit_length() // 3 + 1
         elif isinstance(item, Mapping):
             left += [*item, *item.values()]
-        elif isinstance(item, list | tuple | set | frozenset):
+        elif isinstance(item, _Nested):
             left += item
             total += 2 * len(item)
         else:
@@ -109,8 +146,58 @@ def _whole(values: Iterable[Any]) -> int:
     return max((abs(value) for value in values if isinstance(value, int)), default=0)
 
 
+class _Parser(Parser):
+    """jinja2's parser, but it stops before its recursion is deep."""
+
+    _depth = 0
+
+    def _deeper(self, by: int = 1) -> None:
+        self._depth += by
+        if self._depth > MAX_PARSING:
+            self.fail("it is nested too deeply", self.stream.current.lineno)
+
+    def parse_statement(self) -> nodes.Node | list[nodes.Node]:
+        self._deeper()  # what fails is not parsed further, so that the depth need not be put back
+        statement = super().parse_statement()
+        self._depth -= 1
+        return statement
+
+    def parse_condexpr(self) -> nodes.Expr:  # of each bracket, and within itself behind "else"
+        self._deeper(2)
+        expression = super().parse_condexpr()
+        self._depth -= 2
+        return expression
+
+    def parse_not(self) -> nodes.Expr:
+        if not self.stream.current.test("name:not"):
+            return super().parse_not()
+        self._deeper()
+        expression = super().parse_not()
+        self._depth -= 1
+        return expression
+
+    def parse_unary(self, with_filter: bool = True) -> nodes.Expr:
+        if self.stream.current.type not in ("add", "sub"):
+            return super().parse_unary(with_filter)
+        self._deeper()
+        expression = super().parse_unary(with_filter)
+        self._depth -= 1
+        return expression
+
+
+def _check_tree(root: nodes.Node) -> None:
+    level: list[nodes.Node] = [root]
+    for _ in range(MAX_TREE):
+        for node in level:
+            if isinstance(node, nodes.If) and len(node.elif_) > MAX_ELIFS:
+                raise TemplateSyntaxError(f"an if has more than {MAX_ELIFS} elif", node.lineno)
+        level = [child for node in level for child in node.iter_child_nodes()]
+    if level:
+        raise TemplateSyntaxError("it is nested too deeply", level[0].lineno)
+
+
 class _Code(CodeGenerator):
-    """jinja2's compiler, but ``a ~ b`` asks the environment."""
+    """jinja2's compiler, but ``a ~ b`` asks the environment, which also sees each list, tuple and dict."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
         self.write("environment.concatenated((")
@@ -118,6 +205,24 @@ class _Code(CodeGenerator):
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
+
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
+        self.write("environment.collected(")
+        super().visit_List(node, frame)
+        self.write(")")
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
+        self.write("environment.collected(")
+        super().visit_Dict(node, frame)
+        self.write(")")
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802
+        if node.ctx != "load":  # names to assign to
+            super().visit_Tuple(node, frame)
+            return
+        self.write("environment.collected(")
+        super().visit_Tuple(node, frame)
+        self.write(")")
 
 
 class _Generation(Extension):
@@ -135,6 +240,16 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     code_generator_class = _Code
     intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        template = _Parser(self, source, name, filename).parse()
+        _check_tree(template)
+        return template
+
+    @staticmethod
+    def collected(value: Any) -> Any:
+        _budget.get().depth(value)
+        return value
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
@@ -175,7 +290,19 @@ class _Environment(ImmutableSandboxedEnvironment):
             else:
                 _take(_whole(values) * (_length(owner) if name == "expandtabs" else 1))
             _take(_length(owner))
-        return super().call(context, obj, *args, **kwargs)
+        budget = _budget.get()
+        for value in args:  # it may give them back within a list
+            budget.depth(value)
+        for name, value in kwargs.items():
+            if name not in ("_loop_vars", "_block_vars"):  # jinja2's own
+                budget.depth(value)
+        if budget.calls == MAX_CALLS:
+            raise TooMuchError(f"it has more than {MAX_CALLS} calls within each other")
+        budget.calls += 1
+        try:
+            return super().call(context, obj, *args, **kwargs)
+        finally:
+            budget.calls -= 1
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         # jinja2 itself would print nothing, and complain only where more is done with it.
@@ -229,7 +356,15 @@ def _charged(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
             _take_format(value, "%", options)
         elif name == "sum" and not all(o is None or isinstance(o, int | float | str) for o in options):
             raise SecurityError("sum may add numbers only")
-        return run(*args, **kwargs)
+        result = run(*args, **kwargs)
+        if type(result) in _Flat:
+            return result
+        if isinstance(result, Iterator):  # a generator runs those that it is made of within it
+            result = list(result)
+        if isinstance(result, _Nested):
+            _take(_size(result))
+            _budget.get().depth(result)
+        return result
 
     return charged
 
@@ -247,6 +382,9 @@ class _Namespace(Namespace):
     def __setitem__(self, name: str, value: Any) -> None:
         _check_name(name)
         super().__setitem__(name, value)
+
+    def __repr__(self) -> str:
+        return "<Namespace>"  # what is in it may be it
 
 
 def _check_name(name: str) -> None:
@@ -286,6 +424,7 @@ def environment() -> ImmutableSandboxedEnvironment:
     environment = _Environment(
         trim_blocks=True,
         lstrip_blocks=True,
+        optimized=False,  # it folds constants, in a time that grows with the third power of an expression's depth
         finalize=_charged_finalize,
         extensions=[_Generation, "jinja2.ext.loopcontrols"],
     )

@@ -16,8 +16,8 @@ from .recording import Recording
 
 if TYPE_CHECKING:
     from .hooks import Hook
-    from .model import Model
     from .places import Names
+    from .readable_model import ReadableModel
 
 
 class KVCache:
@@ -224,7 +224,7 @@ class Session:
     <llama2cpp.Session: position 5 of 512>
     """
 
-    def __init__(self, core: _core.Session, model: Model | None = None) -> None:
+    def __init__(self, core: _core.Session, model: ReadableModel | None = None) -> None:
         self._core = core
         self._model = model  # for what a notebook shows, and caches
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.environment import Template
 
-from .sandbox import TooMuchError, environment, limited
+from .sandbox import MAX_DATA, TooMuchError, environment, limited
 
 MAX_SOURCE = 1_000_000  # characters of the template itself
 
@@ -100,7 +100,8 @@ class ChatTemplate:
         ------
         ValueError
             If a message is no plain data, or the template fails, does what the sandbox forbids, or takes more than
-            2 seconds of processor time or 100 million characters. The message has the template's line.
+            2 seconds of processor time, 100 million characters, 40 calls of macros within each other or 50 lists and
+            dicts within each other. The message has the template's line.
         """
         variables = {
             "messages": plain(messages),
@@ -118,17 +119,19 @@ class ChatTemplate:
             raise _failure(error, _line(template, error.__traceback__)) from error
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, deepest: int = MAX_DATA) -> Any:
     """Rebuild data from JSON's types alone: other objects have methods that no sandbox knows about."""
     if value is None or isinstance(value, bool):
         return value
     for kind in (str, int, float):
         if isinstance(value, kind):
             return kind(value)
+    if deepest == 0 and isinstance(value, Mapping | Sequence):
+        raise ValueError(f"messages may have {MAX_DATA} lists and dicts within each other, and these have more")
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, deepest - 1) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [plain(item) for item in value]
+        return [plain(item, deepest - 1) for item in value]
     raise ValueError(f"a message may hold text, numbers, lists and dicts, but not a {type(value).__name__}")
 
 
