@@ -69,7 +69,7 @@ def panels(folder: Path) -> None:
     """Small files of panels: of each form, with and without an order and a tokenizer."""
     from test_panel_file import SOURCES, packed_with_all
 
-    for name in ("llama2.c v0", "llama2.c v2", "GPTQ of 3 bits"):
+    for name in ("llama2.c v0", "llama2.c v2", "GPTQ of 3 bits", "LLM.int8() with fixed outliers"):
         with tempfile.TemporaryDirectory() as scratch:
             done = convert(SOURCES[name](Path(scratch)), Path(scratch) / "panels.safetensors")
             (folder / f"panels_{name.replace(' ', '_')}").write_bytes(done.path.read_bytes())

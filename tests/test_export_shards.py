@@ -14,7 +14,7 @@ import tiny
 from hf_folders import Spec, tensors_of, transformers_logits
 
 import llama2cpp
-from llama2cpp.export import convert
+from llama2cpp.export import Calibration, convert
 from llama2cpp.export.hf_shards import parse_size, split
 from llama2cpp.export.safetensors_file import Tensor
 
@@ -54,6 +54,44 @@ def test_transformers_and_we_open_shards(tmp_path: Path, shard_size: int | str) 
     assert done.bytes == sum(path.stat().st_size for path in done.path.iterdir())
 
 
+@pytest.mark.parametrize("format", ["gptq4", "gptq3", "llm_int8", "llm_int8 with fixed outliers"])
+@pytest.mark.parametrize("shard_size", [3000, "20KB", 40_000])
+def test_shards_of_quantised_weights(tmp_path: Path, format: str, shard_size: int | str) -> None:
+    """The single file's tensors and logits; all tensors of a weight in one file, at multiples of their width."""
+    model = tiny.model(tiny.config(dim=64, hidden_dim=96, n_heads=4, vocab_size=96))
+    format, _, fixed = format.partition(" ")
+    text = None if format == "llm_int8" and not fixed else Calibration(tiny.tokens(model.config, 100))
+    options: dict[str, Any] = {"calibration": text} | ({"group": 32} if format != "llm_int8" else {})
+    whole = convert(model, tmp_path / "whole", format, **options)
+    done = convert(model, tmp_path / "shards", format, shard_size=shard_size, **options)
+    assert done.formats == whole.formats
+    sizes = weights_in(done.path)
+    assert len(sizes) > 1
+    assert max(sizes.values()) <= max(parse_size(shard_size), 96 * 64 * 2)
+    index = json.loads((done.path / "model.safetensors.index.json").read_text())
+    parameters = sum(int(np.prod(model.weights.info(name)["shape"])) for name in model.weights)
+    assert index["metadata"] == {"total_parameters": parameters, "total_size": sum(sizes.values())}
+    found, expected = tensors_of(done.path), tensors_of(whole.path)
+    assert set(found) == set(expected) == set(index["weight_map"])
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(found[name].numpy(), tensor.numpy(), err_msg=name)
+    files: dict[str, set[str]] = {}
+    for name, file in index["weight_map"].items():
+        files.setdefault(name.rpartition(".")[0], set()).add(file)
+    assert all(len(of_module) == 1 for of_module in files.values())
+    for path in done.path.glob("*.safetensors"):
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        for name, facts in json.loads(data[8 : 8 + length]).items():
+            if name != "__metadata__":
+                assert (8 + length + facts["data_offsets"][0]) % found[name].element_size() == 0, name
+    ids = tiny.tokens(model.config, 24)
+    with llama2cpp.load(done.path) as shards, llama2cpp.load(whole.path) as single:
+        logits = single.session().prefill(ids, all_logits=True)
+        np.testing.assert_array_equal(shards.session().prefill(ids, all_logits=True), logits)
+
+
 def test_as_many_files_as_transformers_makes(tmp_path: Path) -> None:
     theirs = Spec(shards="20KB").save(tmp_path / "theirs")
     ours = convert(theirs, tmp_path / "ours", shard_size="20KB").path
@@ -69,8 +107,17 @@ def test_one_file_has_no_index(tmp_path: Path) -> None:
 
 
 def test_shards_are_filled_in_order() -> None:
-    tensors = [Tensor(str(i), "F32", (size // 4,), size) for i, size in enumerate((4, 8, 100, 4, 4, 8, 16))]
-    assert [[t.bytes for t in shard] for shard in split(tensors, 16)] == [[4, 8], [100], [4, 4, 8], [16]]
+    weights = [[Tensor.of(str(i), "F32", (size // 4,))] for i, size in enumerate((4, 8, 100, 4, 4, 8, 16))]
+    assert [[t.bytes for t in shard] for shard in split(weights, 16)] == [[4, 8], [100], [4, 4, 8], [16]]
+
+
+def test_tensors_of_a_weight_stay_together_and_aligned() -> None:
+    weights = [[Tensor.of(f"{i}{dtype}", dtype, (3,)) for dtype in ("U8", "F32", "F16")] for i in range(3)]
+    shards = split(weights, 45)
+    assert [[t.name for t in shard] for shard in shards] == [
+        ["0F32", "1F32", "0F16", "1F16", "0U8", "1U8"],
+        ["2F32", "2F16", "2U8"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,61 @@ def test_training_checkpoints_of_both_kinds(tmp_path: Path, prefix: str, tied: b
         assert after.config.to_dict() == config.to_dict()
 
 
+def test_a_file_of_panels_is_that_of_the_model(tmp_path: Path, stories_dir: Path) -> None:
+    """Of a training checkpoint, byte for byte: whether the engine could run the source leaves no trace."""
+    begin, tokenizer = stories_dir / "stories260K.bin", stories_dir / "tok512.bin"
+    with llama2cpp.load(begin) as stories:
+        source = meta_files.save_training_checkpoint(tmp_path / "ckpt.pt", stories.config, dict(stories.weights))
+    for format in (None, "bf16", "q8_0"):
+        ours = convert(source, tmp_path / "ours.safetensors", format, tokenizer=tokenizer, force=True)
+        theirs = convert(begin, tmp_path / "theirs.safetensors", format, tokenizer=tokenizer, force=True)
+        assert ours.path.read_bytes() == theirs.path.read_bytes()
+        assert ours.formats == theirs.formats
+        assert ours.tokenizer == ours.path
+
+
+@pytest.mark.parametrize("format", [None, "f32", "q4_k_m", "q5_1"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_files_of_panels_of_meta_folders(tmp_path: Path, dtype: torch.dtype, format: str | None) -> None:
+    """The logits of a GGUF of these types, to the bit; without a format every number stays what it was."""
+    source, model = meta_folder(tmp_path / "meta", "Llama 3", 2, dtype)
+    done = convert(source, tmp_path / "m.safetensors", format)
+    own = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[dtype]
+    gguf = convert(source, tmp_path / "m.gguf", format or own)
+    ids = tiny.tokens(llama2cpp.load(gguf.path).config, 20)
+    with llama2cpp.load(done.path, kv="f32") as packed, llama2cpp.load(gguf.path, kv="f32") as file:
+        assert packed.file_format == "panels v1"
+        expected = file.session(64).prefill(ids, all_logits=True)
+        np.testing.assert_array_equal(packed.session(64).prefill(ids, all_logits=True), expected)
+        if format is None:
+            assert set(done.formats.values()) == {own}
+            for name, tensor in meta_files.of_transformers(model).items():
+                np.testing.assert_array_equal(packed.weights[name], tensor.float().numpy())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the peak of a process")
+def test_memory_of_a_file_of_panels(tmp_path: Path) -> None:
+    """Near one weight's size: its numbers in float32, as they are stored, and in panels."""
+    big = tiny.config(dim=512, hidden_dim=1408, n_layers=12, n_heads=8, n_kv_heads=8, vocab_size=512, tied=True)
+    source = meta_files.save_training_checkpoint(tmp_path / "ckpt.pt", big, tiny.arrays(big))
+    code = f"""
+        import torch, llama2cpp
+        from llama2cpp.export import torch_files
+        def peak():
+            lines = open("/proc/self/status").read().splitlines()
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        torch_files._TOUCHED = 4 << 20
+        torch.zeros(1).copy_(torch.zeros(1, dtype=torch.bfloat16))
+        begin = peak()
+        llama2cpp.export.convert({str(source)!r}, {str(tmp_path / "m.safetensors")!r}, threads=1)
+        print(peak() - begin)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert int(result.stdout) < source.stat().st_size / 3
+
+
 def test_pages_leave_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is mapped anew all the time here, and the numbers stay the same."""
     source, _ = meta_folder(tmp_path / "meta", "Llama 2", 2)
@@ -257,6 +313,7 @@ WQ = "layers.1.attention.wq.weight"
         (lambda f: (f / "consolidated.01.pth").write_bytes(b"nonsense"), "expected a file of torch.save"),
         (lambda f: (f / "consolidated.01.pth").write_bytes(b""), "expected a file of torch.save"),
         (lambda f: (f / "consolidated.01.pth").write_bytes(pickle.dumps(shutil.rmtree)), "expected a file of torch"),
+        (lambda f: (f / "consolidated.00.pth").rename(f / "consolidated.02.pth"), "but no consolidated.00.pth"),
         (lambda f: torch.save([1, 2], f / "consolidated.01.pth"), "expected a dict of tensors, found list"),
         (lambda f: torch.save({WQ: 7}, f / "consolidated.01.pth"), "expected a tensor, found int"),
     ],
@@ -264,7 +321,7 @@ WQ = "layers.1.attention.wq.weight"
 def test_damaged_meta_folders(tmp_path: Path, damage: Any, message: str) -> None:
     source, _ = meta_folder(tmp_path / "meta", "Llama 2", 2)
     damage(source)
-    with pytest.raises(FormatError, match=message):
+    with pytest.raises((FormatError, FileNotFoundError), match=message):
         convert(source, tmp_path / "m.bin")
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 

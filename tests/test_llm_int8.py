@@ -341,14 +341,17 @@ def test_our_bytes_are_theirs(theirs: tuple[Path, Path, NDArray[np.float64]], tm
 
 
 @pytest.mark.parametrize("calibrate", [None, IDS])
+@pytest.mark.parametrize("shard_size", ["5GB", "20KB"])
 def test_they_read_our_folder(
-    theirs: tuple[Path, Path, NDArray[np.float64]], tmp_path: Path, calibrate: list[int] | None
+    theirs: tuple[Path, Path, NDArray[np.float64]], tmp_path: Path, calibrate: list[int] | None, shard_size: str
 ) -> None:
-    """Also one with fixed outliers, which they pass over."""
+    """Also one with fixed outliers, which they pass over, and one of several files."""
     from transformers import LlamaForCausalLM
 
     source, folder, _ = theirs
-    convert(source, tmp_path / "ours", "llm_int8", calibration=Calibration(calibrate) if calibrate else None)
+    text = Calibration(calibrate) if calibrate else None
+    convert(source, tmp_path / "ours", "llm_int8", calibration=text, shard_size=shard_size)
+    assert (len(list((tmp_path / "ours").glob("*.safetensors"))) > 1) == (shard_size != "5GB")
     with torch.no_grad():
         got, wanted = (
             LlamaForCausalLM.from_pretrained(path, device_map="cpu")(torch.tensor([IDS])).logits

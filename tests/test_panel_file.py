@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import llama2cpp
-from llama2cpp.export import convert
+from llama2cpp.export import Calibration, convert
 from llama2cpp.export.mixtures import MIXTURES
 
 BLOCKS = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k")
@@ -51,6 +51,17 @@ def odd(folder: Path, format: str) -> Path:
     return convert(tiny.model(config), folder / "source.bin", format).path
 
 
+def llm_int8(folder: Path, *, text: list[int] | None = None, **sizes: Any) -> Path:
+    """Of sizes that no width divides. With a text, the columns that are large on it are fixed."""
+    config = tiny.config(dim=36, hidden_dim=50, **sizes)
+    arrays = tiny.arrays(config)
+    for name, array in arrays.items():
+        if name.endswith("_norm.weight"):
+            array[[3, 17, 30]] = 40.0
+    calibration = None if text is None else Calibration(text)
+    return convert(llama2cpp.from_arrays(config, arrays), folder / "int8", "llm_int8", calibration=calibration).path
+
+
 SOURCES: dict[str, Callable[[Path], Path]] = {
     "llama2.c v0": lambda folder: odd(folder, "v0"),
     "llama2.c v2": lambda folder: odd(folder, "v2"),
@@ -65,6 +76,8 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
     "GPTQ of 3 bits": lambda folder: gptq(folder, bits=3, group_size=-1, version=2),
     "GPTQ of 8 bits": lambda folder: gptq(folder, bits=8, group_size=64),
     "GPTQ in groups that are no blocks": lambda folder: gptq(folder, group_size=16),
+    "LLM.int8()": llm_int8,
+    "LLM.int8() with fixed outliers": lambda folder: llm_int8(folder, text=list(range(1, 30)), tied=True),
 }
 
 
@@ -109,7 +122,14 @@ def test_the_same_bits_and_weights_as_its_source(tmp_path: Path, monkeypatch: py
 
 
 def test_panels_of_panels_are_the_same_file(tmp_path: Path) -> None:
-    for number, source in enumerate(("GGUF q4_k_m", "GPTQ in order of activations", "llama2.c v2")):
+    sources = (
+        "GGUF q4_k_m",
+        "GPTQ in order of activations",
+        "llama2.c v2",
+        "LLM.int8()",
+        "LLM.int8() with fixed outliers",
+    )
+    for number, source in enumerate(sources):
         folder = tmp_path / str(number)
         folder.mkdir()
         first = convert(SOURCES[source](folder), folder / "first.safetensors").path
@@ -161,7 +181,9 @@ def test_smollm2_with_its_chat(tmp_path: Path, smollm2_path: Path) -> None:
         np.testing.assert_array_equal(found, a.session().prefill(ids, all_logits=True))
 
 
-@pytest.mark.parametrize("source", ["GGUF q4_0", "GPTQ in order of activations", "llama2.c v2"])
+@pytest.mark.parametrize(
+    "source", ["GGUF q4_0", "GPTQ in order of activations", "llama2.c v2", "LLM.int8() with fixed outliers"]
+)
 def test_it_is_a_model_like_any_other(tmp_path: Path, source: str) -> None:
     begin = SOURCES[source](tmp_path)
     a = llama2cpp.load(begin)
@@ -282,6 +304,64 @@ def test_a_header_that_contradicts_its_file_is_refused(tmp_path: Path, packed: b
     refused(tmp_path, with_header(header, data), CHANGES[change][1])
 
 
+WQ = "model.layers.0.self_attn.q_proj.weight"
+OF_BYTES = {"format": "int8_group", "rows": 36, "cols": 36, "group": 36}
+MANY = {"format": "llm_int8", "rows": 1, "cols": 132_105, "group": 132_105, "outlier_threshold": 6.0}
+OUTLIERS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no threshold": (lambda w: w[WQ].pop("outlier_threshold"), "outlier_threshold"),
+    "a threshold below 0": (lambda w: w[WQ].update(outlier_threshold=-1), "expected a number of 0 or more"),
+    "an endless one": (lambda w: w[WQ].update(outlier_threshold=1e300), "expected a number of 0 or more"),
+    "a threshold of others": (lambda w: w["model.embed_tokens.weight"].update(outlier_threshold=6.0), "no such member"),
+    "groups": (lambda w: w[WQ].update(group=18), "groups of 18"),
+    "another format": (lambda w: w.update({WQ: OF_BYTES}), "has no outliers"),
+    "too many columns": (lambda w: w["model.embed_tokens.weight"].update(MANY), "expected at most 132104"),
+}
+
+
+@pytest.fixture(scope="module")
+def with_outliers(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("outliers")
+    source = llm_int8(folder, text=list(range(1, 30)), vocab_size=300)
+    return convert(source, folder / "packed.safetensors").path.read_bytes()
+
+
+@pytest.mark.parametrize("change", OUTLIERS)
+def test_outliers_that_contradict_their_file_are_refused(tmp_path: Path, with_outliers: bytes, change: str) -> None:
+    header, data = header_of(with_outliers)
+    change_weights(header, OUTLIERS[change][0])
+    refused(tmp_path, with_header(header, data), OUTLIERS[change][1])
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ([-1, 3, 17], "number 0 is -1, expected columns of 36"),
+        ([3, 3, 17], "number 1 is 3, expected columns of 36"),
+        ([3, 17, 36], "number 2 is 36, expected columns of 36"),
+        ([], "expected I32"),
+        ([3, 17], "expected U8"),
+    ],
+)
+def test_outlier_columns_that_are_none_are_refused(
+    tmp_path: Path, with_outliers: bytes, columns: list[int], said: str
+) -> None:
+    header, data = header_of(with_outliers)
+    facts = header[f"{WQ}.outlier_columns"]
+    begin, end = facts["data_offsets"]
+    found = np.frombuffer(data[begin:end], dtype=np.int32)
+    np.testing.assert_array_equal(found[:3], [3, 17, 30])
+    if len(columns) < 3:  # so many bytes less
+        gap = end - begin - 4 * len(columns)
+        changed = data[:begin] + np.array(columns, dtype=np.int32).tobytes() + data[end:]
+        for name, other in header.items():
+            if name != "__metadata__" and other["data_offsets"][0] >= end:
+                other["data_offsets"] = [place - gap for place in other["data_offsets"]]
+        facts["shape"], facts["data_offsets"] = [len(columns)], [begin, end - gap]
+    else:
+        changed = data[:begin] + np.array(columns, dtype=np.int32).tobytes() + data[begin + 12 :]
+    refused(tmp_path, with_header(header, changed), said)
+
+
 def test_every_cut_is_refused(tmp_path: Path, packed: bytes) -> None:
     ends = {0, 1, 7, 8, 9, 40, len(packed) // 2, len(packed) - 1, *range(100, len(packed), len(packed) // 50)}
     for end in sorted(ends):
@@ -306,7 +386,10 @@ def test_a_matrix_must_begin_at_a_multiple_of_64(tmp_path: Path, packed: bytes) 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_changed_bytes_are_a_model_or_a_format_error(tmp_path: Path, packed: bytes, data: st.DataObject) -> None:
+def test_changed_bytes_are_a_model_or_a_format_error(
+    tmp_path: Path, packed: bytes, with_outliers: bytes, data: st.DataObject
+) -> None:
+    packed = data.draw(st.sampled_from([packed, with_outliers]))
     changed = bytearray(packed)
     size = int.from_bytes(packed[:8], "little")
     for _ in range(data.draw(st.integers(1, 4))):

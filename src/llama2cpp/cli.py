@@ -58,7 +58,7 @@ def main() -> None:
         code = 130
     except OSError as error:
         code = _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-    except (ValueError, RuntimeError, MemoryError) as error:
+    except (ValueError, RuntimeError, MemoryError, ImportError) as error:
         code = _fail(str(error) or "out of memory")
     except Exception as error:
         message = getattr(error, "format_message", None)  # a wrong option: click's error, from typer's own click or not
@@ -358,29 +358,33 @@ def pull(
     )
 )
 def export(
-    source: ModelArgument,
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A file, a folder, or a name that pull knows. PyTorch's too.")
+    ],
     target: Annotated[
         Path,
         typer.Argument(
-            metavar="TARGET", help=".gguf, .bin (llama2.c), .safetensors (packed) or a folder.", show_default=False
+            metavar="TARGET", help="Ends in .gguf, .bin, .safetensors or nothing: see above.", show_default=False
         ),
     ],
     format: Annotated[
         str | None,
-        typer.Option("--format", "-f", help="Such as q4_k, q8_0, f16, int8, llm_int8.", show_default="no loss, or f16"),
+        typer.Option("--format", "-f", help="How weights are stored: see above.", show_default="no loss, or f16"),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="the source's own")
     ] = None,
     group: Annotated[
         int | None,
-        typer.Option("--group", "--group-size", help="Values that share a scale.", show_default="int8 64, gptq 128"),
+        typer.Option("--group", "--group-size", help="int8, gptq: values that share a scale.", show_default="64, 128"),
     ] = None,
-    pure: Annotated[bool, typer.Option("--pure", help="One type for all matrices.")] = False,
+    pure: Annotated[bool, typer.Option("--pure", help=".gguf, .safetensors: one type for all matrices.")] = False,
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            "--calibrate", help="Text that GPTQ, outliers and types of 2 to 6 bits are fitted to.", show_default=False
+            "--calibrate",
+            help="Text of the kind that the model is for. gptq needs it; llm_int8 and types of 2 to 6 bits get better.",
+            show_default=False,
         ),
     ] = None,
     sequences: Annotated[int, typer.Option(help="Sequences of that text, spread over it.", min=1)] = 64,
@@ -388,20 +392,31 @@ def export(
     act_order: Annotated[bool, typer.Option(help="gptq: columns with large inputs first.")] = True,
     damp: Annotated[float, typer.Option(help="gptq: share of the inputs' mean square that is added to each.")] = 0.01,
     symmetric: Annotated[bool, typer.Option("--sym/--no-sym", help="gptq: one zero for all groups.")] = True,
-    shard_size: Annotated[str, typer.Option(help="A folder: the most weights in one file.")] = "5GB",
+    shard_size: Annotated[str, typer.Option(help="A folder: the most bytes of weights in a file.")] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace a target that exists.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
-    report: Annotated[bool, typer.Option(help="Compare the result with the source.")] = True,
+    report: Annotated[bool, typer.Option(help="Compare the result with the source, which runs both.")] = True,
     text: Annotated[
         Path | None, typer.Option("--text", help="Text to compare on.", show_default="what the source writes")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="The most tokens of it.")] = 2048,
+    tokens: Annotated[int, typer.Option(help="The most tokens of it.", min=2)] = 2048,
     picture: Annotated[
-        Path | None, typer.Option("--picture", help="Draw what differs in a .png.", show_default=False)
+        Path | None, typer.Option("--picture", help="Draw what differs, as .png, .svg or .pdf.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a checkpoint in another container or other types, and say what that has cost."""
+    """Write a checkpoint in another container or other types, and say what that has cost.
+
+    TARGET's ending says what is written, and which formats there are:
+
+    \b
+    .gguf         llama.cpp and this engine: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0,
+                  q6_k q5_k q4_k q3_k q2_k (and with _s, _m, _l as in llama.cpp)
+    .bin          llama2.c: f32 (run), int8 (runq), v1
+    .safetensors  this engine, packed: opens at once; formats of .gguf
+    none          a folder for transformers: f32 f16 bf16, llm_int8,
+                  gptq8 gptq4 gptq3 gptq2
+    """  # noqa: D301 (\b keeps the lines apart)
     from .export import Calibration
     from .export.report import export_and_report
 
@@ -429,8 +444,8 @@ def export(
 
 @app.command(epilog=_examples("llama2cpp compare smollm2-135m smollm2-q4_k.gguf --text book.txt"))
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A file, or a name that pull knows.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The same, of the same vocabulary.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The original: a file, a folder, or a name that pull knows.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What was made of it, or another of its vocabulary.")],
     text: Annotated[
         Path | None, typer.Option("--text", help="Text to compare on.", show_default="what A writes")
     ] = None,
@@ -438,13 +453,17 @@ def compare(
         Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="A's own")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads that compute.", show_default="all")] = None,
-    tokens: Annotated[int, typer.Option(help="The most tokens of the text.")] = 2048,
+    tokens: Annotated[int, typer.Option(help="The most tokens of the text.", min=2)] = 2048,
     picture: Annotated[
-        Path | None, typer.Option("--picture", help="Draw what differs in a .png.", show_default=False)
+        Path | None, typer.Option("--picture", help="Draw what differs, as .png, .svg or .pdf.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what B predicts otherwise than A, and how their weights differ."""
+    """Show what B predicts otherwise than A, and how their weights differ.
+
+    Perplexity: how many tokens it is as unsure between as it is on this text; lower is better. KL divergence: how far
+    B's predictions are from A's, in nats; 0 is equal. Relative error: of a weight's numbers, 0 is equal.
+    """
     from .export.report import compare_and_report
 
     compare_and_report(

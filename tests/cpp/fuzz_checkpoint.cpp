@@ -13,6 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const llama2cpp::Checkpoint checkpoint = llama2cpp::open_checkpoint(file, "fuzz");
     fuzz_checks::check_checkpoint(checkpoint, [&](const llama2cpp::Weight& weight, const llama2cpp::Plane& plane) {
+      if (&plane == &weight.planes[2] && weight.format->form == llama2cpp::PanelForm::llm_int8) return;  // a copy
       fuzz_checks::check_inside(plane, file);
       const bool in_panels = weight.format->in_panels_of != nullptr;  // which are no rows
       fuzz_checks::check(in_panels || static_cast<std::size_t>(plane.row_bytes * weight.rows) == plane.bytes);

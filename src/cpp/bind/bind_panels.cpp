@@ -2,13 +2,18 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
 
+#include "backend/backend.h"
 #include "bind/bind.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
+#include "format/llm_int8.h"
 #include "format/panel_formats.h"
 #include "model/model.h"
 
@@ -17,19 +22,23 @@ namespace {
 
 using ByteArray = py::array_t<std::uint8_t, py::array::c_style>;
 
-// A matrix of the model, or of its shape in a format whose rows lie in one plane.
-Weight weight_for(const Model& model, const std::string& name, const std::optional<std::string>& format) {
+const Weight& stored_weight(const Model& model, const std::string& name) {
   const auto found = model.checkpoint().weights.find(name);
   if (found == model.checkpoint().weights.end()) throw py::key_error(name);
-  if (!format) return found->second;
+  return found->second;
+}
+
+// A matrix whose rows lie in one plane, which is not there yet.
+Weight new_weight(const std::string& name, const std::string& format, std::int64_t rows, std::int64_t cols) {
   Weight weight;
   weight.name = name;
-  weight.format = &find_format(*format);
-  weight.rows = found->second.rows;
-  weight.cols = found->second.cols;
+  weight.format = &find_format(format);
+  weight.rows = rows;
+  weight.cols = cols;
   weight.group = weight.format->group;
-  LLAMA2CPP_CHECK(weight.group > 0 && weight.cols % weight.group == 0, "'", name, "' is ", shape_text(weight),
-                  ", whose rows cannot be ", *format);
+  LLAMA2CPP_CHECK(rows >= 1 && cols >= 1, "'", name, "' is ", shape_text(weight), ", expected at least one number");
+  LLAMA2CPP_CHECK(weight.group > 0 && cols % weight.group == 0, "'", name, "' is ", shape_text(weight),
+                  ", whose rows cannot be ", format);
   return weight;
 }
 
@@ -44,48 +53,64 @@ Weight facts_of(Weight weight) {
   return weight;
 }
 
-py::dict panel_facts(const Model& model, const std::string& name, const std::optional<std::string>& format) {
-  const Weight weight = facts_of(weight_for(model, name, format));
+py::object array_of(std::span<const std::int32_t> numbers) {
+  if (numbers.empty()) return py::none();
+  return py::array_t<std::int32_t>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
+}
+
+// What a file says of a matrix, and the small arrays beside it.
+py::dict panel_facts(const Weight& stored) {
+  const Weight weight = facts_of(stored);
   py::dict facts;
   facts["format"] = std::string(weight.format->name);
   facts["rows"] = weight.rows;
   facts["cols"] = weight.cols;
   facts["group"] = weight.group;
+  if (weight.format->form == PanelForm::llm_int8) facts["outlier_threshold"] = weight.outlier_threshold;
   facts["bytes"] = stored_bytes(weight);
-  facts["order"] = py::none();
-  if (weight.order) {
-    const auto* const order = reinterpret_cast<const std::int32_t*>(weight.order.data());
-    facts["order"] = py::array_t<std::int32_t>(std::vector<py::ssize_t>{weight.cols}, order);
-  }
+  const auto* const order = reinterpret_cast<const std::int32_t*>(weight.order.data());
+  facts["order"] = array_of({order, weight.order ? static_cast<std::size_t>(weight.cols) : 0});
+  const bool has_outliers = weight.format->form == PanelForm::llm_int8;
+  facts["outlier_columns"] = has_outliers ? array_of(fixed_outliers(weight)) : py::none();
   return facts;
 }
 
 // uint8 [bytes], a read-only view of memory of its own, or of the file that holds panels.
-py::array pack_weight(const Model& model, const std::string& name, const std::optional<std::string>& format,
-                      const std::optional<ByteArray>& data) {
-  LLAMA2CPP_CHECK(format.has_value() == data.has_value(), "a format comes with the rows in it");
-  Weight weight = weight_for(model, name, format);
-  const Weight facts = facts_of(weight);
-  if (data) {
-    const std::int64_t row_bytes = weight.cols / weight.group * weight.format->group_bytes;
-    LLAMA2CPP_CHECK(data->ndim() == 2 && data->shape(0) == weight.rows && data->shape(1) == row_bytes,
-                    "data has shape ", std::string(py::str(data->attr("shape"))), ", expected (", weight.rows, ", ",
-                    row_bytes, ")");
-    weight.planes[0].data = reinterpret_cast<const std::byte*>(data->data());
-    weight.planes[0].bytes = static_cast<std::size_t>(data->nbytes());
-    weight.planes[0].row_bytes = row_bytes;
-  }
-  weight.int8_input = facts.format->form == PanelForm::blocks || facts.format->form == PanelForm::int8_group;
+py::array pack(Weight weight, Backend& backend) {
+  const PanelForm form = facts_of(weight).format->form;
+  weight.int8_input = form == PanelForm::blocks || form == PanelForm::int8_group || form == PanelForm::llm_int8;
   {
     const ReleasedGil released;
-    const Backend::Lease lease(model.backend());
-    model.backend().pack(weight);
+    const Backend::Lease lease(backend);
+    backend.pack(weight);
   }
   ByteArray view(std::vector<py::ssize_t>{static_cast<py::ssize_t>(weight.panels.size())},
                  reinterpret_cast<const std::uint8_t*>(weight.panels.data()), keeper(weight.panels));
   view.attr("setflags")(py::arg("write") = false);
   return view;
 }
+
+// Packs rows that have been encoded, of whatever they are.
+class PanelPacker {
+ public:
+  explicit PanelPacker(std::optional<int> threads) : backend_(make_backend("cpu", threads.value_or(0))) {}
+
+  py::array pack_rows(const std::string& name, const std::string& format, std::int64_t cols, const ByteArray& data) {
+    LLAMA2CPP_CHECK(data.ndim() == 2, "data has shape ", std::string(py::str(data.attr("shape"))),
+                    ", expected two dimensions");
+    Weight weight = new_weight(name, format, data.shape(0), cols);
+    const std::int64_t row_bytes = cols / weight.group * weight.format->group_bytes;
+    LLAMA2CPP_CHECK(data.shape(1) == row_bytes, "data has shape ", std::string(py::str(data.attr("shape"))),
+                    ", expected (", weight.rows, ", ", row_bytes, ")");
+    weight.planes[0].data = reinterpret_cast<const std::byte*>(data.data());
+    weight.planes[0].bytes = static_cast<std::size_t>(data.nbytes());
+    weight.planes[0].row_bytes = row_bytes;
+    return pack(std::move(weight), *backend_);
+  }
+
+ private:
+  std::shared_ptr<Backend> backend_;
+};
 
 }  // namespace
 
@@ -94,9 +119,24 @@ void register_panels(py::module_& module) {
   module.def(
       "panel_arithmetic", [](const Model& model) { return model.checkpoint().is_runq_s ? "llama2.c" : "contract"; },
       py::arg("model"));
-  module.def("panel_facts", &panel_facts, py::arg("model"), py::arg("name"), py::arg("format") = py::none());
-  module.def("pack_weight", &pack_weight, py::arg("model"), py::arg("name"), py::arg("format") = py::none(),
-             py::arg("data").noconvert() = py::none());
+  module.def(
+      "panel_facts",
+      [](const Model& model, const std::string& name) { return panel_facts(stored_weight(model, name)); },
+      py::arg("model"), py::arg("name"));
+  module.def(
+      "pack_weight",
+      [](const Model& model, const std::string& name) { return pack(stored_weight(model, name), model.backend()); },
+      py::arg("model"), py::arg("name"));
+  py::class_<PanelPacker>(module, "PanelPacker")
+      .def(py::init<std::optional<int>>(), py::arg("threads") = py::none())
+      .def_static(
+          "facts",
+          [](const std::string& name, const std::string& format, std::int64_t rows, std::int64_t cols) {
+            return panel_facts(new_weight(name, format, rows, cols));
+          },
+          py::arg("name"), py::arg("format"), py::arg("rows"), py::arg("cols"))
+      .def("pack", &PanelPacker::pack_rows, py::arg("name"), py::arg("format"), py::arg("cols"),
+           py::arg("data").noconvert());
 }
 
 }  // namespace llama2cpp::bind

@@ -57,10 +57,51 @@ inline Affine affine_codes(const float* x, int max_code, Codes32& codes) {
   return {d, minimum};
 }
 
-// The same blocks where errors weigh differently: of a search for the least sum of importance * error^2 and what is above,
-// the better. Numbers are those that the block's halves can store.
-float fitted_symmetric_codes(const float* x, const float* importance, int half_range, Codes32& codes);
-Affine fitted_affine_codes(const float* x, const float* importance, int max_code, Codes32& codes);
+// Up to eight such blocks where errors weigh differently: of a search for the least sum of importance * error^2 and what
+// is above, the better. Numbers are those that a block's halves can store. Each block's are its own, whatever the others.
+struct FittedBlock {
+  float d;
+  float minimum;  // affine blocks have one
+  Codes32 codes;
+};
+using FittedBlocks = std::array<FittedBlock, 8>;
+
+// `x` and `importance` [32 * blocks], 1 to 8 blocks.
+void fit_symmetric_codes(const float* x, const float* importance, std::int64_t blocks, int half_range,
+                         FittedBlocks& out);
+void fit_affine_codes(const float* x, const float* importance, std::int64_t blocks, int max_code, FittedBlocks& out);
+
+// Calls put(d, codes) for each 32 of `count` values.
+template <class Put>
+void for_symmetric_blocks(const float* values, const float* importance, std::int64_t count, int half_range, Put put) {
+  FittedBlocks fitted;
+  for (std::int64_t i = 0; i < count; i += 32) {
+    FittedBlock& block = fitted[static_cast<std::size_t>(i / 32 % 8)];
+    if (importance == nullptr) {
+      block.d = symmetric_codes(values + i, half_range, block.codes);
+    } else if (i % 256 == 0) {
+      fit_symmetric_codes(values + i, importance + i, std::min<std::int64_t>(8, (count - i) / 32), half_range, fitted);
+    }
+    put(block.d, block.codes);
+  }
+}
+
+// Calls put(d, minimum, codes) for each 32 of `count` values.
+template <class Put>
+void for_affine_blocks(const float* values, const float* importance, std::int64_t count, int max_code, Put put) {
+  FittedBlocks fitted;
+  for (std::int64_t i = 0; i < count; i += 32) {
+    FittedBlock& block = fitted[static_cast<std::size_t>(i / 32 % 8)];
+    if (importance == nullptr) {
+      const Affine affine = affine_codes(values + i, max_code, block.codes);
+      block.d = affine.d;
+      block.minimum = affine.minimum;
+    } else if (i % 256 == 0) {
+      fit_affine_codes(values + i, importance + i, std::min<std::int64_t>(8, (count - i) / 32), max_code, fitted);
+    }
+    put(block.d, block.minimum, block.codes);
+  }
+}
 
 // Byte i of 16 gets the low halves of codes i and i + 16.
 inline void put_nibbles(std::byte* p, const Codes32& codes) {

@@ -187,15 +187,18 @@ KBlock symmetric(const float* x, const float* w, int half_range, int half_scale)
   return fit_block<kGroup, kWeighed>(groups, wishes, halves, {{-codes, codes - 1.0F}, {-scales, scales - 1.0F}, 0.0F});
 }
 
-// A block of 32 alone is the first of eight groups; the others are zeros that weigh nothing.
-Groups<32> alone(const float* x, const float* importance) {
+static_assert(std::tuple_size_v<FittedBlocks> == kLanes);
+
+// Blocks of 32, one in each lane; where there are less than eight, zeros that weigh nothing.
+Groups<32> gather_blocks(const float* x, const float* importance, std::int64_t blocks) {
+  if (blocks == kLanes) return gather<32, true>(x, importance);
   std::array<float, kLanes * 32> values{}, weights{};
-  std::copy_n(x, 32, values.begin());
-  std::copy_n(importance, 32, weights.begin());
+  std::copy_n(x, blocks * 32, values.begin());
+  std::copy_n(importance, blocks * 32, weights.begin());
   return gather<32, true>(values.data(), weights.data());
 }
 
-// Its weighed error, where numbers are d * (code - offset) + minimum.
+// The weighed error of a block, where numbers are d * (code - offset) + minimum.
 float error_of(const float* x, const float* w, const Codes32& codes, float d, float offset, float minimum) {
   Lanes sums{};
   for (std::size_t i = 0; i < 32; ++i) {
@@ -209,40 +212,52 @@ float error_of(const float* x, const float* w, const Codes32& codes, float d, fl
 
 float stored(float value) { return half_to_float(finite_half(static_cast<double>(value))); }
 
-}  // namespace
-
-float fitted_symmetric_codes(const float* x, const float* importance, int half_range, Codes32& codes) {
+FittedBlock better_symmetric(const float* x, const float* importance, int half_range, float scale) {
   const auto half = static_cast<float>(half_range);
-  const float plain = stored(symmetric_codes(x, half_range, codes));
-  const float d = stored(search_symmetric<32, true>(alone(x, importance), half_range).scale[0]);
-  const float inverse = finite_inverse(d);
-  Codes32 fitted;
+  FittedBlock plain{}, fitted{};
+  plain.d = stored(symmetric_codes(x, half_range, plain.codes));
+  fitted.d = stored(scale);
+  const float inverse = finite_inverse(fitted.d);
   for (std::size_t i = 0; i < 32; ++i) {
     const float code = nearest(std::min(std::max(x[i] * inverse, -half), half - 1.0F));
-    fitted[i] = static_cast<std::uint32_t>(static_cast<int>(code) + half_range);
+    fitted.codes[i] = static_cast<std::uint32_t>(static_cast<int>(code) + half_range);
   }
-  if (!(error_of(x, importance, fitted, d, half, 0.0F) < error_of(x, importance, codes, plain, half, 0.0F)))
-    return plain;
-  codes = fitted;
-  return d;
+  const float error = error_of(x, importance, fitted.codes, fitted.d, half, 0.0F);
+  return error < error_of(x, importance, plain.codes, plain.d, half, 0.0F) ? fitted : plain;
 }
 
-Affine fitted_affine_codes(const float* x, const float* importance, int max_code, Codes32& codes) {
-  const Affine given = affine_codes(x, max_code, codes);
-  const Affine plain{stored(given.d), stored(given.minimum)};
-  const Fits fits = search_affine<32, true>(alone(x, importance), max_code);
-  const Affine better{stored(fits.scale[0]), stored(-fits.minimum[0])};
-  const float inverse = finite_inverse(better.d);
+FittedBlock better_affine(const float* x, const float* importance, int max_code, float scale, float minimum) {
+  FittedBlock plain{}, fitted{};
+  const Affine given = affine_codes(x, max_code, plain.codes);
+  plain.d = stored(given.d);
+  plain.minimum = stored(given.minimum);
+  fitted.d = stored(scale);
+  fitted.minimum = stored(minimum);
+  const float inverse = finite_inverse(fitted.d);
   const auto top = static_cast<float>(max_code);
-  Codes32 fitted;
   for (std::size_t i = 0; i < 32; ++i) {
-    const float code = nearest(std::min(std::max(x[i] * inverse - better.minimum * inverse, 0.0F), top));
-    fitted[i] = static_cast<std::uint32_t>(code);
+    const float code = nearest(std::min(std::max(x[i] * inverse - fitted.minimum * inverse, 0.0F), top));
+    fitted.codes[i] = static_cast<std::uint32_t>(code);
   }
-  const float error = error_of(x, importance, fitted, better.d, 0.0F, better.minimum);
-  if (!(error < error_of(x, importance, codes, plain.d, 0.0F, plain.minimum))) return plain;
-  codes = fitted;
-  return better;
+  const float error = error_of(x, importance, fitted.codes, fitted.d, 0.0F, fitted.minimum);
+  return error < error_of(x, importance, plain.codes, plain.d, 0.0F, plain.minimum) ? fitted : plain;
+}
+
+}  // namespace
+
+void fit_symmetric_codes(const float* x, const float* importance, std::int64_t blocks, int half_range,
+                         FittedBlocks& out) {
+  const Fits fits = search_symmetric<32, true>(gather_blocks(x, importance, blocks), half_range);
+  for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
+    out[b] = better_symmetric(x + b * 32, importance + b * 32, half_range, fits.scale[b]);
+  }
+}
+
+void fit_affine_codes(const float* x, const float* importance, std::int64_t blocks, int max_code, FittedBlocks& out) {
+  const Fits fits = search_affine<32, true>(gather_blocks(x, importance, blocks), max_code);
+  for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
+    out[b] = better_affine(x + b * 32, importance + b * 32, max_code, fits.scale[b], -fits.minimum[b]);
+  }
 }
 
 template <int kGroup>

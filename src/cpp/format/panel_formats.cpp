@@ -9,6 +9,7 @@
 #include "format/f16.h"
 #include "format/f32.h"
 #include "format/int8_group.h"
+#include "format/llm_int8.h"
 
 namespace llama2cpp {
 namespace {
@@ -47,6 +48,17 @@ void decode_int8(const Weight& weight, std::int64_t row, std::int64_t begin, std
     std::memcpy(&scale, group + bytes - (kPanelRows - lane) * 4, sizeof(scale));
     const int value = byte_at(group + (i / 4 * kPanelRows + lane) * 4 + i % 4) - 128;
     *out++ = static_cast<float>(value) * scale;
+  }
+}
+
+// Whole rows are groups; the weights of fixed columns lie behind them as halves.
+void decode_rows_int8(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out) {
+  decode_int8(weight, row, begin, count, out);
+  const auto [panel, lane] = lane_of(weight, row);
+  const std::byte* half = panel + group_bytes(weight.cols) + lane * 2;
+  for (const std::int32_t column : fixed_outliers(weight)) {
+    if (column >= begin && column < begin + count) out[column - begin] = half_at(half);
+    half += kPanelRows * 2;
   }
 }
 
@@ -156,6 +168,10 @@ std::vector<Format> make_formats() {
       Format format = *numbers;
       format.decode = decode_int8;
       add(*numbers, PanelForm::int8_group, format);
+    } else if (numbers == &kLlmInt8) {
+      Format format = *numbers;
+      format.decode = decode_rows_int8;
+      add(*numbers, PanelForm::llm_int8, format);
     } else if (numbers == &kF32 || numbers == &kF16 || numbers == &kBF16) {
       const PanelForm form = numbers == &kF32 ? PanelForm::f32 : numbers == &kF16 ? PanelForm::f16 : PanelForm::bf16;
       add(*numbers, form, floats_of(*numbers, form));
@@ -168,7 +184,8 @@ std::vector<Format> make_formats() {
 
 PanelForm stored_form(const Weight& weight) {
   Weight rounded = weight;
-  rounded.int8_input = in_blocks(weight) || weight.format->name == kInt8Group.name;
+  const std::string_view name = weight.format->name;
+  rounded.int8_input = in_blocks(weight) || name == kInt8Group.name || name == kLlmInt8.name;
   return panel_form(rounded);
 }
 

@@ -1,6 +1,6 @@
 // Formats of weights that a file holds in panels (block_layout.h): the numbers of another format, read from there. Plane 0 is
 // [rows / 16, rounded up] panels, which are no rows of the weight, so its row_bytes are 0. Where there is an order, as in
-// GPTQ, panels hold the columns in it, and `decode` gives them as they were.
+// GPTQ, panels hold the columns in it, and `decode` gives them as they were. LLM.int8() keeps its plane of fixed columns.
 #pragma once
 
 #include "format/format.h"

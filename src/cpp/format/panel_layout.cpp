@@ -8,8 +8,8 @@ namespace llama2cpp {
 
 PanelForm panel_form(const Weight& weight) {
   if (in_blocks(weight)) return PanelForm::blocks;
-  if (weight.int8_input) return weight.format == &kLlmInt8 ? PanelForm::llm_int8 : PanelForm::int8_group;
   const Format* const numbers = weight.format->in_panels_of != nullptr ? weight.format->in_panels_of : weight.format;
+  if (weight.int8_input) return numbers == &kLlmInt8 ? PanelForm::llm_int8 : PanelForm::int8_group;
   if (numbers == &kF16) return PanelForm::f16;
   return numbers == &kBF16 ? PanelForm::bf16 : PanelForm::f32;
 }

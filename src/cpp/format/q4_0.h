@@ -24,13 +24,11 @@ inline void take_q4_0(const std::byte* p, std::uint8_t* codes, std::size_t i, Un
 
 // As ggml's reference, where all errors count alike.
 inline void encode_q4_0(const float* values, const float* importance, std::int64_t count, std::byte* out) {
-  Codes32 codes;
-  for (std::int64_t i = 0; i < count; i += 32, out += 18) {
-    const float* const x = values + i;
-    put_half(out, importance == nullptr ? symmetric_codes(x, 8, codes)
-                                        : fitted_symmetric_codes(x, importance + i, 8, codes));
+  for_symmetric_blocks(values, importance, count, 8, [&](float d, const Codes32& codes) {
+    put_half(out, d);
     put_nibbles(out + 2, codes);
-  }
+    out += 18;
+  });
 }
 
 inline constexpr Format kQ4_0{.name = "q4_0",

@@ -28,15 +28,12 @@ inline void take_q4_1(const std::byte* p, std::uint8_t* codes, std::size_t i, Un
 
 // As ggml's reference, where all errors count alike.
 inline void encode_q4_1(const float* values, const float* importance, std::int64_t count, std::byte* out) {
-  Codes32 codes;
-  for (std::int64_t i = 0; i < count; i += 32, out += 20) {
-    const float* const x = values + i;
-    const Affine fit =
-        importance == nullptr ? affine_codes(x, 15, codes) : fitted_affine_codes(x, importance + i, 15, codes);
-    put_half(out, fit.d);
-    put_half(out + 2, fit.minimum);
+  for_affine_blocks(values, importance, count, 15, [&](float d, float minimum, const Codes32& codes) {
+    put_half(out, d);
+    put_half(out + 2, minimum);
     put_nibbles(out + 4, codes);
-  }
+    out += 20;
+  });
 }
 
 inline constexpr Format kQ4_1{.name = "q4_1",

@@ -27,14 +27,12 @@ inline void take_q5_0(const std::byte* p, std::uint8_t* codes, std::size_t i, Un
 
 // As ggml's reference, where all errors count alike.
 inline void encode_q5_0(const float* values, const float* importance, std::int64_t count, std::byte* out) {
-  Codes32 codes;
-  for (std::int64_t i = 0; i < count; i += 32, out += 22) {
-    const float* const x = values + i;
-    put_half(out, importance == nullptr ? symmetric_codes(x, 16, codes)
-                                        : fitted_symmetric_codes(x, importance + i, 16, codes));
+  for_symmetric_blocks(values, importance, count, 16, [&](float d, const Codes32& codes) {
+    put_half(out, d);
     put_fifth_bits(out + 2, codes);
     put_nibbles(out + 6, codes);
-  }
+    out += 22;
+  });
 }
 
 inline constexpr Format kQ5_0{.name = "q5_0",

@@ -31,16 +31,13 @@ inline void take_q5_1(const std::byte* p, std::uint8_t* codes, std::size_t i, Un
 
 // As ggml's reference, where all errors count alike.
 inline void encode_q5_1(const float* values, const float* importance, std::int64_t count, std::byte* out) {
-  Codes32 codes;
-  for (std::int64_t i = 0; i < count; i += 32, out += 24) {
-    const float* const x = values + i;
-    const Affine fit =
-        importance == nullptr ? affine_codes(x, 31, codes) : fitted_affine_codes(x, importance + i, 31, codes);
-    put_half(out, fit.d);
-    put_half(out + 2, fit.minimum);
+  for_affine_blocks(values, importance, count, 31, [&](float d, float minimum, const Codes32& codes) {
+    put_half(out, d);
+    put_half(out + 2, minimum);
     put_fifth_bits(out + 4, codes);
     put_nibbles(out + 8, codes);
-  }
+    out += 24;
+  });
 }
 
 inline constexpr Format kQ5_1{.name = "q5_1",

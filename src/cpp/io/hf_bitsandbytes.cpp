@@ -7,15 +7,11 @@
 //   .outlier_columns  I32 [n], ascending
 //   .outlier_weight   F16 [rows, n], the weights of these columns
 // A module is quantised if its weight is I8, whatever the settings say of it.
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <cstring>
-
 #include "core/check.h"
 #include "core/quote.h"
 #include "format/llm_int8.h"
 #include "io/hf.h"
+#include "io/outliers.h"
 
 namespace llama2cpp {
 namespace {
@@ -39,10 +35,7 @@ bool is_bitsandbytes(const Json& settings) {
 
 float read_threshold(const Json& settings) {
   const auto threshold = settings.find("llm_int8_threshold");
-  if (!threshold) return kUsualThreshold;
-  const auto value = static_cast<float>(threshold->number());
-  if (!(value >= 0.0F && std::isfinite(value))) threshold->fail(cat(value, ", expected a number of 0 or more"));
-  return value;
+  return threshold ? read_outlier_threshold(*threshold) : kUsualThreshold;
 }
 
 // Null where there is no such tensor.
@@ -77,26 +70,12 @@ void check_layout(const Tensors& tensors, const std::string& module) {
                         ", expected 0 (row): other layouts are not implemented"));
 }
 
-// A copy: the columns are indices, and a mapped file may change after they were looked at.
 Plane fixed_columns(const Tensors& tensors, const std::string& module, std::int64_t cols) {
   const Placed* const placed = find_part_of(tensors, module, ".outlier_columns");
   const std::int64_t n = placed == nullptr || placed->tensor.shape.size() != 1 ? 0 : placed->tensor.shape[0];
-  part_of(tensors, module, ".outlier_columns", "I32", {n});
-  if (n == 0) return {};
-  const auto bytes = static_cast<std::size_t>(n) * sizeof(std::int32_t);
-  const Buffer copy = Buffer::heap(bytes);
-  std::memcpy(copy.data(), placed->bytes(), bytes);
-  std::int64_t least = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    std::int32_t column = 0;
-    std::memcpy(&column, copy.data() + i * 4, sizeof(column));
-    if (column < least || column >= cols) {
-      throw FormatError(cat(placed->file_name, ": tensor ", excerpt(module + ".outlier_columns"), ": number ", i,
-                            " is ", column, ", expected columns of ", cols, " in ascending order"));
-    }
-    least = std::int64_t{column} + 1;
-  }
-  return {copy.data(), bytes, 0, copy};
+  const Placed& columns = part_of(tensors, module, ".outlier_columns", "I32", {n});
+  return read_outlier_columns(cat(columns.file_name, ": tensor ", excerpt(module + ".outlier_columns")),
+                              columns.bytes(), n, cols);
 }
 
 }  // namespace

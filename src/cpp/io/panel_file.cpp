@@ -8,10 +8,12 @@
 //   config                    JSON: Config's fields
 //   names                     whose names the weights have: "llama2.c", "hugging_face" or "gguf"
 //   tokenizer                 JSON, where there is one; see panel_vocabulary.cpp
-//   weights                   JSON: for each matrix {"format": "q4_0", "rows": 64, "cols": 64, "group": 32}
+//   weights                   JSON: for each matrix {"format": "q4_0", "rows": 64, "cols": 64, "group": 32}, and for those of
+//                             LLM.int8() "outlier_threshold", which is 0 where columns are fixed
 // The tensors:
 //   a matrix    U8 [bytes]    [rows / 16, rounded up] panels, then zeros up to a multiple of 64 bytes, where it begins too
 //   its .order  I32 [cols]    GPTQ's, where columns are not as they lie: which one is at each place of the panels
+//   its .outlier_columns  I32 [n]    LLM.int8()'s fixed columns, ascending, where there are some
 //   a vector    F32, F16 or BF16 [n]
 //   tokenizer.*               see panel_vocabulary.cpp
 #include "io/panel_file.h"
@@ -29,9 +31,11 @@
 #include "format/bf16.h"
 #include "format/f16.h"
 #include "format/f32.h"
+#include "format/llm_int8.h"
 #include "format/panel_formats.h"
 #include "io/checkpoint.h"
 #include "io/json.h"
+#include "io/outliers.h"
 
 namespace llama2cpp {
 namespace {
@@ -39,6 +43,8 @@ namespace {
 constexpr std::string_view kLayout = "panels16";
 constexpr std::size_t kAlignment = 64;
 constexpr std::string_view kOrder = ".order";
+constexpr std::string_view kOutliers = ".outlier_columns";
+constexpr std::string_view kParts[] = {kOrder, kOutliers};
 constexpr std::string_view kTokenizer = "tokenizer";
 
 const std::string& text_of(const SafetensorsHeader& header, std::string_view key) {
@@ -155,11 +161,33 @@ Buffer read_order(const std::string& name, const SafetensorsTensor& tensor, std:
   return order;
 }
 
+// The rest of an LLM.int8() weight: its outliers, whatever its panels hold.
+void read_outliers(const Json& facts, const SafetensorsHeader& header, const Buffer& file, Weight& weight) {
+  if (weight.cols > kMostLlmInt8Columns) {
+    facts.fail(cat("it has ", weight.cols, " columns, expected at most ", kMostLlmInt8Columns));
+  }
+  if (weight.group != weight.cols) {
+    facts.fail(cat("groups of ", weight.group, " are none of ", kLlmInt8.name, " for rows of ", weight.cols));
+  }
+  weight.outlier_threshold = read_outlier_threshold(facts.get("outlier_threshold"));
+  const auto found = header.tensors.find(weight.name + std::string(kOutliers));
+  if (found == header.tensors.end()) return;
+  const SafetensorsTensor& tensor = found->second;
+  const std::int64_t n = tensor.shape.size() == 1 ? tensor.shape[0] : 0;
+  if (tensor.dtype != "I32" || n < 1 || n > weight.cols) {
+    throw FormatError(cat("tensor ", excerpt(found->first), " is ", describe_tensor(tensor.dtype, tensor.shape),
+                          ", expected I32 [n], with n from 1 to ", weight.cols));
+  }
+  weight.planes[2] =
+      read_outlier_columns(cat("tensor ", excerpt(found->first)), file.data() + tensor.begin, n, weight.cols);
+}
+
 Weight matrix_of(const std::string& name, const Json& facts, const SafetensorsHeader& header, const Buffer& file) {
-  check_members(facts, {"format", "rows", "cols", "group"});
   const SafetensorsTensor& tensor = header.tensors.find(name)->second;
   const std::size_t found = tensor.end - tensor.begin;
   const Format& numbers = find_format(facts.get("format").string());
+  const bool has_outliers = &numbers == &kLlmInt8;
+  check_members(facts, {"format", "rows", "cols", "group", has_outliers ? "outlier_threshold" : "group"});
   Weight weight;
   weight.name = name;
   weight.format = &numbers;
@@ -181,6 +209,12 @@ Weight matrix_of(const std::string& name, const Json& facts, const SafetensorsHe
     weight.order = read_order(order->first, order->second, weight.cols, file);
   } else if (order != header.tensors.end()) {
     throw FormatError(cat("tensor ", excerpt(order->first), " is there, but ", numbers.name, " has no order"));
+  }
+  if (has_outliers) {
+    read_outliers(facts, header, file, weight);
+  } else if (header.tensors.contains(name + std::string(kOutliers))) {
+    throw FormatError(
+        cat("tensor ", excerpt(name + std::string(kOutliers)), " is there, but ", numbers.name, " has no outliers"));
   }
   const PanelForm form = stored_form(weight);
   weight.format = in_panels(numbers, form);
@@ -242,7 +276,10 @@ void add_weights(const SafetensorsHeader& header, const Buffer& file, Checkpoint
   }
   for (const auto& [name, tensor] : header.tensors) {
     if (checkpoint.weights.contains(name) || name.starts_with(cat(kTokenizer, "."))) continue;
-    if (name.ends_with(kOrder) && checkpoint.weights.contains(name.substr(0, name.size() - kOrder.size()))) continue;
+    const bool of_a_matrix = std::any_of(std::begin(kParts), std::end(kParts), [&](std::string_view part) {
+      return name.ends_with(part) && checkpoint.weights.contains(name.substr(0, name.size() - part.size()));
+    });
+    if (of_a_matrix) continue;
     checkpoint.weights.emplace(name, vector_of(name, tensor, file));
   }
   for (const auto& [name, weight] : checkpoint.weights) check_place(weight, checkpoint);

@@ -147,7 +147,7 @@ def compare(
         raise ValueError(f"the vocabularies have {a.config.vocab_size} and {b.config.vocab_size} pieces")
     ids = generation.to_ids(a if a.tokenizer is not None else b, text)
     if max_tokens is not None:
-        ids = ids[:max_tokens]
+        ids = ids[: max(0, max_tokens)]
     window = min(window, a.context, b.context)
     if len(ids) < 2 or window < 2:
         raise ValueError(f"a comparison needs at least 2 tokens, got {len(ids)} in windows of {window}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..new_files import new_file, new_folder, refuse_existing
+from ..new_files import new_file, new_folder, refuse_existing, refuse_replacing
 from . import gguf_file, gptq_folder, hf_folder, hf_shards, llama2c_file, llm_int8, panel_file
 from .calibration import Calibration, importance_of_inputs
 from .gptq import BITS, Settings
 from .mixtures import ALIASES, FLOATS
-from .opening import open_checkpoint, runnable
+from .opening import Opened, open_source, runnable
 from .outliers import outlier_columns
 from .source import Array, Checkpoint, Source
 from .vocabulary import Vocabulary
@@ -61,7 +62,7 @@ class Conversion:
 
 
 def convert(
-    source: str | PathLike[str] | Model,
+    source: str | PathLike[str] | Model | Opened,
     target: str | PathLike[str],
     format: str | None = None,
     *,
@@ -160,6 +161,10 @@ def convert(
     path = Path(target)
     container, format = _check_format(path, format)
     refuse_existing(path, force=force)
+    if container == "folder":
+        refuse_replacing(path)
+    elif path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, and a file is not written in its place")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder")
     bytes_of_shard = hf_shards.parse_size(shard_size)
@@ -167,14 +172,20 @@ def convert(
     if format in BITS:
         settings = Settings(BITS[format], 128 if group is None else group, act_order, damp, symmetric)
     text = _calibration(calibration, container, format, importance)
-    given = tokenizer is not None or isinstance(source, Model)
-    checkpoint = source if isinstance(source, Model) else open_checkpoint(source, tokenizer=tokenizer, threads=threads)
+    if isinstance(source, Model):
+        opened = Opened(source, has_own_tokenizer=False)
+    elif isinstance(source, Opened):
+        opened = source
+    else:
+        opened = open_source(source, tokenizer=tokenizer, threads=threads)
+    checkpoint = opened.checkpoint
     try:
         job = _Job(Source(checkpoint), path, format or _same_width(Source(checkpoint), container), progress)
-        job.take_vocabulary(checkpoint, given=given)
+        job.take_vocabulary(opened)
         reader = None if text is None else runnable(checkpoint, threads)  # of the text
         if text is not None and reader is None:
-            raise ValueError(f"{source} is too large to be run for a calibration text: convert it first, then that")
+            what = f"{checkpoint.path} is too large to be run for a calibration text"
+            raise ValueError(f"{what}: convert it first, then that")
         sequences = [] if text is None or reader is None else job.take_text(reader, text)
         if container == "gguf":
             gguf_file.require_library()  # before the text is read, which takes a while
@@ -185,14 +196,14 @@ def convert(
         elif container == "gguf":
             formats = job.write_gguf(pure=pure, importance=importance or {}, threads=threads)
         elif format in BITS:
-            formats = job.write_gptq(settings, sequences, threads=threads)
+            formats = job.write_gptq(settings, sequences, shard_size=bytes_of_shard, threads=threads)
         elif container == "panels":
             formats = job.write_panels(checkpoint, pure=pure, importance=importance or {}, threads=threads)
         else:
             formats = job.write_folder(reader, sequences, shard_size=bytes_of_shard, threads=threads)
     finally:
-        if checkpoint is not source:
-            checkpoint.close()
+        if opened is not source and checkpoint is not source:  # opened here
+            opened.close()
     files = [path] if path.is_file() else list(path.iterdir())
     return Conversion(
         path=path,
@@ -215,6 +226,8 @@ def _check_format(path: Path, format: str | None) -> tuple[str, str | None]:
         ".bin": ("llama2.c", tuple(llama2c_file.FORMATS)),
         ".safetensors": ("panels", panel_file.FORMATS),
     }
+    if suffix not in known and re.fullmatch(r"\.[a-z]{2,}", suffix):  # a model's name may end in .5 or .1-8B
+        raise ValueError(f"{path}: {suffix} is no file that is written; expected .gguf, .bin, .safetensors or a folder")
     container, formats = known.get(suffix, ("folder", (*hf_folder.FORMATS, *gptq_folder.FORMATS, llm_int8.FORMAT)))
     if format is not None and format.lower() not in formats:
         what = {
@@ -277,14 +290,15 @@ class _Job:
         self._done = 0
         self._all = sum(int(np.prod(source.shape(name))) for name in source.names())
 
-    def take_vocabulary(self, checkpoint: Checkpoint, *, given: bool) -> None:
+    def take_vocabulary(self, opened: Opened) -> None:
+        checkpoint = opened.checkpoint
         if checkpoint.tokenizer is None:
             problem = checkpoint.tokenizer_problem
             self.notes.append(f"no tokenizer goes along: {problem or 'the source has none, and none was given'}")
             return
         self.vocabulary = Vocabulary.of(checkpoint.tokenizer)
         folder = Path(checkpoint.path) if Path(checkpoint.path).is_dir() else Path(checkpoint.path).parent
-        if not given and checkpoint.file_format.startswith("Hugging Face") and folder.is_dir():
+        if opened.has_own_tokenizer and checkpoint.file_format.startswith("Hugging Face") and folder.is_dir():
             self.source_folder = folder
 
     def progress(self, name: str, parameters: int) -> None:
@@ -363,7 +377,7 @@ class _Job:
         return sequences
 
     def write_gptq(
-        self, settings: Settings, sequences: Sequence[Sequence[int]], *, threads: int | None
+        self, settings: Settings, sequences: Sequence[Sequence[int]], *, shard_size: int, threads: int | None
     ) -> dict[str, str]:
         gptq_folder.check(self.source, settings)
         formats = gptq_folder.formats_of(self.source, self.format)
@@ -372,7 +386,9 @@ class _Job:
         self.notes += gptq_folder.notes(self.source, settings)
         with new_folder(self.path) as begun:
             self._write_tokenizer(begun)
-            self.notes += gptq_folder.write(begun, source, config, settings, sequences, self.progress, threads=threads)
+            self.notes += gptq_folder.write(
+                begun, source, config, settings, sequences, self.progress, shard_size=shard_size, threads=threads
+            )
         self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
 
@@ -387,7 +403,9 @@ class _Job:
         with new_folder(self.path) as begun:
             self._write_tokenizer(begun)
             if int8:
-                formats = llm_int8.write(begun, source, config, outliers, self.progress, threads=threads)
+                formats = llm_int8.write(
+                    begun, source, config, outliers, self.progress, shard_size=shard_size, threads=threads
+                )
             else:
                 formats = hf_folder.write(
                     begun, source, self.format, config, self.progress, shard_size=shard_size, threads=threads

@@ -6,28 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import _core
-from ..new_files import write_array
 from .gptq import BITS, PARTS, Settings, quantise
 from .hf_folder import (
     Progress,
     array_of,
     hugging_face_name,
     is_layer_matrix,
+    parameters_of,
     shape_of,
     weights_to_write,
     write_config,
 )
-from .safetensors_file import Tensor, lay_out
+from .hf_shards import ShardWriter
+from .safetensors_file import Tensor
 from .source import MATRICES, Source
 
 FORMATS = tuple(BITS)
 FLOAT = "float16"
 
 _DTYPES = {"qweight": "I32", "qzeros": "I32", "scales": "F16", "g_idx": "I32"}
-_WIDTHS = {"I32": 4, "F16": 2}
 
 
 def formats_of(source: Source, format: str) -> dict[str, str]:
@@ -52,7 +50,11 @@ def notes(source: Source, settings: Settings) -> list[str]:
     broken = sorted(count for count in columns if settings.group != -1 and count % settings.group)
     if not broken:
         return []
-    return [f"rows of {broken[0]} columns end with a smaller group than {settings.group}: some programs refuse that"]
+    fits = max(size for size in (128, 64, 32, 16, 8) if all(count % size == 0 for count in columns))
+    return [
+        f"rows of {broken[0]} columns end with a smaller group than {settings.group}, which GPTQModel refuses; "
+        f"groups of {fits} divide all rows"
+    ]
 
 
 def quantization_config(settings: Settings) -> dict[str, Any]:
@@ -83,9 +85,10 @@ def write(
     sequences: Sequence[Sequence[int]],
     progress: Progress,
     *,
+    shard_size: int,
     threads: int | None,
 ) -> list[str]:
-    """Write config.json and model.safetensors.
+    """Write config.json and the weights' files.
 
     Parameters
     ----------
@@ -101,6 +104,8 @@ def write(
         The text to look at, of `Calibration.tokens`.
     progress : callable
         Called with the name and the parameters of each weight that is done.
+    shard_size : int
+        The most bytes of weights in a file.
     threads : int, optional
         How many threads compute.
 
@@ -113,41 +118,36 @@ def write(
     write_config(folder, config)
     names = weights_to_write(source)
     floats = [name for name in names if not is_layer_matrix(name)]
-    tensors = [_tensor(hugging_face_name(name), "F16", shape_of(source, name)) for name in floats]
+    weights = [[Tensor.of(hugging_face_name(name), "F16", shape_of(source, name))] for name in floats]
     for layer in range(source.config.n_layers):
-        for stem in MATRICES:
-            name = f"layers.{layer}.{stem}.weight"
-            rows, columns = source.shape(name)
-            group = columns if settings.group == -1 else min(settings.group, columns)
-            groups = (columns - 1) // group + 1
-            shapes = {
-                "qweight": (columns * settings.bits // 32, rows),
-                "qzeros": (groups, rows * settings.bits // 32),
-                "scales": (groups, rows),
-                "g_idx": (columns,),
-            }
-            for part in PARTS:
-                tensors.append(_tensor(_plane(name, part), _DTYPES[part], shapes[part]))
-    layout = lay_out(tensors)
+        weights += [_planes(source, f"layers.{layer}.{stem}.weight", settings) for stem in MATRICES]
+    writer = ShardWriter(folder, weights, shard_size, parameters_of(source, names))
     damped = []
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(layout.header)
-        for name in floats:
-            array = array_of(source, name)
-            write_array(file, _core.encode("f16", array, threads=threads))
-            progress(name, array.size)
-        for name, rounded in quantise(source, sequences, settings, threads=threads):
-            for part, plane in rounded.planes.items():
-                file.seek(layout.begins[_plane(name, part)])
-                write_array(file, plane)
-            if rounded.damp > settings.damp:
-                damped.append(f"{name} needed a damping of {rounded.damp:g}")
-            progress(name, rounded.weight.size)
+    for name in floats:
+        array = array_of(source, name)
+        writer.write(hugging_face_name(name), _core.encode("f16", array, threads=threads))
+        progress(name, array.size)
+    for name, rounded in quantise(source, sequences, settings, threads=threads):
+        for part, plane in rounded.planes.items():
+            writer.write(_plane(name, part), plane)
+        if rounded.damp > settings.damp:
+            damped.append(f"{name} needed a damping of {rounded.damp:g}")
+        progress(name, rounded.weight.size)
+    writer.finish()
     return damped
 
 
-def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> Tensor:
-    return Tensor(name, dtype, shape, int(np.prod(shape)) * _WIDTHS[dtype])
+def _planes(source: Source, name: str, settings: Settings) -> list[Tensor]:
+    rows, columns = source.shape(name)
+    group = columns if settings.group == -1 else min(settings.group, columns)
+    groups = (columns - 1) // group + 1
+    shapes = {
+        "qweight": (columns * settings.bits // 32, rows),
+        "qzeros": (groups, rows * settings.bits // 32),
+        "scales": (groups, rows),
+        "g_idx": (columns,),
+    }
+    return [Tensor.of(_plane(name, part), _DTYPES[part], shapes[part]) for part in PARTS]
 
 
 def _plane(name: str, part: str) -> str:

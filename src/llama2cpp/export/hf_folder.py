@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from .vocabulary import Vocabulary
 
 Progress = Callable[[str, int], None]
 
-FORMATS = {"f32": ("F32", "float32", 4), "f16": ("F16", "float16", 2), "bf16": ("BF16", "bfloat16", 2)}
+FORMATS = {"f32": ("F32", "float32"), "f16": ("F16", "float16"), "bf16": ("BF16", "bfloat16")}
 
 # What of a source folder belongs to its tokenizer.
 _TOKENIZER_FILES = (
@@ -127,16 +128,13 @@ def write(
 ) -> dict[str, str]:
     """Write config.json and the weights' files. Returns the format of each weight by llama2.c's name."""
     write_config(folder, config)
-    dtype, _, width = FORMATS[format]
+    dtype, _ = FORMATS[format]
     names = weights_to_write(source)
-    tensors = []
-    for name in names:
-        shape = shape_of(source, name)
-        tensors.append(Tensor(hugging_face_name(name), dtype, shape, int(np.prod(shape)) * width))
-    writer = ShardWriter(folder, tensors, shard_size)
+    weights = [[Tensor.of(hugging_face_name(name), dtype, shape_of(source, name))] for name in names]
+    writer = ShardWriter(folder, weights, shard_size, parameters_of(source, names))
     for name in names:
         array = array_of(source, name)
-        writer.write(_core.encode(format, array, threads=threads))
+        writer.write(hugging_face_name(name), _core.encode(format, array, threads=threads))
         progress(name, array.size)
     writer.finish()
     return dict.fromkeys(names, format)
@@ -160,6 +158,11 @@ def is_layer_matrix(name: str) -> bool:
 def shape_of(source: Source, name: str) -> tuple[int, ...]:
     """Give a shape of `weights_to_write`: a bias that the source has not is as long as its matrix is high."""
     return source.shape(name) if name in source else source.shape(name.removesuffix("bias") + "weight")[:1]
+
+
+def parameters_of(source: Source, names: list[str]) -> int:
+    """Count the numbers of some of `weights_to_write`."""
+    return sum(math.prod(shape_of(source, name)) for name in names)
 
 
 def array_of(source: Source, name: str) -> Array:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..new_files import write_array
@@ -47,70 +46,82 @@ def parse_size(size: int | str) -> int:
     return size
 
 
-def split(tensors: Iterable[Tensor], shard_size: int) -> list[list[Tensor]]:
-    """Fill one shard after another. A tensor that is larger than a shard has one for itself."""
+def split(weights: Iterable[Sequence[Tensor]], shard_size: int) -> list[list[Tensor]]:
+    """Fill one shard after another.
+
+    Parameters
+    ----------
+    weights : iterable of sequence of Tensor
+        The tensors that each weight is stored in. They stay together: transformers looks for LLM.int8()'s scales in the
+        file that has the integers. A weight that is larger than a shard has one for itself.
+    shard_size : int
+        Bytes.
+
+    Returns
+    -------
+    list of list of Tensor
+        As they lie in each file: wider types first, as the safetensors library has them, so that all are aligned.
+    """
     shards: list[list[Tensor]] = []
     room = 0
-    for tensor in tensors:
-        if not shards or tensor.bytes > room:
+    for weight in weights:
+        size = sum(tensor.bytes for tensor in weight)
+        if not shards or size > room:
             shards.append([])
             room = shard_size
-        shards[-1].append(tensor)
-        room -= tensor.bytes
-    return shards
+        shards[-1] += weight
+        room -= size
+    return [sorted(shard, key=lambda tensor: -tensor.width) for shard in shards]
 
 
 class ShardWriter:
-    """Writes tensors one after another into the files that they belong in, and the index where there are several.
+    """Writes tensors into the files that they belong in, and the index where there are several.
 
     Parameters
     ----------
     folder : Path
         Where the files go.
-    tensors : iterable of Tensor
-        All that will be written, in that order.
+    weights : iterable of sequence of Tensor
+        All that will be written: the tensors of each weight.
     shard_size : int
         The most bytes of tensors in a file.
+    parameters : int
+        Of the model, for the index.
     """
 
-    def __init__(self, folder: Path, tensors: Iterable[Tensor], shard_size: int) -> None:
+    def __init__(self, folder: Path, weights: Iterable[Sequence[Tensor]], shard_size: int, parameters: int) -> None:
         self._folder = folder
-        self._shards = split(tensors, shard_size)
-        count = len(self._shards)
-        self._names = (
-            ["model.safetensors"]
-            if count == 1
-            else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
-        )
-        self._shard = -1
-        self._left = 0
+        self._parameters = parameters
+        shards = split(weights, shard_size)
+        self._bytes = sum(tensor.bytes for shard in shards for tensor in shard)
+        self._count = len(shards)
+        self._places: dict[str, tuple[Path, int]] = {}  # file and first byte
+        for number, shard in enumerate(shards, 1):
+            path = folder / self._name(number)
+            layout = lay_out(shard)
+            path.write_bytes(layout.header)
+            self._places.update((name, (path, begin)) for name, begin in layout.begins.items())
+        self._left = {tensor.name: tensor.bytes for shard in shards for tensor in shard}
 
-    def write(self, data: NDArray[Any]) -> None:
-        """Append the next tensor, as its file stores it."""
-        if self._left == 0:
-            self._shard += 1
-            tensors = self._shards[self._shard]
-            self._left = len(tensors)
-            self._file().write_bytes(lay_out(tensors).header)
-        tensor = self._shards[self._shard][-self._left]
-        assert data.nbytes == tensor.bytes
-        with self._file().open("ab") as file:
+    def _name(self, number: int) -> str:
+        one = self._count == 1
+        return "model.safetensors" if one else f"model-{number:05}-of-{self._count:05}.safetensors"
+
+    def write(self, name: str, data: NDArray[Any]) -> None:
+        """Put a tensor in its place, as its file stores it. Each comes once, in any order."""
+        expected = self._left.pop(name)
+        assert data.nbytes == expected
+        path, begin = self._places[name]
+        with path.open("rb+") as file:
+            file.seek(begin)
             write_array(file, data)
-        self._left -= 1
 
     def finish(self) -> None:
         """Write the index, where there are several files."""
-        if len(self._shards) == 1:
+        assert not self._left
+        if self._count == 1:
             return
-        places = {tensor.name: file for file, shard in zip(self._names, self._shards, strict=True) for tensor in shard}
-        everything = [tensor for shard in self._shards for tensor in shard]
-        metadata: Mapping[str, int] = {
-            "total_parameters": sum(int(np.prod(tensor.shape)) for tensor in everything),
-            "total_size": sum(tensor.bytes for tensor in everything),
-        }
-        index = {"metadata": metadata, "weight_map": dict(sorted(places.items()))}
+        metadata: Mapping[str, int] = {"total_parameters": self._parameters, "total_size": self._bytes}
+        places = {name: path.name for name, (path, _) in sorted(self._places.items())}
         path = self._folder / "model.safetensors.index.json"
-        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-    def _file(self) -> Path:
-        return self._folder / self._names[self._shard]
+        path.write_text(json.dumps({"metadata": metadata, "weight_map": places}, indent=2) + "\n", encoding="utf-8")

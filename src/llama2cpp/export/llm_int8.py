@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..new_files import write_array
 from .hf_folder import (
     Progress,
     array_of,
     hugging_face_name,
     is_layer_matrix,
+    parameters_of,
     shape_of,
     weights_to_write,
     write_config,
 )
+from .hf_shards import ShardWriter
 from .outliers import THRESHOLD, Columns
-from .safetensors_file import Tensor, lay_out
+from .safetensors_file import Tensor
 from .source import Source
 
 FORMAT = "llm_int8"
@@ -54,9 +55,10 @@ def write(
     outliers: Mapping[str, Columns] | None,
     progress: Progress,
     *,
+    shard_size: int,
     threads: int | None,
 ) -> dict[str, str]:
-    """Write config.json and model.safetensors, one weight after another.
+    """Write config.json and the weights' files, one weight after another.
 
     Parameters
     ----------
@@ -72,6 +74,8 @@ def write(
         decide by each input.
     progress : callable
         Called after each weight with its name and the parameters that it has.
+    shard_size : int
+        The most bytes of weights in a file.
     threads : int, optional
         How many threads encode.
 
@@ -83,42 +87,31 @@ def write(
     config = config | {"quantization_config": settings(fixed=outliers is not None)}
     write_config(folder, config)
     formats = formats_of(source)
-    shapes = {tensor: facts for name in formats for tensor, facts in _tensors(source, name, formats[name], outliers)}
-    # As the safetensors library does: wider types first, so that all lie aligned.
-    ordered = sorted(shapes.items(), key=lambda item: (-_BYTES[item[1][0]], item[0]))
-    layout = lay_out(
-        Tensor(tensor, dtype, shape, int(np.prod(shape)) * _BYTES[dtype]) for tensor, (dtype, shape) in ordered
-    )
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(layout.header)
-        for name, format in formats.items():
-            array = array_of(source, name)
-            for tensor, data in _encoded(name, format, array, outliers, threads):
-                file.seek(layout.begins[tensor])
-                write_array(file, data)
-            progress(name, array.size)
+    weights = [list(_tensors(source, name, format, outliers)) for name, format in formats.items()]
+    writer = ShardWriter(folder, weights, shard_size, parameters_of(source, list(formats)))
+    for name, format in formats.items():
+        array = array_of(source, name)
+        for tensor, data in _encoded(name, format, array, outliers, threads):
+            writer.write(tensor, data)
+        progress(name, array.size)
+    writer.finish()
     return formats
 
 
-_BYTES = {"I8": 1, "U8": 1, "F16": 2, "F32": 4, "I32": 4}
-
-
-def _tensors(
-    source: Source, name: str, format: str, outliers: Mapping[str, Columns] | None
-) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
-    """Give name, type and shape of each tensor that a weight becomes."""
+def _tensors(source: Source, name: str, format: str, outliers: Mapping[str, Columns] | None) -> Iterator[Tensor]:
+    """Give each tensor that a weight becomes."""
     full, shape = hugging_face_name(name), shape_of(source, name)
     if format != FORMAT:
-        yield full, ("F16", shape)
+        yield Tensor.of(full, "F16", shape)
         return
     module = full.removesuffix(".weight")
-    yield full, ("I8", shape)
-    yield f"{module}.SCB", ("F32", shape[:1])
-    yield f"{module}.weight_format", ("U8", ())
+    yield Tensor.of(full, "I8", shape)
+    yield Tensor.of(f"{module}.SCB", "F32", shape[:1])
+    yield Tensor.of(f"{module}.weight_format", "U8", ())
     if outliers is not None:
         count = len(outliers[name])
-        yield f"{module}.outlier_columns", ("I32", (count,))
-        yield f"{module}.outlier_weight", ("F16", (shape[0], count))
+        yield Tensor.of(f"{module}.outlier_columns", "I32", (count,))
+        yield Tensor.of(f"{module}.outlier_weight", "F16", (shape[0], count))
 
 
 def _encoded(
@@ -141,6 +134,5 @@ def _encoded(
     if outliers is not None:
         columns = outliers[name]
         yield f"{module}.outlier_columns", columns
-        if len(columns):
-            weights = _core.encode(_OTHERS, np.ascontiguousarray(array[:, columns]), threads=threads)
-            yield f"{module}.outlier_weight", weights
+        weights = np.ascontiguousarray(array[:, columns])
+        yield f"{module}.outlier_weight", _core.encode(_OTHERS, weights, threads=threads) if len(columns) else weights

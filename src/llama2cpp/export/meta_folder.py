@@ -61,6 +61,10 @@ def open_meta_folder(folder: Path, tokenizer: Tokenizer | Path | None) -> TorchC
     paths = sorted(folder.glob("consolidated.*.pth"))
     if not paths:
         raise FileNotFoundError(f"{folder} has {_PARAMS}, but no consolidated.00.pth")
+    for number, path in enumerate(paths):
+        expected = f"consolidated.{number:02}.pth"
+        if path.name != expected:
+            raise FileNotFoundError(f"{folder} has {path.name}, but no {expected}")
     pieces = _pieces([TorchFile(path, len(paths)) for path in paths])
     if "tok_embeddings.weight" not in pieces:
         raise FormatError(f"{paths[0]}: tensor tok_embeddings.weight is missing")

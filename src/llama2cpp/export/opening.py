@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,36 @@ if TYPE_CHECKING:
     from ..model import Model
     from .source import Checkpoint
     from .torch_files import TorchCheckpoint
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source that is open, for `convert` and for what comes after it.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+        A model, or files of PyTorch's.
+    has_own_tokenizer : bool
+        Whether its tokenizer is the one that its files come with.
+    """
+
+    checkpoint: Checkpoint
+    has_own_tokenizer: bool
+
+    def close(self) -> None:
+        """Close it."""
+        self.checkpoint.close()
+
+
+def open_source(
+    source: str | PathLike[str],
+    *,
+    tokenizer: str | PathLike[str] | Tokenizer | None = None,
+    threads: int | None = None,
+) -> Opened:
+    """Do what `open_checkpoint` does, and remember whether a tokenizer was given."""
+    return Opened(open_checkpoint(source, tokenizer=tokenizer, threads=threads), tokenizer is None)
 
 
 def open_checkpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,7 @@ FORMATS = gguf_file.FORMATS
 KEEP = "as stored"
 
 _ALIGNMENT = 64
+_PARTS = ("order", "outlier_columns")  # small tensors beside a matrix
 _FLOATS = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 _NAMES = {
     "tok_embeddings.weight": "llama2.c",
@@ -54,7 +56,7 @@ def formats_of(source: Source, format: str, *, pure: bool) -> dict[str, str]:
         found[name] = source.stored_format(name)
         if len(source.shape(name)) == 1 and found[name] not in _FLOATS:
             found[name] = "f32"
-        elif len(source.shape(name)) == 2:
+        elif len(source.shape(name)) == 2 and source.core is not None:
             _core.panel_facts(source.core, source.stored_name(name))
     return found
 
@@ -89,30 +91,26 @@ def write(
         How many threads encode.
     """
     matrices = {}
+    packer = _Packer(source, importance, threads)
     tensors: list[_Tensor] = []
     others: list[_Tensor] = []  # behind the matrices, which all begin at multiples of 64
     for name, format in formats.items():
         if len(source.shape(name)) == 1:
             others.append(_vector(source, name, format))
             continue
-        kept = source.stored_format(name) == format
         stored = source.stored_name(name)
-        facts = _core.panel_facts(source.core, stored, None if kept else format)
+        facts = packer.facts(name, format)
         size = -(-facts.pop("bytes") // _ALIGNMENT) * _ALIGNMENT
-        order = facts.pop("order")
+        small = {part: facts.pop(part) for part in _PARTS}
         matrices[stored] = facts
-
-        def make(name: str = name, format: str | None = None if kept else format) -> NDArray[np.uint8]:
-            return _panels(source, name, format, importance.get(name), threads)
-
+        make = partial(packer.pack, name, format)
         tensors.append(_Tensor(stored, "U8", (size,), size, make, name, int(np.prod(source.shape(name)))))
-        if order is not None:
-            others.append(_small(f"{stored}.order", order))
-    unchanged = all(source.stored_format(name) == format for name, format in formats.items())
+        others += [_small(f"{stored}.{part}", array) for part, array in small.items() if array is not None]
+    unchanged = source.core is not None and all(source.stored_format(name) == formats[name] for name in formats)
     metadata = {
         "llama2cpp.layout": "panels16",
         "llama2cpp.layout_version": str(_core.PANEL_VERSION),
-        "arithmetic": _core.panel_arithmetic(source.core) if unchanged else "contract",
+        "arithmetic": _core.panel_arithmetic(source.core) if source.core is not None and unchanged else "contract",
         "config": _json(source.config.to_dict()),
         "names": _NAMES[source.stored_name("tok_embeddings.weight")],
         "weights": _json(matrices),
@@ -139,14 +137,31 @@ def _write(file: BinaryIO, metadata: Mapping[str, str], tensors: list[_Tensor], 
             progress(tensor.weight, tensor.parameters)
 
 
-def _panels(
-    source: Source, name: str, format: str | None, importance: Array | None, threads: int | None
-) -> NDArray[np.uint8]:
-    stored = source.stored_name(name)
-    if format is None:
-        return _core.pack_weight(source.core, stored)
-    array = source.array(name, source.config.rope_style)
-    return _core.pack_weight(source.core, stored, format, gguf_file.encode_rows(array, format, importance, threads))
+class _Packer:
+    """Panels of matrices: those that the engine holds in the wanted format as they are, all others encoded anew."""
+
+    def __init__(self, source: Source, importance: Mapping[str, Array], threads: int | None) -> None:
+        self._source, self._importance, self._threads = source, importance, threads
+        self._new = _core.PanelPacker(threads)
+
+    def _keeper(self, name: str, format: str) -> _core.Model | None:
+        return self._source.core if self._source.stored_format(name) == format else None
+
+    def facts(self, name: str, format: str) -> dict[str, Any]:
+        core, stored = self._keeper(name, format), self._source.stored_name(name)
+        if core is not None:
+            return _core.panel_facts(core, stored)
+        return self._new.facts(stored, format, *self._source.shape(name))
+
+    def pack(self, name: str, format: str) -> NDArray[np.uint8]:
+        core, stored = self._keeper(name, format), self._source.stored_name(name)
+        if core is not None:
+            return _core.pack_weight(core, stored)
+        array = self._source.array(name, self._source.config.rope_style)
+        columns = array.shape[1]
+        rows = gguf_file.encode_rows(array, format, self._importance.get(name), self._threads)
+        del array
+        return self._new.pack(stored, format, columns, rows)
 
 
 def _vector(source: Source, name: str, format: str) -> _Tensor:

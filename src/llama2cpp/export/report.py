@@ -16,11 +16,10 @@ from .._core import Sampler
 from .calibration import Calibration
 from .comparison import Comparison, compare
 from .conversion import Conversion, convert
-from .opening import open_checkpoint, runnable
+from .opening import open_source, runnable
 from .picture import picture as drawn_of
 
 if TYPE_CHECKING:
-    from ..generation import Prompt
     from ..model import Model
 
 _OWN_TOKENS = 256  # that a model writes for itself where no text is given
@@ -62,14 +61,18 @@ def export_and_report(
         if not report:
             raise ValueError("--picture draws the comparison, which --no-report leaves out")
         _check_picture(picture)
-    # What is compared is opened before: the target may take its place.
-    with closing(open_checkpoint(source, tokenizer=tokenizer, threads=threads)) as checkpoint:
+    # It stays open for the comparison: the target may take its place.
+    with closing(open_source(source, tokenizer=tokenizer, threads=threads)) as opened:
+        prompt = None
+        if report and text is not None:  # what can fail early should
+            prompt = text.read_bytes()
+            if opened.checkpoint.tokenizer is None:
+                raise ValueError(f"--text needs a tokenizer, which {source} has not: pass one (-z)")
         with _progress(f"{target}") as progress:
             done = convert(
-                source,
+                opened,
                 target,
                 format,
-                tokenizer=tokenizer,
                 group=group,
                 pure=pure,
                 shard_size=shard_size,
@@ -82,10 +85,11 @@ def export_and_report(
                 progress=progress,
             )
         found: Comparison | None = None
-        model = runnable(checkpoint, threads) if report else None
+        model = runnable(opened.checkpoint, threads) if report else None
         if model is not None:
             with load(done.path, threads=threads) as written, _progress("comparing") as progress:
-                found = compare(model, written, _text_for(model, text), max_tokens=tokens, progress=progress)
+                words = _own_text(model) if prompt is None else prompt
+                found = compare(model, written, words, max_tokens=tokens, progress=progress)
         elif report:
             done = replace(done, notes=(*done.notes, _NO_REPORT))
     if picture is not None and found is not None:
@@ -120,7 +124,8 @@ def compare_and_report(
         load(b, threads=threads) as second,
         _progress("comparing") as progress,
     ):
-        found = compare(first, second, _text_for(first, text), max_tokens=tokens, progress=progress)
+        words = _own_text(first) if text is None else text.read_bytes()
+        found = compare(first, second, words, max_tokens=tokens, progress=progress)
     if picture is not None:
         _save_picture(found, f"{b} against {a}", picture)
     if as_json:
@@ -144,10 +149,8 @@ def _save_picture(found: Comparison, title: str, path: Path) -> None:
     print(f"{path}: the picture", file=sys.stderr)
 
 
-def _text_for(model: Model, text: Path | None) -> Prompt:
-    """Read the text, or let the model write one for itself: ids, as it may have no tokenizer."""
-    if text is not None:
-        return text.read_bytes()
+def _own_text(model: Model) -> list[int]:
+    """Let the model write a text for itself: ids, as it may have no tokenizer."""
     sampler = Sampler(temperature=1.0, top_p=1.0, seed=0)
     tokenizer = model.tokenizer
     ids = [1 if tokenizer is None or tokenizer.bos_id is None else tokenizer.bos_id]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+_WIDTHS = {"F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
 
 
 class Tensor(NamedTuple):
@@ -14,6 +17,16 @@ class Tensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     bytes: int
+
+    @classmethod
+    def of(cls, name: str, dtype: str, shape: tuple[int, ...]) -> Tensor:
+        """Make one with the bytes that its type and shape take."""
+        return cls(name, dtype, shape, math.prod(shape) * _WIDTHS[dtype])
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number."""
+        return _WIDTHS[self.dtype]
 
 
 class Layout(NamedTuple):

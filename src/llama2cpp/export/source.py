@@ -110,12 +110,10 @@ class Source:
         return tuple(self.checkpoint.weights.info(self._stored[name])["shape"])
 
     @property
-    def core(self) -> _core.Model:
-        """What a model is in C++. ValueError for files that the engine does not run."""
+    def core(self) -> _core.Model | None:
+        """What a model is in C++; None for files that the engine does not run."""
         core = getattr(self.checkpoint, "_core", None)
-        if not isinstance(core, _core.Model):
-            raise ValueError("a file of panels is made of what the engine opens: export this to a .gguf file first")
-        return core
+        return core if isinstance(core, _core.Model) else None
 
     def stored_name(self, name: str) -> str:
         """Give the source's own name of it."""
