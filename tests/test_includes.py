@@ -44,3 +44,46 @@ def test_only_backend_cpp_knows_the_backends() -> None:
         if re.search(r'#include "backend/(cpu|metal)/', file.read_text())
     ]
     assert knows == ["backend.cpp"]
+
+
+# What the kernels of every instruction set see of the rest: plain data. A function in a header would be compiled with
+# each one's instructions, and the linker would take one of the copies for the whole program.
+PLAIN_DATA = {
+    "backend/arithmetic.h",
+    "backend/cpu/block_panels.h",
+    "backend/cpu/kernel_table.h",
+    "backend/cpu/llm_int8.h",
+    "core/glibc_float.h",
+    "format/block_layout.h",
+}
+
+
+def included(name: str) -> set[str]:
+    """Our headers and the system's that `name` includes, itself or by way of others."""
+    text = (SOURCES / name).read_text()
+    ours = set(re.findall(r'#include "([^"]+)"', text))
+    return ours.union(re.findall(r"#include <([^>]+)>", text), *(included(header) for header in ours))
+
+
+def test_kernels_see_plain_data_only() -> None:
+    isas = [file for file in (SOURCES / "backend/cpu/isa").glob("*.cpp") if "kernels.inl" in file.read_text()]
+    assert len(isas) >= 7
+    for file in isas:
+        seen = {name for name in included(file.relative_to(SOURCES).as_posix()) if not name.endswith(".inl")}
+        allowed = PLAIN_DATA | {"cstdint", "limits"}
+        # Any machine can run the scalar kernels' copies.
+        allowed |= (
+            {"cmath", "cstring", "bit", "core/half.h"} if file.stem == "scalar" else {"immintrin.h", "arm_neon.h"}
+        )
+        assert seen - allowed == set(), file.name
+    for header in PLAIN_DATA:
+        code = re.sub(r"//.*", "", (SOURCES / header).read_text())
+        assert re.findall(r".*(?:\)[a-z ]*\{|\boperator\b).*", code) == [], header
+
+
+def test_every_kernel_file_is_in_the_list() -> None:
+    """A file of kernels that nothing includes would not even be compiled."""
+    folder = SOURCES / "backend/cpu"
+    lists = [folder / "kernels.inl", *(folder / "isa").glob("*.*")]
+    named = {name for file in lists for name in re.findall(r'#include "(.+\.inl)"', file.read_text())}
+    assert {file.relative_to(SOURCES).as_posix() for file in folder.rglob("*.inl")} == named

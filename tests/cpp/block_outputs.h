@@ -44,7 +44,7 @@ inline std::vector<std::size_t> places_of_scales(const llama2cpp::BlockLayout& l
   return places;
 }
 
-// Bytes of a unit, as block_panels.h lays it out.
+// Bytes of a unit, as format/block_layout.h has it.
 inline std::int64_t unit_bytes(const llama2cpp::BlockLayout& layout, std::int64_t blocks) {
   const std::int64_t fields = layout.minimum ? 2 : 1;
   const auto entries = static_cast<std::int64_t>(places_of_scales(layout, blocks).size());
@@ -119,7 +119,8 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
     for (const Kind kind : {Kind::ordinary, Kind::tiny, Kind::wide, Kind::special}) {
       for (const std::int64_t rows : {16, 33, 74}) {
         const std::int64_t panels = (rows + 15) / 16;
-        const std::int64_t blocks = layout.sub_scales ? 16 : rows == 33 ? 11 : 8;
+        // A last unit of one block, of three, and a unit of five. Sub-scales are for eight.
+        const std::int64_t blocks = layout.sub_scales ? 16 : rows == 16 ? 9 : rows == 33 ? 11 : 5;
         const auto units = make_units(layout, panels, blocks, kind, ++seed);
         const std::int64_t stride = static_cast<std::int64_t>(units.size()) / panels;
         const std::int64_t opened = std::min<std::int64_t>(blocks, 8);  // of the first unit

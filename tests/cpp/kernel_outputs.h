@@ -178,9 +178,9 @@ void attention(void (*scores)(const llama2cpp::ScoresOf<T>&), void (*mix)(const 
                Bits& score_bits, Bits& mix_bits) {
   std::uint64_t seed = 5000;
   for (const Kind kind : kKinds) {
-    for (const std::int64_t head_dim : {2, 8, 16, 22, 24, 48, 64, 100, 128}) {
+    for (const std::int64_t head_dim : {2, 8, 16, 22, 24, 31, 48, 63, 64, 100, 128, 272}) {
       for (const std::int64_t keys : {1, 2, 3, 15, 16, 17, 255, 256, 257, 520}) {
-        const std::int64_t queries = 1 + static_cast<std::int64_t>(++seed % llama2cpp::kMostQueries);
+        const std::int64_t queries = 1 + Random(++seed).next() % llama2cpp::kMostQueries;
         std::vector<T> cache;
         for (const float value : make(size(keys * head_dim), kind, ++seed)) cache.push_back(stored(value));
         const auto q = make(size(queries * head_dim), kind, ++seed);
@@ -213,8 +213,7 @@ void attention(void (*scores)(const llama2cpp::ScoresOf<T>&), void (*mix)(const 
   }
 }
 
-// All but matmul's kernels, which are the same in each order of arithmetic.
-inline std::map<std::string, Bits> along_vectors(const KernelTable& table) {
+inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
   std::map<std::string, Bits> bits;
   each_length([&](std::int64_t n, std::uint64_t seed, Kind kind) {
     const auto a = make(size(n), kind, seed);
@@ -267,13 +266,24 @@ inline std::map<std::string, Bits> along_vectors(const KernelTable& table) {
       bits["rope_half_split"].add(turned);
     }
   });
+  return bits;
+}
 
+inline std::map<std::string, Bits> attention(const KernelTable& table) {
+  std::map<std::string, Bits> bits;
   attention(
       table.scores_f32, table.mix_f32, [](float x) { return x; }, bits["scores_f32"], bits["mix_f32"]);
   std::uint32_t draw = 0;  // any half at all
   attention(
       table.scores_f16, table.mix_f16, [&](float) { return static_cast<std::uint16_t>(Random(++draw).next()); },
       bits["scores_f16"], bits["mix_f16"]);
+  return bits;
+}
+
+// All but matmul's kernels, which are the same in each order of arithmetic.
+inline std::map<std::string, Bits> along_vectors(const KernelTable& table) {
+  std::map<std::string, Bits> bits = elementwise(table);
+  bits.merge(attention(table));
   return bits;
 }
 

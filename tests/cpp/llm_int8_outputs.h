@@ -111,7 +111,7 @@ inline Bits matmul_llm_int8(const llama2cpp::KernelTable& table) {
   std::uint64_t seed = 7000;
   for (const Kind kind : {Kind::ordinary, Kind::tiny, Kind::huge, Kind::special}) {
     for (const std::int64_t tokens : {1, 2, 3, 7, 12, 13}) {
-      for (const std::int64_t rows : {1, 40, 96}) {
+      for (const std::int64_t rows : {1, 24, 40, 96}) {
         for (const std::int64_t cols : {1, 2, 7, 64, 130}) {
           for (const std::int64_t fixed : {-1, 0, 5}) {
             bits.add(llm_int8_output(table, {.rows = rows, .cols = cols, .fixed = fixed}, tokens, kind, ++seed));

@@ -44,8 +44,6 @@ struct BlockLayout {
   bool minimum;
   bool zeros = false;  // without sub-scales, halves and minimum
   int share = 0;       // with zero points: 2^share blocks of a unit, at most all, have theirs and the scale in common
-
-  bool operator==(const BlockLayout&) const = default;
 };
 
 }  // namespace llama2cpp

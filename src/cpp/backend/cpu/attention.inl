@@ -1,5 +1,5 @@
-// Attention of a few queries over the keys that they share, for the ISA file that includes this (after elementwise.inl's
-// operations are declared). T is how the cache holds keys and values: float or f16 (std::uint16_t).
+// Attention of a few queries over the keys that they share. T is how the cache holds keys and values: float or f16
+// (std::uint16_t). The arithmetic is specified in reference.cpp.
 
 // Lanes of N queries times P keys, before they are added up: lane j has the products of elements j, j + 16, ...
 template <int N, int P, class T>

@@ -39,13 +39,13 @@ struct BlockRounding {
 // n_panels panels times one tile of tokens.
 struct BlockCall {
   BlockLayout layout;
-  const std::uint8_t* panels;  // packed units, or opened ones
+  const std::uint8_t* panels;  // packed units, [n_panels] of as many as `blocks` fill; or as many opened ones
   std::int64_t panel_stride;   // bytes from one panel to the next
   std::int64_t n_panels;
-  std::int64_t blocks;
+  std::int64_t blocks;  // of 32 columns
   BlockInput input;
-  std::int64_t n_tokens;
-  float* out;  // [n_tokens][16 * n_panels]
+  std::int64_t n_tokens;  // packed: 1 to kFewTokens; opened: 1 to KernelTable::tile
+  float* out;             // [n_tokens][16 * n_panels]
   std::int64_t out_stride;
   std::int64_t last_rows;  // rows of the last panel that exist, 1 to 16
   bool first;              // out starts at zero; otherwise the sum goes on from what is there

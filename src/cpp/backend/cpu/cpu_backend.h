@@ -67,7 +67,7 @@ class CpuBackend final : public Backend {
   std::atomic<LeaseMutex*> lease_;
   std::fenv_t callers_float_mode_{};
   std::vector<Buffer> scratch_;  // [threads]
-  Buffer tiles_;                 // a matmul's input, normalised and laid out in tiles: [T * cols] floats
+  Buffer tiles_;                 // a matmul's input in each form that its weights want: see matmul_input.h
 };
 
 std::shared_ptr<Backend> make_cpu_backend(int threads, Arithmetic arithmetic);

@@ -1,5 +1,5 @@
-// Kernels along one vector, for the ISA file that includes this: it has defined f32x16 and its operations, in an
-// anonymous namespace. The arithmetic is specified in reference.cpp.
+// Kernels along one vector. kernels.inl includes this and the other .inl files beside it, once for each ISA, after f32x16
+// and its operations. The arithmetic is specified in reference.cpp.
 
 // e^x for x <= 0, as in reference.cpp.
 inline f32x16 exp_nonpositive(f32x16 x) {

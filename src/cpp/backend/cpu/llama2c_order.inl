@@ -1,6 +1,6 @@
-// Kernels of Arithmetic::llama2c, for the ISA file that includes this last. The arithmetic is specified in
-// llama2c_reference.cpp: one rounding for each operation, and sums one term after another. So lanes are outputs here too,
-// never parts of a sum: keys for scores, dimensions for mixing.
+// Kernels of Arithmetic::llama2c. The arithmetic is specified in llama2c_reference.cpp: one rounding for each operation, and
+// sums one term after another. So lanes are outputs here too, never parts of a sum: keys for scores, dimensions for
+// mixing.
 namespace llama2c_order {
 
 // e^x as the GNU C library's expf has it.

@@ -43,7 +43,7 @@ struct LlmInt8Row {
   std::int8_t* q;         // [n]
   float* scale;           // [1]
   std::int32_t* columns;  // at most [n]; null where there is no limit
-  float* outliers;
+  float* outliers;        // the same
 };
 
 }  // namespace llama2cpp

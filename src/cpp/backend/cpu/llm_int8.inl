@@ -1,5 +1,4 @@
-// Kernels of LLM.int8() (see llm_int8.h), for the ISA file that includes this after open_blocks.inl. The arithmetic is
-// specified in reference_llm_int8.cpp.
+// Kernels of LLM.int8() (see llm_int8.h). The arithmetic is specified in reference_llm_int8.cpp.
 
 inline void store_lanes(float* out, f32x16 a, std::int64_t rows) {
   if (rows < 16) {

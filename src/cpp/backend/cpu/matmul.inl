@@ -1,4 +1,4 @@
-// Matmul of packed panels, for the ISA file that includes this last: it also fills the kernel table.
+// Matmul of packed panels of floats (f32, f16, bf16), and of int8 weights with a scale for each group.
 
 // How a panel's weights become floats.
 struct FromF32 {
@@ -65,7 +65,7 @@ inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64
 constexpr int panels_for(int tokens) {
   const int panels = kTileTokens * kTilePanels / tokens;
   int power = 1;
-  while (power * 2 <= panels && power * 2 <= kWidePanels) power *= 2;
+  while (power * 2 <= panels && power * 2 <= kMostPanels) power *= 2;
   return power;
 }
 
@@ -161,35 +161,3 @@ inline void int8_at_most(const Int8Block& b) {
 }
 
 inline void matmul_int8(const Int8Block& b) { int8_at_most<kTileTokens>(b); }
-
-constexpr KernelTable make_table(const char* name) {
-  return {
-      .name = name,
-      .tile = kTileTokens,
-      .matmul_f32 = matmul_float<FromF32>,
-      .matmul_f16 = matmul_float<FromF16>,
-      .matmul_bf16 = matmul_float<FromBf16>,
-      .matmul_int8 = matmul_int8,
-      .quantize = quantize,
-      .matmul_blocks = matmul_blocks,
-      .matmul_open = matmul_open,
-      .matmul_wide = matmul_wide,
-      .open_blocks = open_blocks,
-      .widen_blocks = widen_blocks,
-      .quantize_blocks = quantize_blocks,
-      .matmul_llm_int8 = matmul_llm_int8,
-      .quantize_row = quantize_row,
-      .sum_squares = sum_squares,
-      .scale = scale,
-      .add = add_vectors,
-      .swiglu = swiglu,
-      .rope_interleaved = rope_interleaved,
-      .rope_half_split = rope_half_split,
-      .narrow = narrow,
-      .scores_f32 = scores<float>,
-      .scores_f16 = scores<std::uint16_t>,
-      .softmax = softmax,
-      .mix_f32 = mix<float>,
-      .mix_f16 = mix<std::uint16_t>,
-  };
-}

@@ -1,5 +1,4 @@
-// Matmul of block formats (see block_panels.h) with few tokens, for the ISA file that includes this after
-// elementwise.inl. The arithmetic is specified in reference_blocks.cpp.
+// Matmul of block formats (see block_panels.h) with few tokens. The arithmetic is specified in reference_blocks.cpp.
 
 constexpr std::int64_t kZeroEntry = 48;  // bytes of a scale and a zero point of 16 rows
 
@@ -211,6 +210,12 @@ inline constexpr BlockLayout kGptq2{2, 0, 1, false, false, true};
 inline constexpr BlockLayout kGptq3{3, 0, 1, false, false, true};
 inline constexpr BlockLayout kGptq4{4, 0, 1, false, false, true};
 inline constexpr BlockLayout kGptq8{8, 128, 1, false, false, true};
+
+// Not BlockLayout's own: the linker could take this ISA's copy of that for the whole program.
+inline bool operator==(const BlockLayout& a, const BlockLayout& b) {
+  return a.bits == b.bits && a.offset == b.offset && a.halves == b.halves && a.sub_scales == b.sub_scales &&
+         a.minimum == b.minimum && a.zeros == b.zeros && a.share == b.share;
+}
 
 // Calls f with a layout that the compiler knows.
 template <class F>

@@ -1,4 +1,4 @@
-// Laying out a matmul's input.
+// Laying out a matmul's input: which form a weight wants, where its parts are, and putting tokens in their places.
 #include "backend/cpu/matmul_input.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Choosing and calling the kernels of a matmul.
+// Choosing and calling the kernels of a matmul: which one, for which panels, columns and tiles.
 #include "backend/cpu/matmul_job.h"
 
 #include <algorithm>

@@ -17,12 +17,12 @@ inline std::int64_t round_to_line(std::int64_t bytes) { return (bytes + 63) / 64
 // it has to stay in the second-level cache; the sums of a tile stay in registers all that long.
 inline constexpr std::int64_t kMostOpenUnits = 8;
 
-// A worker's memory for weights: each is of some panels and one step of k.
+// A worker's memory for weights: a group of panels, one step of k.
 struct MatmulScratch {
-  std::byte* packed;  // where the weight is not packed
-  std::uint8_t* open;
-  float* wide;
-  float* sums;
+  std::byte* packed;   // [group] of panel_bytes: where the weight is not packed
+  std::uint8_t* open;  // [group][open_units] of kOpenBytes: units of block formats, opened for many tokens
+  float* wide;         // [group][kBlock][16]: opened units as floats, where the input stays floats
+  float* sums;         // [tokens][16 * group]: the outputs while steps follow each other
 
   // Bytes that a weight needs for `group` panels.
   static std::int64_t packed_bytes(const Weight& w, std::int64_t group) {

@@ -1,5 +1,5 @@
 // Block formats and many tokens: a unit is opened into bytes and float scales, which several tiles are multiplied with.
-// And their input's rounding. For the ISA file that includes this after matmul_blocks.inl.
+// And their input's rounding. The arithmetic is specified in reference_blocks.cpp.
 
 // Two panels in flight, where there are registers for it; one dot and one sum for each panel and token.
 constexpr int kOpenTokens = kTileTokens / 2;

@@ -32,7 +32,7 @@ float float_of(const std::uint8_t* p) {
   return value;
 }
 
-// Where the parts of a unit of `blocks` blocks are, as block_panels.h says.
+// Where the parts of a unit of `blocks` blocks are, as format/block_layout.h says.
 struct Unit {
   BlockLayout layout;
   const std::uint8_t* begin;

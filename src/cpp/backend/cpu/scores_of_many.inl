@@ -1,5 +1,5 @@
 // Scores of many queries over the same keys, for ISA files with registers enough: keys are turned around, 32 at a time, so
-// that lanes are keys and the tree that adds up a product's 16 virtual lanes needs no shuffles. Include after elementwise.inl.
+// that lanes are keys and the tree that adds up a product's 16 virtual lanes needs no shuffles.
 
 constexpr std::int64_t kManyQueries = 8;   // from here on turning keys around is worth it
 constexpr std::int64_t kManyKeys = 32;     // at once: two registers

@@ -1,5 +1,5 @@
-// Matmul of block formats with few tokens whose input stays floats, for the ISA file that includes this after
-// open_blocks.inl. A weight becomes the float that widen_blocks makes of it, in registers.
+// Matmul of block formats with few tokens whose input stays floats. A weight becomes the float that widen_blocks makes of
+// it, in registers. The arithmetic is specified in reference_blocks.cpp.
 
 // The weights of one column, as floats.
 template <BlockLayout L>
@@ -10,7 +10,8 @@ inline f32x16 wide_column(f32x16 number, f32x16 zero, f32x16 scale, f32x16 minim
   return mul(scale, number);
 }
 
-// What the columns of a block, or of a half of it, have in common.
+// What the columns of a block, or of a half of it, have in common. Numbers come as multiples of kNumberUnit, a power of
+// two: scale * number is rounded as it would be without.
 template <int P>
 struct WideScales {
   f32x16 zero[P], scale[P], minimum[P];
@@ -60,6 +61,10 @@ inline void wide_half(const BlockCall& b, const std::uint8_t* header, std::int64
     s.zero[p] = set1(0.0F);
     if constexpr (L.minimum) s.minimum[p] = block_scale<L>(of_panel, share, block, kHalf, 1);
     if constexpr (L.zeros) s.zero[p] = block_zeros(of_panel, share, block);
+    if constexpr (kNumberUnit<L.bits> != 1.0F) {
+      s.scale[p] = mul(s.scale[p], set1(1.0F / kNumberUnit<L.bits>));
+      s.zero[p] = mul(s.zero[p], set1(kNumberUnit<L.bits>));
+    }
   }
   wide_quad<L, kBegin>(b, w, s, x, part);
   wide_quad<L, kBegin + 1>(b, w, s, x, part);
@@ -106,7 +111,7 @@ inline void wide_tile(const BlockCall& b, std::int64_t panel) {
 
 template <BlockLayout L, int N>
 inline void wide_tokens(const BlockCall& b) {
-  constexpr int P = kWideTogether / N > 0 ? kWideTogether / N : 1;
+  constexpr int P = wide_panels(L) / N > 0 ? wide_panels(L) / N : 1;
   std::int64_t panel = 0;
   for (; panel + P <= b.n_panels; panel += P) wide_tile<L, P, N>(b, panel);
   if constexpr (P > 1) {

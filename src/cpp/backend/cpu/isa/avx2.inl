@@ -1,18 +1,21 @@
 // The registers of both AVX2 files: a register of 16 lanes is two ymm, lanes 0-7 and 8-15. Included inside their anonymous
 // namespaces.
 
+constexpr const char* kIsaName = "avx2";
+
 struct f32x16 {
   __m256 lo, hi;
 };
 
-// 16 registers: a tile of 1 panel x 6 tokens keeps 12 sums, 2 weights and a broadcast.
+// What these are is in scalar.cpp. 16 registers: a tile of 1 panel x 6 tokens keeps 12 sums, 2 weights and a broadcast.
 constexpr int kTileTokens = 6;
-constexpr int kWidePanels = 4;
 constexpr int kTilePanels = 1;
-constexpr int kFewPanels = 1;     // block formats, one token
-constexpr int kWideTogether = 1;  // block formats whose input stays floats
+constexpr int kMostPanels = 4;
+constexpr int kFewPanels = 1;
+// Two where a panel has no more than its scale to keep: one alone waits for its sums.
+constexpr int wide_panels(BlockLayout l) { return l.bits % 4 == 0 && !l.sub_scales && !l.minimum && !l.zeros ? 2 : 1; }
 constexpr bool kLooksUp = false;
-constexpr int kQueries = 1;  // of attention, at once
+constexpr int kQueries = 1;
 
 // All bits set in the first n of 8 lanes.
 inline __m256i first_lanes(std::int64_t n) {
@@ -181,11 +184,20 @@ inline f32x16 byte_of(bytes64 a) {
       _mm256_broadcastsi128_si256(_mm_setr_epi32(kNone + I, kNone + I + 4, kNone + I + 8, kNone + I + 12));
   return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(a.lo, bytes)), _mm256_cvtepi32_ps(_mm256_shuffle_epi8(a.hi, bytes))};
 }
-// Byte I of each row, a number of kBits, less kOffset.
+// What number_of's results are multiples of.
+template <int kBits>
+constexpr float kNumberUnit = 0x1p24F;
+// Byte I of each row, a number of kBits, less kOffset: as an integer's highest byte, where it has its sign.
 template <int kBits, int kOffset, int I>
 inline f32x16 number_of(bytes64 a) {
-  if constexpr (kOffset == 0) return byte_of<I>(a);
-  return sub(byte_of<I>(a), set1(static_cast<float>(kOffset)));
+  constexpr int kTop = static_cast<int>(0x00808080U) + (I << 24);  // zeros below it
+  const __m256i places =
+      _mm256_broadcastsi128_si256(_mm_setr_epi32(kTop, kTop + (4 << 24), kTop + (8 << 24), kTop + (12 << 24)));
+  const auto half = [&](__m256i bytes) {
+    const __m256i less = _mm256_sub_epi8(bytes, _mm256_set1_epi8(static_cast<char>(kOffset)));
+    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(less, places));
+  };
+  return {half(a.lo), half(a.hi)};
 }
 inline f32x16 load_int8(const std::int8_t* p) {
   const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -201,8 +213,5 @@ inline f32x16 load_bf16(const std::uint16_t* p) {
 }
 inline f32x16 load_bytes(const std::uint8_t* p) { return load(reinterpret_cast<const float*>(p)); }
 
-// Too few registers to do all keys of a query at once: see scores_of_many.inl.
-template <class T>
-std::int64_t score_many(const ScoresOf<T>&) {
-  return 0;
-}
+#include "backend/cpu/isa/doubles_avx2.inl"
+#include "backend/cpu/isa/few_registers.inl"

@@ -34,27 +34,10 @@ inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) {
   return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 
-// In this order: each builds on the one before.
-// clang-format off
-#include "backend/cpu/elementwise.inl"
-#include "backend/cpu/scores_of_many.inl"
-#include "backend/cpu/attention.inl"
-#include "backend/cpu/matmul_blocks.inl"
-#include "backend/cpu/open_blocks.inl"
-#include "backend/cpu/llm_int8.inl"
-#include "backend/cpu/wide_blocks.inl"
-#include "backend/cpu/matmul.inl"
-#include "backend/cpu/isa/doubles_avx512.inl"
-#include "backend/cpu/llama2c_order.inl"
-// clang-format on
-
-constexpr KernelTable kTable = make_table("avx512");
-constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
+#include "backend/cpu/kernels.inl"
 
 }  // namespace
 
-const KernelTable* avx512_kernels(Arithmetic arithmetic) {
-  return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
-}
+const KernelTable* avx512_kernels(Arithmetic arithmetic) { return kernels(arithmetic); }
 
 }  // namespace llama2cpp

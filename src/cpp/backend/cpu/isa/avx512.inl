@@ -1,16 +1,18 @@
 // The registers of both AVX-512 files: f32x16 is one zmm. Included inside their anonymous namespaces.
 
+constexpr const char* kIsaName = "avx512";
+
 using f32x16 = __m512;
 
-// 32 registers: a tile of 2 panels x 12 tokens keeps 24 sums, 2 weights and a broadcast. With few tokens, more panels
-// in flight hide the latency of fma.
+// What these are is in scalar.cpp. 32 registers: a tile of 2 panels x 12 tokens keeps 24 sums, 2 weights and a broadcast.
+// With few tokens, more panels in flight hide the latency of fma.
 constexpr int kTileTokens = 12;
-constexpr int kWidePanels = 4;
 constexpr int kTilePanels = 2;
-constexpr int kFewPanels = 1;     // block formats, one token
-constexpr int kWideTogether = 4;  // block formats whose input stays floats
-constexpr bool kLooksUp = true;   // number_of<4> does not see what is above the 4 bits
-constexpr int kQueries = 4;       // of attention, at once: 4 queries x 4 keys, or x 64 dimensions, are 16 sums
+constexpr int kMostPanels = 4;
+constexpr int kFewPanels = 1;
+constexpr int wide_panels(BlockLayout) { return 4; }
+constexpr bool kLooksUp = true;
+constexpr int kQueries = 4;  // 4 queries x 4 keys, or x 64 dimensions, are 16 sums
 
 inline __mmask16 first_lanes(std::int64_t n) { return static_cast<__mmask16>((1U << n) - 1U); }
 
@@ -147,8 +149,11 @@ inline f32x16 byte_of(bytes64 a) {
 inline f32x16 sixteen_from(float first) {
   return _mm512_add_ps(_mm512_set1_ps(first), _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
 }
+// What number_of's results are multiples of.
+template <int kBits>
+constexpr float kNumberUnit = kBits <= 5 ? 1.0F : 0x1p24F;
 // Byte I of each row, a number of kBits, less kOffset. Up to 5 bits are looked up in a table of floats, which takes the
-// lowest bits of an index and leaves the rest.
+// lowest bits of an index and leaves the rest. More become an integer's highest byte, where they have their sign.
 template <int kBits, int kOffset, int I>
 inline f32x16 number_of(bytes64 a) {
   if constexpr (kBits <= 5) {
@@ -156,8 +161,10 @@ inline f32x16 number_of(bytes64 a) {
     if constexpr (kBits <= 4) return _mm512_permutexvar_ps(index, sixteen_from(-kOffset));
     return _mm512_permutex2var_ps(sixteen_from(-kOffset), index, sixteen_from(16 - kOffset));
   }
-  if constexpr (kOffset == 0) return byte_of<I>(a);
-  return _mm512_sub_ps(byte_of<I>(a), _mm512_set1_ps(kOffset));
+  constexpr int kTop = static_cast<int>(0x00808080U) + (I << 24);  // zeros below it
+  const __m128i places = _mm_setr_epi32(kTop, kTop + (4 << 24), kTop + (8 << 24), kTop + (12 << 24));
+  const __m512i less = _mm512_sub_epi8(a, _mm512_set1_epi8(static_cast<char>(kOffset)));
+  return _mm512_cvtepi32_ps(_mm512_shuffle_epi8(less, _mm512_broadcast_i32x4(places)));
 }
 inline f32x16 load_int8(const std::int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -174,3 +181,6 @@ inline i32x16 dot_zero() { return _mm512_setzero_si512(); }
 inline i32x16 dot_start(const std::int32_t* start, int shift) {
   return _mm512_sll_epi32(_mm512_set1_epi32(*start), _mm_cvtsi32_si128(shift));
 }
+
+#include "backend/cpu/isa/doubles_avx512.inl"
+#include "backend/cpu/scores_of_many.inl"

@@ -18,31 +18,11 @@ inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
   }
   return sum;
 }
-inline i32x16 dot_small(i32x16 sum, const bytes64& w, const std::int8_t* x) {
-  const auto signed_rows = [&](int i) { return vreinterpretq_s8_u8(w.q[i]); };
-  return dot_quads(sum, {{signed_rows(0), signed_rows(1), signed_rows(2), signed_rows(3)}}, x);
-}
 
-// In this order: each builds on the one before.
-// clang-format off
-#include "backend/cpu/elementwise.inl"
-#include "backend/cpu/attention.inl"
-#include "backend/cpu/matmul_blocks.inl"
-#include "backend/cpu/open_blocks.inl"
-#include "backend/cpu/llm_int8.inl"
-#include "backend/cpu/wide_blocks.inl"
-#include "backend/cpu/matmul.inl"
-#include "backend/cpu/isa/doubles_neon.inl"
-#include "backend/cpu/llama2c_order.inl"
-// clang-format on
-
-constexpr KernelTable kTable = make_table("neon");
-constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
+#include "backend/cpu/kernels.inl"
 
 }  // namespace
 
-const KernelTable* neon_kernels(Arithmetic arithmetic) {
-  return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
-}
+const KernelTable* neon_kernels(Arithmetic arithmetic) { return kernels(arithmetic); }
 
 }  // namespace llama2cpp

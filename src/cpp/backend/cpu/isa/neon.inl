@@ -1,17 +1,19 @@
 // The registers of both NEON files: a register of 16 lanes is four of four. Included inside their anonymous namespaces.
 
+constexpr const char* kIsaName = "neon";
+
 struct f32x16 {
   float32x4_t q[4];
 };
 
-// 32 registers: a tile of 1 panel x 6 tokens keeps 24 sums, 4 weights and a broadcast.
+// What these are is in scalar.cpp. 32 registers: a tile of 1 panel x 6 tokens keeps 24 sums, 4 weights and a broadcast.
 constexpr int kTileTokens = 6;
-constexpr int kWidePanels = 4;
 constexpr int kTilePanels = 1;
-constexpr int kFewPanels = 1;     // block formats, one token
-constexpr int kWideTogether = 1;  // block formats whose input stays floats
+constexpr int kMostPanels = 4;
+constexpr int kFewPanels = 1;
+constexpr int wide_panels(BlockLayout) { return 1; }
 constexpr bool kLooksUp = false;
-constexpr int kQueries = 1;  // of attention, at once
+constexpr int kQueries = 1;
 
 template <class F>
 inline f32x16 map(F f) {
@@ -167,6 +169,11 @@ template <class F>
 inline bytes64 map_bytes(F f) {
   return {{f(0), f(1), f(2), f(3)}};
 }
+inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x);  // each file has its own
+inline i32x16 dot_small(i32x16 sum, const bytes64& w, const std::int8_t* x) {
+  const auto signed_rows = [&](int i) { return vreinterpretq_s8_u8(w.q[i]); };
+  return dot_quads(sum, {{signed_rows(0), signed_rows(1), signed_rows(2), signed_rows(3)}}, x);
+}
 inline void prefetch(const std::uint8_t*) {}  // processors of this family follow the streams by themselves
 inline bytes64 load_bytes64(const std::uint8_t* p) {
   return map_bytes([&](int i) { return vld1q_u8(p + 16 * i); });
@@ -194,6 +201,9 @@ inline f32x16 byte_of(const bytes64& a) {
   const int32x4_t count = vdupq_n_s32(-8 * I);
   return map([&](int i) { return vcvtq_f32_u32(vandq_u32(vshlq_u32(vreinterpretq_u32_u8(a.q[i]), count), mask)); });
 }
+// What number_of's results are multiples of.
+template <int kBits>
+constexpr float kNumberUnit = 1.0F;
 // Byte I of each row, a number of kBits, less kOffset.
 template <int kBits, int kOffset, int I>
 inline f32x16 number_of(const bytes64& a) {
@@ -214,8 +224,5 @@ inline f32x16 load_bytes(const std::uint8_t* p) {
   return map([&](int i) { return vreinterpretq_f32_u8(vld1q_u8(p + 16 * i)); });
 }
 
-// Too few registers to do all keys of a query at once: see scores_of_many.inl.
-template <class T>
-std::int64_t score_many(const ScoresOf<T>&) {
-  return 0;
-}
+#include "backend/cpu/isa/doubles_neon.inl"
+#include "backend/cpu/isa/few_registers.inl"

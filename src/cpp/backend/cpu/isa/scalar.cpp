@@ -9,18 +9,20 @@
 namespace llama2cpp {
 namespace {
 
+constexpr const char* kIsaName = "scalar";
+
 struct f32x16 {
   float lane[16];
 };
 
-// Panels and tokens in flight; sums live in memory anyway.
-constexpr int kTileTokens = 4;
-constexpr int kWidePanels = 1;
-constexpr int kTilePanels = 1;
-constexpr int kFewPanels = 1;
-constexpr int kWideTogether = 1;  // block formats whose input stays floats
-constexpr bool kLooksUp = false;
-constexpr int kQueries = 1;  // of attention, at once
+// What is in flight, which every ISA chooses by its registers. Here sums live in memory anyway.
+constexpr int kTileTokens = 4;                        // matmul: tokens of a tile
+constexpr int kTilePanels = 1;                        // panels that a whole tile goes with
+constexpr int kMostPanels = 1;                        // floats: panels that fewer tokens go with, at most
+constexpr int kFewPanels = 1;                         // integers, one token
+constexpr int wide_panels(BlockLayout) { return 1; }  // block formats whose input stays floats, one token
+constexpr bool kLooksUp = false;                      // whether number_of<4> sees the lowest 4 bits of a byte only
+constexpr int kQueries = 1;                           // attention: queries at once
 
 template <class F>
 inline f32x16 map(F f) {
@@ -210,6 +212,9 @@ template <int I>
 inline f32x16 byte_of(const bytes64& a) {
   return map([&](int j) { return static_cast<float>(a.byte[4 * j + I]); });
 }
+// What number_of's results are multiples of.
+template <int kBits>
+constexpr float kNumberUnit = 1.0F;
 // Byte I of each row, a number of kBits, less kOffset.
 template <int kBits, int kOffset, int I>
 inline f32x16 number_of(const bytes64& a) {
@@ -233,32 +238,13 @@ inline f32x16 load_bytes(const std::uint8_t* p) {
   return r;
 }
 
-// Too few registers to do all keys of a query at once: see scores_of_many.inl.
-template <class T>
-std::int64_t score_many(const ScoresOf<T>&) {
-  return 0;
-}
-
-// In this order: each builds on the one before.
-// clang-format off
-#include "backend/cpu/elementwise.inl"
-#include "backend/cpu/attention.inl"
-#include "backend/cpu/matmul_blocks.inl"
-#include "backend/cpu/open_blocks.inl"
-#include "backend/cpu/llm_int8.inl"
-#include "backend/cpu/wide_blocks.inl"
-#include "backend/cpu/matmul.inl"
 #include "backend/cpu/isa/doubles_scalar.inl"
-#include "backend/cpu/llama2c_order.inl"
-// clang-format on
+#include "backend/cpu/isa/few_registers.inl"
 
-constexpr KernelTable kTable = make_table("scalar");
-constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
+#include "backend/cpu/kernels.inl"
 
 }  // namespace
 
-const KernelTable* scalar_kernels(Arithmetic arithmetic) {
-  return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
-}
+const KernelTable* scalar_kernels(Arithmetic arithmetic) { return kernels(arithmetic); }
 
 }  // namespace llama2cpp

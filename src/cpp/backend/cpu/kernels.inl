@@ -1,0 +1,49 @@
+// THE list of kernels, for the ISA file that includes this last in its anonymous namespace: it has defined kIsaName, the
+// registers f32x16 and i32x16 with their operations, and how much is in flight: isa/scalar.cpp has all that in plain C++.
+
+// In this order: each builds on the ones before.
+// clang-format off
+#include "backend/cpu/elementwise.inl"
+#include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul_blocks.inl"
+#include "backend/cpu/open_blocks.inl"
+#include "backend/cpu/llm_int8.inl"
+#include "backend/cpu/wide_blocks.inl"
+#include "backend/cpu/matmul.inl"
+#include "backend/cpu/llama2c_order.inl"
+// clang-format on
+
+constexpr KernelTable kTable{
+    .name = kIsaName,
+    .tile = kTileTokens,
+    .matmul_f32 = matmul_float<FromF32>,
+    .matmul_f16 = matmul_float<FromF16>,
+    .matmul_bf16 = matmul_float<FromBf16>,
+    .matmul_int8 = matmul_int8,
+    .quantize = quantize,
+    .matmul_blocks = matmul_blocks,
+    .matmul_open = matmul_open,
+    .matmul_wide = matmul_wide,
+    .open_blocks = open_blocks,
+    .widen_blocks = widen_blocks,
+    .quantize_blocks = quantize_blocks,
+    .matmul_llm_int8 = matmul_llm_int8,
+    .quantize_row = quantize_row,
+    .sum_squares = sum_squares,
+    .scale = scale,
+    .add = add_vectors,
+    .swiglu = swiglu,
+    .rope_interleaved = rope_interleaved,
+    .rope_half_split = rope_half_split,
+    .narrow = narrow,
+    .scores_f32 = scores<float>,
+    .scores_f16 = scores<std::uint16_t>,
+    .softmax = softmax,
+    .mix_f32 = mix<float>,
+    .mix_f16 = mix<std::uint16_t>,
+};
+constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
+
+inline const KernelTable* kernels(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
+}
