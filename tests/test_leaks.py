@@ -87,6 +87,23 @@ def sessions(models: Path) -> Scenario:
     return cycle
 
 
+def steps(models: Path) -> Scenario:
+    """Make 10,000 arrays of logits in the default number of cycles."""
+    model = tiny.model(tiny.config(vocab_size=50_000, seq_len=100, n_layers=1))
+    session = model.session()
+
+    def cycle() -> None:
+        session.rewind(0)
+        kept = []
+        for token in range(34):
+            logits = session.step(token)
+            if token % 3 == 0:
+                kept.append(logits)
+        assert session.logits is not None
+
+    return cycle
+
+
 def generations(models: Path) -> Scenario:
     model = llama2cpp.load(models / "stories260K.bin", tokenizer=models / "tok512.bin")
 
@@ -178,6 +195,7 @@ SCENARIOS = {
         views_outlive,
         arrays,
         sessions,
+        steps,
         generations,
         saved_sessions,
         errors,

@@ -29,7 +29,7 @@ STATE_OF_SEED_ZERO = 0x9E3779B97F4A7C15
 
 
 def load_expf() -> Any:
-    """The C library's expf: NumPy's own exp differs from it in the last bit."""
+    """The C library's expf. The sampler's is that of the GNU C library; others may differ in the last bit."""
     library = "ucrtbase" if sys.platform == "win32" else ctypes.util.find_library("m")
     expf = ctypes.CDLL(library).expf
     expf.argtypes, expf.restype = [ctypes.c_float], ctypes.c_float

@@ -132,8 +132,8 @@ def chat_stream(
     model = _model_or_default(model)
     form = ChatFormat(generation.tokenizer_of(model), template, special_in_content)
     session = model.session()
-    logits = session.prefill(form.encode(checked_messages(messages)))
-    sample = generation.answer(generation.tokenizer_of(model), session, logits, **_sampling(form, options))
+    session.prefill(form.encode(checked_messages(messages)))
+    sample = generation.answer(generation.tokenizer_of(model), session, **_sampling(form, options))
     return (text for _, text in generation.decode(model, [sample]) if text)
 
 
@@ -321,8 +321,8 @@ class Conversation:
         ids, forgotten = self._fit(question, sampling["max_tokens"])
         began = time.perf_counter()
         reused = self._rewind_to(ids)
-        logits = self._session.prefill(ids[reused:])
-        sample = generation.answer(self._tokenizer, self._session, logits, **sampling)
+        self._session.prefill(ids[reused:])
+        sample = generation.answer(self._tokenizer, self._session, **sampling)
         newly = forgotten - self._forgotten
         self._forgotten = forgotten
         seconds = time.perf_counter() - began

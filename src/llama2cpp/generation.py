@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._core import Sampler, StreamDecoder, Tokenizer
+from .hooks import for_call
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -172,7 +173,7 @@ def generate(
     if logprobs is not None and logprobs < 0:
         raise ValueError(f"logprobs must not be negative, got {logprobs}")
     samplers = make_samplers(n, seed, temperature, top_p, top_k, min_p, repetition_penalty)
-    model, sequences = _begin(model, prompt, samplers, max_tokens, stop, repetition_penalty != 1, logprobs)
+    model, sequences = _begin(model, prompt, samplers, max_tokens, stop, logprobs)
     parts = [[sequence.echo] if echo else [] for sequence in sequences]
     for i, text in decode(model, sequences):
         parts[i].append(text)
@@ -228,7 +229,7 @@ def stream(
     ' was'
     """
     samplers = make_samplers(1, seed, temperature, top_p, top_k, min_p, repetition_penalty)
-    model, sequences = _begin(model, prompt, samplers, max_tokens, stop, repetition_penalty != 1, None)
+    model, sequences = _begin(model, prompt, samplers, max_tokens, stop, None)
     return _pieces(model, sequences, echo)
 
 
@@ -289,7 +290,6 @@ def _begin(
     samplers: list[Sampler],
     max_tokens: int | None,
     stop: str | Sequence[str],
-    penalised: bool,
     logprobs: int | None,
 ) -> tuple[Model, list[Sample]]:
     """Read the prompt once, and fork the session for each further sampler."""
@@ -301,10 +301,10 @@ def _begin(
     tokenizer = tokenizer_of(model)
     ids = to_ids(model, prompt)
     session = model.session()
-    logits = session.prefill(ids)
+    session.prefill(ids)
     sessions = [session] + [session.fork() for _ in samplers[1:]]
     return model, [
-        Sample(tokenizer, session, logits, sampler, prompt, max_tokens, stops, penalised, logprobs)
+        Sample(tokenizer, session, sampler, prompt, max_tokens, stops, logprobs)
         for session, sampler in zip(sessions, samplers, strict=True)
     ]
 
@@ -312,7 +312,6 @@ def _begin(
 def answer(
     tokenizer: Tokenizer,
     session: Session,
-    logits: NDArray[np.float32],
     *,
     ends: Iterable[int] = (),
     max_tokens: int | None = 512,
@@ -326,9 +325,7 @@ def answer(
 ) -> Sample:
     """Begin a sample where a session is, whose text is that of the new ids alone. It ends at `ends`, too."""
     samplers = make_samplers(1, seed, temperature, top_p, top_k, min_p, repetition_penalty)
-    stops = _checked(max_tokens, stop)
-    penalised = repetition_penalty != 1
-    return Sample(tokenizer, session, logits, samplers[0], None, max_tokens, stops, penalised, None, ends)
+    return Sample(tokenizer, session, samplers[0], None, max_tokens, _checked(max_tokens, stop), None, ends)
 
 
 def _checked(max_tokens: int | None, stop: str | Sequence[str]) -> tuple[str, ...]:
@@ -349,9 +346,10 @@ def decode(model: Model, sequences: list[Sample]) -> Iterator[tuple[int, str]]:
             if sequence.finish_reason is None:
                 yield i, sequence.sample()
         active = [sequence for sequence in active if sequence.finish_reason is None]
-        results = model.forward([(sequence.session, sequence.tokens[-1:]) for sequence in active])
-        for sequence, logits in zip(active, results, strict=True):
-            sequence.logits = logits
+        core = model._core
+        hooks = for_call([sequence.session for sequence in active], core)
+        # The logits stay in the sessions, where the samplers read them.
+        core.feed([(sequence.session._core, sequence.tokens[-1]) for sequence in active], hooks)
 
 
 def _pieces(model: Model, sequences: list[Sample], echo: bool) -> Iterator[str]:
@@ -369,17 +367,14 @@ class Sample:
         self,
         tokenizer: Tokenizer,
         session: Session,
-        logits: NDArray[np.float32],
         sampler: Sampler,
         prompt: Prompt | None,
         max_tokens: int | None,
         stops: tuple[str, ...],
-        penalised: bool,
         n_top: int | None,
         ends: Iterable[int] = (),
     ) -> None:
         self.session = session
-        self.logits = logits  # [vocab_size] for the next token
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = "length" if max_tokens == 0 else None
         self._sampler = sampler
@@ -390,28 +385,27 @@ class Sample:
         if isinstance(prompt, bytes):
             prompt = prompt.decode(errors="replace")
         self.echo = prompt if isinstance(prompt, str) else decoded
-        self._max_tokens = max_tokens
+        room = session.context - session.position + 1  # the last token need not be fed
+        self._limit = room if max_tokens is None else min(max_tokens, room)
+        self._at_limit: FinishReason = "length" if self._limit == max_tokens else "context"
         self._end_ids = {tokenizer.bos_id, *tokenizer.eos_ids, *ends}  # BOS too: llama2.c's models end a story so
-        self._penalised = penalised
         self._n_top = n_top
         self._logprobs: list[float] = []
         self._top_logprobs: list[list[tuple[int, float]]] = []
 
     def sample(self) -> str:
         """Choose the next token; gives the text that is final now."""
-        token = self._sampler.sample(self.logits, self.session.tokens if self._penalised else ())
+        token = self.session._core.sample(self._sampler)
         if token in self._end_ids:
             return self._finish("end")
         self.tokens.append(token)
         if self._n_top is not None:
-            self._note_logprobs(log_softmax(self.logits), token, self._n_top)
+            self._note_logprobs(token, self._n_top)
         text = self._text.push(token)
         if self._text.stopped:
             self.finish_reason = "stop"
-        elif len(self.tokens) == self._max_tokens:
-            text += self._finish("length")
-        elif self.session.position == self.session.context:
-            text += self._finish("context")
+        elif len(self.tokens) == self._limit:
+            text += self._finish(self._at_limit)
         return text
 
     def completion(self, text: str) -> Completion:
@@ -424,7 +418,10 @@ class Sample:
         self.finish_reason = "stop" if self._text.stopped else reason
         return text
 
-    def _note_logprobs(self, logprobs: NDArray[np.float64], token: int, n_top: int) -> None:
+    def _note_logprobs(self, token: int, n_top: int) -> None:
+        logits = self.session.logits
+        assert logits is not None
+        logprobs = log_softmax(logits)
         self._logprobs.append(float(logprobs[token]))
         best = np.argsort(-logprobs, kind="stable")[:n_top]
         self._top_logprobs.append([(int(i), float(logprobs[i])) for i in best])
@@ -448,6 +445,8 @@ class _Text:
         return text if self.stopped else text + self._held
 
     def _release(self, new: str) -> str:
+        if not self._stops:
+            return new
         text = self._held + new
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stops if stop in text]
         if found:  # the one that is complete first, so that the borders of tokens do not matter

@@ -29,15 +29,14 @@ void register_model(py::module_& module);
 void register_panels(py::module_& module);
 void register_machine(py::module_& module);
 
-class CallHooks;
-
-// Model.forward, which lives with the sessions that it feeds.
-py::list forward_many(const Model& model, const py::sequence& rows, const CallHooks* hooks);
+// Model.forward, which lives with the sessions that it feeds; and Model.feed: one token each, and no arrays of logits.
+py::list forward_many(const Model& model, const py::sequence& rows, const py::object& hooks);
+void feed_many(const Model& model, const py::sequence& rows, const py::object& hooks);
 
 // Model.run_with_cache, which lives with the hooks.
 py::tuple run_with_cache(const Model& model, const py::sequence& rows,
                          const std::vector<std::pair<int, std::int64_t>>& places,
                          const std::optional<std::vector<std::int64_t>>& positions,
-                         std::optional<std::int64_t> stop_at_layer, const CallHooks* hooks);
+                         std::optional<std::int64_t> stop_at_layer, const py::object& hooks);
 
 }  // namespace llama2cpp::bind

@@ -141,7 +141,7 @@ void check_memory(const Model& model, const Capture& capture, double captured, d
 py::tuple run_with_cache(const Model& model, const py::sequence& rows,
                          const std::vector<std::pair<int, std::int64_t>>& places,
                          const std::optional<std::vector<std::int64_t>>& positions,
-                         std::optional<std::int64_t> stop_at_layer, const CallHooks* call) {
+                         std::optional<std::int64_t> stop_at_layer, const py::object& call) {
   const Config& c = model.config();
   std::vector<Session*> sessions;
   std::vector<std::vector<std::int32_t>> ids;
@@ -160,7 +160,7 @@ py::tuple run_with_cache(const Model& model, const py::sequence& rows,
   const auto tokens = static_cast<std::int64_t>(ids[0].size());
   const std::int64_t width = stop_at_layer ? c.dim : c.vocab_size;
 
-  Hooks hooks = call == nullptr ? Hooks(c, model.backend()) : CallHooks::of(call, model);
+  Hooks hooks = call.is_none() ? Hooks(c, model.backend()) : CallHooks::of(call, model);
   hooks.stop_at_layer = stop_at_layer;
   std::vector<Place> wanted;
   for (const auto& [point, layer] : places) wanted.push_back(checked_place(point, layer, c));

@@ -587,6 +587,7 @@ True
           },
           arg("path"), arg("context") = py::none())
       .def("forward", &forward_many, arg("rows"), arg("hooks") = py::none())
+      .def("feed", &feed_many, arg("rows"), arg("hooks") = py::none())
       .def("run_with_cache", &run_with_cache, arg("rows"), arg("places"), arg("positions") = py::none(),
            arg("stop_at_layer") = py::none(), arg("hooks") = py::none());
 }

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -13,19 +14,43 @@
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
+#include "model/sampler.h"
 #include "model/session.h"
 #include "model/session_file.h"
 
 namespace llama2cpp::bind {
 namespace {
 
+// [vocab_size], holding anything. Large ones are the model's to use again: the C library would ask the system for each,
+// which takes longer than a step of Python's.
+py::array_t<float> new_logits(const Model& model) {
+  constexpr std::size_t kLarge = 65536;  // bytes
+  const py::ssize_t vocab_size = model.config().vocab_size;
+  const std::size_t bytes = static_cast<std::size_t>(vocab_size) * sizeof(float);
+  return bytes < kLarge ? py::array_t<float>(vocab_size) : float_array(model.borrow_memory(bytes), 0, {vocab_size});
+}
+
 // A copy of the session's logits [vocab_size], or None.
 py::object logits_array(const Session& session) {
-  py::object array = py::none();
+  py::array_t<float> array = new_logits(session.model());
+  bool there = false;
   session.with_logits([&](std::span<const float> logits) {
-    if (!logits.empty()) array = py::array_t<float>(static_cast<py::ssize_t>(logits.size()), logits.data());
+    std::copy(logits.begin(), logits.end(), array.mutable_data());
+    there = !logits.empty();
   });
-  return array;
+  return there ? py::object(std::move(array)) : py::none();
+}
+
+// Draws the id that follows the session's tokens, which are the sampler's history.
+std::int32_t sample(const Session& session, Sampler& sampler) {
+  std::vector<std::int32_t> history;
+  if (sampler.options().repetition_penalty != 1.0F) history = session.tokens();
+  std::int32_t id = 0;
+  session.with_logits([&](std::span<const float> logits) {
+    LLAMA2CPP_CHECK(!logits.empty(), "the session has no logits: it is new, or was rewound");
+    id = sampler.sample(logits, history);
+  });
+  return id;
 }
 
 // [position, n_kv_heads, head_dim], writable, in the file's order of head_dim; the cache lies [n_kv_heads][position].
@@ -37,35 +62,37 @@ py::array kv_array(const Session& session, const Tensor& cache) {
           std::vector<py::ssize_t>{row, cache.dim(1) * row, size}, cache.data, keeper(session.kv().memory())};
 }
 
-void feed(std::span<const Work> work, const CallHooks* call, const Model& model) {
+void run_released(std::span<const Work> work, const py::object& call, const Model& model) {
   const Hooks hooks = CallHooks::of(call, model);
   const ReleasedGil released;
   run(work, hooks, [] { poll_signals(); });
 }
 
-py::array_t<float> empty_logits(const Model& model) { return py::array_t<float>(model.config().vocab_size); }
-
-py::array step(Session& session, const py::object& token, const CallHooks* hooks) {
+py::array step(Session& session, const py::object& token, const py::object& hooks) {
   const std::int32_t id[] = {to_id(token)};
-  py::array_t<float> logits = empty_logits(session.model());
+  py::array_t<float> logits = new_logits(session.model());
   const Work work[] = {
       {.session = &session, .tokens = id, .all_logits = nullptr, .last_logits = logits.mutable_data()}};
-  feed(work, hooks, session.model());
+  run_released(work, hooks, session.model());
   return logits;
 }
 
-py::array prefill(Session& session, const py::object& tokens, bool all_logits, const CallHooks* hooks) {
+py::array prefill(Session& session, const py::object& tokens, bool all_logits, const py::object& hooks) {
   const std::vector<std::int32_t> ids = to_ids(tokens);
-  const py::ssize_t vocab_size = session.model().config().vocab_size;
-  const auto count = static_cast<py::ssize_t>(all_logits ? ids.size() : 1);
-  const Buffer memory = session.model().borrow_memory(static_cast<std::size_t>(count * vocab_size) * sizeof(float));
-  auto* const out = reinterpret_cast<float*>(memory.data());
-  const Work work[] = {{.session = &session,
-                        .tokens = ids,
-                        .all_logits = all_logits ? out : nullptr,
-                        .last_logits = all_logits ? nullptr : out}};
-  feed(work, hooks, session.model());
-  return all_logits ? float_array(memory, 0, {count, vocab_size}) : float_array(memory, 0, {vocab_size});
+  Work work = {.session = &session, .tokens = ids, .all_logits = nullptr, .last_logits = nullptr};
+  py::array_t<float> logits;
+  if (all_logits) {
+    const auto count = static_cast<py::ssize_t>(ids.size());
+    const py::ssize_t vocab_size = session.model().config().vocab_size;
+    const auto bytes = static_cast<std::size_t>(count * vocab_size) * sizeof(float);
+    logits = float_array(session.model().borrow_memory(bytes), 0, {count, vocab_size});
+    work.all_logits = logits.mutable_data();
+  } else {
+    logits = new_logits(session.model());
+    work.last_logits = logits.mutable_data();
+  }
+  run_released({&work, 1}, hooks, session.model());
+  return logits;
 }
 
 // cos and sin of the rotary angles of positions [0, count): two arrays [count, head_dim / 2].
@@ -81,23 +108,41 @@ py::tuple rotary(const Session& session, std::int64_t count) {
   return py::make_tuple(cos, sin);
 }
 
+// One of the rows that Model.forward and Model.feed get: a session, and what it is fed.
+std::pair<Session*, py::object> to_row(const py::handle row, const Model& model) {
+  auto pair = row.cast<std::pair<Session*, py::object>>();
+  LLAMA2CPP_CHECK(pair.first != nullptr && &pair.first->model() == &model, "a session belongs to another model");
+  return pair;
+}
+
 }  // namespace
 
-py::list forward_many(const Model& model, const py::sequence& rows, const CallHooks* hooks) {
+py::list forward_many(const Model& model, const py::sequence& rows, const py::object& hooks) {
   std::vector<std::vector<std::int32_t>> ids;
   std::vector<Work> work;
   py::list logits;
   for (const py::handle row : rows) {
-    const auto [session, tokens] = row.cast<std::pair<Session*, py::object>>();
-    LLAMA2CPP_CHECK(session != nullptr && &session->model() == &model, "a session belongs to another model");
+    const auto [session, tokens] = to_row(row, model);
     ids.push_back(to_ids(tokens));
-    py::array_t<float> array = empty_logits(model);
+    py::array_t<float> array = new_logits(model);
     work.push_back({.session = session, .tokens = {}, .all_logits = nullptr, .last_logits = array.mutable_data()});
     logits.append(std::move(array));
   }
   for (std::size_t i = 0; i < ids.size(); ++i) work[i].tokens = ids[i];
-  feed(work, hooks, model);
+  run_released(work, hooks, model);
   return logits;
+}
+
+void feed_many(const Model& model, const py::sequence& rows, const py::object& hooks) {
+  std::vector<std::int32_t> ids;
+  std::vector<Work> work;
+  for (const py::handle row : rows) {
+    const auto [session, token] = to_row(row, model);
+    ids.push_back(to_id(token));
+    work.push_back({.session = session, .tokens = {}, .all_logits = nullptr, .last_logits = nullptr});
+  }
+  for (std::size_t i = 0; i < ids.size(); ++i) work[i].tokens = {&ids[i], 1};
+  run_released(work, hooks, model);
 }
 
 void register_session(py::module_& module) {
@@ -112,6 +157,7 @@ void register_session(py::module_& module) {
       .def_property_readonly("logits", &logits_array)
       .def("step", &step, arg("token"), arg("hooks") = py::none())
       .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false, arg("hooks") = py::none())
+      .def("sample", &sample, arg("sampler"))
       .def("rotary", &rotary, arg("count"))
       .def("rewind", &Session::rewind, arg("position"), py::call_guard<ReleasedGil>())
       .def("fork", &Session::fork, py::call_guard<ReleasedGil>())

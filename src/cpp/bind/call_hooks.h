@@ -29,11 +29,13 @@ class CallHooks {
     return places;
   }
 
-  // What run() takes: these hooks, or none.
-  static Hooks of(const CallHooks* call, const Model& model) {
-    if (call == nullptr) return {};
-    LLAMA2CPP_CHECK(call->model_.get() == &model, "the hooks were made for another model");
-    return call->hooks_;
+  // What run() takes: these hooks, or none for None. (A pointer as a bound function's argument would be slow for None:
+  // pybind11 has Python make an exception first, to see whether another module knows the type.)
+  static Hooks of(const py::object& call, const Model& model) {
+    if (call.is_none()) return {};
+    const auto& hooks = call.cast<const CallHooks&>();
+    LLAMA2CPP_CHECK(hooks.model_.get() == &model, "the hooks were made for another model");
+    return hooks.hooks_;
   }
 
  private:

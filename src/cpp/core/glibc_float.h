@@ -1,6 +1,6 @@
 // Numbers that the GNU C library's float functions (since 2.28, on processors with fma) are made of. With them our own
-// code gives its results to the bit on every platform: the kernels of Arithmetic::llama2c its expf, rotary embedding
-// its powf, sinf and cosf. Data only: files of any instruction set may include it.
+// code gives its results to the bit on every platform: the kernels of Arithmetic::llama2c and the sampler its expf, rotary
+// embedding its powf, sinf and cosf. Data only: files of any instruction set may include it.
 #pragma once
 
 #include <cstdint>

@@ -9,23 +9,30 @@
 namespace llama2cpp {
 namespace {
 
-constexpr std::size_t kPieces = 2;  // activations and logits
+constexpr std::size_t kSmall = std::size_t{1} << 20;  // bytes: up to here a piece is kept as it is
+constexpr std::size_t kSmallPieces = 8;               // logits of steps, the ones that the caller still has among them
+constexpr std::size_t kLargePieces = 2;               // activations and logits of a prompt
 
 }  // namespace
 
 struct MemoryPool::Idle {
   std::mutex mutex;
-  std::vector<Buffer> pieces;  // the oldest first
+  std::vector<Buffer> small;  // the oldest first
+  std::vector<Buffer> large;
+
+  std::vector<Buffer>& pieces(std::size_t bytes) { return bytes <= kSmall ? small : large; }
 };
 
 struct MemoryPool::Loan {
   Loan(Buffer memory, const std::shared_ptr<Idle>& idle) : piece(std::move(memory)), pool(idle) {}
   ~Loan() {
     const std::shared_ptr<Idle> idle = pool.lock();
-    if (!idle || !piece.forget()) return;
+    const bool small = piece.size() <= kSmall;
+    if (!idle || !(small || piece.forget())) return;
     const std::lock_guard lock(idle->mutex);
-    if (idle->pieces.size() == kPieces) idle->pieces.erase(idle->pieces.begin());
-    idle->pieces.push_back(std::move(piece));  // has room: see the constructor
+    std::vector<Buffer>& pieces = idle->pieces(piece.size());
+    if (pieces.size() == (small ? kSmallPieces : kLargePieces)) pieces.erase(pieces.begin());
+    pieces.push_back(std::move(piece));  // has room: see the constructor
   }
   Loan(const Loan&) = delete;
   Loan& operator=(const Loan&) = delete;
@@ -34,18 +41,22 @@ struct MemoryPool::Loan {
   std::weak_ptr<Idle> pool;
 };
 
-MemoryPool::MemoryPool() : idle_(std::make_shared<Idle>()) { idle_->pieces.reserve(kPieces); }
+MemoryPool::MemoryPool() : idle_(std::make_shared<Idle>()) {
+  idle_->small.reserve(kSmallPieces);
+  idle_->large.reserve(kLargePieces);
+}
 
 Buffer MemoryPool::take(std::size_t bytes) {
   Buffer piece;
   {
     const std::lock_guard lock(idle_->mutex);
+    std::vector<Buffer>& pieces = idle_->pieces(bytes);
     // What is more than twice as large may be wanted whole.
     const auto fits = [&](const Buffer& b) { return b.size() >= bytes && b.size() / 2 <= bytes; };
-    const auto found = std::find_if(idle_->pieces.begin(), idle_->pieces.end(), fits);
-    if (found != idle_->pieces.end()) {
+    const auto found = std::find_if(pieces.begin(), pieces.end(), fits);
+    if (found != pieces.end()) {
       piece = std::move(*found);
-      idle_->pieces.erase(found);
+      pieces.erase(found);
     }
   }
   if (!piece) piece = Buffer::heap(bytes);

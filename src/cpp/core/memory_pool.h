@@ -1,5 +1,5 @@
-// MemoryPool: large pieces of memory that are asked for again and again, such as run_with_cache's. The system hands out
-// new memory zeroed, which takes as long as filling it.
+// MemoryPool: pieces of memory that are asked for again and again, such as run_with_cache's and the logits of steps. The
+// system hands out new memory zeroed, page by page, which takes longer than filling it.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,9 @@ class MemoryPool {
  public:
   MemoryPool();
 
-  // Memory that holds anything. When the last copy of the Buffer is gone the pool keeps it for the next one who asks, as
-  // one of two pieces, and only where the system can take the pages back meanwhile (Buffer::forget).
+  // Memory that holds anything. When the last copy of the Buffer is gone the pool keeps it for the next one who asks: up
+  // to eight pieces of at most 1 MB; and two larger ones, where the system can take the pages back meanwhile
+  // (Buffer::forget).
   Buffer take(std::size_t bytes);
 
  private:

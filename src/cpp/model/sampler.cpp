@@ -2,11 +2,13 @@
 #include "model/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
 
 #include "core/check.h"
+#include "model/exponentials.h"
 
 namespace llama2cpp {
 namespace {
@@ -23,9 +25,11 @@ void check_option(bool good, const char* name, float value, const char* expected
   LLAMA2CPP_CHECK(good && std::isfinite(value), name, " is ", value, ", expected ", expected);
 }
 
-// The largest of numbers that are not NaN. Several at a time, since compilers do not turn the order around by themselves.
+// Compilers make vectors of the inner loops of these two, and not of a plain loop.
+
+// The largest of numbers that are not NaN.
 float largest_of(std::span<const float> values) {
-  constexpr std::size_t kLanes = 16;
+  constexpr std::size_t kLanes = 32;
   float lanes[kLanes];
   std::fill_n(lanes, kLanes, -kInfinity);
   std::size_t i = 0;
@@ -36,16 +40,35 @@ float largest_of(std::span<const float> values) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
+// Calls see(index, value) for the values that pass(value), in their order.
+template <class Pass, class See>
+void for_each_that(std::span<const float> values, Pass pass, See see) {
+  constexpr std::size_t kBlock = 64;
+  for (std::size_t begin = 0; begin < values.size(); begin += kBlock) {
+    const std::span<const float> block = values.subspan(begin, std::min(kBlock, values.size() - begin));
+    std::int32_t passed = 0;
+    for (const float value : block) passed += pass(value) ? 1 : 0;
+    if (passed == 0) continue;  // mostly
+    std::size_t found[kBlock];
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < block.size(); ++i) {  // without a branch that would be guessed wrongly
+      found[count] = i;
+      count += pass(block[i]) ? 1 : 0;
+    }
+    for (std::size_t i = 0; i < count; ++i) see(begin + found[i], block[found[i]]);
+  }
+}
+
 void check_logits(std::span<const float> logits) {
   LLAMA2CPP_CHECK(!logits.empty(), "logits are empty, expected one for each id of the vocabulary");
   LLAMA2CPP_CHECK(logits.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()), "logits has ",
                   logits.size(), " values, more than there are ids");
-  const auto bad = static_cast<std::size_t>(
-      std::count_if(logits.begin(), logits.end(), [](float logit) { return !(logit < kInfinity); }));
-  for (std::size_t id = 0; bad > 0 && id < logits.size(); ++id) {
-    LLAMA2CPP_CHECK(logits[id] < kInfinity, "logits[", id, "] is ", logits[id],
-                    ", expected a finite number or -inf (which forbids the id)");
-  }
+  for_each_that(
+      logits, [](float logit) { return !(logit < kInfinity); },
+      [](std::size_t id, float logit) {
+        LLAMA2CPP_CHECK(false, "logits[", id, "] is ", logit,
+                        ", expected a finite number or -inf (which forbids the id)");
+      });
   LLAMA2CPP_CHECK(largest_of(logits) != -kInfinity, "all ", logits.size(), " logits are -inf: every id is forbidden");
 }
 
@@ -81,50 +104,34 @@ void Sampler::set_state(std::uint64_t state) {
 std::int32_t Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history) {
   check_logits(logits);
   check_history(history, logits.size());
-  values_.assign(logits.begin(), logits.end());
-  penalise(history);
-  if (options_.temperature == 0.0F) return argmax(values_);
-  softmax();
+  const std::span<const float> values = options_.repetition_penalty == 1.0F ? logits : penalised(logits, history);
+  if (options_.temperature == 0.0F) return argmax(values);
+  e_.resize(logits.size());
   candidates_.clear();
-  candidates_.reserve(values_.size());  // the last step that may throw
+  candidates_.reserve(logits.size());  // the last step that may throw
+  sum_ = exponentials(values, options_.temperature, largest_of(values), e_);
 
   const float coin = next_coin();
-  const bool top_k_on = options_.top_k > 0 && static_cast<std::uint64_t>(options_.top_k) < values_.size();
+  const bool top_k_on = options_.top_k > 0 && static_cast<std::uint64_t>(options_.top_k) < e_.size();
   const bool top_p_on = options_.top_p > 0.0F && options_.top_p < 1.0F;
   if (top_k_on || top_p_on) return draw_by_rank(top_k_on, top_p_on, coin);
   if (options_.min_p > 0.0F) return draw_by_id(coin);
   return draw_from_all(logits, coin);
 }
 
-void Sampler::penalise(std::span<const std::int32_t> history) {
+std::span<const float> Sampler::penalised(std::span<const float> logits, std::span<const std::int32_t> history) {
   const float penalty = options_.repetition_penalty;
-  if (penalty == 1.0F) return;
   constexpr float kLargest = std::numeric_limits<float>::max();
-  penalised_.assign(values_.size(), false);
+  e_.assign(logits.begin(), logits.end());
+  penalised_.assign(logits.size(), false);
   for (const std::int32_t signed_id : history) {
     const auto id = static_cast<std::size_t>(signed_id);
-    float& logit = values_[id];
+    float& logit = e_[id];
     if (penalised_[id] || logit == -kInfinity) continue;
     penalised_[id] = true;
     logit = std::clamp(logit > 0.0F ? logit / penalty : logit * penalty, -kLargest, kLargest);
   }
-}
-
-void Sampler::softmax() {
-  const float temperature = options_.temperature;
-  const float largest = largest_of(values_);
-  const float scaled = largest / temperature;
-  if (std::isfinite(scaled)) {
-    for (float& value : values_) value = value / temperature - scaled;
-  } else {  // a temperature so small that the quotient overflows: the difference is the same and does not
-    for (float& value : values_) value = (value - largest) / temperature;
-  }
-  float sum = 0.0F;
-  for (float& value : values_) {
-    value = std::exp(value);
-    sum += value;
-  }
-  for (float& value : values_) value /= sum;
+  return e_;
 }
 
 // xorshift*, as llama2.c has it: the top 24 of 64 bits.
@@ -137,13 +144,19 @@ float Sampler::next_coin() {
 }
 
 std::int32_t Sampler::draw_from_all(std::span<const float> logits, float coin) const {
+  constexpr std::size_t kBlock = 64;  // divided at once
+  float p[kBlock];
   float sum = 0.0F;
-  for (std::size_t id = 0; id < values_.size(); ++id) {
-    sum += values_[id];
-    if (coin < sum) return static_cast<std::int32_t>(id);
+  for (std::size_t begin = 0; begin < e_.size(); begin += kBlock) {
+    const std::size_t count = std::min(kBlock, e_.size() - begin);
+    for (std::size_t i = 0; i < count; ++i) p[i] = e_[begin + i] / sum_;
+    for (std::size_t i = 0; i < count; ++i) {
+      sum += p[i];
+      if (coin < sum) return static_cast<std::int32_t>(begin + i);
+    }
   }
   // The sum may end a little below 1. llama2.c then takes the last id; here the last that is not forbidden.
-  std::size_t last = values_.size() - 1;
+  std::size_t last = e_.size() - 1;
   while (logits[last] == -kInfinity) --last;
   return static_cast<std::int32_t>(last);
 }
@@ -159,7 +172,7 @@ std::int32_t Sampler::draw_from_candidates(std::size_t count, float mass, float 
 }
 
 std::int32_t Sampler::draw_by_id(float coin) {
-  collect_candidates(options_.min_p * largest_of(values_));
+  collect_candidates(options_.min_p * largest_probability());
   return draw_from_candidates(candidates_.size(), sum_of_candidates(), coin);
 }
 
@@ -176,9 +189,12 @@ std::int32_t Sampler::draw_by_rank(bool top_k_on, bool top_p_on, float coin) {
     if (top_p_on) enough = options_.top_p * sum_of_candidates();
   } else {
     // What top-p would still take is never less than the mean of what is left. (One id: no mean, the fallback takes it.)
-    const auto others = static_cast<float>(values_.size() - 1);
+    const auto others = static_cast<float>(e_.size() - 1);
     collect_candidates(others > 0.0F ? (1.0F - options_.top_p) / others : kInfinity);
-    if (candidates_.empty()) return argmax(values_);
+    if (candidates_.empty()) {
+      collect_candidates(largest_probability());
+      return candidates_[0].id;
+    }
     enough = options_.top_p;
   }
 
@@ -200,24 +216,41 @@ std::int32_t Sampler::draw_by_rank(bool top_k_on, bool top_p_on, float coin) {
 // A probability that at least `count` ids have, and few others: the count-th largest of the blocks' largest.
 float Sampler::least_of_top(std::size_t count) {
   constexpr std::size_t kBlock = 64;
-  const std::size_t blocks = (values_.size() + kBlock - 1) / kBlock;
+  const std::size_t blocks = (e_.size() + kBlock - 1) / kBlock;
   if (count >= blocks) return 0.0F;
   block_largest_.resize(blocks);
   for (std::size_t i = 0; i < blocks; ++i) {
     const std::size_t begin = i * kBlock;
-    block_largest_[i] = largest_of(std::span(values_).subspan(begin, std::min(kBlock, values_.size() - begin)));
+    block_largest_[i] = largest_of(std::span(e_).subspan(begin, std::min(kBlock, e_.size() - begin)));
   }
   const auto at = block_largest_.begin() + static_cast<std::ptrdiff_t>(count - 1);
   std::nth_element(block_largest_.begin(), at, block_largest_.end(), std::greater<>());
-  return *at;
+  return *at / sum_;
+}
+
+// The least e >= 0 with e / sum_ >= p. Quotients rise with e, and positive floats with their bits.
+float Sampler::least_exponential(float p) const {
+  std::uint32_t low = 0;
+  std::uint32_t high = std::bit_cast<std::uint32_t>(kInfinity);
+  while (low < high) {
+    const std::uint32_t middle = low + (high - low) / 2;
+    if (std::bit_cast<float>(middle) / sum_ >= p) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return std::bit_cast<float>(low);
 }
 
 // The ids that have at least this probability, in the order of ids.
 void Sampler::collect_candidates(float least) {
-  for (std::size_t id = 0; id < values_.size(); ++id) {
-    const float p = values_[id];
-    if (p >= least) candidates_.push_back({p, static_cast<std::int32_t>(id)});
-  }
+  const float least_e = least_exponential(least);
+  for_each_that(
+      e_, [=](float e) { return e >= least_e; },
+      [this](std::size_t id, float e) {
+        candidates_.push_back({e / sum_, static_cast<std::int32_t>(id)});
+      });
 }
 
 // Given that the first `sorted` candidates are the most probable in order, makes that true of the first `wanted`.

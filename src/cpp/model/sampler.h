@@ -35,8 +35,8 @@ struct SamplerOptions {
 // Probabilities are never divided again after step 3: steps 6 and 8 compare with what is left instead.
 // A logit of -inf forbids its id, which is never drawn. NaN, +inf and nothing but -inf are errors.
 //
-// std::exp(float) is the C library's expf, as in llama2.c. Libraries differ in its last bit, so two systems can draw
-// different ids where a coin falls within about 1e-7 of a border; on one system the text is llama2.c's.
+// exp is the GNU C library's expf, computed by ourselves (model/exponentials.h): so a text is llama2.c's where that is
+// linked with this library, and the same on every system.
 class Sampler {
  public:
   // Throws std::invalid_argument, with the value, for NaN, infinite and negative options (top_p may be negative).
@@ -59,13 +59,14 @@ class Sampler {
     std::int32_t id;
   };
 
-  void penalise(std::span<const std::int32_t> history);
-  void softmax();
+  std::span<const float> penalised(std::span<const float> logits, std::span<const std::int32_t> history);
   float next_coin();
   std::int32_t draw_from_all(std::span<const float> logits, float coin) const;
   std::int32_t draw_by_id(float coin);
   std::int32_t draw_by_rank(bool top_k_on, bool top_p_on, float coin);
+  float largest_probability() const { return 1.0F / sum_; }  // exp(0) is 1
   float least_of_top(std::size_t count);
+  float least_exponential(float p) const;
   void collect_candidates(float least);
   void sort_candidates(std::size_t sorted, std::size_t wanted);
   float sum_of_candidates() const;
@@ -73,7 +74,8 @@ class Sampler {
 
   SamplerOptions options_;
   std::uint64_t state_;
-  std::vector<float> values_;          // scratch [vocab_size]: logits, then probabilities
+  std::vector<float> e_;               // scratch [vocab_size]: exp(logit - largest); before that, penalised logits
+  float sum_ = 1.0F;                   // of them: p is e / sum
   std::vector<Candidate> candidates_;  // scratch, at most [vocab_size]
   std::vector<float> block_largest_;   // scratch, for top-k
   std::vector<bool> penalised_;        // scratch [vocab_size]

@@ -16,8 +16,10 @@ Session::Session(std::shared_ptr<const Model> model, std::int64_t context)
 }
 
 Session::Session(std::shared_ptr<const Model> model, std::unique_ptr<KvCache> kv, std::vector<std::int32_t> tokens,
-                 std::vector<float> logits)
-    : model_(std::move(model)), kv_(std::move(kv)), tokens_(std::move(tokens)), logits_(std::move(logits)) {}
+                 std::span<const float> logits)
+    : model_(std::move(model)), kv_(std::move(kv)), tokens_(std::move(tokens)) {
+  set_logits(logits);
+}
 
 Session::Turn::Turn(Session& session) : session_(&session) {
   if (session.owner_.load() == std::this_thread::get_id()) {
@@ -45,7 +47,19 @@ std::vector<std::int32_t> Session::tokens() const {
 
 void Session::with_logits(FunctionRef<void(std::span<const float>)> see) const {
   const std::lock_guard lock(state_mutex_);
-  see(logits_);
+  see(logits());
+}
+
+std::span<const float> Session::logits() const {
+  if (!has_logits_) return {};
+  return {reinterpret_cast<const float*>(logits_.data()), static_cast<std::size_t>(model_->config().vocab_size)};
+}
+
+void Session::set_logits(std::span<const float> logits) {
+  if (logits.empty()) return;
+  logits_ = model_->backend().alloc(logits.size_bytes());
+  std::copy(logits.begin(), logits.end(), reinterpret_cast<float*>(logits_.data()));
+  has_logits_ = true;
 }
 
 void Session::rewind(std::int64_t position) {
@@ -54,7 +68,7 @@ void Session::rewind(std::int64_t position) {
                   this->position());
   const std::lock_guard lock(state_mutex_);
   tokens_.resize(static_cast<std::size_t>(position));
-  logits_.clear();
+  has_logits_ = false;
 }
 
 std::unique_ptr<Session> Session::fork() {
@@ -62,7 +76,7 @@ std::unique_ptr<Session> Session::fork() {
   const Turn turn(*this);
   copy->kv_->copy_from(*kv_, position());
   copy->tokens_ = tokens_;
-  copy->logits_ = logits_;
+  copy->set_logits(logits());
   return copy;
 }
 
@@ -109,13 +123,14 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
 
   const Model& model = work[0].session->model();
   const std::int64_t vocab_size = model.config().vocab_size;
+  const auto logits_bytes = static_cast<std::size_t>(vocab_size) * sizeof(float);
+  const auto next_logits = [](const Work& w) { return reinterpret_cast<float*>(w.session->next_logits_.data()); };
   model.prepare();
 
   std::int64_t total = 0;
   for (const Work& w : work) total += static_cast<std::int64_t>(w.tokens.size());
   const std::int64_t chunk = hooks.need_one_pass() ? total : most_rows.value_or(chunk_of(model.config()));
   const auto activations = model.borrow_activations(std::min(chunk, total));
-  std::vector<std::vector<float>> last(work.size());  // the new session.logits()
 
   auto polled = Clock::now();
   const auto poll_now_and_then = [&] {
@@ -130,6 +145,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     std::vector<std::int32_t>& tokens = w.session->tokens_;
     const std::size_t needed = tokens.size() + w.tokens.size();
     if (tokens.capacity() < needed) tokens.reserve(std::max(needed, 2 * tokens.capacity()));
+    if (!w.session->next_logits_) w.session->next_logits_ = model.backend().alloc(logits_bytes);
   }
 
   if (hooks.any()) {
@@ -137,6 +153,12 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     for (const Work& w : work) feeds.push_back({w.session->tokens_, w.tokens});
     hooks.begin(feeds);
   }
+
+  // Where the logits of a session's part of a pass go: tokens [begin, begin + count).
+  const auto place_of = [&](const Work& w, SequenceInput::Logits wanted, std::int64_t begin, std::int64_t count) {
+    if (wanted == SequenceInput::Logits::last) return std::span(next_logits(w), static_cast<std::size_t>(vocab_size));
+    return std::span(w.all_logits + begin * vocab_size, static_cast<std::size_t>(count * vocab_size));
+  };
 
   // Each pass takes tokens from the sessions in turn until it is full.
   std::vector<SequenceInput> pass;
@@ -161,15 +183,12 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
       pass.push_back({w.session->kv_.get(), w.session->position() + fed,
                       w.tokens.subspan(static_cast<std::size_t>(fed), static_cast<std::size_t>(count)), wanted, next});
       rows += count;
-      if (wanted == SequenceInput::Logits::all) {
-        float* const to = w.all_logits + fed * vocab_size;
-        together = together && (logits_end == nullptr ? logit_rows == 0 : logits_end == to);
-        if (logits_end == nullptr) logits_begin = to;
-        logits_end = to + count * vocab_size;
-        logit_rows += count;
-      } else if (wanted == SequenceInput::Logits::last) {
-        together = false;
-        ++logit_rows;
+      if (wanted != SequenceInput::Logits::none) {
+        const std::span<float> to = place_of(w, wanted, fed, count);
+        together = together && (logits_end == nullptr || logits_end == to.data());
+        if (logits_end == nullptr) logits_begin = to.data();
+        logits_end = to.data() + to.size();
+        logit_rows += static_cast<std::int64_t>(to.size()) / vocab_size;
       }
       fed = count == left ? 0 : fed + count;
       if (count == left) ++next;
@@ -182,20 +201,15 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     }
     if (hooks.stop_at_layer) continue;
 
-    std::int64_t row = 0;
+    const float* made = activations->logits.row(0);
     for (std::size_t i = 0; i < pass.size(); ++i) {
-      const std::size_t index = first + i;
-      const auto count = static_cast<std::int64_t>(pass[i].tokens.size());
       if (pass[i].logits == SequenceInput::Logits::none) continue;
-      if (pass[i].logits == SequenceInput::Logits::all) {
-        float* const to = work[index].all_logits + (index == first ? first_fed : 0) * vocab_size;
-        if (logits_begin == nullptr) std::copy_n(activations->logits.row(row), count * vocab_size, to);
-        row += count;
-      } else {
-        ++row;
-      }
-      const float* logits = activations->logits.row(row - 1);
-      last[index].assign(logits, logits + vocab_size);
+      const Work& w = work[first + i];
+      const auto count = static_cast<std::int64_t>(pass[i].tokens.size());
+      const std::span<float> to = place_of(w, pass[i].logits, i == 0 ? first_fed : 0, count);
+      if (logits_begin == nullptr) std::copy_n(made, to.size(), to.data());
+      made += to.size();
+      if (w.all_logits != nullptr) std::copy_n(made - vocab_size, vocab_size, next_logits(w));
     }
   }
 
@@ -206,8 +220,9 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     Session& session = *work[i].session;
     const std::lock_guard lock(session.state_mutex_);
     session.tokens_.insert(session.tokens_.end(), work[i].tokens.begin(), work[i].tokens.end());
-    if (work[i].last_logits != nullptr) std::copy(last[i].begin(), last[i].end(), work[i].last_logits);
-    session.logits_ = std::move(last[i]);
+    std::swap(session.logits_, session.next_logits_);
+    session.has_logits_ = true;
+    if (work[i].last_logits != nullptr) std::copy_n(session.logits().data(), vocab_size, work[i].last_logits);
   }
 }
 

@@ -23,7 +23,7 @@ class Session {
 
   // Goes on after `tokens`, whose keys and values are in `kv`; `logits` [vocab_size] follow them, or are empty.
   Session(std::shared_ptr<const Model> model, std::unique_ptr<KvCache> kv, std::vector<std::int32_t> tokens,
-          std::vector<float> logits);
+          std::span<const float> logits);
 
   const Model& model() const { return *model_; }
   const std::shared_ptr<const Model>& shared_model() const { return model_; }
@@ -33,7 +33,7 @@ class Session {
   // What the last finished call left; may be asked for at any time, by any thread and by a hook.
   std::int64_t position() const;
   std::vector<std::int32_t> tokens() const;
-  // Calls see(logits [vocab_size]), or see(empty) where there are none yet or since a rewind.
+  // Calls see(logits [vocab_size]), or see(empty) where there are none yet or since a rewind. Meanwhile they stay.
   void with_logits(FunctionRef<void(std::span<const float>)> see) const;
 
   // Keeps the first `position` tokens.
@@ -59,13 +59,18 @@ class Session {
   friend void run(std::span<const struct Work> work, const Hooks& hooks, FunctionRef<void()> poll,
                   std::optional<std::int64_t> chunk);
 
+  std::span<const float> logits() const;  // empty: none
+  void set_logits(std::span<const float> logits);
+
   std::shared_ptr<const Model> model_;
   std::unique_ptr<KvCache> kv_;
   std::mutex mutex_;  // held for a whole call
   std::atomic<std::thread::id> owner_{};
-  mutable std::mutex state_mutex_;  // held while the two below are read or written
+  mutable std::mutex state_mutex_;  // held while tokens and logits are read or written
   std::vector<std::int32_t> tokens_;
-  std::vector<float> logits_;
+  bool has_logits_ = false;
+  Buffer logits_;       // [vocab_size], after the last token
+  Buffer next_logits_;  // [vocab_size], where a call makes them; when it has succeeded the two change places
 };
 
 // Tokens for one session, and where their logits go.

@@ -235,7 +235,7 @@ std::unique_ptr<Session> read_session(std::shared_ptr<const Model> model, const 
     fill(kv->keys(layer), tensor(cat("layers.", layer, ".keys")));
     fill(kv->values(layer), tensor(cat("layers.", layer, ".values")));
   }
-  return std::make_unique<Session>(std::move(model), std::move(kv), std::move(tokens), std::move(logits));
+  return std::make_unique<Session>(std::move(model), std::move(kv), std::move(tokens), logits);
 }
 
 void save_session(Session& session, const std::string& path, FunctionRef<void()> poll) {
