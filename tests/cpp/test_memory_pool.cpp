@@ -84,13 +84,29 @@ TEST_CASE("two pieces are kept, the newest") {
   CHECK(fresh.data() != fourth.data());
 }
 
-TEST_CASE("small pieces are not kept") {
+TEST_CASE("the last eight small pieces are kept") {
+  MemoryPool pool;
+  std::vector<Buffer> loans;
+  for (int i = 1; i <= 9; ++i) {
+    loans.push_back(pool.take(1000));
+    std::memset(loans.back().data(), i, 1000);
+  }
+  for (Buffer& loan : loans) loan = {};
+  loans.clear();
+  for (int i = 2; i <= 9; ++i) {
+    loans.push_back(pool.take(1000));
+    CHECK(loans.back().data()[999] == static_cast<std::byte>(i));
+  }
+  CHECK(pool.take(1000).data()[999] == std::byte{0});  // new memory is zeroed
+}
+
+TEST_CASE("a small piece is not kept for those who want less than half") {
   MemoryPool pool;
   Buffer loan = pool.take(1000);
   std::memset(loan.data(), 1, 1000);
   loan = {};
-  const Buffer again = pool.take(1000);  // new memory is zeroed
-  CHECK(std::vector<std::byte>(again.data(), again.data() + 1000) == std::vector<std::byte>(1000));
+  CHECK(pool.take(499).data()[0] == std::byte{0});
+  CHECK(pool.take(500).data()[0] == std::byte{1});
 }
 
 TEST_CASE("a loan outlives its pool") {
