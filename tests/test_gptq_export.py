@@ -563,6 +563,15 @@ def test_little_text_and_uneven_groups_are_noted(tmp_path: Path) -> None:
         assert np.isfinite(logits_of(after)).all()
 
 
+def test_a_group_is_named_for_any_rows_that_can_be_written(tmp_path: Path) -> None:
+    """Of 8 bits, four fill a word: rows need be no multiple of 8."""
+    done = convert(tiny.model(tiny.config(hidden_dim=52)), tmp_path / "m", "gptq8", calibration=Calibration([5] * 40))
+    said = "rows of 36 columns end with a smaller group than 128, which GPTQModel refuses; groups of 4 divide all rows"
+    assert said in done.notes
+    with llama2cpp.load(done.path) as after:
+        assert np.isfinite(logits_of(after)).all()
+
+
 def test_command_line(tmp_path: Path) -> None:
     package = Path(llama2cpp.__file__).parent / "storyteller"
     (tmp_path / "text.txt").write_text("Once upon a time there was a boy named Toby, who had a dog. " * 40)

@@ -50,7 +50,8 @@ def notes(source: Source, settings: Settings) -> list[str]:
     broken = sorted(count for count in columns if settings.group != -1 and count % settings.group)
     if not broken:
         return []
-    fits = max(size for size in (128, 64, 32, 16, 8) if all(count % size == 0 for count in columns))
+    # Four divides them all: rows fill whole words, and 8 bits are the most.
+    fits = max(size for size in (128, 64, 32, 16, 8, 4) if all(count % size == 0 for count in columns))
     return [
         f"rows of {broken[0]} columns end with a smaller group than {settings.group}, which GPTQModel refuses; "
         f"groups of {fits} divide all rows"
