@@ -13,7 +13,7 @@
 #include "backend/cpu/llama2c_order.inl"
 // clang-format on
 
-constexpr KernelTable kTable{
+[[maybe_unused]] constexpr KernelTable kTable{
     .name = kIsaName,
     .tile = kTileTokens,
     .matmul_f32 = matmul_float<FromF32>,
@@ -42,8 +42,19 @@ constexpr KernelTable kTable{
     .mix_f32 = mix<float>,
     .mix_f16 = mix<std::uint16_t>,
 };
-constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
+[[maybe_unused]] constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
 
 inline const KernelTable* kernels(Arithmetic arithmetic) {
   return arithmetic == Arithmetic::llama2c ? &kLlama2cTable : &kTable;
+}
+
+// For an ISA that differs from another in its products of integers alone: the other's kernels, with these in place of
+// them. Compiling the rest a second time would take as long again, and give the same code.
+inline KernelTable with_integer_products(KernelTable other) {
+  other.name = kIsaName;
+  other.matmul_int8 = matmul_int8;
+  other.matmul_blocks = matmul_blocks;
+  other.matmul_open = matmul_open;
+  other.matmul_llm_int8 = matmul_llm_int8;
+  return other;
 }
