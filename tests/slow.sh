@@ -42,12 +42,13 @@ export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1
 export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:die_after_fork=0:second_deadlock_stack=1
 
-# cpp NAME [CMake options]: configures and builds the C++ side in $build/NAME.
+# cpp NAME [CMake options]: configures and builds the C++ side in $build/NAME, without precompiled headers, so that a
+# file which does not include what it uses fails.
 cpp() {
   local folder=$build/$1
   shift
-  cmake -S . -B "$folder" -G Ninja -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_TESTS=ON -DLLAMA2CPP_WERROR=ON "$@" \
-    >"$folder.log" 2>&1 || { cat "$folder.log" && return 1; }
+  cmake -S . -B "$folder" -G Ninja -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_TESTS=ON -DLLAMA2CPP_WERROR=ON \
+    -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON "$@" >"$folder.log" 2>&1 || { cat "$folder.log" && return 1; }
   cmake --build "$folder" -- --quiet
 }
 
