@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from examples import run_examples
 
 import llama2cpp
-from llama2cpp import activation_names, interventions, plot
+from llama2cpp import _core, activation_names, interventions, plot
 from llama2cpp.activation_arrays import ActivationArrays
 from llama2cpp.heads_and_neurons import HeadsAndNeurons
 from llama2cpp.observation import Observation
@@ -41,11 +43,35 @@ def documented() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "thing"), list(documented()), ids=[name for name, _ in documented()])
-def test_examples(name: str, thing: Any, stories_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(stories_dir)
+def test_examples(name: str, thing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a new user has no file of the tests
     assert inspect.getdoc(thing), f"{name} has no docstring"
     needs_example = not (inspect.isclass(thing) and issubclass(thing, Exception))
     assert run_examples(thing) > 0 or not needs_example, f"{name} has no example"
+
+
+def everything() -> Iterator[tuple[str, Any]]:
+    """Every function, class and method of the package that has an example, public or not."""
+    modules = [info.name for info in pkgutil.walk_packages(llama2cpp.__path__, "llama2cpp.")]
+    for module in map(importlib.import_module, [name for name in modules if not name.endswith("__main__")]):
+        yield module.__name__, module
+        for name, thing in vars(module).items():
+            if getattr(thing, "__module__", None) != module.__name__ and module is not _core:
+                continue
+            yield f"{module.__name__}.{name}", thing
+            if inspect.isclass(thing):
+                yield from ((f"{module.__name__}.{name}.{key}", value) for key, value in vars(thing).items())
+
+
+OTHERS = {name: thing for name, thing in everything() if ">>>" in str(getattr(thing, "__doc__", None))}
+PUBLIC = {id(thing) for _, thing in documented()}
+OTHERS = {name: thing for name, thing in OTHERS.items() if id(thing) not in PUBLIC}
+
+
+@pytest.mark.parametrize("thing", OTHERS.values(), ids=OTHERS.keys())
+def test_inner_examples(thing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_examples(thing) > 0
 
 
 @pytest.mark.parametrize("thing", [llama2cpp.Model, llama2cpp.Session, llama2cpp.Config, llama2cpp.Tokenizer])

@@ -105,7 +105,7 @@ def test_echo(stories: llama2cpp.Model) -> None:
     text = stories.generate("One day, Zoë", max_tokens=10, temperature=0)
     ids = stories.tokenizer.encode("One day, Zoë")
     for prompt in ("One day, Zoë", "One day, Zoë".encode(), ids, np.array(ids)):
-        assert stories.generate(prompt, max_tokens=10, temperature=0, echo=True) == "One day, Zoë" + text  # type: ignore[arg-type]
+        assert stories.generate(prompt, max_tokens=10, temperature=0, echo=True) == "One day, Zoë" + text
     pieces = list(stories.stream("One day, Zoë", max_tokens=10, temperature=0, echo=True))
     assert (pieces[0], "".join(pieces[1:])) == ("One day, Zoë", text)
 
@@ -287,7 +287,9 @@ def test_arguments_that_cannot_be(stories: llama2cpp.Model, options: dict[str, A
 
 def test_without_a_tokenizer(stories_dir: Path) -> None:
     model = llama2cpp.load(stories_dir / "stories260K.bin")
-    assert model.tokenizer is None
+    assert not model.has_tokenizer
+    with pytest.raises(ValueError, match="no tokenizer"):
+        _ = model.tokenizer
     assert model.session().prefill([1, 2]).shape == (512,)
     for call in (model.generate, model.stream, model.perplexity):
         with pytest.raises(ValueError, match=r"no tokenizer.*tokenizer="):

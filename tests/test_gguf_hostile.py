@@ -50,7 +50,9 @@ def with_metadata(*entries: bytes) -> File:
 def test_a_good_one_opens() -> None:
     model = load(llama().to_bytes())
     assert model.config.dim == 32
-    assert model.tokenizer is None
+    assert not model.has_tokenizer
+    with pytest.raises(ValueError, match="the file has no tokenizer"):
+        _ = model.tokenizer
     assert model._core.tokenizer_problem == "the file has no tokenizer"
     assert not model.session().step(1).any()  # all weights are zeros
 

@@ -335,9 +335,9 @@ def test_ends_and_templates_of_a_folder(tmp_path: Path) -> None:
 
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chat"}]
     change_json(folder / "tokenizer_config.json", chat_template=named)
-    assert llama2cpp.load(folder).tokenizer.chat_template == "chat"  # type: ignore[union-attr]
+    assert llama2cpp.load(folder).tokenizer.chat_template == "chat"
     (folder / "chat_template.jinja").write_text("from a file")
-    assert llama2cpp.load(folder).tokenizer.chat_template == "from a file"  # type: ignore[union-attr]
+    assert llama2cpp.load(folder).tokenizer.chat_template == "from a file"
 
 
 def test_special_tokens_map(tmp_path: Path) -> None:
@@ -418,8 +418,10 @@ def test_a_model_with_an_unknown_tokenizer_opens(tmp_path: Path) -> None:
     folder = Spec().save(tmp_path)
     (folder / "tokenizer.json").write_text(json.dumps(changed(trained(), "model", "type", to="WordPiece")))
     model = llama2cpp.load(folder)
-    assert model.tokenizer is None
+    assert not model.has_tokenizer
     assert '"WordPiece", expected "BPE"' in model.tokenizer_problem
+    with pytest.raises(ValueError, match=r"no tokenizer.*WordPiece"):  # the error carries the reason
+        _ = model.tokenizer
     model.session().step(1)
     (folder / "tokenizer.json").write_text("{")
     assert "tokenizer.json" in llama2cpp.load(folder).tokenizer_problem

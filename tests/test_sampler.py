@@ -335,7 +335,7 @@ def test_what_becomes_float32_without_loss_is_taken(logits: Any) -> None:
         (np.array([0, 1 << 40]), "1099511627776"),
         ([1.0], "1.0"),
         (np.array([1.0]), "float64"),
-        (np.array([[1]]), r"\(1, 1\)"),
+        (np.array([[1], [1]]), r"\(2, 1\)"),
         ("01", "str"),
     ],
 )

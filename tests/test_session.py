@@ -136,7 +136,7 @@ def test_any_integer_array(model: llama2cpp.Model, dtype: Any) -> None:
         (["a"], "a|str"),
         ([None], "None"),
         (np.array([1.0, 2.0]), "float"),
-        (np.array([[1, 2]]), "2|shape"),
+        (np.array([[1, 2], [3, 4]]), "2|shape"),
         (np.array([True]), "bool"),
         ([1, 10**30], "1000000"),
     ],

@@ -3,12 +3,14 @@
 Examples
 --------
 >>> import llama2cpp
->>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+>>> model = llama2cpp.load("storyteller")
 >>> model.generate("Once upon a time", max_tokens=20, temperature=0)
-', there was a little girl named Lily. She loved to play outsid'
+', in a green village, there lived a little boy named Jonas and a little boy named Henry.'
 """
 
-from . import export, interventions, plot
+from typing import TYPE_CHECKING, Any
+
+from . import interventions, plot
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
 from .cache import ActivationCache
 from .conversation import Conversation, Turn, chat, chat_stream
@@ -19,6 +21,9 @@ from .lens import LogitLens, logit_lens
 from .model import Model, from_arrays, load
 from .recording import Recording
 from .session import Session
+
+if TYPE_CHECKING:
+    from . import export
 
 __all__ = [
     "ActivationCache",
@@ -49,3 +54,17 @@ __all__ = [
     "plot",
     "stream",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name == "export":  # the exporter is loaded when it is first used
+        import importlib
+
+        return importlib.import_module("llama2cpp.export")
+    from .arguments import close_names
+
+    raise AttributeError(f"module 'llama2cpp' has no attribute {name!r}{close_names(name, __all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

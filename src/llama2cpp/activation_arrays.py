@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import cache_file
 from .activation_names import get_act_name
+from .arguments import checked, close_names, integer
 from .html_views import size_text, table
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def select(array: NDArray[Any], selection: Selection, axis: int) -> NDArray[Any]
 
 def _plain(tokens: Any) -> Any:  # noqa: ANN401 - an id, or a list of ids
     """Make plain numbers of whatever has been passed."""
-    return [int(id) for id in tokens] if isinstance(tokens, Sequence | np.ndarray) else int(tokens)
+    if isinstance(tokens, Sequence | np.ndarray):
+        return [integer(id, "tokens", "ActivationCache") for id in tokens]
+    return integer(tokens, "tokens", "ActivationCache")
 
 
 class ActivationArrays(Mapping[str, NDArray[np.float32]]):
@@ -58,6 +61,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
     (1, 3, 8, 8)
     """
 
+    @checked
     def __init__(
         self,
         arrays: Mapping[str, Array],
@@ -84,22 +88,32 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         if not 1 <= len(key) <= 3:
             raise KeyError(f"{key!r}: expected a name, (name, layer) or (name, layer, layer type)")
         name, layer, *layer_type = key
-        if isinstance(layer, int | np.integer) and layer < 0:
-            layer = self._need_model().config.n_layers + int(layer)
+        if layer is not None and not isinstance(layer, str):
+            layer = integer(layer, "layer", "ActivationCache")
+            layer = layer if layer >= 0 else self._need_model().config.n_layers + layer
         return get_act_name(name, layer, *layer_type)
 
     def __getitem__(self, key: Key) -> Array:
         name = self._name(key if isinstance(key, str) or len(key) > 1 else key[0])
         if name not in self._arrays:
-            raise KeyError(f"no {name!r} among the {len(self)} activations that were kept")
+            raise KeyError(f"no {name!r} among the {len(self)} activations that were kept{self._hint(key, name)}")
         return self._arrays[name]
+
+    def _hint(self, key: Key, name: str) -> str:
+        shorts = sorted({full.rpartition("hook_")[2] for full in self._arrays})
+        if not isinstance(key, str):
+            key = key[0]
+        return close_names(key, shorts) or close_names(name, self._arrays)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [*self._arrays, *sorted({full.rpartition("hook_")[2] for full in self._arrays})]
 
     def __contains__(self, key: object) -> bool:
         if not isinstance(key, str | tuple):
             return False
         try:
             return self._name(key if isinstance(key, str) or len(key) > 1 else key[0]) in self._arrays
-        except (KeyError, IndexError):
+        except (KeyError, IndexError, TypeError):
             return False
 
     def __iter__(self) -> Iterator[str]:
@@ -150,10 +164,10 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> cache.remove_batch_dim()["q", 0].shape
-        (3, 8, 8)
+        (3, 6, 32)
         """
         if self.has_batch_dim:
             if self._batch_size() != 1:
@@ -164,6 +178,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
                 self.tokens = self.tokens[0]
         return self
 
+    @checked
     def apply_slice_to_batch_dim(self, batch_slice: Selection) -> Self:
         """Keep some prompts of a batch.
 
@@ -185,10 +200,10 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([[1, 403], [1, 407]])
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([[1, 508], [1, 509]])
         >>> cache.apply_slice_to_batch_dim(1)["q", 0].shape
-        (2, 8, 8)
+        (2, 6, 32)
         """
         if not self.has_batch_dim:
             raise ValueError("the cache has no batch axis")
@@ -213,10 +228,10 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403], names_filter="hook_embed")
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508], names_filter="hook_embed")
         >>> {name: array.shape for name, array in cache.to_numpy().items()}
-        {'hook_embed': (1, 2, 64)}
+        {'hook_embed': (1, 2, 192)}
         """
         return dict(self._arrays)
 
@@ -239,8 +254,8 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         --------
         >>> import llama2cpp
         >>> import tempfile
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cache.save(f"{folder}/cache.safetensors")
         ...     again = llama2cpp.ActivationCache.load(f"{folder}/cache.safetensors", model)
@@ -280,10 +295,10 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
 
         >>> import llama2cpp
         >>> try:
-        ...     llama2cpp.ActivationCache.load("stories260K.bin")
+        ...     llama2cpp.ActivationCache.load("cache.bin")
         ... except ValueError as error:
         ...     print(error)
-        stories260K.bin: expected a name that ends in .npz or .safetensors
+        cache.bin: expected a name that ends in .npz or .safetensors
         """
         arrays, facts = cache_file.load(path)
         return cls(

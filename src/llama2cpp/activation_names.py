@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from .arguments import checked
+
 _LAYER_TYPES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
 _SHORT = {
     "attn": "pattern",
@@ -19,6 +21,7 @@ _IN_ATTN = ("k", "v", "q", "z", "rot_k", "rot_q", "result", "pattern", "attn_sco
 _IN_MLP = ("pre", "post", "mid", "pre_linear")
 
 
+@checked
 def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
     """Make the full name of an activation from a short one, as TransformerLens does.
 

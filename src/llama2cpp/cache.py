@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .activation_arrays import Array, Selection, select
+from .arguments import checked, float_array
 from .heads_and_neurons import HeadsAndNeurons
 from .lens import LogitLens, logit_lens
 
@@ -71,14 +72,15 @@ class ActivationCache(HeadsAndNeurons):
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> logits, cache = model.run_with_cache("Once upon a time")
     >>> cache["pattern", 0].shape, cache["resid_post", -1].shape
-    ((1, 8, 5, 5), (1, 5, 64))
+    ((1, 6, 5, 5), (1, 5, 192))
     >>> bool((cache["blocks.4.hook_resid_post"] == cache["resid_post", -1]).all())
     True
     """
 
+    @checked
     def stack_activation(self, activation_name: str, layer: int | None = -1, sublayer_type: str | None = None) -> Array:
         """Stack one activation of the layers before `layer`.
 
@@ -106,10 +108,10 @@ class ActivationCache(HeadsAndNeurons):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> cache.stack_activation("pattern").shape
-        (5, 1, 8, 3, 3)
+        (5, 1, 6, 3, 3)
         """
         return np.stack([self[activation_name, i, sublayer_type] for i in range(self._layers(layer))])
 
@@ -138,6 +140,7 @@ class ActivationCache(HeadsAndNeurons):
         project_output_onto: ArrayLike | None = ...,
         incl_remainder: bool | None = ...,
     ) -> tuple[Array, list[str]]: ...
+    @checked
     def get_full_resid_decomposition(
         self,
         layer: int | None = None,
@@ -183,16 +186,16 @@ class ActivationCache(HeadsAndNeurons):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> parts, labels = cache.get_full_resid_decomposition(expand_neurons=False, return_labels=True)
         >>> parts.shape, labels[-4:]
-        ((47, 1, 3, 64), ['3_mlp_out', '4_mlp_out', 'embed', 'bias'])
+        ((38, 1, 3, 192), ['4_mlp_out', 'embed', 'bias', 'remainder'])
         """
         model = self._need_model()
         layer = self._layers(layer)
         self._check_mlp_input(layer, mlp_input)
-        directions = None if project_output_onto is None else np.asarray(project_output_onto, dtype=np.float32)
+        directions = None if project_output_onto is None else float_array(project_output_onto)
 
         def finished(stack: Array) -> Array:
             if apply_ln:
@@ -233,6 +236,7 @@ class ActivationCache(HeadsAndNeurons):
             labels.append("remainder")
         return (stack, labels) if return_labels else stack
 
+    @checked
     def logit_attrs(
         self,
         residual_stack: ArrayLike,
@@ -274,7 +278,7 @@ class ActivationCache(HeadsAndNeurons):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> logits, cache = model.run_with_cache("Once upon a")
         >>> parts, labels = cache.decompose_resid(return_labels=True, pos_slice=-1)
         >>> attrs = cache.logit_attrs(parts, " time", pos_slice=-1)
@@ -306,7 +310,7 @@ class ActivationCache(HeadsAndNeurons):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> logits, cache = model.run_with_cache("Once upon a")
         >>> cache.logit_lens(top_k=1).top_tokens()["final_post"]
         [[' time']]

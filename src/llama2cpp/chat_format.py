@@ -52,7 +52,7 @@ class ChatFormat:
     --------
     >>> import llama2cpp
     >>> from llama2cpp.chat_format import ChatFormat
-    >>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+    >>> tokenizer = llama2cpp.load("storyteller").tokenizer
     >>> ids = ChatFormat(tokenizer, "llama2").encode([{"role": "user", "content": "Hello"}])
     >>> tokenizer.decode(ids)
     '[INST] Hello [/INST]'

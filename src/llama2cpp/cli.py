@@ -115,7 +115,6 @@ def run(
     if mode not in ("generate", "chat"):
         raise ValueError(f"-m must be generate or chat, got {mode!r}")
     model = load(checkpoint, tokenizer=tokenizer)
-    assert model.tokenizer is not None
     sampler = Sampler(
         temperature=max(temperature, 0.0),
         top_p=top_p if 0 <= top_p <= 1 else 0.9,
@@ -238,7 +237,7 @@ def generate(
     if checkpoint is None and prompt and _names_a_checkpoint(prompt[0]):
         checkpoint = prompt.pop(0)
     with load(checkpoint, tokenizer=tokenizer, context=context, threads=threads) as model:
-        if model.tokenizer is None:
+        if not model.has_tokenizer:
             raise ValueError("the checkpoint has no tokenizer: pass one, such as -z tokenizer.bin")
         pieces = model.stream(
             os.fsencode(" ".join(prompt)),
@@ -505,7 +504,7 @@ def _facts(model: Model) -> dict[str, object]:
         "parameters": f"{parameters:,}",
         "weights": f"{sum(weight['bytes'] for weight in weights):,} bytes",
         "tokenizer": _tokenizer_fact(model),
-        "chat template": "yes" if model.tokenizer is not None and model.tokenizer.chat_template else "no",
+        "chat template": "yes" if model.has_tokenizer and model.tokenizer.chat_template else "no",
         "keys and values": f"{model.kv}, {kv_bytes:,} bytes a token, {kv_bytes * model.context:,} for {model.context}",
         "activations": model.activations,
         "memory": f"{full:,} bytes with one full session: matrices {form}, {matrices:,}, and its keys and values",
@@ -513,7 +512,7 @@ def _facts(model: Model) -> dict[str, object]:
 
 
 def _tokenizer_fact(model: Model) -> str:
-    if model.tokenizer is None:
+    if not model.has_tokenizer:
         return f"none ({model.tokenizer_problem})" if model.tokenizer_problem else "none"
     return repr(model.tokenizer).removeprefix("<Tokenizer of ").removesuffix(">")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import generation
 from ._core import ContextFullError, FormatError
+from .arguments import checked, checked_options
 from .chat_format import ChatFormat, Message, checked_messages
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class ChatOptions(TypedDict, total=False):
     min_p: float
     repetition_penalty: float
     seed: int | None
-    stop: str | Sequence[str]
+    stop: generation.Stop
 
 
 # Where chats differ from generate's defaults: answers end by themselves, and are better a little below temperature 1.
@@ -87,9 +88,9 @@ def chat(
     The model of the examples tells stories and was made for no chat:
 
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> llama2cpp.chat("Hello", model=model, template="llama2", max_tokens=10, temperature=0)
-    '. All the other an'
+    ', andilaaaaa. Every'
     """
     stream = chat_stream(messages, model=model, template=template, special_in_content=special_in_content, **options)
     return "".join(stream)
@@ -125,15 +126,16 @@ def chat_stream(
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> list(llama2cpp.chat_stream("Hello", model=model, template="llama2", max_tokens=2, temperature=0))
-    ['.', ' ']
+    [',', ' and']
     """
     model = _model_or_default(model)
-    form = ChatFormat(generation.tokenizer_of(model), template, special_in_content)
+    checked_options(options, ChatOptions, "chat")
+    form = ChatFormat(model.tokenizer, template, special_in_content)
     session = model.session()
     session.prefill(form.encode(checked_messages(messages)))
-    sample = generation.answer(generation.tokenizer_of(model), session, **_sampling(form, options))
+    sample = generation.answer(model.tokenizer, session, **_sampling(form, options))
     return (text for _, text in generation.decode(model, [sample]) if text)
 
 
@@ -162,7 +164,7 @@ class Turn:
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> conversation = llama2cpp.Conversation(model, template="llama2", temperature=0, max_tokens=5)
     >>> answer = conversation.say("Hello")
     >>> conversation.last_turn.tokens, conversation.last_turn.finish_reason
@@ -213,17 +215,18 @@ class Conversation:
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> conversation = llama2cpp.Conversation(model, template="llama2", temperature=0, max_tokens=5)
     >>> conversation.say("Hello")
-    '. All the'
+    ', andilaa'
     >>> for piece in conversation.stream("What?"):
     ...     print(end=piece)
-    . What
+    and the tuli
     >>> len(conversation.history), conversation.last_turn.reused_tokens > 10
     (4, True)
     """
 
+    @checked
     def __init__(
         self,
         model: Model | None = None,
@@ -234,8 +237,9 @@ class Conversation:
         special_in_content: bool = False,
         **options: Unpack[ChatOptions],
     ) -> None:
+        checked_options(options, ChatOptions, "Conversation")
         self._model = _model_or_default(model)
-        self._tokenizer = generation.tokenizer_of(self._model)
+        self._tokenizer = self._model.tokenizer
         self._format = ChatFormat(self._tokenizer, template, special_in_content)
         self._session = self._model.session(context)
         self._options = options
@@ -267,10 +271,10 @@ class Conversation:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> conversation = llama2cpp.Conversation(model, template="llama2", temperature=0)
         >>> conversation.say("Hello", max_tokens=3)
-        '. A'
+        ', andil'
         """
         return "".join(self.stream(text, **options))
 
@@ -301,15 +305,16 @@ class Conversation:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> conversation = llama2cpp.Conversation(model, template="llama2", temperature=0)
         >>> pieces = conversation.stream("Hello")
         >>> next(pieces), next(pieces)
-        ('.', ' ')
+        (',', ' and')
         >>> pieces.close()
         >>> conversation.history[-1]
-        {'role': 'assistant', 'content': '. '}
+        {'role': 'assistant', 'content': ', and'}
         """
+        checked_options(options, ChatOptions, "Conversation.stream")
         self._end_answer()
         merged: ChatOptions = {**self._options, **options}
         sampling = _sampling(self._format, merged)
@@ -385,7 +390,7 @@ class Conversation:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> conversation = llama2cpp.Conversation(model, template="llama2", max_tokens=5)
         >>> answer = conversation.say("Hello")
         >>> conversation.reset()
@@ -415,7 +420,7 @@ class Conversation:
         --------
         >>> import llama2cpp
         >>> import tempfile
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> conversation = llama2cpp.Conversation(model, template="llama2", max_tokens=5, seed=1)
         >>> answer = conversation.say("Hello")
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -460,7 +465,7 @@ class Conversation:
         See `save`.
 
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> conversation = llama2cpp.Conversation(model, template="llama2")
         >>> try:
         ...     conversation.load("no such file.json")
@@ -507,8 +512,7 @@ def _sampling(form: ChatFormat, options: ChatOptions) -> dict[str, Any]:
     """Options for `generation.answer`, with the ends of the template."""
     merged: dict[str, Any] = {**_DEFAULTS, **options}
     ids, strings = form.ends
-    stop = merged.get("stop", ())
-    return {**merged, "ends": ids, "stop": ((stop,) if isinstance(stop, str) else tuple(stop)) + strings}
+    return {**merged, "ends": ids, "stop": generation.stop_strings(merged.get("stop")) + strings}
 
 
 def _session_path(path: Path) -> Path:

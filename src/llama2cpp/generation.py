@@ -6,13 +6,18 @@ import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import exp
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._core import Sampler, StreamDecoder, Tokenizer
+from .arguments import checked
 from .hooks import for_call
+from .html_views import details_html, facts_html, table
+from .token_ids import Prompt as Prompt
+from .token_ids import to_ids as to_ids
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,10 +25,12 @@ if TYPE_CHECKING:
     from .model import Model
     from .session import Session
 
-Prompt: TypeAlias = str | bytes | Sequence[int]
 FinishReason: TypeAlias = Literal["end", "stop", "length", "context"]
 
+Stop: TypeAlias = str | Sequence[str | None] | None
+
 _SEEDS = 2**64
+_ROWS_SHOWN = 200  # of a completion's tokens in a notebook
 
 
 class Options(TypedDict, total=False):
@@ -36,7 +43,7 @@ class Options(TypedDict, total=False):
     min_p: float
     repetition_penalty: float
     seed: int | None
-    stop: str | Sequence[str]
+    stop: Stop
     echo: bool
 
 
@@ -61,7 +68,7 @@ class Completion:
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> completion = model.generate("Once upon a", max_tokens=1, temperature=0, logprobs=2)
     >>> completion.text, completion.finish_reason, len(completion.top_logprobs[0])
     (' time', 'length', 2)
@@ -72,6 +79,17 @@ class Completion:
     logprobs: list[float]
     top_logprobs: list[list[tuple[int, float]]]
     finish_reason: FinishReason
+
+    def _repr_html_(self) -> str:
+        likeliest = [exp(best[0][1]) if best else None for best in self.top_logprobs]
+        rows = [
+            (i, token, f"{exp(logprob):.1%}", "" if best is None else f"{best:.1%}")
+            for i, (token, logprob, best) in enumerate(zip(self.tokens, self.logprobs, likeliest, strict=False))
+        ]
+        rest = f"<p>and {len(rows) - _ROWS_SHOWN} more</p>" if len(rows) > _ROWS_SHOWN else ""
+        probabilities = table(("", "id", "probability", "the likeliest one's"), rows[:_ROWS_SHOWN]) + rest
+        facts = {"text": self.text, "tokens": len(self.tokens), "finish_reason": self.finish_reason}
+        return facts_html("llama2cpp.Completion", facts) + details_html("probabilities", probabilities)
 
 
 # n=1 is a str and any other int a list: mypy sees that one is part of the other.
@@ -96,6 +114,7 @@ def generate(  # type: ignore[overload-overlap]
 def generate(
     prompt: Prompt = ..., *, model: Model | None = ..., n: int, logprobs: int, **options: Unpack[Options]
 ) -> list[Completion]: ...
+@checked
 def generate(
     prompt: Prompt = "",
     *,
@@ -107,7 +126,7 @@ def generate(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     seed: int | None = None,
-    stop: str | Sequence[str] = (),
+    stop: Stop = (),
     n: int = 1,
     echo: bool = False,
     logprobs: int | None = None,
@@ -118,9 +137,9 @@ def generate(
 
     Parameters
     ----------
-    prompt : str, bytes or sequence of int
+    prompt : str, bytes, sequence or array of int
         Text (bytes if it is not valid UTF-8), which gets a BOS token before it where the model is used to one; or ids,
-        which are taken as they are.
+        which are taken as they are: any sequence, an array or a tensor of integers [T] or [1, T].
     model : Model
         From `load`.
     max_tokens : int, optional
@@ -137,7 +156,7 @@ def generate(
         Above 1 makes the tokens of the prompt and the text less likely to come again.
     seed : int, optional
         The same seed gives the same text, whatever the machine and its number of threads. Random if not given.
-    stop : str or sequence of str
+    stop : str or sequence of str, optional
         The text ends before the first of these, wherever the borders of tokens are.
     n : int
         How many samples, decoded together. Sample i is what ``seed + i`` gives alone.
@@ -155,15 +174,17 @@ def generate(
     ------
     ValueError
         For an argument that cannot be, or a model without a tokenizer.
+    TypeError
+        For an argument that is no integer where one is wanted, or that there is not.
     ContextFullError
         If the prompt does not fit in the context.
 
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> llama2cpp.generate("Once upon a time", model=model, max_tokens=20, temperature=0, stop=".")
-    ', there was a little girl named Lily'
+    ', in a green village, there lived a little boy named Jonas and a little boy named Henry'
     >>> two = llama2cpp.generate("The dog", model=model, max_tokens=20, seed=1, n=2)
     >>> two[1] == llama2cpp.generate("The dog", model=model, max_tokens=20, seed=2)
     True
@@ -184,6 +205,7 @@ def generate(
     return completions if n > 1 else completions[0]
 
 
+@checked
 def stream(
     prompt: Prompt = "",
     *,
@@ -195,7 +217,7 @@ def stream(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     seed: int | None = None,
-    stop: str | Sequence[str] = (),
+    stop: Stop = (),
     echo: bool = False,
 ) -> Iterator[str]:
     """Continue a prompt, and give the text as it comes.
@@ -220,38 +242,17 @@ def stream(
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> for piece in llama2cpp.stream("Once upon a", model=model, max_tokens=4, temperature=0):
     ...     print(repr(piece))
     ' time'
     ','
-    ' there'
-    ' was'
+    ' in'
+    ' a'
     """
     samplers = make_samplers(1, seed, temperature, top_p, top_k, min_p, repetition_penalty)
     model, sequences = _begin(model, prompt, samplers, max_tokens, stop, None)
     return _pieces(model, sequences, echo)
-
-
-def tokenizer_of(model: Model) -> Tokenizer:
-    """Get the model's tokenizer, or a ValueError that says why there is none and how to give it one."""
-    if model.tokenizer is None:
-        problem = model.tokenizer_problem
-        raise ValueError(
-            f"the model has no tokenizer{f' ({problem})' if problem else ''}: pass one, such as "
-            "load(path, tokenizer='tokenizer.bin'), or work with ids through model.session()"
-        )
-    return model.tokenizer
-
-
-def to_ids(model: Model, text: Prompt) -> list[int]:
-    """Ids as they are, text with BOS before it where the tokenizer's file wants that."""
-    if not isinstance(text, str | bytes):
-        return list(text)
-    tokenizer = tokenizer_of(model)
-    ids = tokenizer.encode(text, eos=False)
-    # A model has to begin with something, even one that knows no BOS before a text.
-    return ids if ids or tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -289,7 +290,7 @@ def _begin(
     prompt: Prompt,
     samplers: list[Sampler],
     max_tokens: int | None,
-    stop: str | Sequence[str],
+    stop: Stop,
     logprobs: int | None,
 ) -> tuple[Model, list[Sample]]:
     """Read the prompt once, and fork the session for each further sampler."""
@@ -298,7 +299,7 @@ def _begin(
 
         model = default_model()
     stops = _checked(max_tokens, stop)
-    tokenizer = tokenizer_of(model)
+    tokenizer = model.tokenizer
     ids = to_ids(model, prompt)
     session = model.session()
     session.prefill(ids)
@@ -309,6 +310,7 @@ def _begin(
     ]
 
 
+@checked
 def answer(
     tokenizer: Tokenizer,
     session: Session,
@@ -321,18 +323,27 @@ def answer(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
     seed: int | None = None,
-    stop: str | Sequence[str] = (),
+    stop: Stop = (),
 ) -> Sample:
     """Begin a sample where a session is, whose text is that of the new ids alone. It ends at `ends`, too."""
     samplers = make_samplers(1, seed, temperature, top_p, top_k, min_p, repetition_penalty)
     return Sample(tokenizer, session, samplers[0], None, max_tokens, _checked(max_tokens, stop), None, ends)
 
 
-def _checked(max_tokens: int | None, stop: str | Sequence[str]) -> tuple[str, ...]:
+def _checked(max_tokens: int | None, stop: Stop) -> tuple[str, ...]:
     """Give the stop strings, if both can be."""
     if max_tokens is not None and max_tokens < 0:
         raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    return stop_strings(stop)
+
+
+def stop_strings(stop: Stop) -> tuple[str, ...]:
+    """Give the stop strings; None, alone or among them, is none."""
+    given = stop if isinstance(stop, Iterable) and not isinstance(stop, str) else [stop]
+    stops = tuple(one for one in given if one is not None)
+    for one in stops:
+        if not isinstance(one, str):
+            raise TypeError(f"stop is {one!r} ({type(one).__name__}), expected str, a sequence of str, or None")
     if "" in stops:
         raise ValueError("a stop string must not be empty")
     return stops

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from .activation_arrays import Array, Selection, select
 from .activation_names import get_act_name
+from .arguments import checked, float_array
 from .residual_stream import ResidualStream
 
 
@@ -18,10 +19,10 @@ class HeadsAndNeurons(ResidualStream):
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin")
-    >>> logits, cache = model.run_with_cache([1, 403, 407])
+    >>> model = llama2cpp.load("storyteller")
+    >>> logits, cache = model.run_with_cache([1, 508, 509])
     >>> cache.stack_head_results().shape, cache.get_neuron_results(0).shape
-    ((40, 1, 3, 64), (1, 3, 172, 64))
+    ((30, 1, 3, 192), (1, 3, 512, 192))
     """
 
     def compute_head_results(self) -> None:
@@ -38,11 +39,11 @@ class HeadsAndNeurons(ResidualStream):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407], names_filter=lambda name: name.endswith("hook_z"))
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509], names_filter=lambda name: name.endswith("hook_z"))
         >>> cache.compute_head_results()
         >>> cache["result", 0].shape
-        (1, 3, 8, 64)
+        (1, 3, 6, 192)
         """
         for i in range(self._need_model().config.n_layers):
             name = get_act_name("result", i)
@@ -76,6 +77,7 @@ class HeadsAndNeurons(ResidualStream):
         pos_slice: Selection = ...,
         apply_ln: bool = ...,
     ) -> tuple[Array, list[str]]: ...
+    @checked
     def stack_head_results(
         self,
         layer: int | None = -1,
@@ -115,11 +117,11 @@ class HeadsAndNeurons(ResidualStream):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> heads, labels = cache.stack_head_results(return_labels=True)
         >>> heads.shape, labels[:2]
-        ((40, 1, 3, 64), ['L0H0', 'L0H1'])
+        ((30, 1, 3, 192), ['L0H0', 'L0H1'])
         """
         layer = self._layers(layer)
         n_heads = self._need_model().config.n_heads
@@ -139,6 +141,7 @@ class HeadsAndNeurons(ResidualStream):
     def _with_remainder(stack: Array, whole: Array) -> Array:
         return np.concatenate([stack, (whole - stack.sum(axis=0))[None]])
 
+    @checked
     def get_neuron_results(
         self,
         layer: int,
@@ -170,16 +173,16 @@ class HeadsAndNeurons(ResidualStream):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> cache.get_neuron_results(2, pos_slice=-1).shape
-        (1, 172, 64)
+        (1, 512, 192)
         """
         neurons = select(select(self["post", layer], pos_slice, -2), neuron_slice, -1)
         weights = select(self._need_model().weights[f"blocks.{layer}.mlp.W_out"], neuron_slice, 0)  # [neurons, dim]
         if project_output_onto is None:
             return np.asarray(neurons[..., None] * weights)
-        directions = np.asarray(project_output_onto, dtype=np.float32)
+        directions = float_array(project_output_onto)
         projected: Array = np.asarray(weights @ directions)
         results: Array = neurons * projected if directions.ndim == 1 else neurons[..., None] * projected
         return results
@@ -209,6 +212,7 @@ class HeadsAndNeurons(ResidualStream):
         project_output_onto: ArrayLike | None = ...,
         mlp_input: bool = ...,
     ) -> tuple[Array, list[str]]: ...
+    @checked
     def stack_neuron_results(
         self,
         layer: int | None,
@@ -258,12 +262,12 @@ class HeadsAndNeurons(ResidualStream):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
-        >>> direction = model.tokens_to_residual_directions(261)
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
+        >>> direction = model.tokens_to_residual_directions(260)
         >>> neurons = cache.stack_neuron_results(5, pos_slice=-1, apply_ln=True, project_output_onto=direction)
-        >>> neurons.shape  # what each says for token 261
-        (860, 1)
+        >>> neurons.shape  # what each says for token 260
+        (2560, 1)
         """
         layer = self._layers(layer)
         self._check_mlp_input(layer, mlp_input)
@@ -283,7 +287,7 @@ class HeadsAndNeurons(ResidualStream):
                 whole = self.apply_ln_to_stack(whole, layer, mlp_input, pos_slice)
         else:
             stack, whole = self._projected_neurons(
-                layer, neuron_slice, pos_slice, np.asarray(project_output_onto, np.float32), apply_ln, mlp_input
+                layer, neuron_slice, pos_slice, float_array(project_output_onto), apply_ln, mlp_input
             )
         if incl_remainder:
             stack = self._with_remainder(stack, whole[0])

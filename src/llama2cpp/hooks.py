@@ -46,15 +46,15 @@ class HookPoint:
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> def look(activation, hook):
     ...     print(hook.name, hook.layer, hook.position, activation.shape)
     >>> with model.hooks([("blocks.4.hook_mlp_out", look)]):
     ...     session = model.session()
-    ...     logits = session.prefill([1, 403, 407])
-    ...     logits = session.step(261)
-    blocks.4.hook_mlp_out 4 0 (1, 3, 64)
-    blocks.4.hook_mlp_out 4 3 (1, 1, 64)
+    ...     logits = session.prefill([1, 508, 509])
+    ...     logits = session.step(260)
+    blocks.4.hook_mlp_out 4 0 (1, 3, 192)
+    blocks.4.hook_mlp_out 4 3 (1, 1, 192)
     """
 
     name: str

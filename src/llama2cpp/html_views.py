@@ -1,12 +1,16 @@
-"""What a notebook shows for sessions, caches and lists of tokens. Text of a model is escaped before it is put in."""
+"""What a notebook shows for models, sessions, caches and tokens. Text of a model is escaped before it is put in.
+
+Tables take the page's own colours, so that they are read on light and dark ones; coloured tokens bring black text.
+"""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ._core import Tokenizer
+from ._core import Config, Tokenizer
+from .arguments import checked
 
 _COLOURS = ("#dbe9ff", "#ffe8cc", "#d9f2d9", "#f5dcf0", "#fff3b8", "#d6f0f2")  # pale: black text is read on them
 _MOST_TOKENS = 2000  # a page of them; the rest is counted
@@ -25,12 +29,13 @@ class TokenList(list[str]):
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> tokens = model.to_str_tokens("Once upon")
     >>> tokens[-1], tokens.ids[-1]
-    (' upon', 407)
+    (' upon', 509)
     """
 
+    @checked
     def __init__(self, texts: Iterable[str], ids: Iterable[int]) -> None:
         super().__init__(texts)
         self.ids = list(ids)
@@ -75,6 +80,31 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         return "<tr>" + "".join(f"<{tag}{style}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
     return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def facts_html(title: str, facts: Mapping[str, Any]) -> str:
+    """Make a heading and a table of two columns, names and values; both are escaped."""
+    style = 'style="text-align:left;vertical-align:top;color:inherit;background:transparent"'
+    rows = "".join(
+        f"<tr><th {style}>{html.escape(str(name))}</th><td {style}>{html.escape(str(value))}</td></tr>"
+        for name, value in facts.items()
+    )
+    return f"<p><b>{html.escape(title)}</b></p><table>{rows}</table>"
+
+
+def details_html(summary: str, content: str) -> str:
+    """Fold HTML away under a line."""
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
+
+
+def config_html(config: Config) -> str:
+    """Show the sizes and constants of a model."""
+    facts = {name: value for name, value in config.to_dict().items() if value not in (None, ())}
+    for name in ("norm_eps", "rope_theta"):
+        facts[name] = f"{facts[name]:.6g}"
+    if "rope_factors" in facts:
+        facts["rope_factors"] = f"{len(facts['rope_factors'])} factors"
+    return facts_html("llama2cpp.Config", facts)
 
 
 def size_text(size: float) -> str:

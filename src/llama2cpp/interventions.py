@@ -25,7 +25,7 @@ Examples
 --------
 >>> import llama2cpp
 >>> from llama2cpp import interventions
->>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+>>> model = llama2cpp.load("storyteller")
 >>> with model.hooks([interventions.zero("z", layer=1, head=[0, 4]), interventions.scale("mlp_out", 1.1, layer=-1)]):
 ...     text = model.generate("Once upon a time", max_tokens=8)
 """
@@ -40,6 +40,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core
+from .arguments import checked, float_array, integers
 from .cache import ActivationCache
 from .places import Names, Place, find_places, name_of
 
@@ -109,7 +110,7 @@ class Intervention:
         --------
         >>> import llama2cpp
         >>> from llama2cpp import interventions
-        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> len(interventions.zero(["z", "mlp_out"]).compile(model.config))
         2
         """
@@ -161,7 +162,7 @@ class Intervention:
         if self.change == "project_out" and np.ndim(value) == 0:
             raise ValueError(f"{self!r}: the direction is a number, expected an array")
         exact = self.change == "project_out"
-        value = np.asarray(value, np.float64) if exact else np.asarray(value, np.float32).astype(np.float64)
+        value = float_array(value, np.float64) if exact else float_array(value).astype(np.float64)
         if exact:
             length = np.sqrt(np.cumsum(value * value, axis=-1)[..., -1:])
             if not np.isfinite(length).all() or (length == 0).any():
@@ -224,6 +225,7 @@ class Intervention:
         return np.ascontiguousarray(array, dtype=np.float64), [there[row] for row in rows]
 
 
+@checked
 def zero(
     names: Names, *, layer: Index = None, head: Index = None, position: Index = None, neuron: Index = None
 ) -> Intervention:
@@ -244,12 +246,13 @@ def zero(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> logits = model.run_with_hooks("Once upon a time", [interventions.zero("z", layer=0, head=[3, 5])])
     """
     return Intervention("set", names, layer, head, position, neuron, 0.0)
 
 
+@checked
 def set(
     names: Names,
     value: ArrayLike,
@@ -279,13 +282,14 @@ def set(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> neuron = interventions.set("post", 3.0, layer=2, neuron=17)
     >>> logits = model.run_with_hooks("Once upon a time", [neuron])
     """
     return Intervention("set", names, layer, head, position, neuron, value)
 
 
+@checked
 def scale(
     names: Names,
     factor: ArrayLike,
@@ -314,13 +318,14 @@ def scale(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> with model.hooks([interventions.scale("attn_out", 0.5, layer=-1)]):
     ...     text = model.generate("Once upon a time", max_tokens=8)
     """
     return Intervention("scale", names, layer, head, position, neuron, factor)
 
 
+@checked
 def add(
     names: Names,
     value: ArrayLike,
@@ -349,7 +354,7 @@ def add(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> happy, cache = model.run_with_cache("happy", "resid_post2")
     >>> direction = cache["resid_post", 2][0, -1]
     >>> with model.hooks([interventions.add("resid_post2", direction)]):
@@ -358,6 +363,7 @@ def add(
     return Intervention("add", names, layer, head, position, neuron, value)
 
 
+@checked
 def mean(
     names: Names,
     value: ArrayLike | ActivationCache,
@@ -387,13 +393,14 @@ def mean(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> logits, cache = model.run_with_cache("The dog sat on a mat.", "z0")
     >>> logits = model.run_with_hooks("Once upon a time", [interventions.mean("z0", cache, head=3)])
     """
     return Intervention("set", names, layer, head, position, neuron, value)
 
 
+@checked
 def project_out(
     names: Names,
     direction: ArrayLike,
@@ -424,13 +431,14 @@ def project_out(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
-    >>> direction = model.weights["tok_embeddings.weight"][261]
+    >>> model = llama2cpp.load("storyteller")
+    >>> direction = model.weights["tok_embeddings.weight"][260]
     >>> logits = model.run_with_hooks("Once upon a time", [interventions.project_out("resid_post", direction)])
     """
     return Intervention("project_out", names, layer, head, position, neuron, direction)
 
 
+@checked
 def patch_from(
     cache: ActivationCache,
     names: Names,
@@ -459,7 +467,7 @@ def patch_from(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> other, cache = model.run_with_cache("Once upon a day")
     >>> patched = model.run_with_hooks("Once upon a time", [interventions.patch_from(cache, "resid_pre3", position=4)])
     >>> bool((patched[0, 4] == other[0, 4]).all())  # the tokens before it are the same
@@ -468,6 +476,7 @@ def patch_from(
     return Intervention("patch", names, layer, head, position, neuron, cache)
 
 
+@checked
 def mask_pattern(
     key: Index, *, layer: Index = None, head: Index = None, position: Index = None, names: Names = "pattern"
 ) -> Intervention:
@@ -498,7 +507,7 @@ def mask_pattern(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> with model.hooks([interventions.mask_pattern(2, layer=0)]):
     ...     logits, cache = model.run_with_cache("Once upon a time", "pattern0")
     >>> bool((cache["pattern", 0][..., 2] == 0).all())
@@ -510,7 +519,8 @@ def mask_pattern(
 
 
 def _as_list(index: Index) -> list[int]:
-    return [int(i) for i in np.atleast_1d(np.asarray(index, dtype=np.int64))]
+    given = integers(index, "an index", "Intervention")
+    return [int(i) for i in np.atleast_1d(np.asarray(given, dtype=np.int64))]
 
 
 def _indices(index: Index, count: int, what: str) -> list[int]:

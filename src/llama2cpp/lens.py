@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .activation_arrays import Array, Selection, select
+from .arguments import checked, integer
 from .html_views import table, visible
 from .readable_model import ReadableModel
 from .residual_stream import ResidualStream
@@ -28,9 +29,9 @@ class RunnableModel(ReadableModel, Protocol):
     --------
     >>> import llama2cpp
     >>> from llama2cpp.lens import RunnableModel
-    >>> model: RunnableModel = llama2cpp.load("stories260K.bin")
-    >>> model.run_with_cache([1, 403], lambda name: name.endswith("hook_resid_post"))[1].accumulated_resid().shape
-    (6, 1, 2, 64)
+    >>> model: RunnableModel = llama2cpp.load("storyteller")
+    >>> model.run_with_cache([1, 508], lambda name: "resid" in name)[1].accumulated_resid().shape
+    (6, 1, 2, 192)
     """
 
     def run_with_cache(
@@ -73,7 +74,7 @@ class LogitLens:
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> lens = llama2cpp.logit_lens(model, "Once upon a", targets=" time")
     >>> lens.labels[0], lens.labels[-1], int(lens.rank_trajectory()[-1, 0])
     ('0_pre', 'final_post', 0)
@@ -92,6 +93,7 @@ class LogitLens:
     positions: list[int] | None = None
     target_names: tuple[str | None, ...] = ()
 
+    @checked
     def rank_trajectory(self, target: int | str | None = None) -> NDArray[np.int64]:
         """Get the rank of one target in each stream: 0 is the likeliest token.
 
@@ -113,7 +115,7 @@ class LogitLens:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> lens = llama2cpp.logit_lens(model, "Once upon a", targets=[" time", " day"])
         >>> lens.rank_trajectory(" time").shape
         (6, 1)
@@ -145,7 +147,7 @@ class LogitLens:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> llama2cpp.logit_lens(model, "Once upon a", top_k=1).top_tokens()["final_post"]
         [[' time']]
         """
@@ -160,7 +162,7 @@ class LogitLens:
 
     def _repr_html_(self) -> str:
         shape = f"{self.return_type} {list(self.values.shape)}"
-        if self.top_ids is None or self.model.tokenizer is None:
+        if self.top_ids is None or not self.model.has_tokenizer:
             return table(("stream", shape), [(label, "") for label in self.labels])
         rows = []
         for label, ids in zip(self.labels, self.top_ids, strict=True):
@@ -169,6 +171,7 @@ class LogitLens:
         return table(("stream", "likeliest at the last position"), rows)
 
 
+@checked
 def logit_lens(
     model: RunnableModel | ResidualStream,
     input: Prompts | None = None,
@@ -228,7 +231,7 @@ def logit_lens(
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> lens = llama2cpp.logit_lens(model, "Once upon a", positions=None, top_k=3)
     >>> lens.values.shape
     (6, 1, 4, 3)
@@ -313,7 +316,10 @@ class _Reader:
         elif targets is not None:
             several = targets if isinstance(targets, Sequence) and not isinstance(targets, str) else [targets]
             self.target_names = tuple(one if isinstance(one, str) else None for one in several)
-            ids = [model.to_single_token(one) if isinstance(one, str) else int(one) for one in several]
+            ids = [
+                model.to_single_token(one) if isinstance(one, str) else integer(one, "targets", "logit_lens")
+                for one in several
+            ]
             self.target_ids = self._columns = self._ids(np.array(ids))
         elif vocab is not None:
             self._columns = self._ids(np.asarray(vocab))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
@@ -14,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _core, conversation, generation, hub
 from ._core import Config, Tokenizer
+from .arguments import checked, close_names, float_array
 from .hooks import for_call
-from .html_views import TokenList, token_list
+from .html_views import TokenList, config_html, details_html, facts_html, size_text, token_list
 from .observation import Observation
 from .session import Session
 from .weights import StackedWeights, Weights, edited
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from .conversation import ChatOptions
     from .generation import Completion, Options, Prompt
 
-_STORYTELLER = Path(__file__).parent / "storyteller"  # the model in the package; its card is beside it
+_STORYTELLER = "storyteller"  # its name
+_STORYTELLER_FOLDER = Path(__file__).parent / "storyteller"  # the model in the package; its card is beside it
 _PERPLEXITY_CHUNK = 128  # tokens whose logits are in memory at a time
 
 
@@ -45,9 +48,9 @@ class Model(Observation, StackedWeights):
     Examples
     --------
     >>> import llama2cpp
-    >>> with llama2cpp.load("stories260K.bin", tokenizer="tok512.bin") as model:
+    >>> with llama2cpp.load("storyteller") as model:
     ...     print(model.config.n_layers, "layers of", model.config.n_heads, "heads")
-    5 layers of 8 heads
+    5 layers of 6 heads
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Model(Observation, StackedWeights):
             raise ValueError("the model is closed")
         return self._open_core
 
+    @checked
     def session(self, context: int | None = None) -> Session:
         """Begin an empty sequence.
 
@@ -84,11 +88,12 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> llama2cpp.load("stories260K.bin").session(context=100)
+        >>> llama2cpp.load("storyteller").session(context=100)
         <llama2cpp.Session: position 0 of 100>
         """
         return Session(self._core.session(context), self)
 
+    @checked
     def load_session(self, path: str | PathLike[str], context: int | None = None) -> Session:
         """Open a session that `Session.save` has written. It goes on with the bits that the saved one would give.
 
@@ -118,9 +123,9 @@ class Model(Observation, StackedWeights):
         --------
         >>> import llama2cpp
         >>> import tempfile
-        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> session = model.session()
-        >>> logits = session.prefill([1, 403, 407])
+        >>> logits = session.prefill([1, 508, 509])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     session.save(f"{folder}/story.safetensors")
         ...     model.load_session(f"{folder}/story.safetensors", context=100)
@@ -128,13 +133,14 @@ class Model(Observation, StackedWeights):
         """
         return Session(self._core.load_session(path, context), self)
 
-    def forward(self, rows: Sequence[tuple[Session, Sequence[int]]]) -> list[NDArray[np.float32]]:
+    def forward(self, rows: Sequence[tuple[Session, Prompt]]) -> list[NDArray[np.float32]]:
         """Feed several sessions in one pass over the weights. Each gets the bits that it would get alone.
 
         Parameters
         ----------
-        rows : sequence of (Session, sequence of int)
-            Each session of this model, at most once, with at least one token for it.
+        rows : sequence of (Session, tokens)
+            Each session of this model, at most once, with at least one token for it, in any form that
+            `Session.prefill` takes.
 
         Returns
         -------
@@ -151,13 +157,14 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> first, second = model.session(), model.session()
-        >>> [logits.shape for logits in model.forward([(first, [1, 403]), (second, [1])])]
-        [(512,), (512,)]
+        >>> [logits.shape for logits in model.forward([(first, [1, 508]), (second, [1])])]
+        [(1536,), (1536,)]
         """
+        rows = list(rows)
         active = for_call([session for session, _ in rows], self._core)
-        return self._core.forward([(session._core, tokens) for session, tokens in rows], active)
+        return self._core.forward([(session._core, session._ids(tokens)) for session, tokens in rows], active)
 
     @overload
     def generate(  # type: ignore[overload-overlap]
@@ -183,9 +190,9 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> model.generate("Once upon a time", max_tokens=12, temperature=0)
-        ', there was a little girl named Lily. She'
+        ', in a green village, there lived a little boy named'
         """
         return generation.generate(prompt, model=self, **options)
 
@@ -197,7 +204,7 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> list(model.stream("Once upon a", max_tokens=2, temperature=0))
         [' time', ',']
         """
@@ -218,9 +225,9 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> model.chat([{"role": "user", "content": "Hello"}], template="llama2", max_tokens=5, temperature=0)
-        '. All the'
+        ', andilaa'
         """
         return conversation.chat(
             messages, model=self, template=template, special_in_content=special_in_content, **options
@@ -241,9 +248,9 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> list(model.chat_stream("Hello", template="llama2", max_tokens=2, temperature=0))
-        ['.', ' ']
+        [',', ' and']
         """
         return conversation.chat_stream(
             messages, model=self, template=template, special_in_content=special_in_content, **options
@@ -272,7 +279,7 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> story = model.perplexity("Once upon a time, there was a little girl named Lily.")
         >>> noise = model.perplexity("girl Lily named upon time a little was, a. there Once")
         >>> story < 3, noise > 100
@@ -320,11 +327,11 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> model.unembed([[0.0] * 64, [1.0] * 64]).shape
-        (2, 512)
+        >>> model = llama2cpp.load("storyteller")
+        >>> model.unembed([[0.0] * 192, [1.0] * 192]).shape
+        (2, 1536)
         """
-        return self._core.unembed(np.asarray(x, dtype=np.float32), apply_ln)
+        return self._core.unembed(float_array(x), apply_ln)
 
     def with_weights(self, weights: Mapping[str, ArrayLike]) -> Model:
         """Make a model that has other numbers in some of its weights, and shares all the rest with this one.
@@ -351,14 +358,14 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> out = model.weights["blocks.0.attn.W_O"].copy()
         >>> out[3] = 0  # head 3 of the first layer may look, but not speak
         >>> mute = model.with_weights({"blocks.0.attn.W_O": out})
         >>> bool((mute.session().step(1) == model.session().step(1)).all())
         False
         """
-        return Model(edited(self._core, weights), self.tokenizer)
+        return Model(edited(self._core, weights), self._find_tokenizer())
 
     def to_single_token(self, text: str) -> int:
         """Find the one token that has this text.
@@ -381,19 +388,25 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> model.tokenizer.piece(model.to_single_token(" time"))
         b' time'
         """
-        tokenizer = generation.tokenizer_of(self)
+        tokenizer = self.tokenizer
         wanted = text.encode()
         ids = tokenizer.encode(text, bos=False, eos=False)
         if len(ids) == 1 and tokenizer.piece(ids[0]) == wanted:
             return ids[0]
-        found = [id for id in range(tokenizer.vocab_size) if tokenizer.piece(id) == wanted]
+        found = [id for id in _all_ids(tokenizer) if tokenizer.piece(id) == wanted]
         if not found:
             pieces = [tokenizer.piece(id).decode("utf-8", "replace") for id in ids]
-            raise ValueError(f"{text!r} is not one token; the tokenizer makes {pieces} of it")
+            other = text[1:] if text.startswith(" ") else f" {text}"
+            hint = (
+                f"; {other!r} is one"
+                if any(tokenizer.piece(id) == other.encode() for id in _all_ids(tokenizer))
+                else ""
+            )
+            raise ValueError(f"{text!r} is not one token: the tokenizer makes {pieces} of it{hint}")
         return found[-1]
 
     def to_str_tokens(self, text: Prompt) -> TokenList:
@@ -417,11 +430,11 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> model.to_str_tokens("Once upon a time")
         ['<s>', ' Once', ' upon', ' a', ' time']
         """
-        return token_list(generation.tokenizer_of(self), generation.to_ids(self, text))
+        return token_list(self.tokenizer, generation.to_ids(self, text))
 
     def close(self) -> None:
         """Let go of the weights. Sessions and arrays made before go on working, and keep what they need.
@@ -429,7 +442,7 @@ class Model(Observation, StackedWeights):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> model.close()
         >>> model
         <llama2cpp.Model: closed>
@@ -457,8 +470,26 @@ class Model(Observation, StackedWeights):
         return self._core.config
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
-        """What turns text into ids and back: what `load` was given, or the file's own; None if there is neither."""
+    def tokenizer(self) -> Tokenizer:
+        """What turns text into ids and back: what `load` was given, or the file's own.
+
+        Where there is neither it is a ValueError, which says why; `has_tokenizer` asks.
+        """
+        found = self._find_tokenizer()
+        if found is None:
+            problem = self.tokenizer_problem
+            raise ValueError(
+                f"the model has no tokenizer{f' ({problem})' if problem else ''}: pass one, such as "
+                "load(path, tokenizer='tokenizer.bin'), or work with ids through model.session()"
+            )
+        return found
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a `tokenizer`. If not, the model takes and gives ids only."""
+        return self._find_tokenizer() is not None
+
+    def _find_tokenizer(self) -> Tokenizer | None:
         if self._tokenizer is not None:
             return self._tokenizer
         with _own_tokenizers:  # making it takes a moment, so once
@@ -526,7 +557,23 @@ class Model(Observation, StackedWeights):
             f"{self.isa} x {self.threads} threads>"
         )
 
+    def _repr_html_(self) -> str:
+        if self._open_core is None:
+            return "<p>llama2cpp.Model: closed</p>"
+        facts = {
+            "file": self.path or "arrays",
+            "format": self.file_format,
+            "parameters": f"{sum(math.prod(self.weights.info(name)['shape']) for name in self.weights):,}",
+            "weights": size_text(sum(self.weights.info(name)["bytes"] for name in self.weights)),
+            "context": f"{self.context} tokens, keys and values in {self.kv}",
+            "tokenizer": repr(self.tokenizer)[1:-1] if self.has_tokenizer else "none: ids only",
+            "runs on": f"{self.backend}, {self.isa}, {self.threads} thread{'' if self.threads == 1 else 's'}",
+            "activations": self.activations,
+        }
+        return facts_html("llama2cpp.Model", facts) + details_html("configuration", config_html(self.config))
 
+
+@checked
 def load(
     source: str | PathLike[str] | None = None,
     *,
@@ -547,8 +594,8 @@ def load(
         A llama2.c checkpoint (``.bin``), a GGUF file, a Hugging Face folder (config.json, safetensors files and, for
         text, tokenizer.json; a safetensors file beside a config.json stands for its folder), a ``.safetensors`` file of
         panels that ``llama2cpp export`` has written, or the name of a model that ``llama2cpp pull`` has downloaded:
-        "smollm2-135m", "org/repo" or "org/repo:file". What exists as a path is never taken for a name. Without it, the
-        storyteller: a small model of this project's own that is in the package and tells children's stories.
+        "smollm2-135m", "org/repo" or "org/repo:file". What exists as a path is never taken for a name. "storyteller",
+        or nothing, is a small model of this project's own that is in the package and tells children's stories.
     tokenizer : str, path or Tokenizer, optional
         A llama2.c ``tokenizer.bin``, a SentencePiece ``.model``, Llama 3's ``tokenizer.model`` or a
         ``tokenizer.json``. Without it the tokenizer is what the checkpoint itself holds; llama2.c's hold none, and the
@@ -587,13 +634,13 @@ def load(
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin", threads=1)
+    >>> model = llama2cpp.load("storyteller", threads=1)
     >>> model.config.dim, model.threads
-    (64, 1)
+    (192, 1)
     """
-    if source is None:
-        source = _STORYTELLER / "storyteller.bin"
-        tokenizer = _STORYTELLER / "tokenizer.model" if tokenizer is None else tokenizer
+    if source is None or (source == _STORYTELLER and not Path(source).exists()):
+        source = _STORYTELLER_FOLDER / "storyteller.bin"
+        tokenizer = _STORYTELLER_FOLDER / "tokenizer.model" if tokenizer is None else tokenizer
     options: dict[str, Any] = {
         "backend": backend,
         "threads": threads,
@@ -603,7 +650,13 @@ def load(
         "pack": pack,
         "mmap": mmap,
     }
-    core = _core.Model.open(hub.find(source), **options)
+    try:
+        core = _core.Model.open(hub.find(source), **options)
+    except FileNotFoundError as error:
+        hint = close_names(source, [_STORYTELLER, *hub.KNOWN]) if isinstance(source, str) else ""
+        if not hint or error.errno is None or Path(source).exists():
+            raise
+        raise FileNotFoundError(error.errno, f"{error.strerror}{hint}", str(source)) from None
     return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size), options)
 
 
@@ -616,6 +669,7 @@ def default_model() -> Model:
         return _default
 
 
+@checked
 def from_arrays(
     config: Config,
     arrays: Mapping[str, NDArray[np.float32]],
@@ -652,7 +706,7 @@ def from_arrays(
     Examples
     --------
     >>> import llama2cpp
-    >>> stories = llama2cpp.load("stories260K.bin")
+    >>> stories = llama2cpp.load("storyteller", activations="f32")
     >>> copy = llama2cpp.from_arrays(stories.config, dict(stories.weights))
     >>> bool((copy.session().step(1) == stories.session().step(1)).all())
     True
@@ -668,6 +722,10 @@ def from_arrays(
         pack=pack,
     )
     return Model(core, _open_tokenizer(tokenizer, config.vocab_size))
+
+
+def _all_ids(tokenizer: Tokenizer) -> range:
+    return range(tokenizer.vocab_size)
 
 
 def _load_again(path: str, tokenizer: Tokenizer | None, options: dict[str, Any]) -> Model:

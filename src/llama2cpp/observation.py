@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import _core, generation
 from ._core import Config
+from .arguments import checked
 from .cache import ActivationCache
 from .hooks import ActiveHooks, for_call
 from .places import Place, find_places, places_to_keep
@@ -31,10 +31,10 @@ class Observation:
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> logits, cache = model.run_with_cache("Once upon a time")
     >>> logits.shape, cache["pattern", 0].shape
-    ((1, 5, 512), (1, 8, 5, 5))
+    ((1, 5, 1536), (1, 6, 5, 5))
     """
 
     if TYPE_CHECKING:  # what a model has
@@ -52,6 +52,7 @@ class Observation:
             """See `Model`."""
             raise NotImplementedError
 
+    @checked
     def run_with_cache(
         self,
         text_or_tokens: Prompts,
@@ -103,10 +104,10 @@ class Observation:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> logits, cache = model.run_with_cache("Once upon a time", names_filter=["pattern", "resid_post4"])
         >>> cache["blocks.2.attn.hook_pattern"].shape, cache["blocks.4.hook_resid_post"].shape
-        ((1, 8, 5, 5), (1, 5, 64))
+        ((1, 6, 5, 5), (1, 5, 192))
         """
         batch = self._prompts(text_or_tokens)
         length, n_layers = len(batch[0]), self.config.n_layers
@@ -159,12 +160,12 @@ class Observation:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> def without_head_3(z, hook):
         ...     z[:, :, 3] = 0
         >>> logits = model.run_with_hooks("Once upon a time", [("blocks.0.attn.hook_z", without_head_3)])
         >>> logits.shape
-        (1, 5, 512)
+        (1, 5, 1536)
         """
         with self.hooks(fwd_hooks):
             return self.run_with_cache(text_or_tokens, ())[0]
@@ -199,7 +200,7 @@ class Observation:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> def louder(activation, hook):
         ...     return activation * 3
         >>> with model.hooks([("blocks.1.hook_mlp_out", louder)]):
@@ -209,6 +210,7 @@ class Observation:
         """
         return ActiveHooks(self._core, None, fwd_hooks)
 
+    @checked
     def record(self, names_filter: Names | None = None, tokens: int | None = None) -> Recording:
         """Keep the activations of everything that is fed in a ``with`` block: `run_with_cache` for decoding.
 
@@ -240,19 +242,21 @@ class Observation:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> with model.record("resid_post") as recording:
         ...     text = model.generate("Once upon a time", max_tokens=8, temperature=0)
         >>> recording.cache()["resid_post", -1].shape  # 5 tokens of the prompt, 7 more that were fed
-        (1, 12, 64)
+        (1, 12, 192)
         """
         return Recording(self._core, None, names_filter, tokens, self)  # type: ignore[arg-type]  # a Model
 
     def _prompts(self, text_or_tokens: Prompts) -> list[list[int]]:
         """One prompt or several as ids, all of one length."""
         given = text_or_tokens
+        if not isinstance(given, str | bytes) and not hasattr(given, "__len__"):
+            given = list(given)
         several = not isinstance(given, str | bytes) and len(given) > 0 and np.iterable(given[0])
-        batch = [_as_ids(generation.to_ids(self, p)) for p in (given if several else [given])]  # type: ignore
+        batch = [generation.to_ids(self, p) for p in (given if several else [given])]  # type: ignore
         lengths = sorted({len(ids) for ids in batch})
         if len(lengths) > 1:
             raise ValueError(
@@ -262,18 +266,6 @@ class Observation:
         if lengths == [0]:
             raise ValueError("there are no tokens, expected at least one")
         return batch
-
-
-def _as_ids(values: Sequence[int]) -> list[int]:
-    try:
-        return [operator.index(value) for value in values]
-    except TypeError:
-        wrong = next(value for value in values if not _is_id(value))
-        raise ValueError(f"a token id is {wrong!r}, expected an integer") from None
-
-
-def _is_id(value: object) -> bool:
-    return getattr(value, "ndim", 0) == 0 and hasattr(value, "__index__")
 
 
 def _last_norm(n_layers: int) -> list[Place]:

@@ -6,7 +6,7 @@ cell.
 Examples
 --------
 >>> import llama2cpp
->>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+>>> model = llama2cpp.load("storyteller")
 >>> logits, cache = model.run_with_cache("Once upon a time")
 >>> llama2cpp.plot.attention_patterns(cache, layer=2).savefig("layer2.png")  # doctest: +SKIP
 """
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .arguments import checked
 from .cache import ActivationCache
 from .html_views import visible
 
@@ -71,7 +72,7 @@ def _texts(cache: ActivationCache | LogitLens, count: int) -> list[str]:
     tokens: list[Any] = cache.tokens or []
     if tokens and isinstance(tokens[0], list):
         tokens = tokens[0]
-    if len(tokens) < count or cache.model is None or cache.model.tokenizer is None:
+    if len(tokens) < count or cache.model is None or not cache.model.has_tokenizer:
         return [str(position) for position in range(count)]
     return list(cache.model.to_str_tokens(tokens[:count]))
 
@@ -80,6 +81,7 @@ def _positions(cache: ActivationCache, count: int) -> list[int]:
     return list(range(count)) if cache.positions is None else cache.positions
 
 
+@checked
 def attention_patterns(
     cache: ActivationCache | ArrayLike,
     layer: int | None = None,
@@ -120,11 +122,11 @@ def attention_patterns(
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> logits, cache = model.run_with_cache("Once upon a time")
     >>> figure = llama2cpp.plot.attention_patterns(cache, layer=0)
     >>> len([axes for axes in figure.axes if axes.get_title().startswith("head")])
-    8
+    6
     """
     rows: list[int] | None = None
     if isinstance(cache, ActivationCache):
@@ -182,6 +184,7 @@ def attention_patterns(
     return figure
 
 
+@checked
 def logit_lens(
     lens: LogitLens | ActivationCache,
     *,
@@ -213,7 +216,7 @@ def logit_lens(
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> logits, cache = model.run_with_cache("Once upon a time")
     >>> figure = llama2cpp.plot.logit_lens(cache)
     >>> [label.get_text() for label in figure.axes[0].get_yticklabels()][0]
@@ -232,10 +235,8 @@ def logit_lens(
     n_tokens = len(lens.tokens[0] if lens.tokens and isinstance(lens.tokens[0], list) else lens.tokens or [])
     positions = lens.positions if lens.positions is not None else [n_tokens - 1] if n_tokens else [0]
     before = _texts(lens, max(positions) + 1)
-    tokenizer = lens.model.tokenizer
-    said = [
-        [str(id) if tokenizer is None else lens.model.to_str_tokens([id])[0] for id in row] for row in best.tolist()
-    ]
+    readable = lens.model.has_tokenizer
+    said = [[lens.model.to_str_tokens([id])[0] if readable else str(id) for id in row] for row in best.tolist()]
     longest = max(5, *(len(text) for row in said for text in row))
     cell = 0.085 * min(longest, 14) + 0.12
     figure = _new_figure(cell * best.shape[1] + 1.9, 0.27 * len(best) + 1.1 + (0.3 if title else 0))
@@ -283,6 +284,7 @@ def _stream_name(label: str, n_layers: int) -> str:
     return "embedding" if number == "0" else f"after layer {int(number) - 1}"
 
 
+@checked
 def next_tokens(model: Model, logits: ArrayLike, *, most: int = 10, title: str | None = None) -> Figure:
     """Draw the likeliest next tokens as bars.
 
@@ -311,7 +313,7 @@ def next_tokens(model: Model, logits: ArrayLike, *, most: int = 10, title: str |
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> logits = model.session().prefill(model.tokenizer.encode("Once upon a"))
     >>> figure = llama2cpp.plot.next_tokens(model, logits, most=3)
     >>> [label.get_text() for label in figure.axes[0].get_yticklabels()][0]
@@ -323,7 +325,7 @@ def next_tokens(model: Model, logits: ArrayLike, *, most: int = 10, title: str |
     probs = np.exp(row - row.max())
     probs /= probs.sum()
     best = np.argsort(-probs, kind="stable")[:most].tolist()
-    names = [str(id) for id in best] if model.tokenizer is None else list(model.to_str_tokens(best))
+    names = [str(id) for id in best] if not model.has_tokenizer else list(model.to_str_tokens(best))
     figure, axes = _bars(probs[best].tolist(), [_label(name) for name in names], title)
     axes.set_xlim(0, 1)
     axes.set_xlabel("probability", fontsize=9)
@@ -332,6 +334,7 @@ def next_tokens(model: Model, logits: ArrayLike, *, most: int = 10, title: str |
     return figure
 
 
+@checked
 def attributions(
     values: ArrayLike, labels: Sequence[str], *, most: int = 12, title: str | None = None, unit: str = "logit"
 ) -> Figure:

@@ -22,8 +22,8 @@ class ReadableModel(Protocol):
     >>> from llama2cpp.readable_model import ReadableModel
     >>> def n_weights(model: ReadableModel) -> int:
     ...     return sum(array.size for array in model.weights.values())
-    >>> n_weights(llama2cpp.load("stories260K.bin"))
-    260032
+    >>> n_weights(llama2cpp.load("storyteller"))
+    2263104
     """
 
     @property
@@ -39,7 +39,11 @@ class ReadableModel(Protocol):
         """See `Model`."""
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
+    def tokenizer(self) -> Tokenizer:
+        """See `Model`."""
+
+    @property
+    def has_tokenizer(self) -> bool:
         """See `Model`."""
 
     def to_single_token(self, text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _core
+from .arguments import checked
 from .cache import ActivationCache
 from .hooks import Scope, Scoped
 from .places import places_to_keep
@@ -27,16 +28,17 @@ class Recording(Scoped):
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> with model.record(["resid_post", "pattern"]) as recording:
     ...     text = model.generate("Once upon a time", max_tokens=8, temperature=0)
     >>> cache = recording.cache()  # 5 tokens of the prompt and 7 of the 8: the last one was not fed
     >>> cache["resid_post", 4].shape, cache["pattern", 4].shape
-    ((1, 12, 64), (1, 8, 12, 12))
+    ((1, 12, 192), (1, 6, 12, 12))
     >>> recording
     <llama2cpp.Recording: 1 sequence, 12 tokens>
     """
 
+    @checked
     def __init__(
         self,
         core: _core.Model,
@@ -78,13 +80,13 @@ class Recording(Scoped):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> first, second = model.session(), model.session()
         >>> with model.record("z") as recording:
-        ...     logits = model.forward([(first, [1, 403]), (second, [1])])
-        ...     logits = first.step(407)
+        ...     logits = model.forward([(first, [1, 508]), (second, [1])])
+        ...     logits = first.step(509)
         >>> recording.cache(first)["z", 0].shape, recording.cache(second)["z", 0].shape
-        ((1, 3, 8, 8), (1, 1, 8, 8))
+        ((1, 3, 6, 32), (1, 1, 6, 32))
         """
         if session is not None:
             track = self._tracks.find(session)
@@ -108,14 +110,15 @@ class Recording(Scoped):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> with model.record("resid_post4") as recording:
         ...     texts = model.generate("Once upon a time", n=2, max_tokens=6, seed=1)
         >>> [cache["resid_post", 4].shape for cache in recording.caches()]
-        [(1, 10, 64), (1, 10, 64)]
+        [(1, 10, 192), (1, 10, 192)]
         """
         return [self._cache(track) for track in self._recorded()]
 
+    @checked
     def bytes_for(self, tokens: int) -> int:
         """How much memory a sequence of so many tokens takes, known before it is run.
 
@@ -137,8 +140,8 @@ class Recording(Scoped):
         Examples
         --------
         >>> import llama2cpp
-        >>> llama2cpp.load("stories260K.bin").record("resid_post").bytes_for(1000)
-        1340000
+        >>> llama2cpp.load("storyteller").record("resid_post").bytes_for(1000)
+        3900000
         """
         if tokens < 0:
             raise ValueError(f"tokens is {tokens}, expected 0 or more")

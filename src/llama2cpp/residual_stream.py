@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from .activation_arrays import ActivationArrays, Array, Selection, select
 from .activation_names import get_act_name
+from .arguments import checked, float_array
 
 if TYPE_CHECKING:
     from .readable_model import ReadableModel
@@ -21,10 +22,10 @@ class ResidualStream(ActivationArrays):
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin")
-    >>> logits, cache = model.run_with_cache([1, 403, 407])
+    >>> model = llama2cpp.load("storyteller")
+    >>> logits, cache = model.run_with_cache([1, 508, 509])
     >>> cache.decompose_resid().shape
-    (11, 1, 3, 64)
+    (11, 1, 3, 192)
     """
 
     def _layers(self, layer: int | None, what: str = "layer") -> int:
@@ -57,6 +58,7 @@ class ResidualStream(ActivationArrays):
         norm = f"blocks.{layer}.ln{2 if mlp_input else 1}"
         return self[f"{norm}.hook_scale"], model.weights[f"{norm}.w"]
 
+    @checked
     def apply_ln_to_stack(
         self,
         residual_stack: ArrayLike,
@@ -102,15 +104,15 @@ class ResidualStream(ActivationArrays):
         Examples
         --------
         >>> import llama2cpp, numpy
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
+        >>> model = llama2cpp.load("storyteller", activations="f32")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> parts = cache.apply_ln_to_stack(cache.decompose_resid())
         >>> bool(numpy.allclose(parts.sum(axis=0) @ model.W_U, logits, atol=1e-3))
         True
         """
         model = self._need_model()
         layer = self._layers(layer)
-        stack = np.asarray(residual_stack, dtype=np.float32)
+        stack = float_array(residual_stack)
         batched = self.has_batch_dim if has_batch_dim is None else has_batch_dim
         if batched:
             stack = select(stack, batch_slice, 1)
@@ -143,6 +145,7 @@ class ResidualStream(ActivationArrays):
         *,
         return_labels: Literal[True],
     ) -> tuple[Array, list[str]]: ...
+    @checked
     def accumulated_resid(
         self,
         layer: int | None = None,
@@ -186,11 +189,11 @@ class ResidualStream(ActivationArrays):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> streams, labels = cache.accumulated_resid(pos_slice=-1, return_labels=True)
         >>> streams.shape, labels
-        ((6, 1, 64), ['0_pre', '1_pre', '2_pre', '3_pre', '4_pre', 'final_post'])
+        ((6, 1, 192), ['0_pre', '1_pre', '2_pre', '3_pre', '4_pre', 'final_post'])
         """
         n_layers = self._need_model().config.n_layers
         layer = self._layers(layer)
@@ -230,6 +233,7 @@ class ResidualStream(ActivationArrays):
         *,
         return_labels: Literal[True],
     ) -> tuple[Array, list[str]]: ...
+    @checked
     def decompose_resid(
         self,
         layer: int | None = None,
@@ -279,11 +283,11 @@ class ResidualStream(ActivationArrays):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
-        >>> logits, cache = model.run_with_cache([1, 403, 407])
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> parts, labels = cache.decompose_resid(layer=1, return_labels=True)
         >>> parts.shape, labels
-        ((3, 1, 3, 64), ['embed', '0_attn_out', '0_mlp_out'])
+        ((3, 1, 3, 192), ['embed', '0_attn_out', '0_mlp_out'])
         """
         if mode not in ("all", "mlp", "attn"):
             raise ValueError(f"mode is {mode!r}, expected one of: all, mlp, attn")

@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from .arguments import checked
 from .hooks import ActiveHooks, for_call, forked
-from .html_views import chips, token_list
+from .html_views import chips, facts_html, size_text, token_list
+from .read_only_arrays import read_only
 from .recording import Recording
+from .token_ids import Prompt, to_ids
 
 if TYPE_CHECKING:
     from .hooks import Hook
@@ -28,10 +31,10 @@ class KVCache:
     Examples
     --------
     >>> import llama2cpp
-    >>> session = llama2cpp.load("stories260K.bin").session()
-    >>> logits = session.prefill([1, 403, 407])
+    >>> session = llama2cpp.load("storyteller").session()
+    >>> logits = session.prefill([1, 508, 509])
     >>> session.kv.keys(0).shape, session.kv.values(4).shape
-    ((3, 4, 8), (3, 4, 8))
+    ((3, 2, 32), (3, 2, 32))
     >>> session.kv.values(4)[1] = 0  # the second token has nothing more to say in the last layer
     """
 
@@ -61,10 +64,10 @@ class KVCache:
         Examples
         --------
         >>> import llama2cpp
-        >>> session = llama2cpp.load("stories260K.bin").session()
+        >>> session = llama2cpp.load("storyteller").session()
         >>> logits = session.step(1)
         >>> session.kv.keys(0).shape
-        (1, 4, 8)
+        (1, 2, 32)
         """
         return self._core.keys(layer)
 
@@ -76,13 +79,14 @@ class KVCache:
         Examples
         --------
         >>> import llama2cpp
-        >>> session = llama2cpp.load("stories260K.bin").session()
+        >>> session = llama2cpp.load("storyteller").session()
         >>> logits = session.step(1)
         >>> session.kv.values(0).shape
-        (1, 4, 8)
+        (1, 2, 32)
         """
         return self._core.values(layer)
 
+    @checked
     def unrotated_keys(self, layer: int) -> NDArray[np.float32]:
         """Compute the keys of one layer as they were before rotary embedding: what a token says wherever it stands.
 
@@ -94,8 +98,8 @@ class KVCache:
         Returns
         -------
         numpy.ndarray
-            float32 [position, n_kv_heads, head_dim], a copy, in half-split order: what ``blocks.{layer}.attn.hook_k``
-            had, within rounding.
+            float32 [position, n_kv_heads, head_dim], read-only, in half-split order: within rounding what
+            ``blocks.{layer}.attn.hook_k`` had.
 
         Raises
         ------
@@ -105,8 +109,8 @@ class KVCache:
         Examples
         --------
         >>> import llama2cpp, numpy
-        >>> session = llama2cpp.load("stories260K.bin").session()
-        >>> logits = session.prefill([403, 403, 403])  # one token at three positions
+        >>> session = llama2cpp.load("storyteller").session()
+        >>> logits = session.prefill([508, 508, 508])  # one token at three positions
         >>> keys = session.kv.unrotated_keys(0)
         >>> bool(numpy.allclose(keys[0], keys[2], atol=1e-5)), bool(numpy.allclose(*session.kv.keys(0)[[0, 2]]))
         (True, False)
@@ -114,8 +118,10 @@ class KVCache:
         keys = self.keys(layer)
         cos, sin = self._core.rotary(len(keys))
         style = self._core.config.rope_style
-        return _from_pairs(_turned(_to_pairs(keys, style), cos, -sin), "half_split").astype(np.float32)
+        unrotated = _from_pairs(_turned(_to_pairs(keys, style), cos, -sin), "half_split").astype(np.float32)
+        return read_only(unrotated, "unrotated keys are computed and read-only: write into kv.keys(layer), or a copy")
 
+    @checked
     def splice(
         self, source: KVCache, begin: int, end: int, at: int | None = None, *, layers: Iterable[int] | None = None
     ) -> None:
@@ -145,12 +151,12 @@ class KVCache:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
-        >>> cat, dog = model.session(), model.session()
-        >>> logits = cat.prefill(model.tokenizer.encode("The cat"))
-        >>> logits = dog.prefill(model.tokenizer.encode("The dog"))
-        >>> cat.kv.splice(dog.kv, 0, dog.position)
-        >>> bool((cat.step(261) == dog.step(261)).all())
+        >>> model = llama2cpp.load("storyteller")
+        >>> boy, girl = model.session(), model.session()
+        >>> logits = boy.prefill("The boy")
+        >>> logits = girl.prefill("The girl")
+        >>> boy.kv.splice(girl.kv, 0, girl.position)
+        >>> bool((boy.step(260) == girl.step(260)).all())
         True
         """
         at = begin if at is None else at
@@ -184,7 +190,23 @@ class KVCache:
             self.values(layer)[at : at + count] = values
 
     def __repr__(self) -> str:
-        return f"<llama2cpp.KVCache of {self._core.position} positions>"
+        config = self._core.config
+        return (
+            f"<llama2cpp.KVCache: {self._core.position} of {self._core.context} positions, {config.n_layers} layers, "
+            f"{config.n_kv_heads} heads of {config.head_dim}, {self._core.model.kv}>"
+        )
+
+    def _repr_html_(self) -> str:
+        config, position = self._core.config, self._core.position
+        shape = [position, config.n_kv_heads, config.head_dim]
+        numbers = 2 * config.n_layers * position * config.n_kv_heads * config.head_dim
+        facts = {
+            "positions": f"{position} of {self._core.context}",
+            "layers": config.n_layers,
+            "keys(layer), values(layer)": f"{self._core.model.kv} {shape}, writable",
+            "memory in use": size_text(numbers * (2 if self._core.model.kv == "f16" else 4)),
+        }
+        return facts_html("llama2cpp.KVCache", facts)
 
 
 def _to_pairs(keys: NDArray[Any], style: str) -> NDArray[np.float64]:
@@ -215,7 +237,7 @@ class Session:
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> session = model.session()
     >>> logits = session.prefill(model.tokenizer.encode("Once upon a time"))
     >>> model.tokenizer.piece(int(logits.argmax()))
@@ -251,21 +273,23 @@ class Session:
         Examples
         --------
         >>> import llama2cpp
-        >>> session = llama2cpp.load("stories260K.bin").session()
+        >>> session = llama2cpp.load("storyteller").session()
         >>> session.step(1).shape
-        (512,)
+        (1536,)
         """
         return self._core.step(token, for_call([self]))
 
-    def prefill(self, tokens: Sequence[int] | NDArray[Any], all_logits: bool = False) -> NDArray[np.float32]:
+    def prefill(self, tokens: Prompt, all_logits: bool = False) -> NDArray[np.float32]:
         """Take many tokens in one pass. The results have the same bits as step by step.
 
         Ctrl-C ends the call, and leaves the session as it was before it.
 
         Parameters
         ----------
-        tokens : sequence of int, or array of integers [T]
-            At least one id, all below ``config.vocab_size``.
+        tokens : str, bytes, sequence or array of int
+            At least one id, all below ``config.vocab_size``: any sequence, an array or a tensor of integers [T] or
+            [1, T]. Or a text, which is encoded by itself, with BOS before it where the session is empty and the model
+            is used to one.
         all_logits : bool
             Return the logits after every token, not only after the last one.
 
@@ -284,15 +308,23 @@ class Session:
         Examples
         --------
         >>> import llama2cpp
-        >>> session = llama2cpp.load("stories260K.bin").session()
-        >>> session.prefill([1, 403, 407]).shape
-        (512,)
-        >>> session.prefill([261, 378], all_logits=True).shape
-        (2, 512)
+        >>> session = llama2cpp.load("storyteller").session()
+        >>> session.prefill([1, 508, 509]).shape
+        (1536,)
+        >>> session.prefill([260, 420], all_logits=True).shape
+        (2, 1536)
         >>> session.position
         5
         """
-        return self._core.prefill(tokens, all_logits, for_call([self]))
+        return self._core.prefill(self._ids(tokens), all_logits, for_call([self]))
+
+    def _ids(self, tokens: Prompt) -> Sequence[int] | NDArray[Any]:
+        """Encode a text; the core looks at ids itself."""
+        if not isinstance(tokens, str | bytes):
+            return tokens
+        if self._model is None:
+            raise ValueError("the session knows no tokenizer: pass ids")
+        return to_ids(self._model, tokens, begin=self.position == 0)
 
     def hooks(self, fwd_hooks: Sequence[Hook]) -> ActiveHooks:
         """Switch hooks on for a ``with`` block: they act in calls on this session only.
@@ -312,7 +344,7 @@ class Session:
         --------
         >>> import llama2cpp
         >>> from llama2cpp import interventions
-        >>> session = llama2cpp.load("stories260K.bin").session()
+        >>> session = llama2cpp.load("storyteller").session()
         >>> plain = session.fork()
         >>> with session.hooks([interventions.zero("mlp_out", layer=0)]):
         ...     bool((session.step(1) == plain.step(1)).all())
@@ -320,6 +352,7 @@ class Session:
         """
         return ActiveHooks(self._core.model, self._core, fwd_hooks)
 
+    @checked
     def record(self, names_filter: Names | None = None, tokens: int | None = None) -> Recording:
         """Keep the activations of everything that is fed to this session in a ``with`` block.
 
@@ -328,12 +361,12 @@ class Session:
         Examples
         --------
         >>> import llama2cpp
-        >>> session = llama2cpp.load("stories260K.bin").session()
+        >>> session = llama2cpp.load("storyteller").session()
         >>> with session.record("resid_post", tokens=100) as recording:
-        ...     logits = session.prefill([1, 403])
-        ...     logits = session.step(407)
+        ...     logits = session.prefill([1, 508])
+        ...     logits = session.step(509)
         >>> recording.cache()["resid_post", 0].shape
-        (1, 3, 64)
+        (1, 3, 192)
         """
         return Recording(self._core.model, self._core, names_filter, tokens, self._model)
 
@@ -353,8 +386,8 @@ class Session:
         Examples
         --------
         >>> import llama2cpp
-        >>> session = llama2cpp.load("stories260K.bin").session()
-        >>> logits = session.prefill([1, 403, 407])
+        >>> session = llama2cpp.load("storyteller").session()
+        >>> logits = session.prefill([1, 508, 509])
         >>> session.rewind(1)
         >>> session.tokens, session.logits
         ([1], None)
@@ -372,10 +405,10 @@ class Session:
         Examples
         --------
         >>> import llama2cpp
-        >>> session = llama2cpp.load("stories260K.bin").session()
-        >>> logits = session.prefill([1, 403, 407])
+        >>> session = llama2cpp.load("storyteller").session()
+        >>> logits = session.prefill([1, 508, 509])
         >>> other = session.fork()
-        >>> logits = other.step(261)
+        >>> logits = other.step(260)
         >>> session.position, other.position
         (3, 4)
         """
@@ -407,14 +440,14 @@ class Session:
         --------
         >>> import llama2cpp
         >>> import tempfile
-        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> session = model.session()
-        >>> logits = session.prefill([1, 403, 407])
+        >>> logits = session.prefill([1, 508, 509])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     session.save(f"{folder}/story.safetensors")
         ...     again = model.load_session(f"{folder}/story.safetensors")
-        >>> again.tokens, bool((again.step(261) == session.step(261)).all())
-        ([1, 403, 407], True)
+        >>> again.tokens, bool((again.step(260) == session.step(260)).all())
+        ([1, 508, 509], True)
         """
         self._core.save(path)
 
@@ -435,8 +468,17 @@ class Session:
 
     @property
     def logits(self) -> NDArray[np.float32] | None:
-        """The logits after the last token, float32 [vocab_size], a copy. None at the start and after a rewind."""
-        return self._core.logits
+        """The logits after the last token, float32 [vocab_size]. None at the start and after a rewind.
+
+        A copy, and read-only: what is written into it would not change what is sampled. Give an edited
+        ``session.logits.copy()`` to a `Sampler`.
+        """
+        logits = self._core.logits
+        if logits is None:
+            return None
+        return read_only(
+            logits, "session.logits is a read-only copy: change session.logits.copy(), and give that to Sampler.sample"
+        )
 
     @property
     def kv(self) -> KVCache:
@@ -448,8 +490,7 @@ class Session:
 
     def _repr_html_(self) -> str:
         head = f"<p>position {self.position} of {self.context}</p>"
-        tokenizer = None if self._model is None else self._model.tokenizer
         tokens = self.tokens
-        if tokenizer is None:
+        if self._model is None or not self._model.has_tokenizer:
             return head + chips([str(token) for token in tokens], tokens)
-        return head + token_list(tokenizer, tokens)._repr_html_()
+        return head + token_list(self._model.tokenizer, tokens)._repr_html_()

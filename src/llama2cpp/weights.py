@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from . import _core
 from ._core import Config
+from .arguments import checked, close_names, float_array
+from .html_views import details_html, size_text, table
+from .read_only_arrays import read_only
 
 Array = NDArray[np.float32]
+
+_READ_ONLY = (
+    "the weights of a model are read-only: change a copy (weights[name].copy()), and make a model that has it by "
+    "model.with_weights({name: copy})"
+)
 
 # How a matrix [out, in] of a file becomes TransformerLens's.
 #   same        as it is
@@ -117,6 +125,21 @@ class _Source:
         self.names = dict.fromkeys(core.weight_names())
         self.parts = core.part_names()
 
+    def show(self, array: Array) -> Array:
+        """Refuse writing: it would reach no model, or a file that is mapped for reading."""
+        return read_only(array, _READ_ONLY)
+
+    def unknown(self, name: object) -> str:
+        """Say that there is no such weight, and which one may be meant."""
+        return f"the model has no weight {name!r}{close_names(name, [*self.names, *self.lens_names(), *_ALIASES])}"
+
+    def lens_names(self) -> Iterator[str]:
+        """Give TransformerLens's names of what the model has, in the order of the forward."""
+        layers = (f"blocks.{i}.{name}" for i in range(self.config.n_layers) for name in _BLOCK)
+        for name in ("embed.W_E", *layers, "ln_final.w", "unembed.W_U"):
+            if self.place(name) is not None:
+                yield name
+
     def place(self, name: str) -> tuple[_Place, str] | None:
         """Find a TransformerLens name's place and its name in the file; None if the model has no such weight."""
         found = _find(name, self.config.n_layers)
@@ -164,9 +187,9 @@ class LensWeights(Mapping[str, NDArray[np.float32]]):
     Examples
     --------
     >>> import llama2cpp
-    >>> weights = llama2cpp.load("stories260K.bin").weights.transformer_lens
+    >>> weights = llama2cpp.load("storyteller").weights.transformer_lens
     >>> weights["blocks.0.attn.W_Q"].shape, weights["blocks.0.attn.W_K"].shape
-    ((8, 64, 8), (4, 64, 8))
+    ((6, 192, 32), (2, 192, 32))
     >>> list(weights)[:3]
     ['embed.W_E', 'blocks.0.ln1.w', 'blocks.0.attn.W_Q']
     """
@@ -175,23 +198,23 @@ class LensWeights(Mapping[str, NDArray[np.float32]]):
         self._source = source
 
     def __getitem__(self, name: str) -> Array:
-        found = self._source.place(name)
+        found = self._source.place(name) if isinstance(name, str) else None
         if found is None:
-            raise KeyError(name)
+            raise KeyError(self._source.unknown(name))
         place, file_name = found
-        return _to_lens(self._source.core.weight(file_name), place, self._source.config)
+        return self._source.show(_to_lens(self._source.core.weight(file_name), place, self._source.config))
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._source.place(name) is not None
 
     def __iter__(self) -> Iterator[str]:
-        layers = (f"blocks.{i}.{name}" for i in range(self._source.config.n_layers) for name in _BLOCK)
-        for name in ("embed.W_E", *layers, "ln_final.w", "unembed.W_U"):
-            if name in self:
-                yield name
+        return self._source.lens_names()
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [*self, *_ALIASES]
 
     def __repr__(self) -> str:
         return f"<llama2cpp.LensWeights: {len(self)} matrices>"
@@ -201,16 +224,20 @@ class Weights(Mapping[str, NDArray[np.float32]]):
     """The parameter matrices of a model by name, decoded to float32 when asked for.
 
     Got from ``model.weights``. Iterating gives the names in the file; where the file holds float32 the array is a
-    read-only view of it. TransformerLens's names (see `transformer_lens`) are taken too. Nothing decoded is kept.
+    view of it. TransformerLens's names (see `transformer_lens`) are taken too. Nothing decoded is kept.
+
+    All of them are read-only, because what is written into a view or a decoded copy would change no model: edit
+    ``weights[name].copy()`` and give it to `Model.with_weights`. ``torch.from_dlpack`` gets a copy;
+    ``torch.from_numpy`` ignores the flag, so use ``torch.tensor(weights[name])``.
 
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> model.weights["layers.0.attention.wk.weight"].shape
-    (32, 64)
+    (64, 192)
     >>> model.weights["blocks.0.attn.W_K"].shape
-    (4, 64, 8)
+    (2, 192, 32)
     >>> len(model.weights)
     47
     """
@@ -225,7 +252,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
 
     def __getitem__(self, name: str) -> Array:
         if name in self._source.names:
-            return self._source.core.weight(name)
+            return self._source.show(self._source.core.weight(name))
         return self.transformer_lens[name]
 
     def __contains__(self, name: object) -> bool:
@@ -236,6 +263,9 @@ class Weights(Mapping[str, NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._source.names)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [*self, *self.transformer_lens, *_ALIASES]
 
     def info(self, name: str) -> dict[str, Any]:
         """How one matrix lies in the file, without decoding it.
@@ -258,16 +288,17 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         Examples
         --------
         >>> import llama2cpp
-        >>> llama2cpp.load("stories260K.bin").weights.info("norm.weight")["format"]
+        >>> llama2cpp.load("storyteller").weights.info("norm.weight")["format"]
         'f32'
         """
         if name not in self._source.names:
             found = self._source.place(name)
             if found is None:
-                raise KeyError(name)
+                raise KeyError(self._source.unknown(name))
             name = found[1]
         return self._source.core.weight_info(name)
 
+    @checked
     def head(self, name: str, head: int) -> Array:
         """Decode one head of a matrix of attention, and nothing else of it.
 
@@ -295,13 +326,13 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> model.weights.head("blocks.4.attn.W_O", 2).shape
-        (8, 64)
+        (32, 192)
         """
         found = self._source.place(name)
         if found is None:
-            raise KeyError(name)
+            raise KeyError(self._source.unknown(name))
         place, file_name = found
         core, config = self._source.core, self._source.config
         if place.form not in ("q", "kv", "o"):
@@ -311,13 +342,14 @@ class Weights(Mapping[str, NDArray[np.float32]]):
             raise ValueError(f"head is {head}, but {name!r} has {heads}")
         begin, size = head % heads * config.head_dim, config.head_dim
         if place.form == "o":
-            return np.transpose(core.weight_columns(file_name, begin, size))
+            return self._source.show(np.transpose(core.weight_columns(file_name, begin, size)))
         if len(core.weight_info(file_name)["shape"]) == 1:  # a bias
-            return np.asarray(self[name][head % heads])
+            bias: Array = self[name][head % heads]
+            return bias
         part = core.weight_rows(file_name, range(begin, begin + size))[None]  # [1, head_dim, dim]
         if place.rotary and config.rope_style == "interleaved":
             part = _reordered(part, config, to_half_split=True)
-        return np.transpose(part[0])
+        return self._source.show(np.transpose(part[0]))
 
     def release(self, name: str) -> None:
         """Let a weight's pages leave memory, where it lies in a mapped file. They come back when it is used again.
@@ -337,16 +369,40 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         Examples
         --------
         >>> import llama2cpp
-        >>> weights = llama2cpp.load("stories260K.bin").weights
+        >>> weights = llama2cpp.load("storyteller").weights
         >>> gain = weights["norm.weight"]
         >>> weights.release("norm.weight")
         >>> bool((weights["norm.weight"] == gain).all())
         True
         """
+        if name not in self._source.names:
+            raise KeyError(self._source.unknown(name))
         self._source.core.release_weight(name)
 
     def __repr__(self) -> str:
-        return f"<llama2cpp.Weights: {len(self)} matrices>"
+        return f"<llama2cpp.Weights: {len(self)} matrices, {size_text(self._bytes())}>"
+
+    def _bytes(self) -> int:
+        return sum(self.info(name)["bytes"] for name in self)
+
+    def _repr_html_(self) -> str:
+        def rows(names: Iterable[str]) -> list[tuple[str, str, str, str]]:
+            # One line for a matrix of all layers, where they agree.
+            families: dict[tuple[str, str, str], list[int]] = {}
+            for name in names:
+                info = self.info(name)
+                shape = info["shape"] if name in self._source.names else self._source.shape(name)
+                family = re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name, count=1)
+                families.setdefault((family, str(list(shape)), info["format"]), []).append(info["bytes"])
+            return [
+                (f"{family} ({len(sizes)})" if "{i}" in family else family, shape, form, size_text(sum(sizes)))
+                for (family, shape, form), sizes in families.items()
+            ]
+
+        head = ("name", "shape", "format in the file", "bytes")
+        lens = details_html("by TransformerLens's names", table(head, rows(self.transformer_lens)))
+        title = f"<p><b>llama2cpp.Weights</b>: {len(self)} matrices, {size_text(self._bytes())}, read-only</p>"
+        return title + table(head, rows(self)) + lens
 
 
 def edited(core: _core.Model, edits: Mapping[str, Any]) -> _core.Model:
@@ -358,9 +414,9 @@ def edited(core: _core.Model, edits: Mapping[str, Any]) -> _core.Model:
     for name, edit in edits.items():
         found = None if name in source.names else source.place(name)
         if found is None and name not in source.names:
-            raise ValueError(f"the model has no weight {name!r}")
+            raise ValueError(source.unknown(name))
         expected = source.shape(name) if found else tuple(core.weight_info(name)["shape"])
-        array: Array = np.array(edit, dtype=np.float32, order="C")
+        array: Array = np.array(float_array(edit), order="C")
         if array.shape != expected:
             raise ValueError(f"{name!r} has shape {list(array.shape)}, expected {list(expected)}")
         target = name
@@ -379,14 +435,14 @@ def edited(core: _core.Model, edits: Mapping[str, Any]) -> _core.Model:
 class StackedWeights:
     """What `Model` has of TransformerLens's matrices by attribute: those of all layers in one array.
 
-    They are decoded anew each time: keep what is used twice. All are float32.
+    They are decoded anew each time: keep what is used twice. All are float32 and read-only, as in `Weights`.
 
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("stories260K.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> model.W_Q.shape, model.W_U.shape
-    ((5, 8, 64, 8), (64, 512))
+    ((5, 6, 192, 32), (192, 1536))
     """
 
     if TYPE_CHECKING:  # what a model has
@@ -409,7 +465,7 @@ class StackedWeights:
         names = [f"blocks.{i}.{name}" for i in range(self.config.n_layers)]
         if names[0] not in self.weights:
             raise AttributeError(f"the model has no {name.rpartition('.')[2]}")
-        return np.stack([self.weights[name] for name in names])
+        return self.weights._source.show(np.stack([self.weights[name] for name in names]))
 
     @property
     def W_E(self) -> Array:  # noqa: N802 - TransformerLens's name
@@ -480,9 +536,9 @@ class StackedWeights:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
-        >>> model.tokens_to_residual_directions([403, 407]).shape
-        (2, 64)
+        >>> model = llama2cpp.load("storyteller")
+        >>> model.tokens_to_residual_directions([508, 509]).shape
+        (2, 192)
         """
         ids = np.asarray(self.to_single_token(tokens) if isinstance(tokens, str) else tokens)
         if ids.dtype.kind not in "iu":
@@ -493,6 +549,7 @@ class StackedWeights:
         rows = source.core.weight_rows(found[1], [int(id) for id in ids.ravel()])
         return rows.reshape(*ids.shape, self.config.dim)
 
+    @checked
     def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> Array:
         """Sum the biases that layers before `layer` add to the residual stream.
 
@@ -513,7 +570,7 @@ class StackedWeights:
         Examples
         --------
         >>> import llama2cpp
-        >>> float(llama2cpp.load("stories260K.bin").accumulated_bias(5).sum())
+        >>> float(llama2cpp.load("storyteller").accumulated_bias(5).sum())
         0.0
         """
         names = [f"blocks.{i}.attn.b_O" for i in range(layer + (1 if mlp_input else 0))]

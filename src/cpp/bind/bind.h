@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "bind/integer.h"
+
 namespace llama2cpp {
 class Model;
 }
@@ -15,6 +17,8 @@ class Model;
 namespace llama2cpp::bind {
 
 namespace py = pybind11;
+
+using PlaceList = std::vector<std::pair<Int<"places", "point", int>, Int<"places", "layer">>>;
 
 void register_errors(py::module_& module);
 void register_format(py::module_& module);
@@ -34,9 +38,8 @@ py::list forward_many(const Model& model, const py::sequence& rows, const py::ob
 void feed_many(const Model& model, const py::sequence& rows, const py::object& hooks);
 
 // Model.run_with_cache, which lives with the hooks.
-py::tuple run_with_cache(const Model& model, const py::sequence& rows,
-                         const std::vector<std::pair<int, std::int64_t>>& places,
-                         const std::optional<std::vector<std::int64_t>>& positions,
-                         std::optional<std::int64_t> stop_at_layer, const py::object& hooks);
+py::tuple run_with_cache(const Model& model, const py::sequence& rows, const PlaceList& places,
+                         const std::optional<Ints<"run_with_cache", "positions">>& positions,
+                         std::optional<Int<"run_with_cache", "stop_at_layer">> stop_at_layer, const py::object& hooks);
 
 }  // namespace llama2cpp::bind

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
@@ -252,10 +253,10 @@ void share_rows(Rows rows, std::optional<int> threads, FunctionRef<void(std::int
 }
 
 py::array encode(const std::string& name, const FloatArray& array, const std::optional<FloatArray>& importance,
-                 std::optional<int> threads) {
+                 std::optional<Int<"encode", "threads", int>> threads) {
   const Format& format = find_row_format(name);
   LLAMA2CPP_CHECK(format.encode != nullptr, "format '", name, "' can be read and not be written");
-  LLAMA2CPP_CHECK(!threads || (*threads >= 1 && *threads <= 1024), "threads is ", threads.value_or(0),
+  LLAMA2CPP_CHECK(!threads || (*threads >= 1 && *threads <= 1024), "threads is ", *threads + 0,
                   ", expected 1 to 1024, or None");
   const Rows rows = rows_of(array);
   const std::int64_t bytes = row_bytes(format, rows.columns);
@@ -300,7 +301,8 @@ py::array decode(const std::string& name, const ByteArray& data) {
   return result;
 }
 
-py::tuple encode_groups(const FloatArray& array, std::int64_t group) {
+py::tuple encode_groups(const FloatArray& array, Int<"encode_int8_group", "group"> given) {
+  const std::int64_t group = given;
   LLAMA2CPP_CHECK(array.ndim() == 2, "the array has shape ", std::string(py::str(array.attr("shape"))),
                   ", expected two dimensions");
   const Rows rows = rows_of(array);
@@ -367,7 +369,9 @@ void register_format(py::module_& module) {
   module.def("encode_llm_int8", &encode_rows, py::arg("array").noconvert(), kLlmInt8Doc);
   module.def(
       "row_bytes",
-      [](const std::string& format, std::int64_t columns) { return row_bytes(find_row_format(format), columns); },
+      [](const std::string& format, Int<"row_bytes", "columns"> columns) {
+        return row_bytes(find_row_format(format), columns);
+      },
       py::arg("format"), py::arg("columns"), kRowBytesDoc);
   module.def("rename_weight", &rename_weight, py::arg("name"), py::arg("family"), kRenameDoc);
 }

@@ -10,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "bind/bind.h"
+#include "bind/integer.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/thread_pool.h"
@@ -151,7 +152,8 @@ std::span<T> places_of(Array<T>& array) {
   return {array.mutable_data(), static_cast<std::size_t>(array.size())};
 }
 
-Array<float> gram(const Array<float>& x, std::optional<int> threads) {
+Array<float> gram(const Array<float>& x, std::optional<Int<"gram", "threads", int>> given) {
+  const std::optional<int> threads = given;
   LLAMA2CPP_CHECK(x.ndim() == 2 && x.size() > 0, "x has shape ", shape_of(x), ", expected rows and columns");
   LLAMA2CPP_CHECK(!threads || (*threads >= 1 && *threads <= 1024), "threads is ", threads.value_or(0),
                   ", expected 1 to 1024, or None");
@@ -187,7 +189,7 @@ Array<float> gram(const Array<float>& x, std::optional<int> threads) {
   return result;
 }
 
-py::tuple factor(const Array<double>& hessian, double damp, std::optional<int> threads) {
+py::tuple factor(const Array<double>& hessian, double damp, std::optional<Int<"gptq_factor", "threads", int>> threads) {
   LLAMA2CPP_CHECK(hessian.ndim() == 2 && hessian.shape(0) == hessian.shape(1) && hessian.size() > 0,
                   "the Hessian has shape ", shape_of(hessian), ", expected a square");
   LLAMA2CPP_CHECK(damp > 0.0 && std::isfinite(damp), "damp is ", damp, ", expected a positive number");
@@ -244,8 +246,13 @@ void check_weight(const Array<float>& weight, const std::optional<Array<double>>
 }
 
 py::dict encode(const Array<float>& weight, const std::optional<Array<double>>& factor,
-                const Array<std::int32_t>& order, int bits, std::int64_t group, bool symmetric, bool search,
-                int version, std::optional<int> threads) {
+                const Array<std::int32_t>& order, Int<"gptq_encode", "bits", int> given_bits,
+                Int<"gptq_encode", "group"> given_group, bool symmetric, bool search,
+                Int<"gptq_encode", "version", int> given_version,
+                std::optional<Int<"gptq_encode", "threads", int>> threads) {
+  const int bits = given_bits;
+  const int version = given_version;
+  std::int64_t group = given_group;
   check_weight(weight, factor, order, bits);
   LLAMA2CPP_CHECK(group == -1 || group >= 1, "group is ", group, ", expected 1 or more, or -1 for all columns");
   LLAMA2CPP_CHECK(version == 1 || version == 2, "version is ", version, ", expected 1 or 2");

@@ -25,8 +25,6 @@
 namespace llama2cpp::bind {
 namespace {
 
-using PlaceList = std::vector<std::pair<int, std::int64_t>>;  // (point, layer)
-
 Place checked_place(int point, std::int64_t layer, const Config& config) {
   LLAMA2CPP_CHECK(point >= 0 && point < kPoints && layer >= 0 && layer < config.n_layers, "there is no point ", point,
                   " in layer ", layer);
@@ -82,8 +80,8 @@ class PythonHook final : public Hook {
       throw std::invalid_argument(cat("the hook at ", point_name(point, layer), " returned ", what,
                                       ", expected None or an array of shape ", expected));
     };
-    const auto array = py::array::ensure(result);
-    if (!array || std::string("fiub").find(array.dtype().kind()) == std::string::npos) {
+    const py::array array = as_array(result);
+    if (!array || !is_number(array.dtype())) {
       fail(array ? "an array of dtype " + std::string(py::str(array.dtype())) : "a " + type_name(result));
     }
     if (array.ndim() != static_cast<py::ssize_t>(shape.size()) ||
@@ -93,13 +91,30 @@ class PythonHook final : public Hook {
     return py::array_t<float, py::array::c_style | py::array::forcecast>(array);
   }
 
+  // A NumPy array of what was returned; none if it is not one of numbers. A tensor of PyTorch's that NumPy cannot show
+  // (bfloat16, on another device, with a gradient) is brought to float32 by its own methods.
+  static py::array as_array(const py::object& result) {
+    py::array array = py::array::ensure(result);
+    if (array && array.dtype().kind() != 'O') return array;
+    if (!py::hasattr(result, "detach") || !py::hasattr(result, "float") || !py::hasattr(result, "cpu")) return array;
+    return py::array::ensure(result.attr("detach")().attr("float")().attr("cpu")());
+  }
+
+  // bfloat16 and the eight-bit floats of ml_dtypes are of kind V to NumPy, and can be cast.
+  static bool is_number(const py::dtype& dtype) {
+    const std::string name = py::str(dtype.attr("name"));
+    return std::string("fiub").find(dtype.kind()) != std::string::npos || name.starts_with("bfloat") ||
+           name.starts_with("float");
+  }
+
   py::function function_;
   py::list sessions_;
 };
 
 // kind, and values [positions, heads, neurons] for an address.
-std::shared_ptr<Intervention> make_intervention(const std::string& change, std::vector<std::int64_t> heads,
-                                                std::vector<std::int64_t> positions, std::vector<std::int64_t> neurons,
+std::shared_ptr<Intervention> make_intervention(const std::string& change, Ints<"Intervention", "heads"> heads,
+                                                Ints<"Intervention", "positions"> positions,
+                                                Ints<"Intervention", "neurons"> neurons,
                                                 const py::array_t<double, py::array::c_style>& values) {
   using Change = Intervention::Change;
   const std::map<std::string, Change> changes = {{"set", Change::set},
@@ -111,7 +126,8 @@ std::shared_ptr<Intervention> make_intervention(const std::string& change, std::
   LLAMA2CPP_CHECK(found != changes.end() && values.ndim() == 3, "there is no intervention '", change, "' with ",
                   values.ndim(), " axes of values");
   return std::make_shared<Intervention>(
-      found->second, Intervention::Address{std::move(heads), std::move(positions), std::move(neurons)},
+      found->second,
+      Intervention::Address{std::move(heads.values), std::move(positions.values), std::move(neurons.values)},
       Intervention::Values{std::vector<double>(values.data(), values.data() + values.size()), values.shape(0),
                            values.shape(1), values.shape(2)});
 }
@@ -138,10 +154,10 @@ void check_memory(const Model& model, const Capture& capture, double captured, d
 
 }  // namespace
 
-py::tuple run_with_cache(const Model& model, const py::sequence& rows,
-                         const std::vector<std::pair<int, std::int64_t>>& places,
-                         const std::optional<std::vector<std::int64_t>>& positions,
-                         std::optional<std::int64_t> stop_at_layer, const py::object& call) {
+py::tuple run_with_cache(const Model& model, const py::sequence& rows, const PlaceList& places,
+                         const std::optional<Ints<"run_with_cache", "positions">>& positions,
+                         std::optional<Int<"run_with_cache", "stop_at_layer">> given_stop, const py::object& call) {
+  const std::optional<std::int64_t> stop_at_layer = given_stop;
   const Config& c = model.config();
   std::vector<Session*> sessions;
   std::vector<std::vector<std::int32_t>> ids;
@@ -164,8 +180,8 @@ py::tuple run_with_cache(const Model& model, const py::sequence& rows,
   hooks.stop_at_layer = stop_at_layer;
   std::vector<Place> wanted;
   for (const auto& [point, layer] : places) wanted.push_back(checked_place(point, layer, c));
-  const auto capture =
-      std::make_shared<Capture>(c, wanted, sequences, tokens, positions.value_or(std::vector<std::int64_t>()));
+  const auto capture = std::make_shared<Capture>(c, wanted, sequences, tokens,
+                                                 positions ? positions->values : std::vector<std::int64_t>());
   const double logits_bytes = static_cast<double>(sequences) * static_cast<double>(tokens * width) * sizeof(float);
   check_memory(model, *capture, static_cast<double>(capture->floats()) * sizeof(float), logits_bytes, sequences, tokens,
                hooks.need_one_pass());
@@ -208,7 +224,7 @@ void register_hooks(py::module_& module) {
 
   module.def(
       "hook_points",
-      [](std::int64_t n_layers) {
+      [](Int<"hook_points", "n_layers"> n_layers) {
         py::list points;
         for (const Place& place : all_places(n_layers)) {
           points.append(
@@ -220,7 +236,7 @@ void register_hooks(py::module_& module) {
 
   module.def(
       "point_shape",
-      [](int point, const Config& config) {
+      [](Int<"point_shape", "point", int> point, const Config& config) {
         const PointShape shape = point_shape(checked_place(point, 0, config).point, config);
         return py::make_tuple(shape.heads, shape.width);
       },
@@ -237,7 +253,8 @@ void register_hooks(py::module_& module) {
       .def(py::init<std::shared_ptr<Model>, py::list>(), arg("model"), arg("sessions"))
       .def(
           "add_callback",
-          [](CallHooks& call, const PlaceSet& places, py::function function, std::optional<std::size_t> sequence) {
+          [](CallHooks& call, const PlaceSet& places, py::function function,
+             std::optional<Int<"add_callback", "sequence", std::size_t>> sequence) {
             call.hooks().add(std::make_shared<PythonHook>(std::move(function), call.sessions()), call.checked(places),
                              sequence);
           },
@@ -245,7 +262,7 @@ void register_hooks(py::module_& module) {
       .def(
           "add_intervention",
           [](CallHooks& call, const PlaceSet& places, std::shared_ptr<Intervention> intervention,
-             std::optional<std::size_t> sequence) {
+             std::optional<Int<"add_intervention", "sequence", std::size_t>> sequence) {
             call.hooks().add(std::move(intervention), call.checked(places), sequence);
           },
           arg("places"), arg("intervention"), arg("sequence") = py::none())

@@ -1,7 +1,10 @@
 // What the machine can do, for benchmarks: how fast it reads.
 #include <pybind11/pybind11.h>
 
+#include <cstddef>
+
 #include "bind/bind.h"
+#include "bind/integer.h"
 #include "bind/released_gil.h"
 #include "core/read_bandwidth.h"
 
@@ -9,9 +12,15 @@ namespace llama2cpp::bind {
 
 void register_machine(py::module_& module) {
   using py::arg;
-  module.def("read_bandwidth", &read_bandwidth, arg("threads"), arg("bytes"), arg("seconds") = 0.2,
-             py::call_guard<ReleasedGil>(),
-             "Bytes a second that threads read together, each one stream through its share of so many bytes.");
+  module.def(
+      "read_bandwidth",
+      [](Int<"read_bandwidth", "threads", int> threads, Int<"read_bandwidth", "bytes", std::size_t> bytes,
+         double seconds) {
+        const ReleasedGil released;
+        return read_bandwidth(threads, bytes, seconds);
+      },
+      arg("threads"), arg("bytes"), arg("seconds") = 0.2,
+      "Bytes a second that threads read together, each one stream through its share of so many bytes.");
 }
 
 }  // namespace llama2cpp::bind

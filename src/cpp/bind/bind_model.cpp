@@ -13,6 +13,7 @@
 
 #include "bind/bind.h"
 #include "bind/call_hooks.h"
+#include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
@@ -256,7 +257,8 @@ RopeScaling make_rope_scaling(const py::object& object) {
     scaling.beta_slow = d["beta_slow"].cast<float>();
     scaling.truncate = d["truncate"].cast<bool>();
   }
-  if (type != "linear") scaling.original_context = d["original_context"].cast<std::int64_t>();
+  if (type != "linear")
+    scaling.original_context = to_integer<std::int64_t>(d["original_context"], "Config", "original_context");
   return scaling;
 }
 
@@ -283,11 +285,17 @@ py::object sliding_window(const Config& c) {
   return c.sliding_window == 0 ? py::object(py::none()) : py::cast(c.sliding_window);
 }
 
-Config make_config(std::int64_t dim, std::int64_t hidden_dim, std::int64_t n_layers, std::int64_t n_heads,
-                   std::int64_t vocab_size, std::int64_t seq_len, std::optional<std::int64_t> n_kv_heads,
-                   std::optional<std::int64_t> head_dim, float norm_eps, float rope_theta,
-                   const py::object& rope_scaling, const std::vector<float>& rope_factors,
-                   std::optional<std::int64_t> sliding_window, const std::string& rope_style, bool tied) {
+Config make_config(Int<"Config", "dim"> given_dim, Int<"Config", "hidden_dim"> hidden_dim,
+                   Int<"Config", "n_layers"> n_layers, Int<"Config", "n_heads"> given_heads,
+                   Int<"Config", "vocab_size"> vocab_size, Int<"Config", "seq_len"> seq_len,
+                   std::optional<Int<"Config", "n_kv_heads">> n_kv_heads,
+                   std::optional<Int<"Config", "head_dim">> head_dim, float norm_eps, float rope_theta,
+                   const py::object& rope_scaling, const std::optional<std::vector<float>>& rope_factors,
+                   std::optional<Int<"Config", "sliding_window">> given_window, const std::string& rope_style,
+                   bool tied) {
+  const std::int64_t dim = given_dim;
+  const std::int64_t n_heads = given_heads;
+  const std::optional<std::int64_t> sliding_window = given_window;
   LLAMA2CPP_CHECK(rope_style == "interleaved" || rope_style == "half_split", "rope_style is '", rope_style,
                   "', expected interleaved or half_split");
   LLAMA2CPP_CHECK(head_dim || (n_heads > 0 && dim % n_heads == 0), "dim is ", dim, ", which n_heads ", n_heads,
@@ -297,14 +305,14 @@ Config make_config(std::int64_t dim, std::int64_t hidden_dim, std::int64_t n_lay
   c.hidden_dim = hidden_dim;
   c.n_layers = n_layers;
   c.n_heads = n_heads;
-  c.n_kv_heads = n_kv_heads.value_or(n_heads);
-  c.head_dim = head_dim ? *head_dim : dim / n_heads;
+  c.n_kv_heads = n_kv_heads ? n_kv_heads->value : n_heads;
+  c.head_dim = head_dim ? head_dim->value : dim / n_heads;
   c.vocab_size = vocab_size;
   c.seq_len = seq_len;
   c.norm_eps = norm_eps;
   c.rope_theta = rope_theta;
   c.rope_scaling = make_rope_scaling(rope_scaling);
-  c.rope_factors = rope_factors;
+  c.rope_factors = rope_factors.value_or(std::vector<float>());
   LLAMA2CPP_CHECK(!sliding_window || *sliding_window >= 1, "sliding_window is ", sliding_window.value_or(0),
                   ", expected 1 or more, or None");
   c.sliding_window = sliding_window.value_or(0);
@@ -488,7 +496,26 @@ Examples
 >>> llama2cpp.Config(**config.to_dict()) == config
 True
 )")
-      .def("__repr__", [](const Config& c) { return py::str("Config({})").format(config_dict(c)); })
+      .def(
+          "__getitem__",
+          [](const Config& c, const std::string& name) {
+            const py::dict fields = config_dict(c);
+            if (fields.contains(name.c_str())) return py::object(fields[name.c_str()]);
+            const py::object close = py::module_::import("llama2cpp.arguments").attr("close_names");
+            throw py::key_error(cat("a Config has no '", name, "'", std::string(py::str(close(name, fields)))));
+          },
+          arg("name"))
+      .def("_ipython_key_completions_", [](const Config& c) { return py::list(config_dict(c)); })
+      .def("_repr_html_",
+           [](const Config& c) { return py::module_::import("llama2cpp.html_views").attr("config_html")(c); })
+      .def("__repr__",
+           [](const Config& c) {
+             std::string text;
+             for (const auto& [name, value] : config_dict(c)) {
+               text += cat(text.empty() ? "" : ", ", std::string(py::str(name)), "=", std::string(py::repr(value)));
+             }
+             return "Config(" + text + ")";
+           })
       .def("__eq__",
            [](const Config& a, const py::object& b) {
              return py::isinstance<Config>(b) && config_dict(a).equal(config_dict(b.cast<const Config&>()));
@@ -499,9 +526,9 @@ True
   py::class_<Model, std::shared_ptr<Model>>(module, "Model", "Config and weights on a backend; see llama2cpp.Model.")
       .def_static(
           "open",
-          [](const std::filesystem::path& path, const std::string& backend, std::optional<int> threads,
-             std::optional<std::int64_t> context, const std::string& kv, const std::string& activations,
-             const std::string& pack, bool mmap) {
+          [](const std::filesystem::path& path, const std::string& backend,
+             std::optional<Int<"load", "threads", int>> threads, std::optional<Int<"load", "context">> context,
+             const std::string& kv, const std::string& activations, const std::string& pack, bool mmap) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
             const ReleasedGil released;
             Checkpoint checkpoint = open_checkpoint(utf8(path), mmap);
@@ -512,9 +539,10 @@ True
           arg("kv") = "auto", arg("activations") = "auto", arg("pack") = "auto", arg("mmap") = true)
       .def_static(
           "from_arrays",
-          [](const Config& config, const py::dict& arrays, const std::string& backend, std::optional<int> threads,
-             std::optional<std::int64_t> context, const std::string& kv, const std::string& activations,
-             const std::string& pack) {
+          [](const Config& config, const py::dict& arrays, const std::string& backend,
+             std::optional<Int<"from_arrays", "threads", int>> threads,
+             std::optional<Int<"from_arrays", "context">> context, const std::string& kv,
+             const std::string& activations, const std::string& pack) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
             Checkpoint checkpoint = checkpoint_from_arrays(config, arrays);
             const ReleasedGil released;
@@ -552,15 +580,14 @@ True
           arg("name"))
       .def(
           "weight_rows",
-          [](const Model& m, const std::string& name, const std::vector<std::int64_t>& rows) {
-            return weight_rows(find_weight(m, name), rows);
+          [](const Model& m, const std::string& name, const Ints<"weight_rows", "rows">& rows) {
+            return weight_rows(find_weight(m, name), rows.values);
           },
           arg("name"), arg("rows"))
       .def(
           "weight_columns",
-          [](const Model& m, const std::string& name, std::int64_t begin, std::int64_t count) {
-            return weight_columns(find_weight(m, name), begin, count);
-          },
+          [](const Model& m, const std::string& name, Int<"weight_columns", "begin"> begin,
+             Int<"weight_columns", "count"> count) { return weight_columns(find_weight(m, name), begin, count); },
           arg("name"), arg("begin"), arg("count"))
       .def(
           "weight_info", [](const Model& m, const std::string& name) { return weight_info(find_weight(m, name)); },
@@ -573,14 +600,17 @@ True
       .def("unembed", &unembed_array, arg("x"), arg("norm") = false)
       .def(
           "session",
-          [](std::shared_ptr<Model> m, std::optional<std::int64_t> context) {
+          [](std::shared_ptr<Model> m, std::optional<Int<"session", "context">> given) {
+            const std::optional<std::int64_t> context = given;
             LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
             return std::make_unique<Session>(std::move(m), context.value_or(0));
           },
           arg("context") = py::none())
       .def(
           "load_session",
-          [](std::shared_ptr<Model> m, const std::filesystem::path& path, std::optional<std::int64_t> context) {
+          [](std::shared_ptr<Model> m, const std::filesystem::path& path,
+             std::optional<Int<"load_session", "context">> given) {
+            const std::optional<std::int64_t> context = given;
             LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
             const ReleasedGil released;
             return load_session(std::move(m), utf8(path), context.value_or(0), [] { poll_signals(); });

@@ -10,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "bind/bind.h"
+#include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
@@ -93,9 +94,12 @@ py::array pack(Weight weight, Backend& backend) {
 // Packs rows that have been encoded, of whatever they are.
 class PanelPacker {
  public:
-  explicit PanelPacker(std::optional<int> threads) : backend_(make_backend("cpu", threads.value_or(0))) {}
+  explicit PanelPacker(std::optional<Int<"PanelPacker", "threads", int>> threads)
+      : backend_(make_backend("cpu", threads ? threads->value : 0)) {}
 
-  py::array pack_rows(const std::string& name, const std::string& format, std::int64_t cols, const ByteArray& data) {
+  py::array pack_rows(const std::string& name, const std::string& format, Int<"PanelPacker.pack", "cols"> given,
+                      const ByteArray& data) {
+    const std::int64_t cols = given;
     LLAMA2CPP_CHECK(data.ndim() == 2, "data has shape ", std::string(py::str(data.attr("shape"))),
                     ", expected two dimensions");
     Weight weight = new_weight(name, format, data.shape(0), cols);
@@ -128,12 +132,11 @@ void register_panels(py::module_& module) {
       [](const Model& model, const std::string& name) { return pack(stored_weight(model, name), model.backend()); },
       py::arg("model"), py::arg("name"));
   py::class_<PanelPacker>(module, "PanelPacker")
-      .def(py::init<std::optional<int>>(), py::arg("threads") = py::none())
+      .def(py::init<std::optional<Int<"PanelPacker", "threads", int>>>(), py::arg("threads") = py::none())
       .def_static(
           "facts",
-          [](const std::string& name, const std::string& format, std::int64_t rows, std::int64_t cols) {
-            return panel_facts(new_weight(name, format, rows, cols));
-          },
+          [](const std::string& name, const std::string& format, Int<"PanelPacker.facts", "rows"> rows,
+             Int<"PanelPacker.facts", "cols"> cols) { return panel_facts(new_weight(name, format, rows, cols)); },
           py::arg("name"), py::arg("format"), py::arg("rows"), py::arg("cols"))
       .def("pack", &PanelPacker::pack_rows, py::arg("name"), py::arg("format"), py::arg("cols"),
            py::arg("data").noconvert());

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
@@ -20,13 +21,13 @@
 namespace llama2cpp::bind {
 namespace {
 
-std::shared_ptr<Recorder> make_recorder(const Model& model, const std::vector<std::pair<int, std::int64_t>>& list) {
+std::shared_ptr<Recorder> make_recorder(const Model& model, const PlaceList& list) {
   const Config& c = model.config();
   std::vector<Place> places;
   for (const auto& [point, layer] : list) {
     LLAMA2CPP_CHECK(point >= 0 && point < kPoints && layer >= 0 && layer < c.n_layers, "there is no point ", point,
                     " in layer ", layer);
-    places.push_back({static_cast<Point>(point), layer});
+    places.push_back({static_cast<Point>(point.value), layer.value});
   }
   return std::make_shared<Recorder>(c, std::move(places));
 }
@@ -76,7 +77,12 @@ void register_recorder(py::module_& module) {
   py::class_<Recorder, std::shared_ptr<Recorder>>(module, "Recorder",
                                                   "Keeps activations of many calls; see llama2cpp.recording.")
       .def(py::init(&make_recorder), arg("model"), arg("places"))
-      .def("bytes", &Recorder::bytes, arg("begin"), arg("count"))
+      .def(
+          "bytes",
+          [](const Recorder& recorder, Int<"Recorder.bytes", "begin"> begin, Int<"Recorder.bytes", "count"> count) {
+            return recorder.bytes(begin, count);
+          },
+          arg("begin"), arg("count"))
       .def("reserve", &Recorder::reserve, arg("bytes"))
       .def_property_readonly("bytes_taken", &Recorder::bytes_taken)
       .def("arrays", &arrays_of, arg("track"));

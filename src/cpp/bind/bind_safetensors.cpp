@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
@@ -24,9 +25,9 @@ using Metadata = std::map<std::string, std::string, std::less<>>;
 
 // What a file of these arrays begins with.
 py::bytes header_of(const Metadata& metadata,
-                    const std::vector<std::pair<std::string, std::vector<std::int64_t>>>& f32) {
+                    const std::vector<std::pair<std::string, Ints<"safetensors_header", "arrays">>>& f32) {
   std::vector<NamedShape> tensors;
-  for (const auto& [name, shape] : f32) tensors.push_back({name, "F32", shape});
+  for (const auto& [name, shape] : f32) tensors.push_back({name, "F32", shape.values});
   return write_safetensors_header(metadata, tensors);
 }
 

@@ -3,11 +3,13 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/integer.h"
 #include "bind/numpy.h"
 #include "core/check.h"
 #include "model/sampler.h"
@@ -124,16 +126,13 @@ std::uint64_t to_seed(const py::object& object) {
     std::random_device random;
     return (std::uint64_t{random()} << 32) | random();
   }
-  if (!PyIndex_Check(object.ptr()) || PyBool_Check(object.ptr())) {
-    throw py::type_error(cat("seed is ", std::string(py::repr(object)), ", expected an integer or None"));
-  }
-  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-  if (!number) throw py::error_already_set();
-  const std::uint64_t seed = PyLong_AsUnsignedLongLong(number.ptr());
+  const std::optional<py::object> number = PyBool_Check(object.ptr()) ? std::nullopt : as_index(object);
+  if (!number) throw py::type_error(cat("Sampler: seed is ", shown(object), ", expected an integer or None"));
+  const std::uint64_t seed = PyLong_AsUnsignedLongLong(number->ptr());
   if (PyErr_Occurred() != nullptr) {
     PyErr_Clear();
     throw std::invalid_argument(
-        cat("seed is ", std::string(py::repr(object)), ", expected a number from 0 to 2**64 - 1"));
+        cat("Sampler: seed is ", std::string(py::repr(*number)), ", expected a number from 0 to 2**64 - 1"));
   }
   return seed;
 }
@@ -154,7 +153,8 @@ std::int32_t sample(Sampler& sampler, const py::object& object, const py::object
   LLAMA2CPP_CHECK(logits.ndim() == 1, "logits have shape ", std::string(py::str(logits.attr("shape"))),
                   ", expected one dimension [vocab_size]");
   // The GIL is kept: it is what makes threads that share a sampler take turns.
-  return sampler.sample({logits.data(), static_cast<std::size_t>(logits.size())}, to_ids(history));
+  const std::vector<std::int32_t> before = history.is_none() ? std::vector<std::int32_t>() : to_ids(history);
+  return sampler.sample({logits.data(), static_cast<std::size_t>(logits.size())}, before);
 }
 
 std::string repr(const Sampler& sampler) {
@@ -191,8 +191,8 @@ void register_sampler(py::module_& module) {
     return [option](const Sampler& sampler) { return widen(sampler.options().*option); };
   };
   py::class_<Sampler>(module, "Sampler", kSamplerDoc, py::is_final())
-      .def(py::init([](double temperature, double top_p, std::int64_t top_k, double min_p, const py::object& seed,
-                       double repetition_penalty) {
+      .def(py::init([](double temperature, double top_p, Int<"Sampler", "top_k"> top_k, double min_p,
+                       const py::object& seed, double repetition_penalty) {
              return Sampler({
                  .temperature = narrow("temperature", temperature),
                  .top_p = narrow("top_p", top_p),

@@ -11,6 +11,7 @@
 
 #include "bind/bind.h"
 #include "bind/call_hooks.h"
+#include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
@@ -96,7 +97,8 @@ py::array prefill(Session& session, const py::object& tokens, bool all_logits, c
 }
 
 // cos and sin of the rotary angles of positions [0, count): two arrays [count, head_dim / 2].
-py::tuple rotary(const Session& session, std::int64_t count) {
+py::tuple rotary(const Session& session, Int<"Session.rotary", "count"> given) {
+  const std::int64_t count = given;
   const Model& model = session.model();
   LLAMA2CPP_CHECK(count >= 0, "count is ", count, ", expected 0 or more");
   const py::ssize_t pairs = model.config().head_dim / 2;
@@ -148,6 +150,10 @@ void feed_many(const Model& model, const py::sequence& rows, const py::object& h
 void register_session(py::module_& module) {
   using py::arg;
 
+  module.def(
+      "token_ids", [](const py::object& tokens) { return to_ids(tokens); }, arg("tokens"),
+      "Token ids as a list, from whatever holds integers in order.");
+
   py::class_<Session>(module, "Session", "One sequence on a model; see llama2cpp.Session.")
       .def_property_readonly("config", [](const Session& s) { return s.model().config(); })
       .def_property_readonly("position", &Session::position)
@@ -159,7 +165,13 @@ void register_session(py::module_& module) {
       .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false, arg("hooks") = py::none())
       .def("sample", &sample, arg("sampler"))
       .def("rotary", &rotary, arg("count"))
-      .def("rewind", &Session::rewind, arg("position"), py::call_guard<ReleasedGil>())
+      .def(
+          "rewind",
+          [](Session& session, Int<"Session.rewind", "position"> position) {
+            const ReleasedGil released;
+            session.rewind(position);
+          },
+          arg("position"))
       .def("fork", &Session::fork, py::call_guard<ReleasedGil>())
       .def(
           "save",
@@ -169,9 +181,11 @@ void register_session(py::module_& module) {
           },
           arg("path"))
       .def(
-          "keys", [](const Session& s, std::int64_t layer) { return kv_array(s, s.kv().keys(layer)); }, arg("layer"))
+          "keys", [](const Session& s, Int<"KVCache.keys", "layer"> layer) { return kv_array(s, s.kv().keys(layer)); },
+          arg("layer"))
       .def(
-          "values", [](const Session& s, std::int64_t layer) { return kv_array(s, s.kv().values(layer)); },
+          "values",
+          [](const Session& s, Int<"KVCache.values", "layer"> layer) { return kv_array(s, s.kv().values(layer)); },
           arg("layer"));
 }
 

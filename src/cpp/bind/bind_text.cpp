@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/integer.h"
+#include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/buffer.h"
 #include "core/check.h"
@@ -41,10 +43,10 @@ Unicode 17 for digits there, U+11DE0 to U+11DE9 and U+16FF4 to U+16FF6.
 Examples
 --------
 >>> import llama2cpp
->>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer = llama2cpp.load("storyteller").tokenizer
 >>> tokenizer.encode("Once upon a time")
-[1, 403, 407, 261, 378]
->>> tokenizer.decode([1, 403, 407, 261, 378])
+[1, 508, 509, 260, 420]
+>>> tokenizer.decode([1, 508, 509, 260, 420])
 'Once upon a time'
 )doc";
 
@@ -74,8 +76,10 @@ OSError
 Examples
 --------
 >>> import llama2cpp
->>> len(llama2cpp.Tokenizer.from_file("tok512.bin"))
-512
+>>> from pathlib import Path
+>>> path = Path(llama2cpp.load("storyteller").path).with_name("tokenizer.model")
+>>> len(llama2cpp.Tokenizer.from_file(path))
+1536
 )doc";
 
 constexpr const char* kEncodeDoc = R"doc(The ids of a text.
@@ -116,9 +120,9 @@ The time is n log n in the length of the text, whatever the text. The GIL is rel
 Examples
 --------
 >>> import llama2cpp
->>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer = llama2cpp.load("storyteller").tokenizer
 >>> tokenizer.encode("<s>Hello</s>", bos=False, special=True)
-[1, 346, 306, 414, 2]
+[1, 321, 382, 1480, 2]
 )doc";
 
 constexpr const char* kWordsDoc = R"doc(The words that byte-level BPE cuts a text into, and then encodes one by one.
@@ -141,7 +145,7 @@ ValueError
 Examples
 --------
 >>> import llama2cpp
->>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer = llama2cpp.load("storyteller").tokenizer
 >>> tokenizer.words("Hello world")
 Traceback (most recent call last):
 ValueError: only byte-level BPE cuts a text into words
@@ -154,7 +158,7 @@ Control pieces are nothing, byte pieces their byte, and the space that :meth:`en
 Parameters
 ----------
 ids : iterable of int
-    A list, a NumPy array of integers, ...
+    A list, or an array or tensor of integers [T] or [1, T].
 
 Returns
 -------
@@ -169,7 +173,7 @@ ValueError
 Examples
 --------
 >>> import llama2cpp
->>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer = llama2cpp.load("storyteller").tokenizer
 >>> tokenizer.decode(tokenizer.encode("naïve"))
 'naïve'
 )doc";
@@ -193,7 +197,7 @@ ValueError
 Examples
 --------
 >>> import llama2cpp
->>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer = llama2cpp.load("storyteller").tokenizer
 >>> tokenizer.decode_bytes([3 + 0xF0, 3 + 0x9F])  # half of an emoji
 b'\xf0\x9f'
 )doc";
@@ -218,7 +222,7 @@ ValueError
 Examples
 --------
 >>> import llama2cpp
->>> llama2cpp.Tokenizer.from_file("tok512.bin").piece(403)
+>>> llama2cpp.load("storyteller").tokenizer.piece(508)
 b' Once'
 )doc";
 
@@ -244,7 +248,7 @@ ValueError
 Examples
 --------
 >>> import llama2cpp
->>> llama2cpp.Tokenizer.from_file("tok512.bin").piece_after(1, 403)
+>>> llama2cpp.load("storyteller").tokenizer.piece_after(1, 508)
 b'Once'
 )doc";
 
@@ -261,7 +265,7 @@ Examples
 --------
 >>> import llama2cpp
 >>> from llama2cpp._core import StreamDecoder
->>> tokenizer = llama2cpp.Tokenizer.from_file("tok512.bin")
+>>> tokenizer = llama2cpp.load("storyteller").tokenizer
 >>> decoder = StreamDecoder(tokenizer)
 >>> [decoder.push(id) for id in tokenizer.encode("a\N{ROCKET}")]
 ['', 'a', '', '', '', '🚀']
@@ -289,7 +293,7 @@ Examples
 --------
 >>> import llama2cpp
 >>> from llama2cpp._core import StreamDecoder
->>> decoder = StreamDecoder(llama2cpp.Tokenizer.from_file("tok512.bin"))
+>>> decoder = StreamDecoder(llama2cpp.load("storyteller").tokenizer)
 >>> [decoder.push(3 + byte) for byte in "é".encode()]
 ['', 'é']
 )doc";
@@ -305,25 +309,25 @@ Examples
 --------
 >>> import llama2cpp
 >>> from llama2cpp._core import StreamDecoder
->>> decoder = StreamDecoder(llama2cpp.Tokenizer.from_file("tok512.bin"))
+>>> decoder = StreamDecoder(llama2cpp.load("storyteller").tokenizer)
 >>> decoder.push(3 + 0xC3), decoder.flush()
 ('', '\ufffd')
 )doc";
 
-// Any Python integer (NumPy's too) as an id. What no id can be is reported like any other wrong id.
-std::int32_t to_id(py::handle value, const Tokenizer& tokenizer) {
-  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
-  if (!number) throw py::error_already_set();
+// An id of the vocabulary. What no id can be is reported like any other wrong id.
+std::int32_t to_known_id(py::handle value, const Tokenizer& tokenizer) {
+  const std::optional<py::object> number = as_index(value);
+  if (!number) throw py::type_error(cat("id is ", shown(value), ", expected an integer"));
   int overflow = 0;
-  const long long id = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
-  LLAMA2CPP_CHECK(overflow == 0 && id >= 0 && id < tokenizer.vocab_size(), "id ", std::string(py::str(number)),
+  const long long id = PyLong_AsLongLongAndOverflow(number->ptr(), &overflow);
+  LLAMA2CPP_CHECK(overflow == 0 && id >= 0 && id < tokenizer.vocab_size(), "id ", std::string(py::str(*number)),
                   " is not in the vocabulary of ", tokenizer.vocab_size(), " pieces");
   return static_cast<std::int32_t>(id);
 }
 
-std::vector<std::int32_t> to_ids(const py::iterable& values, const Tokenizer& tokenizer) {
+std::vector<std::int32_t> to_known_ids(py::handle values, const Tokenizer& tokenizer) {
   std::vector<std::int32_t> ids;
-  for (const py::handle value : values) ids.push_back(to_id(value, tokenizer));
+  for (const py::handle value : id_items(values)) ids.push_back(to_known_id(value, tokenizer));
   return ids;
 }
 
@@ -458,7 +462,7 @@ void register_text(py::module_& module) {
   py::class_<Tokenizer, py::smart_holder>(module, "Tokenizer", kTokenizerDoc, py::is_final())
       .def_static(
           "from_file",
-          [](const py::object& path, std::int64_t vocab_size) {
+          [](const py::object& path, Int<"Tokenizer.from_file", "vocab_size"> vocab_size) {
             const auto name = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
             const ReleasedGil release;
             return open_tokenizer(name, vocab_size);
@@ -478,27 +482,26 @@ void register_text(py::module_& module) {
           py::arg("text"), kWordsDoc)
       .def(
           "decode",
-          [](const Tokenizer& tokenizer, const py::iterable& ids) {
-            return to_str(tokenizer.decode(to_ids(ids, tokenizer)));
+          [](const Tokenizer& tokenizer, const py::object& ids) {
+            return to_str(tokenizer.decode(to_known_ids(ids, tokenizer)));
           },
           py::arg("ids"), kDecodeDoc)
       .def(
           "decode_bytes",
-          [](const Tokenizer& tokenizer, const py::iterable& ids) {
-            return py::bytes(tokenizer.decode(to_ids(ids, tokenizer)));
+          [](const Tokenizer& tokenizer, const py::object& ids) {
+            return py::bytes(tokenizer.decode(to_known_ids(ids, tokenizer)));
           },
           py::arg("ids"), kDecodeBytesDoc)
       .def(
           "piece",
           [](const Tokenizer& tokenizer, const py::object& id) {
-            return py::bytes(tokenizer.piece(to_id(id, tokenizer)));
+            return py::bytes(tokenizer.piece(to_known_id(id, tokenizer)));
           },
           py::arg("id"), kPieceDoc)
       .def(
           "piece_after",
-          [](const Tokenizer& tokenizer, std::int32_t prev, const py::object& id) {
-            return py::bytes(tokenizer.piece_after(prev, to_id(id, tokenizer)));
-          },
+          [](const Tokenizer& tokenizer, Int<"Tokenizer.piece_after", "prev", std::int32_t> prev,
+             const py::object& id) { return py::bytes(tokenizer.piece_after(prev, to_known_id(id, tokenizer))); },
           py::arg("prev"), py::arg("id"), kPieceAfterDoc)
       .def_property_readonly("vocab_size", &Tokenizer::vocab_size, "int: How many pieces there are; ids are below it.")
       .def_property_readonly(
@@ -531,7 +534,9 @@ void register_text(py::module_& module) {
       .def(py::init<const Tokenizer&>(), py::arg("tokenizer"))
       .def(
           "push",
-          [](PyStreamDecoder& self, const py::object& id) { return self.decoder.push(to_id(id, self.tokenizer)); },
+          [](PyStreamDecoder& self, const py::object& id) {
+            return self.decoder.push(to_known_id(id, self.tokenizer));
+          },
           py::arg("id"), kPushDoc)
       .def(
           "flush", [](PyStreamDecoder& self) { return self.decoder.flush(); }, kFlushDoc);

@@ -6,9 +6,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "bind/integer.h"
 #include "core/buffer.h"
 
 namespace llama2cpp::bind {
@@ -25,41 +28,44 @@ inline py::array_t<float> float_array(const Buffer& memory, std::int64_t begin, 
   return py::array_t<float>(std::move(shape), reinterpret_cast<const float*>(memory.data()) + begin, keeper(memory));
 }
 
-inline std::string type_name(py::handle object) { return py::str(py::type::handle_of(object).attr("__name__")); }
-
-// One token id from an int or a NumPy integer. Throws std::invalid_argument that says what was received; whether the
-// id is in the vocabulary is for the core to say.
+// One token id from an int, a NumPy integer or an array of no dimensions. Throws std::invalid_argument that says what was
+// received; whether the id is in the vocabulary is for the core to say.
 inline std::int32_t to_id(py::handle object) {
-  if (!PyIndex_Check(object.ptr()) || PyBool_Check(object.ptr())) {
-    throw std::invalid_argument("a token id is " + std::string(py::repr(object)) + " (" + type_name(object) +
-                                "), expected an integer");
-  }
-  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-  if (!number) throw py::error_already_set();
+  const std::optional<py::object> number = PyBool_Check(object.ptr()) ? std::nullopt : as_index(object);
+  if (!number) throw std::invalid_argument("a token id is " + shown(object) + ", expected an integer");
   int overflow = 0;
-  const long long value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  const long long value = PyLong_AsLongLongAndOverflow(number->ptr(), &overflow);
   if (overflow != 0 || value < INT32_MIN || value > INT32_MAX) {
-    throw std::invalid_argument("a token id is " + std::string(py::repr(object)) + ", which is no 32-bit integer");
+    throw std::invalid_argument("a token id is " + shown(object) + ", which is no 32-bit integer");
   }
   return static_cast<std::int32_t>(value);
 }
 
-// Token ids from a sequence of integers or a one-dimensional integer array.
-inline std::vector<std::int32_t> to_ids(py::handle object) {
-  if (py::isinstance<py::array>(object)) {
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    if (array.ndim() != 1 || (array.dtype().kind() != 'i' && array.dtype().kind() != 'u')) {
+// What holds token ids in order, as something to iterate over: an array or a tensor [T] or [1, T], a list, any iterable.
+inline py::iterable id_items(py::handle object) {
+  const bool is_array = py::isinstance<py::array>(object);
+  if (is_array || py::hasattr(object, "__array__")) {  // a tensor's library need not be imported for it
+    const py::array array = is_array ? py::reinterpret_borrow<py::array>(object)
+                                     : py::array(py::module_::import("numpy").attr("asarray")(object));
+    const bool flat = array.ndim() == 1 || (array.ndim() == 2 && array.shape(0) == 1);
+    if (!flat || (array.dtype().kind() != 'i' && array.dtype().kind() != 'u')) {
       throw std::invalid_argument("token ids are an array of dtype " + std::string(py::str(array.dtype())) +
                                   " and shape " + std::string(py::str(array.attr("shape"))) +
                                   ", expected one dimension of integers");
     }
-  } else if (py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object) || !PySequence_Check(object.ptr())) {
+    // Scalars of the array's own type, so that no width or byte order is cut down unseen.
+    return array.attr("flat");
+  }
+  if (py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object) || !py::isinstance<py::iterable>(object)) {
     throw std::invalid_argument("token ids are of type " + type_name(object) +
                                 ", expected a sequence of integers or an integer array");
   }
+  return py::reinterpret_borrow<py::iterable>(object);
+}
+
+inline std::vector<std::int32_t> to_ids(py::handle object) {
   std::vector<std::int32_t> ids;
-  ids.reserve(py::len(object));
-  for (const py::handle item : object) ids.push_back(to_id(item));
+  for (const py::handle item : id_items(object)) ids.push_back(to_id(item));
   return ids;
 }
 

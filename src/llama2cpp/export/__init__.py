@@ -5,9 +5,9 @@ Examples
 >>> import llama2cpp
 >>> import tempfile
 >>> with tempfile.TemporaryDirectory() as folder:
-...     done = llama2cpp.export.convert("stories260K.bin", f"{folder}/stories.gguf", tokenizer="tok512.bin")
+...     done = llama2cpp.export.convert("storyteller", f"{folder}/stories.gguf")
 ...     llama2cpp.load(done.path).generate("Once upon a time", max_tokens=12, temperature=0)
-', there was a little girl named Lily. She'
+', in a green village, there lived a little boy named'
 """
 
 from .calibration import Calibration

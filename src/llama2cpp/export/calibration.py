@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core, generation
+from ..arguments import integer
 from .source import Array, Source
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         for name in ("sequences", "length"):
-            if getattr(self, name) < 1:
+            if integer(getattr(self, name), name, "Calibration") < 1:
                 raise ValueError(f"calibration: {name} is {getattr(self, name)}, expected 1 or more")
 
     def tokens(self, model: Model) -> list[list[int]]:
@@ -94,13 +95,13 @@ class Calibration:
         --------
         >>> import llama2cpp
         >>> from llama2cpp.export import Calibration
-        >>> Calibration([1, 403, 407, 261, 378], length=3).tokens(llama2cpp.load("stories260K.bin"))
-        [[1, 403, 407], [261, 378]]
+        >>> Calibration([1, 508, 509, 260, 420], length=3).tokens(llama2cpp.load("storyteller"))
+        [[1, 508, 509], [260, 420]]
         """
         is_file = isinstance(self.text, str | PathLike)
         prompt = Path(self.text).read_bytes() if isinstance(self.text, str | PathLike) else list(self.text)
         ids = generation.to_ids(model, prompt)
-        bos = model.tokenizer.bos_id if is_file and model.tokenizer is not None else None
+        bos = model.tokenizer.bos_id if is_file and model.has_tokenizer else None
         first = [bos] if bos is not None and ids[:1] == [bos] else []
         rest = ids[len(first) :]
         if not rest:
@@ -195,10 +196,10 @@ def importance_of_inputs(
     --------
     >>> import llama2cpp
     >>> from llama2cpp.export.calibration import importance_of_inputs
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> found = importance_of_inputs(model, [[1, 403, 407, 261, 378]])
     >>> found["layers.0.feed_forward.w2.weight"].shape
-    (172,)
+    (512,)
     """
     n_layers, source = model.config.n_layers, Source(model)
     squares: dict[str, NDArray[np.float64]] = {}

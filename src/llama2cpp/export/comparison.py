@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import generation
+from ..arguments import checked
 from .source import Source
 
 if TYPE_CHECKING:
     from ..generation import Prompt
     from ..model import Model
 
+_FEW = 0.1  # the share of a vocabulary that may differ, if the text has none of it
 _CHUNK = 128  # tokens whose logits are in memory at a time
 
 
@@ -87,13 +89,14 @@ class Comparison:
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+        >>> model = llama2cpp.load("storyteller")
         >>> llama2cpp.export.compare(model, model, "Once upon a time").to_dict()["mean_kl"]
         0.0
         """
         return asdict(self)
 
 
+@checked
 def compare(
     a: Model,
     b: Model,
@@ -129,23 +132,23 @@ def compare(
     Raises
     ------
     ValueError
-        If the vocabularies differ in size, or there are not at least two tokens, or no tokenizer for a text.
+        If the vocabularies differ, or there are not at least two tokens, or no tokenizer for a text.
 
     Examples
     --------
     >>> import llama2cpp
     >>> import tempfile
     >>> story = "Once upon a time, there was a little girl named Lily. She loved to play outside."
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = llama2cpp.export.convert(model, f"{folder}/stories.bin", "int8")
     ...     found = llama2cpp.export.compare(model, llama2cpp.load(done.path), story)
     >>> found.mean_kl < 0.01, found.top1_agreement > 0.9, found.tensors[0].relative_error < 0.01
     (True, True, True)
     """
-    if a.config.vocab_size != b.config.vocab_size:
-        raise ValueError(f"the vocabularies have {a.config.vocab_size} and {b.config.vocab_size} pieces")
-    ids = generation.to_ids(a if a.tokenizer is not None else b, text)
+    _check_sizes(a, b)
+    ids = generation.to_ids(a if a.has_tokenizer else b, text)
+    _check_pieces(a, b, ids)
     if max_tokens is not None:
         ids = ids[: max(0, max_tokens)]
     window = min(window, a.context, b.context)
@@ -177,6 +180,31 @@ def compare(
         kl=tuple(each.tolist()),
         tensors=tuple(_differences(Source(a), Source(b), progress)) if tensors else (),
     )
+
+
+def _check_sizes(a: Model, b: Model) -> None:
+    if a.config.vocab_size != b.config.vocab_size:
+        raise ValueError(
+            f"the vocabularies have {a.config.vocab_size} and {b.config.vocab_size} pieces: only models of one "
+            "vocabulary can be compared"
+        )
+
+
+def _check_pieces(a: Model, b: Model, ids: Sequence[int]) -> None:
+    """Refuse models whose ids mean other texts. A few that differ outside of the text are padding."""
+    if not (a.has_tokenizer and b.has_tokenizer):
+        return
+    first, second = a.tokenizer, b.tokenizer
+    count = min(first.vocab_size, second.vocab_size)
+    marks = {first.bos_id, second.bos_id, *first.eos_ids, *second.eos_ids}  # formats write their names differently
+    other = {id for id in range(count) if id not in marks and first.piece(id) != second.piece(id)}
+    in_text = [id for id in ids if id in other]
+    if in_text or len(other) > count * _FEW:
+        id = in_text[0] if in_text else min(other)
+        raise ValueError(
+            f"the vocabularies differ in {len(other)} of {count} pieces (id {id} is {first.piece(id)!r} in the one and "
+            f"{second.piece(id)!r} in the other): only models of one vocabulary can be compared"
+        )
 
 
 _LogProbabilities = NDArray[np.float64]

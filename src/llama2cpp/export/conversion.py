@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..arguments import checked
 from ..new_files import new_file, new_folder, refuse_existing, refuse_replacing
 from . import gguf_file, gptq_folder, hf_folder, hf_shards, llama2c_file, llm_int8, panel_file
 from .calibration import Calibration, importance_of_inputs
@@ -19,7 +20,7 @@ from .gptq import BITS, Settings
 from .mixtures import ALIASES, FLOATS
 from .opening import Opened, open_source, runnable
 from .outliers import outlier_columns
-from .source import Array, Checkpoint, Source
+from .source import Array, Checkpoint, Source, tokenizer_of
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Conversion:
     notes: tuple[str, ...]
 
 
+@checked
 def convert(
     source: str | PathLike[str] | Model | Opened,
     target: str | PathLike[str],
@@ -152,9 +154,9 @@ def convert(
     >>> import llama2cpp
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     done = llama2cpp.export.convert("stories260K.bin", f"{folder}/stories.bin", "int8")
+    ...     done = llama2cpp.export.convert("storyteller", f"{folder}/stories.bin", "int8")
     ...     done.bytes, done.formats["norm.weight"], done.formats["layers.0.attention.wq.weight"]
-    (521728, 'f32', 'int8_group')
+    (2411008, 'f32', 'int8_group')
     """
     from ..model import Model
 
@@ -292,11 +294,12 @@ class _Job:
 
     def take_vocabulary(self, opened: Opened) -> None:
         checkpoint = opened.checkpoint
-        if checkpoint.tokenizer is None:
+        tokenizer = tokenizer_of(checkpoint)
+        if tokenizer is None:
             problem = checkpoint.tokenizer_problem
             self.notes.append(f"no tokenizer goes along: {problem or 'the source has none, and none was given'}")
             return
-        self.vocabulary = Vocabulary.of(checkpoint.tokenizer)
+        self.vocabulary = Vocabulary.of(tokenizer)
         folder = Path(checkpoint.path) if Path(checkpoint.path).is_dir() else Path(checkpoint.path).parent
         if opened.has_own_tokenizer and checkpoint.file_format.startswith("Hugging Face") and folder.is_dir():
             self.source_folder = folder
@@ -360,7 +363,7 @@ class _Job:
                 _Checked(self.source, formats),
                 formats,
                 self.progress,
-                tokenizer=None if self.vocabulary is None else checkpoint.tokenizer,
+                tokenizer=None if self.vocabulary is None else tokenizer_of(checkpoint),
                 importance=importance,
                 threads=threads,
             )

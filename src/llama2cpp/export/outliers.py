@@ -55,7 +55,7 @@ def outlier_columns(
     --------
     >>> import llama2cpp
     >>> from llama2cpp.export.outliers import outlier_columns
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> found = outlier_columns(model, [[1, 403, 407, 261, 378]], threshold=2.0)
     >>> found["layers.0.attention.wq.weight"].tolist() == found["layers.0.attention.wk.weight"].tolist()
     True

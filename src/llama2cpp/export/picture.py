@@ -50,7 +50,7 @@ def picture(found: Comparison, title: str | None = None) -> Figure:
     --------
     >>> import llama2cpp
     >>> import tempfile
-    >>> model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin")
+    >>> model = llama2cpp.load("storyteller")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = llama2cpp.export.convert(model, f"{folder}/stories.bin", "int8")
     ...     found = llama2cpp.export.compare(model, llama2cpp.load(done.path), "Once upon a time there was a cat.")

@@ -66,7 +66,7 @@ def export_and_report(
         prompt = None
         if report and text is not None:  # what can fail early should
             prompt = text.read_bytes()
-            if opened.checkpoint.tokenizer is None:
+            if not opened.checkpoint.has_tokenizer:
                 raise ValueError(f"--text needs a tokenizer, which {source} has not: pass one (-z)")
         with _progress(f"{target}") as progress:
             done = convert(
@@ -152,8 +152,8 @@ def _save_picture(found: Comparison, title: str, path: Path) -> None:
 def _own_text(model: Model) -> list[int]:
     """Let the model write a text for itself: ids, as it may have no tokenizer."""
     sampler = Sampler(temperature=1.0, top_p=1.0, seed=0)
-    tokenizer = model.tokenizer
-    ids = [1 if tokenizer is None or tokenizer.bos_id is None else tokenizer.bos_id]
+    bos = model.tokenizer.bos_id if model.has_tokenizer else None
+    ids = [1 if bos is None else bos]
     ids[0] %= model.config.vocab_size
     session = model.session()
     while len(ids) < min(_OWN_TOKENS, session.context):

@@ -54,7 +54,11 @@ class Checkpoint(Protocol):
 
     @property
     def tokenizer(self) -> _core.Tokenizer | None:
-        """Its tokenizer, if there is one."""
+        """Its tokenizer, where `has_tokenizer`."""
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is one."""
 
     @property
     def tokenizer_problem(self) -> str:
@@ -70,6 +74,11 @@ class Checkpoint(Protocol):
 
     def close(self) -> None:
         """Let go of its files."""
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> _core.Tokenizer | None:
+    """Give its tokenizer, if there is one."""
+    return checkpoint.tokenizer if checkpoint.has_tokenizer else None
 
 
 class Source:

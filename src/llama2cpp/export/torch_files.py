@@ -229,6 +229,11 @@ class TorchCheckpoint:
         self.tokenizer_problem = tokenizer_problem
         self._files = {piece.file for parts in pieces.values() for piece in parts}
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer."""
+        return self.tokenizer is not None
+
     def arrays(self) -> dict[str, Array] | None:
         """Read all weights into memory, for a model of arrays; None where they are many."""
         if sum(int(np.prod(self.weights.info(name)["shape"])) for name in self.weights) > _SMALL:
