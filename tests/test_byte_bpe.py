@@ -61,6 +61,8 @@ def test_words(pre: str) -> None:
     @example("a   1")
     @example("\u3000 \u3000!")
     @example("'\u017f'LL")
+    @example("1\u0663345 1234567 12, 1,000 \u00bd123")
+    @example("It's (f(x)) == $12345; ^^ ~|` \u00a7\u00a9!\u3001 \n")
     def check(text: str) -> None:
         words = tokenizer.words(text)
         assert words == reference_words(reference, text)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 from hypothesis import HealthCheck, given, settings
-from vocabularies import CONTROL, NORMAL, SENTENCES, TEXTS, ByteBpe
+from vocabularies import CONTROL, NORMAL, PRE_TOKENIZERS, SENTENCES, TEXTS, ByteBpe
 
 import llama2cpp
 from llama2cpp import Tokenizer
@@ -91,7 +91,7 @@ BYTES = [bytes([byte]) for byte in range(256)]
 
 @pytest.mark.parametrize(("name", "format"), TARGETS)
 @pytest.mark.parametrize("by_id", [False, True])
-@pytest.mark.parametrize("pre", ["gpt2", "llama3", "smollm"])
+@pytest.mark.parametrize("pre", PRE_TOKENIZERS)
 def test_made_byte_level(tmp_path: Path, pre: str, by_id: bool, name: str, format: str) -> None:
     """Each pre-tokeniser; merges as a list, or as tiktoken's files have them: by id."""
     words = [b"on", b"ce", b" t", b"im", b"ime", b" time", b"the", b" a", b"\xc3\xa9", b"12"]

@@ -17,12 +17,27 @@ from tokenizers import Tokenizer as Reference
 from llama2cpp import Tokenizer
 
 BYTE_BPE = 2  # Vocabulary::Kind
-PRE_TOKENIZERS = ("gpt2", "llama3", "smollm")  # in the order of Vocabulary::PreTokenizer
+PRE_TOKENIZERS = ("gpt2", "llama3", "smollm", "ggml_default", "qwen2", "seed_coder")  # in the order of Vocabulary::PreTokenizer
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(6)  # PieceType
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# As the tokenizer.json files of Qwen 2 and Seed-Coder have them, and what llama.cpp does by default: four, one after the
+# other.
+PATTERNS = {
+    "llama3": [LLAMA3_PATTERN],
+    "qwen2": [LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")],
+    "seed_coder": [
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ],
+    "ggml_default": [
+        r"[\p{P}\$\+<=>\^~\|]+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+        r"\p{N}+",
+        r"[0-9][0-9][0-9]",
+    ],
+}
 
 # What `tokenizers` 0.23 takes for digits in SmolLM2's pre-tokeniser, and neither its own \p{N} nor we do: the numbers
 # that Unicode 17 has added. The docstring of llama2cpp.Tokenizer lists them.
@@ -103,12 +118,12 @@ class ByteBpe:
 
 
 def reference_pre_tokenizer(pre: str) -> Any:
-    """As the tokenizer.json files of GPT-2, Llama 3 and SmolLM2 have them."""
+    """As tokenizer.json files have them."""
     if pre == "gpt2":
         return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if pre == "llama3":
-        split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated")
-        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    if pre in PATTERNS:
+        splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in PATTERNS[pre]]
+        return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     digits = pre_tokenizers.Digits(individual_digits=True)
     return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
 

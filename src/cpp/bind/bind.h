@@ -12,7 +12,8 @@
 
 namespace llama2cpp {
 class Model;
-}
+struct Vocabulary;
+}  // namespace llama2cpp
 
 namespace llama2cpp::bind {
 
@@ -24,6 +25,10 @@ void register_errors(py::module_& module);
 void register_format(py::module_& module);
 void register_gptq(py::module_& module);
 void register_text(py::module_& module);
+
+// Python warnings (UserWarning) of what a file's tokenizer said that could not be used. `level` as in warnings.warn.
+void warn_of(const Vocabulary& vocabulary, int level);
+
 void register_sampler(py::module_& module);
 void register_hooks(py::module_& module);
 void register_recorder(py::module_& module);

@@ -351,11 +351,14 @@ void add_tokenizer_model(Checkpoint& checkpoint) {
   try {
     const Buffer file = folder.open("tokenizer.model", false);
     Vocabulary vocabulary = Tokenizer::from_bytes({file.data(), file.size()}).vocabulary();
-    fill_up(vocabulary, checkpoint.config.vocab_size);
-    apply(read_tokenizer_settings(folder), vocabulary);
+    apply_to_model(read_tokenizer_settings(folder), vocabulary);
+    fit(vocabulary, checkpoint.config.vocab_size, "tokenizer.model");
+    check_vocabulary(vocabulary);
     checkpoint.vocabulary = std::make_unique<Vocabulary>(std::move(vocabulary));
     checkpoint.no_vocabulary_reason.clear();
   } catch (const FormatError& error) {
+    checkpoint.no_vocabulary_reason += cat("; tokenizer.model: ", error.what());
+  } catch (const std::system_error& error) {
     checkpoint.no_vocabulary_reason += cat("; tokenizer.model: ", error.what());
   }
 }
@@ -557,6 +560,7 @@ True
                              [](const Model& m) -> std::optional<Tokenizer> {  // a new one each time
                                const Vocabulary* vocabulary = m.checkpoint().vocabulary.get();
                                if (vocabulary == nullptr) return {};
+                               warn_of(*vocabulary, 2);
                                const ReleasedGil released;
                                return Tokenizer(*vocabulary);
                              })

@@ -431,7 +431,7 @@ Tokenizer set_state(const py::tuple& state) {
   v.unk_surface = state[7].cast<std::string>();
   v.add_dummy_prefix = state[8].cast<bool>();
   v.remove_extra_whitespaces = state[9].cast<bool>();
-  v.pre_tokenizer = checked_enum(state[10].cast<int>(), Vocabulary::PreTokenizer::smollm);
+  v.pre_tokenizer = checked_enum(state[10].cast<int>(), Vocabulary::kLastPreTokenizer);
   v.merges = state[11].cast<std::vector<Vocabulary::Merge>>();
   v.merges_by_id = state[12].cast<bool>();
   v.ignore_merges = state[13].cast<bool>();
@@ -458,14 +458,26 @@ struct PyStreamDecoder {
 
 }  // namespace
 
+void warn_of(const Vocabulary& vocabulary, int level) {
+  for (const std::string& warning : vocabulary.warnings) {
+    const std::string text = "the file's tokenizer: " + warning;
+    if (PyErr_WarnEx(PyExc_UserWarning, text.c_str(), level) != 0) throw py::error_already_set();
+  }
+}
+
 void register_text(py::module_& module) {
   py::class_<Tokenizer, py::smart_holder>(module, "Tokenizer", kTokenizerDoc, py::is_final())
       .def_static(
           "from_file",
           [](const py::object& path, Int<"Tokenizer.from_file", "vocab_size"> vocab_size) {
             const auto name = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
-            const ReleasedGil release;
-            return open_tokenizer(name, vocab_size);
+            std::optional<Tokenizer> tokenizer;
+            {
+              const ReleasedGil release;
+              tokenizer.emplace(open_tokenizer(name, vocab_size));
+            }
+            warn_of(tokenizer->vocabulary(), 1);
+            return *std::move(tokenizer);
           },
           py::arg("path"), py::arg("vocab_size") = 0, kFromFileDoc)
       .def("encode", &encode, py::arg("text"), py::arg("bos") = true, py::arg("eos") = py::none(),

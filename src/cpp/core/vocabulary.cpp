@@ -1,12 +1,43 @@
 #include "core/vocabulary.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <unordered_map>
 
 #include "core/byte_alphabet.h"
 #include "core/check.h"
 
 namespace llama2cpp {
+namespace {
+
+void check_id(std::int32_t id, std::size_t size, const char* what, bool may_be_missing) {
+  if (may_be_missing && id == -1) return;
+  if (id < 0 || static_cast<std::size_t>(id) >= size) {
+    throw FormatError(cat("vocabulary: ", what, " is ", id, ", expected an id below ", size));
+  }
+}
+
+void check_merges(const Vocabulary& vocabulary) {
+  const std::vector<std::string>& pieces = vocabulary.pieces;
+  for (std::size_t i = 0; i < vocabulary.merges.size(); ++i) {
+    for (const std::int32_t id : vocabulary.merges[i]) check_id(id, pieces.size(), "an id of a merge", false);
+    const auto piece = [&](std::size_t k) -> const std::string& {
+      return pieces[static_cast<std::size_t>(vocabulary.merges[i][k])];
+    };
+    // Merges make pieces longer, so no chain of them comes back to where it began.
+    const std::string& joined = piece(2);
+    const bool fits = !piece(0).empty() && !piece(1).empty() && joined.size() == piece(0).size() + piece(1).size() &&
+                      joined.starts_with(piece(0)) && joined.ends_with(piece(1));
+    if (!fits) {
+      throw FormatError(cat("vocabulary: merge ", i, " of ", quoted_piece(piece(0)), " and ", quoted_piece(piece(1)),
+                            " cannot give ", quoted_piece(joined)));
+    }
+  }
+}
+
+}  // namespace
 
 int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -46,6 +77,59 @@ std::string quoted_piece(std::string_view piece) {
   std::string out = "'";
   for (const char c : piece.substr(0, kLongest)) out.push_back(c >= ' ' && c <= '~' ? c : '?');
   return out + (piece.size() > kLongest ? "...'" : "'");
+}
+
+void check_vocabulary(const Vocabulary& vocabulary) {
+  const std::size_t size = vocabulary.pieces.size();
+  if (size == 0) throw FormatError("vocabulary: it has no pieces");
+  if (size > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
+    throw FormatError(cat("vocabulary: ", size, " pieces are more than ids can number"));
+  }
+  if (vocabulary.scores.size() != size || vocabulary.types.size() != size) {
+    throw FormatError(cat("vocabulary: ", size, " pieces, but ", vocabulary.scores.size(), " scores and ",
+                          vocabulary.types.size(), " types"));
+  }
+  check_id(vocabulary.bos_id, size, "the id of BOS", true);
+  for (const std::int32_t id : vocabulary.eos_ids) check_id(id, size, "an id of EOS", false);
+  for (const Vocabulary::AddedToken& token : vocabulary.added)
+    check_id(token.id, size, "the id of an added token", false);
+  check_id(vocabulary.unk_id, size, "the id of the unknown piece", true);
+  for (std::size_t i = 0; i < size; ++i) {
+    if (vocabulary.types[i] == PieceType::byte && byte_of_piece(vocabulary.pieces[i]) < 0) {
+      throw FormatError(cat("vocabulary: piece ", i, ", ", quoted_piece(vocabulary.pieces[i]),
+                            ", is of type byte, but not written <0xHH>"));
+    }
+    if (vocabulary.kind == Vocabulary::Kind::sentencepiece && std::isnan(vocabulary.scores[i])) {
+      throw FormatError(
+          cat("vocabulary: the score of piece ", i, ", ", quoted_piece(vocabulary.pieces[i]), ", is NaN"));
+    }
+  }
+  check_merges(vocabulary);
+}
+
+bool fit_pieces(Vocabulary& vocabulary, std::int64_t vocab_size) {
+  constexpr std::int64_t kMostHoles = 1 << 20;
+  const std::size_t have = vocabulary.pieces.size();
+  if (vocab_size < 1 || vocab_size - static_cast<std::int64_t>(have) > kMostHoles) return false;
+  const auto size = static_cast<std::size_t>(vocab_size);
+  for (std::size_t i = size; i < have; ++i) {
+    const PieceType type = vocabulary.types[i];
+    if (type != PieceType::control && type != PieceType::user_defined && type != PieceType::unused) return false;
+  }
+  const auto beyond = [&](std::int32_t id) { return id >= vocab_size; };
+  const auto merges_beyond = [&](const Vocabulary::Merge& merge) {
+    return std::any_of(merge.begin(), merge.end(), beyond);
+  };
+  std::erase_if(vocabulary.merges, merges_beyond);
+  std::erase_if(vocabulary.added, [&](const Vocabulary::AddedToken& token) { return beyond(token.id); });
+  std::erase_if(vocabulary.eos_ids, beyond);
+  if (beyond(vocabulary.bos_id)) vocabulary.bos_id = -1;
+  if (beyond(vocabulary.unk_id)) vocabulary.unk_id = -1;
+  vocabulary.pieces.resize(size);
+  vocabulary.types.resize(size, PieceType::unused);
+  vocabulary.scores.resize(size, std::numeric_limits<float>::lowest());
+  for (std::size_t i = have; i < size; ++i) vocabulary.pieces[i] = cat("[UNUSED_", i, "]");
+  return true;
 }
 
 std::vector<Vocabulary::Merge> resolve_merges(std::span<const std::string> pieces, std::span<const PieceType> types,

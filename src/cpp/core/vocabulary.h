@@ -34,7 +34,8 @@ struct Vocabulary {
   enum class Prefix : std::uint8_t { none, always, where_none, first_where_none };
 
   // byte_bpe: how a text is cut into words, each of which is encoded by itself.
-  enum class PreTokenizer : std::uint8_t { gpt2, llama3, smollm };
+  enum class PreTokenizer : std::uint8_t { gpt2, llama3, smollm, ggml_default, qwen2, seed_coder };
+  static constexpr PreTokenizer kLastPreTokenizer = PreTokenizer::seed_coder;
 
   // byte_bpe, ranked_bpe: what a tokenizer.json says of a control or user-defined piece, where that is anything.
   struct AddedToken {
@@ -76,10 +77,20 @@ struct Vocabulary {
   bool add_bos = true;
   bool add_eos = false;
   std::string chat_template;  // jinja2; empty: none
+
+  std::vector<std::string> warnings;  // what the file says that could not be used; not a part of the tokenizer's state
 };
+
+// Throws FormatError for a vocabulary that cannot work: no pieces, sizes that disagree, ids out of range, merges that do
+// not join.
+void check_vocabulary(const Vocabulary& vocabulary);
 
 // How SentencePiece's files, and what is made from them, write a space: U+2581.
 inline constexpr std::string_view kEscapedSpace = "\xE2\x96\x81";
+
+// Gives a vocabulary as many pieces as the model has rows: missing ones become holes, pieces beyond are left out. False,
+// and nothing done, where a text could become one of those, and for more than a million holes.
+bool fit_pieces(Vocabulary& vocabulary, std::int64_t vocab_size);
 
 // The value of a hexadecimal digit, or -1.
 int hex_digit(char c);

@@ -98,6 +98,15 @@ class Cursor {
     return number;
   }
 
+  // A name, which messages quote.
+  std::string_view take_name(const std::string& what) {
+    const std::string_view text = take_string(what);
+    const std::size_t valid = utf8_valid_bytes(text);
+    if (valid != text.size()) throw FormatError(cat(what, ": byte ", at_ - text.size() + valid, " is not UTF-8"));
+    return text;
+  }
+
+  // Any bytes: whether a value is UTF-8 matters only where it is read.
   std::string_view take_string(const std::string& what) {
     const std::size_t begin = at_;
     const auto length = take<std::uint64_t>(what);
@@ -106,8 +115,6 @@ class Cursor {
           cat(what, " (byte ", begin, ") is a text of ", length, " bytes, but ", left(), " are left in the file"));
     }
     const std::string_view text = load_string(file_, begin);
-    const std::size_t valid = utf8_valid_bytes(text);
-    if (valid != text.size()) throw FormatError(cat(what, ": byte ", at_ + valid, " is not UTF-8"));
     at_ += text.size();
     return text;
   }
@@ -203,7 +210,7 @@ std::map<std::string_view, GgufValue> read_metadata(Cursor& cursor, const Buffer
   std::map<std::string_view, GgufValue> metadata;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t begin = cursor.at();
-    const std::string_view key = cursor.take_string(cat("the key of metadata value ", i));
+    const std::string_view key = cursor.take_name(cat("the key of metadata value ", i));
     if (key.empty() || key.size() > kMaxKeyBytes) {
       throw FormatError(cat("the key of metadata value ", i, " (byte ", begin, ") has ", key.size(),
                             " bytes, expected 1 to ", kMaxKeyBytes));
@@ -327,7 +334,7 @@ Gguf::Gguf(const Buffer& file) : file_(file) {
 
   for (std::size_t i = 0; i < tensors; ++i) {
     const std::size_t begin = cursor.at();
-    const std::string_view name = cursor.take_string(cat("the name of tensor ", i));
+    const std::string_view name = cursor.take_name(cat("the name of tensor ", i));
     if (name.empty() || name.size() > kMaxTensorNameBytes) {
       throw FormatError(cat("the name of tensor ", i, " (byte ", begin, ") has ", name.size(), " bytes, expected 1 to ",
                             kMaxTensorNameBytes));
@@ -389,7 +396,17 @@ std::optional<std::string_view> Gguf::string(std::string_view key) const {
   const GgufValue* value = find(key, false);
   if (value == nullptr) return {};
   if (value->type != GgufType::string) fail(key, cat("a ", facts_of(value->type).name, ", expected a string"));
-  return load_string(file_, value->offset);
+  return text_at(key, value->offset);
+}
+
+std::string_view Gguf::text_at(std::string_view key, std::size_t offset) const {
+  const std::string_view text = load_string(file_, offset);
+  const std::size_t valid = utf8_valid_bytes(text);
+  if (valid != text.size()) {
+    throw FormatError(
+        cat("metadata ", excerpt(key), ": byte ", offset + sizeof(std::uint64_t) + valid, " is not UTF-8"));
+  }
+  return text;
 }
 
 std::optional<std::vector<std::int64_t>> Gguf::integers(std::string_view key) const {
@@ -424,7 +441,7 @@ std::optional<std::vector<std::string_view>> Gguf::strings(std::string_view key)
   texts.reserve(static_cast<std::size_t>(value->count));
   std::size_t at = value->offset;
   for (std::uint64_t i = 0; i < value->count; ++i) {
-    texts.push_back(load_string(file_, at));
+    texts.push_back(text_at(key, at));
     at += sizeof(std::uint64_t) + texts.back().size();
   }
   return texts;

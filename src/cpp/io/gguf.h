@@ -53,7 +53,8 @@ class Gguf {
   }
 
   // The values of metadata; nothing where the key is missing. Throw FormatError for a value of another type.
-  // Integers may be of any width and are what they are; a number is a float of either width.
+  // Integers may be of any width and are what they are; a number is a float of either width. A string that is read has
+  // to be UTF-8; those that nobody reads, such as descriptions, may be any bytes.
   std::optional<std::int64_t> integer(std::string_view key) const;
   std::optional<double> number(std::string_view key) const;
   std::optional<bool> boolean(std::string_view key) const;
@@ -67,6 +68,7 @@ class Gguf {
 
  private:
   const GgufValue* find(std::string_view key, bool array) const;
+  std::string_view text_at(std::string_view key, std::size_t offset) const;
 
   Buffer file_;
   std::uint32_t version_ = 0;

@@ -17,12 +17,13 @@ Config read_gguf_config(const Gguf& gguf);
 
 struct GgufVocabulary {
   std::unique_ptr<Vocabulary> vocabulary;  // null: there is none, or none that we know
-  std::string no_vocabulary_reason;        // which of the two
+  std::string no_vocabulary_reason;        // which of the two, or what is wrong with it
 };
 
 inline constexpr std::int64_t kAnySize = 0;
 
-// Throws FormatError for tokenizer data that contradict themselves, or do not have `vocab_size` pieces.
+// Tokenizer data that contradict themselves are no vocabulary. Otherwise it has `vocab_size` pieces, and warnings where
+// something was left out.
 GgufVocabulary read_gguf_vocabulary(const Gguf& gguf, std::int64_t vocab_size);
 
 }  // namespace llama2cpp

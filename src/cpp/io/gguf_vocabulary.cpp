@@ -1,5 +1,8 @@
 // The tokenizer in a GGUF file's metadata. What a file leaves out is taken as llama.cpp takes it, except that a
 // byte-level vocabulary without bos_token_id or eos_token_id has none (llama.cpp takes 11, which is GPT-2's comma).
+//
+// A model can be run on ids whatever its tokenizer is like. So a flaw is a warning where the tokenizer works without what
+// is wrong (an id that is none, a piece that text cannot become), and else the reason why there is none.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -22,22 +25,42 @@ constexpr std::string_view kScores = "tokenizer.ggml.scores";
 constexpr std::string_view kTypes = "tokenizer.ggml.token_type";
 constexpr std::string_view kMerges = "tokenizer.ggml.merges";
 
+// Names that mean one cut, with what llama.cpp takes beside it where the file does not say. The first one has a name of
+// ours: it is shown where a name is not known.
 struct Pre {
-  std::string_view name;
+  std::vector<std::string_view> names;
   Vocabulary::PreTokenizer cut;
   bool ignore_merges;
   bool add_bos;
 };
 
 // Another pre-tokenizer is one more line, once text/ cuts words as it does.
-constexpr Pre kPres[] = {
-    {"default", Vocabulary::PreTokenizer::gpt2, false, false},
-    {"gpt-2", Vocabulary::PreTokenizer::gpt2, false, false},
-    {"llama-bpe", Vocabulary::PreTokenizer::llama3, true, true},
-    {"llama3", Vocabulary::PreTokenizer::llama3, true, true},
-    {"llama-v3", Vocabulary::PreTokenizer::llama3, true, true},
-    {"smollm", Vocabulary::PreTokenizer::smollm, false, false},
-};
+const std::vector<Pre>& pres() {
+  using enum Vocabulary::PreTokenizer;
+  static const std::vector<Pre> all = {
+      {{"default"}, ggml_default, false, false},
+      {{"gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum",
+        "modern-bert", "exaone4", "olmo", "mpt", "jais", "trillion", "granite-docling"},
+       gpt2,
+       false,
+       false},
+      {{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
+       llama3,
+       true,
+       true},
+      {{"smaug-bpe", "dbrx", "glm4", "chatglm-bpe"}, llama3, false, false},
+      {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"},
+       smollm,
+       false,
+       false},
+      {{"qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"},
+       qwen2,
+       false,
+       false},
+      {{"seed-coder"}, seed_coder, false, false},
+  };
+  return all;
+}
 
 // Pieces that end a generation whatever eos_token_id says: chat models end a turn with one that is not the end of a text.
 // (llama.cpp's list, without the separators of files and repositories that models for code have.)
@@ -53,17 +76,24 @@ constexpr std::string_view kEndKeys[] = {
 };
 
 const Pre* find_pre(std::string_view name) {
-  const auto* const found =
-      std::find_if(std::begin(kPres), std::end(kPres), [&](const Pre& pre) { return pre.name == name; });
-  return found == std::end(kPres) ? nullptr : found;
+  for (const Pre& pre : pres()) {
+    if (std::find(pre.names.begin(), pre.names.end(), name) != pre.names.end()) return &pre;
+  }
+  return nullptr;
 }
 
-// The format numbers types as SentencePiece does, and has 0 for undefined, which llama.cpp treats as no type at all.
-PieceType type_of(const Gguf& gguf, std::int64_t number, std::size_t id) {
+// What could not be used, and what is done instead.
+void warn(Vocabulary& vocabulary, std::string_view key, const std::string& what) {
+  vocabulary.warnings.push_back(cat("metadata ", excerpt(key), " is ", what));
+}
+
+// The format numbers types as SentencePiece does, and has 0 for undefined, which llama.cpp treats as no type at all. So it
+// does with numbers that mean none.
+PieceType type_of(std::int64_t number, std::size_t id, Vocabulary& vocabulary) {
   if (number == 0) return PieceType::normal;
   const auto type = piece_type_of(static_cast<std::uint64_t>(number));  // below 0: a number that is none
-  if (!type) gguf.fail(kTypes, cat(number, " for piece ", id, ", expected 0 to 6"));
-  return *type;
+  if (!type) warn(vocabulary, kTypes, cat(number, " for piece ", id, ", expected 0 to 6: taken as 0"));
+  return type.value_or(PieceType::normal);
 }
 
 void expect_count(const Gguf& gguf, std::string_view key, std::size_t count, std::size_t expected) {
@@ -76,7 +106,7 @@ void read_types(const Gguf& gguf, Vocabulary& vocabulary) {
   const auto types = gguf.integers(kTypes);
   if (!types) return;
   expect_count(gguf, kTypes, types->size(), vocabulary.pieces.size());
-  for (std::size_t i = 0; i < types->size(); ++i) vocabulary.types[i] = type_of(gguf, (*types)[i], i);
+  for (std::size_t i = 0; i < types->size(); ++i) vocabulary.types[i] = type_of((*types)[i], i, vocabulary);
 }
 
 void read_scores(const Gguf& gguf, Vocabulary& vocabulary) {
@@ -89,11 +119,13 @@ void read_scores(const Gguf& gguf, Vocabulary& vocabulary) {
   vocabulary.scores = *scores;
 }
 
-void check_pieces(const Gguf& gguf, Vocabulary& vocabulary) {
+void check_pieces(Vocabulary& vocabulary) {
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     std::string& piece = vocabulary.pieces[i];
     if (vocabulary.types[i] == PieceType::byte && byte_of_piece(piece) < 0) {
-      gguf.fail(kTokens, cat(excerpt(piece), " for piece ", i, ", which is of type byte, expected <0x00> to <0xFF>"));
+      vocabulary.types[i] = PieceType::unused;
+      warn(vocabulary, kTokens,
+           cat(excerpt(piece), " for piece ", i, ", which is of type byte, expected <0x00> to <0xFF>: never used"));
     }
     if (piece.empty()) {  // some vocabularies have holes; nothing may be made from one
       piece = cat("[EMPTY_", i, "]");
@@ -103,26 +135,36 @@ void check_pieces(const Gguf& gguf, Vocabulary& vocabulary) {
 }
 
 // Pieces in the stand-ins of GPT-2 become the bytes that they stand for; special ones are spelled as they are.
-void spell_out(const Gguf& gguf, Vocabulary& vocabulary) {
+void spell_out(Vocabulary& vocabulary) {
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     if (vocabulary.types[i] != PieceType::normal) continue;
     const auto bytes = bytes_of_stand_ins(vocabulary.pieces[i]);
-    if (!bytes) {
-      gguf.fail(kTokens, cat(excerpt(vocabulary.pieces[i]), " for piece ", i,
-                             ", expected a normal piece in the alphabet that GPT-2 writes bytes with"));
+    if (bytes) {
+      vocabulary.pieces[i] = *bytes;
+      continue;
     }
-    vocabulary.pieces[i] = *bytes;
+    vocabulary.types[i] = PieceType::unused;
+    warn(vocabulary, kTokens,
+         cat(excerpt(vocabulary.pieces[i]), " for piece ", i,
+             ", expected a normal piece in the alphabet that GPT-2 writes bytes with: never used"));
   }
 }
 
-// An id in the vocabulary, or -1 where the file has none.
-std::int32_t find_id(const Gguf& gguf, std::string_view key, std::size_t pieces, std::int32_t otherwise) {
-  const auto id = gguf.integer(key);
-  if (!id) return otherwise >= 0 && static_cast<std::size_t>(otherwise) < pieces ? otherwise : -1;
-  if (*id < 0 || static_cast<std::uint64_t>(*id) >= pieces) {
-    gguf.fail(key, cat(*id, ", expected an id below ", pieces));
+// An id in the vocabulary, or -1 where the file has none. One that is not in it is passed over, as llama.cpp does: some
+// converters write -1 for none.
+std::int32_t find_id(const Gguf& gguf, std::string_view key, Vocabulary& vocabulary, std::int32_t otherwise) {
+  const auto pieces = static_cast<std::int64_t>(vocabulary.pieces.size());
+  if (otherwise >= pieces) otherwise = -1;
+  const auto instead = [&] { return otherwise < 0 ? std::string("none is taken") : cat(otherwise, " is taken"); };
+  try {
+    const auto id = gguf.integer(key);
+    if (!id) return otherwise;
+    if (*id >= 0 && *id < pieces) return static_cast<std::int32_t>(*id);
+    warn(vocabulary, key, cat(*id, ", expected an id below ", pieces, ": ", instead()));
+  } catch (const FormatError& error) {
+    vocabulary.warnings.push_back(cat(error.what(), ": ", instead()));
   }
-  return static_cast<std::int32_t>(*id);
+  return otherwise;
 }
 
 // The end of a text first, then what else ends a generation.
@@ -133,7 +175,7 @@ std::vector<std::int32_t> find_ends(const Gguf& gguf, Vocabulary& vocabulary, st
     if (id >= 0 && std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
   };
   for (const std::string_view key : kEndKeys) {
-    add(find_id(gguf, key, vocabulary.pieces.size(), key == kEndKeys[0] ? usual_eos : -1));
+    add(find_id(gguf, key, vocabulary, key == kEndKeys[0] ? usual_eos : -1));
   }
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     if (std::find(std::begin(kEnds), std::end(kEnds), vocabulary.pieces[i]) == std::end(kEnds)) continue;
@@ -157,33 +199,64 @@ void read_sentencepiece(const Gguf& gguf, Vocabulary& vocabulary) {
     if (vocabulary.types[i] == PieceType::user_defined) escape_spaces(vocabulary.pieces[i]);
   }
   vocabulary.kind = Kind::sentencepiece;
-  vocabulary.bos_id = find_id(gguf, "tokenizer.ggml.bos_token_id", pieces, 1);
-  vocabulary.unk_id = find_id(gguf, "tokenizer.ggml.unknown_token_id", pieces, 0);
+  vocabulary.bos_id = find_id(gguf, "tokenizer.ggml.bos_token_id", vocabulary, 1);
+  vocabulary.unk_id = find_id(gguf, "tokenizer.ggml.unknown_token_id", vocabulary, 0);
   vocabulary.eos_ids = find_ends(gguf, vocabulary, 2);
   vocabulary.add_dummy_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
   vocabulary.remove_extra_whitespaces = gguf.boolean("tokenizer.ggml.remove_extra_whitespaces").value_or(false);
   vocabulary.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(true);
 }
 
+bool has_longer_pieces(const Vocabulary& vocabulary) {
+  for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    if (vocabulary.types[i] == PieceType::normal && vocabulary.pieces[i].size() > 1) return true;
+  }
+  return false;
+}
+
+// Pieces that the model has no row for are left out, if no text needs them: converters have appended a [PAD]. Rows that
+// have no piece are holes.
+void fit(const Gguf& gguf, Vocabulary& vocabulary, std::int64_t vocab_size) {
+  const auto have = static_cast<std::int64_t>(vocabulary.pieces.size());
+  if (vocab_size == kAnySize || have == vocab_size) return;
+  if (!fit_pieces(vocabulary, vocab_size)) {
+    gguf.fail(kTokens, cat("an array of ", have, " pieces, but the model has a vocabulary of ", vocab_size));
+  }
+  warn(vocabulary, kTokens,
+       cat("an array of ", have, " pieces, but the model has a vocabulary of ", vocab_size,
+           have > vocab_size ? ": those behind it are left out" : ": the others are never used"));
+}
+
 void read_byte_bpe(const Gguf& gguf, const Pre& pre, Vocabulary& vocabulary) {
-  const std::size_t pieces = vocabulary.pieces.size();
   vocabulary.kind = Kind::byte_bpe;
-  spell_out(gguf, vocabulary);
+  spell_out(vocabulary);
+  // Writers leave an empty list out, and files have lost theirs.
   const auto merges = gguf.strings(kMerges);
-  if (!merges) throw FormatError(cat("metadata '", kMerges, "' is missing"));
-  vocabulary.merges = resolve_merges(vocabulary.pieces, vocabulary.types, *merges);
+  if (merges) {
+    vocabulary.merges = resolve_merges(vocabulary.pieces, vocabulary.types, *merges);
+  } else if (has_longer_pieces(vocabulary)) {
+    vocabulary.warnings.push_back(cat("metadata ", quote(kMerges),
+                                      " is missing: taken as an empty list, so that words are spelled byte by byte"));
+  }
   vocabulary.pre_tokenizer = pre.cut;
   vocabulary.ignore_merges = pre.ignore_merges;
-  vocabulary.bos_id = find_id(gguf, "tokenizer.ggml.bos_token_id", pieces, -1);
-  vocabulary.unk_id = find_id(gguf, "tokenizer.ggml.unknown_token_id", pieces, -1);
+  vocabulary.bos_id = find_id(gguf, "tokenizer.ggml.bos_token_id", vocabulary, -1);
+  vocabulary.unk_id = find_id(gguf, "tokenizer.ggml.unknown_token_id", vocabulary, -1);
   vocabulary.eos_ids = find_ends(gguf, vocabulary, -1);
   vocabulary.add_dummy_prefix = false;
   vocabulary.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(pre.add_bos);
 }
 
-}  // namespace
+// A file of which every piece is wrong is told of once.
+void shorten(std::vector<std::string>& warnings) {
+  constexpr std::size_t kMost = 4;
+  if (warnings.size() <= kMost) return;
+  const std::size_t more = warnings.size() - kMost;
+  warnings.resize(kMost);
+  warnings.back() += cat("; and ", more, " more like these");
+}
 
-GgufVocabulary read_gguf_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
+GgufVocabulary read_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
   const auto model = gguf.string(kModel);
   if (!model || *model == "no_vocab" || *model == "none") return {nullptr, "the file has no tokenizer"};
   if (*model != "llama" && *model != "gpt2") {
@@ -194,7 +267,9 @@ GgufVocabulary read_gguf_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
   const Pre* pre = find_pre(pre_name);
   if (*model == "gpt2" && pre == nullptr) {
     std::string known;
-    for (const Pre& one : kPres) known += cat(known.empty() ? "" : ", ", quote(one.name));
+    for (const Pre& one : pres()) {
+      for (const std::string_view name : one.names) known += cat(known.empty() ? "" : ", ", quote(name));
+    }
     return {nullptr, cat("the file's pre-tokenizer is ", excerpt(pre_name), ", known are ", known)};
   }
 
@@ -202,21 +277,41 @@ GgufVocabulary read_gguf_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
   const auto tokens = gguf.strings(kTokens);
   if (!tokens) throw FormatError(cat("metadata '", kTokens, "' is missing"));
   if (tokens->empty()) gguf.fail(kTokens, "empty");
-  if (vocab_size != kAnySize && static_cast<std::int64_t>(tokens->size()) != vocab_size) {
-    gguf.fail(kTokens, cat("an array of ", tokens->size(), " pieces, but the model has a vocabulary of ", vocab_size));
-  }
   vocabulary->pieces.assign(tokens->begin(), tokens->end());
   read_types(gguf, *vocabulary);
   read_scores(gguf, *vocabulary);
-  check_pieces(gguf, *vocabulary);
+  check_pieces(*vocabulary);
+  fit(gguf, *vocabulary, vocab_size);
+  if (*model == "gpt2" && !gguf.string(kPre)) {
+    vocabulary->warnings.push_back(
+        cat("metadata ", quote(kPre),
+            " is missing: words are cut by llama.cpp's rule \"default\", which may not be the "
+            "model's, and then its answers are worse; convert it again with a new converter"));
+  }
   if (*model == "llama") {
     read_sentencepiece(gguf, *vocabulary);
   } else {
     read_byte_bpe(gguf, *pre, *vocabulary);
   }
   vocabulary->add_eos = gguf.boolean("tokenizer.ggml.add_eos_token").value_or(false);
-  vocabulary->chat_template = gguf.string("tokenizer.chat_template").value_or("");
+  try {
+    vocabulary->chat_template = gguf.string("tokenizer.chat_template").value_or("");
+  } catch (const FormatError& error) {
+    vocabulary->warnings.push_back(cat(error.what(), ": there is no chat template"));
+  }
+  check_vocabulary(*vocabulary);
+  shorten(vocabulary->warnings);
   return {std::move(vocabulary), ""};
+}
+
+}  // namespace
+
+GgufVocabulary read_gguf_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
+  try {
+    return read_vocabulary(gguf, vocab_size);
+  } catch (const FormatError& error) {
+    return {nullptr, error.what()};
+  }
 }
 
 }  // namespace llama2cpp

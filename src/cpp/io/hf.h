@@ -131,20 +131,43 @@ std::vector<std::int64_t> read_eos_ids(const Json& config);
 // have are filled in, as nothing that a text could become; 0: none.
 Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size);
 
-// What tokenizer_config.json and the ids of eos_token_id add to a vocabulary: which tokens begin and end a text, and the
-// chat template. Any of the files may be missing.
+// What tokenizer_config.json, special_tokens_map.json, added_tokens.json and the ids of eos_token_id add to a vocabulary.
+// Any of the files may be missing.
 struct TokenizerSettings {
-  std::optional<std::string> bos_token, eos_token;
+  struct Token {
+    std::string text;
+    bool special = true;
+    bool lstrip = false;
+    bool rstrip = false;
+    bool normalized = false;
+  };
+
+  std::optional<std::string> bos_token, eos_token;  // nothing: not said, or said to be none
+  bool no_bos = false;                              // said to be none
+  bool no_eos = false;
   std::string chat_template;
   std::vector<std::int64_t> eos_ids;
+
+  // The rest is for a tokenizer.model; a tokenizer.json has all of this itself.
+  bool any = false;                     // one of the first three files is there
+  std::map<std::int64_t, Token> added;  // by their ids
+  std::vector<Token> special;           // those that the files name, in the order of the ids that new ones get
+  std::optional<bool> add_bos, add_eos, add_prefix_space;
+  bool legacy = false;
 };
 
 TokenizerSettings read_tokenizer_settings(const HfFolder& folder);
+
+// Which tokens begin and end a text, and the chat template: beside a tokenizer.json.
 void apply(const TokenizerSettings& settings, Vocabulary& vocabulary);
 
-// Pieces up to `vocab_size` that a vocabulary does not have, as nothing that a text could become. Throws FormatError where
-// it has more.
-void fill_up(Vocabulary& vocabulary, std::int64_t vocab_size);
+// All of the settings, beside a tokenizer.model: what transformers' LlamaTokenizer makes of them. Of a SentencePiece model
+// it makes BPE by rank. Throws FormatError for settings that contradict the model or each other.
+void apply_to_model(const TokenizerSettings& settings, Vocabulary& vocabulary);
+
+// Gives a vocabulary as many pieces as the model has rows, with a warning where tokens are left out. Throws FormatError
+// where a text could become one of those. `file` is for messages.
+void fit(Vocabulary& vocabulary, std::int64_t vocab_size, std::string_view file);
 
 // tokenizer.json alone, with the settings that lie beside it. Errors begin with the path.
 Vocabulary open_tokenizer_json(const std::string& path, std::int64_t vocab_size);

@@ -232,6 +232,8 @@ void add_vocabulary(const HfFolder& folder, Checkpoint& checkpoint) {
     checkpoint.vocabulary = std::make_unique<Vocabulary>(std::move(vocabulary));
   } catch (const FormatError& error) {
     checkpoint.no_vocabulary_reason = error.what();
+  } catch (const std::system_error& error) {  // a file that may not be read
+    checkpoint.no_vocabulary_reason = error.what();
   }
 }
 

@@ -16,9 +16,25 @@ using Kind = Vocabulary::Kind;
 using Prefix = Vocabulary::Prefix;
 
 // \p{...} as the files have it.
-constexpr std::string_view kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
-    R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::pair<std::string_view, Vocabulary::PreTokenizer> kPatterns[] = {
+    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+     R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
+     Vocabulary::PreTokenizer::llama3},
+    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+     R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
+     Vocabulary::PreTokenizer::qwen2},
+    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+)"
+     R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
+     Vocabulary::PreTokenizer::seed_coder},
+};
+
+// One after the other, as a tokenizer.json says what llama.cpp does where a GGUF has no other rule.
+constexpr std::string_view kGgmlDefaultPatterns[] = {
+    R"([\p{P}\$\+<=>\^~\|]+)",
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))",
+    R"(\p{N}+)",
+    R"([0-9][0-9][0-9])",
+};
 
 std::string_view type_of(const Json& part) { return part.get("type").string(); }
 
@@ -69,18 +85,29 @@ std::string_view isolated_pattern(const Json& split) {
   return split.get("pattern").get("Regex").string();
 }
 
+bool is_ggml_default(const std::vector<Json>& parts) {
+  if (parts.size() != std::size(kGgmlDefaultPatterns) + 1 || !is_byte_level(parts.back(), false)) return false;
+  for (std::size_t i = 0; i < std::size(kGgmlDefaultPatterns); ++i) {
+    if (type_of(parts[i]) != "Split" || isolated_pattern(parts[i]) != kGgmlDefaultPatterns[i]) return false;
+  }
+  return true;
+}
+
 std::optional<Vocabulary::PreTokenizer> find_byte_level(const std::vector<Json>& parts) {
   using enum Vocabulary::PreTokenizer;
   if (parts.empty() || type_of(parts.back()) != "ByteLevel") return {};
   refuse_prefix_space(parts.back());
   if (parts.size() == 1 && is_byte_level(parts[0], true)) return gpt2;
+  if (is_ggml_default(parts)) return ggml_default;
   if (parts.size() != 2) return {};
   if (type_of(parts[0]) == "Digits" && flag(parts[0], "individual_digits", false) && is_byte_level(parts[1], true)) {
     return smollm;
   }
   if (type_of(parts[0]) != "Split" || !is_byte_level(parts[1], false)) return {};
   const std::string_view pattern = isolated_pattern(parts[0]);
-  if (pattern == kLlama3Pattern) return llama3;
+  for (const auto& [known, cut] : kPatterns) {
+    if (pattern == known) return cut;
+  }
   parts[0].fail(cat("the pattern ", quote(pattern), " is none that is known"));
 }
 
@@ -200,9 +227,6 @@ std::size_t count_pieces(const Json& tokenizer, const Json& model, std::int64_t 
   if (pieces == 0) model.get("vocab").fail("no pieces");
   if (end - pieces > kMostHoles) {
     throw FormatError(cat("tokenizer.json: ", pieces, " pieces, but ids up to ", end - 1));
-  }
-  if (vocab_size > 0 && end > vocab_size) {
-    throw FormatError(cat("tokenizer.json: ids up to ", end - 1, ", but the model has a vocabulary of ", vocab_size));
   }
   if (vocab_size - end > kMostHoles) {
     throw FormatError(cat("tokenizer.json: ids up to ", end - 1, ", and the model has a vocabulary of ", vocab_size));
@@ -413,19 +437,21 @@ Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size) {
   }
   read_post_processors(tokenizer, pieces);
   fill_holes(vocabulary);
+  if (vocab_size > 0) fit(vocabulary, vocab_size, "tokenizer.json");
+  check_vocabulary(vocabulary);
   return vocabulary;
 }
 
-void fill_up(Vocabulary& vocabulary, std::int64_t vocab_size) {
+void fit(Vocabulary& vocabulary, std::int64_t vocab_size, std::string_view file) {
   const auto have = static_cast<std::int64_t>(vocabulary.pieces.size());
-  if (have > vocab_size || vocab_size - have > kMostHoles) {
-    throw FormatError(cat("the tokenizer has ", have, " pieces, and the model a vocabulary of ", vocab_size));
+  const std::string first_beyond = have > vocab_size ? vocabulary.pieces[static_cast<std::size_t>(vocab_size)] : "";
+  if (!fit_pieces(vocabulary, vocab_size)) {
+    throw FormatError(cat(file, ": ids up to ", have - 1, ", but the model has a vocabulary of ", vocab_size));
   }
-  const auto size = static_cast<std::size_t>(vocab_size);
-  vocabulary.pieces.resize(size);
-  vocabulary.types.resize(size, PieceType::unused);
-  vocabulary.scores.resize(size, std::numeric_limits<float>::lowest());
-  fill_holes(vocabulary);
+  if (have > vocab_size) {
+    vocabulary.warnings.push_back(cat(file, ": ids up to ", have - 1, ", but the model has a vocabulary of ",
+                                      vocab_size, ": the tokens from ", excerpt(first_beyond), " on are left out"));
+  }
 }
 
 }  // namespace llama2cpp

@@ -1,17 +1,44 @@
-// What stands beside tokenizer.json in a Hugging Face folder: which tokens begin and end a text, and the chat template.
+// What stands beside tokenizer.json or tokenizer.model in a Hugging Face folder: which tokens are added, which begin and end
+// a text, and the chat template. Of the files that say it twice the one counts that counts in transformers.
 #include <algorithm>
+#include <charconv>
 #include <unordered_map>
 
+#include "core/quote.h"
 #include "io/hf.h"
 
 namespace llama2cpp {
 namespace {
 
-// A token is its text, or an object that has it.
-std::optional<std::string> find_token(const Json& config, std::string_view name) {
+using Token = TokenizerSettings::Token;
+
+// In the order in which transformers adds them.
+constexpr std::string_view kNamed[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                       "pad_token", "cls_token", "mask_token"};
+
+bool flag(const Json& part, std::string_view name, bool otherwise) {
+  const std::optional<Json> found = part.find(name);
+  return found ? found->boolean() : otherwise;
+}
+
+std::optional<bool> find_flag(const Json& config, std::string_view name) {
   const std::optional<Json> found = config.find(name);
-  if (!found) return {};
-  return std::string(found->type() == Json::Type::string ? found->string() : found->get("content").string());
+  return found ? std::optional(found->boolean()) : std::nullopt;
+}
+
+// A token is its text, or an object that has it.
+Token token_of(const Json& json, bool special) {
+  if (json.type() == Json::Type::string) return {std::string(json.string()), special};
+  if (flag(json, "single_word", false)) json.get("single_word").fail("true, and only false is implemented");
+  return {std::string(json.get("content").string()), flag(json, "special", special), flag(json, "lstrip", false),
+          flag(json, "rstrip", false), flag(json, "normalized", false)};
+}
+
+bool is_null(const Json& config, std::string_view name) {
+  for (const Json member : config.members()) {
+    if (member.name() == name) return member.is_null();
+  }
+  return false;
 }
 
 // One template, or a list of named ones, of which chats have "default".
@@ -25,23 +52,141 @@ std::string read_chat_template(const Json& config) {
   return {};
 }
 
-void read_config(const Json& config, TokenizerSettings& settings) {
-  const auto take = [&](std::optional<std::string>& token, std::string_view name) {
-    if (!token) token = find_token(config, name);
-  };
-  take(settings.bos_token, "bos_token");
-  take(settings.eos_token, "eos_token");
+// The special tokens that a file names, by their keys; those of the second file replace the first one's.
+class NamedTokens {
+ public:
+  void read(const Json& config) {
+    for (const Json member : config.members()) {
+      const std::string_view key = member.name();
+      if (!key.ends_with("_token") || member.is_null() || member.type() == Json::Type::boolean) continue;
+      if (member.type() == Json::Type::string || member.type() == Json::Type::object) {
+        put(std::string(key), token_of(member, true));
+      }
+    }
+    for (const std::string_view key : {"extra_special_tokens", "additional_special_tokens"}) {
+      const std::optional<Json> list = config.find(key);
+      if (!list) continue;
+      if (list->type() == Json::Type::object) {
+        for (const Json member : list->members()) put(std::string(member.name()), token_of(member, true));
+      } else {
+        for (const Json item : list->elements()) extra_.push_back(token_of(item, true));
+      }
+      break;  // the second one is what older files call the first
+    }
+  }
+
+  std::optional<std::string> text(std::string_view key) const {
+    const auto found = find(key);
+    return found == tokens_.end() || found->second.text.empty() ? std::nullopt : std::optional(found->second.text);
+  }
+
+  // In the order in which new ones are numbered.
+  std::vector<Token> all() const {
+    std::vector<Token> all;
+    for (const std::string_view key : kNamed) {
+      if (const auto found = find(key); found != tokens_.end()) all.push_back(found->second);
+    }
+    for (const auto& [key, token] : tokens_) {
+      if (std::find(std::begin(kNamed), std::end(kNamed), key) == std::end(kNamed)) all.push_back(token);
+    }
+    all.insert(all.end(), extra_.begin(), extra_.end());
+    std::erase_if(all, [](const Token& token) { return token.text.empty(); });
+    return all;
+  }
+
+ private:
+  using Tokens = std::vector<std::pair<std::string, Token>>;
+
+  Tokens::const_iterator find(std::string_view key) const {
+    return std::find_if(tokens_.begin(), tokens_.end(), [&](const auto& entry) { return entry.first == key; });
+  }
+
+  void put(const std::string& key, Token token) {
+    token.special = true;
+    const auto found =
+        std::find_if(tokens_.begin(), tokens_.end(), [&](const auto& entry) { return entry.first == key; });
+    if (found == tokens_.end()) {
+      tokens_.emplace_back(key, std::move(token));
+    } else {
+      found->second = std::move(token);
+    }
+  }
+
+  Tokens tokens_;
+  std::vector<Token> extra_;
+};
+
+void add(TokenizerSettings& settings, const Json& where, std::int64_t id, Token token) {
+  if (token.text.empty()) where.fail("a token without text");
+  if (id < 0 || id > std::numeric_limits<std::int32_t>::max()) where.fail(cat(id, " is no id"));
+  if (!settings.added.emplace(id, std::move(token)).second) where.fail(cat("the id ", id, " has two tokens"));
+}
+
+// {"32000": {"content": "<|im_end|>", ...}}
+void read_decoder(const Json& decoder, TokenizerSettings& settings) {
+  for (const Json member : decoder.members()) {
+    std::int64_t id = -1;
+    const std::string_view name = member.name();
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), id);
+    if (error != std::errc() || end != name.data() + name.size()) member.fail(cat(excerpt(name), " is no id"));
+    add(settings, member, id, token_of(member, false));
+  }
+}
+
+// {"<|im_end|>": 32000}
+void read_added_tokens(const Json& tokens, const std::vector<Token>& special, TokenizerSettings& settings) {
+  for (const Json member : tokens.members()) {
+    const std::string_view text = member.name();
+    const bool is_special =
+        std::any_of(special.begin(), special.end(), [&](const Token& token) { return token.text == text; });
+    add(settings, member, member.int64(), {std::string(text), is_special, false, false, !is_special});
+  }
 }
 
 }  // namespace
 
 TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
   TokenizerSettings settings;
-  if (const auto config = HfJson::find(folder, "tokenizer_config.json")) {
-    read_config(config->root(), settings);
-    settings.chat_template = read_chat_template(config->root());
+  NamedTokens named;
+  bool has_decoder = false;
+  if (const auto file = HfJson::find(folder, "tokenizer_config.json")) {
+    const Json config = file->root();
+    settings.any = true;
+    settings.chat_template = read_chat_template(config);
+    settings.add_bos = find_flag(config, "add_bos_token");
+    settings.add_eos = find_flag(config, "add_eos_token");
+    settings.add_prefix_space = find_flag(config, "add_prefix_space");
+    settings.legacy = flag(config, "legacy", false);
+    settings.no_bos = is_null(config, "bos_token");
+    settings.no_eos = is_null(config, "eos_token");
+    named.read(config);
+    if (const auto decoder = config.find("added_tokens_decoder")) {
+      has_decoder = true;
+      read_decoder(*decoder, settings);
+    }
   }
-  if (const auto map = HfJson::find(folder, "special_tokens_map.json")) read_config(map->root(), settings);
+  if (const auto map = HfJson::find(folder, "special_tokens_map.json")) {
+    settings.any = true;
+    if (has_decoder) {  // then transformers passes over the file; it may still say what no other does
+      NamedTokens others;
+      others.read(map->root());
+      for (const auto& [token, key] :
+           {std::pair{&settings.bos_token, "bos_token"}, {&settings.eos_token, "eos_token"}}) {
+        *token = others.text(key);
+      }
+    } else {
+      named.read(map->root());
+    }
+  }
+  settings.special = named.all();
+  if (const auto text = named.text("bos_token")) settings.bos_token = text;
+  if (const auto text = named.text("eos_token")) settings.eos_token = text;
+  settings.no_bos = settings.no_bos && !settings.bos_token;
+  settings.no_eos = settings.no_eos && !settings.eos_token;
+  if (const auto tokens = has_decoder ? nullptr : HfJson::find(folder, "added_tokens.json")) {
+    settings.any = true;
+    read_added_tokens(tokens->root(), settings.special, settings);
+  }
   if (folder.has("chat_template.jinja")) {
     const Buffer file = folder.open("chat_template.jinja", false);
     settings.chat_template.assign(reinterpret_cast<const char*>(file.data()), file.size());
@@ -54,33 +199,156 @@ TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
   return settings;
 }
 
-// What is put around a text is tokenizer.json's to say: transformers 5 passes over add_bos_token and add_eos_token, and so
-// do we. Which token is BOS, where it puts none, and which are EOS too, the settings tell.
-void apply(const TokenizerSettings& settings, Vocabulary& vocabulary) {
-  std::unordered_map<std::string_view, std::int32_t> ids;
-  for (const bool special : {true, false}) {
-    for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
-      const PieceType type = vocabulary.types[i];
-      if (type == PieceType::unused || (type == PieceType::control) != special) continue;
-      ids.emplace(vocabulary.pieces[i], static_cast<std::int32_t>(i));
-    }
-  }
-  const auto find = [&](const std::optional<std::string>& token, std::int32_t otherwise) {
-    const auto found = token ? ids.find(*token) : ids.end();
-    return found == ids.end() ? otherwise : found->second;
-  };
-  if (!vocabulary.add_bos) vocabulary.bos_id = find(settings.bos_token, vocabulary.bos_id);
+namespace {
 
+// The piece that a token's text names; a control piece before others.
+std::int32_t find_piece(const Vocabulary& vocabulary, const std::optional<std::string>& text) {
+  std::int32_t found = -1;
+  for (std::size_t i = 0; text && i < vocabulary.pieces.size(); ++i) {
+    const PieceType type = vocabulary.types[i];
+    if (type == PieceType::unused || vocabulary.pieces[i] != *text) continue;
+    if (type == PieceType::control) return static_cast<std::int32_t>(i);
+    if (found < 0) found = static_cast<std::int32_t>(i);
+  }
+  return found;
+}
+
+// `first`: what encode adds, -1: what the vocabulary has.
+void set_ends(const TokenizerSettings& settings, std::int32_t first, std::int32_t named, Vocabulary& vocabulary) {
   std::vector<std::int32_t> ends;
   const auto add = [&](std::int64_t id) {
     if (id < 0 || id >= static_cast<std::int64_t>(vocabulary.pieces.size())) return;  // such an id is never sampled
     const auto end = static_cast<std::int32_t>(id);
     if (std::find(ends.begin(), ends.end(), end) == ends.end()) ends.push_back(end);
   };
+  add(first);
   for (const std::int32_t id : vocabulary.eos_ids) add(id);
-  add(find(settings.eos_token, -1));
+  add(named);
   for (const std::int64_t id : settings.eos_ids) add(id);
   vocabulary.eos_ids = std::move(ends);
+}
+
+}  // namespace
+
+// What is put around a text is tokenizer.json's to say: transformers 5 passes over add_bos_token and add_eos_token, and so
+// do we. Which token is BOS, where it puts none, and which are EOS too, the settings tell.
+void apply(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  const std::int32_t bos = find_piece(vocabulary, settings.bos_token);
+  if (!vocabulary.add_bos && bos >= 0) vocabulary.bos_id = bos;
+  set_ends(settings, -1, find_piece(vocabulary, settings.eos_token), vocabulary);
+  vocabulary.chat_template = settings.chat_template;
+}
+
+namespace {
+
+void set_added(Vocabulary& vocabulary, std::size_t id, const Token& token) {
+  vocabulary.types[id] = token.special ? PieceType::control : PieceType::user_defined;
+  std::erase_if(vocabulary.added, [&](const auto& old) { return old.id == static_cast<std::int32_t>(id); });
+  if (token.lstrip || token.rstrip || token.normalized) {
+    vocabulary.added.push_back({static_cast<std::int32_t>(id), token.lstrip, token.rstrip, token.normalized});
+  }
+}
+
+void append(Vocabulary& vocabulary, const Token& token) {
+  vocabulary.pieces.push_back(token.text);
+  vocabulary.types.push_back(PieceType::control);
+  vocabulary.scores.push_back(0.0F);
+  set_added(vocabulary, vocabulary.pieces.size() - 1, token);
+}
+
+// Tokens with ids. transformers numbers the new ones from the model's end on, whatever ids the files give them: where that
+// is not the same, the embeddings of one or the other would be wrong.
+void add_with_ids(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  for (const auto& [id, token] : settings.added) {
+    const auto size = static_cast<std::int64_t>(vocabulary.pieces.size());
+    const std::int32_t known = find_piece(vocabulary, token.text);
+    if (id > size || (known >= 0 && known != id)) {
+      throw FormatError(
+          cat("the added token ", excerpt(token.text), " has the id ", id, ", expected ", known >= 0 ? known : size));
+    }
+    if (id == size) {
+      append(vocabulary, token);
+      continue;
+    }
+    const auto index = static_cast<std::size_t>(id);
+    // The names of Llama 3's special pieces are not in its file, and models have changed some.
+    const bool unnamed = vocabulary.merges_by_id && vocabulary.types[index] == PieceType::control;
+    if (known < 0 && !unnamed) {
+      throw FormatError(cat("the added token ", excerpt(token.text), " has the id ", id, ", which is that of ",
+                            quoted_piece(vocabulary.pieces[index])));
+    }
+    vocabulary.pieces[index] = token.text;
+    set_added(vocabulary, index, token);
+  }
+}
+
+// Special tokens by their names: a piece that is there becomes special, another is new.
+void add_special(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  for (const Token& token : settings.special) {
+    const std::int32_t known = find_piece(vocabulary, token.text);
+    if (known < 0) {
+      append(vocabulary, token);
+    } else if (vocabulary.types[static_cast<std::size_t>(known)] != PieceType::control) {
+      set_added(vocabulary, static_cast<std::size_t>(known), token);
+    }
+  }
+}
+
+// Every way to cut a piece in two pieces; the lower the piece's id, and then the shorter the left part, the earlier.
+std::vector<Vocabulary::Merge> all_merges(const Vocabulary& vocabulary) {
+  std::unordered_map<std::string_view, std::int32_t> ids;
+  ids.reserve(vocabulary.pieces.size());
+  for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    const PieceType type = vocabulary.types[i];
+    if (type != PieceType::normal && type != PieceType::unused && type != PieceType::user_defined) continue;
+    ids.emplace(vocabulary.pieces[i], static_cast<std::int32_t>(i));
+  }
+  std::vector<Vocabulary::Merge> merges;
+  for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    const std::string_view piece = vocabulary.pieces[i];
+    const auto both = ids.find(piece);
+    if (both == ids.end() || both->second != static_cast<std::int32_t>(i)) continue;
+    for (std::size_t cut = 1; cut < piece.size(); ++cut) {
+      if ((static_cast<unsigned char>(piece[cut]) & 0xC0U) == 0x80U) continue;  // within a character
+      const auto left = ids.find(piece.substr(0, cut));
+      const auto right = ids.find(piece.substr(cut));
+      if (left != ids.end() && right != ids.end()) merges.push_back({left->second, right->second, both->second});
+    }
+  }
+  return merges;
+}
+
+// SentencePiece's pieces with the merges, the spaces and the added tokens of transformers' LlamaTokenizer. It knows no
+// unused pieces, and none of the model's own rules for spaces.
+void rank_merges(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  vocabulary.merges = all_merges(vocabulary);
+  for (PieceType& type : vocabulary.types) {
+    if (type == PieceType::unused) type = PieceType::normal;
+    if (type == PieceType::unknown) type = PieceType::control;
+  }
+  vocabulary.kind = Vocabulary::Kind::ranked_bpe;
+  const bool spaced = settings.add_prefix_space.value_or(true);
+  vocabulary.prefix = !spaced           ? Vocabulary::Prefix::none
+                      : settings.legacy ? Vocabulary::Prefix::where_none
+                                        : Vocabulary::Prefix::first_where_none;
+  vocabulary.add_dummy_prefix = spaced;
+  vocabulary.remove_extra_whitespaces = false;
+  vocabulary.normalizes = false;
+}
+
+}  // namespace
+
+void apply_to_model(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  const bool sentencepiece = vocabulary.kind == Vocabulary::Kind::sentencepiece;
+  if (sentencepiece && settings.any) rank_merges(settings, vocabulary);
+  add_with_ids(settings, vocabulary);
+  add_special(settings, vocabulary);
+
+  if (const std::int32_t bos = find_piece(vocabulary, settings.bos_token); bos >= 0) vocabulary.bos_id = bos;
+  const std::int32_t eos = find_piece(vocabulary, settings.eos_token);
+  set_ends(settings, eos, eos, vocabulary);
+  vocabulary.add_bos = settings.add_bos.value_or(true) && !settings.no_bos;
+  vocabulary.add_eos = settings.add_eos.value_or(false) && !settings.no_eos;
   vocabulary.chat_template = settings.chat_template;
 }
 

@@ -104,7 +104,7 @@ void read_settings(const Json& settings, Vocabulary& vocabulary) {
   vocabulary.remove_extra_whitespaces = settings.get("remove_extra_whitespaces").boolean();
   vocabulary.prefix = enum_of(settings.get("prefix"), Vocabulary::Prefix::first_where_none);
   vocabulary.normalizes = settings.get("normalizes").boolean();
-  vocabulary.pre_tokenizer = enum_of(settings.get("pre_tokenizer"), Vocabulary::PreTokenizer::smollm);
+  vocabulary.pre_tokenizer = enum_of(settings.get("pre_tokenizer"), Vocabulary::kLastPreTokenizer);
   vocabulary.merges_by_id = settings.get("merges_by_id").boolean();
   vocabulary.ignore_merges = settings.get("ignore_merges").boolean();
   vocabulary.add_bos = settings.get("add_bos").boolean();

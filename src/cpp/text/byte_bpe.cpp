@@ -10,6 +10,7 @@
 #include "text/encoder.h"
 #include "text/merge_table.h"
 #include "text/pre_tokenizer.h"
+#include "text/special_pieces.h"
 #include "text/word_cache.h"
 
 namespace llama2cpp {
@@ -21,7 +22,7 @@ constexpr std::uint32_t kNever = std::numeric_limits<std::uint32_t>::max();
 class ByteBpeEncoder final : public Encoder {
  public:
   explicit ByteBpeEncoder(const Vocabulary& vocabulary)
-      : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), merges_(vocabulary.merges) {
+      : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), merges_(vocabulary.merges), special_(vocabulary) {
     byte_ids_.fill(-1);
     const auto count = static_cast<std::int32_t>(vocabulary.pieces.size());
     const auto note_byte = [&](int byte, std::int32_t id) {
@@ -137,7 +138,7 @@ class ByteBpeEncoder final : public Encoder {
       look(best);
       if (best > 0) look(best - 1);
     }
-    for (std::size_t i = 0; i < count; ++i) ids.push_back(parts[i].id);
+    for (std::size_t i = 0; i < count; ++i) append(parts[i].id, ids);
   }
 
   void merge_long(std::string_view word, std::vector<Symbol>& symbols, std::vector<std::int32_t>& ids) const {
@@ -155,13 +156,22 @@ class ByteBpeEncoder final : public Encoder {
       return {-static_cast<double>(found.rank), found.id};
     });
     for (std::int32_t i = 0; i >= 0; i = symbols[static_cast<std::size_t>(i)].next) {
-      ids.push_back(symbols[static_cast<std::size_t>(i)].id);
+      append(symbols[static_cast<std::size_t>(i)].id, ids);
     }
+  }
+
+  void append(std::int32_t id, std::vector<std::int32_t>& ids) const {
+    if (vocabulary_.types[static_cast<std::size_t>(id)] != PieceType::control) return ids.push_back(id);
+    const std::string& piece = vocabulary_.pieces[static_cast<std::size_t>(id)];
+    special_.take_apart(id, piece, [&](std::int32_t part, std::string_view) {
+      if (part >= 0) ids.push_back(part);
+    });
   }
 
   const Vocabulary& vocabulary_;
   PieceTable pieces_;
   MergeTable merges_;
+  SpecialPieces special_;
   std::array<std::int32_t, 256> byte_ids_;  // -1: none
 };
 

@@ -20,6 +20,8 @@ class Llama2cEncoder final : public Encoder {
   explicit Llama2cEncoder(const Vocabulary& vocabulary)
       : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), merges_(vocabulary.pieces.size()) {
     for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+      // llama2.c finds BOS and EOS by their names too; here no text can spell them.
+      if (vocabulary.types[i] == PieceType::control) continue;
       const std::string_view name = name_of(vocabulary.pieces[i]);
       const auto id = static_cast<std::int32_t>(i);
       pieces_.insert(name, id);

@@ -37,6 +37,17 @@ def words_of(block: range) -> tuple[int, ...]:
     )
 
 
+def punctuation() -> list[tuple[int, int]]:
+    """Give the runs of code points of general category P, first and last."""
+    runs: list[tuple[int, int]] = []
+    for code in range(0x110000):
+        if unicodedata.category(chr(code))[0] != "P":
+            continue
+        begin = runs.pop()[0] if runs and runs[-1][1] == code - 1 else code
+        runs.append((begin, code))
+    return runs
+
+
 def rows(values: list[str], per_row: int) -> str:
     """Lay out the values of an array."""
     return "\n".join("    " + ", ".join(values[at : at + per_row]) + "," for at in range(0, len(values), per_row))
@@ -48,6 +59,7 @@ def main() -> None:
         raise SystemExit(f"expected Unicode {VERSION}, found {unicodedata.unidata_version}")
     numbers: dict[tuple[int, ...], int] = {}  # of equal blocks one is kept
     of_block = [numbers.setdefault(words_of(range(at, at + BLOCK)), len(numbers)) for at in range(0, 0x110000, BLOCK)]
+    runs = punctuation()
     packed = [f"0x{word:016X}" for words in numbers for word in words]
     text = f"""\
 // Made by make_unicode_tables.py from Unicode {VERSION}; not edited by hand. Two bits for each code point: 0 other,
@@ -61,6 +73,11 @@ constexpr std::uint8_t kBlockOf[{len(of_block)}] = {{
 // [block][code point % {BLOCK} / 32]: 32 code points, the first in the lowest bits.
 constexpr std::uint64_t kBlocks[{len(packed)}] = {{
 {rows(packed, 6)}
+}};
+
+// Punctuation (general category P), which is among the others: the first and the last code point of each run.
+constexpr std::uint32_t kPunctuation[{len(runs)}][2] = {{
+{rows([f"{{0x{begin:X}, 0x{end:X}}}" for begin, end in runs], 6)}
 }};
 """
     Path(__file__).with_name("unicode_tables.inc").write_text(text)

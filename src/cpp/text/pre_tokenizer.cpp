@@ -1,6 +1,8 @@
 #include "text/pre_tokenizer.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 
 #include "core/utf8.h"
 
@@ -19,16 +21,25 @@ Class class_of(std::uint32_t code) {
 struct Character {
   Class type;
   std::size_t length;  // in bytes
+  std::uint32_t code;  // kNoCode: a byte that belongs to no character
 };
+
+constexpr std::uint32_t kNoCode = 0xFFFFFFFF;
 
 Character decode(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<std::uint32_t>(static_cast<std::uint8_t>(text[i])); };
-  if (byte(0) < 0x80) return {class_of(byte(0)), 1};
+  if (byte(0) < 0x80) return {class_of(byte(0)), 1, byte(0)};
   const Utf8Scan scan = scan_utf8(text);
-  if (scan.state != Utf8Scan::State::valid) return {Class::other, 1};
+  if (scan.state != Utf8Scan::State::valid) return {Class::other, 1, kNoCode};
   std::uint32_t code = byte(0) & (0x7Fu >> scan.length);
   for (std::size_t i = 1; i < scan.length; ++i) code = code << 6 | (byte(i) & 0x3F);
-  return {class_of(code), scan.length};
+  return {class_of(code), scan.length, code};
+}
+
+bool is_punctuation(std::uint32_t code) {
+  const auto* const after = std::upper_bound(std::begin(kPunctuation), std::end(kPunctuation), code,
+                                             [](std::uint32_t c, const auto& run) { return c < run[0]; });
+  return after != std::begin(kPunctuation) && code <= (*std::prev(after))[1];
 }
 
 bool is_line_end(char c) { return c == '\r' || c == '\n'; }
@@ -38,6 +49,17 @@ std::size_t end_of_run(std::string_view text, std::size_t at, Class type) {
   while (at < text.size()) {
     const Character next = decode(text.substr(at));
     if (next.type != type) break;
+    at += next.length;
+  }
+  return at;
+}
+
+// The same for characters that belong to a run; belongs(character) says so.
+template <class Belongs>
+std::size_t end_of_run_where(std::string_view text, std::size_t at, Belongs belongs) {
+  while (at < text.size()) {
+    const Character next = decode(text.substr(at));
+    if (!belongs(next)) break;
     at += next.length;
   }
   return at;
@@ -101,17 +123,66 @@ std::size_t gpt2_word(std::string_view text, bool digits_apart) {
   return end_of_run(text, begin + first.length, first.type);
 }
 
-std::size_t llama3_word(std::string_view text) {
+// [\p{P}$+<=>^~|]
+bool is_mark(const Character& character) {
+  constexpr std::string_view kSymbols = "$+<=>^~|";
+  if (character.type != Class::other || character.code == kNoCode) return false;
+  if (character.code < 0x80 && kSymbols.find(static_cast<char>(character.code)) != std::string_view::npos) return true;
+  return is_punctuation(character.code);
+}
+
+// The first word of a run of numbers: three digits of ASCII, or what comes before the next three.
+std::size_t three_digits(std::string_view text) {
+  std::size_t digits = 0;  // that end at `at`
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const Character next = decode(text.substr(at));
+    if (next.type != Class::number) break;
+    at += next.length;
+    digits = next.code < 0x80 ? digits + 1 : 0;
+    if (digits == 3) return at == 3 ? 3 : at - 3;
+  }
+  return at;
+}
+
+std::size_t ggml_default_word(std::string_view text) {
+  const Character first = decode(text);
+  if (is_mark(first)) return end_of_run_where(text, first.length, is_mark);
+
+  // A text between two runs of marks. It has no apostrophe and so no contraction.
+  if (first.type == Class::number) return three_digits(text);
+  std::size_t begin = 0;  // of what comes after a leading space
+  Character head = first;
+  if (text[0] == ' ' && text.size() > 1) {
+    const Character second = decode(text.substr(1));
+    if (second.type == Class::number) return 1;  //  ?\p{N}+ is cut once more, before its numbers
+    if (second.type != Class::space && !is_mark(second)) {
+      head = second;
+      begin = 1;
+    }
+  }
+  if (head.type == Class::space) return spaces(text, is_mark);
+  return end_of_run_where(text, begin + head.length,
+                          [&](const Character& next) { return next.type == head.type && !is_mark(next); });
+}
+
+// What cuts that are like Llama 3's differ in.
+struct Llama3Like {
+  int digits;      // in a word, at most
+  bool line_ends;  // go to the marks before them
+};
+
+std::size_t llama3_word(std::string_view text, const Llama3Like& cut) {
   if (const std::size_t length = contraction(text, true)) return length;
   const Character first = decode(text);
 
   // [^\r\n\p{L}\p{N}]?\p{L}+ without its first part; with it below
   if (first.type == Class::letter) return end_of_run(text, first.length, Class::letter);
 
-  // \p{N}{1,3}
+  // \p{N}{1,3}, or one
   if (first.type == Class::number) {
     std::size_t end = first.length;
-    for (int count = 1; count < 3 && end < text.size(); ++count) {
+    for (int count = 1; count < cut.digits && end < text.size(); ++count) {
       const Character next = decode(text.substr(end));
       if (next.type != Class::number) break;
       end += next.length;
@@ -119,7 +190,8 @@ std::size_t llama3_word(std::string_view text) {
     return end;
   }
 
-  const Character second = first.length < text.size() ? decode(text.substr(first.length)) : Character{Class::space, 0};
+  const Character second =
+      first.length < text.size() ? decode(text.substr(first.length)) : Character{Class::space, 0, kNoCode};
   if (second.type == Class::letter && !is_line_end(text[0])) {
     return end_of_run(text, first.length + second.length, Class::letter);
   }
@@ -127,7 +199,7 @@ std::size_t llama3_word(std::string_view text) {
   //  ?[^\s\p{L}\p{N}]+[\r\n]*
   if (first.type == Class::other || (text[0] == ' ' && second.type == Class::other)) {
     std::size_t end = end_of_run(text, first.length, Class::other);
-    while (end < text.size() && is_line_end(text[end])) ++end;
+    while (cut.line_ends && end < text.size() && is_line_end(text[end])) ++end;
     return end;
   }
 
@@ -146,10 +218,16 @@ std::size_t first_word(Vocabulary::PreTokenizer kind, std::string_view text) {
       return gpt2_word(text, false);
     case Vocabulary::PreTokenizer::smollm:
       return gpt2_word(text, true);
+    case Vocabulary::PreTokenizer::ggml_default:
+      return ggml_default_word(text);
+    case Vocabulary::PreTokenizer::qwen2:
+      return llama3_word(text, {.digits = 1, .line_ends = true});
+    case Vocabulary::PreTokenizer::seed_coder:
+      return llama3_word(text, {.digits = 1, .line_ends = false});
     case Vocabulary::PreTokenizer::llama3:
       break;
   }
-  return llama3_word(text);
+  return llama3_word(text, {.digits = 3, .line_ends = true});
 }
 
 std::size_t spaces_at_start(std::string_view text) { return end_of_run(text, 0, Class::space); }

@@ -15,7 +15,11 @@ namespace llama2cpp {
 // gpt2:    's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 // llama3:  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*
 //          |\s*[\r\n]+|\s+(?!\S)|\s+
+// qwen2:   the same with \p{N} for \p{N}{1,3}
+// seed_coder: qwen2's with  ?[^\s\p{L}\p{N}\r\n]+ for  ?[^\s\p{L}\p{N}]+[\r\n]*
 // smollm:  each \p{N} is a word, and each text between two of them is cut as by gpt2, as if it stood alone
+// ggml_default: llama.cpp's own, four cuts one after the other, each of which cuts what the one before has left as if it
+//          stood alone: [\p{P}$+<=>^~|]+, then gpt2's, then \p{N}+, then [0-9][0-9][0-9]
 //
 // The classes are those of Unicode 16.0. A byte that belongs to no character is a character of its own that is neither
 // letter nor number nor space.

@@ -10,6 +10,7 @@
 #include "text/byte_fallback.h"
 #include "text/encoder.h"
 #include "text/merge_table.h"
+#include "text/special_pieces.h"
 
 namespace llama2cpp {
 namespace {
@@ -19,7 +20,26 @@ using Prefix = Vocabulary::Prefix;
 class RankedBpeEncoder final : public Encoder {
  public:
   explicit RankedBpeEncoder(const Vocabulary& vocabulary)
-      : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), merges_(vocabulary.merges), fallback_(vocabulary) {
+      : vocabulary_(vocabulary),
+        characters_(vocabulary.pieces.size()),
+        pieces_(vocabulary.pieces.size()),
+        merges_(vocabulary.merges),
+        special_(vocabulary),
+        fallback_(vocabulary) {
+    // User-defined pieces at the end of the ids are not the model's: `tokenizers` counts on from the model's last id for
+    // tokens that are added to it, and finds them in the text or not at all.
+    std::size_t end = vocabulary.pieces.size();
+    const auto added = [&](std::size_t i) {
+      return vocabulary.types[i] == PieceType::control || vocabulary.types[i] == PieceType::user_defined ||
+             vocabulary.types[i] == PieceType::unused;
+    };
+    while (end > 0 && added(end - 1)) --end;
+    for (std::size_t i = 0; i < end; ++i) {
+      const PieceType type = vocabulary.types[i];
+      if (type == PieceType::normal || type == PieceType::user_defined) {
+        characters_.insert(vocabulary.pieces[i], static_cast<std::int32_t>(i));
+      }
+    }
     for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
       if (vocabulary.types[i] == PieceType::unused) continue;
       pieces_.insert(vocabulary.pieces[i], static_cast<std::int32_t>(i));
@@ -48,12 +68,14 @@ class RankedBpeEncoder final : public Encoder {
     bool after_unknown = false;
     for (std::int32_t i = 0; i >= 0; i = symbols[static_cast<std::size_t>(i)].next) {
       const Symbol& symbol = symbols[static_cast<std::size_t>(i)];
-      if (symbol.id < 0) {
-        fallback_.append(symbol.in(normalized), after_unknown, ids);
-      } else {
-        ids.push_back(symbol.id);
-        after_unknown = false;
-      }
+      special_.take_apart(symbol.id, symbol.in(normalized), [&](std::int32_t id, std::string_view part) {
+        if (id < 0) {
+          fallback_.append(part, after_unknown, ids);
+        } else {
+          ids.push_back(id);
+          after_unknown = false;
+        }
+      });
     }
   }
 
@@ -90,7 +112,7 @@ class RankedBpeEncoder final : public Encoder {
       Symbol symbol;
       symbol.begin = static_cast<std::uint32_t>(at);
       symbol.length = static_cast<std::uint32_t>(length);
-      symbol.id = pieces_.find(normalized.substr(at, length));
+      symbol.id = characters_.find(normalized.substr(at, length));
       symbol.frozen = symbol.id < 0;
       append_symbol(symbols, symbol);
       at += length;
@@ -99,8 +121,10 @@ class RankedBpeEncoder final : public Encoder {
   }
 
   const Vocabulary& vocabulary_;
-  PieceTable pieces_;
+  PieceTable characters_;  // what a character can be; no control piece, and nothing that was added to the model
+  PieceTable pieces_;      // what merges can make
   MergeTable merges_;
+  SpecialPieces special_;
   ByteFallback fallback_;
 };
 

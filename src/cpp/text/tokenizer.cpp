@@ -1,8 +1,6 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -46,59 +44,6 @@ std::string with_plain_spaces(std::string_view piece) {
 
 bool escapes_spaces(const Vocabulary& vocabulary) {
   return vocabulary.kind == Kind::sentencepiece || vocabulary.kind == Kind::ranked_bpe;
-}
-
-void check_id(std::int32_t id, std::size_t size, const char* what, bool may_be_missing) {
-  if (may_be_missing && id == -1) return;
-  if (id < 0 || static_cast<std::size_t>(id) >= size) {
-    throw FormatError(cat("vocabulary: ", what, " is ", id, ", expected an id below ", size));
-  }
-}
-
-void check_merges(const Vocabulary& vocabulary) {
-  const std::vector<std::string>& pieces = vocabulary.pieces;
-  for (std::size_t i = 0; i < vocabulary.merges.size(); ++i) {
-    for (const std::int32_t id : vocabulary.merges[i]) check_id(id, pieces.size(), "an id of a merge", false);
-    const auto piece = [&](std::size_t k) -> const std::string& {
-      return pieces[static_cast<std::size_t>(vocabulary.merges[i][k])];
-    };
-    // Merges make pieces longer, so no chain of them comes back to where it began.
-    const std::string& joined = piece(2);
-    const bool fits = !piece(0).empty() && !piece(1).empty() && joined.size() == piece(0).size() + piece(1).size() &&
-                      joined.starts_with(piece(0)) && joined.ends_with(piece(1));
-    if (!fits) {
-      throw FormatError(cat("vocabulary: merge ", i, " of ", quoted_piece(piece(0)), " and ", quoted_piece(piece(1)),
-                            " cannot give ", quoted_piece(joined)));
-    }
-  }
-}
-
-void check(const Vocabulary& vocabulary) {
-  const std::size_t size = vocabulary.pieces.size();
-  if (size == 0) throw FormatError("vocabulary: it has no pieces");
-  if (size > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
-    throw FormatError(cat("vocabulary: ", size, " pieces are more than ids can number"));
-  }
-  if (vocabulary.scores.size() != size || vocabulary.types.size() != size) {
-    throw FormatError(cat("vocabulary: ", size, " pieces, but ", vocabulary.scores.size(), " scores and ",
-                          vocabulary.types.size(), " types"));
-  }
-  check_id(vocabulary.bos_id, size, "the id of BOS", true);
-  for (const std::int32_t id : vocabulary.eos_ids) check_id(id, size, "an id of EOS", false);
-  for (const Vocabulary::AddedToken& token : vocabulary.added)
-    check_id(token.id, size, "the id of an added token", false);
-  check_id(vocabulary.unk_id, size, "the id of the unknown piece", true);
-  for (std::size_t i = 0; i < size; ++i) {
-    if (vocabulary.types[i] == PieceType::byte && byte_of_piece(vocabulary.pieces[i]) < 0) {
-      throw FormatError(cat("vocabulary: piece ", i, ", ", quoted_piece(vocabulary.pieces[i]),
-                            ", is of type byte, but not written <0xHH>"));
-    }
-    if (vocabulary.kind == Kind::sentencepiece && std::isnan(vocabulary.scores[i])) {
-      throw FormatError(
-          cat("vocabulary: the score of piece ", i, ", ", quoted_piece(vocabulary.pieces[i]), ", is NaN"));
-    }
-  }
-  check_merges(vocabulary);
 }
 
 // The kinds whose added tokens are found as in `tokenizers`.
@@ -201,7 +146,7 @@ struct Tokenizer::Impl {
 };
 
 Tokenizer::Tokenizer(Vocabulary vocabulary) {
-  check(vocabulary);
+  check_vocabulary(vocabulary);
   impl_ = std::make_shared<const Impl>(std::move(vocabulary));
 }
 

@@ -22,7 +22,14 @@ Progress = Callable[[str, int], None]
 
 FORMATS = (*MIXTURES, *ALIASES)
 _AT_ONCE = 1 << 22  # numbers that are encoded before Python can look whether somebody has pressed Ctrl-C
-_PRE_TOKENIZERS = {"gpt2": "gpt-2", "llama3": "llama-bpe", "smollm": "smollm"}
+_PRE_TOKENIZERS = {
+    "gpt2": "gpt-2",
+    "llama3": "llama-bpe",
+    "smollm": "smollm",
+    "ggml_default": "default",
+    "qwen2": "qwen2",
+    "seed_coder": "seed-coder",
+}
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()
 
 

@@ -7,10 +7,20 @@ from typing import Any
 from .vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-_LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+# One pattern, or several that cut one after the other, each what the one before has left.
+_PATTERNS = {
+    "llama3": (rf"{_WORDS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",),
+    "qwen2": (rf"{_WORDS}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",),
+    "seed_coder": (rf"{_WORDS}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}",),
+    "ggml_default": (
+        r"[\p{P}\$\+<=>\^~\|]+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+        r"\p{N}+",
+        r"[0-9][0-9][0-9]",
+    ),
+}
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
 
 
@@ -104,8 +114,11 @@ def _byte_level_cuts(pre_tokenizer: str) -> dict[str, Any]:
     if pre_tokenizer == "smollm":
         first: dict[str, Any] = {"type": "Digits", "individual_digits": True}
         return {"type": "Sequence", "pretokenizers": [first, _byte_level(use_regex=True)]}
-    first = {"type": "Split", "pattern": {"Regex": _LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [first, _byte_level(use_regex=False)]}
+    splits = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in _PATTERNS[pre_tokenizer]
+    ]
+    return {"type": "Sequence", "pretokenizers": [*splits, _byte_level(use_regex=False)]}
 
 
 def _normalizer(prefix: str) -> dict[str, Any] | None:
