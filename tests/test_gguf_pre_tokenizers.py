@@ -85,7 +85,9 @@ def test_names(tmp_path: Path, name: str, cut: str, ignore_merges: bool, add_bos
 def test_no_name(tmp_path: Path) -> None:
     """It is "default", and whoever asks for text is told."""
     model = loaded(tmp_path / "m.gguf", "ggml_default")
-    with pytest.warns(UserWarning, match=r'"tokenizer.ggml.pre" is missing: words are cut by llama.cpp\'s rule "default"'):
+    with pytest.warns(
+        UserWarning, match=r'"tokenizer.ggml.pre" is missing: words are cut by llama.cpp\'s rule "default"'
+    ):
         tokenizer = model.tokenizer
     assert tokenizer is not None
     reference = Reference.from_str(trained("ggml_default")[2])

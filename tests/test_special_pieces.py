@@ -13,7 +13,7 @@ from gguf_files import llama
 from test_tokenizer import SentencePieceModel, tokenizer_bin
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Reference
-from vocabularies import CONTROL, NORMAL, STAND_INS, USER_DEFINED, stand_ins
+from vocabularies import CONTROL, STAND_INS, USER_DEFINED, stand_ins
 
 import llama2cpp
 from llama2cpp import Tokenizer
@@ -102,7 +102,9 @@ def from_gguf(path: Path, **metadata: Any) -> Tokenizer:
 def gguf_llama(path: Path, token: str, special: bool) -> Tokenizer:
     tokens = ["<unk>", "<s>", "</s>", *BYTES, SPACE, *character_pieces(token), token]
     types = [2, 3, 3, *[6] * 256, *[1] * (len(tokens) - 260), 3 if special else 4]
-    return from_gguf(path, model="llama", tokens=tokens, token_type=types, scores=[-float(i) for i in range(len(tokens))])
+    return from_gguf(
+        path, model="llama", tokens=tokens, token_type=types, scores=[-float(i) for i in range(len(tokens))]
+    )
 
 
 def gguf_gpt2(path: Path, token: str, special: bool) -> Tokenizer:
@@ -114,7 +116,9 @@ def gguf_gpt2(path: Path, token: str, special: bool) -> Tokenizer:
     tokens.append(token)
     merges = ["< |", *(f"{stand_ins(data[:i])} {stand_ins(data[i : i + 1])}" for i in range(1, len(data)))]
     known = [merge for merge in merges if {*merge.split(), merge.replace(" ", "")} <= {*tokens}]
-    return from_gguf(path, model="gpt2", pre="gpt-2", tokens=tokens, token_type=types, merges=list(dict.fromkeys(known)))
+    return from_gguf(
+        path, model="gpt2", pre="gpt-2", tokens=tokens, token_type=types, merges=list(dict.fromkeys(known))
+    )
 
 
 Maker = Callable[[Path, str, bool], Tokenizer]
@@ -138,7 +142,7 @@ KINDS: dict[str, Maker] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_text(tmp_path: Path, kind: str, token: str, special: bool) -> None:
     tokenizer = KINDS[kind](tmp_path / "tokenizer.json", token, special)
-    state = tokenizer.__reduce_ex__(2)[2]  # type: ignore[index]
+    state = tokenizer.__reduce_ex__(2)[2]
     pieces, types = list(state[1]), list(state[3])
     text = "<|eot_id|>" if kind == "tiktoken" else token
     name = text.encode()
@@ -146,19 +150,21 @@ def test_plain_text(tmp_path: Path, kind: str, token: str, special: bool) -> Non
     user_defined = {id for id, piece in enumerate(pieces) if piece == name and types[id] == USER_DEFINED}
     assert marks or user_defined or not special or kind == "llama2.c"
     specials = {id for id, kind_ in enumerate(types) if kind_ == CONTROL}
-    dropped = any(types[id] != NORMAL for id in marks | user_defined if len(name) == 1) and "byte" in kind.lower()
+    # A byte whose only piece is the token has none; "\u00a7" is also how files spell the byte 0xA7.
+    whole = not (kind.startswith(("byte", "GGUF gpt2")) and token in STAND_INS)
     for around in ("{}", "x{}y", "{0}{0}", "a {} b", "{0}b{0}"):
         written = around.format(text)
         ids = tokenizer.encode(written, bos=False, eos=False)
         assert not specials & set(ids), written
-        if not dropped and kind != "GGUF gpt2":
-            assert tokenizer.decode(ids).strip(" ") == written
+        if whole:  # the normaliser of a BPE by rank puts a space before each part
+            assert tokenizer.decode(ids).replace(" ", "") == written.replace(" ", "")
         if marks:
             assert marks & set(tokenizer.encode(written, bos=False, special=True)), written
         if user_defined:
             assert user_defined & set(ids), written
     chat = ChatFormat(tokenizer, "{{ messages[0].content }}")
-    assert not specials & set(chat.encode([{"role": "user", "content": f"x{text}y"}]))
+    ids = chat.encode([{"role": "user", "content": f"x{text}y"}])
+    assert not specials & set(ids[1:] if ids[0] == tokenizer.bos_id else ids)
 
 
 def test_a_token_that_is_not_the_model_s(tmp_path: Path) -> None:

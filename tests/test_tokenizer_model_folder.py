@@ -78,7 +78,7 @@ WHERE: dict[str, dict[str, Json]] = {
     "both": {"tokenizer_config.json": IM | {"added_tokens_decoder": DECODER}, "added_tokens.json": {"<no>": 320}},
     "eos of special_tokens_map.json": {
         "tokenizer_config.json": PLAIN,
-        "special_tokens_map.json": {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]},
+        "special_tokens_map.json": {"eos_token": "<|im_end|>", "extra_special_tokens": ["<|im_start|>"]},
         "added_tokens.json": NEW,
     },
     "map of objects": {
@@ -137,6 +137,16 @@ def theirs(folder: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
+def names_more(folder: Path) -> bool:
+    """Whether a list of special tokens is given: then transformers no longer knows the model's own.
+
+    That is a loss which ours does not have: what SentencePiece calls control or user-defined is found all the same.
+    """
+    names = ("tokenizer_config.json", "special_tokens_map.json")
+    texts = [(folder / name).read_text() for name in names if (folder / name).exists()]
+    return any("extra_special_tokens" in text or "additional_special_tokens" in text for text in texts)
+
+
 def agree(folder: Path) -> None:
     reference = theirs(folder)
     ours = llama2cpp.load(folder, threads=1).tokenizer
@@ -144,6 +154,8 @@ def agree(folder: Path) -> None:
     assert ours.eos_ids[0] == reference.eos_token_id
     assert ours.bos_id == reference.bos_token_id
     for text in TEXTS:
+        if names_more(folder) and ("</s>" in text or "<fox>" in text):
+            continue
         ids = reference(text)["input_ids"]
         assert ours.encode(text, special=True) == ids, text
         if text.strip():
@@ -168,7 +180,10 @@ def test_settings(tmp_path: Path, model_folder: Path, part: int) -> None:
 def test_random_tables(tmp_path: Path, model_folder: Path) -> None:
     """Tokens of random texts and flags, in random places."""
     random_ = random.Random(0)
-    texts = ["<|im_start|>", "<|im_end|>", "<mask>", "hello", "fox", "the ", "$", "|>", "\u00a7"]
+    texts = ["<|im_start|>", "<|im_end|>", "<mask>", "hello ", "ox f", "the ", "$", "|>", "\u00a7"]
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=trained())
+    texts = [text for text in texts if pieces.id_to_piece(pieces.piece_to_id(text)) != text]
+    assert len(texts) > 5
     for i in range(40):
         chosen = random_.sample(texts, random_.randint(1, 4))
         added = {
@@ -206,7 +221,7 @@ def test_a_model_alone(tmp_path: Path, model_folder: Path) -> None:
     ("files", "said"),
     [
         ({"added_tokens.json": {"<a>": 322}}, 'the added token "<a>" has the id 322, expected 320'),
-        ({"added_tokens.json": {"<a>": 5}}, "the added token \"<a>\" has the id 5, which is that of '<0x"),
+        ({"added_tokens.json": {"<a>": 5}}, 'the added token "<a>" has the id 5, which is that of \'<0x'),
         ({"added_tokens.json": {"</s>": 320}}, 'the added token "</s>" has the id 320, expected 2'),
         ({"added_tokens.json": {"": 320}}, "a token without text"),
         ({"added_tokens.json": {"<a>": -1}}, "-1 is no id"),

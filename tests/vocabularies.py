@@ -17,19 +17,26 @@ from tokenizers import Tokenizer as Reference
 from llama2cpp import Tokenizer
 
 BYTE_BPE = 2  # Vocabulary::Kind
-PRE_TOKENIZERS = ("gpt2", "llama3", "smollm", "ggml_default", "qwen2", "seed_coder")  # in the order of Vocabulary::PreTokenizer
+PRE_TOKENIZERS = (
+    "gpt2",
+    "llama3",
+    "smollm",
+    "ggml_default",
+    "qwen2",
+    "seed_coder",
+)  # in the order of Vocabulary::PreTokenizer
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(6)  # PieceType
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# As the tokenizer.json files of Qwen 2 and Seed-Coder have them, and what llama.cpp does by default: four, one after the
-# other.
+# As the tokenizer.json files of Llama 3, Qwen 2 and Seed-Coder have them, and what llama.cpp does by default: four, one
+# after the other.
 PATTERNS = {
     "llama3": [LLAMA3_PATTERN],
     "qwen2": [LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")],
     "seed_coder": [
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+        LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}{1}").replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+"),
     ],
     "ggml_default": [
         r"[\p{P}\$\+<=>\^~\|]+",

@@ -60,11 +60,17 @@ path : str or os.PathLike
     weights). They are told apart by content.
 vocab_size : int, default 0
     How many pieces of a ``tokenizer.bin`` to read, as llama2.c does with its model's; 0 reads all of them. Other files
-    may have fewer pieces, but not more.
+    may have fewer pieces, but not more (of a ``tokenizer.json``, added tokens beyond it are left out).
 
 Returns
 -------
 Tokenizer
+
+Warns
+-----
+UserWarning
+    The file says something that could not be used, such as a special id that is not in the vocabulary; the message says
+    what is done instead.
 
 Raises
 ------

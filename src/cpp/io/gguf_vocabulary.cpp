@@ -35,7 +35,7 @@ struct Pre {
 };
 
 // Another pre-tokenizer is one more line, once text/ cuts words as it does.
-const std::vector<Pre>& pres() {
+const std::vector<Pre>& pre_table() {
   using enum Vocabulary::PreTokenizer;
   static const std::vector<Pre> all = {
       {{"default"}, ggml_default, false, false},
@@ -76,7 +76,7 @@ constexpr std::string_view kEndKeys[] = {
 };
 
 const Pre* find_pre(std::string_view name) {
-  for (const Pre& pre : pres()) {
+  for (const Pre& pre : pre_table()) {
     if (std::find(pre.names.begin(), pre.names.end(), name) != pre.names.end()) return &pre;
   }
   return nullptr;
@@ -267,7 +267,7 @@ GgufVocabulary read_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
   const Pre* pre = find_pre(pre_name);
   if (*model == "gpt2" && pre == nullptr) {
     std::string known;
-    for (const Pre& one : pres()) {
+    for (const Pre& one : pre_table()) {
       for (const std::string_view name : one.names) known += cat(known.empty() ? "" : ", ", quote(name));
     }
     return {nullptr, cat("the file's pre-tokenizer is ", excerpt(pre_name), ", known are ", known)};

@@ -286,10 +286,13 @@ void add_with_ids(const TokenizerSettings& settings, Vocabulary& vocabulary) {
 void add_special(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   for (const Token& token : settings.special) {
     const std::int32_t known = find_piece(vocabulary, token.text);
+    const auto index = static_cast<std::size_t>(known);
     if (known < 0) {
       append(vocabulary, token);
-    } else if (vocabulary.types[static_cast<std::size_t>(known)] != PieceType::control) {
-      set_added(vocabulary, static_cast<std::size_t>(known), token);
+    } else if (vocabulary.types[index] == PieceType::user_defined) {  // with what the file of its id says
+      vocabulary.types[index] = PieceType::control;
+    } else if (vocabulary.types[index] != PieceType::control) {
+      set_added(vocabulary, index, token);
     }
   }
 }

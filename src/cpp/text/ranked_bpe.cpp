@@ -36,7 +36,8 @@ class RankedBpeEncoder final : public Encoder {
     while (end > 0 && added(end - 1)) --end;
     for (std::size_t i = 0; i < end; ++i) {
       const PieceType type = vocabulary.types[i];
-      if (type == PieceType::normal || type == PieceType::user_defined) {
+      // A control piece may be on the way to a longer one; if it remains, special_ sees to it.
+      if (type == PieceType::normal || type == PieceType::user_defined || type == PieceType::control) {
         characters_.insert(vocabulary.pieces[i], static_cast<std::int32_t>(i));
       }
     }
@@ -121,7 +122,7 @@ class RankedBpeEncoder final : public Encoder {
   }
 
   const Vocabulary& vocabulary_;
-  PieceTable characters_;  // what a character can be; no control piece, and nothing that was added to the model
+  PieceTable characters_;  // what a character can be; nothing that was added to the model
   PieceTable pieces_;      // what merges can make
   MergeTable merges_;
   SpecialPieces special_;
