@@ -454,7 +454,7 @@ def test_a_model_whose_tokenizer_is_not_known(changes: dict[str, Any], said: str
     ("base", "changes", "said"),
     [
         (SPM, {"tokens": None}, "metadata 'tokenizer.ggml.tokens' is missing"),
-        (SPM, {"tokens": ["a"]}, r"tokens\" \(byte \d+\) is an array of 1 pieces, but the model has a vocabulary of 8"),
+        (SPM, {"tokens": ["a"]}, r"token_type\" \(byte \d+\) is an array of 8, expected one for each of the 1 pieces"),
         (SPM, {"tokens": "a"}, r"tokens\" \(byte \d+\) is a single string, expected an array"),
         (SPM, {"tokens": [1] * 8}, r"tokens\" \(byte \d+\) is an array of uint32s, expected strings"),
         (SPM, {"scores": [0.0] * 7}, r"scores\" \(byte \d+\) is an array of 7, expected one for each of the 8 pieces"),
