@@ -44,7 +44,11 @@ class SpecialPieces {
   }
 
  private:
-  bool control(std::int32_t id) const { return vocabulary_.types[static_cast<std::size_t>(id)] == PieceType::control; }
+  // Not where a file calls what stands for a space special: text has spaces.
+  bool control(std::int32_t id) const {
+    const auto index = static_cast<std::size_t>(id);
+    return vocabulary_.types[index] == PieceType::control && vocabulary_.pieces[index] != kEscapedSpace;
+  }
 
   const Vocabulary& vocabulary_;
   std::unordered_map<std::int32_t, std::pair<std::int32_t, std::int32_t>> halves_;
