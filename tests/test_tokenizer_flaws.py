@@ -69,7 +69,16 @@ GGUF_FLAWS = [
     *ids_out_of_range(),
     Flaw({"tokens": None}, problem="metadata 'tokenizer.ggml.tokens' is missing"),
     Flaw({"tokens": [1] * ROWS}, problem="is an array of uint32s, expected strings"),
-    Flaw({"token_type": [7] * ROWS}, warns="is 7 for piece 3, expected 0 to 6: taken as 0; and 8 more like these"),
+    Flaw(
+        {"token_type": [2, 3, 3] + [7] * 9},
+        warns="is 7 for piece 6, expected 0 to 6: taken as 0; and 5 more like these",
+        base="spm",
+    ),
+    Flaw(
+        {"token_type": [7] * ROWS},
+        warns="is 7 for piece 3, expected 0 to 6: taken as 0; and 8 more like these",
+        base="bpe",
+    ),
     Flaw({"token_type": [1] * 5}, problem="is an array of 5, expected one for each of the 12 pieces"),
     Flaw({"scores": [0.0] * 5}, problem="is an array of 5, expected one for each of the 12 pieces"),
     Flaw({"scores": [float("nan")] * ROWS}, problem="is NaN for piece 0"),
