@@ -199,7 +199,8 @@ SPACED = st.lists(
 def same_but_for_special_pieces(ours: Tokenizer, reference: Any, tokens: list[AddedToken], text: str) -> None:
     """The library's ids; but where it merges plain text to a piece that is special, ours stops before."""
     found = reference_ids(reference, text, special=True)
-    merged = [token for token in tokens if token.special and token.content == f"{SPACE}a"]  # of a text "a"
+    # Special pieces that are not found in the text, but that the model makes of it and of the prefix.
+    merged = [token for token in tokens if token.special and (token.normalized or token.content == f"{SPACE}a")]
     if not any(reference.token_to_id(token.content) in found for token in merged):
         assert ours.encode(text, bos=False, special=True) == found
     special = {reference.token_to_id(token.content) for token in tokens if token.special and token.content != SPACE}
