@@ -55,6 +55,7 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, Array], Facts]:
     """Read a file of `save`, whole. FormatError for any other."""
     path = Path(path)
     read = _by_suffix(path, _read_npz, _read_safetensors)
+    _core.check_file(path)
     try:
         arrays, text = read(path)
         facts = _checked(json.loads(text))

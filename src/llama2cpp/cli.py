@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, hub
+from . import __version__, _core, hub
 from ._core import Sampler, Tokenizer
 from .conversation import Conversation
 from .model import Model, load
@@ -298,10 +298,12 @@ def chat(
     In a terminal, Ctrl-C stops an answer, Ctrl-D leaves, and /help lists what else there is. From a pipe, each line is
     a message, and stdout gets the answers alone.
     """
+    from .templates import NAMED
     from .terminal import talk
 
-    if template is not None and Path(template).is_file():
-        template = Path(template).read_text(encoding="utf-8")
+    is_path = template is not None and template not in NAMED and os.path.lexists(template)
+    if template is not None and (is_path or Path(template).is_file()):
+        template = _core.read_file(template).decode()
     with load(model, tokenizer=tokenizer, context=context, threads=threads) as loaded:
         conversation = Conversation(
             loaded,

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from . import generation
+from . import _core, generation
 from ._core import ContextFullError, FormatError
 from .arguments import checked, checked_options
 from .chat_format import ChatFormat, Message, checked_messages
@@ -521,7 +521,7 @@ def _session_path(path: Path) -> Path:
 
 def _read_saved(path: Path) -> tuple[str | None, list[dict[str, Any]], int]:
     try:
-        saved = json.loads(path.read_bytes())
+        saved = json.loads(_core.read_file(path))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: expected JSON, found something else: {error}") from None
     if not isinstance(saved, dict) or saved.get("llama2cpp") != "conversation" or saved.get("version") != 1:

@@ -19,6 +19,7 @@
 #include "core/check.h"
 #include "core/thread_pool.h"
 #include "format/f32.h"
+#include "format/weight_rows.h"
 #include "io/checkpoint.h"
 #include "io/hf.h"
 #include "model/model.h"
@@ -118,6 +119,12 @@ Checkpoint checkpoint_from_arrays(const Config& config, const py::dict& arrays) 
   return checkpoint;
 }
 
+std::vector<Buffer> files_of(const Weight& weight) {
+  std::vector<Buffer> files;
+  add_files(weight, files);
+  return files;
+}
+
 // float32: a read-only view where the file holds aligned floats, a decoded copy elsewhere.
 py::array weight_array(const Weight& weight) {
   const Plane& plane = weight.planes[0];
@@ -127,16 +134,20 @@ py::array weight_array(const Weight& weight) {
     shape.erase(shape.begin());
     strides.erase(strides.begin());
   }
+  const std::vector<Buffer> files = files_of(weight);
+  const FileReads reads(files);
   const bool aligned = reinterpret_cast<std::uintptr_t>(plane.data) % alignof(float) == 0;
   if (weight.format == &kF32 && aligned) {
     py::array view(py::dtype::of<float>(), shape, strides, plane.data, keeper(plane.owner));
     view.attr("setflags")(py::arg("write") = false);
+    reads.check();
     return view;
   }
   py::array_t<float> copy(shape);
   float* out = copy.mutable_data();
   const ReleasedGil released;
   for (std::int64_t row = 0; row < weight.rows; ++row) weight.decode_row(row, out + row * weight.cols);
+  reads.check();
   return copy;
 }
 
@@ -149,10 +160,13 @@ py::array weight_rows(const Weight& weight, const std::vector<std::int64_t>& row
   py::array_t<float> out({static_cast<py::ssize_t>(rows.size()), static_cast<py::ssize_t>(weight.cols)});
   float* to = out.mutable_data();
   const ReleasedGil released;
+  const std::vector<Buffer> files = files_of(weight);
+  const FileReads reads(files);
   for (const std::int64_t row : rows) {
     weight.decode_row(row, to);
     to += weight.cols;
   }
+  reads.check();
   return out;
 }
 
@@ -167,11 +181,14 @@ py::array weight_columns(const Weight& weight, std::int64_t begin, std::int64_t 
   py::array_t<float> out({static_cast<py::ssize_t>(weight.rows), static_cast<py::ssize_t>(count)});
   float* to = out.mutable_data();
   const ReleasedGil released;
+  const std::vector<Buffer> files = files_of(weight);
+  const FileReads reads(files);
   std::vector<float> decoded(static_cast<std::size_t>(last - first));
   for (std::int64_t row = 0; row < weight.rows && count > 0; ++row) {
     format.decode(weight, row, first, last - first, decoded.data());
     to = std::copy_n(decoded.data() + (begin - first), count, to);
   }
+  reads.check();
   return out;
 }
 
@@ -349,7 +366,7 @@ void add_tokenizer_model(Checkpoint& checkpoint) {
   const HfFolder folder(path->folder);
   if (!folder.has("tokenizer.model")) return;
   try {
-    const Buffer file = folder.open("tokenizer.model", false);
+    const Buffer file = folder.open("tokenizer.model", false, kMostText);
     Vocabulary vocabulary = Tokenizer::from_bytes({file.data(), file.size()}).vocabulary();
     apply_to_model(read_tokenizer_settings(folder), vocabulary);
     fit(vocabulary, checkpoint.config.vocab_size, "tokenizer.model");

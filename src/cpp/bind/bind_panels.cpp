@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "backend/backend.h"
 #include "bind/bind.h"
@@ -16,6 +17,7 @@
 #include "core/check.h"
 #include "format/llm_int8.h"
 #include "format/panel_formats.h"
+#include "format/weight_rows.h"
 #include "model/model.h"
 
 namespace llama2cpp::bind {
@@ -84,6 +86,9 @@ py::array pack(Weight weight, Backend& backend) {
     const ReleasedGil released;
     const Backend::Lease lease(backend);
     backend.pack(weight);
+    std::vector<Buffer> files;
+    add_files(weight, files);
+    FileReads(files).check();
   }
   ByteArray view(std::vector<py::ssize_t>{static_cast<py::ssize_t>(weight.panels.size())},
                  reinterpret_cast<const std::uint8_t*>(weight.panels.data()), keeper(weight.panels));

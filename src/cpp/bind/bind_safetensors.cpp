@@ -16,6 +16,7 @@
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
+#include "core/file.h"
 #include "io/safetensors.h"
 
 namespace llama2cpp::bind {
@@ -53,12 +54,30 @@ py::tuple read_floats(const std::filesystem::path& path) {
   return py::make_tuple(arrays, header.metadata);
 }
 
+// All bytes of a file of text.
+py::bytes read_file(const std::filesystem::path& path) {
+  const File file(utf8(path));
+  if (file.size() > kMostText) {
+    throw FormatError(cat(file.path(), ": the file has ", file.size(), " bytes, expected at most ", kMostText));
+  }
+  auto bytes =
+      py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<py::ssize_t>(file.size())));
+  if (!bytes) throw py::error_already_set();
+  auto* const to = reinterpret_cast<std::byte*>(PyBytes_AS_STRING(bytes.ptr()));
+  const ReleasedGil released;
+  file.read(0, {to, file.size()});
+  return bytes;
+}
+
 }  // namespace
 
 void register_safetensors(py::module_& module) {
   using py::arg;
   module.def("safetensors_header", &header_of, arg("metadata"), arg("arrays"));
   module.def("read_safetensors", &read_floats, arg("path"));
+  module.def("read_file", &read_file, arg("path"));
+  module.def(
+      "check_file", [](const std::filesystem::path& path) { const File file(utf8(path)); }, arg("path"));
 }
 
 }  // namespace llama2cpp::bind

@@ -15,6 +15,7 @@
 #include "bind/released_gil.h"
 #include "core/buffer.h"
 #include "core/check.h"
+#include "core/file.h"
 #include "io/checkpoint.h"
 #include "io/hf.h"
 #include "text/stream_decoder.h"
@@ -361,8 +362,9 @@ py::str to_str(const std::string& bytes) {
 }
 
 Tokenizer open_tokenizer(const std::string& path, std::int64_t vocab_size) {
-  const Buffer file = Buffer::file(path);
-  const std::string_view begin(reinterpret_cast<const char*>(file.data()), std::min<std::size_t>(file.size(), 4));
+  const File file(path);
+  std::string begin(std::min<std::size_t>(file.size(), 4), '\0');
+  file.read(0, std::as_writable_bytes(std::span(begin)));
   if (begin != "GGUF" && !begin.starts_with('{')) return Tokenizer::from_file(path, vocab_size);
   LLAMA2CPP_CHECK(vocab_size >= 0, "vocab_size is ", vocab_size, ", expected 0 or more");
   if (begin.starts_with('{')) return Tokenizer(open_tokenizer_json(path, vocab_size));

@@ -1,26 +1,23 @@
-// Asks the operating system for memory and for files to read, so that POSIX and Windows meet in one place. Files are
-// written in file_writer.cpp.
+// Asks the operating system for memory, so that POSIX and Windows meet in one place. Files are opened in file.cpp and written
+// in file_writer.cpp.
 #include "core/buffer.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <limits>
 #include <new>
-#include <system_error>
 
 #include "core/check.h"
+#include "core/file.h"
 
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
 #define NOMINMAX
 #include <windows.h>
 #else
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #endif
 
@@ -29,113 +26,6 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;                                 // one cache line, one AVX-512 register
 [[maybe_unused]] constexpr std::size_t kLarge = std::size_t{4} << 20;  // from here on, pages instead of the heap
-
-#ifdef _WIN32
-
-[[noreturn]] void throw_system_error(const std::string& path) {
-  throw std::system_error(static_cast<int>(GetLastError()), std::system_category(), path);
-}
-
-struct Handle {
-  HANDLE value;
-  ~Handle() {
-    if (value != nullptr && value != INVALID_HANDLE_VALUE) CloseHandle(value);
-  }
-};
-
-std::wstring wide(const std::string& utf8) {
-  const int length = MultiByteToWideChar(CP_UTF8, 0, utf8.c_str(), -1, nullptr, 0);
-  std::wstring text(static_cast<std::size_t>(length), L'\0');
-  MultiByteToWideChar(CP_UTF8, 0, utf8.c_str(), -1, text.data(), length);
-  return text;
-}
-
-struct OpenFile {
-  Handle handle;
-  std::size_t size;
-};
-
-OpenFile open_file(const std::string& path) {
-  OpenFile file{{CreateFileW(wide(path).c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, nullptr,
-                             OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr)},
-                0};
-  if (file.handle.value == INVALID_HANDLE_VALUE) throw_system_error(path);
-  LARGE_INTEGER size;
-  if (!GetFileSizeEx(file.handle.value, &size)) throw_system_error(path);
-  file.size = static_cast<std::size_t>(size.QuadPart);
-  return file;
-}
-
-std::shared_ptr<std::byte> map_file(const OpenFile& file, const std::string& path) {
-  const Handle mapping{CreateFileMappingW(file.handle.value, nullptr, PAGE_READONLY, 0, 0, nullptr)};
-  if (mapping.value == nullptr) throw_system_error(path);
-  void* memory = MapViewOfFile(mapping.value, FILE_MAP_READ, 0, 0, 0);
-  if (memory == nullptr) throw_system_error(path);
-  return {static_cast<std::byte*>(memory), [](std::byte* p) { UnmapViewOfFile(p); }};
-}
-
-void read_file(const OpenFile& file, const std::string& path, std::byte* to) {
-  for (std::size_t done = 0; done < file.size;) {
-    const std::size_t left = file.size - done;
-    const DWORD want = left > (1U << 30) ? (1U << 30) : static_cast<DWORD>(left);
-    DWORD got = 0;
-    if (!ReadFile(file.handle.value, to + done, want, &got, nullptr)) throw_system_error(path);
-    if (got == 0) throw FormatError(cat(path, ": the file became shorter while it was read"));
-    done += got;
-  }
-}
-
-#else
-
-[[noreturn]] void throw_system_error(const std::string& path) {
-  throw std::system_error(errno, std::generic_category(), path);
-}
-
-struct OpenFile {
-  int descriptor = -1;
-  std::size_t size = 0;
-  OpenFile() = default;
-  OpenFile(OpenFile&& other) noexcept : descriptor(other.descriptor), size(other.size) { other.descriptor = -1; }
-  OpenFile& operator=(OpenFile&&) = delete;
-  ~OpenFile() {
-    if (descriptor >= 0) ::close(descriptor);
-  }
-};
-
-OpenFile open_file(const std::string& path) {
-  OpenFile file;
-  file.descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file.descriptor < 0) throw_system_error(path);
-  struct stat status {};
-  if (::fstat(file.descriptor, &status) != 0) throw_system_error(path);
-  if (S_ISDIR(status.st_mode)) {
-    errno = EISDIR;
-    throw_system_error(path);
-  }
-  // A pipe or a device has no length to check against and cannot be mapped.
-  if (!S_ISREG(status.st_mode)) throw FormatError(cat(path, ": not a regular file"));
-  file.size = static_cast<std::size_t>(status.st_size);
-  return file;
-}
-
-std::shared_ptr<std::byte> map_file(const OpenFile& file, const std::string& path) {
-  void* memory = ::mmap(nullptr, file.size, PROT_READ, MAP_SHARED, file.descriptor, 0);
-  if (memory == MAP_FAILED) throw_system_error(path);
-  const std::size_t size = file.size;
-  return {static_cast<std::byte*>(memory), [size](std::byte* p) { ::munmap(p, size); }};
-}
-
-void read_file(const OpenFile& file, const std::string& path, std::byte* to) {
-  for (std::size_t done = 0; done < file.size;) {
-    const ssize_t got = ::read(file.descriptor, to + done, file.size - done);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw_system_error(path);
-    if (got == 0) throw FormatError(cat(path, ": the file became shorter while it was read"));
-    done += static_cast<std::size_t>(got);
-  }
-}
-
-#endif
 
 }  // namespace
 
@@ -175,12 +65,25 @@ Buffer Buffer::reserve(std::size_t bytes) {
 #endif
 }
 
-Buffer Buffer::file(const std::string& path, bool use_mmap) {
-  const OpenFile file = open_file(path);
-  if (file.size == 0) throw FormatError(cat(path, ": the file is empty"));
-  if (use_mmap) return {map_file(file, path), file.size, Kind::file};
-  Buffer copy = heap(file.size);
-  read_file(file, path, copy.data());
+Buffer Buffer::file(const std::string& path, bool use_mmap, std::size_t most) {
+  const auto file = std::make_shared<File>(path);
+  const std::size_t size = file->size();
+  if (size == 0) throw FormatError(cat(path, ": the file is empty"));
+  if (size > most) throw FormatError(cat(path, ": the file has ", size, " bytes, expected at most ", most));
+  if (use_mmap) {
+    file->map();
+    // The const is given back by everyone who reads a file: only owners of heap memory write.
+    Buffer mapped{{file, const_cast<std::byte*>(file->data())}, size, Kind::file};
+    mapped.file_ = file.get();
+    return mapped;
+  }
+  const std::size_t available = available_memory();
+  if (size > available) {
+    throw FormatError(
+        cat(path, ": the file has ", size, " bytes, more than the ", available, " bytes of memory that are available"));
+  }
+  Buffer copy = heap(size);
+  file->read(0, {copy.data(), size});
   return copy;
 }
 
@@ -188,6 +91,37 @@ Buffer Buffer::wrap(const void* memory, std::size_t bytes, std::shared_ptr<const
   // The const is given back by everyone who reads a file or an array: only owners of heap memory write.
   auto* start = const_cast<std::byte*>(static_cast<const std::byte*>(memory));
   return {std::shared_ptr<std::byte>(std::move(owner), start), bytes, Kind::other};
+}
+
+void Buffer::read(const std::byte* begin, std::span<std::byte> to) const {
+  if (file_ == nullptr) {
+    std::copy_n(begin, to.size(), to.data());
+  } else {
+    file_->read(static_cast<std::size_t>(begin - data()), to);
+  }
+}
+
+void Buffer::add_to(std::vector<Buffer>& files) const {
+  const auto same = [&](const Buffer& other) { return other.file_ == file_; };
+  if (mapped() && std::none_of(files.begin(), files.end(), same)) files.push_back(*this);
+}
+
+FileReads::FileReads(std::span<const Buffer> files) : files_(files) {
+  for (const Buffer& buffer : files_) {
+    if (buffer.file_ != nullptr) buffer.file_->begin_reading();
+  }
+}
+
+FileReads::~FileReads() {
+  for (const Buffer& buffer : files_) {
+    if (buffer.file_ != nullptr) buffer.file_->end_reading();
+  }
+}
+
+void FileReads::check() const {
+  for (const Buffer& buffer : files_) {
+    if (buffer.file_ != nullptr) buffer.file_->check();
+  }
 }
 
 bool Buffer::forget() const {

@@ -3,10 +3,18 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace llama2cpp {
+
+class File;
+
+// More than any file of text that is read whole: tokenizers, configurations, templates, prompts. One that has more is not read.
+inline constexpr std::size_t kMostText = std::size_t{1} << 30;
 
 class Buffer {
  public:
@@ -18,9 +26,11 @@ class Buffer {
   // Zeroed address space that costs memory only where it is touched (POSIX: no-reserve; Windows: committed on demand).
   static Buffer reserve(std::size_t bytes);
 
-  // A whole file, read-only. Throws std::system_error (errno, path) or FormatError for an empty file.
-  // With use_mmap false the file is read into memory instead: then nothing that happens to the file matters any more.
-  static Buffer file(const std::string& path, bool use_mmap = true);
+  // A whole file, read-only. Throws what File does, and FormatError for a file that is empty or has more than `most` bytes.
+  // With use_mmap false the file is read into memory instead: then nothing that happens to the file matters any more, and a
+  // file that does not fit is a FormatError too.
+  static Buffer file(const std::string& path, bool use_mmap = true,
+                     std::size_t most = std::numeric_limits<std::size_t>::max());
 
   // Memory of someone else's, kept alive by `owner`.
   static Buffer wrap(const void* memory, std::size_t bytes, std::shared_ptr<const void> owner);
@@ -28,6 +38,14 @@ class Buffer {
   std::byte* data() const { return memory_.get(); }
   std::size_t size() const { return size_; }
   bool mapped() const { return kind_ == Kind::file; }
+
+  // Copies bytes from `begin` on, which lie in this memory. From a mapped file they are read instead of touched: then what goes
+  // wrong is an exception. Throws what File::read does.
+  void read(const std::byte* begin, std::span<std::byte> to) const;
+
+  // Appends this to a list of mapped files, unless it is none or its file is there already.
+  void add_to(std::vector<Buffer>& files) const;
+
   explicit operator bool() const { return memory_ != nullptr; }
 
   // Tells the system that what is in this memory is needed no more: it may take the pages when it is short of them, and
@@ -50,6 +68,25 @@ class Buffer {
   std::shared_ptr<std::byte> memory_;
   std::size_t size_ = 0;
   Kind kind_ = Kind::other;
+  const File* file_ = nullptr;  // where it is mapped; memory_ keeps it alive
+
+  friend class FileReads;
+};
+
+// A call that reads mapped files where they lie. While it lives, what a file cannot give any more is zeros instead of the end
+// of the process; so the call ends with check(). `files` must outlive it; what is not mapped is left out.
+class FileReads {
+ public:
+  explicit FileReads(std::span<const Buffer> files);
+  ~FileReads();
+  FileReads(const FileReads&) = delete;
+  FileReads& operator=(const FileReads&) = delete;
+
+  // Throws FormatError, which names the file, where one is not as it was opened: shortened, written to, unreadable.
+  void check() const;
+
+ private:
+  std::span<const Buffer> files_;
 };
 
 // Bytes of memory that this process can still take without swapping: the system's and the cgroup's word, the lesser.

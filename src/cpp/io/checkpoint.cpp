@@ -6,6 +6,7 @@
 #include <ios>
 
 #include "core/check.h"
+#include "format/weight_rows.h"
 #include "io/hf.h"
 
 namespace llama2cpp {
@@ -113,6 +114,12 @@ const Weight& Checkpoint::weight(const std::string& name) const {
   return found->second;
 }
 
+std::vector<Buffer> mapped_files(const Checkpoint& checkpoint) {
+  std::vector<Buffer> files;
+  for (const auto& [name, weight] : checkpoint.weights) add_files(weight, files);
+  return files;
+}
+
 MatrixShape part_shape(const Config& config, Part part) {
   switch (part) {
     case Part::tok_embeddings:
@@ -150,8 +157,10 @@ MatrixShape part_shape(const Config& config, Part part) {
 }
 
 Checkpoint open_checkpoint(const Buffer& file, const std::string& path) {
+  const FileReads reads({&file, 1});
   try {
     Checkpoint checkpoint = open_with_a_reader(file, path);
+    reads.check();
     checkpoint.path = path;
     return checkpoint;
   } catch (const FormatError& error) {

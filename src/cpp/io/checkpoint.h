@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/buffer.h"
 #include "core/config.h"
@@ -29,6 +30,9 @@ struct Checkpoint {
   const Weight& weight(const std::string& name) const;
   const Weight& weight(Part part, std::int64_t layer = 0) const { return weight(weight_name(naming, part, layer)); }
 };
+
+// The mapped files that a checkpoint's weights lie in, each once.
+std::vector<Buffer> mapped_files(const Checkpoint& checkpoint);
 
 struct MatrixShape {
   std::int64_t rows;

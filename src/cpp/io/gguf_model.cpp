@@ -70,7 +70,10 @@ const Reader kGguf{"GGUF", why_not, open};
 
 Vocabulary open_checkpoint_vocabulary(const std::string& path) {
   try {
-    auto [vocabulary, reason] = read_gguf_vocabulary(Gguf(Buffer::file(path)), kAnySize);
+    const Buffer file = Buffer::file(path);
+    const FileReads reads({&file, 1});
+    auto [vocabulary, reason] = read_gguf_vocabulary(Gguf(file), kAnySize);
+    reads.check();
     if (vocabulary == nullptr) throw FormatError(reason);
     return std::move(*vocabulary);
   } catch (const FormatError& error) {

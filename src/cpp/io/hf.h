@@ -45,7 +45,7 @@ class HfFolder {
 
   // Throws FormatError for a name that is no plain file name and a file that is not the folder's, std::system_error for
   // one that cannot be opened.
-  Buffer open(std::string_view name, bool use_mmap) const;
+  Buffer open(std::string_view name, bool use_mmap, std::size_t most = std::numeric_limits<std::size_t>::max()) const;
 
  private:
   std::string path_;
@@ -54,7 +54,7 @@ class HfFolder {
 // A JSON file of the folder, with the bytes that it is parsed from.
 class HfJson {
  public:
-  HfJson(const HfFolder& folder, const std::string& name) : HfJson(folder.open(name, false), name) {}
+  HfJson(const HfFolder& folder, const std::string& name) : HfJson(folder.open(name, false, kMostText), name) {}
   HfJson(Buffer file, const std::string& name)
       : file_(std::move(file)), document_({reinterpret_cast<const char*>(file_.data()), file_.size()}, name) {}
 

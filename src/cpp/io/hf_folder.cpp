@@ -53,11 +53,13 @@ fs::path blobs_of(const fs::path& folder) {
 
 void read_file(const HfFolder& folder, const std::string& name, bool use_mmap, Tensors& tensors) {
   const Buffer file = folder.open(name, use_mmap);
+  const FileReads reads({&file, 1});
   try {
     for (const auto& [tensor_name, tensor] : read_safetensors_header(file).tensors) {
       const auto [place, is_new] = tensors.emplace(tensor_name, Placed{tensor, file, name});
       if (!is_new) throw FormatError(cat("tensor ", excerpt(tensor_name), " is in ", place->second.file_name, " too"));
     }
+    reads.check();
   } catch (const FormatError& error) {
     throw FormatError(cat(name, ": ", error.what()));
   }
@@ -244,7 +246,7 @@ bool HfFolder::has(std::string_view name) const {
   return fs::exists(fs::symlink_status(path_of(path_) / path_of(std::string(name)), ignored));
 }
 
-Buffer HfFolder::open(std::string_view name, bool use_mmap) const {
+Buffer HfFolder::open(std::string_view name, bool use_mmap, std::size_t most) const {
   if (!is_plain(name))
     throw FormatError(cat(excerpt(name), " is no plain file name, and files of the folder have one"));
   const fs::path path = path_of(path_) / path_of(std::string(name));
@@ -258,7 +260,7 @@ Buffer HfFolder::open(std::string_view name, bool use_mmap) const {
                           ", which is neither in the folder nor in the blobs of Hugging Face's cache beside it"));
   }
   if (!fs::is_regular_file(target)) throw FormatError(cat(name, " is no file"));
-  return Buffer::file(utf8_of(target), use_mmap);
+  return Buffer::file(utf8_of(target), use_mmap, most);
 }
 
 std::optional<FolderPath> find_hf_folder(const std::string& path) {
@@ -274,7 +276,7 @@ std::optional<FolderPath> find_hf_folder(const std::string& path) {
 Vocabulary open_tokenizer_json(const std::string& path, std::int64_t vocab_size) {
   try {
     const fs::path given = path_of(path);
-    const HfJson tokenizer(Buffer::file(path, false), utf8_of(given.filename()));
+    const HfJson tokenizer(Buffer::file(path, false, kMostText), utf8_of(given.filename()));
     Vocabulary vocabulary = read_tokenizer_json(tokenizer.root(), vocab_size);
     apply(read_tokenizer_settings(HfFolder(given.has_parent_path() ? utf8_of(given.parent_path()) : ".")), vocabulary);
     return vocabulary;
@@ -302,6 +304,9 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   if (int8) checkpoint.file_format += cat(", ", kLlmInt8.name);
   if (gptq) checkpoint.file_format += cat(", ", gptq->format->name);
   const Tensors tensors = read_tensors(folder, path.file, use_mmap);
+  std::vector<Buffer> files;
+  for (const auto& [name, placed] : tensors) placed.file.add_to(files);
+  const FileReads reads(files);
   const HfBiases biases = read_hf_biases(config.root());
   add_weights(tensors, gptq, int8, biases, checkpoint);
   // As in transformers: an output matrix that is there is the output.
@@ -309,6 +314,7 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   check_biases(biases, checkpoint);
   checkpoint.weight(Part::tok_embeddings);  // vocab_size is true: pieces are counted by it
   add_vocabulary(folder, checkpoint);
+  reads.check();
   return checkpoint;
 }
 

@@ -188,7 +188,7 @@ TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
     read_added_tokens(tokens->root(), settings.special, settings);
   }
   if (folder.has("chat_template.jinja")) {
-    const Buffer file = folder.open("chat_template.jinja", false);
+    const Buffer file = folder.open("chat_template.jinja", false, kMostText);
     settings.chat_template.assign(reinterpret_cast<const char*>(file.data()), file.size());
   }
   for (const char* name : {"config.json", "generation_config.json"}) {

@@ -21,12 +21,13 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <optional>
+#include <span>
+#include <system_error>
 #include <vector>
 
 #include "core/check.h"
+#include "core/file.h"
 #include "core/quote.h"
 #include "format/bf16.h"
 #include "format/f16.h"
@@ -329,9 +330,14 @@ std::string why_not(const Buffer& file) {
 }  // namespace
 
 bool is_panel_file(const std::string& path) {
-  std::ifstream file(std::filesystem::path(std::u8string(path.begin(), path.end())), std::ios::binary);
-  std::string bytes(kBegins, '\0');
-  return file.read(bytes.data(), static_cast<std::streamsize>(kBegins)) && begins_so(bytes);
+  try {
+    const File file(path);
+    std::string bytes(std::min(file.size(), kBegins), '\0');
+    file.read(0, std::as_writable_bytes(std::span(bytes)));
+    return begins_so(bytes);
+  } catch (const std::system_error&) {
+    return false;  // whoever opens it says why it cannot be
+  }
 }
 
 const Reader kPanelFile{"panels", why_not, open};

@@ -118,9 +118,12 @@ void add_weight(Fnv1a128& hash, const std::string& name, const Weight& weight) {
 }  // namespace
 
 std::string fingerprint(const Checkpoint& checkpoint) {
+  const std::vector<Buffer> files = mapped_files(checkpoint);
+  const FileReads reads(files);
   Fnv1a128 hash;
   add_config(hash, checkpoint.config);
   for (const auto& [name, weight] : checkpoint.weights) add_weight(hash, name, weight);
+  reads.check();
   return hash.hex();
 }
 

@@ -28,6 +28,9 @@ void show_head_results(const Config& c, Backend& backend, const LayerWeights& we
                        std::int64_t layer, std::span<const HookSpan> spans, const Hooks& hooks) {
   const std::int64_t rows = a.z.rows();
   const std::int64_t width = c.n_heads * c.dim;
+  std::vector<Buffer> files;  // columns are cut out of the file's form, packed or not
+  for (const Plane& plane : weights.wo.planes) plane.owner.add_to(files);
+  const FileReads reads(files);
   const bool cut = columns_of(weights.wo, 0, c.head_dim).has_value();
   a.add_results(cut ? c.head_dim : c.q_dim());
   const Tensor& one_head = a.one_head;
@@ -47,6 +50,7 @@ void show_head_results(const Config& c, Backend& backend, const LayerWeights& we
     backend.matmul(wo, one_head, {&out, 1});  // -> [T, dim] of [T, n_heads, dim]
     backend.sync();
   }
+  reads.check();
 
   const Tensor& shown = a.results;
   if (!hooks.edits(Point::result, layer)) return hooks.at(Point::result, layer, shown, spans);

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "format/panel_layout.h"
+#include "format/weight_rows.h"
 
 namespace llama2cpp {
 namespace {
@@ -88,7 +89,8 @@ Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie)
       rope_(base.rope_),
       context_(base.context_),
       kv_dtype_(base.kv_dtype_),
-      pack_(base.pack_) {
+      pack_(base.pack_),
+      all_files_(mapped_files(checkpoint_)) {
   base.prepare();
   const std::vector<Weight*> theirs = base.weights_.matrices();
   const std::vector<Weight*> ours = weights_.matrices();
@@ -106,7 +108,8 @@ Model::Model(Checkpoint checkpoint, const ModelOptions& options)
       weights_(checkpoint_),
       rope_(checkpoint_.config, arithmetic_for(checkpoint_, options.activations)),
       context_(options.context == 0 ? checkpoint_.config.seq_len : options.context),
-      kv_dtype_(kv_dtype_for(options.kv, weights_)) {
+      kv_dtype_(kv_dtype_for(options.kv, weights_)),
+      all_files_(mapped_files(checkpoint_)) {
   LLAMA2CPP_CHECK(context_ >= 1, "context is ", context_, ", expected 1 or more");
   const std::string& activations = options.activations;
   LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activations is '",
@@ -139,8 +142,21 @@ void Model::prepare() const {
   const std::lock_guard lock(prepare_mutex_);
   if (prepared_.load(std::memory_order_relaxed)) return;
   const Backend::Lease lease(*backend_);
-  backend_->pack(weights_.matrices());
+  const std::vector<Weight*> matrices = weights_.matrices();
+  backend_->pack(matrices);
+  FileReads(all_files_).check();  // the panels are of one state of the files, the one that was opened
+  std::vector<Buffer> files;
+  add_files(weights_.tok_embeddings, files);
+  for (const Weight* weight : matrices) {
+    const bool in_file = weight->panels && weight->panels.data() == weight->planes[0].data;
+    if (in_file) add_files(*weight, files);
+  }
+  packed_files_ = std::move(files);
   prepared_.store(true, std::memory_order_release);
+}
+
+std::span<const Buffer> Model::files() const {
+  return prepared_.load(std::memory_order_acquire) ? packed_files_ : all_files_;
 }
 
 Model::ActivationsLoan Model::borrow_activations(std::int64_t rows) const {

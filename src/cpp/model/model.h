@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -49,8 +50,12 @@ class Model {
   // Bytes that matrices take while the model runs: packed, or the file's.
   std::size_t matrix_bytes() const;
 
-  // Packs the weights, the first time. Takes the backend's lease.
+  // Packs the weights, the first time. Takes the backend's lease. Throws what reading their files does, and FormatError where
+  // one of them is not as it was opened.
   void prepare() const;
+
+  // The mapped files that a forward reads from now on, for FileReads. Packed weights need theirs no more.
+  std::span<const Buffer> files() const;
 
   // Buffers for a forward of up to `rows` rows; they go back to the model when the pointer is let go.
   using ActivationsLoan = std::unique_ptr<Activations, std::function<void(Activations*)>>;
@@ -67,7 +72,9 @@ class Model {
   std::int64_t context_;
   DType kv_dtype_;
   bool pack_;
-  bool int8_activations_ = false;  // matmuls round their input to int8
+  bool int8_activations_ = false;             // matmuls round their input to int8
+  std::vector<Buffer> all_files_;             // of all weights
+  mutable std::vector<Buffer> packed_files_;  // of what is not packed: set before prepared_ is
   mutable std::mutex prepare_mutex_;
   mutable std::atomic<bool> prepared_{false};
   mutable std::mutex loans_mutex_;

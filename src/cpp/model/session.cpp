@@ -126,6 +126,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
   const auto logits_bytes = static_cast<std::size_t>(vocab_size) * sizeof(float);
   const auto next_logits = [](const Work& w) { return reinterpret_cast<float*>(w.session->next_logits_.data()); };
   model.prepare();
+  const FileReads reads(model.files());
 
   std::int64_t total = 0;
   for (const Work& w : work) total += static_cast<std::int64_t>(w.tokens.size());
@@ -213,6 +214,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     }
   }
 
+  reads.check();
   if (hooks.stop_at_layer) return;
   // Nothing below can fail: all move on together.
   hooks.succeeded();

@@ -249,8 +249,11 @@ void save_session(Session& session, const std::string& path, FunctionRef<void()>
 std::unique_ptr<Session> load_session(std::shared_ptr<const Model> model, const std::string& path, std::int64_t context,
                                       FunctionRef<void()> poll) {
   const Buffer file = Buffer::file(path);
+  const FileReads reads({&file, 1});
   try {
-    return read_session(std::move(model), file, context, poll);
+    std::unique_ptr<Session> session = read_session(std::move(model), file, context, poll);
+    reads.check();
+    return session;
   } catch (const FormatError& error) {
     throw FormatError(cat(path, ": ", error.what()));
   }

@@ -18,6 +18,7 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
                   " numbers, expected ", total, " rows of ", c.vocab_size);
   if (total == 0) return;
   model.prepare();
+  const FileReads reads(model.files());
   Backend& be = model.backend();
   const auto a = model.borrow_activations(std::min(total, kChunk));
   for (std::int64_t begin = 0; begin < total; begin += kChunk) {
@@ -36,6 +37,7 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
     be.sync();
     std::copy_n(a->logits.row(0), rows * c.vocab_size, logits.data() + begin * c.vocab_size);
   }
+  reads.check();
 }
 
 }  // namespace llama2cpp

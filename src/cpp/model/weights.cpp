@@ -39,6 +39,8 @@ std::vector<float> take_bias(const Checkpoint& checkpoint, Part part, std::int64
 }  // namespace
 
 Weights::Weights(const Checkpoint& checkpoint) {
+  const std::vector<Buffer> files = mapped_files(checkpoint);
+  const FileReads reads(files);
   const Config& c = checkpoint.config;
   tok_embeddings = take(checkpoint, Part::tok_embeddings);
   for (std::int64_t i = 0; i < c.n_layers; ++i) {
@@ -63,6 +65,7 @@ Weights::Weights(const Checkpoint& checkpoint) {
   }
   norm = take_vector(checkpoint, Part::norm, 0);
   output = c.tied ? tok_embeddings : take(checkpoint, Part::output);
+  reads.check();
 }
 
 std::vector<Weight*> Weights::matrices() {

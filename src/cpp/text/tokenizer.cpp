@@ -152,7 +152,7 @@ Tokenizer::Tokenizer(Vocabulary vocabulary) {
 
 Tokenizer Tokenizer::from_file(const std::string& path, std::int64_t vocab_size) {
   // Read, not mapped: what the tokenizer keeps is a copy, and then nothing that happens to the file matters.
-  const Buffer file = Buffer::file(path, false);
+  const Buffer file = Buffer::file(path, false, kMostText);
   try {
     return from_bytes({file.data(), file.size()}, vocab_size);
   } catch (const FormatError& error) {

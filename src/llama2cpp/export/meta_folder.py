@@ -79,7 +79,7 @@ def open_meta_folder(folder: Path, tokenizer: Tokenizer | Path | None) -> TorchC
 
 def _read_params(path: Path) -> dict[str, Any]:
     try:
-        params = json.loads(path.read_text(encoding="utf-8"))
+        params = json.loads(_core.read_file(path))
     except ValueError as error:
         raise FormatError(f"{path}: {error}") from None
     if not isinstance(params, dict):

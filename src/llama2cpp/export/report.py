@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import _core
 from .._core import Sampler
 from .calibration import Calibration
 from .comparison import Comparison, compare
@@ -65,7 +66,7 @@ def export_and_report(
     with closing(open_source(source, tokenizer=tokenizer, threads=threads)) as opened:
         prompt = None
         if report and text is not None:  # what can fail early should
-            prompt = text.read_bytes()
+            prompt = _core.read_file(text)
             if not opened.checkpoint.has_tokenizer:
                 raise ValueError(f"--text needs a tokenizer, which {source} has not: pass one (-z)")
         with _progress(f"{target}") as progress:
@@ -124,7 +125,7 @@ def compare_and_report(
         load(b, threads=threads) as second,
         _progress("comparing") as progress,
     ):
-        words = _own_text(first) if text is None else text.read_bytes()
+        words = _own_text(first) if text is None else _core.read_file(text)
         found = compare(first, second, words, max_tokens=tokens, progress=progress)
     if picture is not None:
         _save_picture(found, f"{b} against {a}", picture)

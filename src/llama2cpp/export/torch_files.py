@@ -56,6 +56,7 @@ class TorchFile:
 
     def _open(self) -> object:
         torch = _torch()
+        _core.check_file(self.path)
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:

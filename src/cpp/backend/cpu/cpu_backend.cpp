@@ -7,6 +7,7 @@
 
 #include "backend/cpu/isa/select.h"
 #include "core/check.h"
+#include "format/weight_rows.h"
 
 namespace llama2cpp {
 namespace {
@@ -85,8 +86,18 @@ void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens
     LLAMA2CPP_CHECK(tokens[t] >= 0 && tokens[t] < table.rows, "[embed] token ", t, " is ", tokens[t],
                     ", expected 0 to ", table.rows - 1);
   }
-  each_row(rows, table.cols / 4,
-           [&](std::int64_t t) { table.decode_row(tokens[static_cast<std::size_t>(t)], out.row(t)); });
+  if (!has_file_rows(table)) {
+    return each_row(rows, table.cols / 4,
+                    [&](std::int64_t t) { table.decode_row(tokens[static_cast<std::size_t>(t)], out.row(t)); });
+  }
+  reserve_scratch(static_cast<std::int64_t>(rows_memory(table, 1) / sizeof(float)));
+  region(rows > 1 ? rows * table.cols / 4 : 0, [&](int w, int n) {
+    const Range mine = share(rows, w, n);
+    auto* const memory = reinterpret_cast<std::byte*>(scratch(w));
+    for (std::int64_t t = mine.begin; t < mine.end; ++t) {
+      read_rows(table, tokens[static_cast<std::size_t>(t)], 1, memory).decode_row(0, out.row(t));
+    }
+  });
 }
 
 void CpuBackend::rms_scale(const Tensor& x, float eps, const Tensor& scale) {

@@ -49,6 +49,9 @@ class CpuBackend final : public Backend {
   // them, else here alone.
   void region(std::int64_t cost, FunctionRef<void(int, int)> work);
 
+  // A weight of a mapped file, all of it in memory.
+  Weight read_planes(const Weight& weight);
+
   // Calls row(t) for each t in [0, rows), shared out.
   void each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionRef<void(std::int64_t)> row);
 

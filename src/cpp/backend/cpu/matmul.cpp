@@ -14,6 +14,7 @@
 #include "backend/cpu/panels.h"
 #include "core/check.h"
 #include "format/llm_int8.h"
+#include "format/weight_rows.h"
 
 namespace llama2cpp {
 namespace {
@@ -44,18 +45,48 @@ struct Layouts {
   }
 };
 
+// Bytes of a mapped file that a worker reads at once: they stay in its second-level cache.
+constexpr std::size_t kReadAtOnce = std::size_t{128} << 10;
+
+// Panels whose rows are read together; 0 where rows are not read from a file.
+std::int64_t panels_at_once(const Weight& weight) {
+  if (!has_file_rows(weight)) return 0;
+  const std::size_t one = std::max<std::size_t>(1, rows_memory(weight, kPanelRows));
+  return static_cast<std::int64_t>(std::max<std::size_t>(1, kReadAtOnce / one));
+}
+
 }  // namespace
 
 std::size_t CpuBackend::packed_bytes(const Weight& weight) const {
   return static_cast<std::size_t>(panel_count(weight) * panel_bytes(weight, weight.cols));
 }
 
+Weight CpuBackend::read_planes(const Weight& weight) {
+  Weight copy = weight;
+  for (Plane& plane : copy.planes) {
+    if (!plane.owner.mapped()) continue;
+    const Buffer memory = Buffer::heap(plane.bytes);
+    region(static_cast<std::int64_t>(plane.bytes), [&](int w, int workers) {
+      const Range mine = share(static_cast<std::int64_t>(plane.bytes), w, workers);
+      plane.owner.read(plane.data + mine.begin,
+                       {memory.data() + mine.begin, static_cast<std::size_t>(mine.end - mine.begin)});
+    });
+    plane.data = memory.data();
+    plane.owner = memory;
+  }
+  return copy;
+}
+
 void CpuBackend::pack(std::span<Weight* const> weights) {
   std::size_t all_bytes = 0;
+  std::size_t rows_bytes = 0;
   for (const Weight* weight : weights) {
-    if (!weight->panels) all_bytes += packed_bytes(*weight);
+    if (weight->panels) continue;
+    all_bytes += packed_bytes(*weight);
+    rows_bytes = std::max(rows_bytes, rows_memory(*weight, panels_at_once(*weight) * kPanelRows));
   }
   if (all_bytes == 0) return;
+  const Buffer rows_read = Buffer::heap(rows_bytes * static_cast<std::size_t>(threads()));  // what each worker has read
   const auto all = std::make_shared<const Buffer>(Buffer::heap(all_bytes));
   std::byte* next = all->data();
   // The disk reads the next weight while this one is packed: a mapped file alone is read ahead in small pieces.
@@ -71,13 +102,26 @@ void CpuBackend::pack(std::span<Weight* const> weights) {
     const std::int64_t panels = panel_count(*weight);
     const std::int64_t bytes = panel_bytes(*weight, weight->cols);
     const std::int64_t step = step_cols(input_form(*weight));
-    region(panels * bytes / 4, [&](int w, int workers) {
-      const Range mine = share(panels, w, workers);
-      for (std::int64_t panel = mine.begin; panel < mine.end; ++panel) {
+    // Panels [begin, end) of the weight, from one whose panel 0 is the weight's panel `first`.
+    const auto pack_panels = [&](const Weight& from, std::int64_t first, std::int64_t begin, std::int64_t end) {
+      for (std::int64_t panel = begin; panel < end; ++panel) {
         for (std::int64_t k = 0; k < weight->cols; k += step) {
-          pack_panel(*weight, panel, k, std::min(step, weight->cols - k),
+          pack_panel(from, panel - first, k, std::min(step, weight->cols - k),
                      next + panel * bytes + panel_bytes(*weight, k));
         }
+      }
+    };
+    const std::int64_t at_once = panels_at_once(*weight);
+    const Weight whole = at_once == 0 && is_mapped(*weight) ? read_planes(*weight) : Weight{};
+    const Weight& in_memory = whole.format != nullptr ? whole : *weight;
+    region(panels * bytes / 4, [&](int w, int workers) {
+      const Range mine = share(panels, w, workers);
+      if (at_once == 0) return pack_panels(in_memory, 0, mine.begin, mine.end);
+      std::byte* const memory = rows_read.data() + rows_bytes * static_cast<std::size_t>(w);
+      for (std::int64_t begin = mine.begin; begin < mine.end; begin += at_once) {
+        const std::int64_t end = std::min(begin + at_once, mine.end);
+        const std::int64_t rows = std::min(end * kPanelRows, weight->rows) - begin * kPanelRows;
+        pack_panels(read_rows(*weight, begin * kPanelRows, rows, memory), begin, begin, end);
       }
     });
     weight->panels = Buffer::wrap(next, packed_bytes(*weight), all);
