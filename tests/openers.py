@@ -1,23 +1,24 @@
 """Everything that opens a path, each given paths that are no file of its kind. A program: test_openers.py runs it.
 
-    python openers.py KIND FOLDER    prints "opener: begins" and "opener: error type, message" for each
+    python openers.py FOLDER    prints JSON: [kind, opener] before each, [kind, opener, is clear, error] after it
 
-One process for a kind, so that a test can end it where an opener waits for ever.
+It is a process of its own, so that a test can end it where an opener waits for ever.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tiny
-from hf_folders import Spec
 from typer.testing import CliRunner
 
 import llama2cpp
@@ -46,7 +47,7 @@ def directory(folder: Path, suffix: str) -> str:
 
 def a_socket(folder: Path, suffix: str) -> str:
     path = folder / f"socket{suffix}"
-    here = os.getcwd()
+    here = Path.cwd()
     os.chdir(folder)  # a socket's name is short
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(path.name)
@@ -122,7 +123,7 @@ def openers(folder: Path) -> dict[str, tuple[str, Opener]]:
     source = export.convert(tiny.model(config), folder / "model.gguf", "f32").path
     tokenizer = Path(os.environ["OPENERS_TOKENIZER"])
     model = llama2cpp.load(source, tokenizer=tokenizer)
-    beside = Spec().save(folder / "beside")
+    beside = export.convert(model, folder / "beside", "f16").path
 
     def in_a_folder(name: str, *, keep: tuple[str, ...] = ()) -> Opener:
         """The path takes the place of a file in a folder of Hugging Face's."""
@@ -135,7 +136,7 @@ def openers(folder: Path) -> dict[str, tuple[str, Opener]]:
                 (target / gone).unlink()
             (target / name).unlink(missing_ok=True)
             if os.path.lexists(path) and path:
-                os.rename(path, target / name)
+                Path(path).rename(target / name)
             opened = llama2cpp.load(target)
             if opened.tokenizer is None:  # a model without a tokenizer opens, and says why
                 raise llama2cpp.FormatError(opened.tokenizer_problem)
@@ -150,7 +151,7 @@ def openers(folder: Path) -> dict[str, tuple[str, Opener]]:
             (target / "params.json").write_text('{"dim": 8, "n_layers": 1, "n_heads": 1}')
             (target / name).unlink(missing_ok=True)
             if os.path.lexists(path) and path:
-                os.rename(path, target / name)
+                Path(path).rename(target / name)
             export.convert(target, folder / "never.gguf")
 
         return load
@@ -159,7 +160,7 @@ def openers(folder: Path) -> dict[str, tuple[str, Opener]]:
         **{
             f"load{suffix}{' read' if not mmap else ''}": (
                 suffix,
-                lambda path, mmap=mmap: llama2cpp.load(path, mmap=mmap),
+                partial(llama2cpp.load, mmap=mmap),
             )
             for suffix in (".bin", ".gguf", ".safetensors", "")
             for mmap in (True, False)
@@ -216,20 +217,21 @@ def openers(folder: Path) -> dict[str, tuple[str, Opener]]:
     }  # fmt: skip
 
 
-def run(kind: str, folder: Path) -> None:
-    """Try each opener."""
+def run(folder: Path) -> None:
+    """Try each opener with each kind."""
     for number, (name, (suffix, open_path)) in enumerate(openers(folder).items()):
-        print(f"{name}: begins", flush=True)
-        place = folder / str(number)
-        place.mkdir()
-        path = KINDS[kind](place, suffix)
-        try:
-            open_path(path)
-        except BaseException as error:
-            message = " ".join(str(error).split())
-            print(f"{name}: {type(error).__name__}: {isinstance(error, OSError | ValueError)}: {message}", flush=True)
-        else:
-            print(f"{name}: no error", flush=True)
+        for kind, make in KINDS.items():
+            print(json.dumps([kind, name]), flush=True)
+            place = folder / f"{number}-{kind}"
+            place.mkdir()
+            error: BaseException | None = None
+            try:
+                open_path(make(place, suffix))
+            except BaseException as raised:
+                error = raised
+            clear = isinstance(error, OSError | ValueError)
+            told = f"{type(error).__name__}: {error}" if error is not None else "no error"
+            print(json.dumps([kind, name, clear, told]), flush=True)
 
 
 def interrupted(folder: Path) -> None:
@@ -267,4 +269,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "interrupted":
         interrupted(Path(sys.argv[2]))
     else:
-        run(sys.argv[1], Path(sys.argv[2]))
+        run(Path(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,41 +11,54 @@ from pathlib import Path
 import openers
 import pytest
 from conftest import ROOT
+from typer.testing import CliRunner
+
+from llama2cpp import cli
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="these kinds of files are POSIX's")
 
 
-def run(stories_dir: Path, tmp_path: Path, what: str) -> str:
-    """Give what the program has said; where it does not end, the last line names the opener that waits."""
-    command = [sys.executable, str(ROOT / "tests" / "openers.py"), what, str(tmp_path)]
+def run(stories_dir: Path, *words: str) -> str:
+    """Give what the program has said, to its end or until it waits for ever."""
     files = {
         "OPENERS_TOKENIZER": str(stories_dir / "tok512.bin"),
         "OPENERS_MODEL": str(stories_dir / "stories260K.bin"),
     }
+    command = [sys.executable, str(ROOT / "tests" / "openers.py"), *words]
+    process = subprocess.Popen(
+        command, env=os.environ | files, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
     try:
-        done = subprocess.run(command, env=os.environ | files, capture_output=True, text=True, timeout=100)
-    except subprocess.TimeoutExpired as error:
-        said = (error.stdout or b"").decode().splitlines()
-        pytest.fail(f"it waits for ever: {said[-1:]}")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+        said, _ = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said, _ = process.communicate()
+    return said
+
+
+@pytest.fixture(scope="module")
+def found(stories_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[object]]:
+    lines = run(stories_dir, str(tmp_path_factory.mktemp("openers"))).splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize("kind", openers.KINDS)
-def test_a_clear_error_at_once(stories_dir: Path, tmp_path: Path, kind: str) -> None:
+def test_a_clear_error_at_once(found: list[list[object]], kind: str) -> None:
     if kind == "unreadable" and os.geteuid() == 0:
         pytest.skip("root may read everything")
-    lines = run(stories_dir, tmp_path, kind).splitlines()
-    tried = [line.removesuffix(": begins") for line in lines if line.endswith(": begins")]
-    found = [line for line in lines if not line.endswith(": begins")]
-    assert len(tried) == len(found) > 30
-    # A folder's file has its name, whatever the path; an empty text is a prompt of one token.
-    for name, line in zip(tried, found, strict=True):
-        assert line.startswith(f"{name}: ")
-        outcome = line.removeprefix(f"{name}: ")
-        assert ": True: " in outcome, line
-        assert len(outcome.split(": True: ", 1)[1]) > 10, line
+    tried = [cell[1] for cell in found if len(cell) == 2 and cell[0] == kind]
+    outcomes = {cell[1]: cell[2:] for cell in found if len(cell) > 2 and cell[0] == kind}
+    assert list(outcomes) == tried, f"waits for ever, or ends the process: {found[-1]}"
+    assert len(tried) > 30
+    wrong = {name: told for name, (clear, told) in outcomes.items() if not clear}
+    assert wrong == {}
+
+
+def test_a_prompt_that_is_longer_than_a_file_name() -> None:
+    done = CliRunner().invoke(cli.app, ["generate", "Once upon a time " * 40, "-n", "1"])
+    assert done.exception is None
+    assert done.stdout.startswith("Once upon a time Once")
 
 
 def test_interrupted_system_calls(stories_dir: Path, tmp_path: Path) -> None:
-    assert run(stories_dir, tmp_path, "interrupted") == "True\n"
+    assert run(stories_dir, "interrupted", str(tmp_path)) == "True\n"

@@ -261,9 +261,16 @@ def _names_a_checkpoint(word: str) -> bool:
     return (
         word in hub.KNOWN
         or word.endswith((".bin", ".gguf", ".safetensors"))
-        or Path(word).is_file()
-        or (Path(word) / "config.json").is_file()  # Hugging Face's folders
+        or _is_file(word)
+        or _is_file(f"{word}/config.json")  # Hugging Face's folders
     )
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except OSError:  # a text that is longer than names may be
+        return False
 
 
 @app.command(
@@ -302,7 +309,7 @@ def chat(
     from .terminal import talk
 
     is_path = template is not None and template not in NAMED and os.path.lexists(template)
-    if template is not None and (is_path or Path(template).is_file()):
+    if template is not None and (is_path or _is_file(template)):
         template = _core.read_file(template).decode()
     with load(model, tokenizer=tokenizer, context=context, threads=threads) as loaded:
         conversation = Conversation(

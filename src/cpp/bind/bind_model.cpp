@@ -2,17 +2,16 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <pybind11/stl/filesystem.h>
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
 
 #include "bind/bind.h"
 #include "bind/call_hooks.h"
+#include "bind/file_path.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
@@ -546,12 +545,12 @@ True
   py::class_<Model, std::shared_ptr<Model>>(module, "Model", "Config and weights on a backend; see llama2cpp.Model.")
       .def_static(
           "open",
-          [](const std::filesystem::path& path, const std::string& backend,
-             std::optional<Int<"load", "threads", int>> threads, std::optional<Int<"load", "context">> context,
-             const std::string& kv, const std::string& activations, const std::string& pack, bool mmap) {
+          [](const FilePath& path, const std::string& backend, std::optional<Int<"load", "threads", int>> threads,
+             std::optional<Int<"load", "context">> context, const std::string& kv, const std::string& activations,
+             const std::string& pack, bool mmap) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
             const ReleasedGil released;
-            Checkpoint checkpoint = open_checkpoint(utf8(path), mmap);
+            Checkpoint checkpoint = open_checkpoint(path.utf8, mmap);
             add_tokenizer_model(checkpoint);
             return std::make_shared<Model>(std::move(checkpoint), options);
           },
@@ -629,12 +628,11 @@ True
           arg("context") = py::none())
       .def(
           "load_session",
-          [](std::shared_ptr<Model> m, const std::filesystem::path& path,
-             std::optional<Int<"load_session", "context">> given) {
+          [](std::shared_ptr<Model> m, const FilePath& path, std::optional<Int<"load_session", "context">> given) {
             const std::optional<std::int64_t> context = given;
             LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
             const ReleasedGil released;
-            return load_session(std::move(m), utf8(path), context.value_or(0), [] { poll_signals(); });
+            return load_session(std::move(m), path.utf8, context.value_or(0), [] { poll_signals(); });
           },
           arg("path"), arg("context") = py::none())
       .def("forward", &forward_many, arg("rows"), arg("hooks") = py::none())

@@ -2,16 +2,15 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <pybind11/stl/filesystem.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/file_path.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
@@ -33,11 +32,11 @@ py::bytes header_of(const Metadata& metadata,
 }
 
 // Arrays by name, in the file's order, and the metadata. The arrays are writable: the file is read and not mapped.
-py::tuple read_floats(const std::filesystem::path& path) {
+py::tuple read_floats(const FilePath& path) {
   Buffer file;
   {
     const ReleasedGil released;
-    file = Buffer::file(utf8(path), false);
+    file = Buffer::file(path.utf8, false);
   }
   const SafetensorsHeader header = read_safetensors_header(file);
   std::vector<std::pair<std::string, SafetensorsTensor>> tensors(header.tensors.begin(), header.tensors.end());
@@ -55,8 +54,8 @@ py::tuple read_floats(const std::filesystem::path& path) {
 }
 
 // All bytes of a file of text.
-py::bytes read_file(const std::filesystem::path& path) {
-  const File file(utf8(path));
+py::bytes read_file(const FilePath& path) {
+  const File file(path.utf8);
   if (file.size() > kMostText) {
     throw FormatError(cat(file.path(), ": the file has ", file.size(), " bytes, expected at most ", kMostText));
   }
@@ -77,7 +76,7 @@ void register_safetensors(py::module_& module) {
   module.def("read_safetensors", &read_floats, arg("path"));
   module.def("read_file", &read_file, arg("path"));
   module.def(
-      "check_file", [](const std::filesystem::path& path) { const File file(utf8(path)); }, arg("path"));
+      "check_file", [](const FilePath& path) { const File file(path.utf8); }, arg("path"));
 }
 
 }  // namespace llama2cpp::bind

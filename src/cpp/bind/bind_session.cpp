@@ -2,15 +2,14 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <pybind11/stl/filesystem.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <optional>
 
 #include "bind/bind.h"
 #include "bind/call_hooks.h"
+#include "bind/file_path.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
@@ -175,9 +174,9 @@ void register_session(py::module_& module) {
       .def("fork", &Session::fork, py::call_guard<ReleasedGil>())
       .def(
           "save",
-          [](Session& session, const std::filesystem::path& path) {
+          [](Session& session, const FilePath& path) {
             const ReleasedGil released;
-            save_session(session, utf8(path), [] { poll_signals(); });
+            save_session(session, path.utf8, [] { poll_signals(); });
           },
           arg("path"))
       .def(

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/file_path.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
@@ -477,12 +478,11 @@ void register_text(py::module_& module) {
   py::class_<Tokenizer, py::smart_holder>(module, "Tokenizer", kTokenizerDoc, py::is_final())
       .def_static(
           "from_file",
-          [](const py::object& path, Int<"Tokenizer.from_file", "vocab_size"> vocab_size) {
-            const auto name = py::module_::import("os").attr("fsencode")(path).cast<std::string>();
+          [](const FilePath& path, Int<"Tokenizer.from_file", "vocab_size"> vocab_size) {
             std::optional<Tokenizer> tokenizer;
             {
               const ReleasedGil release;
-              tokenizer.emplace(open_tokenizer(name, vocab_size));
+              tokenizer.emplace(open_tokenizer(path.utf8, vocab_size));
             }
             warn_of(tokenizer->vocabulary(), 1);
             return *std::move(tokenizer);

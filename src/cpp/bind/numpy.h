@@ -5,7 +5,6 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -67,12 +66,6 @@ inline std::vector<std::int32_t> to_ids(py::handle object) {
   std::vector<std::int32_t> ids;
   for (const py::handle item : id_items(object)) ids.push_back(to_id(item));
   return ids;
-}
-
-// The core takes paths in UTF-8, on Windows too; elsewhere these are the system's own bytes.
-inline std::string utf8(const std::filesystem::path& path) {
-  const std::u8string text = path.u8string();
-  return {text.begin(), text.end()};
 }
 
 // A signal check for long calls: run with the GIL released, it takes the GIL and lets Python's handlers run.
