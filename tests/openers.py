@@ -113,6 +113,8 @@ KINDS: dict[str, Callable[[Path, str], str]] = {
 def command(*words: str) -> None:
     """Run a command; its error is ours."""
     done = CliRunner().invoke(cli.app, list(words))
+    if done.exit_code == 2 and "Usage: " in done.output:  # what the parser of arguments refuses, with a message
+        raise ValueError(done.output)
     if done.exception is not None:
         raise done.exception
 
