@@ -140,7 +140,7 @@ def openers(folder: Path) -> dict[str, tuple[str, Opener]]:
             if os.path.lexists(path) and path:
                 Path(path).rename(target / name)
             opened = llama2cpp.load(target)
-            if opened.tokenizer is None:  # a model without a tokenizer opens, and says why
+            if not opened.has_tokenizer:  # a model without a tokenizer opens, and says why
                 raise llama2cpp.FormatError(opened.tokenizer_problem)
 
         return load
