@@ -10,10 +10,21 @@ import tiny
 
 import llama2cpp
 
+YARN = {
+    "type": "yarn",
+    "factor": 16.0,
+    "original_context": 16,
+    "attention_factor": 1.277,  # cos and sin are multiplied by it
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": True,
+}
+LLAMA3 = {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context": 16}
 SIZES: dict[str, dict[str, Any]] = {
     "interleaved": {},
     "half split": {"rope_style": "half_split"},
     "scaled": {"rope_scaling": {"type": "linear", "factor": 3.0}, "head_dim": 6},
+    "yarn": {"rope_scaling": YARN, "rope_style": "half_split"},
 }
 
 
@@ -30,8 +41,9 @@ def fed(model: llama2cpp.Model, tokens: list[int]) -> llama2cpp.Session:
 
 @pytest.mark.parametrize("kv", ["f32", "f16"])
 @pytest.mark.parametrize("style", ["interleaved", "half_split"])
-def test_unrotated_keys_are_what_the_hook_saw(kv: str, style: str) -> None:
-    model = tiny.model(tiny.config(rope_style=style), kv=kv)
+@pytest.mark.parametrize("scaling", [None, {"type": "linear", "factor": 3.0}, LLAMA3, YARN])
+def test_unrotated_keys_are_what_the_hook_saw(kv: str, style: str, scaling: dict[str, Any] | None) -> None:
+    model = tiny.model(tiny.config(rope_style=style, rope_scaling=scaling), kv=kv)
     tokens = tiny.tokens(model.config, 30)
     _, cache = model.run_with_cache(tokens, remove_batch_dim=True)
     session = fed(model, tokens)

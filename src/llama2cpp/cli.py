@@ -382,6 +382,9 @@ def export(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="the source's own")
     ] = None,
+    keep_tokenizer: Annotated[
+        bool, typer.Option("--with-tokenizer/--no-tokenizer", help="Whether the tokenizer goes along.")
+    ] = True,
     group: Annotated[
         int | None,
         typer.Option("--group", "--group-size", help="int8, gptq: values that share a scale.", show_default="64, 128"),
@@ -433,6 +436,7 @@ def export(
         target,
         format,
         tokenizer=tokenizer,
+        keep_tokenizer=keep_tokenizer,
         group=group,
         pure=pure,
         calibration=None if calibrate is None else Calibration(calibrate, sequences, length),

@@ -116,7 +116,10 @@ class KVCache:
         (True, False)
         """
         keys = self.keys(layer)
-        cos, sin = self._core.rotary(len(keys))
+        cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(len(keys)))
+        length = _rotary_length(self._core.config)
+        if length != 1:
+            cos, sin = cos / length**2, sin / length**2
         style = self._core.config.rope_style
         unrotated = _from_pairs(_turned(_to_pairs(keys, style), cos, -sin), "half_split").astype(np.float32)
         return read_only(unrotated, "unrotated keys are computed and read-only: write into kv.keys(layer), or a copy")
@@ -177,6 +180,9 @@ class KVCache:
             old, to = slice(begin, end), slice(at, at + count)
             turn_cos = cos[to] * cos[old] + sin[to] * sin[old]  # of the difference of the angles
             turn_sin = sin[to] * cos[old] - cos[to] * sin[old]
+            length = _rotary_length(mine)
+            if length != 1:
+                turn_cos, turn_sin = turn_cos / length**2, turn_sin / length**2
             new = [
                 (
                     layer,
@@ -219,6 +225,12 @@ def _to_pairs(keys: NDArray[Any], style: str) -> NDArray[np.float64]:
 def _from_pairs(pairs: NDArray[np.float64], style: str) -> NDArray[np.float64]:
     pairs = np.swapaxes(pairs, -1, -2) if style == "interleaved" else pairs
     return pairs.reshape(*pairs.shape[:-2], pairs.shape[-2] * pairs.shape[-1])
+
+
+def _rotary_length(config: _core.Config) -> float:
+    """Give what cos and sin are multiplied by: keys that are turned by them twice are longer by its square."""
+    scaling = config.rope_scaling
+    return float(scaling["attention_factor"]) if scaling is not None and scaling["type"] == "yarn" else 1.0
 
 
 def _turned(pairs: NDArray[np.float64], cos: NDArray[Any], sin: NDArray[Any]) -> NDArray[np.float64]:

@@ -101,7 +101,7 @@ Parameters
 array : numpy.ndarray
     float32 [rows, columns], C-contiguous, finite.
 group : int
-    How many neighbours share a scale; it divides the columns.
+    How many neighbours share a scale; it divides the columns, and is at most 65,536.
 
 Returns
 -------
@@ -111,7 +111,7 @@ Returns
 Raises
 ------
 ValueError
-    If the group does not divide the columns, or a number is not finite.
+    If the group does not divide the columns or is too large, or a number is not finite.
 
 Examples
 --------
@@ -308,6 +308,7 @@ py::tuple encode_groups(const FloatArray& array, Int<"encode_int8_group", "group
   const Rows rows = rows_of(array);
   LLAMA2CPP_CHECK(group >= 1 && rows.columns % group == 0, "group is ", group, ", expected a divisor of ",
                   rows.columns);
+  LLAMA2CPP_CHECK(group <= kMostInt8Group, "group is ", group, ", expected at most ", kMostInt8Group);
   py::array_t<std::int8_t> values(std::vector<py::ssize_t>{rows.count, rows.columns});
   py::array_t<float> scales(std::vector<py::ssize_t>{rows.count, rows.columns / group});
   const float* const from = array.data();

@@ -15,6 +15,7 @@
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
+#include "format/int8_group.h"
 #include "format/llm_int8.h"
 #include "format/panel_formats.h"
 #include "format/weight_rows.h"
@@ -51,6 +52,8 @@ Weight facts_of(Weight weight) {
   const Format* const format = in_panels(*weight.format, stored_form(weight));
   LLAMA2CPP_CHECK(format != nullptr, "'", weight.name, "' is ", weight.format->name,
                   ", which a file of panels cannot hold");
+  LLAMA2CPP_CHECK(format->form != PanelForm::int8_group || weight.group <= kMostInt8Group, "'", weight.name,
+                  "' is in groups of ", weight.group, ", expected at most ", kMostInt8Group);
   weight.format = format;
   if (format->form != PanelForm::blocks) weight.order = {};
   return weight;

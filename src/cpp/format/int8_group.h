@@ -10,6 +10,11 @@
 
 namespace llama2cpp {
 
+// matmul adds up the products of a group in 32 bits before its scales come. llama2.c's are at most 127 * 127; a file may hold
+// -128 as well, and twice as many columns of those would still fit. This is the limit that files have.
+inline constexpr std::int64_t kMostInt8Group = 65'536;
+static_assert(kMostInt8Group * 128 * 127 < std::int64_t{1} << 31);
+
 // Takes any range: a group need not divide the blocks in which weights are read.
 inline void decode_int8_group(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count,
                               float* out) {

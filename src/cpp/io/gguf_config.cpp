@@ -16,6 +16,7 @@ namespace {
 constexpr std::string_view kArchitecture = "llama";
 constexpr std::string_view kPrefix = "llama.";
 constexpr std::string_view kRopeFactors = "rope_freqs.weight";
+constexpr std::string_view kAttentionFactor = "rope.scaling.attn_factor";
 
 // What config_of reads.
 constexpr std::string_view kRead[] = {
@@ -36,6 +37,7 @@ constexpr std::string_view kRead[] = {
     "rope.scaling.factor",
     "rope.scale_linear",  // scaling.factor's name until the autumn of 2023
     "rope.scaling.original_context_length",
+    "rope.scaling.attn_factor",
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
 };
@@ -70,7 +72,6 @@ constexpr Neutral kNeutral[] = {
     {"logit_scale", 1},
     {"residual_scale", 1},
     {"embedding_scale", 1},
-    {"rope.scaling.attn_factor", 1},
     {"rope.scaling.yarn_log_multiplier", 0},
     {"rope.scaling.yarn_ext_factor", 1},
     {"rope.scaling.yarn_attn_factor", 1},
@@ -141,7 +142,9 @@ void expect_equal(const Gguf& gguf, std::string_view key, std::int64_t value, st
 }
 
 RopeScaling read_rope_scaling(const Gguf& gguf, std::int64_t seq_len) {
-  // llama.cpp: a factor without a type is of linear scaling, and 0 is no factor.
+  // llama.cpp: a factor without a type is of linear scaling, and 0 is no factor. Whatever the type, cos and sin are multiplied
+  // by attn_factor.
+  const float attention = find_float(gguf, kAttentionFactor).value_or(1.0F);
   float factor = find_float(gguf, "rope.scaling.factor").value_or(0.0F);
   if (factor == 0.0F) factor = find_float(gguf, "rope.scale_linear").value_or(0.0F);
   const std::string_view type = gguf.string(full("rope.scaling.type")).value_or("linear");
@@ -149,15 +152,20 @@ RopeScaling read_rope_scaling(const Gguf& gguf, std::int64_t seq_len) {
     gguf.fail(full("rope.scaling.type"),
               cat(excerpt(type), ", expected \"none\", \"linear\" or \"yarn\": others are not implemented"));
   }
+  if (attention != 1.0F && type != "yarn") {
+    gguf.fail(full(kAttentionFactor), cat(attention, ", and without rope.scaling.type \"yarn\" only 1 is implemented"));
+  }
+  if (factor == 0.0F) factor = 1.0F;
   RopeScaling scaling;
-  if (type == "none" || factor == 0.0F || factor == 1.0F) return scaling;
+  if (type == "none" || (factor == 1.0F && attention == 1.0F)) return scaling;
   scaling.kind = RopeScaling::Kind::linear;
   scaling.factor = factor;
   if (type == "linear") return scaling;
-  // llama.cpp's YaRN is transformers' without options.
+  // llama.cpp's YaRN is transformers' without options; it has attn_factor beside what follows from the factor.
   scaling.kind = RopeScaling::Kind::yarn;
   scaling.original_context = gguf.integer(full("rope.scaling.original_context_length")).value_or(seq_len);
-  scaling.attention_factor = static_cast<float>(factor <= 1.0F ? 1.0 : 0.1 * std::log(double{factor}) + 1.0);
+  const double from_factor = factor <= 1.0F ? 1.0 : 0.1 * std::log(double{factor}) + 1.0;
+  scaling.attention_factor = static_cast<float>(from_factor * double{attention});
   scaling.beta_fast = find_float(gguf, "rope.scaling.yarn_beta_fast").value_or(scaling.beta_fast);
   scaling.beta_slow = find_float(gguf, "rope.scaling.yarn_beta_slow").value_or(scaling.beta_slow);
   return scaling;

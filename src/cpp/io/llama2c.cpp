@@ -125,8 +125,9 @@ void check_group(const Header& header) {
     throw FormatError(cat("group size (byte 37) is ", group, ", expected a number that divides dim ", config.dim,
                           " and hidden_dim ", config.hidden_dim, ", so that no group straddles two rows"));
   }
-  constexpr std::int64_t kMaxGroup = 65'536;  // 2^16 products of two signed bytes still fit into 31 bits
-  if (group > kMaxGroup) throw FormatError(cat("group size (byte 37) is ", group, ", expected at most ", kMaxGroup));
+  if (group > kMostInt8Group) {
+    throw FormatError(cat("group size (byte 37) is ", group, ", expected at most ", kMostInt8Group));
+  }
 }
 
 Header read_header_v1(const Buffer& file) {

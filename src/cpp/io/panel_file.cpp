@@ -32,6 +32,7 @@
 #include "format/bf16.h"
 #include "format/f16.h"
 #include "format/f32.h"
+#include "format/int8_group.h"
 #include "format/llm_int8.h"
 #include "format/panel_formats.h"
 #include "io/checkpoint.h"
@@ -204,6 +205,9 @@ Weight matrix_of(const std::string& name, const Json& facts, const SafetensorsHe
   const bool fills = numbers.integers != nullptr && numbers.group == 0 ? true : weight.cols % weight.group == 0;
   if (!own_group || !fills) {
     facts.fail(cat("groups of ", weight.group, " are none of ", numbers.name, " for rows of ", weight.cols));
+  }
+  if (&numbers == &kInt8Group && weight.group > kMostInt8Group) {
+    facts.fail(cat("groups of ", weight.group, ", expected at most ", kMostInt8Group, " in ", numbers.name));
   }
   const auto order = header.tensors.find(name + std::string(kOrder));
   if (order != header.tensors.end() && numbers.blocks.zeros) {

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
+from .._core import FormatError, Tokenizer
 from ..arguments import checked
 from ..new_files import new_file, new_folder, refuse_existing, refuse_replacing
-from . import gguf_file, gptq_folder, hf_folder, hf_shards, llama2c_file, llm_int8, panel_file
+from . import gguf_file, gptq_folder, hf_folder, hf_shards, hf_tokenizer, kept, llama2c_file, llm_int8, panel_file
 from .calibration import Calibration, importance_of_inputs
 from .gptq import BITS, Settings
 from .mixtures import ALIASES, FLOATS
@@ -24,9 +26,9 @@ from .source import Array, Checkpoint, Source, tokenizer_of
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from .._core import Tokenizer
     from ..model import Model
 
+_Made = TypeVar("_Made")
 _LARGEST_HALF = 65504.0  # of f16, which scales are too
 _GGUF_ENDS = 3  # the ends of a text, of a turn and of a message
 
@@ -50,7 +52,7 @@ class Conversion:
     tokenizer : pathlib.Path or None
         The tokenizer that goes along: the same file, or one beside it. None where there is none.
     notes : tuple of str
-        What could not go along, and why.
+        What could not go along and why, and what readers of the target take otherwise.
     """
 
     path: Path
@@ -68,7 +70,7 @@ def convert(
     target: str | PathLike[str],
     format: str | None = None,
     *,
-    tokenizer: str | PathLike[str] | Tokenizer | None = None,
+    tokenizer: str | PathLike[str] | Tokenizer | Literal[False] | None = None,
     group: int | None = None,
     pure: bool = False,
     importance: Mapping[str, Array] | None = None,
@@ -103,7 +105,7 @@ def convert(
         ``.safetensors``: those of ``.gguf``. Without it a ``.safetensors`` keeps what the source has, to the bit; a
         ``.bin`` gets "f32", and others what all matrices of the source have if that is a float format, else "f16".
     tokenizer : str, path or Tokenizer, optional
-        As in `load`, where the source has none or another is wanted.
+        As in `load`, where the source has none or another is wanted. False leaves the source's behind.
     group : int, optional
         Version 2 of llama2.c: how many int8 values share a scale. As llama2.c chooses if not given: 64, or its largest
         half, quarter ... that divides all rows. GPTQ: how many columns share a scale, or -1 for a whole row; 128 if not
@@ -141,7 +143,7 @@ def convert(
     ------
     ValueError
         If the format does not fit the container, or the container has no place for something that the model computes
-        with, or a number is too large for the format. Nothing is written then.
+        with or for a setting of the tokenizer, or a number is too large for the format. Nothing is written then.
     FileExistsError
         If the target exists and `force` is not given.
     FormatError, OSError
@@ -179,11 +181,14 @@ def convert(
     elif isinstance(source, Opened):
         opened = source
     else:
-        opened = open_source(source, tokenizer=tokenizer, threads=threads)
+        opened = open_source(source, tokenizer=tokenizer or None, threads=threads)
     checkpoint = opened.checkpoint
     try:
         job = _Job(Source(checkpoint), path, format or _same_width(Source(checkpoint), container), progress)
-        job.take_vocabulary(opened)
+        if tokenizer is False:
+            job.notes.append("no tokenizer goes along: it was to be left behind")
+        else:
+            job.take_vocabulary(opened)
         reader = None if text is None else runnable(checkpoint, threads)  # of the text
         if text is not None and reader is None:
             what = f"{checkpoint.path} is too large to be run for a calibration text"
@@ -313,12 +318,20 @@ class _Job:
         version = llama2c_file.FORMATS[self.format]
         llama2c_file.check(self.source)
         group = llama2c_file.choose_group(self.source.config, group) if version == 2 else 0
-        tokenizer = self._try("tokenizer.bin", llama2c_file.tokenizer_bin)
+        if self.vocabulary is not None and not llama2c_file.has_tokenizer(self.vocabulary):
+            self._leave_tokenizer("no tokenizer.bin goes along: llama2.c has no byte-level BPE")
+        tokenizer = None
+        if self.vocabulary is not None and self.vocabulary.chat_template:
+            self.notes.append("tokenizer.bin has no place for the chat template (chat_template)")
+            self.vocabulary = replace(self.vocabulary, chat_template="")
         beside = self.path.with_suffix(".tokenizer.bin")
-        if tokenizer is not None:
+        if self.vocabulary is not None:
+            tokenizer = self._try("tokenizer.bin", llama2c_file.tokenizer_bin)
+            self._check_tokenizer("tokenizer.bin", llama2c_file.tokenizer_as_stored, _write_bytes(tokenizer))
             refuse_existing(beside, force=force)
         with new_file(self.path) as begun:
             formats = llama2c_file.write(begun, self.source, version, group, self.progress)
+            self._check_written(begun, "a llama2.c file")
         if tokenizer is not None:
             with new_file(beside) as begun:
                 begun.write_bytes(tokenizer)
@@ -327,8 +340,10 @@ class _Job:
 
     def write_gguf(self, *, pure: bool, importance: Mapping[str, Array], threads: int | None) -> dict[str, str]:
         gguf_file.require_library()
+        gguf_file.check(self.source)
         formats = gguf_file.formats_of(self.source, self.format, pure=pure)
-        self._try("GGUF's tokenizer", gguf_file.check_vocabulary)
+        self._try("GGUF", gguf_file.check_vocabulary)
+        self._check_tokenizer("GGUF", gguf_file.as_stored, gguf_file.write_vocabulary)
         with new_file(self.path) as begun:
             gguf_file.write(
                 begun,
@@ -341,6 +356,7 @@ class _Job:
                 importance=importance,
                 threads=threads,
             )
+            self._check_written(begun, "GGUF")
         if self.vocabulary is not None:
             self.tokenizer = self.path
             if len(self.vocabulary.eos_ids) > _GGUF_ENDS:
@@ -355,8 +371,7 @@ class _Job:
     ) -> dict[str, str]:
         formats = panel_file.formats_of(self.source, self.format, pure=pure)
         if self.vocabulary is not None and len(self.vocabulary.pieces) != self.source.config.vocab_size:
-            self.vocabulary = None
-            self.notes.append("no tokenizer goes along: it has another number of pieces than the model")
+            self._leave_tokenizer("no tokenizer goes along: it has another number of pieces than the model")
         with new_file(self.path) as begun:
             panel_file.write(
                 begun,
@@ -367,6 +382,7 @@ class _Job:
                 importance=importance,
                 threads=threads,
             )
+            self._check_written(begun, "a file of panels", tokenizer=True)
         self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
 
@@ -392,6 +408,7 @@ class _Job:
             self.notes += gptq_folder.write(
                 begun, source, config, settings, sequences, self.progress, shard_size=shard_size, threads=threads
             )
+            self._check_written(begun, "a folder", tokenizer=self.source_folder is not None)
         self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
 
@@ -413,26 +430,69 @@ class _Job:
                 formats = hf_folder.write(
                     begun, source, self.format, config, self.progress, shard_size=shard_size, threads=threads
                 )
+            self._check_written(begun, "a folder", tokenizer=self.source_folder is not None)
         self.tokenizer = self.path if self.vocabulary is not None else None
         return formats
 
     def _write_tokenizer(self, folder: Path) -> None:
         if self.source_folder is not None:
-            hf_folder.copy_tokenizer(self.source_folder, folder)
-        else:
-            seq_len = self.source.config.seq_len
-            self._try("tokenizer.json", lambda vocabulary: hf_folder.write_tokenizer(folder, vocabulary, seq_len))
+            return hf_folder.copy_tokenizer(self.source_folder, folder)
+        seq_len = self.source.config.seq_len
 
-    def _try(self, what: str, make: Callable[[Vocabulary], bytes | None]) -> bytes | None:
-        """Make something of the tokenizer; where that cannot be, the tokenizer stays behind, with a note."""
+        def write(vocabulary: Vocabulary) -> Path:
+            return hf_folder.write_tokenizer(folder, vocabulary, seq_len)
+
+        path = self._try("a folder", write)
+        if path is not None:
+            self._compare_tokenizer("a folder", hf_tokenizer.as_stored, path)
+
+    def _leave_tokenizer(self, note: str) -> None:
+        self.vocabulary = None
+        self.notes.append(note)
+
+    def _try(self, target: str, make: Callable[[Vocabulary], _Made]) -> _Made | None:
+        """Make something of the tokenizer, if there is one. ValueError where that cannot be, which says what to do."""
         if self.vocabulary is None:
             return None
         try:
             return make(self.vocabulary)
         except ValueError as error:
-            self.vocabulary = None
-            self.notes.append(f"no {what} goes along: {error}")
-            return None
+            raise ValueError(f"{target} cannot hold this tokenizer: {error}; {kept.WITHOUT}") from None
+
+    def _check_tokenizer(
+        self, target: str, as_stored: Callable[[Vocabulary], Vocabulary], write: Callable[[Path, Vocabulary], None]
+    ) -> None:
+        """Write the tokenizer alone, before the work begins, and compare what its reader makes of it."""
+        if self.vocabulary is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tokenizer"
+            write(path, self.vocabulary)
+            self._compare_tokenizer(target, as_stored, path)
+
+    def _compare_tokenizer(self, target: str, as_stored: Callable[[Vocabulary], Vocabulary], path: Path) -> None:
+        wanted = self.source.checkpoint.tokenizer
+        assert wanted is not None
+        assert self.vocabulary is not None
+        try:
+            found = Tokenizer.from_file(path)
+        except FormatError as error:
+            said = str(error).removeprefix(f"{path}: ")
+            raise ValueError(f"{target} cannot hold this tokenizer: {said}; {kept.WITHOUT}") from None
+        self.notes += kept.check_tokenizer(target, wanted, as_stored(self.vocabulary), found)
+
+    def _check_written(self, path: Path, target: str, *, tokenizer: bool = False) -> None:
+        """Compare what has been written with its source. `tokenizer`: with that too, if it goes along."""
+        wanted = self.source.checkpoint.tokenizer if tokenizer and self.vocabulary is not None else None
+        self.notes += kept.check_written(path, target, self.source.config, wanted)
+
+
+def _write_bytes(data: bytes | None) -> Callable[[Path, Vocabulary], None]:
+    def write(path: Path, vocabulary: Vocabulary) -> None:
+        assert data is not None
+        path.write_bytes(data)
+
+    return write
 
 
 class _Checked(Source):

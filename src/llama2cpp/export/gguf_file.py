@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -86,9 +88,7 @@ def write(
     threads : int, optional
         How many threads encode.
     """
-    import gguf
-
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = _make_writer(path)
     try:
         _add_config(writer, source, name, file_type)
         if vocabulary is None:
@@ -112,6 +112,25 @@ def write(
             encoded = _encode(array, formats[weight], importance.get(weight), threads)
             _append(file, encoded, writer.data_alignment)
             progress(weight, array.size)
+
+
+def _make_writer(path: Path) -> GGUFWriter:
+    """Make a writer that keeps lists without members: the library leaves them out, and readers miss them."""
+    import gguf
+
+    class Writer(gguf.GGUFWriter):
+        def _pack_val(
+            self,
+            val: Any,  # noqa: ANN401
+            vtype: gguf.GGUFValueType,
+            add_vtype: bool,
+            sub_type: gguf.GGUFValueType | None = None,
+        ) -> bytes:
+            if vtype != gguf.GGUFValueType.ARRAY or sub_type is None or len(val) > 0:
+                return super()._pack_val(val, vtype, add_vtype, sub_type)
+            return struct.pack("<IIQ", vtype, sub_type, 0)[0 if add_vtype else 4 :]
+
+    return Writer(path, "llama")
 
 
 def _append(file: BinaryIO, data: np.ndarray[Any, Any], alignment: int) -> None:
@@ -167,25 +186,89 @@ def _add_config(writer: GGUFWriter, source: Source, name: str, file_type: str) -
         writer.add_value_length(config.head_dim)
     if config.sliding_window is not None:
         writer.add_sliding_window(config.sliding_window)
-    if config.rope_scaling is not None and config.rope_scaling["type"] == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope_scaling["factor"])
+    _add_rope_scaling(writer, config)
+
+
+def _add_rope_scaling(writer: GGUFWriter, config: _core.Config) -> None:
+    """Write what is no tensor of divisors (`rope_factors`)."""
+    import gguf
+
+    scaling = config.rope_scaling
+    if scaling is None or scaling["type"] == "llama3":
+        return
+    writer.add_rope_scaling_type(gguf.RopeScalingType(scaling["type"]))
+    writer.add_rope_scaling_factor(scaling["factor"])
+    if scaling["type"] != "yarn":
+        return
+    writer.add_rope_scaling_orig_ctx_len(scaling["original_context"])
+    writer.add_rope_scaling_yarn_beta_fast(scaling["beta_fast"])
+    writer.add_rope_scaling_yarn_beta_slow(scaling["beta_slow"])
+    # What cos and sin are multiplied by beside 0.1 * ln(factor) + 1, which readers take for granted.
+    attention = float(np.float32(scaling["attention_factor"] / _yarn_attention(scaling["factor"])))
+    if not np.isclose(attention, 1.0, rtol=1e-6):
+        writer.add_rope_scaling_attn_factors(attention)
+
+
+def _yarn_attention(factor: float) -> float:
+    return 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+def check(source: Source) -> None:
+    """Raise ValueError for a model that GGUF's metadata cannot describe."""
+    scaling = source.config.rope_scaling
+    if scaling is None or scaling["type"] != "yarn":
+        return
+    if not scaling["truncate"]:
+        raise ValueError(
+            "GGUF has no place for truncate false of rope_scaling: readers of its YaRN round to frequencies"
+        )
+    if scaling["factor"] < 1:
+        raise ValueError(
+            f"readers of GGUF disagree on YaRN with a factor below 1 (rope_scaling: {scaling['factor']:g})"
+        )
 
 
 def check_vocabulary(vocabulary: Vocabulary) -> None:
     """Raise ValueError for a tokenizer that GGUF's metadata cannot describe."""
-    if vocabulary.kind == "byte_bpe" and vocabulary.ignore_merges != (vocabulary.pre_tokenizer == "llama3"):
-        raise ValueError("GGUF cannot say how this tokenizer treats words that are whole pieces")
+    vocabulary.check_scores()
+    if vocabulary.kind == "byte_bpe":
+        if vocabulary.pre_tokenizer not in _PRE_TOKENIZERS:
+            raise ValueError(f"it is not written for words that are cut as {vocabulary.pre_tokenizer} (pre_tokenizer)")
+        if vocabulary.ignore_merges != (vocabulary.pre_tokenizer == "llama3"):
+            raise ValueError("it cannot say how this tokenizer treats words that are whole pieces (ignore_merges)")
+
+
+def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Write a file that holds nothing but a tokenizer."""
+    writer = _make_writer(path)
+    try:
+        _add_vocabulary(writer, vocabulary)
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+
+
+def as_stored(vocabulary: Vocabulary) -> Vocabulary:
+    """Give what a file holds of a tokenizer: the merges of byte-level BPE, and scores for all others."""
+    if vocabulary.kind == "byte_bpe":
+        return vocabulary.with_merges()
+    return vocabulary.with_escaped_spaces().with_scores()
 
 
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    import gguf
+
+    vocabulary = as_stored(vocabulary)
     if vocabulary.kind == "byte_bpe":
-        vocabulary = vocabulary.with_merges()
+        merges = [f"{left} {right}" for left, right in vocabulary.spelled_merges()]
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(_PRE_TOKENIZERS[vocabulary.pre_tokenizer])
-        writer.add_token_merges([f"{left} {right}" for left, right in vocabulary.spelled_merges()])
+        writer.add_key_value(
+            gguf.Keys.Tokenizer.MERGES, merges, gguf.GGUFValueType.ARRAY, sub_type=gguf.GGUFValueType.STRING
+        )
     else:
-        vocabulary = vocabulary.with_escaped_spaces().with_scores()
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
         writer.add_token_scores(vocabulary.scores)
@@ -204,8 +287,9 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
     )
     for add, id in zip(ends, vocabulary.eos_ids, strict=False):
         add(id)
-    writer.add_add_bos_token(vocabulary.add_bos)
-    writer.add_add_eos_token(vocabulary.add_eos)
+    # A reader takes piece 1 for BOS and 2 for EOS where a file with scores names none.
+    writer.add_add_bos_token(vocabulary.puts_bos)
+    writer.add_add_eos_token(vocabulary.puts_eos)
     if vocabulary.chat_template:
         writer.add_chat_template(vocabulary.chat_template)
 

@@ -66,7 +66,7 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
     mistral = config.sliding_window is not None
     biased = {kind for kind in _LETTERS for stem in source.biases() if stem.startswith(kind)}
     if mistral and biased:
-        raise ValueError("transformers has no model with a sliding window and biases")
+        raise ValueError("transformers has no model with a sliding window (sliding_window) and biases")
     settings: dict[str, Any] = {
         "architectures": ["MistralForCausalLM" if mistral else "LlamaForCausalLM"],
         "model_type": "mistral" if mistral else "llama",
@@ -104,16 +104,15 @@ def _rope_scaling(config: _core.Config) -> dict[str, Any] | None:
         factors = np.array(config.rope_factors, dtype=np.float32)
         known = [candidate for candidate in _LLAMA3 if np.allclose(llama3_factors(config, candidate), factors, 1e-5)]
         if scaling is not None or not known:
-            raise ValueError("transformers has no setting for this model's rotary frequencies")
+            raise ValueError("transformers has no setting for this model's rotary frequencies (rope_factors)")
         scaling = known[0]
     if scaling is None:
         return None
-    settings = {"rope_type": scaling["type"], "factor": short_float(scaling["factor"])}
-    if scaling["type"] == "llama3":
-        settings["low_freq_factor"] = short_float(scaling["low_freq_factor"])
-        settings["high_freq_factor"] = short_float(scaling["high_freq_factor"])
-        settings["original_max_position_embeddings"] = scaling["original_context"]
-    return settings
+    names = {"type": "rope_type", "original_context": "original_max_position_embeddings"}
+    return {
+        names.get(name, name): short_float(value) if isinstance(value, float) else value
+        for name, value in scaling.items()
+    }
 
 
 def write(
@@ -170,8 +169,14 @@ def array_of(source: Source, name: str) -> Array:
     return source.array(name, "half_split") if name in source else np.zeros(shape_of(source, name), np.float32)
 
 
-def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> None:
-    """Write tokenizer.json, tokenizer_config.json and generation_config.json. ValueError for what they cannot say."""
+def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> Path:
+    """Write tokenizer.json, tokenizer_config.json and generation_config.json; give the first.
+
+    Raises
+    ------
+    ValueError
+        For what they cannot say.
+    """
     files: dict[str, Any] = {"tokenizer.json": tokenizer_json(vocabulary)}
 
     def token(id: int) -> str | None:
@@ -193,6 +198,7 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> None:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return folder / "tokenizer.json"
 
 
 def copy_tokenizer(from_folder: Path, folder: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from .vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -42,14 +43,16 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
         For a vocabulary with pieces that are no text or come twice, or a setting that the format does not have.
     """
     if vocabulary.remove_extra_whitespaces:
-        raise ValueError("tokenizer.json has no setting that removes extra spaces as this tokenizer does")
-    prefix = vocabulary.prefix
-    if vocabulary.kind == "sentencepiece":
-        prefix = "always" if vocabulary.add_space_prefix else "none"
-    vocabulary = vocabulary.with_escaped_spaces()
-    if vocabulary.kind == "sentencepiece" and vocabulary.prefix == "always":
-        prefix = "always"
-    vocabulary = vocabulary.with_merges()
+        raise ValueError("tokenizer.json has no setting that removes extra spaces (remove_extra_whitespaces)")
+    vocabulary = as_stored(vocabulary)
+    _refuse_unused(vocabulary)
+    bytes_known = vocabulary.types.count(BYTE)
+    if vocabulary.kind != "byte_bpe" and 0 < bytes_known < 256:
+        raise ValueError(
+            f"tokenizer.json falls back to bytes where all have pieces, and this has {bytes_known} (types)"
+        )
+    if vocabulary.kind != "byte_bpe" and bytes_known == 0 and vocabulary.unk_id < 0:
+        raise ValueError("there are neither pieces for bytes nor an unknown piece (unk_id)")
     try:
         spelled = [vocabulary.spelled(id).decode() for id in range(len(vocabulary.pieces))]
     except UnicodeDecodeError as error:
@@ -59,20 +62,21 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
         if ids.setdefault(piece, id) != id:
             raise ValueError(f"tokenizer.json has no place for two pieces {piece!r}, ids {ids[piece]} and {id}")
     bytes_alone = vocabulary.kind == "byte_bpe"
+    flags = {token.id: asdict(token) for token in vocabulary.added}
     end = _end_of_model(vocabulary)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            _added(id, spelled[id], special=kind in (CONTROL, UNKNOWN))
+            _added(id, spelled[id], kind in (CONTROL, UNKNOWN), flags.get(id, {}))
             for id, kind in enumerate(vocabulary.types)
             if kind in (CONTROL, UNKNOWN, USER_DEFINED)
         ],
-        "normalizer": None if bytes_alone else _normalizer(prefix),
-        "pre_tokenizer": _byte_level_cuts(vocabulary.pre_tokenizer) if bytes_alone else _metaspace(prefix),
+        "normalizer": None if bytes_alone else _normalizer(vocabulary),
+        "pre_tokenizer": _byte_level_cuts(vocabulary.pre_tokenizer) if bytes_alone else _metaspace(vocabulary),
         "post_processor": _post_processor(vocabulary, spelled),
-        "decoder": _byte_level(use_regex=True) if bytes_alone else _decoder(prefix),
+        "decoder": _byte_level(use_regex=True) if bytes_alone else _decoder(vocabulary.prefix),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -88,6 +92,23 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
+def as_stored(vocabulary: Vocabulary) -> Vocabulary:
+    """Give what the file holds of a tokenizer: merges, for all kinds."""
+    return vocabulary.with_escaped_spaces().with_merges()
+
+
+def _refuse_unused(vocabulary: Vocabulary) -> None:
+    """Pieces that merges pass through and that are no ids of a text are SentencePiece's alone."""
+    if vocabulary.kind == "byte_bpe":
+        return
+    made = {both for _, _, both in vocabulary.merges}
+    for id, (piece, kind) in enumerate(zip(vocabulary.pieces, vocabulary.types, strict=True)):
+        if kind == UNUSED and (id in made or len(piece.decode("utf-8", "replace")) == 1):
+            raise ValueError(
+                f"tokenizer.json has no unused pieces, such as {piece.decode('utf-8', 'replace')!r} (types)"
+            )
+
+
 def _end_of_model(vocabulary: Vocabulary) -> int:
     """Give the number of pieces that are the model's. Special ones at the end are not, as in Llama 3's file.
 
@@ -99,9 +120,9 @@ def _end_of_model(vocabulary: Vocabulary) -> int:
     return end
 
 
-def _added(id: int, content: str, *, special: bool) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
-    return {"id": id, "content": content, **flags}
+def _added(id: int, content: str, special: bool, flags: dict[str, Any]) -> dict[str, Any]:
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": id, "content": content, **plain, **flags, "special": special}
 
 
 def _byte_level(*, use_regex: bool) -> dict[str, Any]:
@@ -114,6 +135,8 @@ def _byte_level_cuts(pre_tokenizer: str) -> dict[str, Any]:
     if pre_tokenizer == "smollm":
         first: dict[str, Any] = {"type": "Digits", "individual_digits": True}
         return {"type": "Sequence", "pretokenizers": [first, _byte_level(use_regex=True)]}
+    if pre_tokenizer not in _PATTERNS:
+        raise ValueError(f"tokenizer.json is not written for words that are cut as {pre_tokenizer} (pre_tokenizer)")
     splits = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in _PATTERNS[pre_tokenizer]
@@ -121,16 +144,21 @@ def _byte_level_cuts(pre_tokenizer: str) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [*splits, _byte_level(use_regex=False)]}
 
 
-def _normalizer(prefix: str) -> dict[str, Any] | None:
-    if prefix == "always":
-        return {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, _REPLACE]}
-    return _REPLACE if prefix == "none" else None
-
-
-def _metaspace(prefix: str) -> dict[str, Any] | None:
-    if prefix in ("always", "none"):
+def _normalizer(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    if not vocabulary.normalizes:
         return None
-    scheme = "first" if prefix == "first_where_none" else "always"
+    if vocabulary.prefix == "always":
+        return {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, _REPLACE]}
+    return _REPLACE
+
+
+_SCHEMES = {"none": "never", "where_none": "always", "first_where_none": "first"}
+
+
+def _metaspace(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    if vocabulary.normalizes:
+        return None
+    scheme = _SCHEMES[vocabulary.prefix]
     return {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": scheme, "split": False}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ FORMATS = {"f32": 0, "v0": 0, "v1": 1, "int8": 2, "v2": 2}  # llama2.c's run rea
 _MAGIC = 0x616B3432  # "ak42"
 _HEADER_BYTES = 256
 _GROUP = 64  # where it divides
+_MOST_IN_A_GROUP = 65_536  # whose integer sums fit into 32 bits
 
 
 def choose_group(config: _core.Config, group: int | None) -> int:
@@ -31,6 +33,8 @@ def choose_group(config: _core.Config, group: int | None) -> int:
             group //= 2
     if group < 1 or config.dim % group or config.hidden_dim % group:
         raise ValueError(f"group is {group}, expected a divisor of dim {config.dim} and hidden_dim {config.hidden_dim}")
+    if group > _MOST_IN_A_GROUP:
+        raise ValueError(f"group is {group}, expected at most {_MOST_IN_A_GROUP}")
     return group
 
 
@@ -43,11 +47,11 @@ def check(source: Source) -> None:
     if config.rope_theta != 10000.0:
         problems.append(f"rope_theta {config.rope_theta:g} (llama2.c's is 10000)")
     if config.rope_scaling is not None or rope_factors(config) is not None:
-        problems.append("scaled rotary frequencies")
+        problems.append("scaled rotary frequencies (rope_scaling, rope_factors)")
     if config.sliding_window is not None and config.sliding_window < config.seq_len:
-        problems.append("a sliding window")
+        problems.append(f"a sliding window (sliding_window {config.sliding_window})")
     if config.head_dim * config.n_heads != config.dim:
-        problems.append(f"heads of {config.head_dim} (llama2.c's are dim / n_heads)")
+        problems.append(f"heads of {config.head_dim} (head_dim; llama2.c's is dim / n_heads)")
     if source.biases():
         problems.append("biases")
     if problems:
@@ -123,20 +127,37 @@ def _write_rotary_tables(file: BinaryIO, config: _core.Config) -> None:
             write_array(file, table(np.outer(positions, frequencies).astype(np.float32)).astype("<f4"))
 
 
-def tokenizer_bin(vocabulary: Vocabulary) -> bytes:
-    """Make a tokenizer.bin. Raises ValueError for a vocabulary that llama2.c's merge rule cannot serve."""
-    if vocabulary.kind == "byte_bpe":
+def has_tokenizer(vocabulary: Vocabulary) -> bool:
+    """Whether llama2.c has tokenizers of this kind at all."""
+    return vocabulary.kind != "byte_bpe"
+
+
+def tokenizer_as_stored(vocabulary: Vocabulary) -> Vocabulary:
+    """Give what a tokenizer.bin holds of a tokenizer. ValueError where llama2.c's rules would give other ids."""
+    if not has_tokenizer(vocabulary):
         raise ValueError("llama2.c has no byte-level BPE")
-    if vocabulary.kind == "ranked_bpe":
-        vocabulary = vocabulary.with_scores()
+    vocabulary.check_scores()
+    vocabulary = vocabulary.with_scores()
+    if vocabulary.kind == "llama2.c":
+        return vocabulary
+    for name, expected in (("unk_id", 0), ("bos_id", 1), ("eos_ids", [2])):
+        if getattr(vocabulary, name) != expected:
+            raise ValueError(f"llama2.c's {name} is {expected}, and this tokenizer's is {getattr(vocabulary, name)}")
+    if vocabulary.types[3:259] != [BYTE] * 256:
+        raise ValueError("llama2.c's bytes are the pieces 3 to 258, and this tokenizer's are others (types)")
+    if not vocabulary.add_space_prefix:
+        raise ValueError("llama2.c puts a space before every text, and this tokenizer none (add_space_prefix)")
+    if vocabulary.remove_extra_whitespaces:
+        raise ValueError("llama2.c keeps extra spaces, and this tokenizer does not (remove_extra_whitespaces)")
+    pieces = [piece.replace("\N{LOWER ONE EIGHTH BLOCK}".encode(), b" ") for piece in vocabulary.pieces]
+    pieces[1], pieces[2] = b"\n<s>\n", b"\n</s>\n"
+    return replace(vocabulary, kind="llama2.c", pieces=pieces)
+
+
+def tokenizer_bin(vocabulary: Vocabulary) -> bytes:
+    """Make a tokenizer.bin. ValueError for a vocabulary that llama2.c's rule of merging cannot serve."""
+    vocabulary = tokenizer_as_stored(vocabulary)
     pieces = vocabulary.pieces
-    if vocabulary.kind == "sentencepiece":
-        if (vocabulary.unk_id, vocabulary.bos_id, vocabulary.eos_ids[:1]) != (0, 1, [2]):
-            raise ValueError("llama2.c's unknown piece, BOS and EOS are 0, 1 and 2, and this tokenizer's are others")
-        if vocabulary.types[3:259] != [BYTE] * 256:
-            raise ValueError("llama2.c's bytes are the pieces 3 to 258, and this tokenizer's are others")
-        pieces = [piece.replace("\N{LOWER ONE EIGHTH BLOCK}".encode(), b" ") for piece in pieces]
-        pieces[1], pieces[2] = b"\n<s>\n", b"\n</s>\n"
     parts = [struct.pack("<i", max(map(len, pieces)))]
     parts += [
         struct.pack("<fi", score, len(piece)) + piece for piece, score in zip(pieces, vocabulary.scores, strict=True)

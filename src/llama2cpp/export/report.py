@@ -31,6 +31,9 @@ _NO_REPORT = (
     "folder without loss, and compare with that"
 )
 
+_UNEXPLAINED = 1e-4  # nats; the order of sums is good for less
+_FLOATS = ("f32", "f16", "bf16")
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -40,6 +43,7 @@ def export_and_report(
     format: str | None,
     *,
     tokenizer: Path | None,
+    keep_tokenizer: bool,
     group: int | None,
     pure: bool,
     calibration: Calibration | None,
@@ -74,6 +78,7 @@ def export_and_report(
                 opened,
                 target,
                 format,
+                tokenizer=None if keep_tokenizer else False,
                 group=group,
                 pure=pure,
                 shard_size=shard_size,
@@ -91,6 +96,8 @@ def export_and_report(
             with load(done.path, threads=threads) as written, _progress("comparing") as progress:
                 words = _own_text(model) if prompt is None else prompt
                 found = compare(model, written, words, max_tokens=tokens, progress=progress)
+            note = unexplained(found)
+            done = replace(done, notes=(*done.notes, *([note] if note else [])))
         elif report:
             done = replace(done, notes=(*done.notes, _NO_REPORT))
     if picture is not None and found is not None:
@@ -102,6 +109,16 @@ def export_and_report(
     _print_conversion(done)
     if found is not None:
         _print_comparison(found, source, str(target), rows=10)
+
+
+def unexplained(found: Comparison) -> str:
+    """Say that outputs differ which no weight accounts for; empty where they do not."""
+    if not found.worst_kl > _UNEXPLAINED or any(tensor.relative_error for tensor in found.tensors):
+        return ""
+    formats = sorted({f"{tensor.format_a} as {tensor.format_b}" for tensor in found.tensors})
+    rounds = any(format not in _FLOATS for tensor in found.tensors for format in (tensor.format_a, tensor.format_b))
+    why = f"activations are rounded for one of them ({', '.join(formats)})" if rounds else "a setting has been lost"
+    return f"the predictions differ by up to {found.worst_kl:.2g} nats with no weight changed: {why}"
 
 
 def compare_and_report(

@@ -20,6 +20,26 @@ STAND_INS = {byte: chr(byte) for byte in _SEEN} | {byte: chr(256 + i) for i, byt
 
 
 @dataclass(frozen=True)
+class AddedToken:
+    """What a tokenizer.json says of a token that is found in the text before anything is merged.
+
+    Attributes
+    ----------
+    id : int
+        Which piece it is.
+    lstrip, rstrip : bool
+        It takes the white space before it, or behind it.
+    normalized : bool
+        It is looked for after the others, in the text as it then is.
+    """
+
+    id: int
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """A tokenizer's pieces and rules; the fields mean what those of the C++ Vocabulary mean.
 
@@ -39,6 +59,7 @@ class Vocabulary:
     bos_id: int
     eos_ids: list[int]
     unk_id: int
+    unk_surface: bytes
     add_space_prefix: bool
     remove_extra_whitespaces: bool
     pre_tokenizer: str
@@ -49,14 +70,16 @@ class Vocabulary:
     add_eos: bool
     chat_template: str
     prefix: str
+    added: list[AddedToken]
+    normalizes: bool
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Vocabulary:
-        """Take a tokenizer apart: what its pickle holds."""
+        """Take a tokenizer apart: all that its pickle holds. What that has more than this knows is an error."""
         reduced = tokenizer.__reduce_ex__(2)
         assert isinstance(reduced, tuple)
-        kind, pieces, scores, types, bos, eos, unk, _, prefix_space, extra, pre, merges, by_id, *rest = reduced[2]
-        ignore, add_bos, add_eos, template, prefix = rest[:5]
+        kind, pieces, scores, types, bos, eos, unk, surface, prefix_space, extra, pre, merges, by_id, *rest = reduced[2]
+        ignore, add_bos, add_eos, template, prefix, added, normalizes = rest
         return cls(
             kind=_KINDS[kind],
             pieces=list(pieces),
@@ -65,6 +88,7 @@ class Vocabulary:
             bos_id=bos,
             eos_ids=list(eos),
             unk_id=unk,
+            unk_surface=surface,
             add_space_prefix=prefix_space,
             remove_extra_whitespaces=extra,
             pre_tokenizer=_PRE_TOKENIZERS[pre],
@@ -75,6 +99,8 @@ class Vocabulary:
             add_eos=add_eos,
             chat_template=template.decode("utf-8", "replace"),
             prefix=_PREFIXES[prefix],
+            added=[AddedToken(*token) for token in added],
+            normalizes=normalizes,
         )
 
     def with_escaped_spaces(self) -> Vocabulary:
@@ -88,12 +114,17 @@ class Vocabulary:
         return replace(self, kind="sentencepiece", pieces=pieces, prefix="always")
 
     def with_merges(self) -> Vocabulary:
-        """List the merges that follow from ids (tiktoken) or from scores (SentencePiece)."""
+        """List the merges that follow from ids (tiktoken) or from scores (SentencePiece).
+
+        SentencePiece asks for the joined piece alone, and merges by rank for the two that it is joined of: texts of
+        many equal letters may get other ids, as in transformers' own conversion.
+        """
         if self.kind == "byte_bpe":
             return replace(self, merges=list(_merges_by_id(self)), merges_by_id=False) if self.merges_by_id else self
         if self.kind == "ranked_bpe":
             return self
-        return replace(self, kind="ranked_bpe", merges=_merges_by_score(self))
+        prefix = "always" if self.add_space_prefix or self.prefix == "always" else "none"
+        return replace(self, kind="ranked_bpe", merges=_merges_by_score(self), prefix=prefix, normalizes=True)
 
     def with_scores(self) -> Vocabulary:
         """Turn the rank of merges into SentencePiece's scores: what is merged first has the highest."""
@@ -105,6 +136,65 @@ class Vocabulary:
         lowest = float(len(self.merges))
         scores = [-float(ranks[id]) if id in ranks else -lowest for id in range(len(self.pieces))]
         return replace(self, kind="sentencepiece", scores=scores, add_space_prefix=self.prefix != "none")
+
+    @property
+    def puts_bos(self) -> bool:
+        """Whether BOS is put before a text, which takes that there is one."""
+        return self.add_bos and self.bos_id >= 0
+
+    @property
+    def puts_eos(self) -> bool:
+        """Whether EOS is put behind a text, which takes that there is one."""
+        return self.add_eos and bool(self.eos_ids)
+
+    def check_scores(self) -> None:
+        """Raise ValueError for what files of scores have no place for, and the same pieces with merges have."""
+        for token in self.added:
+            for name in ("lstrip", "rstrip"):
+                if getattr(token, name):
+                    piece = self.pieces[token.id].decode("utf-8", "replace")
+                    raise ValueError(f"it has no place for {name} of the added token {piece!r}")
+        if self.kind == "byte_bpe":
+            return
+        if self.kind == "ranked_bpe" and self.prefix not in ("always", "none"):
+            scheme = {"where_none": "always", "first_where_none": "first"}[self.prefix]
+            raise ValueError(
+                f"it has no place for Metaspace's prepend_scheme {scheme!r} (prefix): it puts a space before every "
+                "text, or before none"
+            )
+        problem = self._why_no_scores()
+        if problem:
+            raise ValueError(f"it has scores in the place of merges, and {problem}")
+
+    def _why_no_scores(self) -> str:
+        """Say why scores would not merge as these merges do; empty if they would.
+
+        With scores any two neighbours that spell a piece become it. So any two pieces or characters that spell a piece
+        must be a merge, and all merges to a piece must come before or behind all merges to another.
+        """
+        if self.kind != "ranked_bpe":
+            return ""
+        found = [merge for merge in self.merges if self.types[merge[2]] in (NORMAL, UNUSED)]
+        given = {(self.pieces[left], self.pieces[right]) for left, right, _ in found}
+        texts = [
+            piece.decode("utf-8", "surrogateescape")
+            for piece, kind in zip(self.pieces, self.types, strict=True)
+            if kind in (NORMAL, UNUSED)
+        ]
+        known = set(texts)
+        for piece in texts:
+            for cut in range(1, len(piece)):
+                halves = (piece[:cut], piece[cut:])
+                if not all(half in known or len(half) == 1 for half in halves):
+                    continue
+                if tuple(half.encode("utf-8", "surrogateescape") for half in halves) not in given:
+                    return f"its merges leave out {halves[0]!r} and {halves[1]!r}, which scores would join"
+        last: dict[int, int] = {}
+        for rank, (_, _, both) in enumerate(found):
+            if last.setdefault(both, rank) not in (rank, rank - 1):
+                return f"its merges to {self.pieces[both].decode('utf-8', 'replace')!r} do not follow each other"
+            last[both] = rank
+        return ""
 
     def spelled(self, id: int) -> bytes:
         """Give a piece as files spell it: byte-level ones in stand-ins."""

@@ -13,6 +13,7 @@
 #include "backend/cpu/matmul_job.h"
 #include "backend/cpu/panels.h"
 #include "core/check.h"
+#include "format/int8_group.h"
 #include "format/llm_int8.h"
 #include "format/weight_rows.h"
 
@@ -147,6 +148,9 @@ void CpuBackend::matmul(std::span<const Weight* const> weights, const Tensor& x,
                     ", and groups of ", w.format->group, " (", w.format->name, ") do not fill its rows");
     LLAMA2CPP_CHECK(w.format != &kLlmInt8 || cols <= kMostLlmInt8Columns, "[matmul] w is ", shape_text(w), " (",
                     w.format->name, "), expected at most ", kMostLlmInt8Columns, " columns");
+    LLAMA2CPP_CHECK(!w.int8_input || panel_form(w) != PanelForm::int8_group || w.group <= kMostInt8Group,
+                    "[matmul] w is ", shape_text(w), " (", w.format->name, ") in groups of ", w.group,
+                    ", expected at most ", kMostInt8Group);
     layouts.index(w);
     all_panels += panel_count(w);
   }
