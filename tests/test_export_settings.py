@@ -6,10 +6,12 @@ The fields are enumerated from the two classes. One that is new has no case here
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import meta_files
 import numpy as np
 import pytest
 import tiny
@@ -23,6 +25,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 import llama2cpp
 from llama2cpp import Tokenizer
 from llama2cpp.export import Calibration, Conversion, compare, convert
+from llama2cpp.export.opening import open_checkpoint, runnable
 from llama2cpp.export.report import unexplained
 from llama2cpp.export.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, AddedToken, Vocabulary
 
@@ -234,6 +237,43 @@ def test_through_two_containers(scaling: dict[str, Any] | None, tmp_path: Path, 
                 assert (name, scaling is None) == ("m.bin", False) or "rope_factors" in error
             else:
                 assert error_of(first, target, tokens) <= 1e-5
+
+
+@pytest.mark.parametrize("format", ["llm_int8", "gptq8"])
+def test_from_quantised_folders(format: str, tmp_path: Path, text: Path) -> None:
+    """Their weights as floats, with the settings, in every target that holds them."""
+    config = config_of({"rope_scaling": YARN})
+    calibration = Calibration(text, 2, 16) if format == "gptq8" else None
+    options: dict[str, Any] = {"group": 32} if calibration else {}
+    source = convert(with_letters(tmp_path, config), tmp_path / "of", format, calibration=calibration, **options).path
+    tokens = tiny.tokens(config, 60)
+    for name in ("m.gguf", "m", "m.safetensors"):
+        assert error_of(source, convert(source, tmp_path / name, "f32").path, tokens) <= 1e-5, name
+    # And as they are.
+    assert error_of(source, convert(source, tmp_path / "kept.safetensors").path, tokens) <= 1e-5
+
+
+def test_from_pytorch_s_files(tmp_path: Path) -> None:
+    """Meta's params.json and llama2.c's model_args, all fields that differ from a target's own."""
+    config = config_of({"rope_theta": 500000.0, "norm_eps": 1e-6, "tied": True})
+    weights = {name: torch.from_numpy(array) for name, array in tiny.arrays(config).items()}
+    sizes = {name: SIZES[name] for name in ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size")}
+    params = sizes | {"norm_eps": 1e-6, "rope_theta": 500000.0, "use_scaled_rope": True, "rope_scaling_factor": 16}
+    folder = meta_files.save_meta_folder(tmp_path / "meta", meta_files.shard(weights, 1, embedding_axis=1), params)
+    training = meta_files.save_training_checkpoint(tmp_path / "ckpt.pt", config, tiny.arrays(config))
+    tokens = tiny.tokens(config, 60)
+    for source in (folder, training):
+        with closing(open_checkpoint(source)) as opened:
+            model = runnable(opened, 1)
+            assert model is not None
+            expected = model.session().prefill(tokens, all_logits=True)
+        for name in ("m.gguf", "m", "m.safetensors"):
+            target = tmp_path / f"of {source.stem} {name}"
+            convert(source, target, "f32")
+            found = logits_of(target, tokens)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    with pytest.raises(ValueError, match=r"norm_eps 1e-06.*rope_theta 500000.*rope_scaling"):
+        convert(folder, tmp_path / "m.bin", "f32")
 
 
 @pytest.mark.parametrize("scaling", [YARN, YARN | {"truncate": False}, LLAMA3, LINEAR])
