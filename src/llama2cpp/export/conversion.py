@@ -471,7 +471,7 @@ class _Job:
             self._compare_tokenizer(target, as_stored, path)
 
     def _compare_tokenizer(self, target: str, as_stored: Callable[[Vocabulary], Vocabulary], path: Path) -> None:
-        wanted = self.source.checkpoint.tokenizer
+        wanted = tokenizer_of(self.source.checkpoint)
         assert wanted is not None
         assert self.vocabulary is not None
         try:
@@ -483,7 +483,7 @@ class _Job:
 
     def _check_written(self, path: Path, target: str, *, tokenizer: bool = False) -> None:
         """Compare what has been written with its source. `tokenizer`: with that too, if it goes along."""
-        wanted = self.source.checkpoint.tokenizer if tokenizer and self.vocabulary is not None else None
+        wanted = tokenizer_of(self.source.checkpoint) if tokenizer and self.vocabulary is not None else None
         self.notes += kept.check_written(path, target, self.source.config, wanted)
 
 

@@ -270,6 +270,6 @@ def check_written(path: Path, target: str, config: _core.Config, tokenizer: Toke
             raise ValueError(f"{target} cannot hold this model's {values}")
         if tokenizer is None:
             return []
-        if model.tokenizer is None:
+        if not model.has_tokenizer:
             raise ValueError(f"{target} has lost the tokenizer: {model.tokenizer_problem}; {WITHOUT}")
         return check_tokenizer(target, tokenizer, Vocabulary.of(tokenizer), model.tokenizer)
