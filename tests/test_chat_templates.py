@@ -228,12 +228,12 @@ LARGE = [
     "{{ ('a' * 1000000).translate({97: 'b' * 1000000}) }}",
     "{{ (5).to_bytes(10000000000, 'big') }}",
     "{{ ([['a' * 1000] * 1000] * 1000) | string }}",
+    (GROW % ("[1, 2]", "{% set ns.x = [ns.x, ns.x] %}")).replace("60", "45"),
 ]
 LONG = [
     "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
     "{% set r = range(100000) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
     "{{ range(100000) | map('string') | map('join', range(100000)) | join }}",
-    (GROW % ("[1, 2]", "{% set ns.x = [ns.x, ns.x] %}")).replace("60", "45"),
 ]
 
 

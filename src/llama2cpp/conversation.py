@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from . import _core, generation
 from ._core import ContextFullError, FormatError
 from .arguments import checked, checked_options
 from .chat_format import ChatFormat, Message, checked_messages
+from .new_files import write_file
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -436,12 +436,7 @@ class Conversation:
             self._session.save(_session_path(target))
         saved = {"llama2cpp": "conversation", "version": 1, "system": self.system, "forgotten": self._forgotten}
         text = json.dumps({**saved, "messages": self._messages}, ensure_ascii=False, indent=1)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.part")
-        try:
-            partial.write_text(text + "\n", encoding="utf-8")
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_file(target, f"{text}\n".encode())
 
     def load(self, path: str | PathLike[str], *, session: bool = False) -> None:
         """Go on with a history that `save` has written, perhaps with another model.

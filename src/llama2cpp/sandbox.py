@@ -6,6 +6,10 @@ keeps it from Python's insides, and a budget ends one that would run for ever or
 Nesting has limits of its own, because Python's recursion limit counts its own frames and not the C stack, of which a
 thread may have as little as 256 KB: jinja2 and the interpreter pass through C code for each call of a macro, each
 bracket of a source and each list in a list.
+
+A limit on time is looked at between the lines of Python that run. So what one call of Python's own C code does is
+bounded by the size of what it is given: of integers, and of lists with all that is in them, counted as often as it is
+named. (minijinja has such limits built in, but no % of text, no rsplit and no {% generation %}, which templates use.)
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, M
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
+from math import log2
+from string import Formatter
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -34,6 +40,7 @@ from jinja2.utils import Namespace
 # What one rendering may use. Real templates need thousandths of it.
 MAX_SECONDS = 2.0  # of this thread's processor time
 MAX_CHARACTERS = 100_000_000  # in all strings and lists that it makes, those that it throws away too
+MAX_DIGITS = 4000  # of an integer
 MAX_CALLS = 40  # of macros, callers, blocks and recursive loops within each other
 MAX_DATA = 50  # lists and dicts within each other
 
@@ -43,7 +50,11 @@ MAX_PARSING = 36
 MAX_TREE = 60
 MAX_ELIFS = 200
 
-_Flat = frozenset({str, int, float, bool, type(None)})  # most of what there is, and quickly told
+MAX_BITS = MAX_DIGITS * 10 // 3
+_ITEM = 64  # characters that an item of a list counts for, in what has to be gone through at once
+_PLACE = 8  # and in what is made: it is a pointer
+_Numbers = frozenset({int, float, bool, type(None)})
+_Flat = _Numbers | {str}  # most of what there is, and quickly told
 _Nested = (list, tuple, set, frozenset, Mapping, KeysView, ValuesView, ItemsView)
 
 
@@ -59,37 +70,50 @@ class _Budget:
         self._end = time.thread_time() + MAX_SECONDS
         self.calls = 0  # that are within each other now
         # By id, with what it is, which must not go away. Nothing in a sandbox changes a list.
-        self._depths: dict[int, tuple[Any, int]] = {}
+        self._measured: dict[int, tuple[Any, int, int]] = {}
 
     def take(self, characters: int) -> None:
         self._characters -= characters
         if self._characters < 0:
             raise TooMuchError(f"it makes more than {MAX_CHARACTERS:,} characters")
 
-    def depth(self, value: Any) -> int:
-        """Measure how many lists and dicts are within each other."""
+    def checked(self, value: Any) -> Any:
+        """Give back what an operation has made, unless it is larger than others may be given."""
+        if isinstance(value, int):
+            _check_digits(value.bit_length())
+        elif type(value) not in _Flat:
+            self.measure(value)
+        return value
+
+    def measure(self, value: Any) -> tuple[int, int]:
+        """Give how many lists and dicts are within each other, and the characters with all that is named again."""
+        if isinstance(value, str | bytes):
+            return 0, len(value)
         if type(value) in _Flat or not isinstance(value, _Nested):
-            return 0
-        known = self._depths.get(id(value))
+            return 0, 0
+        known = self._measured.get(id(value))
         if known is not None:
-            return known[1]
-        deepest = 0
-        for item in value:
-            deepest = max(deepest, self.depth(item))
-        if isinstance(value, Mapping):
-            for item in value.values():
-                deepest = max(deepest, self.depth(item))
+            return known[1:]
+        deepest, size = 0, 0
+        for items in (value, value.values()) if isinstance(value, Mapping) else (value,):
+            size += _ITEM * len(items)
+            if size <= MAX_CHARACTERS and not _Numbers.issuperset(map(type, items)):
+                for item in items:
+                    depth, characters = self.measure(item)
+                    deepest, size = max(deepest, depth), size + characters
         if deepest == MAX_DATA:
             raise TooMuchError(f"it has more than {MAX_DATA} lists and dicts within each other")
-        if deepest > 0:
-            self._depths[id(value)] = value, deepest + 1
-        return deepest + 1
+        if size > MAX_CHARACTERS:
+            raise TooMuchError(f"it makes more than {MAX_CHARACTERS:,} characters")
+        if size > 0:
+            self._measured[id(value)] = value, deepest + 1, size
+        return deepest + 1, size
 
     def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Python calls this for every line that runs."""
         if time.thread_time() > self._end:
             raise TooMuchError(f"it takes more than {MAX_SECONDS:g} seconds")
-        return self.trace
+        return self.trace if frame.f_globals is not globals() else None  # what is here is short
 
 
 _budget: ContextVar[_Budget] = ContextVar("_budget")
@@ -113,6 +137,11 @@ def _take(characters: int) -> None:
     _budget.get().take(characters)
 
 
+def _check_digits(bits: int) -> None:
+    if bits > MAX_BITS:
+        raise TooMuchError(f"it has an integer of more than {MAX_DIGITS:,} digits")
+
+
 def _size(value: Any) -> int:
     """How many characters str(value) has, roughly; what is named twice counts twice."""
     total, left = 0, [value]
@@ -126,7 +155,7 @@ def _size(value: Any) -> int:
             left += [*item, *item.values()]
         elif isinstance(item, _Nested):
             left += item
-            total += 2 * len(item)
+            total += _PLACE * len(item)
         else:
             total += 1
     return total
@@ -135,7 +164,11 @@ def _size(value: Any) -> int:
 def _take_format(text: Any, mark: str, values: Iterable[Any]) -> None:
     """Charge for str.format ("{") or the % operator: no width from outside, and no wide one from inside."""
     text = str(text)
-    if re.search(r"\{[^{}]*:[^{}]*\{" if mark == "{" else r"%[-+ #0-9.]*\*", text):
+    if mark == "{":  # a field within a field
+        nested = any("{" in (specification or "") for _, _, specification, _ in Formatter().parse(text))
+    else:
+        nested = re.search(r"%[-+ #0-9.]*\*", text) is not None
+    if nested:
         raise SecurityError("a format may not take its width from a value")
     widths = sum(int(digits[:12]) for digits in re.findall(r"\d+", text))
     _take(len(text) + widths + text.count(mark) * max((_size(value) for value in values), default=0))
@@ -189,6 +222,8 @@ def _check_tree(root: nodes.Node) -> None:
     level: list[nodes.Node] = [root]
     for _ in range(MAX_TREE):
         for node in level:
+            if isinstance(node, nodes.Const) and isinstance(node.value, int) and node.value.bit_length() > MAX_BITS:
+                raise TemplateSyntaxError(f"an integer has more than {MAX_DIGITS:,} digits", node.lineno)
             if isinstance(node, nodes.If) and len(node.elif_) > MAX_ELIFS:
                 raise TemplateSyntaxError(f"an if has more than {MAX_ELIFS} elif", node.lineno)
         level = [child for node in level for child in node.iter_child_nodes()]
@@ -197,7 +232,7 @@ def _check_tree(root: nodes.Node) -> None:
 
 
 class _Code(CodeGenerator):
-    """jinja2's compiler, but ``a ~ b`` asks the environment, which also sees each list, tuple and dict."""
+    """jinja2's compiler, but ``a ~ b`` and ``a[b:c]`` ask the environment, which also sees each list, tuple and dict."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
         self.write("environment.concatenated((")
@@ -205,6 +240,17 @@ class _Code(CodeGenerator):
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
+        if not isinstance(node.arg, nodes.Slice):
+            super().visit_Getitem(node, frame)
+            return
+        self.write("environment.sliced(")
+        self.visit(node.node, frame)
+        for bound in (node.arg.start, node.arg.stop, node.arg.step):
+            self.write(", ")
+            self.visit(bound or nodes.Const(None), frame)
+        self.write(")")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
         self.write("environment.collected(")
@@ -239,17 +285,25 @@ class _Environment(ImmutableSandboxedEnvironment):
     """jinja2's sandbox, where everything that can make something large is charged before it does."""
 
     code_generator_class = _Code
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = _Parser(self, source, name, filename).parse()
         _check_tree(template)
+        for node in template.find_all((nodes.Call, nodes.Filter, nodes.Test)):
+            if node.dyn_args is not None:  # *x: the filter is charged for each item
+                node.dyn_args = nodes.Filter(node.dyn_args, "list", [], [], None, None, lineno=node.lineno)
         return template
 
     @staticmethod
     def collected(value: Any) -> Any:
-        _budget.get().depth(value)
-        return value
+        return _budget.get().checked(value)
+
+    @staticmethod
+    def sliced(value: Any, start: Any, stop: Any, step: Any) -> Any:
+        part = value[start:stop:step]
+        _take(len(part) * (1 if isinstance(part, str | bytes) else _PLACE))
+        return _budget.get().checked(part)
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
@@ -267,13 +321,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str | bytes):
             _take_format(left, "%", right if isinstance(right, tuple) else (right,))
         elif isinstance(left, int) and isinstance(right, int):
-            bits = left.bit_length() * max(right, 1) if operator == "**" else left.bit_length() + right.bit_length()
-            _take(bits if operator != "+" else 1)
+            _take_integers(operator, left, right)
         elif operator == "*":
-            _take(_length(left) * _length(right))
-        else:
-            _take(_length(left) + _length(right))
-        return super().call_binop(context, operator, left, right)
+            _take(_length(left) * _length(right) * _place(left, right))
+        elif operator in ("+", "-"):
+            _take((_length(left) + _length(right)) * _place(left, right))
+        return _budget.get().checked(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(obj, "__self__", None)
@@ -287,20 +340,26 @@ class _Environment(ImmutableSandboxedEnvironment):
                 _take_replace(owner, *args[:2])
             elif name == "translate":
                 _take(_length(owner) * _size(values))
+            elif name in _SLOW_SEARCHES and args:
+                _take(_length(owner) * _length(args[0]) // 16)
+            elif name in ("split", "splitlines"):
+                _take_split(owner, name, values)
             else:
                 _take(_whole(values) * (_length(owner) if name == "expandtabs" else 1))
             _take(_length(owner))
         budget = _budget.get()
-        for value in args:  # it may give them back within a list
-            budget.depth(value)
+        budget.measure(args)  # it may give them back within a list
         for name, value in kwargs.items():
             if name not in ("_loop_vars", "_block_vars"):  # jinja2's own
-                budget.depth(value)
+                budget.checked(value)
         if budget.calls == MAX_CALLS:
             raise TooMuchError(f"it has more than {MAX_CALLS} calls within each other")
         budget.calls += 1
         try:
-            return super().call(context, obj, *args, **kwargs)
+            result = super().call(context, obj, *args, **kwargs)
+            if isinstance(result, _Nested):
+                _take(_PLACE * len(result))
+            return budget.checked(result)
         finally:
             budget.calls -= 1
 
@@ -328,9 +387,43 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, str | bytes | list | tuple) else 1
 
 
+def _place(*values: Any) -> int:
+    return _PLACE if any(isinstance(value, list | tuple) for value in values) else 1
+
+
+# What Python looks for from the end, or for each of some characters, takes the product of both lengths.
+_SLOW_SEARCHES = frozenset({"rfind", "rindex", "rsplit", "rpartition", "strip", "lstrip", "rstrip"})
+
+
+def _take_integers(operator: str, left: int, right: int) -> None:
+    """Charge for an operation before it runs."""
+    bits = left.bit_length(), right.bit_length()
+    _check_digits(max(bits))
+    if operator == "**":
+        _take(bits[0] * max(right, 1))
+        _check_digits(int(max(right, 0) * log2(abs(left) or 1)) + 1)
+    else:
+        _take(sum(bits))
+        _check_digits(sum(bits) if operator == "*" else max(bits))
+
+
+def _take_split(text: Any, name: str, options: Sequence[Any]) -> None:
+    """Charge for the pieces, of which each takes more memory than its characters."""
+    if name == "split" and options and isinstance(options[0], type(text)):
+        pieces = text.count(options[0]) if options[0] else 0
+    elif len(text) < MAX_CHARACTERS // (100 * _ITEM):  # however it is split
+        pieces = 0
+    else:
+        pieces = sum(1 for _ in re.finditer(r"\S+" if name == "split" else r"[\n-\r\x1c-\x1e\x85\u2028\u2029]", str(text)))
+    _take(pieces * _ITEM)
+
+
 def _take_replace(text: Any, old: Any, new: Any) -> None:
     if isinstance(text, type(old)):
         _take(len(text) + text.count(old) * _length(new))
+
+
+_CHEAP = frozenset({"length", "count", "first", "last", "default", "d"})  # they do not go through what they get
 
 
 def _charged(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -344,10 +437,16 @@ def _charged(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
         if name in ("join", "list", "sort", "reverse") and isinstance(value, Iterator):
             value = list(value)
             args = (*args[:passed], value, *args[passed + 1 :])
-        _take(_size(value))
+        if name not in _CHEAP:
+            _take(_size(value))
         if name in ("center", "batch", "slice", "round"):
             _take(_whole(options))
-        elif name in ("indent", "tojson", "wordwrap", "urlize", "join"):
+        if name in ("list", "sort", "join", "unique", "groupby") and isinstance(value, str):
+            _take(_ITEM * len(value))
+        longest = _whole(options) if name == "round" else _length(value) if name == "int" and type(value) is str else 0
+        if longest > MAX_DIGITS:
+            raise TooMuchError(f"it has an integer of more than {MAX_DIGITS:,} digits")
+        if name in ("indent", "tojson", "wordwrap", "urlize", "join"):
             lines = _length(value) if name == "join" else _size(value)
             _take(lines * max([_whole(options), *(len(o) for o in options if isinstance(o, str))]))
         elif name == "replace" and len(options) > 1:
@@ -357,14 +456,11 @@ def _charged(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
         elif name == "sum" and not all(o is None or isinstance(o, int | float | str) for o in options):
             raise SecurityError("sum may add numbers only")
         result = run(*args, **kwargs)
-        if type(result) in _Flat:
-            return result
         if isinstance(result, Iterator):  # a generator runs those that it is made of within it
             result = list(result)
         if isinstance(result, _Nested):
             _take(_size(result))
-            _budget.get().depth(result)
-        return result
+        return _budget.get().checked(result)
 
     return charged
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.environment import Template
 
-from .sandbox import MAX_DATA, TooMuchError, environment, limited
+from .sandbox import MAX_BITS, MAX_DATA, MAX_DIGITS, TooMuchError, environment, limited
 
 MAX_SOURCE = 1_000_000  # characters of the template itself
 
@@ -100,8 +100,8 @@ class ChatTemplate:
         ------
         ValueError
             If a message is no plain data, or the template fails, does what the sandbox forbids, or takes more than
-            2 seconds of processor time, 100 million characters, 40 calls of macros within each other or 50 lists and
-            dicts within each other. The message has the template's line.
+            2 seconds of processor time, 100 million characters, integers of 4,000 digits, 40 calls of macros within each
+            other or 50 lists and dicts within each other. The message has the template's line.
         """
         variables = {
             "messages": plain(messages),
@@ -125,6 +125,8 @@ def plain(value: Any, deepest: int = MAX_DATA) -> Any:
         return value
     for kind in (str, int, float):
         if isinstance(value, kind):
+            if kind is int and value.bit_length() > MAX_BITS:
+                raise ValueError(f"a message may hold integers of {MAX_DIGITS:,} digits, and one has more")
             return kind(value)
     if deepest == 0 and isinstance(value, Mapping | Sequence):
         raise ValueError(f"messages may have {MAX_DATA} lists and dicts within each other, and these have more")

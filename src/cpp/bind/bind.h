@@ -22,6 +22,7 @@ namespace py = pybind11;
 using PlaceList = std::vector<std::pair<Int<"places", "point", int>, Int<"places", "layer">>>;
 
 void register_errors(py::module_& module);
+void register_files(py::module_& module);
 void register_format(py::module_& module);
 void register_gptq(py::module_& module);
 void register_text(py::module_& module);

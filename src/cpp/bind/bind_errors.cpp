@@ -6,6 +6,7 @@
 
 #include "bind/bind.h"
 #include "core/check.h"
+#include "core/write_target.h"
 
 namespace llama2cpp::bind {
 
@@ -18,6 +19,9 @@ void register_errors(py::module_& module) {
   py::register_exception_translator([](std::exception_ptr error) {
     try {
       if (error) std::rethrow_exception(error);
+    } catch (const RefusedPathError& e) {
+      const py::tuple arguments = py::make_tuple(e.code().value(), e.reason(), e.path());
+      PyErr_SetObject(PyExc_OSError, arguments.ptr());
     } catch (const std::system_error& e) {
       // The core throws with the path as the message; what() is "path: meaning of the code".
       std::string path = e.what();

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of llama2cpp. Use the llama2cpp package; these names may change.";
   module.attr("__version__") = LLAMA2CPP_VERSION;
   llama2cpp::bind::register_errors(module);
+  llama2cpp::bind::register_files(module);
   llama2cpp::bind::register_format(module);
   llama2cpp::bind::register_gptq(module);
   llama2cpp::bind::register_text(module);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 import time
@@ -329,12 +330,13 @@ class _Job:
             tokenizer = self._try("tokenizer.bin", llama2c_file.tokenizer_bin)
             self._check_tokenizer("tokenizer.bin", llama2c_file.tokenizer_as_stored, _write_bytes(tokenizer))
             refuse_existing(beside, force=force)
-        with new_file(self.path) as begun:
+        with contextlib.ExitStack() as stack:  # both are there before one appears
+            if tokenizer is not None:
+                stack.enter_context(new_file(beside)).write_bytes(tokenizer)
+            begun = stack.enter_context(new_file(self.path))
             formats = llama2c_file.write(begun, self.source, version, group, self.progress)
             self._check_written(begun, "a llama2.c file")
         if tokenizer is not None:
-            with new_file(beside) as begun:
-                begun.write_bytes(tokenizer)
             self.tokenizer = beside
         return formats
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from .._core import Sampler
+from ..new_files import new_file
 from .calibration import Calibration
 from .comparison import Comparison, compare
 from .conversion import Conversion, convert
@@ -163,7 +164,8 @@ def _check_picture(path: Path) -> None:
 
 
 def _save_picture(found: Comparison, title: str, path: Path) -> None:
-    drawn_of(found, title).savefig(path, dpi=150)
+    with new_file(path) as begun:
+        drawn_of(found, title).savefig(begun, dpi=150, format=path.suffix[1:].lower())
     print(f"{path}: the picture", file=sys.stderr)
 
 

@@ -1,0 +1,49 @@
+#include "core/leftovers.h"
+
+#include <string>
+#include <system_error>
+
+#include "core/new_entry.h"
+#include "core/random_name.h"
+
+namespace llama2cpp {
+namespace fs = std::filesystem;
+namespace {
+
+bool is_ours(const std::string& name, const std::string& suffix) {
+  const std::string prefix = kNewEntryPrefix;
+  if (!name.starts_with(prefix) || !name.ends_with(suffix) || name.size() < prefix.size() + suffix.size()) return false;
+  return is_random_name(name.substr(prefix.size(), name.size() - prefix.size() - suffix.size()));
+}
+
+void remove_entry(const fs::path& entry) {
+  std::error_code ignored;
+  fs::remove_all(entry, ignored);
+}
+
+// `holder` has one entry, which had this name in the folder around it.
+void put_back(const fs::path& holder) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(holder)) {
+    const fs::path place = holder.parent_path() / entry.path().filename();
+    rename_to_free(entry.path(), place);  // else a newer one is there
+  }
+  remove_entry(holder);
+}
+
+}  // namespace
+
+void remove_leftovers(const fs::path& folder) noexcept {
+  std::error_code ignored;
+  for (fs::directory_iterator it(folder.empty() ? "." : folder, ignored), end; !ignored && it != end;
+       it.increment(ignored)) {
+    try {
+      const std::string name = from_native(it->path().filename());
+      if (is_ours(name, kNewEntrySuffix)) if_abandoned(it->path(), remove_entry);
+      if (is_ours(name, kPutAsideSuffix)) if_abandoned(it->path(), put_back);
+    } catch (const std::exception&) {  // of this one; perhaps the next can be removed
+      continue;
+    }
+  }
+}
+
+}  // namespace llama2cpp

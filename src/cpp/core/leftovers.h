@@ -1,0 +1,12 @@
+// What processes that were killed while they wrote have left in a folder.
+#pragma once
+
+#include <filesystem>
+
+namespace llama2cpp {
+
+// Removes it, of whatever target; gives a folder that was put aside its name back where nothing else has that name. What
+// cannot be removed stays.
+void remove_leftovers(const std::filesystem::path& folder) noexcept;
+
+}  // namespace llama2cpp
