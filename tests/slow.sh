@@ -1,7 +1,7 @@
 #!/bin/bash
 # The long checks. They need Linux on x86-64 and what .ci/run installs; `aarch64` needs Debian's g++-aarch64-linux-gnu
-# and qemu-user, `macos` PyPI's ziglang, `windows` that and Debian's wine64; `fuzz`, `leaks` and `mutants` need this
-# package, installed with its tests.
+# and qemu-user, `macos` PyPI's ziglang, `windows` that and Debian's wine64; `fuzz`, `leaks`, `kills` and `mutants` need
+# this package, installed with its tests.
 #
 #   tests/slow.sh [-m MINUTES] [-b FOLDER] [CHECK...]
 #
@@ -17,6 +17,7 @@
 #   macos       C++ tests built for macOS on aarch64 (and not run)
 #   leaks       tests/test_leaks.py with 10,000 cycles
 #   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
+#   kills       tests/writers.py: each writer of files killed a thousand times, at random moments
 #   mutants     tests/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
 set -euo pipefail
 
@@ -31,7 +32,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos leaks libm mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos leaks libm kills mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -166,6 +167,8 @@ libm() {
   "$build/here/tests/cpp/llama2cpp_tests" --no-skip --test-case="llama2.c's float functions: every float"
 }
 
+kills() { "$python" tests/writers.py 1000 "${LLAMA2CPP_TEST_MODELS:-../shared/models}/stories260K"; }
+
 mutants() {
   cpp here
   "$python" tests/mutate_kernels.py "$build/here"
@@ -175,7 +178,7 @@ mutants() {
 {
   for check in "${checks[@]}"; do
     case $check in
-      asan | fuzz | tsan | clang | aarch64 | windows | macos | leaks | libm | mutants) ;;
+      asan | fuzz | tsan | clang | aarch64 | windows | macos | leaks | libm | kills | mutants) ;;
       *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
     esac
   done

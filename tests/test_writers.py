@@ -130,7 +130,8 @@ def test_what_is_no_file_is_refused(writers: dict[str, Writer], name: str, tmp_p
         (tmp_path / "loop").symlink_to("loop")
         (tmp_path / "a folder's link").symlink_to("some folder")
         others = ["pipe", "socket", "loop", os.devnull, "some" if writer.folder else "some folder"]
-        others += ["some folder"] if writer.folder else ["a folder's link"]
+        if name != "without exchange":  # it is `new_folder` that knows what a model's folder holds
+            others += ["some folder"] if writer.folder else ["a folder's link"]
         for other in others:
             target.symlink_to(tmp_path / other)
             before = names(tmp_path)
@@ -400,7 +401,7 @@ GIVEN_A_NAME = {
     "export.report",
     "plot",  # into memory
 }
-WRITES = {"write_text", "write_bytes", "savefig", "mkstemp", "mkdtemp", "copyfile", "copy", "touch", "symlink_to"}
+WRITES = {"write_text", "write_bytes", "savefig", "mkstemp", "mkdtemp", "copyfile", "touch", "symlink_to"}
 WRITES |= {"NamedTemporaryFile", "TemporaryDirectory", "tofile", "savez", "save_file"}
 
 

@@ -50,9 +50,12 @@ def _read_npz(path: Path) -> Content:
 def _write_by_hand(path: Path, version: int) -> None:
     """As `new_folder` does, where the system cannot exchange folders in one step."""
     writer = _core.FolderWriter(path, exchange=False)
-    for name in ("config.json", "model.safetensors"):
-        (writer.temporary_path / name).write_bytes(b"%d" % version * 1000)
-    writer.commit()
+    try:
+        for name in ("config.json", "model.safetensors"):
+            (writer.temporary_path / name).write_bytes(b"%d" % version * 1000)
+        writer.commit()
+    finally:
+        writer.close()
 
 
 def all_writers(stories: llama2cpp.Model) -> dict[str, Writer]:
@@ -66,7 +69,7 @@ def all_writers(stories: llama2cpp.Model) -> dict[str, Writer]:
     talks = []
     for seed in (1, 2):
         talks.append(llama2cpp.Conversation(stories, template="chatml", max_tokens=4, seed=seed))
-        talks[-1].say("Hello" * 100 * seed)
+        talks[-1].say("Hello" * seed)
 
     def exported(format: str, **options: Any) -> Callable[[Path, int], object]:
         return lambda path, version: convert(models[version], path, format, force=True, threads=1, **options)

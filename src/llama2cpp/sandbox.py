@@ -407,14 +407,17 @@ def _take_integers(operator: str, left: int, right: int) -> None:
         _check_digits(sum(bits) if operator == "*" else max(bits))
 
 
+_SPACES = [character for character in map(chr, range(0x3001)) if character.isspace()]  # ends of lines among them
+
+
 def _take_split(text: Any, name: str, options: Sequence[Any]) -> None:
     """Charge for the pieces, of which each takes more memory than its characters."""
     if name == "split" and options and isinstance(options[0], type(text)):
         pieces = text.count(options[0]) if options[0] else 0
-    elif len(text) < MAX_CHARACTERS // (100 * _ITEM):  # however it is split
-        pieces = 0
+    elif isinstance(text, str):
+        pieces = sum(map(text.count, _SPACES))
     else:
-        pieces = sum(1 for _ in re.finditer(r"\S+" if name == "split" else r"[\n-\r\x1c-\x1e\x85\u2028\u2029]", str(text)))
+        pieces = _length(text) // 2
     _take(pieces * _ITEM)
 
 
