@@ -127,7 +127,7 @@ def test_what_a_killed_process_leaves_goes_with_the_next(tmp_path: Path, name: s
         killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=300)
         assert killed.returncode == -signal.SIGKILL
         left = [path for path in folder.iterdir() if path.name != f".{name}.other.part"]
-        assert [path.name.startswith(f".{name}.") and path.name.endswith(".part") for path in left] == [True]
+        assert [path.name.startswith(".llama2cpp-") and path.name.endswith(".part") for path in left] == [True]
     done = convert(source, folder / name, **options)
     there = {f".{name}.other.part", name} | ({done.tokenizer.name} if done.tokenizer is not None else set())
     assert {path.name for path in folder.iterdir()} == there

@@ -374,7 +374,9 @@ def test_a_quantization_is_a_choice(repository: Hub, choice: str, file: str) -> 
     assert hub.find("org/repo") == path  # the only one that is there
     if "-of-" in file:
         assert hub.find("org/repo:m-1B_Q8_0-00002-of-00002.gguf") != path
-    with pytest.raises(ValueError, match=r"has no GGUF of Q9_K, it has: F16, IQ4_XS, Q4_0, Q4_K_M, Q4_K_S, Q5_K_XL, Q8_0"):
+    with pytest.raises(
+        ValueError, match=r"has no GGUF of Q9_K, it has: F16, IQ4_XS, Q4_0, Q4_K_M, Q4_K_S, Q5_K_XL, Q8_0"
+    ):
         hub.pull("org/repo:Q9_K")
     with pytest.raises(FileNotFoundError, match=r"run `llama2cpp pull org/repo:Q2_K`"):
         hub.find("org/repo:Q2_K")
@@ -382,7 +384,9 @@ def test_a_quantization_is_a_choice(repository: Hub, choice: str, file: str) -> 
 
 def test_two_files_of_one_quantization(repository: Hub) -> None:
     repository.files |= {"a-Q4_0.gguf": b"a", "b-Q4_0.gguf": b"b"}
-    with pytest.raises(ValueError, match=r"org/repo:Q4_0 stands for several files, name one as in org/repo:a-Q4_0.gguf"):
+    with pytest.raises(
+        ValueError, match=r"org/repo:Q4_0 stands for several files, name one as in org/repo:a-Q4_0.gguf"
+    ):
         hub.pull("org/repo:Q4_0")
 
 
@@ -402,7 +406,12 @@ def test_a_repository_that_is_a_folder(repository: Hub, tmp_path: Path) -> None:
 def test_what_other_tools_have_downloaded_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where its client finds it, whichever variable says so; and without the client."""
     huggingface_hub = pytest.importorskip("huggingface_hub")
-    cases = [("HF_HOME", "hub"), ("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("XDG_CACHE_HOME", "huggingface/hub")]
+    cases = [
+        ("HF_HOME", "hub"),
+        ("HF_HUB_CACHE", ""),
+        ("HUGGINGFACE_HUB_CACHE", ""),
+        ("XDG_CACHE_HOME", "huggingface/hub"),
+    ]
     for variable, below in cases:
         monkeypatch.delenv("HF_HOME", raising=False)
         with monkeypatch.context() as only:

@@ -168,7 +168,7 @@ def test_read_only(writers: dict[str, Writer], name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_longest_names(writers: dict[str, Writer], name: str, tmp_path: Path) -> None:
-    """As long as the file system's, which is 255 bytes; one more is an error that says so, before anything is written."""
+    """As long as the file system's, which is 255 bytes; one more is an error that says so, and nothing is written."""
     writer = writers[name]
     longest = os.pathconf(tmp_path, "PC_NAME_MAX")
     room = longest - len(".safetensors") if name == "conversation with session" else longest
@@ -194,9 +194,7 @@ def test_missing_folders(writers: dict[str, Writer], name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_relative_names(
-    writers: dict[str, Writer], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_names(writers: dict[str, Writer], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     writers[name].write(Path(writers[name].name), 0)
     assert writers[name].read(tmp_path / writers[name].name)
@@ -274,8 +272,14 @@ def test_killed_at_any_moment(stories_dir: Path) -> None:
 
 def kept_open(path: Path, kind: str) -> subprocess.Popen[str]:
     """A process that is in the middle of writing there."""
-    code = f"from llama2cpp import _core; w = _core.{kind}({str(path)!r}); print(w.temporary_path.name, flush=True); input()"
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    code = f"""
+        from llama2cpp import _core
+        writer = _core.{kind}({str(path)!r})
+        print(writer.temporary_path.name, flush=True)
+        input()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("kind", ["FileWriter", "FolderWriter"])
@@ -332,9 +336,14 @@ def test_an_old_folder_is_never_lost(tmp_path: Path) -> None:
 
 def test_what_somebody_puts_into_a_folder_meanwhile_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    with pytest.raises(FileExistsError, match=r"notes\.txt"), new_files.new_folder(tmp_path / "m"):
-        (tmp_path / "m" / "config.json").touch()
-        (tmp_path / "m" / "notes.txt").touch()
+
+    def write() -> None:
+        with new_files.new_folder(tmp_path / "m"):
+            (tmp_path / "m" / "config.json").touch()
+            (tmp_path / "m" / "notes.txt").touch()
+
+    with pytest.raises(FileExistsError, match=r"notes\.txt"):
+        write()
     assert names(tmp_path / "m") == ["config.json", "notes.txt"]
     assert names(tmp_path) == ["m"]
 

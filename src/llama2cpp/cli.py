@@ -330,7 +330,8 @@ def chat(
 @app.command(epilog=_examples("llama2cpp pull smollm2-135m", "llama2cpp pull --list", "llama2cpp pull org/repo:file"))
 def pull(
     name: Annotated[
-        str | None, typer.Argument(help="A name of the list, or org/repo, org/repo:file or org/repo:Q4_K_M.", show_default=False)
+        str | None,
+        typer.Argument(help="A name of the list, or org/repo, org/repo:file or org/repo:Q4_K_M.", show_default=False),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the names that are known, and what is here.")] = False,
 ) -> None:

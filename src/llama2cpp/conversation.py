@@ -14,7 +14,7 @@ from . import _core, generation
 from ._core import ContextFullError, FormatError
 from .arguments import checked, checked_options
 from .chat_format import ChatFormat, Message, checked_messages
-from .new_files import write_file
+from .new_files import new_file
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -432,11 +432,12 @@ class Conversation:
         """
         self._end_answer()
         target = Path(path)
-        if session:
-            self._session.save(_session_path(target))
         saved = {"llama2cpp": "conversation", "version": 1, "system": self.system, "forgotten": self._forgotten}
         text = json.dumps({**saved, "messages": self._messages}, ensure_ascii=False, indent=1)
-        write_file(target, f"{text}\n".encode())
+        with new_file(target) as begun:
+            begun.write_bytes(f"{text}\n".encode())
+            if session:
+                self._session.save(_session_path(target))
 
     def load(self, path: str | PathLike[str], *, session: bool = False) -> None:
         """Go on with a history that `save` has written, perhaps with another model.

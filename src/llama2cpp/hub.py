@@ -343,8 +343,9 @@ def _pull_repository(repository: str, choice: str | None) -> Path:
             "`pip install huggingface-hub`"
         ) from None
     try:
-        files = [choice]
-        if choice is None or not Path(choice).suffix:  # else it is a file's name
+        if choice is not None and Path(choice).suffix:
+            files = [choice]
+        else:
             there = huggingface_hub.list_repo_files(repository)
             name = _chosen(there, repository, choice)
             if name is None and choice is None and _is_folder_of_a_model(there):

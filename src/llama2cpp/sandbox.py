@@ -232,7 +232,7 @@ def _check_tree(root: nodes.Node) -> None:
 
 
 class _Code(CodeGenerator):
-    """jinja2's compiler, but ``a ~ b`` and ``a[b:c]`` ask the environment, which also sees each list, tuple and dict."""
+    """jinja2's compiler, but ``a ~ b`` and ``a[b:c]`` ask the environment, which sees each list, tuple and dict."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
         self.write("environment.concatenated((")
@@ -290,6 +290,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = _Parser(self, source, name, filename).parse()
         _check_tree(template)
+        node: Any
         for node in template.find_all((nodes.Call, nodes.Filter, nodes.Test)):
             if node.dyn_args is not None:  # *x: the filter is charged for each item
                 node.dyn_args = nodes.Filter(node.dyn_args, "list", [], [], None, None, lineno=node.lineno)

@@ -100,8 +100,8 @@ class ChatTemplate:
         ------
         ValueError
             If a message is no plain data, or the template fails, does what the sandbox forbids, or takes more than
-            2 seconds of processor time, 100 million characters, integers of 4,000 digits, 40 calls of macros within each
-            other or 50 lists and dicts within each other. The message has the template's line.
+            2 seconds of processor time, 100 million characters, integers of 4,000 digits, 40 calls of macros within
+            each other or 50 lists and dicts within each other. The message has the template's line.
         """
         variables = {
             "messages": plain(messages),
@@ -123,10 +123,10 @@ def plain(value: Any, deepest: int = MAX_DATA) -> Any:
     """Rebuild data from JSON's types alone: other objects have methods that no sandbox knows about."""
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise ValueError(f"a message may hold integers of {MAX_DIGITS:,} digits, and one has more")
     for kind in (str, int, float):
         if isinstance(value, kind):
-            if kind is int and value.bit_length() > MAX_BITS:
-                raise ValueError(f"a message may hold integers of {MAX_DIGITS:,} digits, and one has more")
             return kind(value)
     if deepest == 0 and isinstance(value, Mapping | Sequence):
         raise ValueError(f"messages may have {MAX_DATA} lists and dicts within each other, and these have more")
