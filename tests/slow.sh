@@ -15,6 +15,7 @@
 #   aarch64     C++ tests built for aarch64, run by an emulator: the same bits as here
 #   windows     C++ tests built for Windows on x86-64, run by Wine: the same bits as here
 #   macos       C++ tests built for macOS on aarch64 (and not run)
+#   costs       tests/test_chat_template_costs.py with all operations
 #   leaks       tests/test_leaks.py with 10,000 cycles
 #   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
 #   kills       tests/writers.py: each writer of files killed a thousand times, at random moments
@@ -32,7 +33,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos leaks libm kills mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos costs leaks libm kills mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -160,6 +161,8 @@ windows() {
   wine "$tests/stress_sessions.exe"
 }
 
+costs() { LLAMA2CPP_TEMPLATE_COSTS=1 "$python" -m pytest -q tests/test_chat_template_costs.py; }
+
 leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/test_leaks.py; }
 
 libm() {
@@ -178,7 +181,7 @@ mutants() {
 {
   for check in "${checks[@]}"; do
     case $check in
-      asan | fuzz | tsan | clang | aarch64 | windows | macos | leaks | libm | kills | mutants) ;;
+      asan | fuzz | tsan | clang | aarch64 | windows | macos | costs | leaks | libm | kills | mutants) ;;
       *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
     esac
   done

@@ -1,12 +1,12 @@
 """Chat templates whose single operations are large: each operator, filter and method ends within bounds of work.
 
-A limit on time is looked at between lines of Python. What C code does within one of them cannot be interrupted and
-holds the interpreter's lock, so its bound is what it is given. Work is counted, not timed: characters, digits and lines.
+A limit on time is looked at between lines of Python. What C code does within one cannot be interrupted and holds the interpreter's lock, so its bound is what it is given. Work is counted, not timed: characters, digits and lines.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -91,10 +91,11 @@ for template in json.load(sys.stdin):
 
 def test_each_operation_is_bounded() -> None:
     """In a process with 2 GB of address space, and with a hundredth of the characters, so that there are many tries."""
-    templates = [PREPARED + "{% set x = " + body + " %}" for body in bodies()]
-    assert len(templates) > 500
+    every = int(os.environ.get("LLAMA2CPP_TEMPLATE_COSTS", "9"))  # tests/slow.sh takes each
+    templates = [PREPARED + "{% set x = " + body + " %}" for body in bodies()[::every]]
+    assert len(templates) > 100
     done = subprocess.run(
-        [sys.executable, "-c", CHILD], input=json.dumps(templates), capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", CHILD], input=json.dumps(templates), capture_output=True, text=True, timeout=1200
     )
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"it died of {templates[len(results)][len(PREPARED) :]}\n{done.stderr[-500:]}"
