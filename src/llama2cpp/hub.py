@@ -16,6 +16,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -297,11 +298,10 @@ def _pip_problem(model: KnownModel, log: str) -> str:
 
 def _bytes_in(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # moved away meanwhile
-            continue
+    for place, _, names in os.walk(folder):  # passes over folders that go away meanwhile
+        for name in names:
+            with suppress(OSError):  # so may files
+                total += (Path(place) / name).stat().st_size
     return total
 
 
