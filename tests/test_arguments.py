@@ -354,6 +354,24 @@ def test_foreign_names(name: str, stories: llama2cpp.Model, stories_dir: Any) ->
     assert any(" it is " in message for message in messages)
 
 
+def test_foreign_names_of_conversations(stories: llama2cpp.Model) -> None:
+    for name, meant in {"n_ctx": "context", "system_prompt": "system", "chat_template": "template"}.items():
+        options: Any = {name: "a"}
+        with pytest.raises(TypeError, match=f"Conversation.* has no argument '{name}': here it is {meant}"):
+            llama2cpp.Conversation(stories, **options)
+
+
+def test_no_property_can_be_set() -> None:
+    """A setter would be an argument that `test_integers` does not see."""
+    classes = [thing for thing in vars(llama2cpp).values() if inspect.isclass(thing)]
+    assert len(classes) > 10
+    for thing in [*classes, KVCache, Weights]:
+        for name, member in inspect.getmembers(thing):
+            if isinstance(member, property) and not name.startswith("_"):
+                with pytest.raises(AttributeError):
+                    member.__set__(thing.__new__(thing) if "_core" not in thing.__module__ else None, 1)
+
+
 def test_every_foreign_name_is_foreign() -> None:
     ours = {name for _, function in public() for name in inspect.signature(function).parameters}
     assert {meant.split()[0] for meant in FOREIGN.values()} <= ours

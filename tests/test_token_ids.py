@@ -14,6 +14,7 @@ import pytest
 import tiny
 
 import llama2cpp
+from llama2cpp import export
 
 torch = pytest.importorskip("torch")
 
@@ -71,7 +72,8 @@ def takers(model: llama2cpp.Model, stories: llama2cpp.Model) -> Iterator[tuple[s
     yield "Tokenizer.decode", lambda ids: stories.tokenizer.decode(ids)
     yield "Tokenizer.decode_bytes", lambda ids: stories.tokenizer.decode_bytes(ids)
     yield "logit_lens", lambda ids: llama2cpp.logit_lens(model, ids).values
-    yield "compare", lambda ids: llama2cpp.export.compare(model, model, ids, tensors=False).perplexity_a
+    yield "compare", lambda ids: export.compare(model, model, ids, tensors=False).perplexity_a
+    yield "Calibration", lambda ids: export.Calibration(ids, length=3).tokens(model)[0]
     yield "Sampler.sample", lambda ids: llama2cpp.Sampler(temperature=0, repetition_penalty=9).sample([2, 3] * 5, ids)
 
 
@@ -115,6 +117,13 @@ def test_prefill_takes_text(stories: llama2cpp.Model, model: llama2cpp.Model) ->
     np.testing.assert_array_equal(stories.forward([(stories.session(), "Once upon")])[0], whole.logits)
     with pytest.raises(ValueError, match="no tokenizer"):
         model.session().prefill("Once")
+
+
+def test_no_hooks(model: llama2cpp.Model) -> None:
+    expected = model.run_with_hooks([1, 2])
+    np.testing.assert_array_equal(model.run_with_hooks([1, 2], None), expected)
+    with model.hooks(None), model.session().hooks(None):
+        np.testing.assert_array_equal(model.run_with_cache([1, 2])[0], expected)
 
 
 ml_dtypes = None if find_spec("ml_dtypes") is None else import_module("ml_dtypes")

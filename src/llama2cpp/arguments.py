@@ -219,7 +219,7 @@ def checked(function: Function) -> Function:
     return cast(Function, call)
 
 
-def checked_options(options: Mapping[str, Any], kind: type, function: str) -> None:
+def checked_options(options: Mapping[str, Any], kind: type, function: str, others: Iterable[str] = ()) -> None:
     """Check keyword arguments that are passed on, by the TypedDict that describes them.
 
     Parameters
@@ -230,6 +230,8 @@ def checked_options(options: Mapping[str, Any], kind: type, function: str) -> No
         The TypedDict.
     function : str
         To what, for the message.
+    others : iterable of str
+        What else it takes, by names of its own.
 
     Raises
     ------
@@ -247,7 +249,7 @@ def checked_options(options: Mapping[str, Any], kind: type, function: str) -> No
     annotations = inspect.get_annotations(kind)
     for name, value in options.items():
         if name not in annotations:
-            raise TypeError(unknown_argument(name, annotations, function))
+            raise TypeError(unknown_argument(name, [*annotations, *others], function))
         annotation = annotations[name]
         check = _check_of(name, getattr(annotation, "__forward_arg__", str(annotation)), function)
         if check is not None:

@@ -131,7 +131,7 @@ def chat_stream(
     [',', ' and']
     """
     model = _model_or_default(model)
-    checked_options(options, ChatOptions, "chat")
+    checked_options(options, ChatOptions, "chat", ("messages", "model", "template", "special_in_content"))
     form = ChatFormat(model.tokenizer, template, special_in_content)
     session = model.session()
     session.prefill(form.encode(checked_messages(messages)))
@@ -237,7 +237,7 @@ class Conversation:
         special_in_content: bool = False,
         **options: Unpack[ChatOptions],
     ) -> None:
-        checked_options(options, ChatOptions, "Conversation")
+        checked_options(options, ChatOptions, "Conversation", ("model", "system", "context", "template"))
         self._model = _model_or_default(model)
         self._tokenizer = self._model.tokenizer
         self._format = ChatFormat(self._tokenizer, template, special_in_content)

@@ -114,9 +114,9 @@ class Scoped:
 class ActiveHooks(Scoped):
     """What `Model.hooks` and `Session.hooks` return: a context manager in which their hooks are on."""
 
-    def __init__(self, model: _core.Model, session: _core.Session | None, fwd_hooks: Iterable[Hook]) -> None:
+    def __init__(self, model: _core.Model, session: _core.Session | None, fwd_hooks: Iterable[Hook] | None) -> None:
         config = model.config
-        super().__init__(Scope(model, session, [entry for hook in fwd_hooks for entry in _entries(hook, config)]))
+        super().__init__(Scope(model, session, [entry for hook in fwd_hooks or () for entry in _entries(hook, config)]))
 
 
 def _entries(hook: Hook, config: _core.Config) -> list[_Entry]:

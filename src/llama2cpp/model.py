@@ -133,6 +133,7 @@ class Model(Observation, StackedWeights):
         """
         return Session(self._core.load_session(path, context), self)
 
+    @checked
     def forward(self, rows: Sequence[tuple[Session, Prompt]]) -> list[NDArray[np.float32]]:
         """Feed several sessions in one pass over the weights. Each gets the bits that it would get alone.
 

@@ -137,7 +137,7 @@ class Observation:
         )
         return logits, cache
 
-    def run_with_hooks(self, text_or_tokens: Prompts, fwd_hooks: Sequence[Hook] = ()) -> NDArray[np.float32]:
+    def run_with_hooks(self, text_or_tokens: Prompts, fwd_hooks: Sequence[Hook] | None = ()) -> NDArray[np.float32]:
         """Run on whole prompts with hooks that act in this call only.
 
         Parameters
@@ -170,7 +170,7 @@ class Observation:
         with self.hooks(fwd_hooks):
             return self.run_with_cache(text_or_tokens, ())[0]
 
-    def hooks(self, fwd_hooks: Sequence[Hook]) -> ActiveHooks:
+    def hooks(self, fwd_hooks: Sequence[Hook] | None) -> ActiveHooks:
         """Switch hooks on for a ``with`` block: they act in every call on this model's sessions, `generate` included.
 
         A hook is a pair of a name and a function ``fn(activation, hook)``. The activation is a float32 array

@@ -291,6 +291,7 @@ class Session:
         """
         return self._core.step(token, for_call([self]))
 
+    @checked
     def prefill(self, tokens: Prompt, all_logits: bool = False) -> NDArray[np.float32]:
         """Take many tokens in one pass. The results have the same bits as step by step.
 
@@ -338,7 +339,7 @@ class Session:
             raise ValueError("the session knows no tokenizer: pass ids")
         return to_ids(self._model, tokens, begin=self.position == 0)
 
-    def hooks(self, fwd_hooks: Sequence[Hook]) -> ActiveHooks:
+    def hooks(self, fwd_hooks: Sequence[Hook] | None) -> ActiveHooks:
         """Switch hooks on for a ``with`` block: they act in calls on this session only.
 
         That can be a call which feeds others beside it. A fork is another session.

@@ -98,7 +98,7 @@ class Calibration:
         [[1, 508, 509], [260, 420]]
         """
         is_file = isinstance(self.text, str | PathLike)
-        prompt = _core.read_file(self.text) if isinstance(self.text, str | PathLike) else list(self.text)
+        prompt = _core.read_file(self.text) if isinstance(self.text, str | PathLike) else self.text
         ids = generation.to_ids(model, prompt)
         bos = model.tokenizer.bos_id if is_file and model.has_tokenizer else None
         first = [bos] if bos is not None and ids[:1] == [bos] else []
