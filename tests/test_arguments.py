@@ -368,8 +368,7 @@ def test_no_property_can_be_set() -> None:
     for thing in [*classes, KVCache, Weights]:
         for name, member in inspect.getmembers(thing):
             if isinstance(member, property) and not name.startswith("_"):
-                with pytest.raises(AttributeError):
-                    member.__set__(thing.__new__(thing) if "_core" not in thing.__module__ else None, 1)
+                assert member.fset is None, f"{thing.__name__}.{name}"
 
 
 def test_every_foreign_name_is_foreign() -> None:
