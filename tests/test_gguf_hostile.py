@@ -439,7 +439,7 @@ def test_ends_of_generation() -> None:
             {"tokenizer__ggml__model": "bert"},
             'the file\'s tokenizer is of kind "bert", and only "llama" and "gpt2" are',
         ),
-        ({"tokenizer__ggml__pre": "tekken"}, 'the file\'s pre-tokenizer is "tekken", known are "default", "gpt-2"'),
+        ({"tokenizer__ggml__pre": "falcon"}, 'the file\'s pre-tokenizer is "falcon", known are "default", "gpt-2"'),
         ({"tokenizer__ggml__model": "no_vocab"}, "the file has no tokenizer"),
     ],
 )

@@ -34,6 +34,8 @@ NAMES: dict[tuple[str, bool, bool], list[str]] = {
         *["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"],
     ],
     ("seed_coder", False, False): ["seed-coder"],
+    ("tekken", True, True): ["tekken"],
+    ("deepseek_coder", False, False): ["deepseek-coder"],
 }
 RULES = [(name, *rule) for rule, names in NAMES.items() for name in names]
 TEXTS = [
@@ -100,9 +102,10 @@ def test_no_name(tmp_path: Path) -> None:
         llama2cpp.Tokenizer.from_file(tmp_path / "m.gguf")
 
 
-@pytest.mark.parametrize("name", ["tekken", "deepseek-llm", "deepseek-coder", "falcon", "bloom", "gpt-4o", "", "x"])
+@pytest.mark.parametrize("name", ["deepseek-llm", "deepseek-v3", "falcon", "bloom", "gpt-4o", "", "x"])
 def test_names_that_are_not_known(tmp_path: Path, name: str) -> None:
     model = loaded(tmp_path / "m.gguf", "gpt2", tokenizer__ggml__pre=name)
-    assert model.tokenizer is None
+    with pytest.raises(ValueError, match="the file's pre-tokenizer is"):
+        _ = model.tokenizer
     assert f'the file\'s pre-tokenizer is "{name}", known are "default", "gpt-2"' in model.tokenizer_problem
     assert len(model.session().step(1)) == len(trained("gpt2")[0])

@@ -238,7 +238,8 @@ def test_a_model_alone(tmp_path: Path, model_folder: Path) -> None:
 def test_settings_that_contradict(tmp_path: Path, model_folder: Path, files: dict[str, Json], said: str) -> None:
     """The model opens for ids."""
     model = llama2cpp.load(folder_of(model_folder, tmp_path / "f", files), threads=1)
-    assert model.tokenizer is None
+    with pytest.raises(ValueError, match="the model has no tokenizer"):
+        _ = model.tokenizer
     assert said in model.tokenizer_problem
     assert len(model.session().step(1)) == ROWS
 

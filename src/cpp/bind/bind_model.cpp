@@ -576,7 +576,7 @@ True
                              [](const Model& m) -> std::optional<Tokenizer> {  // a new one each time
                                const Vocabulary* vocabulary = m.checkpoint().vocabulary.get();
                                if (vocabulary == nullptr) return {};
-                               warn_of(*vocabulary, 2);
+                               warn_of(*vocabulary, 3);
                                const ReleasedGil released;
                                return Tokenizer(*vocabulary);
                              })

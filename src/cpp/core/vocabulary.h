@@ -34,8 +34,17 @@ struct Vocabulary {
   enum class Prefix : std::uint8_t { none, always, where_none, first_where_none };
 
   // byte_bpe: how a text is cut into words, each of which is encoded by itself.
-  enum class PreTokenizer : std::uint8_t { gpt2, llama3, smollm, ggml_default, qwen2, seed_coder };
-  static constexpr PreTokenizer kLastPreTokenizer = PreTokenizer::seed_coder;
+  enum class PreTokenizer : std::uint8_t {
+    gpt2,
+    llama3,
+    smollm,
+    ggml_default,
+    qwen2,
+    seed_coder,
+    tekken,
+    deepseek_coder
+  };
+  static constexpr PreTokenizer kLastPreTokenizer = PreTokenizer::deepseek_coder;
 
   // byte_bpe, ranked_bpe: what a tokenizer.json says of a control or user-defined piece, where that is anything.
   struct AddedToken {

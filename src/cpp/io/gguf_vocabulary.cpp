@@ -25,8 +25,8 @@ constexpr std::string_view kScores = "tokenizer.ggml.scores";
 constexpr std::string_view kTypes = "tokenizer.ggml.token_type";
 constexpr std::string_view kMerges = "tokenizer.ggml.merges";
 
-// Names that mean one cut, with what llama.cpp takes beside it where the file does not say. The first one has a name of
-// ours: it is shown where a name is not known.
+// Names that mean one cut, with what llama.cpp takes beside it where the file does not say. The first of
+// them is shown where a name is not known.
 struct Pre {
   std::vector<std::string_view> names;
   Vocabulary::PreTokenizer cut;
@@ -58,6 +58,8 @@ const std::vector<Pre>& pre_table() {
        false,
        false},
       {{"seed-coder"}, seed_coder, false, false},
+      {{"tekken"}, tekken, true, true},
+      {{"deepseek-coder"}, deepseek_coder, false, false},
   };
   return all;
 }
@@ -267,10 +269,9 @@ GgufVocabulary read_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
   const Pre* pre = find_pre(pre_name);
   if (*model == "gpt2" && pre == nullptr) {
     std::string known;
-    for (const Pre& one : pre_table()) {
-      for (const std::string_view name : one.names) known += cat(known.empty() ? "" : ", ", quote(name));
-    }
-    return {nullptr, cat("the file's pre-tokenizer is ", excerpt(pre_name), ", known are ", known)};
+    for (const Pre& one : pre_table()) known += cat(known.empty() ? "" : ", ", quote(one.names.front()));
+    return {nullptr,
+            cat("the file's pre-tokenizer is ", excerpt(pre_name), ", known are ", known, " and other names of these")};
   }
 
   auto vocabulary = std::make_unique<Vocabulary>();

@@ -2,6 +2,7 @@
 // characters as Llama 2 and Mistral have it. Parts that change ids in a way that is not known here are refused by name.
 #include <algorithm>
 #include <limits>
+#include <span>
 #include <unordered_map>
 
 #include "core/byte_alphabet.h"
@@ -26,6 +27,10 @@ constexpr std::pair<std::string_view, Vocabulary::PreTokenizer> kPatterns[] = {
     {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+)"
      R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
      Vocabulary::PreTokenizer::seed_coder},
+    {R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
+     R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
+     R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+     Vocabulary::PreTokenizer::tekken},
 };
 
 // One after the other, as a tokenizer.json says what llama.cpp does where a GGUF has no other rule.
@@ -34,6 +39,10 @@ constexpr std::string_view kGgmlDefaultPatterns[] = {
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))",
     R"(\p{N}+)",
     R"([0-9][0-9][0-9])",
+};
+
+constexpr std::string_view kDeepSeekCoderPatterns[] = {
+    "[\r\n]", R"(\s?\p{L}+)", R"(\s?\p{P}+)", "[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+", R"(\p{N})",
 };
 
 std::string_view type_of(const Json& part) { return part.get("type").string(); }
@@ -85,10 +94,16 @@ std::string_view isolated_pattern(const Json& split) {
   return split.get("pattern").get("Regex").string();
 }
 
-bool is_ggml_default(const std::vector<Json>& parts) {
-  if (parts.size() != std::size(kGgmlDefaultPatterns) + 1 || !is_byte_level(parts.back(), false)) return false;
-  for (std::size_t i = 0; i < std::size(kGgmlDefaultPatterns); ++i) {
-    if (type_of(parts[i]) != "Split" || isolated_pattern(parts[i]) != kGgmlDefaultPatterns[i]) return false;
+// Digits, each by itself, are what \p{N} finds.
+bool cuts_by(const Json& part, std::string_view pattern) {
+  if (type_of(part) == "Digits") return pattern == R"(\p{N})" && flag(part, "individual_digits", false);
+  return type_of(part) == "Split" && isolated_pattern(part) == pattern;
+}
+
+bool cut_by_all(const std::vector<Json>& parts, std::span<const std::string_view> patterns) {
+  if (parts.size() != patterns.size() + 1 || !is_byte_level(parts.back(), false)) return false;
+  for (std::size_t i = 0; i < patterns.size(); ++i) {
+    if (!cuts_by(parts[i], patterns[i])) return false;
   }
   return true;
 }
@@ -98,7 +113,8 @@ std::optional<Vocabulary::PreTokenizer> find_byte_level(const std::vector<Json>&
   if (parts.empty() || type_of(parts.back()) != "ByteLevel") return {};
   refuse_prefix_space(parts.back());
   if (parts.size() == 1 && is_byte_level(parts[0], true)) return gpt2;
-  if (is_ggml_default(parts)) return ggml_default;
+  if (cut_by_all(parts, kGgmlDefaultPatterns)) return ggml_default;
+  if (cut_by_all(parts, kDeepSeekCoderPatterns)) return deepseek_coder;
   if (parts.size() != 2) return {};
   if (type_of(parts[0]) == "Digits" && flag(parts[0], "individual_digits", false) && is_byte_level(parts[1], true)) {
     return smollm;

@@ -46,6 +46,11 @@ class ByteBpeEncoder final : public Encoder {
         pieces_.insert(piece, id);
       }
     }
+    // A byte that has no piece but a control one is that on the way to a longer piece, and nothing if it remains.
+    for (std::int32_t id = 0; id < count; ++id) {
+      const std::string& piece = vocabulary.pieces[static_cast<std::size_t>(id)];
+      if (control(id) && piece.size() == 1) note_byte(static_cast<std::uint8_t>(piece[0]), id);
+    }
   }
 
   void encode(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const override {
@@ -57,7 +62,7 @@ class ByteBpeEncoder final : public Encoder {
       const std::string_view word = text.substr(at, first_word(vocabulary_.pre_tokenizer, text.substr(at)));
       at += word.size();
       if (word.size() == 1) {
-        if (byte_id(word[0]) >= 0) ids.push_back(byte_id(word[0]));
+        if (byte_id(word[0]) >= 0) append(byte_id(word[0]), ids);
         continue;
       }
       const std::uint64_t hash = PieceTable::hash_of(word);
@@ -77,6 +82,7 @@ class ByteBpeEncoder final : public Encoder {
   };
 
   bool normal(std::int32_t id) const { return vocabulary_.types[static_cast<std::size_t>(id)] == PieceType::normal; }
+  bool control(std::int32_t id) const { return vocabulary_.types[static_cast<std::size_t>(id)] == PieceType::control; }
   std::int32_t byte_id(char byte) const { return byte_ids_[static_cast<std::uint8_t>(byte)]; }
 
   void encode_word(std::string_view word, std::uint64_t hash, std::vector<Symbol>& symbols,
@@ -161,7 +167,7 @@ class ByteBpeEncoder final : public Encoder {
   }
 
   void append(std::int32_t id, std::vector<std::int32_t>& ids) const {
-    if (vocabulary_.types[static_cast<std::size_t>(id)] != PieceType::control) return ids.push_back(id);
+    if (!control(id)) return ids.push_back(id);
     const std::string& piece = vocabulary_.pieces[static_cast<std::size_t>(id)];
     special_.take_apart(id, piece, [&](std::int32_t part, std::string_view) {
       if (part >= 0) ids.push_back(part);

@@ -10,6 +10,7 @@ The references' regular expressions (tiktoken 0.14, tokenizers 0.23) have the cl
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 VERSION = "16.0.0"
@@ -17,6 +18,7 @@ if unicodedata.unidata_version != VERSION:
     import unicodedata2 as unicodedata
 BLOCK = 256  # code points
 OTHER, LETTER, NUMBER, SPACE = range(4)
+NO_CASE, UPPER, LOWER, EITHER = range(4)
 
 # The property White_Space, which no module has. It has not changed since Unicode 6.3.
 SPACES = {*range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
@@ -29,12 +31,39 @@ def class_of(code: int) -> int:
     return {"L": LETTER, "N": NUMBER}.get(unicodedata.category(chr(code))[0], OTHER)
 
 
-def words_of(block: range) -> tuple[int, ...]:
-    """Pack the classes of a block, two bits each, the first in the lowest."""
+def case_of(code: int) -> int:
+    """Tell the case of one code point."""
+    cases = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Lm": EITHER, "Lo": EITHER}
+    category = unicodedata.category(chr(code))
+    return EITHER if category[0] == "M" else cases.get(category, NO_CASE)
+
+
+def words_of(block: range, value_of: Callable[[int], int]) -> tuple[int, ...]:
+    """Pack the values of a block, two bits each, the first in the lowest."""
     per_word = 32
     return tuple(
-        sum(class_of(block[at + i]) << 2 * i for i in range(per_word)) for at in range(0, len(block), per_word)
+        sum(value_of(block[at + i]) << 2 * i for i in range(per_word)) for at in range(0, len(block), per_word)
     )
+
+
+def table(name: str, value_of: Callable[[int], int]) -> str:
+    """Write the two arrays of a table: which block each code point is in, and the blocks."""
+    numbers: dict[tuple[int, ...], int] = {}  # of equal blocks one is kept
+    of_block = [
+        numbers.setdefault(words_of(range(at, at + BLOCK), value_of), len(numbers)) for at in range(0, 0x110000, BLOCK)
+    ]
+    packed = [f"0x{word:016X}" for words in numbers for word in words]
+    return f"""\
+// [code point / {BLOCK}]: which of the blocks below it lies in.
+constexpr std::uint8_t k{name}BlockOf[{len(of_block)}] = {{
+{rows([str(number) for number in of_block], 28)}
+}};
+
+// [block][code point % {BLOCK} / 32]: 32 code points, the first in the lowest bits.
+constexpr std::uint64_t k{name}Blocks[{len(packed)}] = {{
+{rows(packed, 6)}
+}};
+"""
 
 
 def punctuation() -> list[tuple[int, int]]:
@@ -57,24 +86,15 @@ def main() -> None:
     """Write the file beside this script."""
     if unicodedata.unidata_version != VERSION:
         raise SystemExit(f"expected Unicode {VERSION}, found {unicodedata.unidata_version}")
-    numbers: dict[tuple[int, ...], int] = {}  # of equal blocks one is kept
-    of_block = [numbers.setdefault(words_of(range(at, at + BLOCK)), len(numbers)) for at in range(0, 0x110000, BLOCK)]
     runs = punctuation()
-    packed = [f"0x{word:016X}" for words in numbers for word in words]
     text = f"""\
 // Made by make_unicode_tables.py from Unicode {VERSION}; not edited by hand. Two bits for each code point: 0 other,
 // 1 letter (general category L), 2 number (N), 3 white space.
 
-// [code point / {BLOCK}]: which of the blocks below it lies in.
-constexpr std::uint8_t kBlockOf[{len(of_block)}] = {{
-{rows([str(number) for number in of_block], 28)}
-}};
+{table("", class_of)}
+// The same for case: 0 none, 1 upper or title (general categories Lu, Lt), 2 lower (Ll), 3 either (Lm, Lo, marks: M).
 
-// [block][code point % {BLOCK} / 32]: 32 code points, the first in the lowest bits.
-constexpr std::uint64_t kBlocks[{len(packed)}] = {{
-{rows(packed, 6)}
-}};
-
+{table("Case", case_of)}
 // Punctuation (general category P), which is among the others: the first and the last code point of each run.
 constexpr std::uint32_t kPunctuation[{len(runs)}][2] = {{
 {rows([f"{{0x{begin:X}, 0x{end:X}}}" for begin, end in runs], 6)}

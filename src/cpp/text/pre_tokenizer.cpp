@@ -36,6 +36,14 @@ Character decode(std::string_view text) {
   return {class_of(code), scan.length, code};
 }
 
+enum class Case : std::uint8_t { none, upper, lower, either };
+
+Case case_of(const Character& character) {
+  if (character.code == kNoCode) return Case::none;
+  const std::size_t word = std::size_t{8} * kCaseBlockOf[character.code >> 8] + (character.code >> 5 & 7);
+  return static_cast<Case>(kCaseBlocks[word] >> (2 * (character.code & 31)) & 3);
+}
+
 bool is_punctuation(std::uint32_t code) {
   const auto* const after = std::upper_bound(std::begin(kPunctuation), std::end(kPunctuation), code,
                                              [](std::uint32_t c, const auto& run) { return c < run[0]; });
@@ -102,6 +110,14 @@ std::size_t spaces(std::string_view text, EndsText ends_text) {
     end += next.length;
   }
   return end;
+}
+
+// \s*[\r\n]+|\s+(?!\S)|\s+ : up to the last line end of the run, if it has one
+std::size_t lines_or_spaces(std::string_view text) {
+  const std::size_t end = end_of_run(text, 0, Class::space);
+  const std::size_t line_end = text.substr(0, end).find_last_of("\r\n");
+  if (line_end != std::string_view::npos) return line_end + 1;
+  return spaces(text, [](const Character&) { return false; });
 }
 
 std::size_t gpt2_word(std::string_view text, bool digits_apart) {
@@ -203,11 +219,106 @@ std::size_t llama3_word(std::string_view text, const Llama3Like& cut) {
     return end;
   }
 
-  // \s*[\r\n]+ : up to the last line end of the run, if it has one
-  const std::size_t end = end_of_run(text, 0, Class::space);
-  const std::size_t line_end = text.substr(0, end).find_last_of("\r\n");
-  if (line_end != std::string_view::npos) return line_end + 1;
-  return spaces(text, [](const Character&) { return false; });
+  return lines_or_spaces(text);
+}
+
+// [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]* at `begin`.
+std::size_t end_of_upper(std::string_view text, std::size_t begin) {
+  return end_of_run_where(
+      text, begin, [](const Character& next) { return case_of(next) == Case::upper || case_of(next) == Case::either; });
+}
+
+// The same and [\p{Ll}\p{Lm}\p{Lo}\p{M}]+ : where it ends, or `begin` where it is not there. What both sets have goes to
+// the first, unless the second would have nothing.
+std::size_t end_of_upper_and_lower(std::string_view text, std::size_t begin) {
+  std::size_t after_either = begin;
+  std::size_t end = begin;
+  Case last = Case::upper;
+  for (; end < text.size();) {
+    const Character next = decode(text.substr(end));
+    const Case type = case_of(next);
+    const bool fits = last == Case::lower ? type == Case::lower || type == Case::either : type != Case::none;
+    if (!fits) break;
+    end += next.length;
+    if (type == Case::either) after_either = end;
+    if (type == Case::lower) last = Case::lower;
+  }
+  return last == Case::lower ? end : after_either;
+}
+
+std::size_t tekken_word(std::string_view text) {
+  const Character first = decode(text);
+  const bool may_lead = first.type != Class::letter && first.type != Class::number && !is_line_end(text[0]);
+  for (const std::size_t begin : {first.length, std::size_t{0}}) {  // a mark may lead, or be the first of the rest
+    if (begin > 0 && !may_lead) continue;
+    if (const std::size_t end = end_of_upper_and_lower(text, begin); end > begin) return end;
+  }
+  // [...]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+ of upper case alone: else it would have been the other
+  const std::size_t begin = may_lead ? first.length : 0;
+  if (const std::size_t end = end_of_upper(text, begin); end > begin) return end;
+  if (first.type == Class::number) return first.length;
+
+  //  ?[^\s\p{L}\p{N}]+[\r\n/]*
+  const bool spaced = text[0] == ' ' && text.size() > 1 && decode(text.substr(1)).type == Class::other;
+  if (first.type == Class::other || spaced) {
+    std::size_t end = end_of_run(text, first.length, Class::other);
+    while (end < text.size() && (is_line_end(text[end]) || text[end] == '/')) ++end;
+    return end;
+  }
+  return lines_or_spaces(text);
+}
+
+// [\x{4E00}-\x{9FA5}\x{0800}-\x{4E00}\x{AC00}-\x{D7FF}]
+bool is_east_asian(const Character& character) {
+  return (character.code >= 0x800 && character.code <= 0x9FA5) ||
+         (character.code >= 0xAC00 && character.code <= 0xD7FF);
+}
+
+bool is_space(const Character& character) { return character.type == Class::space; }
+
+bool is_letter(const Character& character) { return character.type == Class::letter; }
+
+bool is_punctuation_mark(const Character& character) {
+  return character.type == Class::other && character.code != kNoCode && is_punctuation(character.code);
+}
+
+// The first word of what a cut before has found, which is the first character and those behind it that belong to it: a run
+// of characters that are East Asian, or of others.
+template <class Belongs>
+std::size_t east_asian_or_not(std::string_view text, Belongs belongs) {
+  const Character first = decode(text);
+  return end_of_run_where(text, first.length, [&](const Character& next) {
+    return belongs(next) && is_east_asian(next) == is_east_asian(first);
+  });
+}
+
+std::size_t deepseek_coder_word(std::string_view text) {
+  const Character first = decode(text);
+  if (is_line_end(text[0])) return 1;
+  const bool more = first.length < text.size() && !is_line_end(text[first.length]);
+  const Character second = more ? decode(text.substr(first.length)) : Character{Class::number, 0, kNoCode};
+
+  // \s?\p{L}+, and of what is left \s?\p{P}+
+  if (is_letter(first)) return east_asian_or_not(text, is_letter);
+  if (is_punctuation_mark(first)) return east_asian_or_not(text, is_punctuation_mark);
+  if (is_space(first) && is_letter(second)) return east_asian_or_not(text, is_letter);
+  if (is_space(first) && is_punctuation_mark(second)) return east_asian_or_not(text, is_punctuation_mark);
+
+  // \p{N}, and what is between all these: up to a space that goes with the word behind it
+  if (first.type == Class::number) return first.length;
+  std::size_t end = first.length;
+  while (end < text.size() && !is_line_end(text[end])) {
+    const Character next = decode(text.substr(end));
+    if (next.type == Class::number || is_letter(next) || is_punctuation_mark(next)) break;
+    if (is_east_asian(next) != is_east_asian(first)) break;
+    const std::size_t behind = end + next.length;
+    if (is_space(next) && behind < text.size()) {
+      const Character leads = decode(text.substr(behind));
+      if (is_letter(leads) || is_punctuation_mark(leads)) break;
+    }
+    end = behind;
+  }
+  return end;
 }
 
 }  // namespace
@@ -224,6 +335,10 @@ std::size_t first_word(Vocabulary::PreTokenizer kind, std::string_view text) {
       return llama3_word(text, {.digits = 1, .line_ends = true});
     case Vocabulary::PreTokenizer::seed_coder:
       return llama3_word(text, {.digits = 1, .line_ends = false});
+    case Vocabulary::PreTokenizer::tekken:
+      return tekken_word(text);
+    case Vocabulary::PreTokenizer::deepseek_coder:
+      return deepseek_coder_word(text);
     case Vocabulary::PreTokenizer::llama3:
       break;
   }

@@ -18,6 +18,11 @@ namespace llama2cpp {
 // qwen2:   the same with \p{N} for \p{N}{1,3}
 // seed_coder: qwen2's with  ?[^\s\p{L}\p{N}\r\n]+ for  ?[^\s\p{L}\p{N}]+[\r\n]*
 // smollm:  each \p{N} is a word, and each text between two of them is cut as by gpt2, as if it stood alone
+// tekken:  [^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+
+//          |[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*
+//          |\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+
+// deepseek_coder: cuts one after the other: [\r\n], then \s?\p{L}+, then \s?\p{P}+,
+//          then [\x{4E00}-\x{9FA5}\x{0800}-\x{4E00}\x{AC00}-\x{D7FF}]+, then \p{N}
 // ggml_default: llama.cpp's own, four cuts one after the other, each of which cuts what the one before has left as if it
 //          stood alone: [\p{P}$+<=>^~|]+, then gpt2's, then \p{N}+, then [0-9][0-9][0-9]
 //

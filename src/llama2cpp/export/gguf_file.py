@@ -31,6 +31,8 @@ _PRE_TOKENIZERS = {
     "ggml_default": "default",
     "qwen2": "qwen2",
     "seed_coder": "seed-coder",
+    "tekken": "tekken",
+    "deepseek_coder": "deepseek-coder",
 }
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()
 
@@ -234,7 +236,7 @@ def check_vocabulary(vocabulary: Vocabulary) -> None:
     if vocabulary.kind == "byte_bpe":
         if vocabulary.pre_tokenizer not in _PRE_TOKENIZERS:
             raise ValueError(f"it is not written for words that are cut as {vocabulary.pre_tokenizer} (pre_tokenizer)")
-        if vocabulary.ignore_merges != (vocabulary.pre_tokenizer == "llama3"):
+        if vocabulary.ignore_merges != (vocabulary.pre_tokenizer in ("llama3", "tekken")):
             raise ValueError("it cannot say how this tokenizer treats words that are whole pieces (ignore_merges)")
 
 

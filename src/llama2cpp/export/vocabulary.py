@@ -10,7 +10,7 @@ from .._core import Tokenizer
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(6)
 _KINDS = ("llama2.c", "sentencepiece", "byte_bpe", "ranked_bpe")
 _PREFIXES = ("none", "always", "where_none", "first_where_none")
-_PRE_TOKENIZERS = ("gpt2", "llama3", "smollm", "ggml_default", "qwen2", "seed_coder")
+_PRE_TOKENIZERS = ("gpt2", "llama3", "smollm", "ggml_default", "qwen2", "seed_coder", "tekken", "deepseek_coder")
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()  # how SentencePiece writes a space
 
 # Bytes as characters that can be seen, as files of byte-level BPE write them.
