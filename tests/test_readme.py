@@ -7,49 +7,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT
+from documents import blocks, console_commands, expected_lines, prose, run_snippet
 from test_includes import MAY_INCLUDE
 
 README = ROOT / "README.md"
 DOCUMENTS = [README, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-
-
-class Block(NamedTuple):
-    before: str  # the line above the fence
-    language: str
-    text: str
-    line: int  # of the first line of the text, from 1
-
-
-def blocks(document: Path, language: str = "") -> Iterator[Block]:
-    """The fenced blocks of a document."""
-    lines = document.read_text(encoding="utf-8").splitlines()
-    opened = None
-    for i, line in enumerate(lines):
-        if not line.startswith("```"):
-            continue
-        if opened is None:
-            opened = i
-            continue
-        block = Block(lines[opened - 1], lines[opened][3:], "\n".join(lines[opened + 1 : i]) + "\n", opened + 2)
-        if language in ("", block.language):
-            yield block
-        opened = None
-    assert opened is None, f"{document.name}: the fence of line {opened} is not closed"
-
-
-def prose(document: Path) -> str:
-    """The document without its fenced blocks."""
-    return re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -68,22 +37,13 @@ def test_python_snippets(here: Path) -> None:
     assert len(snippets) >= 5
     names: dict[str, Any] = {}
     for snippet in snippets:
-        printed = StringIO()
-        padded = "\n" * (snippet.line - 1) + snippet.text  # so that a traceback shows the README's line
-        with redirect_stdout(printed):
-            exec(compile(padded, str(README), "exec"), names)
-        expected = re.findall(r"# -> (.*)$", snippet.text, flags=re.MULTILINE)
-        assert printed.getvalue().splitlines() == expected, f"README.md, the snippet of line {snippet.line}"
+        printed = run_snippet(snippet, README, names)
+        assert printed == expected_lines(snippet), f"README.md, the snippet of line {snippet.line}"
 
 
 def test_commands(here: Path) -> None:
     """Each ``$ llama2cpp`` prints what the README shows below it."""
-    shown = [
-        (shlex.split(command), output)
-        for block in blocks(README, "console")
-        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, flags=re.MULTILINE)
-    ]
-    commands = [(words[1:], output) for words, output in shown if words[0] == "llama2cpp"]
+    commands = list(console_commands(README))
     assert commands
     for arguments, output in commands:
         command = [sys.executable, "-m", "llama2cpp", *arguments]
