@@ -167,6 +167,19 @@ def test_plain_text(tmp_path: Path, kind: str, token: str, special: bool) -> Non
     assert not specials & set(ids[1:] if ids[0] == tokenizer.bos_id else ids)
 
 
+def test_a_special_byte_on_the_way_to_a_longer_piece(tmp_path: Path) -> None:
+    """A byte whose only piece is special is none in plain text; merged with others it is what they are."""
+    vocab = {piece: id for id, piece in enumerate([*STAND_INS, "!!", "!a"])}
+    tokenizer = Reference(models.BPE(vocab, [("!", "!"), ("!", "a")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    ours = from_json(tmp_path / "tokenizer.json", tokenizer, "!", True)
+    mark = vocab["!"]
+    assert ours.encode("!!", bos=False) == [vocab["!!"]]
+    assert ours.encode("x !!!a", bos=False) == [vocab["x"], vocab["\u0120"], vocab["!!"], vocab["a"]]
+    assert ours.encode("x!", bos=False) == [vocab["x"]]
+    assert ours.encode("x!", bos=False, special=True) == [vocab["x"], mark]
+
+
 def test_a_token_that_is_not_the_model_s(tmp_path: Path) -> None:
     """Llama 2's normaliser puts U+2581 before a token that is looked for in normalised text: elsewhere it is bytes."""
     for normalized in (True, False):

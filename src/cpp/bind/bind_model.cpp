@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <system_error>
 
 #include "bind/bind.h"
 #include "bind/call_hooks.h"

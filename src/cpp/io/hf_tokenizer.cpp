@@ -4,6 +4,7 @@
 #include <limits>
 #include <span>
 #include <unordered_map>
+#include <utility>
 
 #include "core/byte_alphabet.h"
 #include "core/check.h"
@@ -42,7 +43,9 @@ constexpr std::string_view kGgmlDefaultPatterns[] = {
 };
 
 constexpr std::string_view kDeepSeekCoderPatterns[] = {
-    "[\r\n]", R"(\s?\p{L}+)", R"(\s?\p{P}+)", "[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+", R"(\p{N})",
+    "[\r\n]",       R"(\s?\p{L}+)",
+    R"(\s?\p{P}+)", "[\xE4\xB8\x80-\xE9\xBE\xA5\xE0\xA0\x80-\xE4\xB8\x80\xEA\xB0\x80-\xED\x9F\xBF]+",
+    R"(\p{N})",
 };
 
 std::string_view type_of(const Json& part) { return part.get("type").string(); }

@@ -2,7 +2,11 @@
 // a text, and the chat template. Of the files that say it twice the one counts that counts in transformers.
 #include <algorithm>
 #include <charconv>
+#include <limits>
+#include <string>
+#include <system_error>
 #include <unordered_map>
+#include <utility>
 
 #include "core/quote.h"
 #include "io/hf.h"
