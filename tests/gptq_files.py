@@ -19,14 +19,22 @@ def quantised(
     rng: np.random.Generator,
     version: int = 1,
     act_order: bool = False,
+    scale_type: torch.dtype = torch.float16,
+    exact: bool = True,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """A module's tensors with random numbers of the shapes of `weight`, and the weight that they stand for."""
+    """A module's tensors with random numbers of the shapes of `weight`, and the weight that they stand for.
+
+    `exact`: scales of any type are halves.
+    """
     rows, cols = weight.shape
     group_size = cols if group_size == -1 else group_size
     groups = -(-cols // group_size)
     q = rng.integers(0, 1 << bits, (cols, rows))
     zeros = rng.integers(0, 1 << bits, (groups, rows))
-    scales = (rng.uniform(0.5, 1.5, (groups, rows)) / (1 << bits) * 0.4).astype(np.float16)
+    drawn = torch.from_numpy(rng.uniform(0.5, 1.5, (groups, rows)) / (1 << bits) * 0.4)
+    scales = (drawn.half().to(scale_type) if exact else drawn.to(scale_type)).contiguous()
+    if not exact:
+        scales[0, 0] = 1e-6
     g_idx = np.arange(cols) // group_size
     if act_order:
         g_idx = rng.permutation(g_idx)
@@ -34,10 +42,10 @@ def quantised(
     tensors = {
         "qweight": torch.from_numpy(pack(q, bits)),
         "qzeros": torch.from_numpy(np.ascontiguousarray(pack(stored.T, bits).T)),
-        "scales": torch.from_numpy(scales),
+        "scales": scales,
         "g_idx": torch.from_numpy(g_idx.astype(np.int32)),
     }
-    value = scales.astype(np.float32)[g_idx] * (q - zeros[g_idx]).astype(np.float32)
+    value = scales.float().numpy()[g_idx] * (q - zeros[g_idx]).astype(np.float32)
     return tensors, torch.from_numpy(np.ascontiguousarray(value.T))
 
 
@@ -49,8 +57,14 @@ def quantise_folder(
     act_order: bool = False,
     g_idx: bool = True,
     modules: tuple[str, ...] = MODULES,
+    own: dict[str, tuple[int, int]] | None = None,
+    scale_type: torch.dtype = torch.float16,
+    exact: bool = True,
 ) -> dict[str, torch.Tensor]:
-    """Put random quantised modules in place of a folder's. Returns the float tensors that they stand for."""
+    """Put random quantised modules in place of a folder's. Returns the float tensors that they stand for.
+
+    `own`: bits and group size of some modules, by their full names.
+    """
     rng = np.random.default_rng(bits * 1000 + group_size)
     stored: dict[str, torch.Tensor] = {}
     floats: dict[str, torch.Tensor] = {}
@@ -59,7 +73,8 @@ def quantise_folder(
         if module.split(".")[-1] not in modules:
             stored[name] = floats[name] = tensor
             continue
-        parts, floats[name] = quantised(tensor, bits, group_size, rng, version, act_order)
+        sizes = (own or {}).get(module, (bits, group_size))
+        parts, floats[name] = quantised(tensor, *sizes, rng, version, act_order, scale_type, exact)
         if not g_idx:
             del parts["g_idx"]
         stored |= {f"{module}.{part}": value for part, value in parts.items()}

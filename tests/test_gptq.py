@@ -143,6 +143,100 @@ def test_settings_beside_the_config(folder: Path) -> None:
     assert np.array_equal(logits_of(folder), expected)
 
 
+# --- GPTQModel's rules for some modules
+
+LAYER = "model.layers.0"
+DOWN = f"{LAYER}.mlp.down_proj.weight"
+OWN = {
+    "bits": ({".*down_proj": {"bits": 8}}, {f"{LAYER}.mlp.down_proj": (8, 32)}),
+    "plus": ({r"+:.*\.mlp\..*": {"bits": 2}}, {f"{LAYER}.mlp.{name}_proj": (2, 32) for name in ("gate", "up", "down")}),
+    "groups": ({r".*\.[qk]_proj": {"group_size": 64}}, {f"{LAYER}.self_attn.{name}_proj": (4, 64) for name in "qk"}),
+    "both": ({"+:.*v_proj": {"bits": 3, "group_size": 128}}, {f"{LAYER}.self_attn.v_proj": (3, 128)}),
+    "one group": ({".*o_proj": {"group_size": -1, "sym": False}}, {f"{LAYER}.self_attn.o_proj": (4, -1)}),
+    "the first that fits": (
+        {".*up_proj": {"bits": 8}, ".*mlp.*": {"bits": 2, "group_size": 16}},
+        {f"{LAYER}.mlp.up_proj": (8, 32), f"{LAYER}.mlp.gate_proj": (2, 16), f"{LAYER}.mlp.down_proj": (2, 16)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("g_idx", [True, False])
+def test_rules_of_some_modules(folder: Path, name: str, version: int, g_idx: bool) -> None:
+    """Bits and groups of a module's own."""
+    rules, own = OWN[name]
+    floats = quantise_folder(folder, version=version, own=own, g_idx=g_idx)
+    settings = read_json(folder / "config.json")["quantization_config"]
+    change_json(folder / "config.json", quantization_config=settings | {"dynamic": rules})
+    with llama2cpp.load(folder) as model:
+        for each, tensor in floats.items():
+            assert np.array_equal(model.weights[each], tensor.numpy()), each
+            bits = own.get(each.removesuffix(".weight"), (4, 32))[0]
+            if "proj" in each:
+                assert model.weights.info(each)["format"] == f"gptq{bits}" + "_v2" * (version == 2)
+    assert np.array_equal(logits_of(folder), logits_of(float_twin(folder, floats)))
+
+
+def test_rules_that_leave_modules_out(folder: Path) -> None:
+    floats = quantise_folder(folder, modules=("q_proj", "k_proj", "v_proj", "o_proj"))
+    settings = read_json(folder / "config.json")["quantization_config"]
+    change_json(folder / "config.json", quantization_config=settings | {"dynamic": {r"-:.*\.mlp\..*": {}}})
+    assert np.array_equal(logits_of(folder), logits_of(float_twin(folder, floats)))
+
+
+def test_groups_that_could_be_of_two_sizes(folder: Path) -> None:
+    """160 columns are three groups of 64 or of 54: only g_idx can tell."""
+    own = {f"{LAYER}.mlp.down_proj": (4, 54)}
+    rules = {".*down_proj": {"group_size": 54}}
+    for g_idx in (True, False):
+        floats = quantise_folder(folder, group_size=64, own=own, g_idx=g_idx, modules=("down_proj",))
+        settings = read_json(folder / "config.json")["quantization_config"]
+        change_json(folder / "config.json", quantization_config=settings | {"dynamic": rules})
+        if g_idx:
+            assert np.array_equal(llama2cpp.load(folder).weights[f"{LAYER}.mlp.down_proj.weight"], floats[DOWN].numpy())
+            assert np.array_equal(logits_of(folder), logits_of(float_twin(folder, floats)))
+            write_tensors(folder, floats)
+        else:
+            with pytest.raises(llama2cpp.FormatError, match="has 3 groups and no g_idx, so they may have 64 or 54"):
+                llama2cpp.load(folder)
+
+
+# --- scales of other types
+
+
+@pytest.mark.parametrize("scale_type", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_scales_of_other_types(folder: Path, tmp_path: Path, scale_type: torch.dtype, exact: bool, bits: int) -> None:
+    """Where they are halves all the same nothing changes; others are exact, and run as floats."""
+    floats = quantise_folder(folder, bits, scale_type=scale_type, exact=exact and scale_type == torch.float32)
+    with llama2cpp.load(folder) as model:
+        for each, tensor in floats.items():
+            assert np.array_equal(model.weights[each], tensor.numpy()), each
+        halves = exact and scale_type == torch.float32
+        assert model.activations == ("int8" if halves else "f32")
+    wanted = logits_of(float_twin(folder, floats))
+    assert np.array_equal(logits_of(folder), wanted)
+    assert np.array_equal(logits_of(folder, pack="never"), wanted)
+    llama2cpp.export.convert(folder, tmp_path / "panels.safetensors")
+    assert np.array_equal(logits_of(tmp_path / "panels.safetensors"), wanted)
+
+
+def test_brain_floats_that_are_halves(folder: Path) -> None:
+    """As most are that are scales: they have fewer digits, and their exponents are those of halves."""
+    quantise_folder(folder)
+    tensors = tensors_of(folder)
+    scales = {name: tensor.bfloat16() for name, tensor in tensors.items() if name.endswith(".scales")}
+    write_tensors(folder, tensors | {name: tensor.half() for name, tensor in scales.items()})
+    with llama2cpp.load(folder) as model:
+        wanted = model.session().prefill(TOKENS, all_logits=True)
+    write_tensors(folder, tensors | scales)
+    with llama2cpp.load(folder) as model:
+        assert model.activations == "int8"
+        assert np.array_equal(model.session().prefill(TOKENS, all_logits=True), wanted)
+
+
 # Literal words. Column k of row 0 is k modulo 2^bits; scale 1; the zero of row 0 is 1, stored as 0 by version 1.
 WORDS = {
     2: [0xE4E4E4E4] * 8,
@@ -189,7 +283,14 @@ def test_literal_words(folder: Path, bits: int, version: int) -> None:
         ({"is_marlin_format": True}, r"is_marlin_format .*: it is set"),
         ({"pack_dtype": "int64"}, r'pack_dtype .*: "int64", expected "int32"'),
         ({"rotation": "hadamard"}, r"rotation .*: it is set"),
-        ({"dynamic": {"+:.*down.*": {"bits": 8}}}, r"dynamic.* settings of some modules alone"),
+        ({"dynamic": {"+:.*down.*": {"bits": 5}}}, r"dynamic.*bits .*: 5, expected 2, 3, 4 or 8"),
+        ({"dynamic": {".*down.*": {"group_size": 0}}}, r"dynamic.*group_size .*: 0, expected 1 or more, or -1"),
+        ({"dynamic": {".*down.*": {"adapter": {"rank": 4}}}}, r"dynamic.*adapter .*: it is set"),
+        (
+            {"dynamic": {".*down.*": {"checkpoint_format": "gptq_v2"}}},
+            r"checkpoint_format .*: another version",
+        ),
+        ({"dynamic": {".*down.*": 4}}, r"dynamic.*: expected an object, found an integer"),
         ({"bits": 5}, r"bits .*: 5, expected 2, 3, 4 or 8"),
         ({"bits": 8}, r"qweight\" is I32 \[\d+, \d+\], expected I32"),
         ({"group_size": 0}, r"group_size .*: 0, expected 1 or more, or -1"),
@@ -212,7 +313,9 @@ def test_refused_by_name(folder: Path, changes: Json, said: str) -> None:
         ("qweight", None, r'q_proj\.qweight" is missing, beside'),
         ("qzeros", None, r'q_proj\.qzeros" is missing, beside'),
         ("scales", None, r'q_proj\.scales" is missing, beside'),
-        ("scales", torch.ones(4, 128), r"is F32 \[4, 128\], expected F16 \[4, 128\]"),
+        ("scales", torch.ones(4, 128).double(), r"is F64 \[4, 128\], expected F16 \[4, 128\], F32 or BF16"),
+        ("scales", torch.ones(4, 127), r"is F32 \[4, 127\], expected F16 \[4, 128\], F32 or BF16"),
+        ("scales", torch.ones(5, 128), r"is F32 \[5, 128\], expected F16 \[4, 128\]"),
         ("qweight", torch.ones(16, 127).int(), r"is I32 \[16, 127\], expected I32 \[16, 128\]"),
         ("qzeros", torch.ones(16, 4).int(), r"is I32 \[16, 4\], expected I32 \[4, 16\]"),
         ("g_idx", torch.ones(128).long(), r"is I64 \[128\], expected I32 \[128\]"),

@@ -23,6 +23,7 @@ from hf_folders import (
 from reference import largest_error
 
 import llama2cpp
+from llama2cpp import FormatError
 
 TOKENS = [1, 7, 3, 49, 0, 7, 7, 12, 30, 31, 2, 45, 18, 9, 22, 40, 5, 11, 17, 28]
 
@@ -271,10 +272,6 @@ def test_a_missing_window_is_not_null(tmp_path: Path, window: Any, expected: int
         ({"pruned_heads": {"0": [1]}}, r"pruned_heads .*: heads are left out"),
         ({"rms_norm_eps": -1.0}, r"norm_eps is -1"),
         ({"rope_theta": 5.0}, r"rope_theta .*: 10000, but rope_theta of config\.json is 5"),
-        (
-            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "finetuned": True}},
-            r"finetuned .*: not known, and may stand for something",
-        ),
         ({"rope_parameters": {"rope_type": "yarn", "factor": -2.0}}, r"rope_scaling's factor is -2"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 0.0}}, "attention_factor is 0"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "beta_slow": -1}}, "beta_slow is -1"),
@@ -283,8 +280,7 @@ def test_a_missing_window_is_not_null(tmp_path: Path, window: Any, expected: int
             {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0}},
             "original_context is 0",
         ),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, r'rope_type is "dynamic"'),
-        ({"rope_parameters": {"rope_type": "longrope"}}, r'rope_type is "longrope"'),
+        ({"rope_parameters": {"rope_type": "axial"}}, r'rope_type is "axial"'),
         ({"rope_parameters": {"type": "su"}}, r'rope_type is "su"'),
         ({"rope_parameters": {"rope_type": "linear"}}, r'rope_parameters .*: expected a member "factor"'),
         ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, r"rope_scaling's factor is 0"),
@@ -341,7 +337,6 @@ def test_an_output_matrix_of_a_tied_model_is_used(tmp_path: Path) -> None:
         ("model.norm.weight", torch.ones(31), r'"model\.norm\.weight" is F32 \[31\], expected F32 \[32\]'),
         ("model.norm.weight", torch.ones(1, 32), r"is F32 \[1, 32\], expected F32 \[32\]"),
         ("lm_head.weight", torch.ones(32, 50), r"is F32 \[32, 50\], expected F32 \[50, 32\]"),
-        ("lm_head.weight", torch.ones(50, 32).double(), r"is F64 \[50, 32\], expected F32, F16 or BF16"),
         ("lm_head.weight", torch.ones(50, 32).char(), r"is I8 \[50, 32\], expected F32, F16 or BF16"),
         ("lm_head.weight", torch.ones(50, 32).to(torch.float8_e4m3fn), r"is F8_E4M3 \[50, 32\], expected F32, F16"),
         ("model.layers.2.mlp.up_proj.weight", torch.ones(48, 32), r"has no place in a Llama of 2 layers"),
@@ -413,14 +408,65 @@ def test_shards_are_what_the_index_says(tmp_path: Path) -> None:
     refused(folder, "expected a string, found an integer")
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("target", ["absolute", "relative"])
-def test_links_out_of_the_folder(folder: Path, tmp_path: Path, name: str, target: str) -> None:
-    outside = tmp_path / "blobs"
-    outside.mkdir()
-    (folder / name).rename(outside / "file")
-    (folder / name).symlink_to(outside / "file" if target == "absolute" else Path("../blobs/file"))
+def linked(folder: Path, name: str, outside: Path, *, relative: bool) -> None:
+    """Keep a file elsewhere, and a link to it in its place."""
+    outside.mkdir(exist_ok=True)
+    (folder / name).rename(outside / name)
+    (folder / name).symlink_to(Path(os.path.relpath(outside, folder)) / name if relative else outside / name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_texts_behind_links_out_of_the_folder(tmp_path: Path, name: str, relative: bool) -> None:
+    """They could show what is not the folder's."""
+    folder = spec(shards="10KB").save(tmp_path / "model")
+    linked(folder, name, tmp_path / "blobs", relative=relative)
     refused(folder, rf"{name} is a link to .*, which is neither in the folder nor in the blobs of")
+
+
+@pytest.mark.parametrize("shards", [None, "10KB"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_weights_behind_a_users_own_link(tmp_path: Path, shards: str | None, relative: bool) -> None:
+    folder = spec(shards=shards).save(tmp_path / "model")
+    wanted = logits_of(folder)
+    for path in sorted(folder.glob("*.safetensors")):
+        linked(folder, path.name, tmp_path / "another disk", relative=relative)
+    assert np.array_equal(logits_of(folder), wanted)
+    (tmp_path / "link").symlink_to(folder)
+    assert np.array_equal(logits_of(tmp_path / "link"), wanted)
+    if shards is None:
+        assert np.array_equal(logits_of(folder / "model.safetensors"), wanted)
+
+
+# What tells a folder that was downloaded, so that its links are not the user's: where it lies, and what it has in it.
+DOWNLOADED = {
+    "cache": ("models--org--name/snapshots/revision", None, "snapshots"),
+    "client": ("model", "model/.cache/huggingface", r"\.cache/huggingface"),
+    "git": ("model", "model/.git", "the Git repository"),
+    "git above": ("repository/original/model", "repository/.git", "the Git repository"),
+}
+
+
+@pytest.mark.parametrize("how", DOWNLOADED)
+@pytest.mark.parametrize("relative", [False, True])
+def test_links_out_of_downloaded_folders(tmp_path: Path, how: str, relative: bool) -> None:
+    place, mark, said = DOWNLOADED[how]
+    folder = spec().save(tmp_path / place)
+    if mark is not None:
+        (tmp_path / mark).mkdir(parents=True)
+    linked(folder, "model.safetensors", tmp_path / "elsewhere", relative=relative)
+    refused(folder, rf"model\.safetensors is a link to .* and .*{said}.* says that this one was downloaded")
+
+
+@pytest.mark.parametrize("content", [b"-----BEGIN PRIVATE KEY-----\nsecret", b"\x08\0\0\0\0\0\0\0{secret}"])
+def test_what_is_behind_a_link_is_not_shown(folder: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key").write_bytes(content)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(tmp_path / "key")
+    with pytest.raises(FormatError, match=r"is a link to .*, which is no complete safetensors file") as error:
+        llama2cpp.load(folder)
+    assert "secret" not in str(error.value)
+    assert "BEGIN" not in str(error.value)
 
 
 def test_links_within_the_folder(folder: Path) -> None:

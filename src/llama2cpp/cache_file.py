@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from ._core import FormatError
+from .file_kinds import stand_in
 from .new_files import new_file
 
 Array = NDArray[np.float32]
@@ -60,7 +61,8 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, Array], Facts]:
         arrays, text = read(path)
         facts = _checked(json.loads(text))
     except _BAD as error:
-        raise FormatError(f"{path}: expected {_WHAT}, but {error}") from error
+        found = stand_in(path)
+        raise FormatError(f"{path}: expected {_WHAT}, {f'found {found}' if found else f'but {error}'}") from error
     return arrays, facts
 
 

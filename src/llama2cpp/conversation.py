@@ -14,6 +14,7 @@ from . import _core, generation
 from ._core import ContextFullError, FormatError
 from .arguments import checked, checked_options
 from .chat_format import ChatFormat, Message, checked_messages
+from .file_kinds import stand_in
 from .new_files import new_file
 
 if TYPE_CHECKING:
@@ -519,9 +520,11 @@ def _read_saved(path: Path) -> tuple[str | None, list[dict[str, Any]], int]:
     try:
         saved = json.loads(_core.read_file(path))
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: expected JSON, found something else: {error}") from None
+        found = stand_in(path) or f"something else: {error}"
+        raise FormatError(f"{path}: expected JSON, found {found}") from None
     if not isinstance(saved, dict) or saved.get("llama2cpp") != "conversation" or saved.get("version") != 1:
-        raise FormatError(f"{path}: expected a conversation that llama2cpp has saved, version 1")
+        found = f", found {given}" if (given := stand_in(path)) else ""
+        raise FormatError(f"{path}: expected a conversation that llama2cpp has saved, version 1{found}")
     system, messages, forgotten = (saved.get(name) for name in ("system", "messages", "forgotten"))
     if not isinstance(messages, list) or not (system is None or isinstance(system, str)):
         raise FormatError(f"{path}: expected a list of messages and a system message or null")

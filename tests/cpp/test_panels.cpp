@@ -56,7 +56,7 @@ Weight random_weight(const Format& format, std::int64_t rows, std::int64_t cols,
     const std::int64_t row_bytes = cols / format.group * format.group_bytes;
     w.planes[0] = random_plane(rows * row_bytes, row_bytes, seed);
     std::byte* const data = w.planes[0].owner.data();
-    if (format.group_bytes <= 4 && format.group == 1) {  // floats: their highest byte ends them
+    if (format.group_bytes <= 8 && format.group == 1) {  // floats: their highest byte ends them
       for (std::int64_t i = format.group_bytes - 1; i < rows * row_bytes; i += format.group_bytes) {
         data[i] &= std::byte{0xBF};
       }

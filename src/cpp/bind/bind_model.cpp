@@ -100,6 +100,14 @@ Checkpoint checkpoint_from_arrays(const Config& config, const py::dict& arrays) 
     LLAMA2CPP_CHECK(found && (!per_layer(found->part) || found->layer < config.n_layers), "'", name,
                     "' has no place in a Llama of ", config.n_layers, " layers");
   }
+  const std::string embeddings = weight_name(checkpoint.naming, Part::tok_embeddings);
+  const std::string both = weight_name(checkpoint.naming, Part::output);
+  if (config.tied && checkpoint.weights.contains(both) && !checkpoint.weights.contains(embeddings)) {
+    auto node = checkpoint.weights.extract(both);  // of a matrix that is both, the output's name alone was kept
+    node.key() = embeddings;
+    node.mapped().name = embeddings;
+    checkpoint.weights.insert(std::move(node));
+  }
   if (config.tied) {  // then an output matrix may come along, if it is the same
     const auto output = checkpoint.weights.find(weight_name(checkpoint.naming, Part::output));
     if (output != checkpoint.weights.end()) {
@@ -244,17 +252,21 @@ RopeScaling make_rope_scaling(const py::object& object) {
   RopeScaling scaling;
   if (object.is_none()) return scaling;
   const py::dict d(object);
-  LLAMA2CPP_CHECK(d.contains("type"), "rope_scaling has no 'type', expected one of: linear, llama3, yarn");
+  constexpr std::string_view kTypes = "linear, llama3, yarn, dynamic, longrope";
+  LLAMA2CPP_CHECK(d.contains("type"), "rope_scaling has no 'type', expected one of: ", kTypes);
   const std::string type = py::str(d["type"]);
-  LLAMA2CPP_CHECK(type == "linear" || type == "llama3" || type == "yarn", "rope_scaling's type is '", type,
-                  "', expected one of: linear, llama3, yarn");
   using enum RopeScaling::Kind;
-  scaling.kind = type == "linear" ? linear : type == "llama3" ? llama3 : yarn;
+  for (const RopeScaling::Kind kind : {linear, llama3, yarn, dynamic, longrope}) {
+    if (to_string(kind) == type) scaling.kind = kind;
+  }
+  LLAMA2CPP_CHECK(scaling.kind != none, "rope_scaling's type is '", type, "', expected one of: ", kTypes);
   std::vector<std::string> names = {"factor"};
   if (type == "llama3") names.insert(names.end(), {"low_freq_factor", "high_freq_factor", "original_context"});
   if (type == "yarn") {
     names.insert(names.end(), {"original_context", "attention_factor", "beta_fast", "beta_slow", "truncate"});
   }
+  if (type == "dynamic") names.insert(names.end(), {"original_context"});
+  if (type == "longrope") names.insert(names.end(), {"original_context", "attention_factor"});
   for (const std::string& name : names) {
     LLAMA2CPP_CHECK(d.contains(name.c_str()), "rope_scaling has no '", name, "', which type '", type, "' needs");
   }
@@ -268,8 +280,8 @@ RopeScaling make_rope_scaling(const py::object& object) {
     scaling.low_freq_factor = d["low_freq_factor"].cast<float>();
     scaling.high_freq_factor = d["high_freq_factor"].cast<float>();
   }
+  if (type == "yarn" || type == "longrope") scaling.attention_factor = d["attention_factor"].cast<float>();
   if (type == "yarn") {
-    scaling.attention_factor = d["attention_factor"].cast<float>();
     scaling.beta_fast = d["beta_fast"].cast<float>();
     scaling.beta_slow = d["beta_slow"].cast<float>();
     scaling.truncate = d["truncate"].cast<bool>();
@@ -289,8 +301,10 @@ py::object rope_scaling_dict(const RopeScaling& scaling) {
     d["high_freq_factor"] = scaling.high_freq_factor;
   }
   if (scaling.kind != RopeScaling::Kind::linear) d["original_context"] = scaling.original_context;
-  if (scaling.kind == RopeScaling::Kind::yarn) {
+  if (scaling.kind == RopeScaling::Kind::yarn || scaling.kind == RopeScaling::Kind::longrope) {
     d["attention_factor"] = scaling.attention_factor;
+  }
+  if (scaling.kind == RopeScaling::Kind::yarn) {
     d["beta_fast"] = scaling.beta_fast;
     d["beta_slow"] = scaling.beta_slow;
     d["truncate"] = scaling.truncate;
@@ -451,7 +465,9 @@ rope_scaling : dict, optional
     How the frequencies are changed for long contexts: ``{"type": "linear", "factor": f}`` divides them by f,
     ``{"type": "llama3", "factor": f, "low_freq_factor": a, "high_freq_factor": b, "original_context": n}`` does what
     Llama 3.1 does, and ``{"type": "yarn", "factor": f, "original_context": n, "attention_factor": a, "beta_fast": b,
-    "beta_slow": c, "truncate": t}`` what YaRN does (Peng et al. 2023), with cos and sin times a.
+    "beta_slow": c, "truncate": t}`` what YaRN does (Peng et al. 2023), with cos and sin times a. ``{"type": "dynamic",
+    "factor": f, "original_context": n}`` changes nothing up to n positions, and ``{"type": "longrope", "factor": f,
+    "original_context": n, "attention_factor": a}`` multiplies cos and sin by a; with these two a context has at most n.
 rope_factors : sequence of float
     [head_dim / 2], in addition: each frequency is divided by its own factor. None if empty. GGUF files have Llama 3's
     scaling so.

@@ -16,6 +16,7 @@
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/file.h"
+#include "core/file_kind.h"
 #include "io/safetensors.h"
 
 namespace llama2cpp::bind {
@@ -77,6 +78,15 @@ void register_safetensors(py::module_& module) {
   module.def("read_file", &read_file, arg("path"));
   module.def(
       "check_file", [](const FilePath& path) { const File file(path.utf8); }, arg("path"));
+  module.def(
+      "find_stand_in",
+      [](const py::bytes& start) {
+        const std::string_view bytes = start;
+        return find_stand_in({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()});
+      },
+      arg("start"),
+      "What stands in a file's place where a download went wrong, by its first bytes: a Git LFS pointer, an HTML page. "
+      "Empty for anything else.");
 }
 
 }  // namespace llama2cpp::bind

@@ -2,6 +2,7 @@
 // enough that products of two sizes never overflow.
 #include "core/config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/check.h"
@@ -38,7 +39,10 @@ void check_rope(const Config& c) {
           cat("config: rope_theta is ", c.rope_theta, ", expected more than 1 with scaling of type yarn"));
     }
   }
-  const bool has_context = scaling.kind == RopeScaling::Kind::llama3 || scaling.kind == RopeScaling::Kind::yarn;
+  if (scaling.kind == RopeScaling::Kind::longrope) {
+    check_positive("rope_scaling's attention_factor", scaling.attention_factor);
+  }
+  const bool has_context = scaling.kind != RopeScaling::Kind::none && scaling.kind != RopeScaling::Kind::linear;
   if (has_context && (scaling.original_context < 1 || scaling.original_context > kMaxSize)) {
     throw FormatError(
         cat("config: rope_scaling's original_context is ", scaling.original_context, ", expected 1 to ", kMaxSize));
@@ -50,7 +54,23 @@ void check_rope(const Config& c) {
   for (const float factor : c.rope_factors) check_positive("one of rope_factors", factor);
 }
 
+// Whether frequencies beyond the original context would be others.
+bool ends_with_context(const RopeScaling& scaling) {
+  return scaling.kind == RopeScaling::Kind::dynamic || scaling.kind == RopeScaling::Kind::longrope;
+}
+
 }  // namespace
+
+std::int64_t Config::default_context() const {
+  return ends_with_context(rope_scaling) ? std::min(seq_len, rope_scaling.original_context) : seq_len;
+}
+
+void Config::check_context(std::int64_t context) const {
+  LLAMA2CPP_CHECK(context >= 1, "context is ", context, ", expected 1 or more");
+  LLAMA2CPP_CHECK(!ends_with_context(rope_scaling) || context <= rope_scaling.original_context, "context is ", context,
+                  ", but rotary scaling of type ", to_string(rope_scaling.kind),
+                  " is implemented up to its original context only, which is ", rope_scaling.original_context);
+}
 
 void Config::validate() const {
   const struct {

@@ -21,7 +21,10 @@ struct RopeScaling {
   // are, those below original_context / high_freq_factor are not, and between the two it changes smoothly.
   // yarn: those that turn less than beta_slow times in original_context are, those above beta_fast are not, and between the
   // two it changes evenly from one frequency to the next; and cos and sin are multiplied by attention_factor.
-  enum class Kind : std::uint8_t { none, linear, llama3, yarn };
+  // dynamic: none are up to original_context, and every position beyond it would change all of them. longrope: rope_factors
+  // are those up to original_context, others would be beyond it; and cos and sin are multiplied by attention_factor. Both
+  // are computed up to original_context only: what is in the cache would have to be turned again.
+  enum class Kind : std::uint8_t { none, linear, llama3, yarn, dynamic, longrope };
 
   Kind kind = Kind::none;
   float factor = 1.0F;
@@ -32,6 +35,8 @@ struct RopeScaling {
   float beta_fast = 32.0F;
   float beta_slow = 1.0F;
   bool truncate = true;  // where the change begins and ends are whole numbers of frequencies
+
+  bool operator==(const RopeScaling&) const = default;
 };
 
 inline std::string_view to_string(RopeScaling::Kind kind) {
@@ -42,6 +47,10 @@ inline std::string_view to_string(RopeScaling::Kind kind) {
       return "llama3";
     case RopeScaling::Kind::yarn:
       return "yarn";
+    case RopeScaling::Kind::dynamic:
+      return "dynamic";
+    case RopeScaling::Kind::longrope:
+      return "longrope";
     default:
       return "none";
   }
@@ -67,6 +76,12 @@ struct Config {
   std::int64_t q_dim() const { return n_heads * head_dim; }
   std::int64_t kv_dim() const { return n_kv_heads * head_dim; }
   std::int64_t heads_per_kv() const { return n_heads / n_kv_heads; }
+
+  // The context that a session has where none is asked for.
+  std::int64_t default_context() const;
+
+  // Throws std::invalid_argument for a context of no position, and for one beyond what the rotary scaling is computed for.
+  void check_context(std::int64_t context) const;
 
   // Throws FormatError, with the field's name and value, unless the sizes can be those of a Llama.
   void validate() const;

@@ -105,6 +105,7 @@ const Format& find_format(std::string_view name);
 inline bool in_blocks(const Weight& weight) {
   if (weight.format->integers == nullptr) return false;
   if (weight.format->group > 0) return true;
+  if (weight.planes[1].row_bytes != 0) return false;  // GPTQ's scales are no halves
   const bool groups_together = weight.planes[3].data == nullptr || weight.order;
   return groups_together && weight.cols % 32 == 0 && (weight.group % 32 == 0 || weight.group >= weight.cols);
 }

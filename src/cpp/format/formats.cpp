@@ -5,6 +5,7 @@
 #include "format/bf16.h"
 #include "format/f16.h"
 #include "format/f32.h"
+#include "format/f64.h"
 #include "format/gptq.h"
 #include "format/int8_group.h"
 #include "format/llm_int8.h"
@@ -27,7 +28,7 @@ std::span<const Format* const> all_formats() {
   static constexpr const Format* kFormats[] = {
       &kF32,   &kInt8Group, &kF16,     &kBF16,    &kQ8_0,    &kQ4_0,    &kQ4_1,    &kQ5_0,
       &kQ5_1,  &kQ2_K,      &kQ3_K,    &kQ4_K,    &kQ5_K,    &kQ6_K,    &kGptq2,   &kGptq3,
-      &kGptq4, &kGptq8,     &kGptq2V2, &kGptq3V2, &kGptq4V2, &kGptq8V2, &kLlmInt8,
+      &kGptq4, &kGptq8,     &kGptq2V2, &kGptq3V2, &kGptq4V2, &kGptq8V2, &kLlmInt8, &kF64,
   };
   return kFormats;
 }

@@ -2,15 +2,17 @@
 // What libraries call in_features are our columns. All numbers lie little-endian:
 //   plane 0  q       [cols * bits / 32, rows] 32-bit words: down a column of them, value k of a row is the `bits` bits
 //                    from bit k * bits on (of 3 bits, 32 values fill three words, and some reach across two)
-//   plane 1  scales  [groups, rows] f16
+//   plane 1  scales  [groups, rows] f16; or f32, where some are no halves, and then its row_bytes are those of a group
 //   plane 2  zeros   [groups, rows * bits / 32] 32-bit words, the same way along a row of them. Version 1 stores
 //                    (zero - 1) modulo 2^bits, version 2 the zero itself
 //   plane 3  g_idx   [cols] i32, the group of each column; without it column k is of group k / Weight::group
-// The planes are no rows of the weight, so their row_bytes are 0. Readers have checked the shapes and g_idx, and where
+// The planes are no rows of the weight, so their row_bytes are 0 but for that. Panels of blocks hold scales as halves, so a
+// weight with others is decoded to floats (in_blocks is false). Readers have checked the shapes and g_idx, and where
 // there is g_idx they may give an order that makes column k of it of group k / Weight::group.
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "format/blocks.h"
@@ -41,10 +43,12 @@ struct GptqGroup {
 // Of one row. A mapped file may change after its reader has looked: the group is held within the planes.
 template <int kBits, int kStoredLess>
 GptqGroup gptq_group(const Weight& weight, std::int64_t row, std::int64_t group) {
-  const auto groups = static_cast<std::int64_t>(weight.planes[1].bytes) / (weight.rows * 2);
-  group = std::min(group, groups - 1);
+  const Plane& scales = weight.planes[1];
+  const std::int64_t group_bytes = scales.row_bytes != 0 ? scales.row_bytes : weight.rows * 2;
+  group = std::min(group, static_cast<std::int64_t>(scales.bytes) / group_bytes - 1);
   const std::byte* const zeros = weight.planes[2].data + group * (weight.rows * kBits / 32) * 4;
-  return {.scale = half_at(weight.planes[1].data + (group * weight.rows + row) * 2),
+  const std::byte* const of_group = scales.data + group * group_bytes;
+  return {.scale = scales.row_bytes != 0 ? std::bit_cast<float>(word_at(of_group, row)) : half_at(of_group + row * 2),
           .zero = (packed_value<kBits>(zeros, 1, row) + kStoredLess) & ((1 << kBits) - 1)};
 }
 

@@ -172,8 +172,8 @@ std::vector<Format> make_formats() {
       Format format = *numbers;
       format.decode = decode_rows_int8;
       add(*numbers, PanelForm::llm_int8, format);
-    } else if (numbers == &kF32 || numbers == &kF16 || numbers == &kBF16) {
-      const PanelForm form = numbers == &kF32 ? PanelForm::f32 : numbers == &kF16 ? PanelForm::f16 : PanelForm::bf16;
+    } else if (numbers->group == 1 && !numbers->quantised) {
+      const PanelForm form = numbers == &kF16 ? PanelForm::f16 : numbers == &kBF16 ? PanelForm::bf16 : PanelForm::f32;
       add(*numbers, form, floats_of(*numbers, form));
     }
   }

@@ -2,6 +2,7 @@
 // ahead), and its tokenizer data where it has any.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -47,8 +48,12 @@ MatrixShape part_shape(const Config& config, Part part);
 // at which byte or in which tensor) or std::system_error from the operating system.
 Checkpoint open_checkpoint(const std::string& path, bool use_mmap = true);
 
-// The same for a file that is in memory already; `path` is for error messages. The weights keep `file` alive.
-Checkpoint open_checkpoint(const Buffer& file, const std::string& path);
+// Opens another file of the same model, by its path. Empty where there is none but the one.
+using OpenBeside = std::function<Buffer(const std::string& path)>;
+
+// The same for a file that is in memory already; `path` is for error messages, and for the names of files beside it, where
+// `open_beside` can open them. The weights keep `file` alive.
+Checkpoint open_checkpoint(const Buffer& file, const std::string& path, const OpenBeside& open_beside = {});
 
 // The tokenizer alone of a GGUF file, which may be one without weights. Throws FormatError where it has none, or one that
 // we do not know.
@@ -58,7 +63,7 @@ Vocabulary open_checkpoint_vocabulary(const std::string& path);
 struct Reader {
   std::string_view name;
   std::string (*why_not)(const Buffer& file);  // empty: the file is this reader's; else what says that it is not
-  Checkpoint (*open)(const std::string& path, const Buffer& file);
+  Checkpoint (*open)(const std::string& path, const Buffer& file, const OpenBeside& open_beside);
 };
 
 // The readers that checkpoint.cpp lists.

@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/file_kind.h"
 #include "core/quote.h"
 #include "core/utf8.h"
 #include "io/ggml_types.h"
@@ -319,6 +320,7 @@ bool has_gguf_magic(const Buffer& file) {
 }
 
 Gguf::Gguf(const Buffer& file) : file_(file) {
+  refuse_stand_in({file.data(), file.size()}, "a GGUF file");
   Cursor cursor(file_);
   version_ = read_version(cursor, file_);
   const std::size_t tensors = read_count(cursor, "the number of tensors", kLeastTensorBytes);
@@ -343,12 +345,22 @@ Gguf::Gguf(const Buffer& file) : file_(file) {
     if (tensors_.contains(name)) throw FormatError(cat(what, " (byte ", begin, ") is there twice"));
     GgufTensor tensor = read_tensor(cursor, what);
     tensor.described = begin;
+    tensor.file = file_;
     tensors_.emplace(name, std::move(tensor));
   }
   const std::size_t data =
       (cursor.at() + alignment - 1) / alignment * alignment;  // far from overflow: at() <= file size
   for (auto& [name, tensor] : tensors_) place(tensor, cat("tensor ", excerpt(name)), data, alignment, file_.size());
   check_overlaps(tensors_);
+}
+
+void Gguf::add_tensors(const Gguf& part) {
+  for (const auto& [name, tensor] : part.tensors_) {
+    if (!tensors_.emplace(name, tensor).second) {
+      throw FormatError(
+          cat("tensor ", excerpt(name), " (byte ", tensor.described, ") is in a file before this one too"));
+    }
+  }
 }
 
 void Gguf::fail(std::string_view key, std::string_view problem) const {

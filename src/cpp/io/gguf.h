@@ -28,8 +28,9 @@ struct GgufValue {
   std::size_t offset = 0;  // of the first byte in the file
 };
 
-// A tensor whose type we read, checked to lie inside the file and to overlap no other.
+// A tensor whose type we read, checked to lie inside its file and to overlap no other.
 struct GgufTensor {
+  Buffer file;  // which of a split model's it is in
   const Format* format = nullptr;
   std::vector<std::int64_t> shape;  // 1 to 4 sizes of 1 or more, ggml's order: the length of a row comes first
   std::size_t described = 0;        // the byte in the header where the tensor's entry begins
@@ -47,10 +48,8 @@ class Gguf {
   const std::map<std::string_view, GgufValue>& metadata() const { return metadata_; }
   const std::map<std::string_view, GgufTensor>& tensors() const { return tensors_; }
 
-  // The tensor's bytes, in the file.
-  std::span<const std::byte> bytes(const GgufTensor& tensor) const {
-    return {file_.data() + tensor.begin, tensor.end - tensor.begin};
-  }
+  // Adds the tensors of another file of the same model. Throws FormatError for one that is here already.
+  void add_tensors(const Gguf& part);
 
   // The values of metadata; nothing where the key is missing. Throw FormatError for a value of another type.
   // Integers may be of any width and are what they are; a number is a float of either width. A string that is read has
@@ -73,7 +72,7 @@ class Gguf {
   Buffer file_;
   std::uint32_t version_ = 0;
   std::map<std::string_view, GgufValue> metadata_;  // the keys are views of the file
-  std::map<std::string_view, GgufTensor> tensors_;
+  std::map<std::string_view, GgufTensor> tensors_;  // so are the names, each of its tensor's file
 };
 
 // Whether the file begins as a GGUF does.

@@ -182,7 +182,7 @@ std::vector<float> read_rope_factors(const Gguf& gguf, const Config& config) {
                           ", expected one dimension of ", config.head_dim / 2, " f32: half of head_dim"));
   }
   std::vector<float> factors(static_cast<std::size_t>(tensor.shape[0]));
-  std::memcpy(factors.data(), gguf.bytes(tensor).data(), factors.size() * sizeof(float));
+  std::memcpy(factors.data(), tensor.file.data() + tensor.begin, factors.size() * sizeof(float));
   return factors;
 }
 
@@ -203,11 +203,6 @@ void check_architecture(const Gguf& gguf) {
   if (*architecture != kArchitecture) {
     gguf.fail("general.architecture",
               cat(excerpt(*architecture), ", expected \"", kArchitecture, "\": this version computes no other"));
-  }
-  if (gguf.integer("split.count").value_or(1) > 1) {
-    gguf.fail("split.count", cat(*gguf.integer("split.count"),
-                                 ": this is one of several files that a model was cut into; "
-                                 "join them with llama-gguf-split --merge"));
   }
 }
 

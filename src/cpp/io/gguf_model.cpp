@@ -23,7 +23,7 @@ void refuse_unknown(std::string_view name, const GgufTensor& tensor, const Confi
                         config.n_layers, " layers, so this file computes something that this version does not"));
 }
 
-Weight weight_of(std::string_view name, const GgufTensor& tensor, const Buffer& file) {
+Weight weight_of(std::string_view name, const GgufTensor& tensor) {
   Weight weight;
   weight.name = name;
   weight.format = tensor.format;
@@ -38,23 +38,25 @@ Weight weight_of(std::string_view name, const GgufTensor& tensor, const Buffer& 
     weight.rows *= tensor.shape[i];
   }
   Plane& plane = weight.planes[0];
-  plane.data = file.data() + tensor.begin;
+  plane.data = tensor.file.data() + tensor.begin;
   plane.bytes = tensor.end - tensor.begin;
   plane.row_bytes = weight.cols / tensor.format->group * tensor.format->group_bytes;
-  plane.owner = file;
+  plane.owner = tensor.file;
   return weight;
 }
 
-Checkpoint open(const std::string& /*path*/, const Buffer& file) {
-  const Gguf gguf(file);
+Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& open_beside) {
+  Gguf gguf(file);
+  const std::int64_t parts = add_gguf_parts(gguf, path, open_beside);
   Checkpoint checkpoint;
   checkpoint.file_format = cat("GGUF v", gguf.version());
+  if (parts > 1) checkpoint.file_format += cat(", ", parts, " files");
   checkpoint.naming = Naming::gguf;
   checkpoint.config = read_gguf_config(gguf);
   for (const auto& [name, tensor] : gguf.tensors()) {
     if (is_harmless(name)) continue;
     refuse_unknown(name, tensor, checkpoint.config);
-    checkpoint.weights.emplace(name, weight_of(name, tensor, file));
+    checkpoint.weights.emplace(name, weight_of(name, tensor));
   }
   auto [vocabulary, reason] = read_gguf_vocabulary(gguf, checkpoint.config.vocab_size);
   checkpoint.vocabulary = std::move(vocabulary);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -14,6 +15,11 @@ namespace llama2cpp {
 // Sizes and constants of a file of architecture "llama". Throws FormatError for any other, and for metadata that would
 // change the result in a way that is not implemented.
 Config read_gguf_config(const Gguf& gguf);
+
+// A model in several files, NAME-00001-of-00003.gguf and so on: the first has the metadata, and each some of the tensors.
+// Given the first, adds the tensors of the others, which `open` opens by their paths. Returns how many files there are.
+// Throws FormatError for another part than the first, and for parts that do not belong together.
+std::int64_t add_gguf_parts(Gguf& gguf, const std::string& path, const std::function<Buffer(const std::string&)>& open);
 
 struct GgufVocabulary {
   std::unique_ptr<Vocabulary> vocabulary;  // null: there is none, or none that we know

@@ -3,15 +3,19 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/check.h"
 #include "core/config.h"
+#include "core/file_kind.h"
 #include "core/vocabulary.h"
 #include "format/format.h"
 #include "io/json.h"
@@ -34,11 +38,18 @@ std::optional<FolderPath> find_hf_folder(const std::string& path);
 // does not, and std::system_error for one without config.json. Its errors need not name the folder.
 Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap);
 
-// A folder of files that came from elsewhere. A name leads to a regular file inside the folder, or, through a link as
-// Hugging Face's cache makes them (models--org--name/snapshots/revision/file -> ../../blobs/hash), to one in the blobs
-// beside it. Any other link is refused: a downloaded folder shall not make us read what is not its own.
+// A folder of files that may have come from elsewhere. A name leads to a regular file inside the folder, or, through a
+// link as Hugging Face's cache makes them (models--org--name/snapshots/revision/file -> ../../blobs/hash), to one in the
+// blobs beside it. Any other link is refused: a downloaded folder shall not make us read, and show, what is not its own.
+// One exception: weights. Users keep them on other disks, and of a file that is no safetensors file nothing is shown.
+// Their links are followed wherever they lead, unless something says that the folder, and so the link, was downloaded.
 class HfFolder {
  public:
+  struct Weights {
+    Buffer file;
+    std::string link;  // where it leads, if that is out of the folder
+  };
+
   explicit HfFolder(std::string path) : path_(std::move(path)) {}
 
   bool has(std::string_view name) const;
@@ -46,8 +57,12 @@ class HfFolder {
   // Throws FormatError for a name that is no plain file name and a file that is not the folder's, std::system_error for
   // one that cannot be opened.
   Buffer open(std::string_view name, bool use_mmap, std::size_t most = std::numeric_limits<std::size_t>::max()) const;
+  Weights open_weights(std::string_view name, bool use_mmap) const;
 
  private:
+  std::filesystem::path target_of(std::string_view name) const;
+  bool owns(const std::filesystem::path& target) const;
+
   std::string path_;
 };
 
@@ -55,8 +70,7 @@ class HfFolder {
 class HfJson {
  public:
   HfJson(const HfFolder& folder, const std::string& name) : HfJson(folder.open(name, false, kMostText), name) {}
-  HfJson(Buffer file, const std::string& name)
-      : file_(std::move(file)), document_({reinterpret_cast<const char*>(file_.data()), file_.size()}, name) {}
+  HfJson(Buffer file, const std::string& name) : file_(std::move(file)), document_(text_of(file_, name), name) {}
 
   // The file's value; nothing where the folder has no such file.
   static std::unique_ptr<HfJson> find(const HfFolder& folder, const std::string& name) {
@@ -66,6 +80,12 @@ class HfJson {
   Json root() const { return document_.root(); }
 
  private:
+  static std::string_view text_of(const Buffer& file, const std::string& name) {
+    const std::span<const std::byte> bytes(file.data(), file.size());
+    refuse_stand_in(bytes, cat(name, ", a JSON file"));
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  }
+
   Buffer file_;
   JsonDocument document_;
 };
@@ -83,9 +103,10 @@ struct Placed {
 using Tensors = std::map<std::string, Placed, std::less<>>;
 
 struct GptqSettings {
-  const Format* format;
-  int bits;
-  std::int64_t group_size;  // -1: one group for all columns
+  const Format* format = nullptr;         // of modules without a rule of their own
+  bool version_2 = false;                 // of all modules
+  bool has_rules = false;                 // then other modules may have other bits, and
+  std::vector<std::int64_t> group_sizes;  // groups of one of these sizes; -1: one group for all columns
 };
 
 // Nothing for a folder of floats. Throws FormatError for every other way to quantise, by its name.

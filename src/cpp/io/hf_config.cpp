@@ -2,6 +2,9 @@
 // but what it knows, and what other programs are known to compute from, is computed or refused by its name.
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
 
 #include "core/check.h"
 #include "core/quote.h"
@@ -13,7 +16,7 @@ namespace {
 // transformers' defaults, for what a file leaves out.
 struct Architecture {
   std::string_view model_type;
-  std::string_view names[2];  // what `architectures` may say
+  std::string_view names[3];  // what `architectures` may say; the last is the model without its output matrix
   std::int64_t seq_len;
   std::optional<std::int64_t> n_kv_heads;  // nothing: as many as query heads
   std::int64_t sliding_window;             // 0: none
@@ -22,8 +25,8 @@ struct Architecture {
 };
 
 constexpr Architecture kArchitectures[] = {
-    {"llama", {"LlamaForCausalLM", "LLaMAForCausalLM"}, 2048, std::nullopt, 0, false, true},
-    {"mistral", {"MistralForCausalLM", ""}, 131072, 8, 4096, true, false},
+    {"llama", {"LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"}, 2048, std::nullopt, 0, false, true},
+    {"mistral", {"MistralForCausalLM", "", "MistralModel"}, 131072, 8, 4096, true, false},
 };
 
 // What computes something else, unless it is missing, null, or this.
@@ -33,7 +36,6 @@ struct Neutral {
 };
 
 constexpr Neutral kNeutral[] = {
-    {"partial_rotary_factor", 1},
     {"rope_interleaved", 0},
     {"use_qk_norm", 0},
     {"qk_norm", 0},
@@ -52,11 +54,25 @@ constexpr Neutral kNeutral[] = {
 // pretraining_tp is not among them: it splits products into parts that are summed afterwards, as they were in training,
 // and only rounding tells the difference.
 
+// What transformers computes rotary frequencies from. Each type passes over what the others use.
 constexpr std::string_view kRotaryKeys[] = {
-    "type",   "rope_type",       "rope_theta",       "partial_rotary_factor",
-    "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"};
-constexpr std::string_view kYarnKeys[] = {"attention_factor", "mscale",    "mscale_all_dim",
-                                          "beta_fast",        "beta_slow", "truncate"};
+    "type",
+    "rope_type",
+    "rope_theta",
+    "partial_rotary_factor",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+    "beta_fast",
+    "beta_slow",
+    "truncate",
+    "finetuned",  // says how a model was trained; nobody computes from it
+};
+constexpr std::string_view kLongropeKeys[] = {"short_factor", "long_factor"};
 
 template <class List>
 bool is_in(const List& list, std::string_view name) {
@@ -142,21 +158,6 @@ std::optional<double> find_number(const Json& object, std::string_view name) {
   return found ? std::optional(found->number()) : std::nullopt;
 }
 
-// The rotary settings: rope_parameters since transformers 5, rope_scaling before. An empty one says nothing.
-std::optional<Json> find_rotary(const Json& config) {
-  const auto find = [&](std::string_view name) {
-    std::optional<Json> found = config.find(name);
-    if (found && found->size() == 0) found.reset();
-    return found;
-  };
-  const std::optional<Json> now = find("rope_parameters");
-  const std::optional<Json> before = find("rope_scaling");
-  if (now && before) {
-    before->fail("there are rope_parameters too, expected one of the two: they may contradict each other");
-  }
-  return now ? now : before;
-}
-
 // The settings may state it, or config.json itself. Only where neither does it is transformers' default.
 float read_theta(const Json& config, const std::optional<Json>& rotary) {
   const std::optional<double> outside = find_number(config, "rope_theta");
@@ -211,29 +212,116 @@ RopeScaling read_yarn(const Json& config, const Json& rotary, std::int64_t seq_l
   return scaling;
 }
 
-RopeScaling read_rope_scaling(const Json& config, const Json& rotary, std::int64_t seq_len) {
-  const std::string_view type = rotary_type(rotary);
-  if (type != "default" && type != "linear" && type != "llama3" && type != "yarn") {
-    rotary.fail(cat("rope_type is ", excerpt(type),
-                    ", expected \"default\", \"linear\", \"llama3\" or \"yarn\": others are not implemented"));
-  }
+// What the settings make of a head's frequencies.
+struct Rotary {
+  float theta = 10000.0F;
+  RopeScaling scaling;
+  std::vector<float> factors;
+
+  bool operator==(const Rotary&) const = default;
+};
+
+void refuse_unknown_keys(const Json& rotary, std::string_view type) {
   for (const Json member : rotary.members()) {
     if (member.is_null() || is_in(kRotaryKeys, member.name())) continue;
-    if (type == "yarn" && is_in(kYarnKeys, member.name())) continue;
+    if (type == "longrope" && is_in(kLongropeKeys, member.name())) continue;
     member.fail("not known, and may stand for something that this version does not compute");
   }
-  refuse_unless_neutral(rotary, "partial_rotary_factor", 1);
-  RopeScaling scaling;
-  if (type == "default") return scaling;
-  if (type == "yarn") return read_yarn(config, rotary, seq_len);
-  scaling.factor = need_float(rotary, "factor");
-  scaling.kind = RopeScaling::Kind::linear;
-  if (type == "linear") return scaling;
-  scaling.kind = RopeScaling::Kind::llama3;
-  scaling.low_freq_factor = need_float(rotary, "low_freq_factor");
-  scaling.high_freq_factor = need_float(rotary, "high_freq_factor");
-  scaling.original_context = original_context(config, rotary, seq_len);
-  return scaling;
+}
+
+std::vector<float> read_factors(const Json& list, std::int64_t pairs) {
+  if (static_cast<std::int64_t>(list.size()) != pairs) {
+    list.fail(cat("expected ", pairs, " factors, half of head_dim, found ", list.size()));
+  }
+  std::vector<float> factors;
+  for (const Json factor : list.elements()) factors.push_back(static_cast<float>(factor.number()));
+  return factors;
+}
+
+// Two lists of divisors: the short one up to the original context. Of the long one nothing is computed.
+void read_longrope(const Json& config, const Json& settings, const Config& sizes, Rotary& rotary) {
+  RopeScaling& scaling = rotary.scaling;
+  scaling.kind = RopeScaling::Kind::longrope;
+  scaling.original_context = original_context(config, settings, sizes.seq_len);
+  const auto original = static_cast<double>(scaling.original_context);
+  const double factor = find_number(settings, "factor").value_or(static_cast<double>(sizes.seq_len) / original);
+  const double inferred = factor <= 1 ? 1.0 : std::sqrt(1 + std::log(factor) / std::log(original));
+  scaling.factor = static_cast<float>(factor);
+  scaling.attention_factor = static_cast<float>(find_number(settings, "attention_factor").value_or(inferred));
+  rotary.factors = read_factors(settings.get("short_factor"), sizes.head_dim / 2);
+  read_factors(settings.get("long_factor"), sizes.head_dim / 2);
+}
+
+// The first part of the pairs is turned, as if all were; a pair that is divided by the largest float stays where it is.
+std::vector<float> proportional_factors(const Json& settings, double part, const Config& sizes) {
+  if (!(part >= 0 && part <= 1)) settings.fail(cat("partial_rotary_factor is ", part, ", expected 0 to 1"));
+  std::vector<float> factors;
+  if (part == 1) return factors;
+  const auto turned = static_cast<std::size_t>(std::floor(part * static_cast<double>(sizes.head_dim) / 2));
+  factors.assign(static_cast<std::size_t>(sizes.head_dim / 2), std::numeric_limits<float>::max());
+  std::fill_n(factors.begin(), turned, 1.0F);
+  return factors;
+}
+
+Rotary read_rotary(const Json& config, const std::optional<Json>& settings, const Config& sizes) {
+  Rotary rotary;
+  rotary.theta = read_theta(config, settings);
+  const std::string_view type = settings ? rotary_type(*settings) : "default";
+  constexpr std::string_view kTypes[] = {"default", "linear", "llama3", "yarn", "dynamic", "longrope", "proportional"};
+  if (!is_in(kTypes, type)) {
+    settings->fail(cat("rope_type is ", excerpt(type),
+                       R"(, expected "default", "linear", "llama3", "yarn", "dynamic", "longrope" or "proportional")",
+                       ": others are not implemented"));
+  }
+  if (type != "proportional") {
+    refuse_unless_neutral(config, "partial_rotary_factor", 1);
+    if (settings) refuse_unless_neutral(*settings, "partial_rotary_factor", 1);
+  }
+  if (!settings) return rotary;
+  refuse_unknown_keys(*settings, type);
+  RopeScaling& scaling = rotary.scaling;
+  if (type == "yarn") {
+    scaling = read_yarn(config, *settings, sizes.seq_len);
+  } else if (type == "longrope") {
+    read_longrope(config, *settings, sizes, rotary);
+  } else if (type == "proportional") {
+    const double outside = find_number(config, "partial_rotary_factor").value_or(1.0);
+    const double part = find_number(*settings, "partial_rotary_factor").value_or(outside);
+    rotary.factors = proportional_factors(*settings, part, sizes);
+    scaling.factor = static_cast<float>(find_number(*settings, "factor").value_or(1.0));
+    if (scaling.factor != 1.0F) scaling.kind = RopeScaling::Kind::linear;
+  } else if (type != "default") {
+    scaling.factor = need_float(*settings, "factor");
+    scaling.kind = RopeScaling::Kind::linear;
+  }
+  if (type == "dynamic") {
+    // transformers' original context of this type is the model's, whatever else the settings say.
+    scaling.kind = RopeScaling::Kind::dynamic;
+    scaling.original_context = sizes.seq_len;
+  } else if (type == "llama3") {
+    scaling.kind = RopeScaling::Kind::llama3;
+    scaling.low_freq_factor = need_float(*settings, "low_freq_factor");
+    scaling.high_freq_factor = need_float(*settings, "high_freq_factor");
+    scaling.original_context = original_context(config, *settings, sizes.seq_len);
+  }
+  return rotary;
+}
+
+// The settings are rope_parameters since transformers 5, rope_scaling before; an empty one says nothing. Some files have
+// both, for old and new programs: then they must say the same.
+Rotary read_rotary(const Json& config, const Config& sizes) {
+  const auto find = [&](std::string_view name) {
+    std::optional<Json> found = config.find(name);
+    if (found && found->size() == 0) found.reset();
+    return found;
+  };
+  const std::optional<Json> now = find("rope_parameters");
+  const std::optional<Json> before = find("rope_scaling");
+  Rotary rotary = read_rotary(config, now ? now : before, sizes);
+  if (now && before && read_rotary(config, before, sizes) != rotary) {
+    before->fail("there are rope_parameters too, which say otherwise: expected one of the two, or the same in both");
+  }
+  return rotary;
 }
 
 // Missing is not null: Mistral's window is 4096 where config.json does not speak of it, and none where it says null.
@@ -282,14 +370,16 @@ Config read_hf_config(const Json& config) {
   read.vocab_size = config.get("vocab_size").int64();
   read.seq_len = integer_or(config, "max_position_embeddings", architecture.seq_len);
   read.norm_eps = static_cast<float>(find_number(config, "rms_norm_eps").value_or(1e-6));
-  const std::optional<Json> rotary = find_rotary(config);
-  read.rope_theta = read_theta(config, rotary);
-  if (rotary) read.rope_scaling = read_rope_scaling(config, *rotary, read.seq_len);
   read.sliding_window = read_window(config, architecture, read.seq_len);
   read.rope_style = RopeStyle::half_split;
   const std::optional<Json> tied = config.find("tie_word_embeddings");
   read.tied = tied && tied->boolean();
   check_layer_types(config, read);
+  read.validate();  // before what depends on head_dim and the context
+  Rotary rotary = read_rotary(config, read);
+  read.rope_theta = rotary.theta;
+  read.rope_scaling = rotary.scaling;
+  read.rope_factors = std::move(rotary.factors);
   read.validate();
   return read;
 }

@@ -10,6 +10,7 @@
 #include "format/bf16.h"
 #include "format/f16.h"
 #include "format/f32.h"
+#include "format/f64.h"
 #include "format/llm_int8.h"
 #include "io/checkpoint.h"
 #include "io/hf.h"
@@ -51,11 +52,38 @@ fs::path blobs_of(const fs::path& folder) {
   return folder.parent_path().filename() == "snapshots" ? folder.parent_path().parent_path() / "blobs" : fs::path();
 }
 
+// What says that a folder came from elsewhere, links and all: Hugging Face's cache, a folder that its client has filled,
+// a Git repository. Empty where nothing does.
+std::string download_mark(const fs::path& folder) {
+  std::error_code ignored;
+  if (!blobs_of(folder).empty()) return "the name of the folder above, \"snapshots\",";
+  if (fs::exists(folder / ".cache" / "huggingface", ignored)) return "the folder .cache/huggingface";
+  for (fs::path place = folder;; place = place.parent_path()) {
+    if (fs::exists(place / ".git", ignored)) return cat("the Git repository ", excerpt(utf8_of(place)));
+    if (place == place.parent_path()) return "";
+  }
+}
+
+[[noreturn]] void throw_foreign(std::string_view name, const fs::path& target, std::string_view note) {
+  throw FormatError(cat(name, " is a link to ", excerpt(utf8_of(target)),
+                        ", which is neither in the folder nor in the blobs of Hugging Face's cache beside it", note));
+}
+
 void read_file(const HfFolder& folder, const std::string& name, bool use_mmap, Tensors& tensors) {
-  const Buffer file = folder.open(name, use_mmap);
+  const HfFolder::Weights weights = folder.open_weights(name, use_mmap);
+  const Buffer& file = weights.file;
   const FileReads reads({&file, 1});
+  SafetensorsHeader header;
   try {
-    for (const auto& [tensor_name, tensor] : read_safetensors_header(file).tensors) {
+    header = read_safetensors_header(file);
+  } catch (const FormatError& error) {
+    // What lies behind a link out of the folder is only shown where it is weights.
+    throw FormatError(weights.link.empty() ? cat(name, ": ", error.what())
+                                           : cat(name, " is a link to ", excerpt(weights.link),
+                                                 ", which is no complete safetensors file"));
+  }
+  try {
+    for (const auto& [tensor_name, tensor] : header.tensors) {
       const auto [place, is_new] = tensors.emplace(tensor_name, Placed{tensor, file, name});
       if (!is_new) throw FormatError(cat("tensor ", excerpt(tensor_name), " is in ", place->second.file_name, " too"));
     }
@@ -98,8 +126,36 @@ bool is_shard(const HfFolder& folder, std::string_view name) {
   return std::any_of(map.members().begin(), map.members().end(), names_it);
 }
 
+constexpr std::string_view kPrefix = "model.";
+constexpr std::string_view kHead = "lm_head.";
+constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
+constexpr std::string_view kOutput = "lm_head.weight";
+
+void rename(Tensors& tensors, const std::string& from, std::string to) {
+  auto node = tensors.extract(from);
+  node.key() = std::move(to);
+  tensors.insert(std::move(node));
+}
+
+// A model that was saved without its output matrix (LlamaModel) names its tensors without "model.".
+void add_prefix(Tensors& tensors) {
+  std::vector<std::string> names;
+  for (const auto& [name, placed] : tensors) {
+    if (name.starts_with(kPrefix)) return;
+    if (!name.starts_with(kHead)) names.push_back(name);
+  }
+  for (const std::string& name : names) rename(tensors, name, cat(kPrefix, name));
+}
+
+// Of a matrix that is both, some programs keep the output's name alone.
+void name_tied(Tensors& tensors) {
+  if (tensors.contains(kOutput) && !tensors.contains(kEmbedding)) {
+    rename(tensors, std::string(kOutput), std::string(kEmbedding));
+  }
+}
+
 // `named`: the file that was asked for, where it was not the folder.
-Tensors read_tensors(const HfFolder& folder, const std::string& named, bool use_mmap) {
+Tensors read_tensors(const HfFolder& folder, const std::string& named, bool use_mmap, bool tied) {
   Tensors tensors;
   if (!named.empty() && !is_shard(folder, named)) {
     read_file(folder, named, use_mmap, tensors);
@@ -110,6 +166,8 @@ Tensors read_tensors(const HfFolder& folder, const std::string& named, bool use_
   } else {
     throw_no_weights(folder);
   }
+  add_prefix(tensors);
+  if (tied) name_tied(tensors);
   return tensors;
 }
 
@@ -125,11 +183,11 @@ bool is_vector(Part part) {
 }
 
 const Format& format_of(const std::string& name, const Placed& placed) {
-  for (const auto& [dtype, format] : {std::pair{"F32", &kF32}, {"F16", &kF16}, {"BF16", &kBF16}}) {
+  for (const auto& [dtype, format] : {std::pair{"F32", &kF32}, {"F16", &kF16}, {"BF16", &kBF16}, {"F64", &kF64}}) {
     if (placed.tensor.dtype == dtype) return *format;
   }
   throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is ", placed.describe(),
-                        ", expected F32, F16 or BF16: other types are not implemented"));
+                        ", expected F32, F16 or BF16, or F64, which is rounded: other types are not implemented"));
 }
 
 Weight weight_of(const std::string& name, const Placed& placed, Part part, const Config& config) {
@@ -246,21 +304,38 @@ bool HfFolder::has(std::string_view name) const {
   return fs::exists(fs::symlink_status(path_of(path_) / path_of(std::string(name)), ignored));
 }
 
-Buffer HfFolder::open(std::string_view name, bool use_mmap, std::size_t most) const {
+fs::path HfFolder::target_of(std::string_view name) const {
   if (!is_plain(name))
     throw FormatError(cat(excerpt(name), " is no plain file name, and files of the folder have one"));
-  const fs::path path = path_of(path_) / path_of(std::string(name));
-  const fs::path folder = fs::canonical(path_of(path_));
   std::error_code error;
-  const fs::path target = fs::canonical(path, error);
+  const fs::path target = fs::canonical(path_of(path_) / path_of(std::string(name)), error);
   if (error) throw FormatError(cat(name, " is missing from the folder (", error.message(), ")"));
-  const fs::path blobs = blobs_of(folder);
-  if (!is_in(folder, target) && (blobs.empty() || !is_in(blobs, target))) {
-    throw FormatError(cat(name, " is a link to ", excerpt(utf8_of(target)),
-                          ", which is neither in the folder nor in the blobs of Hugging Face's cache beside it"));
-  }
   if (!fs::is_regular_file(target)) throw FormatError(cat(name, " is no file"));
+  return target;
+}
+
+bool HfFolder::owns(const fs::path& target) const {
+  const fs::path folder = fs::canonical(path_of(path_));
+  const fs::path blobs = blobs_of(folder);
+  return is_in(folder, target) || (!blobs.empty() && is_in(blobs, target));
+}
+
+Buffer HfFolder::open(std::string_view name, bool use_mmap, std::size_t most) const {
+  const fs::path target = target_of(name);
+  if (!owns(target)) throw_foreign(name, target, "");
   return Buffer::file(utf8_of(target), use_mmap, most);
+}
+
+HfFolder::Weights HfFolder::open_weights(std::string_view name, bool use_mmap) const {
+  const fs::path target = target_of(name);
+  if (owns(target)) return {Buffer::file(utf8_of(target), use_mmap), ""};
+  const std::string mark = download_mark(fs::canonical(path_of(path_)));
+  if (!mark.empty())
+    throw_foreign(name, target,
+                  cat("; links to weights elsewhere are followed in folders of your own, "
+                      "and ",
+                      mark, " says that this one was downloaded"));
+  return {Buffer::file(utf8_of(target), use_mmap), utf8_of(target)};
 }
 
 std::optional<FolderPath> find_hf_folder(const std::string& path) {
@@ -303,7 +378,7 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   const auto gptq = int8 ? std::nullopt : read_gptq_settings(folder, config.root());
   if (int8) checkpoint.file_format += cat(", ", kLlmInt8.name);
   if (gptq) checkpoint.file_format += cat(", ", gptq->format->name);
-  const Tensors tensors = read_tensors(folder, path.file, use_mmap);
+  const Tensors tensors = read_tensors(folder, path.file, use_mmap, checkpoint.config.tied);
   std::vector<Buffer> files;
   for (const auto& [name, placed] : tensors) placed.file.add_to(files);
   const FileReads reads(files);

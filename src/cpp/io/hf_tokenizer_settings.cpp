@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/file_kind.h"
 #include "core/quote.h"
 #include "io/hf.h"
 
@@ -193,6 +194,7 @@ TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
   }
   if (folder.has("chat_template.jinja")) {
     const Buffer file = folder.open("chat_template.jinja", false, kMostText);
+    refuse_stand_in({file.data(), file.size()}, "chat_template.jinja, a chat template");
     settings.chat_template.assign(reinterpret_cast<const char*>(file.data()), file.size());
   }
   for (const char* name : {"config.json", "generation_config.json"}) {

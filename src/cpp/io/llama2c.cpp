@@ -272,14 +272,18 @@ std::string why_not_v0(const Buffer& file) {
   return {};
 }
 
-Checkpoint open_v0(const std::string& /*path*/, const Buffer& file) { return open_with(read_header_v0(file), file); }
+Checkpoint open_v0(const std::string& /*path*/, const Buffer& file, const OpenBeside& /*open_beside*/) {
+  return open_with(read_header_v0(file), file);
+}
 
 std::string why_not_v1(const Buffer& file) {
   const bool has_magic = file.size() >= sizeof(kMagic) && read<std::uint32_t>(file, 0) == kMagic;
   return has_magic ? "" : "no magic 'ak42' (bytes 32 34 6b 61)";
 }
 
-Checkpoint open_v1(const std::string& /*path*/, const Buffer& file) { return open_with(read_header_v1(file), file); }
+Checkpoint open_v1(const std::string& /*path*/, const Buffer& file, const OpenBeside& /*open_beside*/) {
+  return open_with(read_header_v1(file), file);
+}
 
 }  // namespace
 

@@ -90,16 +90,22 @@ RopeScaling read_scaling(const Json& object) {
                          "attention_factor", "beta_fast", "beta_slow", "truncate"});
   using Kind = RopeScaling::Kind;
   RopeScaling scaling;
-  scaling.kind = choice<Kind, 3>("config.rope_scaling.type", object.get("type").string(),
-                                 {{{"linear", Kind::linear}, {"llama3", Kind::llama3}, {"yarn", Kind::yarn}}});
+  scaling.kind = choice<Kind, 5>("config.rope_scaling.type", object.get("type").string(),
+                                 {{{"linear", Kind::linear},
+                                   {"llama3", Kind::llama3},
+                                   {"yarn", Kind::yarn},
+                                   {"dynamic", Kind::dynamic},
+                                   {"longrope", Kind::longrope}}});
   scaling.factor = float_of(object, "factor");
   if (scaling.kind != Kind::linear) scaling.original_context = object.get("original_context").int64();
   if (scaling.kind == Kind::llama3) {
     scaling.low_freq_factor = float_of(object, "low_freq_factor");
     scaling.high_freq_factor = float_of(object, "high_freq_factor");
   }
-  if (scaling.kind == Kind::yarn) {
+  if (scaling.kind == Kind::yarn || scaling.kind == Kind::longrope) {
     scaling.attention_factor = float_of(object, "attention_factor");
+  }
+  if (scaling.kind == Kind::yarn) {
     scaling.beta_fast = float_of(object, "beta_fast");
     scaling.beta_slow = float_of(object, "beta_slow");
     scaling.truncate = object.get("truncate").boolean();
@@ -290,7 +296,7 @@ void add_weights(const SafetensorsHeader& header, const Buffer& file, Checkpoint
   for (const auto& [name, weight] : checkpoint.weights) check_place(weight, checkpoint);
 }
 
-Checkpoint open(const std::string& /*path*/, const Buffer& file) {
+Checkpoint open(const std::string& /*path*/, const Buffer& file, const OpenBeside& /*open_beside*/) {
   const SafetensorsHeader header = read_safetensors_header(file);
   check_version(header);
   for (const auto& [key, text] : header.metadata) {

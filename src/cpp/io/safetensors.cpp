@@ -2,7 +2,7 @@
 //   8 bytes: N, little-endian, at most 100,000,000
 //   N bytes: a JSON object in UTF-8; its first byte is '{', and spaces may follow it
 //     "tensor name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}    no name twice
-//     "__metadata__": {"text": "text", ...}                                             may be missing
+//     "__metadata__": {"text": "text", ...}                                             may be missing, or null
 //   the rest: the tensors' bytes, little-endian, row-major. Offsets count from here. Sorted by them, each tensor begins
 //     where the one before it ends, and the last ends with the file: no holes, no overlaps.
 #include "io/safetensors.h"
@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/file_kind.h"
 #include "core/quote.h"
 #include "io/json.h"
 
@@ -110,6 +111,7 @@ void check_coverage(const SafetensorsHeader& header, std::size_t data, std::size
 }  // namespace
 
 SafetensorsHeader read_safetensors_header(const Buffer& file) {
+  refuse_stand_in({file.data(), file.size()}, "a safetensors file");
   if (file.size() < kSizeBytes) {
     throw FormatError(
         cat("expected the header's length in the first ", kSizeBytes, " bytes, found ", file.size(), " bytes in all"));
@@ -131,6 +133,7 @@ SafetensorsHeader read_safetensors_header(const Buffer& file) {
   SafetensorsHeader header;
   for (const Json entry : document.root().members()) {
     if (entry.name() == kMetadata) {
+      if (entry.is_null()) continue;  // as mlx writes it where there is none
       for (const Json item : entry.members()) header.metadata.emplace(item.name(), item.string());
     } else {
       header.tensors.emplace(entry.name(), read_tensor(entry, data, file.size()));

@@ -76,6 +76,7 @@ void add_config(Fnv1a128& hash, const Config& config) {
     for (const float number : {attention_factor, beta_fast, beta_slow}) hash.add(number);
     hash.add(std::uint64_t{truncate});
   }
+  if (kind == RopeScaling::Kind::longrope) hash.add(attention_factor);
   hash.add(std::uint64_t{rope_factors.size()});
   for (const float number : rope_factors) hash.add(number);
   hash.add(to_string(rope_style));

@@ -13,7 +13,7 @@ KvCache::KvCache(const Config& config, std::int64_t context, DType dtype)
       context_(context),
       head_dim_(config.head_dim),
       dtype_(dtype) {
-  LLAMA2CPP_CHECK(context >= 1, "context is ", context, ", expected 1 or more");
+  config.check_context(context);
   std::size_t bytes = static_cast<std::size_t>(size_of(dtype)) * 2;
   for (const std::int64_t size : {n_layers_, n_kv_heads_, context_, head_dim_}) {
     bytes = checked_mul(bytes, static_cast<std::size_t>(size), "KV cache");

@@ -74,9 +74,11 @@ void check_int8(const std::vector<Weight*>& matrices) {
   const bool none = std::none_of(matrices.begin(), matrices.end(), takes);
   for (const Weight* weight : matrices) {
     const bool refused = !weight->int8_input && (none || weight->format->quantised);
-    LLAMA2CPP_CHECK(!refused, "activations is 'int8', but tensor '", weight->name, "' is ", weight->format->name,
-                    weight->format->blocks.zeros ? cat(" of groups of ", weight->group) : "",
-                    ", and only weights that come as blocks of 32 whole numbers take int8");
+    LLAMA2CPP_CHECK(
+        !refused, "activations is 'int8', but tensor '", weight->name, "' is ", weight->format->name,
+        weight->format->blocks.zeros ? cat(" of groups of ", weight->group) : "",
+        weight->format->blocks.zeros && weight->planes[1].row_bytes != 0 ? " whose scales are no halves" : "",
+        ", and only weights that come as blocks of 32 whole numbers take int8");
   }
 }
 
@@ -107,10 +109,10 @@ Model::Model(Checkpoint checkpoint, const ModelOptions& options)
       backend_(make_backend(options.backend, options.threads, arithmetic_for(checkpoint_, options.activations))),
       weights_(checkpoint_),
       rope_(checkpoint_.config, arithmetic_for(checkpoint_, options.activations)),
-      context_(options.context == 0 ? checkpoint_.config.seq_len : options.context),
+      context_(options.context == 0 ? checkpoint_.config.default_context() : options.context),
       kv_dtype_(kv_dtype_for(options.kv, weights_)),
       all_files_(mapped_files(checkpoint_)) {
-  LLAMA2CPP_CHECK(context_ >= 1, "context is ", context_, ", expected 1 or more");
+  config().check_context(context_);
   const std::string& activations = options.activations;
   LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activations is '",
                   activations, "', expected one of: auto, f32, int8");

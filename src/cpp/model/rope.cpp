@@ -67,11 +67,15 @@ float scaled(float inv_freq, const RopeScaling& scaling) {
   }
 }
 
+float length_of(const RopeScaling& scaling) {
+  const bool scaled = scaling.kind == RopeScaling::Kind::yarn || scaling.kind == RopeScaling::Kind::longrope;
+  return scaled ? scaling.attention_factor : 1.0F;
+}
+
 }  // namespace
 
 RopeAngles::RopeAngles(const Config& config, Arithmetic arithmetic)
-    : arithmetic_(arithmetic),
-      length_(config.rope_scaling.kind == RopeScaling::Kind::yarn ? config.rope_scaling.attention_factor : 1.0F) {
+    : arithmetic_(arithmetic), length_(length_of(config.rope_scaling)) {
   const bool llama2c = arithmetic == Arithmetic::llama2c && config.rope_theta == 10000.0F;
   for (std::int64_t j = 0; j < config.head_dim / 2; ++j) {
     const float exponent = static_cast<float>(2 * j) / static_cast<float>(config.head_dim);

@@ -6,6 +6,7 @@
 
 #include "core/buffer.h"
 #include "core/check.h"
+#include "core/file_kind.h"
 #include "text/added_tokens.h"
 #include "text/encoder.h"
 #include "text/pre_tokenizer.h"
@@ -162,6 +163,7 @@ Tokenizer Tokenizer::from_file(const std::string& path, std::int64_t vocab_size)
 
 Tokenizer Tokenizer::from_bytes(std::span<const std::byte> file, std::int64_t vocab_size) {
   LLAMA2CPP_CHECK(vocab_size >= 0, "vocab_size is ", vocab_size, ", expected 0 or more");
+  refuse_stand_in(file, "a tokenizer");
   if (looks_like_tokenizer_bin(file)) return Tokenizer(read_tokenizer_bin(file, vocab_size));
   const bool tiktoken = looks_like_tiktoken(file);
   if (!tiktoken && !looks_like_model(file)) {

@@ -278,6 +278,8 @@ def _same_width(source: Source, container: str) -> str:
     if container == "panels":
         return panel_file.KEEP
     found = {source.stored_format(name) for name in source.names() if len(source.shape(name)) == 2}
+    if found == {"f64"}:
+        return "f32"
     return found.pop() if len(found) == 1 and found <= {"f32", "f16", "bf16"} else "f16"
 
 

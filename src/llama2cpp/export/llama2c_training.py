@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import _core
 from .._core import FormatError, Tokenizer
-from .torch_files import Piece, TorchCheckpoint, TorchFile, same_numbers
+from .torch_files import Piece, TorchCheckpoint, TorchFile, name_tied, same_numbers
 
 _COMPILED = "_orig_mod."  # what torch.compile puts before every name
 _ROTARY = ("freqs_cos", "freqs_sin")  # of its first versions; computed anew
@@ -43,6 +43,7 @@ def open_training_checkpoint(path: Path, tokenizer: Tokenizer | Path | None) -> 
         if _core.rename_weight(name, "llama2.c") != name:
             raise FormatError(f"{path}: {stored!r} has no place in a Llama")
         pieces[name] = [Piece(file, ("model", stored))]
+    name_tied(pieces)  # train.py always ties
     config = _config(path, content["model_args"], pieces)
     if config.tied:
         pieces.pop("output.weight", None)

@@ -13,7 +13,8 @@ from typing import Any
 
 from .. import _core
 from .._core import FormatError, Tokenizer
-from .torch_files import Piece, TorchCheckpoint, TorchFile, same_numbers
+from ..file_kinds import stand_in
+from .torch_files import Piece, TorchCheckpoint, TorchFile, name_tied, same_numbers
 
 _PARAMS = "params.json"
 _KNOWN = {
@@ -66,6 +67,7 @@ def open_meta_folder(folder: Path, tokenizer: Tokenizer | Path | None) -> TorchC
         if path.name != expected:
             raise FileNotFoundError(f"{folder} has {path.name}, but no {expected}")
     pieces = _pieces([TorchFile(path, len(paths)) for path in paths])
+    name_tied(pieces)
     if "tok_embeddings.weight" not in pieces:
         raise FormatError(f"{paths[0]}: tensor tok_embeddings.weight is missing")
     tied = "output.weight" not in pieces or same_numbers(pieces["output.weight"], pieces["tok_embeddings.weight"])
@@ -81,7 +83,8 @@ def _read_params(path: Path) -> dict[str, Any]:
     try:
         params = json.loads(_core.read_file(path))
     except ValueError as error:
-        raise FormatError(f"{path}: {error}") from None
+        found = stand_in(path)
+        raise FormatError(f"{path}: {f'expected JSON, found {found}' if found else error}") from None
     if not isinstance(params, dict):
         raise FormatError(f"{path}: expected an object of settings, found {type(params).__name__}")
     params = {name: value for name, value in params.items() if value is not None and name not in _ABOUT_RUNNING}

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from .. import _core
 from .._core import FormatError
+from ..file_kinds import stand_in
 from .source import MATRICES, Array
 
 if TYPE_CHECKING:
     import torch
 
 _TOUCHED = 128 << 20  # bytes of mappings that may be in memory before they are made anew
+_FORMATS = {"torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16", "torch.float64": "f64"}
+_WIDTHS = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8}
 _SMALL = 1 << 29  # weights up to which a checkpoint may as well be a model in memory: 2 GB of float32
 
 
@@ -60,8 +63,9 @@ class TorchFile:
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise FormatError(f"{self.path}: expected a file of torch.save, tensors and plain data: {reason}") from None
+            found = stand_in(self.path)
+            reason = f", found {found}" if found else f": {' '.join(str(error).split())}"
+            raise FormatError(f"{self.path}: expected a file of torch.save, tensors and plain data{reason}") from None
 
     def release(self, bytes: int) -> None:
         """Count what has been read; from time to time the file is mapped anew, so that its pages leave memory."""
@@ -94,10 +98,10 @@ class Piece:
         if not isinstance(tensor, _torch().Tensor):
             raise FormatError(f"{file.path}: {keys[-1]}: expected a tensor, found {type(tensor).__name__}")
         self.shape: tuple[int, ...] = tuple(tensor.shape)
-        self.format = {"torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16"}.get(str(tensor.dtype))
+        self.format = _FORMATS.get(str(tensor.dtype))
         if self.format is None:
             raise FormatError(
-                f"{file.path}: {keys[-1]} has type {tensor.dtype}, expected float32, float16 or bfloat16: "
+                f"{file.path}: {keys[-1]} has type {tensor.dtype}, expected float32, float16, bfloat16 or float64: "
                 "a quantised checkpoint of PyTorch's is not read"
             )
 
@@ -176,7 +180,7 @@ class TorchWeights(Mapping[str, NDArray[np.float32]]):
     def info(self, name: str) -> dict[str, Any]:
         """Give its shape, format and bytes, without reading it."""
         shape, format = self._shapes[name], self._pieces[name][0].format
-        return {"shape": shape, "format": format, "bytes": int(np.prod(shape)) * (4 if format == "f32" else 2)}
+        return {"shape": shape, "format": format, "bytes": int(np.prod(shape)) * _WIDTHS[str(format)]}
 
     def release(self, name: str) -> None:
         """Do nothing: files let go of their pages by themselves."""
@@ -265,6 +269,12 @@ def weight_shapes(config: _core.Config) -> dict[str, tuple[int, ...]]:
     if not config.tied:
         shapes["output.weight"] = (config.vocab_size, dim)
     return shapes
+
+
+def name_tied(pieces: dict[str, list[Piece]]) -> None:
+    """Give a matrix that is both output and embedding the embedding's name, where only the output's was kept."""
+    if "output.weight" in pieces and "tok_embeddings.weight" not in pieces:
+        pieces["tok_embeddings.weight"] = pieces.pop("output.weight")
 
 
 def same_numbers(a: list[Piece], b: list[Piece]) -> bool:
