@@ -52,8 +52,8 @@ def session_of(path: Path) -> object:
     return llama2cpp.load().load_session(path)
 
 
-def conversation_of(path: Path) -> object:
-    return Conversation.load(llama2cpp.load(), path)
+def conversation_of(path: Path) -> None:
+    Conversation(llama2cpp.load()).load(path)
 
 
 # What opens a file by its own path, and a name that it takes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,8 @@ def test_the_base_model_alone(tmp_path: Path, mistral: bool) -> None:
     model = Spec(mistral, TIED).model()
     model.model.save_pretrained(tmp_path)
     assert "embed_tokens.weight" in tensors_of(tmp_path)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    theirs.eval()
     with torch.no_grad():
         wanted = theirs(torch.tensor([TOKENS])).logits[0].double().numpy()
     assert largest_error(logits_of(tmp_path), wanted) < 1e-5
