@@ -181,7 +181,7 @@ void add_groups(const Tensors& tensors, const std::string& module, std::int64_t 
 Plane scales_of(const Placed& placed, std::int64_t groups, std::int64_t rows, const std::string& module) {
   const std::string_view dtype = placed.tensor.dtype;
   if (placed.tensor.shape != std::vector{groups, rows} || (dtype != "F16" && dtype != "F32" && dtype != "BF16")) {
-    throw_other(module, ".scales", placed, cat(describe_tensor("F16", {{groups, rows}}), ", F32 or BF16"));
+    throw_other(module, ".scales", placed, cat(describe_tensor("F16", std::vector{groups, rows}), ", F32 or BF16"));
   }
   if (dtype == "F16") return plane_of(placed);
   const auto count = static_cast<std::size_t>(groups * rows);
@@ -209,9 +209,9 @@ const Version& version_of(const Tensors& tensors, const std::string& module, con
   const bool whole = shape.size() == 2 && shape[0] <= cols && shape[0] * 32 % cols == 0;
   const Version* const version = whole ? find_version(shape[0] * 32 / cols) : nullptr;
   if (version == nullptr) {
-    throw_other(
-        module, ".qweight", placed,
-        cat(describe_tensor("I32", {{cols * usual / 32, rows}}), ", or as many rows as 2, 3, 4 or 8 bits take"));
+    throw_other(module, ".qweight", placed,
+                cat(describe_tensor("I32", std::vector{cols * usual / 32, rows}),
+                    ", or as many rows as 2, 3, 4 or 8 bits take"));
   }
   return *version;
 }
@@ -234,7 +234,7 @@ std::int64_t group_of(const Tensors& tensors, const std::string& module, const G
     }
     if (!found) found = group;
   }
-  if (!found) throw_other(module, ".scales", placed, describe_tensor("F16", {{(cols - 1) / usual + 1, rows}}));
+  if (!found) throw_other(module, ".scales", placed, describe_tensor("F16", std::vector{(cols - 1) / usual + 1, rows}));
   return *found;
 }
 
