@@ -12,12 +12,12 @@
 namespace llama2cpp {
 namespace {
 
-constexpr std::string_view kNo = "split.no";
+constexpr std::string_view kNumber = "split.no";
 constexpr std::string_view kCount = "split.count";
 constexpr std::string_view kTensors = "split.tensors.count";
 constexpr std::int64_t kMostParts = 65'535;  // the metadata are uint16
 
-std::int64_t part_number(const Gguf& gguf) { return gguf.integer(kNo).value_or(0); }
+std::int64_t part_number(const Gguf& gguf) { return gguf.integer(kNumber).value_or(0); }
 
 // "-00002-of-00003.gguf" for part 1 of 3.
 std::string suffix_of(std::int64_t no, std::int64_t count) {
@@ -46,23 +46,24 @@ void check_part(const Gguf& gguf, std::int64_t no, std::int64_t count) {
   const std::int64_t own_count = gguf.integer(kCount).value_or(1);
   if (own_count != count) throw FormatError(cat("metadata '", kCount, "' is ", own_count, ", expected ", count));
   if (part_number(gguf) != no) {
-    throw FormatError(cat("metadata '", kNo, "' is ", part_number(gguf), ", which is part ", part_number(gguf) + 1,
+    throw FormatError(cat("metadata '", kNumber, "' is ", part_number(gguf), ", which is part ", part_number(gguf) + 1,
                           ", expected ", no, ", as its name says"));
   }
 }
 
 }  // namespace
 
-std::int64_t add_gguf_parts(Gguf& gguf, const std::string& path, const std::function<Buffer(const std::string&)>& open) {
+std::int64_t add_gguf_parts(Gguf& gguf, const std::string& path,
+                            const std::function<Buffer(const std::string&)>& open) {
   const std::int64_t count = gguf.integer(kCount).value_or(1);
   const std::int64_t no = part_number(gguf);
   if (count <= 1 && no == 0) return 1;
   if (count < 1 || count > kMostParts) gguf.fail(kCount, cat(count, ", expected 1 to ", kMostParts));
-  if (no < 0 || no >= count) gguf.fail(kNo, cat(no, ", expected 0 to ", count - 1));
+  if (no < 0 || no >= count) gguf.fail(kNumber, cat(no, ", expected 0 to ", count - 1));
   const std::string stem = stem_of(gguf, path, no, count);
   if (no != 0) {
-    gguf.fail(kNo, cat(no, ": the file is part ", no + 1, " of ", count, " of a model; open the first, ",
-                       file_name(cat(stem, suffix_of(0, count)))));
+    gguf.fail(kNumber, cat(no, ": the file is part ", no + 1, " of ", count, " of a model; open the first, ",
+                           file_name(cat(stem, suffix_of(0, count)))));
   }
   if (!open) gguf.fail(kCount, cat(count, ": the other parts of this model can only be opened beside a file"));
   for (std::int64_t i = 1; i < count; ++i) {
