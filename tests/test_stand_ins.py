@@ -53,7 +53,7 @@ def session_of(path: Path) -> object:
 
 
 def conversation_of(path: Path) -> None:
-    Conversation(llama2cpp.load()).load(path)
+    Conversation(llama2cpp.load(), template="llama2").load(path)
 
 
 # What opens a file by its own path, and a name that it takes.
