@@ -272,7 +272,7 @@ def test_tensors_that_nobody_needs() -> None:
         ({"general__architecture": "qwen2"}, r'"general.architecture" \(byte \d+\) is "qwen2", expected "llama"'),
         ({"general__architecture": None}, "metadata 'general.architecture' is missing"),
         ({"general__type": "adapter"}, r'"general.type" \(byte \d+\) is "adapter", expected "model"'),
-        ({"split__count": 3}, r'"split.count" \(byte \d+\) is 3: this is one of several files'),
+        ({"split__count": 3}, r'"split.count" \(byte \d+\) is 3: the file is part 1 of 3 of a model, expected a'),
         ({"llama__expert_count": 8}, r'"llama.expert_count" \(byte \d+\) is 8, and only 0 is implemented'),
         ({"llama__rope__scaling__type": "su"}, r'"llama.rope.scaling.type" \(byte \d+\) is "su", expected "none"'),
         ({"llama__rope__scaling__attn_factor": 1.5}, r'"llama.rope.scaling.attn_factor" .* is 1.5, and only 1 is'),

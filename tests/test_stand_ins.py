@@ -95,17 +95,28 @@ def test_folders(saved: Path, tmp_path: Path, name: str, body: str) -> None:
         llama2cpp.load(folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"]
-)
-def test_tokenizers_of_folders(saved: Path, tmp_path: Path, name: str) -> None:
+BESIDE_THE_MODEL = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+]
+
+
+@pytest.mark.parametrize("body", ["lfs", "html", "not-found"])
+@pytest.mark.parametrize("name", BESIDE_THE_MODEL)
+def test_tokenizers_of_folders(saved: Path, tmp_path: Path, name: str, body: str) -> None:
     """The model opens for ids, and says why it has no tokenizer."""
+    text, said = BODIES[body]
     folder = Path(shutil.copytree(saved, tmp_path / "model"))
-    assert llama2cpp.load(folder).tokenizer is not None
-    (folder / name).write_text(LFS)
+    (folder / "chat_template.jinja").write_text("<s>{{ messages[0].content }}")
+    assert llama2cpp.load(folder).tokenizer.chat_template == "<s>{{ messages[0].content }}"
+    (folder / name).write_text(text)
     problem = llama2cpp.load(folder).tokenizer_problem
     assert name in problem
-    assert "Git LFS pointer" in problem
+    assert said in problem
 
 
 @pytest.mark.parametrize("name", ["params.json", "consolidated.00.pth"])
