@@ -50,6 +50,8 @@ LLAMA3: dict[str, Any] = {
     "original_context": 32,
 }
 LINEAR: dict[str, Any] = {"type": "linear", "factor": 3.0}
+DYNAMIC: dict[str, Any] = {"type": "dynamic", "factor": 3.0, "original_context": 64}
+LONGROPE: dict[str, Any] = {"type": "longrope", "factor": 3.0, "original_context": 64, "attention_factor": 1.2}
 OTHERWISE: dict[str, Any] = {
     "factor": 6.0,
     "original_context": 24,
@@ -90,6 +92,10 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "yarn without a change of length": {"rope_scaling": YARN | {"attention_factor": 1.0}},
     "yarn that changes no frequency": {"rope_scaling": YARN | {"factor": 1.0}},
     "yarn of a factor below 1": {"rope_scaling": YARN | {"factor": 0.5}},
+    "dynamic": {"rope_scaling": DYNAMIC},
+    "dynamic of a longer context": {"rope_scaling": DYNAMIC, "seq_len": 128},
+    "longrope": {"rope_scaling": LONGROPE, "rope_factors": FIELDS["rope_factors"][0]},
+    "longrope without divisors": {"rope_scaling": LONGROPE},
 }
 TARGETS = [
     *(("m.gguf", format) for format in ("f32", "q8_0", "q4_k_m")),
@@ -217,6 +223,32 @@ def test_settings_together(case: str, tmp_path: Path, text: Path) -> None:
     for name, format in LOSSLESS:
         error = export_error(source, tmp_path / name, format, tiny.tokens(config, 60), text)
         assert "rope_" in error if isinstance(error, str) else error <= 1e-5, (name, error)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kept"),
+    [
+        ("m.gguf", {"rope_scaling": DYNAMIC}, False),
+        ("m", {"rope_scaling": DYNAMIC}, True),
+        ("m", {"rope_scaling": DYNAMIC, "seq_len": 128}, False),  # transformers' begins where the model's context ends
+        ("m.gguf", {"rope_scaling": LONGROPE}, False),
+        ("m", {"rope_scaling": LONGROPE}, False),
+        ("m.bin", {"rope_scaling": DYNAMIC}, False),
+        ("m.bin", {"rope_scaling": LONGROPE}, False),
+        ("m.safetensors", {"rope_scaling": DYNAMIC}, True),
+        ("m.safetensors", {"rope_scaling": LONGROPE, "rope_factors": FIELDS["rope_factors"][0]}, True),
+    ],
+)
+def test_scaling_that_ends_with_its_context(name: str, settings: dict[str, Any], kept: bool, tmp_path: Path) -> None:
+    model = tiny.model(config_of(settings))
+    if not kept:
+        with pytest.raises(ValueError, match="rope_scaling"):
+            convert(model, tmp_path / name, "f32")
+        assert not (tmp_path / name).exists()
+        return
+    with llama2cpp.load(convert(model, tmp_path / name, "f32").path) as written:
+        assert written.config.rope_scaling == model.config.rope_scaling
+        assert written.config.rope_factors == model.config.rope_factors
 
 
 @pytest.mark.parametrize("scaling", [None, LINEAR, LLAMA3, YARN])

@@ -11,6 +11,8 @@ _BYTES = 512  # more of a file makes no difference
 
 def stand_in(path: Path) -> str:
     """Say what stands in the place of a file that could not be read; empty where its first bytes do not tell."""
+    if not path.is_file():  # a pipe would wait for its writer
+        return ""
     try:
         with path.open("rb") as file:
             return _core.find_stand_in(file.read(_BYTES))

@@ -54,6 +54,8 @@ Weight facts_of(Weight weight) {
                   ", which a file of panels cannot hold");
   LLAMA2CPP_CHECK(format->form != PanelForm::int8_group || weight.group <= kMostInt8Group, "'", weight.name,
                   "' is in groups of ", weight.group, ", expected at most ", kMostInt8Group);
+  // GPTQ's that cannot be blocks are floats, and in groups of one a reader sees that.
+  if (format->form == PanelForm::f32 && weight.format->group == 0) weight.group = 1;
   weight.format = format;
   if (format->form != PanelForm::blocks) weight.order = {};
   return weight;

@@ -1,5 +1,6 @@
 // GGUF files as checkpoints: the weights lie in place in the file, rows in the order that llama.cpp gives them.
 #include <algorithm>
+#include <vector>
 
 #include "core/check.h"
 #include "core/quote.h"
@@ -47,10 +48,11 @@ Weight weight_of(std::string_view name, const GgufTensor& tensor) {
 
 Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& open_beside) {
   Gguf gguf(file);
-  const std::int64_t parts = add_gguf_parts(gguf, path, open_beside);
+  const std::vector<Buffer> parts = add_gguf_parts(gguf, path, open_beside);  // beside the first
+  const FileReads reads(parts);
   Checkpoint checkpoint;
   checkpoint.file_format = cat("GGUF v", gguf.version());
-  if (parts > 1) checkpoint.file_format += cat(", ", parts, " files");
+  if (!parts.empty()) checkpoint.file_format += cat(", ", parts.size() + 1, " files");
   checkpoint.naming = Naming::gguf;
   checkpoint.config = read_gguf_config(gguf);
   for (const auto& [name, tensor] : gguf.tensors()) {
@@ -61,6 +63,7 @@ Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& o
   auto [vocabulary, reason] = read_gguf_vocabulary(gguf, checkpoint.config.vocab_size);
   checkpoint.vocabulary = std::move(vocabulary);
   checkpoint.no_vocabulary_reason = std::move(reason);
+  reads.check();
   return checkpoint;
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/config.h"
 #include "core/vocabulary.h"
@@ -17,9 +18,10 @@ namespace llama2cpp {
 Config read_gguf_config(const Gguf& gguf);
 
 // A model in several files, NAME-00001-of-00003.gguf and so on: the first has the metadata, and each some of the tensors.
-// Given the first, adds the tensors of the others, which `open` opens by their paths. Returns how many files there are.
-// Throws FormatError for another part than the first, and for parts that do not belong together.
-std::int64_t add_gguf_parts(Gguf& gguf, const std::string& path, const std::function<Buffer(const std::string&)>& open);
+// Given the first, adds the tensors of the others, which `open` opens by their paths, and returns those files. Throws
+// FormatError for another part than the first, and for parts that do not belong together.
+std::vector<Buffer> add_gguf_parts(Gguf& gguf, const std::string& path,
+                                   const std::function<Buffer(const std::string&)>& open);
 
 struct GgufVocabulary {
   std::unique_ptr<Vocabulary> vocabulary;  // null: there is none, or none that we know

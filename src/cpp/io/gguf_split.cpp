@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdio>
 #include <string_view>
+#include <vector>
 
 #include "core/check.h"
 #include "core/quote.h"
@@ -53,11 +54,11 @@ void check_part(const Gguf& gguf, std::int64_t no, std::int64_t count) {
 
 }  // namespace
 
-std::int64_t add_gguf_parts(Gguf& gguf, const std::string& path,
-                            const std::function<Buffer(const std::string&)>& open) {
+std::vector<Buffer> add_gguf_parts(Gguf& gguf, const std::string& path,
+                                   const std::function<Buffer(const std::string&)>& open) {
   const std::int64_t count = gguf.integer(kCount).value_or(1);
   const std::int64_t no = part_number(gguf);
-  if (count <= 1 && no == 0) return 1;
+  if (count <= 1 && no == 0) return {};
   if (count < 1 || count > kMostParts) gguf.fail(kCount, cat(count, ", expected 1 to ", kMostParts));
   if (no < 0 || no >= count) gguf.fail(kNumber, cat(no, ", expected 0 to ", count - 1));
   const std::string stem = stem_of(gguf, path, no, count);
@@ -66,22 +67,24 @@ std::int64_t add_gguf_parts(Gguf& gguf, const std::string& path,
                            file_name(cat(stem, suffix_of(0, count)))));
   }
   if (!open) gguf.fail(kCount, cat(count, ": the other parts of this model can only be opened beside a file"));
+  std::vector<Buffer> files;
+  for (std::int64_t i = 1; i < count; ++i) files.push_back(open(cat(stem, suffix_of(i, count))));
+  const FileReads reads(files);  // names of tensors lie in all of them, and are compared
   for (std::int64_t i = 1; i < count; ++i) {
-    const std::string part_path = cat(stem, suffix_of(i, count));
-    const Buffer file = open(part_path);
     try {
-      const Gguf part(file);
+      const Gguf part(files[static_cast<std::size_t>(i - 1)]);
       check_part(part, i, count);
       gguf.add_tensors(part);
     } catch (const FormatError& error) {
-      throw FormatError(cat(file_name(part_path), ": ", error.what()));
+      throw FormatError(cat(file_name(cat(stem, suffix_of(i, count))), ": ", error.what()));
     }
   }
   const auto tensors = static_cast<std::int64_t>(gguf.tensors().size());
   if (const auto expected = gguf.integer(kTensors); expected && *expected != tensors) {
     gguf.fail(kTensors, cat(*expected, ", but the ", count, " files have ", tensors, " tensors together"));
   }
-  return count;
+  reads.check();
+  return files;
 }
 
 }  // namespace llama2cpp

@@ -218,6 +218,13 @@ def _yarn_attention(factor: float) -> float:
 def check(source: Source) -> None:
     """Raise ValueError for a model that GGUF's metadata cannot describe."""
     scaling = source.config.rope_scaling
+    if scaling is not None and scaling["type"] in ("dynamic", "longrope"):
+        what = (
+            "no place for it"
+            if scaling["type"] == "dynamic"
+            else "it as two lists of divisors, one of which is not kept"
+        )
+        raise ValueError(f"rope_scaling is of type {scaling['type']}, and GGUF has {what}")
     if scaling is None or scaling["type"] != "yarn":
         return
     if not scaling["truncate"]:

@@ -100,6 +100,10 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
 
 def _rope_scaling(config: _core.Config) -> dict[str, Any] | None:
     scaling = config.rope_scaling
+    if scaling is not None and scaling["type"] == "longrope":
+        raise ValueError(
+            "rope_scaling is of type longrope, and a folder has it as two lists of divisors, one of which is not kept"
+        )
     if config.rope_factors:
         factors = np.array(config.rope_factors, dtype=np.float32)
         known = [candidate for candidate in _LLAMA3 if np.allclose(llama3_factors(config, candidate), factors, 1e-5)]
