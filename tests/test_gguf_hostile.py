@@ -275,7 +275,10 @@ def test_tensors_that_nobody_needs() -> None:
         ({"split__count": 3}, r'"split.count" \(byte \d+\) is 3: the file is part 1 of 3 of a model, expected a'),
         ({"llama__expert_count": 8}, r'"llama.expert_count" \(byte \d+\) is 8, and only 0 is implemented'),
         ({"llama__rope__scaling__type": "su"}, r'"llama.rope.scaling.type" \(byte \d+\) is "su", expected "none"'),
-        ({"llama__rope__scaling__attn_factor": 1.5}, r'"llama.rope.scaling.attn_factor" .* is 1.5, and only 1 is'),
+        (
+            {"llama__rope__scaling__attn_factor": 1.5},
+            r'"llama.rope.scaling.attn_factor" .* is 1.5, and without .*"yarn" only 1',
+        ),
         ({"llama__rope__dimension_count": 4}, r'"llama.rope.dimension_count" \(byte \d+\) is 4, and only 8'),
         ({"llama__attention__key_length": 8, "llama__attention__value_length": 16}, r"is 16, and only 8"),
         ({"llama__attention__scale": 0.5}, r'"llama.attention.scale" \(byte \d+\) is 0.5, and only 0 is implemented'),
