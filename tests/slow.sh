@@ -1,7 +1,7 @@
 #!/bin/bash
 # The long checks. They need Linux on x86-64 and what .ci/run installs; `aarch64` needs Debian's g++-aarch64-linux-gnu
-# and qemu-user, `macos` PyPI's ziglang, `windows` that and Debian's wine64; `fuzz`, `leaks`, `kills` and `mutants` need
-# this package, installed with its tests.
+# and qemu-user, `macos` PyPI's ziglang, `windows` that and Debian's wine64; `fuzz`, `leaks`, `threads`, `kills` and
+# `mutants` need this package, installed with its tests.
 #
 #   tests/slow.sh [-m MINUTES] [-b FOLDER] [CHECK...]
 #
@@ -17,6 +17,7 @@
 #   macos       C++ tests built for macOS on aarch64 (and not run)
 #   costs       tests/test_chat_template_costs.py with all operations
 #   leaks       tests/test_leaks.py with 10,000 cycles
+#   threads     tests/test_python_threads.py with 50 rounds
 #   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
 #   kills       tests/writers.py: each writer of files killed a thousand times, at random moments
 #   mutants     tests/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
@@ -33,7 +34,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos costs leaks libm kills mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos costs leaks threads libm kills mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -101,7 +102,7 @@ fuzz() {
 tsan() {
   sanitized tsan thread
   # Whatever starts no threads has nothing to show here, and takes long.
-  "$build/tsan/tests/cpp/llama2cpp_tests" --source-file='*test_forward*,*test_thread_pool*'
+  "$build/tsan/tests/cpp/llama2cpp_tests" --source-file='*test_forward*,*test_thread_pool*,*test_wait_lock*,*test_turn*'
   stress "$build/tsan/tests/cpp/stress_sessions"
 }
 
@@ -165,6 +166,8 @@ costs() { LLAMA2CPP_TEMPLATE_COSTS=1 "$python" -m pytest -q tests/test_chat_temp
 
 leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/test_leaks.py; }
 
+threads() { LLAMA2CPP_STRESS_ROUNDS=50 "$python" -m pytest -q tests/test_python_threads.py; }
+
 libm() {
   cpp here
   "$build/here/tests/cpp/llama2cpp_tests" --no-skip --test-case="llama2.c's float functions: every float"
@@ -181,7 +184,7 @@ mutants() {
 {
   for check in "${checks[@]}"; do
     case $check in
-      asan | fuzz | tsan | clang | aarch64 | windows | macos | costs | leaks | libm | kills | mutants) ;;
+      asan | fuzz | tsan | clang | aarch64 | windows | macos | costs | leaks | threads | libm | kills | mutants) ;;
       *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
     esac
   done

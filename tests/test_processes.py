@@ -125,6 +125,17 @@ def run():
 threading.Thread(target=run, daemon=True).start()
 time.sleep(0.3)
 """,
+    "daemon threads waiting for a session": """
+import threading, time
+def stay(activation, hook):
+    time.sleep(60)
+def run():
+    with session.hooks([("resid_post0", stay)]):
+        session.step(1)
+for work in (run, lambda: session.step(2), session.fork, lambda: session.rewind(0)):
+    threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.2)
+""",
     "a stream half read": "stream = model.stream('Once'); next(stream)",
     "views alive": """
 import atexit

@@ -337,8 +337,10 @@ def pull(
 ) -> None:
     """Download a model, for the other commands and load() to find by its name."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
     from rich.table import Table
+
+    from .progress import progress_bar
 
     if show_list:
         table = Table("name", "model", "licence", "download", "here", box=None)
@@ -350,7 +352,7 @@ def pull(
     if name is None:
         raise ValueError("pull needs a name; --list shows those that are known")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress_bar(*columns) as bar:
         task = bar.add_task(name, total=None, visible=name in hub.KNOWN)
         path = hub.pull(name, lambda done, total: bar.update(task, completed=done, total=total))
     print(path)

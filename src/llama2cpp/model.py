@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
@@ -37,6 +38,16 @@ _PERPLEXITY_CHUNK = 128  # tokens whose logits are in memory at a time
 _own_tokenizers = threading.Lock()
 _default_lock = threading.Lock()
 _default: Model | None = None
+
+
+def _new_locks() -> None:
+    """In a child of fork(), which has none of the threads that may have had the old ones."""
+    global _own_tokenizers, _default_lock
+    _own_tokenizers, _default_lock = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_locks)
 
 
 class Model(Observation, StackedWeights):

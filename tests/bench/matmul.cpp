@@ -143,7 +143,7 @@ int main(int argc, char** argv) try {
 
   const llama2cpp::KernelTable& kernels = llama2cpp::select_kernels(isa);
   llama2cpp::CpuBackend backend(threads, kernels);
-  const llama2cpp::Backend::Lease lease(backend);
+  const llama2cpp::Backend::Lease lease(backend, llama2cpp::kNoPoll);
   std::vector<float> x(static_cast<std::size_t>(tokens * cols));
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 7919 % 1000) / 500.0F - 1.0F;
 

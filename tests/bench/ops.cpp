@@ -94,7 +94,7 @@ double float_peak(const llama2cpp::KernelTable& kernels, int threads) {
   const std::vector<float> x(static_cast<std::size_t>(256 * kernels.tile), 0.5F);
   llama2cpp::ThreadPool pool(threads);
   const double seconds = seconds_of([&] {
-    pool.run([&](int) {
+    pool.run([&](int, int) {
       std::vector<float> out(static_cast<std::size_t>(kernels.tile * 32));
       for (int i = 0; i < 1000; ++i) {
         kernels.matmul_f32({.panels = panels.data(),
@@ -122,7 +122,7 @@ double integer_peak(const llama2cpp::KernelTable& kernels, const llama2cpp::Bloc
   const std::vector<std::int32_t> starts(16 * tile, 0);
   llama2cpp::ThreadPool pool(threads);
   const double seconds = seconds_of([&] {
-    pool.run([&](int) {
+    pool.run([&](int, int) {
       std::vector<float> out(32 * tile);
       for (int i = 0; i < 1000; ++i) {
         kernels.matmul_open({.layout = layout,
@@ -144,11 +144,11 @@ double integer_peak(const llama2cpp::KernelTable& kernels, const llama2cpp::Bloc
 
 void print_pool(int threads) {
   llama2cpp::ThreadPool pool(threads);
-  pool.run([](int) {});
+  pool.run([](int, int) {});
   std::vector<double> nanoseconds;
   for (int round = 0; round < 101; ++round) {
     const double begin = now();
-    for (int i = 0; i < 1000; ++i) pool.run([](int) {});
+    for (int i = 0; i < 1000; ++i) pool.run([](int, int) {});
     nanoseconds.push_back((now() - begin) * 1e6);
   }
   std::printf("an empty region on %d thread%s: %.0f ns\n", threads, threads == 1 ? "" : "s", median(nanoseconds));
@@ -180,10 +180,13 @@ int main(int argc, char** argv) try {
 
   const llama2cpp::KernelTable& kernels = llama2cpp::select_kernels("");
   llama2cpp::CpuBackend backend(threads, kernels);
-  const llama2cpp::Backend::Lease lease(backend);
+  const llama2cpp::Backend::Lease lease(backend, llama2cpp::kNoPoll);
   std::vector<Op> ops;
   const auto memory_op = [&](const std::string& name, double bytes, std::function<void()> run) {
-    const auto limit = [=] { return llama2cpp::read_bandwidth(threads, static_cast<std::size_t>(bytes), 0.02); };
+    const auto limit = [=] {
+      llama2cpp::ThreadPool pool(threads);
+      return llama2cpp::read_bandwidth(pool, static_cast<std::size_t>(bytes), 0.02);
+    };
     ops.push_back({name, bytes, "GB/s", limit, std::move(run), {}, {}});
   };
 

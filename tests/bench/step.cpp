@@ -53,7 +53,7 @@ int main(int argc, char** argv) {
         session->with_logits([&](std::span<const float> logits) { token = sampler.sample(logits); });
       }
     } else {
-      session->rewind(0);
+      session->rewind(0, llama2cpp::kNoPoll);
       for (int i = 0; i < steps; ++i) feed(*session, first);
     }
     best = std::min(best, static_cast<double>(std::clock() - begin) * 1e6 / CLOCKS_PER_SEC / steps);

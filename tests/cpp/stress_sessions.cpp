@@ -1,9 +1,11 @@
 // 8 threads drive 8 sessions each on one model, with steps, prefills, passes over many sessions, forks, rewinds, hooks
-// and calls that fail, and race for packing on first use. Every result must have the bits of the same calls made by one
+// and calls that fail, race for packing on first use, read weights, edit, unembed, are interrupted while they wait and use
+// each other's sessions in hooks. Every result must have the bits of the same calls made by one
 // thread. Meant to run under ThreadSanitizer; exits with 1 if any result differs.
 //
 //   stress_sessions [rounds] [calls per thread] [seed]
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -14,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "model/unembed.h"
 #include "tiny_model.h"
 
 namespace {
@@ -50,10 +53,10 @@ class Driver {
         feed(session, some_tokens(session, 2 + random_.below(20)), {});
         break;
       case 3:
-        sessions_[i] = sessions_[static_cast<std::size_t>(random_.below(kSessions))]->fork();
+        sessions_[i] = sessions_[static_cast<std::size_t>(random_.below(kSessions))]->fork(tiny::no_poll);
         break;
       case 4:
-        session.rewind(random_.below(session.position() + 1));
+        session.rewind(random_.below(session.position() + 1), tiny::no_poll);
         break;
       case 5:
         pass_over_all();
@@ -72,7 +75,7 @@ class Driver {
 
  private:
   Tokens some_tokens(Session& session, std::int64_t count) {
-    if (session.position() + count > session.context()) session.rewind(random_.below(5));
+    if (session.position() + count > session.context()) session.rewind(random_.below(5), tiny::no_poll);
     return tiny::tokens(count, random_.next());
   }
 
@@ -208,6 +211,82 @@ int count_packing_races(int pool, std::uint64_t seed) {
   return static_cast<int>(wrong);
 }
 
+// What Python threads do to a model that nobody has used yet, all at once: feed it, look at its weights, make edited ones
+// of it, unembed, and be interrupted while they wait; and hooks of one thread use the sessions of others.
+int count_shared_uses(int pool, std::uint64_t seed, int calls) {
+  const auto alone = tiny::model(tiny::config(), {.threads = 1, .pack = "never"}, seed);
+  const auto model = tiny::model(tiny::config(), {.threads = pool, .pack = "always"}, seed);
+  const llama2cpp::Config& config = alone->config();
+  const std::vector<float> x(static_cast<std::size_t>(3 * config.dim), 0.5F);
+  std::vector<float> expected(static_cast<std::size_t>(3 * config.vocab_size));
+  llama2cpp::unembed(*alone, x, true, expected, tiny::no_poll);
+  std::vector<std::unique_ptr<Session>> sessions;
+  for (int t = 0; t < kThreads; ++t) sessions.push_back(std::make_unique<Session>(model, 4096));
+  std::atomic<int> wrong{0};
+  const auto bytes = model->matrix_bytes();
+  on_all_threads([&](int t) {
+    tiny::Random random(seed * 1000 + 700 + static_cast<std::uint64_t>(t));
+    for (int call = 0; call < calls; ++call) {
+      Session& mine = *sessions[static_cast<std::size_t>(t)];
+      Session& other = *sessions[static_cast<std::size_t>(random.below(kThreads))];
+      switch (random.below(6)) {
+        case 0: {
+          std::vector<float> logits(expected.size());
+          llama2cpp::unembed(*model, x, true, logits, tiny::no_poll);
+          wrong += logits == expected ? 0 : 1;
+          break;
+        }
+        case 1: {
+          wrong += model->matrix_bytes() == bytes ? 0 : 1;
+          std::vector<float> row(static_cast<std::size_t>(config.dim));
+          model->checkpoint()
+              .weight(llama2cpp::Part::tok_embeddings)
+              .decode_row(random.below(config.vocab_size), row.data());
+          break;
+        }
+        case 2: {
+          const Model edited(*model, {}, false, tiny::no_poll);
+          wrong += edited.matrix_bytes() == bytes ? 0 : 1;
+          break;
+        }
+        case 3: {  // whoever waits may be called away
+          const Tokens tokens = tiny::tokens(2, random.next());
+          const Work work[] = {{&mine, tokens, nullptr}, {&other, tokens, nullptr}};
+          const std::size_t count = &mine == &other ? 1 : 2;
+          try {
+            llama2cpp::run({work, count}, {}, [] { throw std::runtime_error("interrupted"); });
+          } catch (const std::runtime_error&) {
+          }
+          break;
+        }
+        case 4: {  // circles of any size: some are told
+          Hooks hooks(config, model->backend(), [&](Point, std::int64_t, const Tensor&, const HookSpan&) {
+            if (&mine != &other) tiny::feed(other, {3});
+          });
+          hooks.watch(Point::resid_post, 0);
+          const Tokens tokens = {5};
+          const Work work{&mine, tokens, nullptr};
+          try {
+            llama2cpp::run({&work, 1}, hooks, tiny::no_poll);
+          } catch (const std::runtime_error&) {
+          }
+          break;
+        }
+        default:
+          static_cast<void>(other.fork(tiny::no_poll)->position());
+      }
+    }
+  });
+  for (const auto& session : sessions) {
+    if (session->position() == 0) continue;
+    Session again(alone, 4096);
+    tiny::feed(again, session->tokens());
+    wrong += tiny::logits_of(again) == tiny::logits_of(*session) ? 0 : 1;
+  }
+  if (wrong != 0) std::printf("%d results of a shared model differ\n", wrong.load());
+  return wrong;
+}
+
 struct Snapshot {
   Tokens tokens;
   tiny::Bits logits;
@@ -240,7 +319,7 @@ int count_torn_states(int pool, bool int8, std::uint64_t seed, int calls) {
           tiny::feed(random.below(2) == 0 ? first : second, tokens);
           break;
         case 3: {
-          const auto fork = first.fork();
+          const auto fork = first.fork(tiny::no_poll);
           const std::lock_guard lock(mutex);
           snapshots.push_back({fork->tokens(), tiny::logits_of(*fork)});
           break;
@@ -281,6 +360,7 @@ int main(int argc, char** argv) {
     const auto seed = static_cast<std::uint64_t>(first_seed + round);
     const int pool = 1 + (round + 1) % 3;  // 2, 3, 1
     wrong += count_packing_races(pool, seed);
+    wrong += count_shared_uses(pool, seed, calls);
     const bool int8 = round % 2 == 1;
     wrong += count_differences(pool, int8, seed, calls);
     wrong += count_torn_states(pool, int8, seed, calls / 2);

@@ -42,7 +42,7 @@ struct Sequence {
       span.scores = Tensor(scores.data(), {2, kRows, width});
       span.pattern = Tensor(pattern.data(), {2, kRows, width});
     }
-    const llama2cpp::Backend::Lease lease(backend);
+    const llama2cpp::Backend::Lease lease(backend, llama2cpp::kNoPoll);
     backend.attention(Tensor(q.data(), {kRows, 2 * kHeadDim}), {&span, 1}, Tensor(z.data(), {kRows, 2 * kHeadDim}));
     return z;
   }

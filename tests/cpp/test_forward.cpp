@@ -374,7 +374,7 @@ TEST_CASE("an edit changes the logits, at every point") {
     Fed start(model, tiny::tokens(5, 1));
     for (const Tokens& tokens : {tiny::tokens(4, 2), tiny::tokens(1, 3)}) {
       const auto logits_with = [&](const Hooks& hooks) {
-        const auto session = start.fork();
+        const auto session = start.fork(tiny::no_poll);
         feed(*session, tokens, hooks);
         return tiny::logits_of(*session);
       };
@@ -525,8 +525,8 @@ TEST_CASE("a hook may run another session of the model, and not its own") {
            ++calls;
            tiny::feed(other, other_prompt);
            CHECK_THROWS_AS(tiny::feed(session, {1}), std::runtime_error);
-           CHECK_THROWS_AS(session.rewind(0), std::runtime_error);
-           CHECK_THROWS_AS(session.fork(), std::runtime_error);
+           CHECK_THROWS_AS(session.rewind(0, tiny::no_poll), std::runtime_error);
+           CHECK_THROWS_AS(session.fork(tiny::no_poll), std::runtime_error);
            CHECK(session.position() == 0);  // asking is allowed
          }));
     CHECK(calls == 1);
@@ -675,7 +675,7 @@ TEST_CASE("a session's bits do not depend on the others of its pass") {
 TEST_CASE("a fork goes on as the session that it was made from, and apart from it") {
   const auto model = tiny::model();
   Fed session(model, tiny::tokens(5, 1));
-  const auto fork = session.fork();
+  const auto fork = session.fork(tiny::no_poll);
   CHECK(state_of(*fork) == state_of(session));
   tiny::feed(*fork, {3, 4});
   tiny::feed(session, {5});
@@ -691,11 +691,11 @@ TEST_CASE("a rewound session is the session that it was") {
   const auto model = tiny::model();
   const Tokens tokens = tiny::tokens(9, 1);
   Fed session(model, tokens);
-  session.rewind(4);
+  session.rewind(4, tiny::no_poll);
   CHECK(session.position() == 4);
   CHECK(tiny::logits_of(session).empty());
-  CHECK_THROWS_AS(session.rewind(5), std::invalid_argument);
-  CHECK_THROWS_AS(session.rewind(-1), std::invalid_argument);
+  CHECK_THROWS_AS(session.rewind(5, tiny::no_poll), std::invalid_argument);
+  CHECK_THROWS_AS(session.rewind(-1, tiny::no_poll), std::invalid_argument);
   tiny::feed(session, {tokens.begin() + 4, tokens.end()});
   CHECK(state_of(session) == state_of(Fed(model, tokens)));
 }

@@ -132,7 +132,7 @@ std::vector<Bits> multiply(llama2cpp::Backend& backend, const std::vector<Weight
   for (std::size_t i = 0; i < weights.size(); ++i) {
     outs.emplace_back(memory[i].data(), std::initializer_list<std::int64_t>{tokens, weights[i].rows});
   }
-  const llama2cpp::Backend::Lease lease(backend);
+  const llama2cpp::Backend::Lease lease(backend, llama2cpp::kNoPoll);
   backend.matmul(pointers, llama2cpp::Tensor(x.data(), {tokens, weights[0].cols}), outs, {});
   std::vector<Bits> results(weights.size());
   for (std::size_t i = 0; i < weights.size(); ++i) {
@@ -229,7 +229,7 @@ TEST_CASE("LLM.int8(): a row's bits do not depend on the other rows") {
       std::vector<float> memory(static_cast<std::size_t>(w.rows));
       const llama2cpp::Tensor out(memory.data(), {1, w.rows});
       const Weight* const pointer = &w;
-      const llama2cpp::Backend::Lease lease(*backend);
+      const llama2cpp::Backend::Lease lease(*backend, llama2cpp::kNoPoll);
       backend->matmul({&pointer, 1}, llama2cpp::Tensor(one.data(), {1, w.cols}), {&out, 1}, {});
       apart.add(memory);
     }
@@ -286,7 +286,7 @@ TEST_CASE("LLM.int8(): sums at the limit of 32 bits, and a row that is too long"
   const llama2cpp::Tensor to(out.data(), {1, 1});
   const Weight* const pointer = &w;
   llama2cpp::CpuBackend backend(1, *llama2cpp::reference_kernels());
-  const llama2cpp::Backend::Lease lease(backend);
+  const llama2cpp::Backend::Lease lease(backend, llama2cpp::kNoPoll);
   CHECK_THROWS_WITH_AS(backend.matmul({&pointer, 1}, llama2cpp::Tensor(x.data(), {1, w.cols}), {&to, 1}, {}),
                        doctest::Contains("at most 132104 columns"), std::invalid_argument);
 }

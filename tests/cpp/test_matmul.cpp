@@ -172,7 +172,7 @@ std::vector<Bits> multiply(llama2cpp::Backend& backend, std::vector<Weight>& wei
     outs.emplace_back(memory.back().data(), std::initializer_list<std::int64_t>{tokens, w.rows});
     pointers.push_back(&w);
   }
-  const llama2cpp::Backend::Lease lease(backend);
+  const llama2cpp::Backend::Lease lease(backend, llama2cpp::kNoPoll);
   backend.matmul(pointers, Tensor(x.data(), {tokens, weights[0].cols}), outs);
   std::vector<Bits> bits;
   for (std::vector<float>& out : memory) {

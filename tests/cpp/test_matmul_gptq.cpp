@@ -184,7 +184,7 @@ Bits multiply(llama2cpp::Backend& backend, const Weight& w, std::vector<float>& 
   std::vector<float> memory(static_cast<std::size_t>(tokens * w.rows + 1), kernel_outputs::kGuard);
   const llama2cpp::Tensor out(memory.data(), {tokens, w.rows});
   const Weight* const pointer = &w;
-  const llama2cpp::Backend::Lease lease(backend);
+  const llama2cpp::Backend::Lease lease(backend, llama2cpp::kNoPoll);
   backend.matmul({&pointer, 1}, llama2cpp::Tensor(x.data(), {tokens, w.cols}), {&out, 1});
   CHECK(memory.back() == kernel_outputs::kGuard);
   memory.pop_back();
@@ -312,7 +312,7 @@ TEST_CASE("one matmul takes weights with orders of their own") {
         outs.emplace_back(memory[i].data(), std::initializer_list<std::int64_t>{tokens, weights[i].rows});
       }
       for (const auto& backend : all) {
-        const llama2cpp::Backend::Lease lease(*backend);
+        const llama2cpp::Backend::Lease lease(*backend, llama2cpp::kNoPoll);
         backend->matmul(pointers, llama2cpp::Tensor(x.data(), {tokens, 256}), outs, {});
         for (std::size_t i = 0; i < weights.size(); ++i) {
           Bits bits;

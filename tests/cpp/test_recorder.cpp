@@ -347,9 +347,9 @@ TEST_CASE("a model's recording has the bits of a capture, across forks, rewinds 
   const auto track = std::make_shared<Track>();
   feed(session, track, {1, 2, 3, 4, 5}, false);
   CHECK(same_as_capture(session, *track));
-  const auto fork = session.fork();
+  const auto fork = session.fork(tiny::no_poll);
   const auto fork_track = track->fork();
-  session.rewind(2);
+  session.rewind(2, tiny::no_poll);
   feed(session, track, {7, 8}, false);
   CHECK_THROWS_AS(feed(session, track, {9, 10}, true), std::runtime_error);
   CHECK(same_as_capture(session, *track));

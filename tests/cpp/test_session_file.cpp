@@ -82,7 +82,7 @@ TEST_CASE("a session from a file at any address goes on with the same bits") {
       CHECK(loaded->context() == 40);
       CHECK(tiny::logits_of(*loaded) == tiny::logits_of(session));
       CHECK(file_of(*loaded) == bytes);
-      const auto fork = session.fork();
+      const auto fork = session.fork(tiny::no_poll);
       tiny::feed(*fork, {3, 1, 4});
       tiny::feed(*loaded, {3, 1, 4});
       CHECK(tiny::logits_of(*loaded) == tiny::logits_of(*fork));
@@ -93,7 +93,7 @@ TEST_CASE("a session from a file at any address goes on with the same bits") {
 TEST_CASE("a fingerprint is not changed by packing") {
   const auto model = tiny::model(tiny::config(), {.threads = 1, .pack = "always"});
   const std::string before = llama2cpp::fingerprint(model->checkpoint());
-  model->prepare();
+  model->prepare(tiny::no_poll);
   CHECK(llama2cpp::fingerprint(model->checkpoint()) == before);
   CHECK(before.size() == 32);
 }
@@ -111,7 +111,7 @@ TEST_CASE("a session cannot be saved in the middle of its own call") {
   const Folder folder;
   Session session(tiny::model(), 0);
   {
-    const Session::Turn turn(session);
+    const llama2cpp::Turn turn(session, tiny::no_poll);
     CHECK_THROWS_AS(llama2cpp::save_session(session, folder.file("session"), tiny::no_poll), std::runtime_error);
   }
   CHECK(folder.files() == 0);

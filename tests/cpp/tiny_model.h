@@ -164,7 +164,7 @@ inline Bits logits_of(const Session& session) {
   return bits;
 }
 
-inline constexpr auto no_poll = [] {};
+inline constexpr auto no_poll = llama2cpp::kNoPoll;
 
 // Feeds one session, without hooks.
 inline void feed(Session& session, const std::vector<std::int32_t>& ids, std::int64_t chunk = llama2cpp::kChunk) {

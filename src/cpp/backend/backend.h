@@ -1,14 +1,16 @@
 // Backend: about ten coarse ops on activations. Knows no layers and no sessions; an op covers enough work that speed
-// fits behind it. CPU and Metal implement it; forward.cpp is its only large user.
+// fits behind it. CpuBackend implements it; forward.cpp is its only large user.
 //
 // Every op checks shapes at its door and throws std::invalid_argument with the op's name, what it expected and what it
 // got. T is the number of rows (tokens) in the pass; they may belong to several sequences.
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "backend/arithmetic.h"
@@ -53,9 +55,10 @@ class Backend {
   // Ops of one forward run under one lease. Concurrent forwards queue for it; a hook's Python code runs without it. It
   // also sets the floating-point mode that the numerics contract needs (round to nearest, no flush to zero) and gives
   // the caller's back.
+  // Waiting for it calls `poll` about every 50 ms, which may throw to end the waiting. `poll` outlives the lease.
   class Lease {
    public:
-    explicit Lease(Backend& backend) : backend_(backend) { backend_.acquire(); }
+    Lease(Backend& backend, FunctionRef<void()> poll) : backend_(backend) { backend_.acquire(poll); }
     ~Lease() { backend_.release(); }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
@@ -64,22 +67,35 @@ class Backend {
     Backend& backend_;
   };
   // Within a lease: finishes the ops so far and lets go of it while foreign code runs (a hook, a signal handler), which
-  // may want the backend for itself.
+  // may want the backend for itself. At its end it waits for the lease again, with the lease's own poll. If that throws, or
+  // the foreign code has, the lease stays let go: nobody needs it on the way out.
   class Pause {
    public:
-    explicit Pause(Backend& backend) : backend_(backend) {
+    explicit Pause(Backend& backend)
+        : backend_(backend), poll_(backend.poll()), exceptions_(std::uncaught_exceptions()) {
       backend_.sync();
       backend_.release();
     }
-    ~Pause() { backend_.acquire(); }
+    ~Pause() noexcept(false) {
+      if (std::uncaught_exceptions() == exceptions_) backend_.acquire(poll_);
+    }
     Pause(const Pause&) = delete;
     Pause& operator=(const Pause&) = delete;
 
    private:
     Backend& backend_;
+    FunctionRef<void()> poll_;
+    int exceptions_;
   };
-  virtual void acquire() = 0;
+  virtual void acquire(FunctionRef<void()> poll) = 0;
+  // Does nothing for a thread that does not have the lease.
   virtual void release() = 0;
+  // What the lease was taken with, by the thread that has it.
+  virtual FunctionRef<void()> poll() const = 0;
+
+  // What a user should hear of, once: fewer threads could be started than were asked for. Any thread may ask.
+  virtual bool has_warning() const = 0;
+  virtual std::string take_warning() = 0;  // empty: there is none
 
   // Zeroed memory that the ops can use.
   virtual Buffer alloc(std::size_t bytes) = 0;

@@ -12,6 +12,7 @@
 #include "bind/bind.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
+#include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/function_ref.h"
@@ -246,10 +247,11 @@ void share_rows(Rows rows, std::optional<int> threads, FunctionRef<void(std::int
   const int n = static_cast<int>(std::max<std::int64_t>(1, wanted));
   if (n == 1) return work(0, rows.count);
   ThreadPool pool(n);
-  pool.run([&](int w) {
-    const Range range = share(rows.count, w, n);
+  pool.run([&](int w, int workers) {
+    const Range range = share(rows.count, w, workers);
     work(range.begin, range.end);
   });
+  warn_of(pool);
 }
 
 py::array encode(const std::string& name, const FloatArray& array, const std::optional<FloatArray>& importance,

@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "bind/bind.h"
 #include "bind/integer.h"
+#include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/thread_pool.h"
@@ -176,7 +177,8 @@ Array<float> gram(const Array<float>& x, std::optional<Int<"gram", "threads", in
   weight.planes[0].bytes = turned.size() * sizeof(float);
   weight.planes[0].row_bytes = rows * static_cast<std::int64_t>(sizeof(float));
   const auto backend = make_backend("cpu", threads.value_or(0));
-  const Backend::Lease lease(*backend);
+  const Poll poll(*backend);
+  const Backend::Lease lease(*backend, poll);
   backend->pack(weight);
   const Weight* const weights[] = {&weight};
   constexpr std::int64_t kAtOnce = 128;  // as many as a forward pass has tokens: the kernels are made for that
@@ -186,6 +188,7 @@ Array<float> gram(const Array<float>& x, std::optional<Int<"gram", "threads", in
     backend->matmul(weights, Tensor(turned.data() + first * rows, {count, rows}), outs);
   }
   backend->sync();
+  warn_of(*backend);
   return result;
 }
 
@@ -214,6 +217,7 @@ py::tuple factor(const Array<double>& hessian, double damp, std::optional<Int<"g
       for (std::int64_t k = 0; k < n; ++k) damped[static_cast<std::size_t>(k * n + k)] += damp * mean;
       if (gptq_factor(damped, inverse, n, pool)) break;
     }
+    warn_of(pool);
   }
   return py::make_tuple(std::move(u), damp);
 }
@@ -280,6 +284,7 @@ py::dict encode(const Array<float>& weight, const std::optional<Array<double>>& 
     const ReleasedGil released;
     ThreadPool pool = pool_of(threads);
     gptq_encode(from, cols, places, u, {bits, group, symmetric, search}, out, pool);
+    warn_of(pool);
     for (const double of_row : losses) loss += of_row;
     for (std::int64_t place = 0; place < cols; ++place) {
       group_of[static_cast<std::size_t>(places[static_cast<std::size_t>(place)])] =

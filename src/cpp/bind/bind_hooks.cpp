@@ -13,6 +13,7 @@
 #include "bind/bind.h"
 #include "bind/call_hooks.h"
 #include "bind/numpy.h"
+#include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/buffer.h"
 #include "core/check.h"
@@ -208,7 +209,7 @@ py::tuple run_with_cache(const Model& model, const py::sequence& rows, const Pla
   }
   {
     const ReleasedGil released;
-    run(work, hooks, [] { poll_signals(); });
+    run(work, hooks, Poll(model.backend()));
   }
 
   py::dict arrays;

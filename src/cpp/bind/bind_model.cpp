@@ -15,6 +15,7 @@
 #include "bind/file_path.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
+#include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/thread_pool.h"
@@ -41,7 +42,7 @@ py::array_t<float> unembed_array(const Model& model, const py::array_t<float, py
   const std::span<const float> in(x.data(), static_cast<std::size_t>(x.size()));
   const std::span<float> out(logits.mutable_data(), static_cast<std::size_t>(logits.size()));
   const ReleasedGil released;
-  unembed(model, in, norm, out, [] { poll_signals(); });
+  unembed(model, in, norm, out, Poll(model.backend()));
   return logits;
 }
 
@@ -215,7 +216,7 @@ std::shared_ptr<Model> with_weights(const Model& model, const py::dict& arrays, 
     edits.push_back(weight_from_array(name, item.second));
   }
   const ReleasedGil released;
-  return std::make_shared<Model>(model, edits, untie);
+  return std::make_shared<Model>(model, edits, untie, Poll(model.backend()));
 }
 
 const Weight& find_weight(const Model& model, const std::string& name) {
@@ -649,7 +650,7 @@ True
             const std::optional<std::int64_t> context = given;
             LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
             const ReleasedGil released;
-            return load_session(std::move(m), path.utf8, context.value_or(0), [] { poll_signals(); });
+            return load_session(std::move(m), path.utf8, context.value_or(0), poll_signals);
           },
           arg("path"), arg("context") = py::none())
       .def("forward", &forward_many, arg("rows"), arg("hooks") = py::none())

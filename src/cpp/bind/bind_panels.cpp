@@ -13,6 +13,7 @@
 #include "bind/bind.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
+#include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "format/int8_group.h"
@@ -89,12 +90,14 @@ py::array pack(Weight weight, Backend& backend) {
   weight.int8_input = form == PanelForm::blocks || form == PanelForm::int8_group || form == PanelForm::llm_int8;
   {
     const ReleasedGil released;
-    const Backend::Lease lease(backend);
+    const Poll poll(backend);
+    const Backend::Lease lease(backend, poll);
     backend.pack(weight);
     std::vector<Buffer> files;
     add_files(weight, files);
     FileReads(files).check();
   }
+  warn_of(backend);
   ByteArray view(std::vector<py::ssize_t>{static_cast<py::ssize_t>(weight.panels.size())},
                  reinterpret_cast<const std::uint8_t*>(weight.panels.data()), keeper(weight.panels));
   view.attr("setflags")(py::arg("write") = false);

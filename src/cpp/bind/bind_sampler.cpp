@@ -11,6 +11,7 @@
 #include "bind/bind.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
+#include "bind/object_lock.h"
 #include "core/check.h"
 #include "model/sampler.h"
 
@@ -152,8 +153,8 @@ std::int32_t sample(Sampler& sampler, const py::object& object, const py::object
   const FloatArray logits = to_logits(object);
   LLAMA2CPP_CHECK(logits.ndim() == 1, "logits have shape ", std::string(py::str(logits.attr("shape"))),
                   ", expected one dimension [vocab_size]");
-  // The GIL is kept: it is what makes threads that share a sampler take turns.
   const std::vector<std::int32_t> before = history.is_none() ? std::vector<std::int32_t>() : to_ids(history);
+  const ObjectLock turn(sampler);
   return sampler.sample({logits.data(), static_cast<std::size_t>(logits.size())}, before);
 }
 
@@ -165,6 +166,7 @@ std::string repr(const Sampler& sampler) {
 }
 
 py::tuple get_state(const Sampler& sampler) {
+  const ObjectLock turn(sampler);
   const SamplerOptions& o = sampler.options();
   return py::make_tuple(o.temperature, o.top_p, o.top_k, o.min_p, o.seed, o.repetition_penalty, sampler.state());
 }
@@ -186,7 +188,10 @@ Sampler set_state(const py::tuple& state) {
 }  // namespace
 
 void register_sampler(py::module_& module) {
-  const auto copy = [](const Sampler& sampler) { return sampler; };
+  const auto copy = [](const Sampler& sampler) {
+    const ObjectLock turn(sampler);
+    return sampler;
+  };
   const auto number = [](float SamplerOptions::*option) {
     return [option](const Sampler& sampler) { return widen(sampler.options().*option); };
   };
@@ -208,7 +213,7 @@ void register_sampler(py::module_& module) {
       .def("copy", copy, kCopyDoc)
       .def("__copy__", copy)
       .def(
-          "__deepcopy__", [](const Sampler& sampler, const py::dict&) { return sampler; }, py::arg("memo"))
+          "__deepcopy__", [copy](const Sampler& sampler, const py::dict&) { return copy(sampler); }, py::arg("memo"))
       .def("__repr__", &repr)
       .def(py::pickle(&get_state, &set_state))
       .def_property_readonly("temperature", number(&SamplerOptions::temperature), "What logits are divided by.")

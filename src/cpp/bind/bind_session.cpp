@@ -12,6 +12,8 @@
 #include "bind/file_path.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
+#include "bind/object_lock.h"
+#include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "model/sampler.h"
@@ -46,6 +48,7 @@ std::int32_t sample(const Session& session, Sampler& sampler) {
   std::vector<std::int32_t> history;
   if (sampler.options().repetition_penalty != 1.0F) history = session.tokens();
   std::int32_t id = 0;
+  const ObjectLock turn(sampler);
   session.with_logits([&](std::span<const float> logits) {
     LLAMA2CPP_CHECK(!logits.empty(), "the session has no logits: it is new, or was rewound");
     id = sampler.sample(logits, history);
@@ -65,7 +68,7 @@ py::array kv_array(const Session& session, const Tensor& cache) {
 void run_released(std::span<const Work> work, const py::object& call, const Model& model) {
   const Hooks hooks = CallHooks::of(call, model);
   const ReleasedGil released;
-  run(work, hooks, [] { poll_signals(); });
+  run(work, hooks, Poll(model.backend()));
 }
 
 py::array step(Session& session, const py::object& token, const py::object& hooks) {
@@ -168,15 +171,19 @@ void register_session(py::module_& module) {
           "rewind",
           [](Session& session, Int<"Session.rewind", "position"> position) {
             const ReleasedGil released;
-            session.rewind(position);
+            session.rewind(position, poll_signals);
           },
           arg("position"))
-      .def("fork", &Session::fork, py::call_guard<ReleasedGil>())
+      .def("fork",
+           [](Session& session) {
+             const ReleasedGil released;
+             return session.fork(poll_signals);
+           })
       .def(
           "save",
           [](Session& session, const FilePath& path) {
             const ReleasedGil released;
-            save_session(session, path.utf8, [] { poll_signals(); });
+            save_session(session, path.utf8, poll_signals);
           },
           arg("path"))
       .def(

@@ -13,6 +13,7 @@
 #include "bind/file_path.h"
 #include "bind/integer.h"
 #include "bind/numpy.h"
+#include "bind/object_lock.h"
 #include "bind/released_gil.h"
 #include "core/buffer.h"
 #include "core/check.h"
@@ -555,11 +556,18 @@ void register_text(py::module_& module) {
       .def(
           "push",
           [](PyStreamDecoder& self, const py::object& id) {
-            return self.decoder.push(to_known_id(id, self.tokenizer));
+            const std::int32_t checked = to_known_id(id, self.tokenizer);
+            const ObjectLock turn(self);
+            return self.decoder.push(checked);
           },
           py::arg("id"), kPushDoc)
       .def(
-          "flush", [](PyStreamDecoder& self) { return self.decoder.flush(); }, kFlushDoc);
+          "flush",
+          [](PyStreamDecoder& self) {
+            const ObjectLock turn(self);
+            return self.decoder.flush();
+          },
+          kFlushDoc);
 }
 
 }  // namespace llama2cpp::bind

@@ -3,7 +3,8 @@
 
 #include "bind/bind.h"
 
-PYBIND11_MODULE(_core, module) {
+// What Python threads share is locked by the core (see ARCHITECTURE, "Threads") or by an ObjectLock: no GIL is needed.
+PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   module.doc() = "The C++ core of llama2cpp. Use the llama2cpp package; these names may change.";
   module.attr("__version__") = LLAMA2CPP_VERSION;
   llama2cpp::bind::register_errors(module);

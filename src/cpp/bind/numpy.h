@@ -68,10 +68,4 @@ inline std::vector<std::int32_t> to_ids(py::handle object) {
   return ids;
 }
 
-// A signal check for long calls: run with the GIL released, it takes the GIL and lets Python's handlers run.
-inline void poll_signals() {
-  const py::gil_scoped_acquire gil;
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
 }  // namespace llama2cpp::bind

@@ -10,28 +10,33 @@
 
 namespace llama2cpp::bind {
 
+inline bool shutting_down() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing() != 0;
+#else
+  return _Py_IsFinalizing() != 0;
+#endif
+}
+
+// For a thread that is about to ask for the GIL: if the interpreter shuts down, it sleeps until the process is over, as
+// Python 3.14 has it.
+inline void sleep_if_shutting_down() {
+  while (shutting_down()) std::this_thread::sleep_for(std::chrono::hours(1));
+}
+
 class ReleasedGil {
  public:
   ReleasedGil() : state_(PyEval_SaveThread()) {}
   ReleasedGil(const ReleasedGil&) = delete;
   ReleasedGil& operator=(const ReleasedGil&) = delete;
 
-  // Python may unwind this thread from in here, if it begins to shut down while we wait. If it has begun already, we
-  // sleep until the process is over, as Python 3.14 has it.
+  // Python may unwind this thread from in here, if it begins to shut down while we wait.
   ~ReleasedGil() noexcept(false) {
-    while (shutting_down()) std::this_thread::sleep_for(std::chrono::hours(1));
+    sleep_if_shutting_down();
     PyEval_RestoreThread(state_);
   }
 
  private:
-  static bool shutting_down() {
-#if PY_VERSION_HEX >= 0x030D0000
-    return Py_IsFinalizing() != 0;
-#else
-    return _Py_IsFinalizing() != 0;
-#endif
-  }
-
   PyThreadState* state_;
 };
 

@@ -2,9 +2,12 @@
 #include "core/memory_pool.h"
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
+
+#include "core/wait_lock.h"
 
 namespace llama2cpp {
 namespace {
@@ -16,11 +19,18 @@ constexpr std::size_t kLargePieces = 2;               // activations and logits 
 }  // namespace
 
 struct MemoryPool::Idle {
-  std::mutex mutex;
+  WaitLock lock;
   std::vector<Buffer> small;  // the oldest first
   std::vector<Buffer> large;
 
-  std::vector<Buffer>& pieces(std::size_t bytes) { return bytes <= kSmall ? small : large; }
+  // With the lock held.
+  std::vector<Buffer>& pieces(std::size_t bytes) {
+    if (lock.inherited()) {  // half written, perhaps: left alone
+      std::construct_at(&small);
+      std::construct_at(&large);
+    }
+    return bytes <= kSmall ? small : large;
+  }
 };
 
 struct MemoryPool::Loan {
@@ -29,10 +39,11 @@ struct MemoryPool::Loan {
     const std::shared_ptr<Idle> idle = pool.lock();
     const bool small = piece.size() <= kSmall;
     if (!idle || !(small || piece.forget())) return;
-    const std::lock_guard lock(idle->mutex);
+    const std::lock_guard lock(idle->lock);
     std::vector<Buffer>& pieces = idle->pieces(piece.size());
+    if (pieces.capacity() == 0) return;  // the constructor made room; a child of fork() may have begun anew
     if (pieces.size() == (small ? kSmallPieces : kLargePieces)) pieces.erase(pieces.begin());
-    pieces.push_back(std::move(piece));  // has room: see the constructor
+    pieces.push_back(std::move(piece));
   }
   Loan(const Loan&) = delete;
   Loan& operator=(const Loan&) = delete;
@@ -49,7 +60,7 @@ MemoryPool::MemoryPool() : idle_(std::make_shared<Idle>()) {
 Buffer MemoryPool::take(std::size_t bytes) {
   Buffer piece;
   {
-    const std::lock_guard lock(idle_->mutex);
+    const std::lock_guard lock(idle_->lock);
     std::vector<Buffer>& pieces = idle_->pieces(bytes);
     // What is more than twice as large may be wanted whole.
     const auto fits = [&](const Buffer& b) { return b.size() >= bytes && b.size() / 2 <= bytes; };

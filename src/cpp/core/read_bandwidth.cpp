@@ -34,12 +34,11 @@ std::uint64_t read_once(const std::byte* memory, std::size_t bytes) {
 
 }  // namespace
 
-double read_bandwidth(int threads, std::size_t bytes, double seconds) {
+double read_bandwidth(ThreadPool& pool, std::size_t bytes, double seconds) {
   LLAMA2CPP_CHECK(bytes >= 1 && bytes <= available_memory(), "bytes is ", bytes, ", expected 1 to the ",
                   available_memory(), " that are free");
   LLAMA2CPP_CHECK(std::isfinite(seconds) && seconds >= 0.0, "seconds is ", seconds, ", expected 0 or more");
-  ThreadPool pool(threads);
-  const auto parts = static_cast<std::size_t>(threads);
+  const auto parts = static_cast<std::size_t>(pool.threads());
   const std::size_t part = (bytes / parts + kStep) / kStep * kStep;  // [threads] of these
   const Buffer memory = Buffer::heap(part * parts);
   std::memset(memory.data(), 1, memory.size());  // pages that nobody wrote to are all the same page
@@ -48,9 +47,12 @@ double read_bandwidth(int threads, std::size_t bytes, double seconds) {
   std::atomic<std::uint64_t> joined{0};
   const auto read = [&](std::int64_t passes) {
     const auto begin = Clock::now();
-    pool.run([&](int w) {
+    pool.run([&](int w, int workers) {
+      const Range mine = share(pool.threads(), w, workers);  // one part, unless threads could not be started
       for (std::int64_t i = 0; i < passes; ++i) {
-        joined.fetch_or(read_once(memory.data() + static_cast<std::size_t>(w) * part, part));
+        for (std::int64_t p = mine.begin; p < mine.end; ++p) {
+          joined.fetch_or(read_once(memory.data() + static_cast<std::size_t>(p) * part, part));
+        }
       }
     });
     return std::chrono::duration<double>(Clock::now() - begin).count();

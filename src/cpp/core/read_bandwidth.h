@@ -5,8 +5,10 @@
 
 namespace llama2cpp {
 
-// Bytes a second that `threads` threads read together: each one sequential stream through its share of `bytes` bytes,
+class ThreadPool;
+
+// Bytes a second that the pool's threads read together: each one sequential stream through its share of `bytes` bytes,
 // again and again for about `seconds`. Memory that a cache holds is read from the cache.
-double read_bandwidth(int threads, std::size_t bytes, double seconds);
+double read_bandwidth(ThreadPool& pool, std::size_t bytes, double seconds);
 
 }  // namespace llama2cpp

@@ -1,23 +1,31 @@
-// Fork-join with two counters: `started` says which region is on, `unfinished` how many workers are still in it.
+// Fork-join by numbers: `started` says which region is on, and each worker's `claimed` and `finished` the last region of
+// which it has had its share. Shares are claimed, by their worker or, if it does not come, by the caller.
 #include "core/thread_pool.h"
 
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
 #include <fstream>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #ifdef __linux__
 #include <sched.h>
-#endif
-#ifndef _WIN32
-#include <pthread.h>
 #endif
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
 
 #include "core/check.h"
+#include "core/quote.h"
+#include "core/thread_number.h"
 
 namespace llama2cpp {
 namespace {
@@ -30,18 +38,17 @@ inline void pause() {
 #endif
 }
 
-// About 20 microseconds: longer than the gap between two ops of a forward, shorter than anyone would notice.
-constexpr int kSpins = 1000;
+// Some 20 microseconds, longer than the gap between two ops of a forward, and a tenth of that.
+constexpr int kMostSpins = 1000;
+constexpr int kFewestSpins = 60;
 
-// Counts the fork()s that led to this process, so that a pool can tell that its threads stayed with the parent.
-std::atomic<int>& fork_count() {
-  static std::atomic<int> count{0};
-#ifndef _WIN32
-  static const int registered = ::pthread_atfork(nullptr, nullptr, [] { count.fetch_add(1); });
-  static_cast<void>(registered);
-#endif
-  return count;
-}
+// Sleeping workers that came too late are left alone for this long, twice as long each time, while the caller does short
+// work alone: a wake-up costs some microseconds, and on a busy machine it comes to nothing.
+constexpr auto kShortestPause = std::chrono::microseconds(20);
+constexpr auto kLongestPause = std::chrono::milliseconds(4);
+
+constexpr auto kStartAgainAfter = std::chrono::seconds(1);
+constexpr int kMostThreads = 1024;
 
 int usable_cpus() {
 #ifdef __linux__
@@ -72,32 +79,117 @@ int cgroup_cpus() {
   return 0;
 }
 
+// In quotes; what is no ASCII, and may be no text, as question marks.
+std::string printable(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return static_cast<signed char>(c) < 0; }, '?');
+  return quote(text);
+}
+
+std::thread start_thread(std::function<void()> work) { return std::thread(std::move(work)); }
+
 }  // namespace
 
-int fork_generation() { return fork_count().load(std::memory_order_relaxed); }
-
 int default_threads() {
+  const char* const wanted = std::getenv("LLAMA2CPP_THREADS");
+  if (wanted != nullptr && *wanted != '\0') {
+    int threads = 0;
+    const char* const end = wanted + std::strlen(wanted);
+    const auto [rest, error] = std::from_chars(wanted, end, threads);
+    LLAMA2CPP_CHECK(error == std::errc() && rest == end && threads >= 1 && threads <= kMostThreads,
+                    "the environment variable LLAMA2CPP_THREADS is ", printable(wanted), ", expected 1 to ",
+                    kMostThreads);
+    return threads;
+  }
   const int cpus = usable_cpus();
   const int quota = cgroup_cpus();
   const int threads = quota > 0 && quota < cpus ? quota : cpus;
-  return threads < 1 ? 1 : threads;
+  return std::clamp(threads, 1, kMostThreads);
 }
 
-struct ThreadPool::Workers {
-  alignas(64) std::atomic<std::uint32_t> started{0};    // number of the newest region
-  alignas(64) std::atomic<std::int32_t> unfinished{0};  // workers still in it, the caller not counted
-  alignas(64) std::atomic<std::int32_t> arrived{0};     // at the barrier
-  alignas(64) std::atomic<std::uint32_t> barriers{0};   // barriers passed
-  const FunctionRef<void(int)>* work = nullptr;
-  std::atomic<bool> stop{false};
-  std::mutex error_mutex;  // taken only when a worker throws
-  std::exception_ptr error;
-  int forks = fork_generation();
-  std::vector<std::thread> threads;
+// Waits for a number to change: spins as long as that has been worth it lately, then sleeps.
+class ThreadPool::Waiter {
+ public:
+  explicit Waiter(int most_spins) : most_(most_spins), spins_(most_spins) {}
+
+  // Whether it has changed while spinning.
+  bool spin(const std::atomic<std::uint32_t>& number, std::uint32_t old) {
+    for (int i = 0; i < spins_; ++i) {
+      if (number.load(std::memory_order_acquire) != old) {
+        spins_ = std::min(most_, 2 * spins_);
+        return true;
+      }
+      pause();
+    }
+    if (number.load(std::memory_order_acquire) != old) return true;
+    spins_ = std::max(std::min(most_, kFewestSpins), spins_ / 2);
+    return false;
+  }
+
+ private:
+  int most_;
+  int spins_;
 };
 
-ThreadPool::ThreadPool(int threads) : threads_(threads), spin_(threads <= usable_cpus()) {
-  LLAMA2CPP_CHECK(threads >= 1 && threads <= 1024, "threads is ", threads, ", expected 1 to 1024");
+struct ThreadPool::Workers {
+  struct Worker {
+    alignas(64) std::atomic<std::uint32_t> claimed{0};  // number of the newest region whose share has been claimed
+    std::atomic<std::uint32_t> finished{0};             // and of the newest that this worker has finished
+    std::thread thread;
+  };
+
+  alignas(64) std::atomic<std::uint32_t> started{0};  // number of the newest region
+  alignas(64) std::atomic<int> asleep{0};
+  const FunctionRef<void(int, int)>* work = nullptr;
+  int parts = 1;  // of the newest region
+  std::atomic<bool> stop{false};
+  std::mutex error_mutex;  // taken only when a share throws
+  std::exception_ptr error;
+  const int forks = fork_generation();
+  Waiter caller;                                 // for workers to finish
+  std::vector<std::unique_ptr<Worker>> workers;  // worker w is at w - 1
+
+  explicit Workers(int most_spins) : caller(most_spins) {}
+
+  // Whether the share of `region` is the one who asks's to do.
+  static bool claim(Worker& worker, std::uint32_t region) {
+    std::uint32_t before = region - 1;
+    return worker.claimed.compare_exchange_strong(before, region, std::memory_order_acq_rel);
+  }
+
+  void do_share(int w) {
+    try {
+      (*work)(w, parts);
+    } catch (...) {
+      const std::lock_guard lock(error_mutex);
+      if (!error) error = std::current_exception();
+    }
+  }
+
+  // What worker `w` does all its life; `seen` is the region before its first.
+  void serve(Worker& me, int w, std::uint32_t seen, int most_spins) {
+    Waiter waiter(most_spins);
+    while (true) {
+      if (!waiter.spin(started, seen)) {
+        asleep.fetch_add(1, std::memory_order_relaxed);
+        started.wait(seen, std::memory_order_acquire);
+        asleep.fetch_sub(1, std::memory_order_relaxed);
+      }
+      if (stop.load(std::memory_order_relaxed)) return;
+      seen = started.load(std::memory_order_acquire);
+      if (!claim(me, seen)) continue;
+      do_share(w);
+      me.finished.store(seen, std::memory_order_release);
+      me.finished.notify_one();
+    }
+  }
+};
+
+ThreadPool::ThreadPool(int threads, StartThread start)
+    : threads_(threads),
+      start_(start ? std::move(start) : StartThread(start_thread)),
+      most_spins_(threads <= usable_cpus() ? kMostSpins : 0) {
+  LLAMA2CPP_CHECK(threads >= 1 && threads <= kMostThreads, "threads is ", threads, ", expected 1 to ", kMostThreads);
   fork_generation();  // counts from here on
 }
 
@@ -111,66 +203,92 @@ ThreadPool::~ThreadPool() {
   workers_->stop.store(true);
   workers_->started.fetch_add(1);
   workers_->started.notify_all();
-  for (std::thread& thread : workers_->threads) thread.join();
+  for (const auto& worker : workers_->workers) worker->thread.join();
 }
 
-void ThreadPool::run(FunctionRef<void(int)> work) {
-  if (threads_ == 1) return work(0);
-  if (workers_ && workers_->forks != fork_generation()) static_cast<void>(workers_.release());
+void ThreadPool::start_workers() {
+  if (workers_ && workers_->forks != fork_generation()) {
+    static_cast<void>(workers_.release());
+    start_again_ = {};
+  }
   if (!workers_) {
-    workers_ = std::make_unique<Workers>();
-    Workers& all = *workers_;
-    for (int w = 1; w < threads_; ++w) {
-      all.threads.emplace_back([&all, w, spin = spin_] {
-        for (std::uint32_t seen = 0;; ++seen) {
-          for (int i = 0; spin && i < kSpins && all.started.load(std::memory_order_acquire) == seen; ++i) pause();
-          all.started.wait(seen, std::memory_order_acquire);
-          if (all.stop.load(std::memory_order_relaxed)) return;
-          try {
-            (*all.work)(w);
-          } catch (...) {
-            const std::lock_guard lock(all.error_mutex);
-            if (!all.error) all.error = std::current_exception();
-          }
-          if (all.unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) all.unfinished.notify_one();
-        }
-      });
+    auto all = std::make_unique<Workers>(most_spins_);
+    all->workers.reserve(static_cast<std::size_t>(threads_ - 1));
+    workers_ = std::move(all);
+  }
+  Workers& all = *workers_;
+  const auto missing = [&] { return static_cast<int>(all.workers.size()) + 1 < threads_; };
+  if (!missing() || (start_again_ != Clock::time_point{} && Clock::now() < start_again_)) return;
+  try {
+    while (missing()) {
+      const std::uint32_t seen = all.started.load();
+      auto worker = std::make_unique<Workers::Worker>();
+      worker->claimed = seen;
+      worker->finished = seen;
+      const int w = static_cast<int>(all.workers.size()) + 1;
+      worker->thread =
+          start_([&all, &me = *worker, w, seen, most_spins = most_spins_] { all.serve(me, w, seen, most_spins); });
+      all.workers.push_back(std::move(worker));  // has room
+    }
+    start_again_ = {};
+  } catch (const std::system_error& error) {
+    start_again_ = Clock::now() + kStartAgainAfter;
+    if (!std::exchange(warned_, true)) {
+      warning_ = cat("only ", all.workers.size() + 1, " of ", threads_, " threads could be started (", error.what(),
+                     "): the results are the same, and take longer. Is there a limit of threads (ulimit -u, a "
+                     "container's pids)?");
     }
   }
-
-  Workers& all = *workers_;
-  all.work = &work;
-  all.unfinished.store(threads_ - 1, std::memory_order_relaxed);
-  all.started.fetch_add(1, std::memory_order_release);
-  all.started.notify_all();
-  std::exception_ptr mine;
-  try {
-    work(0);
-  } catch (...) {
-    mine = std::current_exception();
-  }
-  for (int i = 0; spin_ && i < kSpins && all.unfinished.load(std::memory_order_acquire) != 0; ++i) pause();
-  for (std::int32_t left = all.unfinished.load(std::memory_order_acquire); left != 0;
-       left = all.unfinished.load(std::memory_order_acquire)) {
-    all.unfinished.wait(left, std::memory_order_acquire);
-  }
-  if (!mine) mine = std::exchange(all.error, nullptr);
-  all.error = nullptr;
-  if (mine) std::rethrow_exception(mine);
 }
 
-void ThreadPool::barrier() {
-  if (threads_ == 1) return;
+std::string ThreadPool::take_warning() { return std::exchange(warning_, {}); }
+
+void ThreadPool::run(FunctionRef<void(int, int)> work, std::int64_t nanoseconds) {
+  if (threads_ == 1) return work(0, 1);
+  start_workers();
   Workers& all = *workers_;
-  const std::uint32_t passed = all.barriers.load(std::memory_order_acquire);
-  if (all.arrived.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
-    all.arrived.store(0, std::memory_order_relaxed);
-    all.barriers.fetch_add(1, std::memory_order_release);
-    all.barriers.notify_all();
+  const int others = static_cast<int>(all.workers.size());
+  if (others == 0) return work(0, 1);
+  const bool all_asleep = all.asleep.load(std::memory_order_relaxed) == others;
+  if (all_asleep && nanoseconds < kLong && wake_again_ != Clock::time_point{} && Clock::now() < wake_again_) {
+    return work(0, 1);
+  }
+
+  all.work = &work;
+  all.parts = others + 1;
+  const std::uint32_t region = all.started.load(std::memory_order_relaxed) + 1;
+  all.started.store(region, std::memory_order_release);
+  all.started.notify_all();  // costs little where nobody sleeps
+  all.do_share(0);
+
+  bool late = false;
+  for (int w = 1; w <= others; ++w) {
+    Workers::Worker& worker = *all.workers[static_cast<std::size_t>(w - 1)];
+    if (worker.claimed.load(std::memory_order_relaxed) == region || !Workers::claim(worker, region)) continue;
+    late = true;
+    all.do_share(w);
+    worker.finished.store(region, std::memory_order_relaxed);  // that of nobody else
+  }
+  for (const auto& worker : all.workers) {
+    for (std::uint32_t last = worker->finished.load(std::memory_order_acquire); last != region;
+         last = worker->finished.load(std::memory_order_acquire)) {
+      if (all.caller.spin(worker->finished, last)) continue;
+      late = true;
+      worker->finished.wait(last, std::memory_order_acquire);
+    }
+  }
+  note(late);
+  if (const std::exception_ptr error = std::exchange(all.error, nullptr)) std::rethrow_exception(error);
+}
+
+void ThreadPool::note(bool late) {
+  if (!late) {
+    pause_ = {};
+    wake_again_ = {};
     return;
   }
-  for (int i = 0; spin_ && i < kSpins && all.barriers.load(std::memory_order_acquire) == passed; ++i) pause();
-  all.barriers.wait(passed, std::memory_order_acquire);
+  pause_ = std::clamp<Clock::duration>(2 * pause_, kShortestPause, kLongestPause);
+  wake_again_ = Clock::now() + pause_;
 }
 
 }  // namespace llama2cpp

@@ -1,11 +1,13 @@
 // ThreadPool: persistent workers for fork-join regions of a few microseconds. A region costs no allocation and no
-// lock: workers spin briefly on a counter and then sleep. The caller is worker 0.
+// lock. The caller is worker 0, and does what the others do not come to: whoever has no CPU holds nobody up.
 #pragma once
 
-#include <atomic>
+#include <chrono>
 #include <cstdint>
-#include <exception>
+#include <functional>
 #include <memory>
+#include <string>
+#include <thread>
 
 #include "core/function_ref.h"
 
@@ -13,35 +15,50 @@ namespace llama2cpp {
 
 class ThreadPool {
  public:
+  // Starts a thread that does the work, or throws std::system_error. Tests pass their own.
+  using StartThread = std::function<std::thread(std::function<void()> work)>;
+
   // Threads start with the first region. threads >= 1.
-  explicit ThreadPool(int threads);
+  explicit ThreadPool(int threads, StartThread start = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return threads_; }
 
-  // Calls work(w) for each w in [0, threads) at the same time and returns when all have returned. The first exception
-  // is rethrown. One region at a time: the owner keeps callers apart (see Backend::Lease). A child of fork() has no
-  // workers and makes its own with its first region.
-  void run(FunctionRef<void(int)> work);
+  // Calls work(w, n) once for each w in [0, n), on up to n threads at the same time, and returns when all have returned.
+  // n is at most threads(): less where threads could not be started (the pool tries again now and then), and 1 where
+  // `nanoseconds`, about what the work takes on one thread, are fewer than it would take to wake them. The first exception is rethrown. One region at a time: the owner keeps callers
+  // apart (see Backend::Lease). A child of fork() has no workers and makes its own with its first region.
+  void run(FunctionRef<void(int, int)> work, std::int64_t nanoseconds = kLong);
 
-  // Inside a region: returns when all workers have arrived. Only for work that does not throw.
-  void barrier();
+  // What a user should hear of, once: how many threads could be started, and why not all. Empty: nothing. May be asked
+  // for after run() by whoever called it.
+  bool has_warning() const { return !warning_.empty(); }
+  std::string take_warning();
 
  private:
   struct Workers;
+  class Waiter;
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::int64_t kLong = 200'000;  // nanoseconds of work that are always worth waking workers
+
+  void start_workers();
+  void note(bool late);
 
   int threads_;
-  bool spin_;  // whether there is a CPU for each thread, so that waiting by spinning steals from no one
+  StartThread start_;
+  int most_spins_;  // 0 where there is no CPU for each thread: waiting by spinning would steal from the others
   std::unique_ptr<Workers> workers_;
+  Clock::time_point start_again_{};  // not before: threads that could not be started
+  std::string warning_;
+  bool warned_ = false;
+  Clock::duration pause_{};         // how long sleeping workers are left alone after the next late one
+  Clock::time_point wake_again_{};  // not before
 };
 
-// How many fork()s lie between this process and the one that first asked: what threads held or ran before the last of
-// them is not here.
-int fork_generation();
-
-// What threads=None means: the least of the CPUs that this process may use and the cgroup's CPU quota, at least 1.
+// What threads=None means: LLAMA2CPP_THREADS where that is set, which must be 1 to 1024 (else std::invalid_argument); else
+// the least of the CPUs that this process may use and the cgroup's CPU quota, at least 1.
 int default_threads();
 
 // The range of [0, total) that worker `w` of `n` takes: contiguous, sizes differ by at most one.

@@ -201,8 +201,8 @@ void gptq_encode(std::span<const float> weight, std::int64_t cols, std::span<con
                  std::span<const double> u, const GptqGrid& grid, const GptqCodes& out, ThreadPool& pool) {
   const Encoder encoder(weight, cols, order, u, grid, out);
   const std::int64_t rows = static_cast<std::int64_t>(weight.size()) / cols;
-  pool.run([&](int w) {
-    const Range mine = share(rows, w, pool.threads());
+  pool.run([&](int w, int workers) {
+    const Range mine = share(rows, w, workers);
     encoder.rows(mine.begin, mine.end);
   });
 }

@@ -45,8 +45,8 @@ bool decompose(double* a, std::int64_t n, ThreadPool& pool) {
       row[k] = root;
       for (std::int64_t i = begin; i < k; ++i) subtract(a + i * n, i + 1, row, 1, i, n);
     }
-    pool.run([&](int w) {  // rows are of all lengths: every worker gets some of each
-      for (std::int64_t i = w; i < begin; i += pool.threads()) {
+    pool.run([&](int w, int workers) {  // rows are of all lengths: every worker gets some of each
+      for (std::int64_t i = w; i < begin; i += workers) {
         subtract(a + i * n, i + 1, a + begin * n, end - begin, i, n);
       }
     });
@@ -79,9 +79,9 @@ bool gptq_factor(std::span<double> h, std::span<double> u, std::int64_t n, Threa
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t k = i + 1; k < n; ++k) a[i * n + k] = a[k * n + i];
   }
-  pool.run([&](int w) {
+  pool.run([&](int w, int workers) {
     std::vector<double> tile(static_cast<std::size_t>(n * kTile));
-    for (std::int64_t first = w * kTile; first < n; first += pool.threads() * kTile) {
+    for (std::int64_t first = w * kTile; first < n; first += workers * kTile) {
       invert_columns(a, n, first, tile.data());
       for (std::int64_t i = 0; i < n; ++i) {
         std::copy_n(tile.data() + i * kTile, std::min(kTile, n - first), u.data() + i * n + first);

@@ -44,6 +44,7 @@ enum class Point : std::uint8_t {
   ln_final_normalized,
 };
 inline constexpr int kPoints = static_cast<int>(Point::ln_final_normalized) + 1;
+static_assert(kPoints <= 32, "a PlaceSet has 32 bits for a layer");
 
 struct Place {
   Point point = Point::embed;

@@ -2,6 +2,8 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <memory>
+#include <mutex>
 
 #include "core/check.h"
 #include "format/panel_layout.h"
@@ -84,7 +86,7 @@ void check_int8(const std::vector<Weight*>& matrices) {
 
 }  // namespace
 
-Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie)
+Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie, FunctionRef<void()> poll)
     : checkpoint_(edited(base.checkpoint_, edits, untie)),
       backend_(base.backend_),
       weights_(checkpoint_),
@@ -93,7 +95,7 @@ Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie)
       kv_dtype_(base.kv_dtype_),
       pack_(base.pack_),
       all_files_(mapped_files(checkpoint_)) {
-  base.prepare();
+  base.prepare(poll);
   const std::vector<Weight*> theirs = base.weights_.matrices();
   const std::vector<Weight*> ours = weights_.matrices();
   for (std::size_t i = 0; i < ours.size(); ++i) {
@@ -139,11 +141,12 @@ std::size_t Model::matrix_bytes() const {
   return bytes;
 }
 
-void Model::prepare() const {
+void Model::prepare(FunctionRef<void()> poll) const {
   if (!pack_ || prepared_.load(std::memory_order_acquire)) return;
-  const std::lock_guard lock(prepare_mutex_);
+  prepare_lock_.lock(poll);
+  const std::lock_guard lock(prepare_lock_, std::adopt_lock);
   if (prepared_.load(std::memory_order_relaxed)) return;
-  const Backend::Lease lease(*backend_);
+  const Backend::Lease lease(*backend_, poll);
   const std::vector<Weight*> matrices = weights_.matrices();
   backend_->pack(matrices);
   FileReads(all_files_).check();  // the panels are of one state of the files, the one that was opened
@@ -164,7 +167,8 @@ std::span<const Buffer> Model::files() const {
 Model::ActivationsLoan Model::borrow_activations(std::int64_t rows) const {
   std::unique_ptr<Activations> found;
   {
-    const std::lock_guard lock(loans_mutex_);
+    const std::lock_guard lock(loans_lock_);
+    if (loans_lock_.inherited()) std::construct_at(&idle_activations_);  // half written, perhaps: left alone
     for (auto& idle : idle_activations_) {
       if (idle->capacity() < rows || (found && found->capacity() <= idle->capacity())) continue;
       std::swap(found, idle);  // the smallest that is large enough
@@ -174,7 +178,8 @@ Model::ActivationsLoan Model::borrow_activations(std::int64_t rows) const {
   if (!found) found = std::make_unique<Activations>(config(), *backend_, rows);
   return {found.release(), [this](Activations* done) {
             std::unique_ptr<Activations> owned(done);
-            const std::lock_guard lock(loans_mutex_);
+            const std::lock_guard lock(loans_lock_);
+            if (loans_lock_.inherited()) std::construct_at(&idle_activations_);
             if (idle_activations_.size() < 4) idle_activations_.push_back(std::move(owned));
           }};
 }

@@ -4,13 +4,14 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/function_ref.h"
 #include "core/memory_pool.h"
+#include "core/wait_lock.h"
 #include "io/checkpoint.h"
 #include "model/activations.h"
 #include "model/rope.h"
@@ -34,8 +35,9 @@ class Model {
 
   // `base` with some of its matrices replaced, by the names in its file. All others, packed ones too, and the backend are
   // shared with it. Where the output is the embedding table, an edit of the output gives it a matrix of its own; so does
-  // `untie`, for an edit of the embeddings that leaves the output as it was. Packs `base` if it is to be packed.
-  Model(const Model& base, const std::vector<Weight>& edits, bool untie);
+  // `untie`, for an edit of the embeddings that leaves the output as it was. Packs `base` if it is to be packed, which
+  // `poll` may end.
+  Model(const Model& base, const std::vector<Weight>& edits, bool untie, FunctionRef<void()> poll);
 
   const Config& config() const { return checkpoint_.config; }
   const Checkpoint& checkpoint() const { return checkpoint_; }
@@ -50,9 +52,9 @@ class Model {
   // Bytes that matrices take while the model runs: packed, or the file's.
   std::size_t matrix_bytes() const;
 
-  // Packs the weights, the first time. Takes the backend's lease. Throws what reading their files does, and FormatError where
-  // one of them is not as it was opened.
-  void prepare() const;
+  // Packs the weights, the first time. Takes the backend's lease. `poll` is called while it waits, and may throw. Throws what
+  // reading their files does too, and FormatError where one of them is not as it was opened.
+  void prepare(FunctionRef<void()> poll) const;
 
   // The mapped files that a forward reads from now on, for FileReads. Packed weights need theirs no more.
   std::span<const Buffer> files() const;
@@ -75,9 +77,9 @@ class Model {
   bool int8_activations_ = false;             // matmuls round their input to int8
   std::vector<Buffer> all_files_;             // of all weights
   mutable std::vector<Buffer> packed_files_;  // of what is not packed: set before prepared_ is
-  mutable std::mutex prepare_mutex_;
+  mutable WaitLock prepare_lock_;
   mutable std::atomic<bool> prepared_{false};
-  mutable std::mutex loans_mutex_;
+  mutable WaitLock loans_lock_;
   mutable std::vector<std::unique_ptr<Activations>> idle_activations_;
   mutable MemoryPool memory_;
 };

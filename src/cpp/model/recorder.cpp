@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <mutex>
 #include <utility>
 
 #include "core/check.h"
@@ -21,12 +22,12 @@ bool in_last_norm(Point point) { return point == Point::ln_final_scale || point 
 }  // namespace
 
 Track::Rows Track::rows() const {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lock_);
   return rows_;
 }
 
 std::size_t Track::size() const {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lock_);
   return rows_.rows.size();
 }
 
@@ -69,12 +70,12 @@ double Recorder::bytes(std::int64_t begin, std::int64_t count) const {
 }
 
 std::int64_t Recorder::bytes_taken() const {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lock_);
   return static_cast<std::int64_t>(taken_ - block_.bytes);
 }
 
 void Recorder::reserve(double bytes) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lock_);
   make_block(bytes);
 }
 
@@ -87,7 +88,7 @@ void Recorder::make_block(double bytes) {
 }
 
 Recorder::Piece Recorder::take(double bytes) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lock_);
   make_block(bytes);
   const Piece piece{block_.memory, block_.begin, static_cast<std::size_t>(bytes)};
   block_.begin += piece.bytes;
@@ -96,7 +97,7 @@ Recorder::Piece Recorder::take(double bytes) {
 }
 
 void Recorder::give_back(const Piece& piece) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lock_);
   if (piece.memory.data() != block_.memory.data() || piece.begin + piece.bytes != block_.begin) return;
   block_.begin -= piece.bytes;
   block_.bytes += piece.bytes;
@@ -178,7 +179,7 @@ void Recording::begin(std::span<const Feed> feeds) {
     }
 
     Track& track = *tracks_[s];
-    const std::lock_guard lock(track.mutex_);
+    const std::lock_guard lock(track.lock_);
     const auto& [known, rows] = track.rows_;
     const auto differ = std::mismatch(known.begin(), known.end(), before.begin(), before.end());
     pending.kept_tokens = static_cast<std::size_t>(differ.first - known.begin());
@@ -219,7 +220,7 @@ void Recording::succeeded() noexcept {
   for (std::size_t s = 0; s < tracks_.size(); ++s) {
     if (!tracks_[s]) continue;
     Pending& pending = pending_[s];
-    const std::lock_guard lock(tracks_[s]->mutex_);
+    const std::lock_guard lock(tracks_[s]->lock_);
     auto& [tokens, rows] = tracks_[s]->rows_;
     tokens.resize(pending.kept_tokens);
     tokens.insert(tokens.end(), pending.new_tokens.begin(), pending.new_tokens.end());

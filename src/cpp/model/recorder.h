@@ -4,11 +4,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/wait_lock.h"
 #include "model/hooks.h"
 
 namespace llama2cpp {
@@ -34,7 +34,7 @@ class Track {
  private:
   friend class Recording;
 
-  mutable std::mutex mutex_;  // held while the below is read or written
+  mutable WaitLock lock_;  // held while the below is read or written
   Rows rows_;
 };
 
@@ -69,7 +69,7 @@ class Recorder {
     std::size_t bytes = 0;
     float* floats() const { return reinterpret_cast<float*>(memory.data() + begin); }
   };
-  void make_block(double bytes);  // with the mutex held
+  void make_block(double bytes);  // with the lock held
   Piece take(double bytes);
   void give_back(const Piece& piece);
 
@@ -92,8 +92,8 @@ class Recorder {
   std::int64_t fixed_floats_ = 0;    // of a token without its patterns
   std::int64_t patterns_ = 0;        // how many places have them
 
-  mutable std::mutex mutex_;  // held while the below is read or written
-  Piece block_;               // what is left of the newest piece of memory
+  mutable WaitLock lock_;  // held while the below is read or written
+  Piece block_;            // what is left of the newest piece of memory
   std::size_t taken_ = 0;
 };
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
+#include <mutex>
 
 #include "core/check.h"
 #include "model/forward.h"
@@ -21,32 +23,18 @@ Session::Session(std::shared_ptr<const Model> model, std::unique_ptr<KvCache> kv
   set_logits(logits);
 }
 
-Session::Turn::Turn(Session& session) : session_(&session) {
-  if (session.owner_.load() == std::this_thread::get_id()) {
-    throw std::runtime_error("this session is in the middle of a call (a hook may use other sessions, not its own)");
-  }
-  session.mutex_.lock();
-  session.owner_.store(std::this_thread::get_id());
-}
-
-Session::Turn::~Turn() {
-  if (session_ == nullptr) return;
-  session_->owner_.store({});
-  session_->mutex_.unlock();
-}
-
 std::int64_t Session::position() const {
-  const std::lock_guard lock(state_mutex_);
+  const std::lock_guard lock(state_lock_);
   return static_cast<std::int64_t>(tokens_.size());
 }
 
 std::vector<std::int32_t> Session::tokens() const {
-  const std::lock_guard lock(state_mutex_);
+  const std::lock_guard lock(state_lock_);
   return tokens_;
 }
 
 void Session::with_logits(FunctionRef<void(std::span<const float>)> see) const {
-  const std::lock_guard lock(state_mutex_);
+  const std::lock_guard lock(state_lock_);
   see(logits());
 }
 
@@ -62,18 +50,18 @@ void Session::set_logits(std::span<const float> logits) {
   has_logits_ = true;
 }
 
-void Session::rewind(std::int64_t position) {
-  const Turn turn(*this);
+void Session::rewind(std::int64_t position, FunctionRef<void()> poll) {
+  const Turn turn(*this, poll);
   LLAMA2CPP_CHECK(position >= 0 && position <= this->position(), "position is ", position, ", expected 0 to ",
                   this->position());
-  const std::lock_guard lock(state_mutex_);
+  const std::lock_guard lock(state_lock_);
   tokens_.resize(static_cast<std::size_t>(position));
   has_logits_ = false;
 }
 
-std::unique_ptr<Session> Session::fork() {
+std::unique_ptr<Session> Session::fork(FunctionRef<void()> poll) {
   auto copy = std::make_unique<Session>(model_, context());
-  const Turn turn(*this);
+  const Turn turn(*this, poll);
   copy->kv_->copy_from(*kv_, position());
   copy->tokens_ = tokens_;
   copy->set_logits(logits());
@@ -83,7 +71,6 @@ std::unique_ptr<Session> Session::fork() {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr auto kPollEvery = std::chrono::milliseconds(50);
 
 // Checks everything that can be known before anything is computed.
 void check(std::span<const Work> work) {
@@ -115,17 +102,18 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
   // Taken in the order of their addresses, so that two calls with the same sessions never wait for each other.
   std::vector<Session*> sessions;
   for (const Work& w : work) sessions.push_back(w.session);
-  std::sort(sessions.begin(), sessions.end());
+  std::sort(sessions.begin(), sessions.end(), std::less<>());  // < says nothing of pointers into different objects
   sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
-  std::vector<Session::Turn> turns;
-  for (Session* session : sessions) turns.emplace_back(*session);
+  std::vector<Turn> turns;
+  turns.reserve(sessions.size());
+  for (Session* session : sessions) turns.emplace_back(*session, poll);
   check(work);
 
   const Model& model = work[0].session->model();
   const std::int64_t vocab_size = model.config().vocab_size;
   const auto logits_bytes = static_cast<std::size_t>(vocab_size) * sizeof(float);
   const auto next_logits = [](const Work& w) { return reinterpret_cast<float*>(w.session->next_logits_.data()); };
-  model.prepare();
+  model.prepare(poll);
   const FileReads reads(model.files());
 
   std::int64_t total = 0;
@@ -142,7 +130,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
   };
 
   for (const Work& w : work) {
-    const std::lock_guard lock(w.session->state_mutex_);
+    const std::lock_guard lock(w.session->state_lock_);
     std::vector<std::int32_t>& tokens = w.session->tokens_;
     const std::size_t needed = tokens.size() + w.tokens.size();
     if (tokens.capacity() < needed) tokens.reserve(std::max(needed, 2 * tokens.capacity()));
@@ -197,7 +185,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
     if (!together) logits_begin = nullptr;
     activations->resize(rows, logit_rows, logits_begin);
     {
-      const Backend::Lease lease(model.backend());
+      const Backend::Lease lease(model.backend(), poll);
       forward(model, pass, *activations, hooks, poll_now_and_then);
     }
     if (hooks.stop_at_layer) continue;
@@ -215,12 +203,13 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
   }
 
   reads.check();
+  if (model.backend().has_warning()) poll();
   if (hooks.stop_at_layer) return;
   // Nothing below can fail: all move on together.
   hooks.succeeded();
   for (std::size_t i = 0; i < work.size(); ++i) {
     Session& session = *work[i].session;
-    const std::lock_guard lock(session.state_mutex_);
+    const std::lock_guard lock(session.state_lock_);
     session.tokens_.insert(session.tokens_.end(), work[i].tokens.begin(), work[i].tokens.end());
     std::swap(session.logits_, session.next_logits_);
     session.has_logits_ = true;

@@ -1,18 +1,17 @@
 // Session: one sequence on a model. It has a KV cache, the tokens so far, and the logits that follow them.
 #pragma once
 
-#include <atomic>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
-#include <thread>
 #include <vector>
 
 #include "core/function_ref.h"
+#include "core/wait_lock.h"
 #include "model/hooks.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
+#include "model/turn.h"
 
 namespace llama2cpp {
 
@@ -36,26 +35,15 @@ class Session {
   // Calls see(logits [vocab_size]), or see(empty) where there are none yet or since a rewind. Meanwhile they stay.
   void with_logits(FunctionRef<void(std::span<const float>)> see) const;
 
+  // These two take the session's turn: `poll` may end the waiting for it.
   // Keeps the first `position` tokens.
-  void rewind(std::int64_t position);
+  void rewind(std::int64_t position, FunctionRef<void()> poll);
 
   // Another session in the same state; from here on they are apart.
-  std::unique_ptr<Session> fork();
-
-  // A session does one thing at a time: another thread waits, the same thread (a hook's) is refused with
-  // std::runtime_error.
-  class Turn {
-   public:
-    explicit Turn(Session& session);
-    ~Turn();
-    Turn(Turn&& other) noexcept : session_(std::exchange(other.session_, nullptr)) {}
-    Turn& operator=(Turn&&) = delete;
-
-   private:
-    Session* session_;
-  };
+  std::unique_ptr<Session> fork(FunctionRef<void()> poll);
 
  private:
+  friend class Turn;
   friend void run(std::span<const struct Work> work, const Hooks& hooks, FunctionRef<void()> poll,
                   std::optional<std::int64_t> chunk);
 
@@ -64,9 +52,8 @@ class Session {
 
   std::shared_ptr<const Model> model_;
   std::unique_ptr<KvCache> kv_;
-  std::mutex mutex_;  // held for a whole call
-  std::atomic<std::thread::id> owner_{};
-  mutable std::mutex state_mutex_;  // held while tokens and logits are read or written
+  WaitLock turn_;                // held for a whole call
+  mutable WaitLock state_lock_;  // held while tokens and logits are read or written
   std::vector<std::int32_t> tokens_;
   bool has_logits_ = false;
   Buffer logits_;       // [vocab_size], after the last token
@@ -94,8 +81,9 @@ inline std::int64_t chunk_of(const Config& c) {
 // Feeds several sessions of one model together, in passes of at most `chunk` rows, or chunk_of the model (with hooks
 // that may write, all rows of a call are one pass). Either all sessions move on or, when anything throws, none does. Throws std::invalid_argument for ids
 // outside the vocabulary, no tokens, a session named twice or of another model, and ContextFullError. `poll` is called
-// about every 50 ms of a long call, without the backend's lease, and may throw to end it. With hooks.stop_at_layer no
-// session moves on and no logits are written.
+// about every 50 ms of a long call and of waiting for anything, without the backend's lease, and may throw to end it; and
+// once more before the sessions move on, if the backend has a warning. With hooks.stop_at_layer no session moves on and no
+// logits are written.
 void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll,
          std::optional<std::int64_t> chunk = {});
 

@@ -239,7 +239,7 @@ std::unique_ptr<Session> read_session(std::shared_ptr<const Model> model, const 
 }
 
 void save_session(Session& session, const std::string& path, FunctionRef<void()> poll) {
-  const Session::Turn turn(session);
+  const Turn turn(session, poll);
   FileWriter file(path);
   write_session(
       session, [&](std::span<const std::byte> bytes) { file.write(bytes); }, poll);

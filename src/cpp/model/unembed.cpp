@@ -17,7 +17,7 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
   LLAMA2CPP_CHECK(static_cast<std::int64_t>(logits.size()) == total * c.vocab_size, "logits has ", logits.size(),
                   " numbers, expected ", total, " rows of ", c.vocab_size);
   if (total == 0) return;
-  model.prepare();
+  model.prepare(poll);
   const FileReads reads(model.files());
   Backend& be = model.backend();
   const auto a = model.borrow_activations(std::min(total, kChunk));
@@ -26,7 +26,7 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
     const std::int64_t rows = std::min(kChunk, total - begin);
     a->resize(rows, rows);
     std::copy_n(x.data() + begin * c.dim, rows * c.dim, a->last.row(0));
-    const Backend::Lease lease(be);
+    const Backend::Lease lease(be, poll);
     Norm ln_final;
     if (norm) {
       be.rms_scale(a->last, c.norm_eps, a->scale);  // [T, dim] -> [T, 1]
@@ -38,6 +38,7 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
     std::copy_n(a->logits.row(0), rows * c.vocab_size, logits.data() + begin * c.vocab_size);
   }
   reads.check();
+  if (be.has_warning()) poll();
 }
 
 }  // namespace llama2cpp

@@ -10,7 +10,7 @@ namespace llama2cpp {
 
 // logits[t] = output . x[t], or with `norm` output . norm(x[t]), as the forward computes it: the same bits.
 //                                                x [T, dim], logits [T, vocab_size]
-// Takes the backend's lease, for at most kChunk rows at a time. `poll` is called between them and may throw.
+// Takes the backend's lease, for at most kChunk rows at a time. `poll` is called between them and while it waits, and may throw.
 void unembed(const Model& model, std::span<const float> x, bool norm, std::span<float> logits,
              FunctionRef<void()> poll);
 

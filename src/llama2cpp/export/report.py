@@ -184,8 +184,9 @@ def _own_text(model: Model) -> list[int]:
 @contextmanager
 def _progress(what: str) -> Iterator[Progress]:
     """Draw a bar on stderr, with rate and time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from ..progress import progress_bar
 
     columns = (
         TextColumn("{task.description}"),
@@ -194,7 +195,7 @@ def _progress(what: str) -> Iterator[Progress]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress_bar(*columns, transient=True) as bar:
         tasks: dict[str, Any] = {}
 
         def update(name: str, done: int, total: int) -> None:

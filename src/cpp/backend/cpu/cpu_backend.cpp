@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <mutex>
+#include <utility>
 
 #include "backend/cpu/isa/select.h"
 #include "core/check.h"
@@ -30,31 +32,36 @@ std::shared_ptr<Backend> make_cpu_backend(int threads, Arithmetic arithmetic) {
   return std::make_shared<CpuBackend>(threads == 0 ? default_threads() : threads, kernels);
 }
 
-CpuBackend::CpuBackend(int threads, const KernelTable& kernels)
-    : kernels_(kernels), pool_(threads), lease_(new LeaseMutex), scratch_(static_cast<std::size_t>(threads)) {}
+CpuBackend::CpuBackend(int threads, const KernelTable& kernels, ThreadPool::StartThread start)
+    : kernels_(kernels), pool_(threads, std::move(start)), scratch_(static_cast<std::size_t>(threads)) {}
 
-CpuBackend::~CpuBackend() { delete lease_.load(); }
-
-void CpuBackend::acquire() {
-  LeaseMutex* lease = lease_.load();
-  if (lease->forks != fork_generation()) {  // the old one is left as it is: it may be locked for ever
-    auto fresh = std::make_unique<LeaseMutex>();
-    if (lease_.compare_exchange_strong(lease, fresh.get())) lease = fresh.release();
-  }
-  lease->mutex.lock();
+void CpuBackend::acquire(FunctionRef<void()> poll) {
+  lease_.lock(poll);
+  poll_ = poll;
   std::fegetenv(&callers_float_mode_);
   std::fesetenv(FE_DFL_ENV);
 }
 
 void CpuBackend::release() {
+  if (!lease_.mine()) return;
   std::fesetenv(&callers_float_mode_);
-  lease_.load()->mutex.unlock();
+  lease_.unlock();
+}
+
+std::string CpuBackend::take_warning() {
+  const std::lock_guard lock(warning_lock_);
+  has_warning_.store(false, std::memory_order_relaxed);
+  return std::exchange(warning_, {});
 }
 
 void CpuBackend::region(std::int64_t cost, FunctionRef<void(int, int)> work) {
-  const int workers = threads();
-  if (workers == 1 || cost < kWorthWaking) return work(0, 1);
-  pool_.run([&](int w) { work(w, workers); });
+  if (threads() == 1 || cost < kWorthWaking) return work(0, 1);
+  pool_.run(work, cost);
+  if (!pool_.has_warning()) [[likely]]
+    return;
+  const std::lock_guard lock(warning_lock_);
+  warning_ = pool_.take_warning();
+  has_warning_.store(true, std::memory_order_relaxed);
 }
 
 void CpuBackend::each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionRef<void(std::int64_t)> row) {

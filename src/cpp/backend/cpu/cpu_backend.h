@@ -4,27 +4,31 @@
 
 #include <atomic>
 #include <cfenv>
-#include <mutex>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/cpu/kernel_table.h"
 #include "core/function_ref.h"
 #include "core/thread_pool.h"
+#include "core/wait_lock.h"
 
 namespace llama2cpp {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int threads, const KernelTable& kernels);
-  ~CpuBackend() override;
+  CpuBackend(int threads, const KernelTable& kernels, ThreadPool::StartThread start = {});
 
   std::string_view name() const override { return "cpu"; }
   std::string_view isa() const override { return kernels_.name; }
   int threads() const override { return pool_.threads(); }
 
-  void acquire() override;
+  void acquire(FunctionRef<void()> poll) override;
   void release() override;
+  FunctionRef<void()> poll() const override { return *poll_; }
+  bool has_warning() const override { return has_warning_.load(std::memory_order_relaxed); }
+  std::string take_warning() override;
   Buffer alloc(std::size_t bytes) override { return Buffer::heap(bytes); }
   using Backend::pack;
   void pack(std::span<Weight* const> weights) override;
@@ -45,8 +49,8 @@ class CpuBackend final : public Backend {
   void sync() override {}
 
  private:
-  // Calls work(worker, workers): on all threads where `cost` (about a nanosecond a unit on one thread) is worth waking
-  // them, else here alone.
+  // Calls work(worker, workers) for each worker: on all threads where `cost` (about a nanosecond a unit on one thread) is
+  // worth waking them, else here alone. One thread may be several workers, so they must not wait for each other.
   void region(std::int64_t cost, FunctionRef<void(int, int)> work);
 
   // A weight of a mapped file, all of it in memory.
@@ -55,20 +59,18 @@ class CpuBackend final : public Backend {
   // Calls row(t) for each t in [0, rows), shared out.
   void each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionRef<void(std::int64_t)> row);
 
-  // Each worker's own memory. It is made before the region, so that inside nothing can fail while others wait at a
-  // barrier; it grows and is kept.
+  // Each worker's own memory. It is made before the region; it grows and is kept.
   void reserve_scratch(std::int64_t floats);
   float* scratch(int worker) { return reinterpret_cast<float*>(scratch_[static_cast<std::size_t>(worker)].data()); }
 
   const KernelTable& kernels_;
   ThreadPool pool_;
-  // A child of fork() gets a new one: another thread of the parent may have held the old.
-  struct LeaseMutex {
-    std::mutex mutex;
-    int forks = fork_generation();
-  };
-  std::atomic<LeaseMutex*> lease_;
+  WaitLock lease_;
+  std::optional<FunctionRef<void()>> poll_;  // of whoever has the lease, and so is the next
   std::fenv_t callers_float_mode_{};
+  std::atomic<bool> has_warning_{false};
+  WaitLock warning_lock_;
+  std::string warning_;
   std::vector<Buffer> scratch_;  // [threads]
   Buffer tiles_;                 // a matmul's input in each form that its weights want: see matmul_input.h
 };

@@ -182,16 +182,10 @@ void CpuBackend::matmul(std::span<const Weight* const> weights, const Tensor& x,
     tiles_ = Buffer::heap(static_cast<std::size_t>(input_bytes));
   }
 
-  const bool integers = weights[0]->int8_input;
-  region(tokens * cols * all_panels / (integers ? 4 : 1), [&](int worker, int workers) {
-    auto* const row = scratch(worker);  // [cols]
+  // Lays `mine` of the tiles out and returns the inputs. `row` and `lone` are a worker's.
+  using Inputs = std::array<Input, kMostForms>;
+  const auto lay_out = [&](float* row, std::byte* lone, Range mine) {  // row [cols]
     auto* const q = reinterpret_cast<std::byte*>(row) + row_bytes;
-    std::byte* const lone = q + q_bytes;
-    std::byte* const packed = lone + lone_bytes;
-    const MatmulScratch memory{packed, reinterpret_cast<std::uint8_t*>(packed + packed_bytes),
-                               reinterpret_cast<float*>(packed + packed_bytes + open_bytes),
-                               reinterpret_cast<float*>(packed + packed_bytes + open_bytes + wide_bytes)};
-
     const auto normalised = [&](std::int64_t t) -> float* {
       if (!norm.scale && norm.gain == nullptr) return x.row(t);
       // Without a scale the product with 1 leaves the bits alone.
@@ -199,15 +193,13 @@ void CpuBackend::matmul(std::span<const Weight* const> weights, const Tensor& x,
       return row;
     };
 
-    std::array<Input, kMostForms> inputs;
+    Inputs inputs;
     std::byte* next = tokens == 1 ? lone : tiles_.data();
     for (std::size_t i = 0; i < layouts.count; ++i) {
       inputs[i] = layouts.all[i].at(next, tokens);
       next += layouts.all[i].bytes(tokens);
     }
-    // One token: each worker makes its own input, which is cheaper than waiting for another.
-    const Range my_tiles = tokens == 1 ? Range{0, 1} : share(tiles.count, worker, workers);
-    for (std::int64_t tile = my_tiles.begin; tile < my_tiles.end; ++tile) {
+    for (std::int64_t tile = mine.begin; tile < mine.end; ++tile) {
       const Range part = tiles.of(tile);
       for (std::int64_t t = part.begin; t < part.end; ++t) {
         float* const from = normalised(t);
@@ -220,7 +212,23 @@ void CpuBackend::matmul(std::span<const Weight* const> weights, const Tensor& x,
         }
       }
     }
-    if (tokens > 1 && workers > 1) pool_.barrier();
+    return inputs;
+  };
+
+  if (tokens > 1) {
+    region(tokens * cols,
+           [&](int worker, int workers) { lay_out(scratch(worker), nullptr, share(tiles.count, worker, workers)); });
+  }
+  const bool integers = weights[0]->int8_input;
+  region(tokens * cols * all_panels / (integers ? 4 : 1), [&](int worker, int workers) {
+    auto* const row = scratch(worker);  // [cols]
+    std::byte* const lone = reinterpret_cast<std::byte*>(row) + row_bytes + q_bytes;
+    std::byte* const packed = lone + lone_bytes;
+    const MatmulScratch memory{packed, reinterpret_cast<std::uint8_t*>(packed + packed_bytes),
+                               reinterpret_cast<float*>(packed + packed_bytes + open_bytes),
+                               reinterpret_cast<float*>(packed + packed_bytes + open_bytes + wide_bytes)};
+    // One token: each worker makes its own input, which is cheaper than waiting for another.
+    const Inputs inputs = lay_out(row, lone, {0, tokens == 1 ? 1 : 0});
 
     // The weights' panels count as one row of panels, of which each worker takes a contiguous share.
     const Range mine = share(all_panels, worker, workers);
