@@ -179,7 +179,7 @@ struct ThreadPool::Workers {
       seen = started.load(std::memory_order_acquire);
       if (!claim(me, seen)) continue;
       do_share(w);
-      me.finished.store(seen, std::memory_order_release);
+      me.finished.exchange(seen);  // see run()
       me.finished.notify_one();
     }
   }
@@ -257,8 +257,10 @@ void ThreadPool::run(FunctionRef<void(int, int)> work, std::int64_t nanoseconds)
   all.work = &work;
   all.parts = others + 1;
   const std::uint32_t region = all.started.load(std::memory_order_relaxed) + 1;
-  all.started.store(region, std::memory_order_release);
-  all.started.notify_all();  // costs little where nobody sleeps
+  // Notifying looks first whether anybody waits, which costs little. A plain store could become visible only after that
+  // look, to one who went to sleep in between; what reads and writes at once cannot.
+  all.started.exchange(region);
+  all.started.notify_all();
   all.do_share(0);
 
   bool late = false;
