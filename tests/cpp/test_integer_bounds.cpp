@@ -81,7 +81,7 @@ float product(llama2cpp::CpuBackend& backend, const Weight& w, float value) {
   std::vector<float> out(static_cast<std::size_t>(w.rows));
   const Weight* const weights[] = {&w};
   const Tensor outs[] = {Tensor(out.data(), {1, w.rows})};
-  const llama2cpp::Backend::Lease lease(backend);
+  const llama2cpp::Backend::Lease lease(backend, llama2cpp::kNoPoll);
   backend.matmul(weights, Tensor(x.data(), {1, w.cols}), outs, {});
   return out[0];
 }
