@@ -485,8 +485,8 @@ class Model(Observation, StackedWeights):
     def tokenizer(self) -> Tokenizer:
         """What turns text into ids and back: what `load` was given, or the file's own.
 
-        Where there is neither it is a ValueError, which says why; `has_tokenizer` asks. What could not be used of the file's
-        tokenizer, such as a special id that is not in the vocabulary, is told once, as a UserWarning.
+        Where there is neither it is a ValueError, which says why; `has_tokenizer` asks. What could not be used of the
+        file's tokenizer, such as a special id that is not in the vocabulary, is told once, as a UserWarning.
         """
         found = self._find_tokenizer()
         if found is None:
