@@ -433,7 +433,7 @@ TEST_CASE("foreign files are named") {
   CHECK(contains(error_of(padded(std::string("\x02\0\0\0\0\0\0\0{}", 10))), "a safetensors file"));
   CHECK(contains(error_of(padded(std::string("\x07\0\0\0\0\0\0\0\x05\0\0\0<unk>", 17))), "a llama2.c tokenizer.bin"));
   CHECK(contains(error_of(padded("version https://git-lfs.github.com/spec/v1\n")), "a Git LFS pointer"));
-  CHECK(contains(error_of(padded("<!DOCTYPE html>")), "an HTML or XML page"));
+  CHECK(contains(error_of(padded("<!DOCTYPE html>")), "an HTML page"));
   CHECK(contains(error_of(text_file("{\"model_type\": \"llama\", \"hidden_size\": 64}")), "a JSON file"));
 }
 
