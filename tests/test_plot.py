@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from typing import Any
@@ -110,6 +111,106 @@ def test_next_tokens(stories: llama2cpp.Model) -> None:
     assert texts(numbers.get_yticklabels())[:2] == ["52", "51"]
 
 
+def overlaps(figure: Any) -> list[str]:
+    """Labels of neighbouring ticks whose boxes share a pixel, at the size and density that a notebook shows."""
+    figure.set_dpi(110)
+    figure.draw_without_rendering()
+    found = []
+    for axes in figure.axes:
+        for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+            shown = [(label.get_text(), label.get_window_extent()) for label in labels if label.get_visible()]
+            shown = [pair for pair in shown if pair[0]]
+            found += [f"{a[0]} {b[0]}" for a, b in itertools.pairwise(shown) if a[1].overlaps(b[1])]
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 30, 250])
+def test_labels_do_not_overlap(stories: llama2cpp.Model, count: int) -> None:
+    ids = [1, *(100 + np.arange(count - 1) * 37 % 400).tolist()]
+    _, cache = stories.run_with_cache(ids)
+    patterns = cache["pattern", 0][0]
+    pictures = [
+        plot.attention_patterns(cache, 0, heads=[1]),
+        plot.attention_patterns(patterns[:, -1:], tokens=stories.to_str_tokens(ids), heads=[0, 3]),
+        plot.logit_lens(cache, title="words " * count),
+        plot.next_tokens(stories, stories.unembed(cache["resid_post", -1][0, -1]), most=count),
+        plot.attributions(np.arange(count) - count / 3, [f"{i} some label" * 4 for i in range(count)], most=count),
+    ]
+    if count == 30:
+        pictures.append(plot.attention_patterns(cache, 0))
+    for figure in pictures:
+        assert overlaps(figure) == []
+        width, height = figure.get_size_inches()
+        assert width <= 14
+        assert height <= 17
+        labels = [label for axes in figure.axes for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]]
+        assert len([label for label in labels if label.get_visible() and label.get_text()]) >= min(count, 10)
+
+
+def test_the_last_label_stays(stories: llama2cpp.Model) -> None:
+    """The last row is the one that predicts. A label stays at its own token."""
+    pattern = np.tri(250, dtype=np.float32)[None].repeat(2, 0)
+    axes = plot.attention_patterns(pattern).axes[0]
+    rows = axes.get_yticks().tolist()
+    assert rows[-1] == 249
+    assert texts(axes.get_yticklabels()) == [str(row) for row in rows]
+
+
+def test_small_probabilities(stories: llama2cpp.Model) -> None:
+    logits = np.full(stories.config.vocab_size, -np.inf)
+    logits[300:305] = np.log([0.95, 0.045, 0.004, 3e-5, 2e-9])
+    axes = plot.next_tokens(stories, logits, most=6).axes[0]
+    assert texts(axes.texts) == ["0.95", "0.05", "0.004", "3e-05", "2e-09", "0.00"]
+    flat: Any = plot.next_tokens(stories, np.zeros(stories.config.vocab_size)).axes[0]
+    assert flat.patches[0].get_width() > flat.get_xlim()[1] / 2, "bars can be seen"
+
+
+def test_every_script_without_empty_boxes() -> None:
+    """`filterwarnings = error` makes an error of matplotlib's warning about a glyph that no font has."""
+    scripts = [
+        "日本",
+        "中文",
+        "한국어",
+        "हिन्दी",
+        "ไทย",
+        "العربية",
+        "עברית",
+        "😀",
+        "\x07",
+        "\ud800",
+        "\U000f0000",
+        "$x$",
+        "日" * 9,
+    ]
+    figure = plot.attributions(np.arange(len(scripts)), scripts, most=99, title="日本 $a$ $", unit="$ ไทย")
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    names = dict(zip(reversed(scripts), texts(figure.axes[0].get_yticklabels()), strict=True))
+    assert names["日本"] in ("日本", "\\u65e5\\u672c"), "by a font, or by its code points"
+    assert names["\x07"] == "\\x07"
+    assert names["\ud800"] == "\\ud800"
+    assert names["\U000f0000"] == "\\U000f0000"
+    assert names["العربية"] == "العربية", "DejaVu has Arabic"
+    assert names["$x$"] == "$x$"
+    assert plot._label("日" * 9) in ("日" * 9, "\\u65e5" * 2 + "…"), "a code point is not cut in two"
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background", "ggplot"])
+def test_readable_on_every_page(stories: llama2cpp.Model, cache: llama2cpp.ActivationCache, style: str) -> None:
+    """Dark text on white, whatever style is set: the same picture."""
+    import matplotlib.style
+    from matplotlib.colors import to_rgb
+
+    with matplotlib.style.context(style):
+        figures = [plot.attributions([1, 2], ["a", "b"], title="t"), plot.attention_patterns(cache, 0, title="t")]
+        figures += [plot.next_tokens(stories, np.zeros(stories.config.vocab_size)), plot.logit_lens(cache)]
+        for figure in figures:
+            assert to_rgb(figure.get_facecolor()) == (1, 1, 1)
+            words = [label for axes in figure.axes for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]]
+            words += [figure._suptitle] if figure._suptitle else []  # type: ignore[attr-defined]
+            words += [axes.xaxis.label for axes in figure.axes] + [axes.title for axes in figure.axes]
+            assert {max(to_rgb(word.get_color())) < 0.2 for word in words} == {True}
+
+
 def test_what_cannot_be(stories: llama2cpp.Model, cache: llama2cpp.ActivationCache) -> None:
     _, two = stories.run_with_cache([[1, 403], [1, 407]])
     calls: list[tuple[Any, str]] = [
@@ -121,6 +222,8 @@ def test_what_cannot_be(stories: llama2cpp.Model, cache: llama2cpp.ActivationCac
         (lambda: plot.attention_patterns(np.zeros((2, 2))), r"expected \[heads, T, S\]"),
         (lambda: plot.logit_lens(cache.logit_lens(top_k=1)), "return_type"),
         (lambda: plot.attributions([1.0], []), "0 labels for 1 values"),
+        (lambda: plot.attributions([1.0], ["a"], most=0), "most is 0"),
+        (lambda: plot.next_tokens(stories, np.zeros(512), most=-1), "most is -1"),
     ]
     for call, message in calls:
         with pytest.raises(ValueError, match=message):
