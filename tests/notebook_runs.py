@@ -52,7 +52,9 @@ def run(path: Path, order: Sequence[int]) -> list[list[dict[str, Any]]]:
     for place, cell in enumerate(notebook.cells):
         cell.id = f"run-{place}"
         cell.outputs = []
-    NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    # A busy machine takes its time to start a kernel; and no output may be left out because it came late.
+    patience = {"timeout": 600, "startup_timeout": 600, "iopub_timeout": 120, "raise_on_iopub_timeout": True}
+    NotebookClient(notebook, kernel_name="python3", **patience).execute()
     return outputs_of(notebook.cells)
 
 

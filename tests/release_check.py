@@ -35,6 +35,12 @@ def check_commands() -> int:
     return len(commands)
 
 
+def check_notebooks() -> int:
+    """Copy the notebooks that the wheel has brought."""
+    subprocess.run(["llama2cpp", "notebooks", "lessons"], check=True, timeout=120)
+    return len(list(Path("lessons").glob("*.ipynb")))
+
+
 def check_snippets() -> int:
     """Run the README's snippets in one namespace, in order."""
     names: dict[str, Any] = {}
@@ -60,6 +66,7 @@ def main() -> None:
     commands, snippets = check_commands(), check_snippets()
     assert commands >= 2
     assert snippets >= 5
+    assert check_notebooks() == 3
     print(f"llama2cpp {llama2cpp.__version__}: {commands} commands and {snippets} snippets of the README")
 
 

@@ -1,4 +1,4 @@
-"""The ``llama2cpp`` command. Only this module imports typer; rich is imported where it draws."""
+"""The ``llama2cpp`` command. Typer is imported here and by notebook_files only; rich is imported where it draws."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from . import __version__, _core, hub
 from ._core import Sampler, Tokenizer
 from .conversation import Conversation
 from .model import Model, load
+from .notebook_files import notebooks
 from .session import Session
 
 
@@ -583,3 +584,6 @@ def bench(
         print(json.dumps(report, indent=1))
     else:
         print_table(report)
+
+
+app.command(epilog=_examples("llama2cpp notebooks lessons"))(notebooks)
