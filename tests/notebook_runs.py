@@ -46,14 +46,19 @@ def _outputs(cell: Any) -> list[dict[str, Any]]:
 
 def run(path: Path, order: Sequence[int]) -> list[list[dict[str, Any]]]:
     """Run code cells, counted from 0, in an order and a kernel of its own. An exception of a cell is one here."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     cells = code_cells(notebook)
     notebook.cells = [copy.deepcopy(cells[number]) for number in order]
     for place, cell in enumerate(notebook.cells):
         cell.id = f"run-{place}"
         cell.outputs = []
     # A busy machine takes its time to start a kernel; and no output may be left out because it came late.
-    patience = {"timeout": 600, "startup_timeout": 600, "iopub_timeout": 120, "raise_on_iopub_timeout": True}
+    patience: dict[str, Any] = {
+        "timeout": 600,
+        "startup_timeout": 600,
+        "iopub_timeout": 120,
+        "raise_on_iopub_timeout": True,
+    }
     NotebookClient(notebook, kernel_name="python3", **patience).execute()
     return outputs_of(notebook.cells)
 

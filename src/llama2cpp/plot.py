@@ -123,12 +123,12 @@ def _finish(figure: Figure, title: str | None) -> Figure:
     return figure
 
 
-def _thin(axises: Sequence[Axis], direction: int) -> None:
+def _thin(lines: Sequence[Axis], direction: int) -> None:
     """Keep every n-th of the labels that overlap otherwise, counted from the last."""
     from matplotlib.ticker import FixedLocator
 
     done = set()
-    for axis in axises:
+    for axis in lines:
         labels = [tick.label1 for tick in axis.get_major_ticks()]
         shared = id(axis.major)  # pictures beside each other have the same ticks
         named = isinstance(axis.get_major_locator(), FixedLocator)  # numbers are spaced by matplotlib
