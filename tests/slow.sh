@@ -1,7 +1,7 @@
 #!/bin/bash
 # The long checks. They need Linux on x86-64 and what .ci/run installs; `aarch64` needs Debian's g++-aarch64-linux-gnu
-# and qemu-user, `macos` PyPI's ziglang, `windows` that and Debian's wine64; `fuzz`, `leaks`, `threads`, `kills` and
-# `mutants` need this package, installed with its tests.
+# and qemu-user, `macos` PyPI's ziglang, `windows` that and Debian's wine64; `fuzz`, `allocations`, `leaks`, `threads`,
+# `kills` and `mutants` need this package, installed with its tests.
 #
 #   tests/slow.sh [-m MINUTES] [-b FOLDER] [CHECK...]
 #
@@ -16,6 +16,7 @@
 #   windows     C++ tests built for Windows on x86-64, run by Wine: the same bits as here
 #   macos       C++ tests built for macOS on aarch64 (and not run)
 #   costs       tests/test_chat_template_costs.py with all operations
+#   allocations tests/test_allocations.py: up to 3,000 allocations of each operation fail in turn
 #   leaks       tests/test_leaks.py with 10,000 cycles
 #   threads     tests/test_python_threads.py with 50 rounds
 #   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
@@ -34,7 +35,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos costs leaks threads libm kills mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos costs allocations leaks threads libm kills mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -164,6 +165,9 @@ windows() {
 
 costs() { LLAMA2CPP_TEMPLATE_COSTS=1 "$python" -m pytest -q tests/test_chat_template_costs.py; }
 
+# An export makes tens of thousands: of each operation up to 3,000 are tried.
+allocations() { LLAMA2CPP_ALLOCATIONS=3000 "$python" -m pytest -q -rP tests/test_allocations.py; }
+
 leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/test_leaks.py; }
 
 threads() { LLAMA2CPP_STRESS_ROUNDS=50 "$python" -m pytest -q tests/test_python_threads.py; }
@@ -184,7 +188,7 @@ mutants() {
 {
   for check in "${checks[@]}"; do
     case $check in
-      asan | fuzz | tsan | clang | aarch64 | windows | macos | costs | leaks | threads | libm | kills | mutants) ;;
+      asan | fuzz | tsan | clang | aarch64 | windows | macos | costs | allocations | leaks | threads | libm | kills | mutants) ;;
       *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
     esac
   done

@@ -95,6 +95,8 @@ class Model(Observation, StackedWeights):
         ------
         ValueError
             If `context` is not positive, or the model is closed.
+        MemoryError
+            If keys and values of so many tokens are more than can be addressed.
 
         Examples
         --------

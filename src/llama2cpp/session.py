@@ -317,6 +317,8 @@ class Session:
             If there are no tokens, or a token that the model does not have, or they are not integers.
         ContextFullError
             If the tokens do not fit. The session is left as it was.
+        MemoryError
+            If their logits, keys and values, or the one pass that editing hooks need, do not fit into memory.
 
         Examples
         --------

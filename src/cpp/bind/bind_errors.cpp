@@ -2,6 +2,9 @@
 // system's errors are OSErrors with errno and file name.
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
+#include <string>
+#include <string_view>
 #include <system_error>
 
 #include "bind/bind.h"
@@ -23,12 +26,18 @@ void register_errors(py::module_& module) {
       const py::tuple arguments = py::make_tuple(e.code().value(), e.reason(), e.path());
       PyErr_SetObject(PyExc_OSError, arguments.ptr());
     } catch (const std::system_error& e) {
+      // A file that could not be opened or mapped for want of memory: as for any other memory.
+      if (e.code() == std::errc::not_enough_memory) return PyErr_SetString(PyExc_MemoryError, e.what());
       // The core throws with the path as the message; what() is "path: meaning of the code".
       std::string path = e.what();
       const std::string meaning = ": " + e.code().message();
       if (path.ends_with(meaning)) path.resize(path.size() - meaning.size());
       const py::tuple arguments = py::make_tuple(e.code().value(), e.code().message(), path);
       PyErr_SetObject(PyExc_OSError, arguments.ptr());
+    } catch (const std::runtime_error& e) {
+      // pybind11 says "Could not allocate list object!" and its like, with Python's own error set or not.
+      if (!std::string_view(e.what()).starts_with("Could not allocate ")) throw;
+      PyErr_SetString(PyExc_MemoryError, e.what());
     }
   });
 }

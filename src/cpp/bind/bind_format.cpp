@@ -266,7 +266,8 @@ py::array encode(const std::string& name, const FloatArray& array, const std::op
     LLAMA2CPP_CHECK(importance->ndim() == 1 && importance->shape(0) == rows.columns, "importance has shape ",
                     std::string(py::str(importance->attr("shape"))), ", expected (", rows.columns, ",)");
   }
-  ByteArray result(rows.shape(static_cast<int>(array.ndim()), bytes));
+  ByteArray result =
+      new_array<std::uint8_t>(rows.shape(static_cast<int>(array.ndim()), bytes), "an array of encoded rows");
   const float* const from = array.data();
   const float* const weights = importance ? importance->data() : nullptr;
   auto* const to = reinterpret_cast<std::byte*>(result.mutable_data());
@@ -294,7 +295,8 @@ py::array decode(const std::string& name, const ByteArray& data) {
   weight.planes[0].data = reinterpret_cast<const std::byte*>(data.data());
   weight.planes[0].bytes = static_cast<std::size_t>(data.nbytes());
   weight.planes[0].row_bytes = stored.columns;
-  FloatArray result(rows.shape(static_cast<int>(data.ndim()), rows.columns));
+  FloatArray result =
+      new_array<float>(rows.shape(static_cast<int>(data.ndim()), rows.columns), "an array of decoded rows");
   float* const to = result.mutable_data();
   const ReleasedGil released;
   share_rows(rows, std::nullopt, [&](std::int64_t begin, std::int64_t end) {
@@ -311,7 +313,7 @@ py::tuple encode_groups(const FloatArray& array, Int<"encode_int8_group", "group
   LLAMA2CPP_CHECK(group >= 1 && rows.columns % group == 0, "group is ", group, ", expected a divisor of ",
                   rows.columns);
   LLAMA2CPP_CHECK(group <= kMostInt8Group, "group is ", group, ", expected at most ", kMostInt8Group);
-  py::array_t<std::int8_t> values(std::vector<py::ssize_t>{rows.count, rows.columns});
+  auto values = new_array<std::int8_t>({rows.count, rows.columns}, "an array of encoded rows");
   py::array_t<float> scales(std::vector<py::ssize_t>{rows.count, rows.columns / group});
   const float* const from = array.data();
   std::int8_t* const q = values.mutable_data();
@@ -332,7 +334,7 @@ py::tuple encode_rows(const FloatArray& array) {
   LLAMA2CPP_CHECK(array.ndim() == 2, "the array has shape ", std::string(py::str(array.attr("shape"))),
                   ", expected two dimensions");
   const Rows rows = rows_of(array);
-  py::array_t<std::int8_t> values(std::vector<py::ssize_t>{rows.count, rows.columns});
+  auto values = new_array<std::int8_t>({rows.count, rows.columns}, "an array of encoded rows");
   py::array_t<float> largest(rows.count);
   const float* const from = array.data();
   std::int8_t* const q = values.mutable_data();

@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "bind/bind.h"
 #include "bind/integer.h"
+#include "bind/numpy.h"
 #include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
@@ -160,7 +161,7 @@ Array<float> gram(const Array<float>& x, std::optional<Int<"gram", "threads", in
                   ", expected 1 to 1024, or None");
   const std::int64_t rows = x.shape(0);
   const std::int64_t cols = x.shape(1);
-  Array<float> result(std::vector<py::ssize_t>{cols, cols});
+  Array<float> result = new_array<float>({cols, cols}, "the sum of a matrix's inputs' products");
   const float* const from = x.data();
   float* const to = result.mutable_data();
   const ReleasedGil released;
@@ -197,7 +198,7 @@ py::tuple factor(const Array<double>& hessian, double damp, std::optional<Int<"g
                   "the Hessian has shape ", shape_of(hessian), ", expected a square");
   LLAMA2CPP_CHECK(damp > 0.0 && std::isfinite(damp), "damp is ", damp, ", expected a positive number");
   const std::int64_t n = hessian.shape(0);
-  Array<double> u(std::vector<py::ssize_t>{n, n});
+  Array<double> u = new_array<double>({n, n}, "the factor of a Hessian");
   const auto given = values_of(hessian);
   const auto inverse = places_of(u);
   {
@@ -268,7 +269,7 @@ py::dict encode(const Array<float>& weight, const std::optional<Array<double>>& 
   Array<std::int32_t> qzeros(std::vector<py::ssize_t>{groups, rows * bits / 32});
   Array<std::int32_t> g_idx(std::vector<py::ssize_t>{cols});
   Array<std::uint16_t> scales(std::vector<py::ssize_t>{groups, rows});
-  Array<float> values(std::vector<py::ssize_t>{rows, cols});
+  Array<float> values = new_array<float>({rows, cols}, "an array of a GPTQ matrix's values");
   auto* const words = reinterpret_cast<std::uint32_t*>(qweight.mutable_data());
   auto* const zero_words = reinterpret_cast<std::uint32_t*>(qzeros.mutable_data());
   const auto group_of = places_of(g_idx);

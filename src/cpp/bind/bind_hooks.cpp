@@ -17,9 +17,9 @@
 #include "bind/released_gil.h"
 #include "core/buffer.h"
 #include "core/check.h"
+#include "core/memory_needs.h"
 #include "model/capture.h"
 #include "model/interventions.h"
-#include "model/memory_needs.h"
 #include "model/recorder.h"
 #include "model/session.h"
 

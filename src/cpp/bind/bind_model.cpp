@@ -38,7 +38,7 @@ py::array_t<float> unembed_array(const Model& model, const py::array_t<float, py
                   std::string(py::str(x.attr("shape"))), ", expected [..., ", model.config().dim, "]");
   std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
   shape.back() = model.config().vocab_size;
-  py::array_t<float> logits(shape);
+  auto logits = new_array<float>(shape, "an array of logits");
   const std::span<const float> in(x.data(), static_cast<std::size_t>(x.size()));
   const std::span<float> out(logits.mutable_data(), static_cast<std::size_t>(logits.size()));
   const ReleasedGil released;
@@ -152,7 +152,7 @@ py::array weight_array(const Weight& weight) {
     reads.check();
     return view;
   }
-  py::array_t<float> copy(shape);
+  auto copy = new_array<float>(shape, "an array of a weight's values");
   float* out = copy.mutable_data();
   const ReleasedGil released;
   for (std::int64_t row = 0; row < weight.rows; ++row) weight.decode_row(row, out + row * weight.cols);
@@ -166,7 +166,8 @@ py::array weight_rows(const Weight& weight, const std::vector<std::int64_t>& row
     LLAMA2CPP_CHECK(row >= 0 && row < weight.rows, "row is ", row, ", but '", weight.name, "' has ", weight.rows,
                     " rows");
   }
-  py::array_t<float> out({static_cast<py::ssize_t>(rows.size()), static_cast<py::ssize_t>(weight.cols)});
+  auto out = new_array<float>({static_cast<py::ssize_t>(rows.size()), static_cast<py::ssize_t>(weight.cols)},
+                              "an array of a weight's rows");
   float* to = out.mutable_data();
   const ReleasedGil released;
   const std::vector<Buffer> files = files_of(weight);
@@ -187,7 +188,8 @@ py::array weight_columns(const Weight& weight, std::int64_t begin, std::int64_t 
   const std::int64_t unit = format.integers != nullptr ? 32 : std::max<std::int64_t>(format.group, 1);
   const std::int64_t first = begin / unit * unit;
   const std::int64_t last = std::min(weight.cols, (begin + count + unit - 1) / unit * unit);
-  py::array_t<float> out({static_cast<py::ssize_t>(weight.rows), static_cast<py::ssize_t>(count)});
+  auto out = new_array<float>({static_cast<py::ssize_t>(weight.rows), static_cast<py::ssize_t>(count)},
+                              "an array of a weight's columns");
   float* to = out.mutable_data();
   const ReleasedGil released;
   const std::vector<Buffer> files = files_of(weight);

@@ -14,7 +14,7 @@
 #include "bind/numpy.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
-#include "model/memory_needs.h"
+#include "core/memory_needs.h"
 #include "model/model.h"
 #include "model/recorder.h"
 
@@ -25,8 +25,8 @@ std::shared_ptr<Recorder> make_recorder(const Model& model, const PlaceList& lis
   const Config& c = model.config();
   std::vector<Place> places;
   for (const auto& [point, layer] : list) {
-    LLAMA2CPP_CHECK(point >= 0 && point < kPoints && layer >= 0 && layer < c.n_layers, "there is no point ", point,
-                    " in layer ", layer);
+    LLAMA2CPP_CHECK(point >= 0 && point < kPoints && layer >= 0 && layer < c.n_layers, "there is no point ",
+                    point.value, " in layer ", layer.value);
     places.push_back({static_cast<Point>(point.value), layer.value});
   }
   return std::make_shared<Recorder>(c, std::move(places));

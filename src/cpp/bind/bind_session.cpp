@@ -16,6 +16,7 @@
 #include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
+#include "core/memory_needs.h"
 #include "model/sampler.h"
 #include "model/session.h"
 #include "model/session_file.h"
@@ -88,6 +89,10 @@ py::array prefill(Session& session, const py::object& tokens, bool all_logits, c
     const auto count = static_cast<py::ssize_t>(ids.size());
     const py::ssize_t vocab_size = session.model().config().vocab_size;
     const auto bytes = static_cast<std::size_t>(count * vocab_size) * sizeof(float);
+    if (static_cast<double>(bytes) >= kWorthChecking) {
+      need_memory(static_cast<double>(bytes), cat("prefill(all_logits=True) of ", count, " tokens"), "",
+                  "prefill fewer tokens at a time, or without all_logits");
+    }
     logits = float_array(session.model().borrow_memory(bytes), 0, {count, vocab_size});
     work.all_logits = logits.mutable_data();
   } else {
@@ -104,8 +109,8 @@ py::tuple rotary(const Session& session, Int<"Session.rotary", "count"> given) {
   const Model& model = session.model();
   LLAMA2CPP_CHECK(count >= 0, "count is ", count, ", expected 0 or more");
   const py::ssize_t pairs = model.config().head_dim / 2;
-  py::array_t<float> cos({static_cast<py::ssize_t>(count), pairs});
-  py::array_t<float> sin({static_cast<py::ssize_t>(count), pairs});
+  auto cos = new_array<float>({static_cast<py::ssize_t>(count), pairs}, "an array of cosines");
+  auto sin = new_array<float>({static_cast<py::ssize_t>(count), pairs}, "an array of sines");
   for (std::int64_t p = 0; p < count; ++p) {
     model.rope().at(p, cos.mutable_data() + p * pairs, sin.mutable_data() + p * pairs);
   }

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "bind/integer.h"
 #include "core/buffer.h"
+#include "core/memory_needs.h"
 
 namespace llama2cpp::bind {
 
@@ -19,7 +21,20 @@ namespace py = pybind11;
 
 // A Python object that holds a Buffer: the base of arrays which point into it.
 inline py::capsule keeper(const Buffer& memory) {
-  return {new Buffer(memory), [](void* p) { delete static_cast<Buffer*>(p); }};
+  auto held = std::make_unique<Buffer>(memory);
+  py::capsule capsule(held.get(), [](void* p) { delete static_cast<Buffer*>(p); });
+  held.release();  // it is the capsule's now
+  return capsule;
+}
+
+// An array that holds anything. Of a large one it is asked first whether there is so much memory: NumPy takes it unasked, and
+// the system gives it, until it is touched.
+template <class Number>
+py::array_t<Number, py::array::c_style> new_array(const std::vector<py::ssize_t>& shape, const char* what) {
+  double bytes = sizeof(Number);
+  for (const py::ssize_t n : shape) bytes *= static_cast<double>(n);
+  if (bytes >= kWorthChecking) need_memory(bytes, what, "", "ask for less at a time");
+  return py::array_t<Number, py::array::c_style>(shape);
 }
 
 // An array over some of a Buffer's floats, which keeps the memory alive.

@@ -5,12 +5,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <fstream>
-#include <limits>
 #include <new>
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/memory_needs.h"
 
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
@@ -30,10 +29,14 @@ constexpr std::size_t kAlignment = 64;                                 // one ca
 }  // namespace
 
 Buffer Buffer::heap(std::size_t bytes) {
+  // The system would give more than there is, and end the process when it is touched.
+  if (static_cast<double>(bytes) >= kWorthChecking) {
+    need_memory(static_cast<double>(bytes), "an array", "", "ask for less at a time");
+  }
 #ifdef MADV_HUGEPAGE
   if (bytes >= kLarge) {  // fresh pages are zero already, and whoever fills them first touches them, on all threads
     void* pages = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED) throw std::bad_alloc();
+    if (pages == MAP_FAILED) throw_no_memory(bytes);
     ::madvise(pages, bytes, MADV_HUGEPAGE);
     return {{static_cast<std::byte*>(pages), [bytes](std::byte* p) { ::munmap(p, bytes); }}, bytes, Kind::pages};
   }
@@ -47,7 +50,7 @@ Buffer Buffer::heap(std::size_t bytes) {
 Buffer Buffer::reserve(std::size_t bytes) {
 #ifdef _WIN32
   void* memory = VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
-  if (memory == nullptr) throw std::bad_alloc();
+  if (memory == nullptr) throw_no_memory(bytes);
   return {{static_cast<std::byte*>(memory), [](std::byte* p) { VirtualFree(p, 0, MEM_RELEASE); }}, bytes, Kind::other};
 #else
 #ifdef MAP_NORESERVE
@@ -56,7 +59,7 @@ Buffer Buffer::reserve(std::size_t bytes) {
   constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 #endif
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
+  if (memory == MAP_FAILED) throw_no_memory(bytes);
 #ifdef MADV_NOHUGEPAGE
   // A huge page would make the first token of every head cost 2 MB.
   ::madvise(memory, bytes, MADV_NOHUGEPAGE);
@@ -77,10 +80,8 @@ Buffer Buffer::file(const std::string& path, bool use_mmap, std::size_t most) {
     mapped.file_ = file.get();
     return mapped;
   }
-  const std::size_t available = available_memory();
-  if (size > available) {
-    throw FormatError(
-        cat(path, ": the file has ", size, " bytes, more than the ", available, " bytes of memory that are available"));
+  if (static_cast<double>(size) >= kWorthChecking) {
+    need_memory(static_cast<double>(size), path, "", "let it be mapped (mmap=True)");
   }
   Buffer copy = heap(size);
   file->read(0, {copy.data(), size});
@@ -155,31 +156,6 @@ void Buffer::drop_pages(const std::byte* begin, std::size_t bytes) const {
   const auto last = (reinterpret_cast<std::uintptr_t>(begin) + bytes) / page * page;
   if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 #endif
-}
-
-std::size_t available_memory() {
-  std::size_t least = std::numeric_limits<std::size_t>::max();
-#ifdef _WIN32
-  MEMORYSTATUSEX status{};
-  status.dwLength = sizeof(status);
-  if (GlobalMemoryStatusEx(&status)) least = static_cast<std::size_t>(status.ullAvailPhys);
-#elif defined(__linux__)
-  std::ifstream meminfo("/proc/meminfo");
-  std::size_t kibibytes = 0;
-  for (std::string word; meminfo >> word;) {
-    if (word == "MemAvailable:" && meminfo >> kibibytes) least = kibibytes * 1024;
-  }
-  std::ifstream limit_file("/sys/fs/cgroup/memory.max");
-  std::ifstream used_file("/sys/fs/cgroup/memory.current");
-  std::size_t limit = 0;  // "max" where there is none: then this is not read
-  std::size_t used = 0;
-  if (limit_file >> limit && used_file >> used) least = std::min(least, limit > used ? limit - used : 0);
-#else
-  const long pages = ::sysconf(_SC_PHYS_PAGES);
-  const long page = ::sysconf(_SC_PAGESIZE);
-  if (pages > 0 && page > 0) least = static_cast<std::size_t>(pages) * static_cast<std::size_t>(page);
-#endif
-  return least;
 }
 
 }  // namespace llama2cpp

@@ -27,8 +27,8 @@ class Buffer {
   static Buffer reserve(std::size_t bytes);
 
   // A whole file, read-only. Throws what File does, and FormatError for a file that is empty or has more than `most` bytes.
-  // With use_mmap false the file is read into memory instead: then nothing that happens to the file matters any more, and a
-  // file that does not fit is a FormatError too.
+  // With use_mmap false the file is read into memory instead: then nothing that happens to the file matters any more, and
+  // one that does not fit is an OutOfMemoryError.
   static Buffer file(const std::string& path, bool use_mmap = true,
                      std::size_t most = std::numeric_limits<std::size_t>::max());
 
@@ -88,8 +88,5 @@ class FileReads {
  private:
   std::span<const Buffer> files_;
 };
-
-// Bytes of memory that this process can still take without swapping: the system's and the cgroup's word, the lesser.
-std::size_t available_memory();
 
 }  // namespace llama2cpp

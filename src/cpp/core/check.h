@@ -4,9 +4,10 @@
 #include <cstddef>
 #include <limits>
 #include <new>
-#include <sstream>
 #include <stdexcept>
 #include <string>
+
+#include "core/numbers.h"
 
 namespace llama2cpp {
 
@@ -30,14 +31,6 @@ class OutOfMemoryError : public std::bad_alloc {
 struct ContextFullError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-
-// cat("w is ", 3, " wide") -> "w is 3 wide"
-template <class... Parts>
-std::string cat(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  return text.str();
-}
 
 // Sizes that come from a file are multiplied and added only through these.
 inline std::size_t checked_mul(std::size_t a, std::size_t b, const char* what) {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/available_memory.h"
 #include "core/buffer.h"
 #include "core/check.h"
 #include "core/thread_pool.h"

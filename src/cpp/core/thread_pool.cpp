@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <atomic>
 #include <charconv>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <fstream>
 #include <mutex>
 #include <string>
 #include <system_error>
@@ -25,6 +25,7 @@
 
 #include "core/check.h"
 #include "core/quote.h"
+#include "core/small_file.h"
 #include "core/thread_number.h"
 
 namespace llama2cpp {
@@ -63,18 +64,18 @@ int usable_cpus() {
 // CPUs' worth of time that the cgroup allows, rounded up; 0 where there is no limit.
 int cgroup_cpus() {
 #ifdef __linux__
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0.0;
-  if (v2 >> quota >> period && quota != "max" && period > 0.0) {
-    return static_cast<int>((std::strtod(quota.c_str(), nullptr) + period - 1.0) / period);
-  }
-  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double microseconds = -1.0;
-  if (v1_quota >> microseconds && v1_period >> period && microseconds > 0.0 && period > 0.0) {
-    return static_cast<int>((microseconds + period - 1.0) / period);
-  }
+  // "quota period" in one file or in two; "max" or -1 where there is no limit.
+  const std::string v2 = read_beginning("/sys/fs/cgroup/cpu.max", 64);
+  const std::string v1 = read_beginning("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", 32) + " " +
+                         read_beginning("/sys/fs/cgroup/cpu/cpu.cfs_period_us", 32);
+  const std::string& text = v2.empty() ? v1 : v2;
+  const char* const end = text.data() + text.size();
+  std::int64_t quota = 0;
+  std::int64_t period = 0;
+  const auto parsed = std::from_chars(text.data(), end, quota);
+  const char* const second = std::find_if(parsed.ptr, end, [](char c) { return c >= '0' && c <= '9'; });
+  std::from_chars(second, end, period);
+  if (quota > 0 && period > 0) return static_cast<int>((quota + period - 1) / period);
 #endif
   return 0;
 }

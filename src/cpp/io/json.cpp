@@ -4,10 +4,9 @@
 #include <algorithm>
 #include <charconv>
 #include <limits>
-#include <locale>
-#include <sstream>
 
 #include "core/check.h"
+#include "core/numbers.h"
 #include "core/quote.h"
 #include "core/utf8.h"
 
@@ -67,11 +66,7 @@ void append_utf8(std::string& out, std::uint32_t code) {
 
 class JsonParser {
  public:
-  JsonParser(JsonDocument& document, std::string_view text) : document_(document), text_(text) {
-    // The user's locale may write decimal commas; this one does not. (Not every standard library has from_chars for
-    // doubles.)
-    decimal_.imbue(std::locale::classic());
-  }
+  JsonParser(JsonDocument& document, std::string_view text) : document_(document), text_(text) {}
 
   void parse() {
     if (text_.size() >= std::numeric_limits<std::uint32_t>::max()) {
@@ -311,22 +306,15 @@ class JsonParser {
     return true;
   }
 
-  double to_double(std::string_view text, std::size_t begin) {
-    double value = 0.0;
-    decimal_.clear();
-    decimal_.str(std::string(text));
-    decimal_ >> value;
-    // A number below the smallest double may set the failure too; 0 is right for it.
-    if (decimal_.fail() && (value >= 1.0 || value <= -1.0)) {
-      throw_at(begin, cat("the number ", excerpt(text), " is too large for a double"));
-    }
-    return value;
+  double to_double(std::string_view text, std::size_t begin) const {
+    const std::optional<double> value = llama2cpp::parse_number(text);
+    if (!value) throw_at(begin, cat("the number ", excerpt(text), " is too large for a double"));
+    return *value;
   }
 
   JsonDocument& document_;
   std::string_view text_;
   std::size_t at_ = 0;
-  std::istringstream decimal_;
 };
 
 JsonDocument::JsonDocument(std::string_view text, std::string name, std::size_t offset)

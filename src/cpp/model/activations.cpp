@@ -2,6 +2,7 @@
 #include "model/activations.h"
 
 #include "core/check.h"
+#include "core/memory_needs.h"
 
 namespace llama2cpp {
 
@@ -10,6 +11,10 @@ Activations::Activations(const Config& config, Backend& backend, std::int64_t ca
   const Config& c = config_;
   // x, normalized, attn_out, mlp_out, last; q, z; k, v; gate, up; cos and sin; scale
   const std::int64_t row = 5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 1;
+  const double bytes = static_cast<double>(capacity) * static_cast<double>(row) * sizeof(float);
+  if (bytes >= kWorthChecking) {
+    need_memory(bytes, cat("a pass of ", capacity, " tokens at once"), "", "use fewer tokens, or hooks that only look");
+  }
   memory_ = backend_.alloc(static_cast<std::size_t>(capacity * row) * sizeof(float));
 }
 

@@ -1,9 +1,13 @@
 // Where each layer's keys and values lie, and copying the part that is used.
 #include "model/kv_cache.h"
 
+#include <algorithm>
 #include <cstring>
+#include <new>
 
+#include "core/available_memory.h"
 #include "core/check.h"
+#include "core/memory_needs.h"
 
 namespace llama2cpp {
 
@@ -14,11 +18,17 @@ KvCache::KvCache(const Config& config, std::int64_t context, DType dtype)
       head_dim_(config.head_dim),
       dtype_(dtype) {
   config.check_context(context);
-  std::size_t bytes = static_cast<std::size_t>(size_of(dtype)) * 2;
-  for (const std::int64_t size : {n_layers_, n_kv_heads_, context_, head_dim_}) {
-    bytes = checked_mul(bytes, static_cast<std::size_t>(size), "KV cache");
+  // No product of integers: `context` may be a number that nobody would count to.
+  const double bytes = static_cast<double>(context) * static_cast<double>(row_bytes());
+  constexpr double kAddresses = 9e18;  // less than 2^63: what no system has, and what still is a size_t
+  try {
+    if (bytes > kAddresses) throw std::bad_alloc();
+    memory_ = Buffer::reserve(static_cast<std::size_t>(context) * static_cast<std::size_t>(row_bytes()));
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemoryError(
+        cat("a context of ", context, " tokens needs ", gigabytes(bytes), " of addresses for keys and values, and ",
+            gigabytes(static_cast<double>(available_memory())), " of memory are available: ask for a smaller context"));
   }
-  memory_ = Buffer::reserve(bytes);
 }
 
 Tensor KvCache::view(std::int64_t layer, std::int64_t which) const {
@@ -27,7 +37,17 @@ Tensor KvCache::view(std::int64_t layer, std::int64_t which) const {
   return {memory_.data() + (layer * 2 + which) * floats * size_of(dtype_), dtype_, {n_kv_heads_, context_, head_dim_}};
 }
 
+void KvCache::need(std::int64_t count) {
+  if (count <= touched_) return;
+  const double bytes = static_cast<double>(count - touched_) * static_cast<double>(row_bytes());
+  if (bytes >= kWorthChecking) {
+    need_memory(bytes, cat("room for keys and values of ", count - touched_, " positions"), "", "use fewer tokens");
+  }
+  touched_ = count;
+}
+
 void KvCache::copy_from(const KvCache& other, std::int64_t count) {
+  need(count);
   const std::int64_t row = head_dim_ * size_of(dtype_);
   for (std::int64_t layer = 0; layer < n_layers_; ++layer) {
     for (std::int64_t which = 0; which < 2; ++which) {

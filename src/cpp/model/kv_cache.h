@@ -25,6 +25,12 @@ class KvCache {
   // Owns what the views point to: NumPy arrays keep it alive.
   const Buffer& memory() const { return memory_; }
 
+  // Before positions [0, count) are written: throws OutOfMemoryError where those that never were do not fit into memory.
+  void need(std::int64_t count);
+
+  // Bytes of one position in all layers.
+  std::int64_t row_bytes() const { return n_layers_ * 2 * n_kv_heads_ * head_dim_ * size_of(dtype_); }
+
   // Copies positions [0, count) of another cache of the same model.
   void copy_from(const KvCache& other, std::int64_t count);
 
@@ -33,7 +39,8 @@ class KvCache {
 
   std::int64_t n_layers_, n_kv_heads_, context_, head_dim_;
   DType dtype_;
-  Buffer memory_;  // [n_layers][keys, values][n_kv_heads][context][head_dim]
+  std::int64_t touched_ = 0;  // positions that have been asked for: their memory is taken
+  Buffer memory_;             // [n_layers][keys, values][n_kv_heads][context][head_dim]
 };
 
 }  // namespace llama2cpp

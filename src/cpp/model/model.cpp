@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <new>
 
+#include "core/available_memory.h"
 #include "core/check.h"
 #include "format/panel_layout.h"
 #include "format/weight_rows.h"
@@ -180,7 +182,12 @@ Model::ActivationsLoan Model::borrow_activations(std::int64_t rows) const {
             std::unique_ptr<Activations> owned(done);
             const std::lock_guard lock(loans_lock_);
             if (loans_lock_.inherited()) std::construct_at(&idle_activations_);
-            if (idle_activations_.size() < 4) idle_activations_.push_back(std::move(owned));
+            if (idle_activations_.size() >= 4) return;
+            try {
+              idle_activations_.push_back(std::move(owned));
+            } catch (const std::bad_alloc&) {
+              // No room to remember it: it just goes. A destructor gives it back, perhaps while another exception flies.
+            }
           }};
 }
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/check.h"
-#include "model/memory_needs.h"
+#include "core/memory_needs.h"
 
 namespace llama2cpp {
 namespace {

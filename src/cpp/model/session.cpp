@@ -119,6 +119,10 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
   std::int64_t total = 0;
   for (const Work& w : work) total += static_cast<std::int64_t>(w.tokens.size());
   const std::int64_t chunk = hooks.need_one_pass() ? total : most_rows.value_or(chunk_of(model.config()));
+  // Memory that is taken page by page while the call runs is asked for before.
+  for (const Work& w : work) {
+    w.session->kv_->need(w.session->position() + static_cast<std::int64_t>(w.tokens.size()));
+  }
   const auto activations = model.borrow_activations(std::min(chunk, total));
 
   auto polled = Clock::now();

@@ -21,6 +21,7 @@
 #include <new>
 #include <vector>
 
+#include "core/available_memory.h"
 #include "core/check.h"
 #include "core/file_writer.h"
 #include "core/quote.h"
@@ -161,7 +162,12 @@ void check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab_size)
 std::unique_ptr<KvCache> reserve_kv(const Model& model, std::int64_t saved_context) {
   try {
     return std::make_unique<KvCache>(model.config(), saved_context, model.kv_dtype());
-  } catch (const std::bad_alloc&) {
+  } catch (const OutOfMemoryError&) {
+    // Addresses for what would fit into memory are there in any process but one that is short of memory now.
+    const Config& c = model.config();
+    const double row = 2.0 * static_cast<double>(c.n_layers * c.kv_dim() * size_of(model.kv_dtype()));
+    const double bytes = static_cast<double>(saved_context) * row;
+    if (bytes <= static_cast<double>(available_memory())) throw;
     throw FormatError(cat("metadata 'context' is ", saved_context,
                           ", for which there is no room in memory; a smaller context can be asked for"));
   }

@@ -137,6 +137,12 @@ class Hessian:
     _waiting: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
+        # The sum, what is added to it, and what the factor takes.
+        _core.need_memory(
+            3 * 8.0 * self.columns**2,
+            f"the Hessian of a matrix of {self.columns} columns",
+            "export without calibration",
+        )
         self._sum = np.zeros((self.columns, self.columns))
 
     def add(self, inputs: Array) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -161,6 +162,7 @@ class TorchWeights(Mapping[str, NDArray[np.float32]]):
 
     def __getitem__(self, name: str) -> Array:
         pieces, shape, axis = self._pieces[name], self._shapes[name], self._axes[name]
+        _core.need_memory(4.0 * math.prod(shape), name, "it is read as one array of float32")
         array = np.empty(shape, dtype=np.float32)
         if axis is None:
             pieces[0].copy_to(array)

@@ -2,6 +2,7 @@
 // process.
 #pragma once
 
+#include <cstddef>
 #include <string>
 
 namespace llama2cpp {
@@ -9,7 +10,13 @@ namespace llama2cpp {
 // "1.234 GB"
 std::string gigabytes(double bytes);
 
+// Bytes from which on it pays to ask first: asking costs less than touching so much for the first time.
+inline constexpr double kWorthChecking = 64.0 * (1 << 20);
+
 // Throws OutOfMemoryError, if `bytes` are not available: "<what> <bytes> <details>, and ... are available: <advice>".
 void need_memory(double bytes, const std::string& what, const std::string& details, const std::string& advice);
+
+// For an allocation that the system has refused: OutOfMemoryError with both numbers.
+[[noreturn]] void throw_no_memory(std::size_t bytes);
 
 }  // namespace llama2cpp
