@@ -3,7 +3,8 @@
     LD_PRELOAD=LIBRARY python allocation_sweep.py LIBRARY FOLDER MODEL TOKENIZER THREADS RUNS OPERATION...
 
 For each operation it prints a line of JSON: its name, how many allocations it makes, and for each outcome of a run how
-often it came, with one example. RUNS is how many of the allocations are tried, evenly spread; 0: all.
+often it came, with one example. Of a crash the outcome has the function that asked for the memory, where the extension
+module has symbols and binutils are there. RUNS is how many of the allocations are tried, evenly spread; 0: all.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +26,7 @@ import numpy as np
 import tiny
 
 import llama2cpp
-from llama2cpp import export, interventions
+from llama2cpp import _core, export, interventions
 
 SECONDS = 30  # after which a run hangs
 IDS = [1, *range(3, 40)]
@@ -139,10 +142,10 @@ class Operations:
         }
 
 
-def attempt(operations: Operations, call: Callable[[], object], library: ctypes.CDLL, n: int) -> list[Any]:
+def attempt(operations: Operations, call: Callable[[], object], library: ctypes.CDLL, n: int, report: int) -> list[Any]:
     """Let the n-th allocation fail: [outcome, detail, allocations]."""
     problem: BaseException | None = None
-    library.fail_after(n)
+    library.fail_after(n, report)
     try:
         call()
     except BaseException as error:
@@ -168,13 +171,14 @@ def attempt(operations: Operations, call: Callable[[], object], library: ctypes.
 def run(operations: Operations, call: Callable[[], object], library: ctypes.CDLL, n: int) -> list[Any]:
     """The same in a process of its own, where files written are the parent's afterwards: they are put back."""
     read, write = os.pipe()
+    report = os.memfd_create("report")
     child = os.fork()
     if child == 0:
         os.close(read)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what C++ says before it aborts
+        os.dup2(report, 2)  # what C++ says before it aborts
         signal.alarm(SECONDS)
         try:
-            os.write(write, json.dumps(attempt(operations, call, library, n)).encode())
+            os.write(write, json.dumps(attempt(operations, call, library, n, report)).encode())
         finally:
             os._exit(0)
     os.close(write)
@@ -182,16 +186,34 @@ def run(operations: Operations, call: Callable[[], object], library: ctypes.CDLL
         answer = pipe.read()
     status = os.waitpid(child, 0)[1]
     operations.put_back()
+    with os.fdopen(report, "rb") as file:
+        file.seek(0)
+        said = file.read().decode(errors="replace")
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        return ["hangs" if name == "SIGALRM" else "crash", name, 0]
+        return ["hangs", said, 0] if name == "SIGALRM" else [f"crash in {who_asked(said)}", f"{name}: {said}", 0]
     return json.loads(answer) if answer else ["no answer", "", 0]
+
+
+def who_asked(stack: str) -> str:
+    """Find the innermost function of the extension module that is none of the standard library's."""
+    offsets = [
+        hex(int(offset, 16) - 1)  # into the call, and not behind it
+        for file, offset in re.findall(r"^(.*)\(\+(0x[0-9a-f]+)\)", stack, re.MULTILINE)
+        if os.path.realpath(file) == os.path.realpath(_core.__file__)
+    ]
+    if not offsets or shutil.which("addr2line") is None:
+        return "?"
+    command = ["addr2line", "-f", "-C", "-e", _core.__file__, *offsets]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = [name for name in lines[::2] if not re.match(r"(\w+ )*(std::|operator new|__gnu_cxx::)", name)]
+    return names[0].partition("(")[0][:120] if names else "?"
 
 
 def main() -> None:
     """Sweep."""
     library = ctypes.CDLL(sys.argv[1])
-    library.fail_after.argtypes = [ctypes.c_long]
+    library.fail_after.argtypes = [ctypes.c_long, ctypes.c_int]
     library.stop_failing.restype = ctypes.c_long
     threads, runs = int(sys.argv[5]), int(sys.argv[6])
     operations = Operations(Path(sys.argv[2]), sys.argv[3], sys.argv[4], threads)
@@ -205,7 +227,8 @@ def main() -> None:
             outcome, detail, _ = run(operations, call, library, n)
             if outcome == "MemoryError":
                 detail = ""
-            key = outcome if outcome in ("MemoryError", "no error", "not reached", "crash") else f"{outcome}: {detail}"
+            plain = outcome in ("MemoryError", "no error", "not reached") or outcome.startswith(("crash", "hangs"))
+            key = outcome if plain else f"{outcome}: {detail}"
             outcomes[key] += 1
             examples.setdefault(key, f"allocation {n}: {detail}")
         print(

@@ -1,8 +1,10 @@
 /* For LD_PRELOAD, on Linux with glibc: lets the n-th allocation of a program fail, counted from fail_after(n) on. Of all that asks
-   the C library or the system for memory: C++'s new, Python's objects, NumPy's arrays, maps. See allocation_sweep.py. */
+   the C library or the system for memory: C++'s new, Python's objects, NumPy's arrays, maps. Who asked for it is written to a
+   file. See allocation_sweep.py. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <sys/mman.h>
@@ -16,9 +18,17 @@ static atomic_int counting = 0;
 static atomic_long seen = 0;
 static atomic_long chosen = -1;
 static atomic_int hit = 0;
+static int report = -1;
 
-void fail_after(long n) {
+/* The first call of backtrace() loads a library. */
+__attribute__((constructor)) static void prepare(void) {
+  void *frame;
+  backtrace(&frame, 1);
+}
+
+void fail_after(long n, int file) {
   seen = 0;
+  report = file;
   chosen = n;
   hit = 0;
   counting = 1;
@@ -34,6 +44,8 @@ int has_failed(void) { return hit; }
 static int fails(void) {
   if (!counting || atomic_fetch_add(&seen, 1) != chosen) return 0;
   hit = 1;
+  void *frames[64];
+  backtrace_symbols_fd(frames, backtrace(frames, 64), report);
   errno = ENOMEM;
   return 1;
 }

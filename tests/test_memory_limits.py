@@ -49,7 +49,7 @@ refused("one pass", lambda: model.run_with_hooks(long, fwd_hooks=[("resid_post0"
 refused("run_with_cache", lambda: model.run_with_cache(long[:9000]))
 refused("context", lambda: model.session(context=2**40))
 refused("absurd context", lambda: model.session(context=2**62))
-refused("neurons", lambda: cache.stack_neuron_results())
+refused("neurons", lambda: cache.stack_neuron_results(-1))
 assert session.tokens == [1, 2, 3]
 assert session.prefill([4, 5]).tobytes() == before
 print("as before")

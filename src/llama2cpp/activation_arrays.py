@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import cache_file
+from . import _core, cache_file
 from .activation_names import get_act_name
 from .arguments import checked, close_names, integer
 from .html_views import size_text, table
@@ -40,6 +40,11 @@ def select(array: NDArray[Any], selection: Selection, axis: int) -> NDArray[Any]
     index[axis] = selection
     part: NDArray[Any] = array[tuple(index)]
     return part
+
+
+def need_memory(floats: float, what: str) -> None:
+    """Raise MemoryError where so many float32 do not fit. NumPy would take them, and the system end the process."""
+    _core.need_memory(4.0 * floats, what, "select fewer layers, positions, neurons or tokens")
 
 
 def _plain(tokens: Any) -> Any:  # noqa: ANN401 - an id, or a list of ids

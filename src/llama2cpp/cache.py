@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .activation_arrays import Array, Selection, select
+from .activation_arrays import Array, Selection, need_memory, select
 from .arguments import checked, float_array
 from .heads_and_neurons import HeadsAndNeurons
 from .lens import LogitLens, logit_lens
@@ -113,7 +113,9 @@ class ActivationCache(HeadsAndNeurons):
         >>> cache.stack_activation("pattern").shape
         (5, 1, 6, 3, 3)
         """
-        return np.stack([self[activation_name, i, sublayer_type] for i in range(self._layers(layer))])
+        layers = [self[activation_name, i, sublayer_type] for i in range(self._layers(layer))]
+        need_memory(sum(array.size for array in layers), f"an array of {activation_name} of {len(layers)} layers")
+        return np.stack(layers)
 
     @overload
     def get_full_resid_decomposition(
@@ -229,6 +231,7 @@ class ActivationCache(HeadsAndNeurons):
         bias = model.accumulated_bias(layer, mlp_input, include_mlp_biases=expand_neurons)
         parts += [finished(embed[None]), finished(np.broadcast_to(bias, (1, *embed.shape)))]
         labels += ["embed", "bias"]
+        need_memory(sum(part.size for part in parts), f"an array of {len(labels)} parts of the residual stream")
         stack = np.concatenate(parts)
         if incl_remainder or (incl_remainder is None and model.activations == "int8"):
             whole = finished(select(self._stream(layer, mlp_input), pos_slice, -2)[None])

@@ -26,6 +26,8 @@ Facts = dict[str, Any]
 
 _WHAT = "llama2cpp activations"
 _FACTS = "__facts__"  # no activation has this name
+# An npy header of ours has less. NumPy lets Python parse it, and of deep nesting Python makes a MemoryError.
+_MOST_HEADER = 256
 
 # What the parsers of JSON, zip and npy headers throw at bytes that are none.
 _BAD = (
@@ -36,7 +38,6 @@ _BAD = (
     SyntaxError,
     RuntimeError,
     OverflowError,
-    MemoryError,
     EOFError,
     struct.error,
     zipfile.BadZipFile,
@@ -57,6 +58,7 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, Array], Facts]:
     path = Path(path)
     read = _by_suffix(path, _read_npz, _read_safetensors)
     _core.check_file(path)
+    _core.need_memory(path.stat().st_size, str(path), "keep fewer activations")
     try:
         arrays, text = read(path)
         facts = _checked(json.loads(text))
@@ -118,7 +120,7 @@ def _read_npy(name: str, content: bytes) -> NDArray[Any]:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{name!r} has version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, in_columns, dtype = read(stream)
+    shape, in_columns, dtype = read(stream, max_header_size=_MOST_HEADER)
     data = content[stream.tell() :]
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"{name!r} is {shape} of {dtype}, which {len(data)} bytes are not")

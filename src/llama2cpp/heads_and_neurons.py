@@ -7,8 +7,7 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _core
-from .activation_arrays import Array, Selection, select
+from .activation_arrays import Array, Selection, need_memory, select
 from .activation_names import get_act_name
 from .arguments import checked, float_array
 from .residual_stream import ResidualStream
@@ -57,7 +56,7 @@ class HeadsAndNeurons(ResidualStream):
             return self["result", layer]
         weights = self._need_model().weights[f"blocks.{layer}.attn.W_O"]  # [n_heads, head_dim, dim]
         by_head = np.moveaxis(self["z", layer], -2, 0)  # [n_heads, B, T, head_dim]
-        _need(2 * by_head.size // by_head.shape[-1] * weights.shape[-1], "an array of heads' results")
+        need_memory(2 * by_head.size // by_head.shape[-1] * weights.shape[-1], "an array of heads' results")
         return np.stack([z @ w for z, w in zip(by_head, weights, strict=True)], axis=-2)
 
     @overload
@@ -141,6 +140,7 @@ class HeadsAndNeurons(ResidualStream):
 
     @staticmethod
     def _with_remainder(stack: Array, whole: Array) -> Array:
+        need_memory(stack.size + 2 * whole.size, "an array of parts and their remainder")
         return np.concatenate([stack, (whole - stack.sum(axis=0))[None]])
 
     @checked
@@ -183,10 +183,12 @@ class HeadsAndNeurons(ResidualStream):
         neurons = select(select(self["post", layer], pos_slice, -2), neuron_slice, -1)
         weights = select(self._need_model().weights[f"blocks.{layer}.mlp.W_out"], neuron_slice, 0)  # [neurons, dim]
         if project_output_onto is None:
-            _need(neurons.size * weights.shape[-1], "an array of neurons' results")
+            need_memory(neurons.size * weights.shape[-1], "an array of neurons' results")
             return np.asarray(neurons[..., None] * weights)
         directions = float_array(project_output_onto)
-        _need(neurons.size * (1 if directions.ndim == 1 else directions.shape[-1]), "an array of neurons' results")
+        need_memory(
+            neurons.size * (1 if directions.ndim == 1 else directions.shape[-1]), "an array of neurons' results"
+        )
         projected: Array = np.asarray(weights @ directions)
         results: Array = neurons * projected if directions.ndim == 1 else neurons[..., None] * projected
         return results
@@ -282,7 +284,7 @@ class HeadsAndNeurons(ResidualStream):
         labels = [f"L{i}N{n}" for i in range(layer) for n in numbers]
         whole = select(self._stream(layer, mlp_input), pos_slice, -2)[None]  # [1, B, T, dim]
         if project_output_onto is None:
-            _need(2 * layer * len(numbers) * whole.size, "an array of neurons' results")
+            need_memory(2 * layer * len(numbers) * whole.size, "an array of neurons' results")
             parts: list[Array] = []
             for i in range(layer):
                 parts.extend(np.moveaxis(self.get_neuron_results(i, neuron_slice, pos_slice), -2, 0))
@@ -320,13 +322,9 @@ class HeadsAndNeurons(ResidualStream):
         for i in range(layer):
             results = self.get_neuron_results(i, neuron_slice, pos_slice, directions)  # [B, T, neurons(, n)]
             parts.extend(np.moveaxis(results, -1 if directions.ndim == 1 else -2, 0))
+        need_memory(2 * sum(part.size for part in parts), "an array of neurons' results")
         stack = np.stack(parts) if parts else np.zeros((0, *whole.shape[1:]), dtype=np.float32)
         if apply_ln:
             divisor = select(scale, pos_slice, -2)
             stack = stack / (divisor[..., 0] if directions.ndim == 1 else divisor)
         return stack, whole
-
-
-def _need(floats: float, what: str) -> None:
-    """Raise MemoryError where so many float32 do not fit."""
-    _core.need_memory(4.0 * floats, what, "select fewer positions or neurons, or project_output_onto a direction")

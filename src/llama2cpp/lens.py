@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -9,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .activation_arrays import Array, Selection, select
+from .activation_arrays import Array, Selection, need_memory, select
 from .arguments import checked, integer
 from .html_views import table, visible
 from .readable_model import ReadableModel
@@ -323,6 +324,10 @@ class _Reader:
             self.target_ids = self._columns = self._ids(np.array(ids))
         elif vocab is not None:
             self._columns = self._ids(np.asarray(vocab))
+        # Pieces, and the whole that they are joined to: for the likeliest, their ids of eight bytes too.
+        values = self._vocab_size if self._columns is None else self._columns.shape[-1]
+        values = values if top_k is None else 3 * top_k
+        need_memory(2.0 * math.prod(lead) * values, f"a lens of {math.prod(lead)} rows")
         self._targets = targets is not None
         self._row = 0
         self.values: list[Array] = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .activation_arrays import ActivationArrays, Array, Selection, select
+from .activation_arrays import ActivationArrays, Array, Selection, need_memory, select
 from .activation_names import get_act_name
 from .arguments import checked, float_array
 
@@ -205,7 +205,7 @@ class ResidualStream(ActivationArrays):
             if i < n_layers and ((incl_mid and i < layer) or (mlp_input and i == layer)):
                 streams.append(self["resid_mid", i])
                 labels.append(f"{i}_mid")
-        stack = np.stack([select(stream, pos_slice, -2) for stream in streams])
+        stack = self._stacked([select(stream, pos_slice, -2) for stream in streams], pos_slice)
         if apply_ln:
             stack = self.apply_ln_to_stack(stack, layer, mlp_input, pos_slice, recompute_ln=layer == n_layers)
         return (stack, labels) if return_labels else stack
@@ -314,6 +314,7 @@ class ResidualStream(ActivationArrays):
     def _stacked(self, parts: Sequence[Array], pos_slice: Selection) -> Array:
         """[parts, B, T, dim], also of no parts."""
         if parts:
+            need_memory(sum(part.size for part in parts), f"an array of {len(parts)} parts of the residual stream")
             return np.stack(parts)
         return np.zeros((0, *select(self._stream(0), pos_slice, -2).shape), dtype=np.float32)
 

@@ -465,7 +465,9 @@ class StackedWeights:
         names = [f"blocks.{i}.{name}" for i in range(self.config.n_layers)]
         if names[0] not in self.weights:
             raise AttributeError(f"the model has no {name.rpartition('.')[2]}")
-        return self.weights._source.show(np.stack([self.weights[name] for name in names]))
+        layers = [self.weights[name] for name in names]
+        _core.need_memory(sum(array.nbytes for array in layers), f"an array of {name} of all layers", "use `weights`")
+        return self.weights._source.show(np.stack(layers))
 
     @property
     def W_E(self) -> Array:  # noqa: N802 - TransformerLens's name

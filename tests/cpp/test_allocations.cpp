@@ -66,9 +66,10 @@ namespace {
 using llama2cpp::Session;
 using tiny::Bits;
 
-// Calls until no allocation is left to fail; after each failure `unchanged` looks. Gives how many there were.
+// Calls until no allocation is left to fail; after each failure `unchanged` looks. Gives how many there were. Without so many
+// of them at most the call may do.
 template <class Call, class Look>
-int fail_each(const Call& call, const Look& unchanged) {
+int fail_each(const Call& call, const Look& unchanged, int dispensable = 0) {
   for (int n = 0;; ++n) {
     bool thrown = false;
     left = n;
@@ -83,7 +84,8 @@ int fail_each(const Call& call, const Look& unchanged) {
       return n;
     }
     CAPTURE(n);
-    REQUIRE(thrown);
+    if (!thrown) --dispensable;
+    REQUIRE(dispensable >= 0);
     unchanged();
   }
 }
@@ -147,7 +149,8 @@ TEST_CASE("each allocation fails: a model that could not be made, packed or run,
     return tiny::logits_of(session);
   };
   const Bits expected = run();
-  CHECK(fail_each([&] { run(); }, [] {}) > 100);
+  // A model remembers memory of a pass for the next one, if there is room to remember it.
+  CHECK(fail_each([&] { CHECK((run() == expected)); }, [] {}, 1) > 100);
   CHECK((run() == expected));
 
   // The first call of a model packs its weights.
