@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -15,6 +16,7 @@ from llama2cpp import _core
 # A model with large logits, keys and values and MLP, whose process may take 300 MB more.
 PREPARE = """
 import resource, sys
+from pathlib import Path
 sys.path.insert(0, {tests!r})
 import numpy as np
 import llama2cpp, tiny
@@ -26,6 +28,9 @@ session.prefill([1, 2, 3])
 before = session.fork().prefill([4, 5]).tobytes()
 long = [1] * 15000
 _, cache = model.run_with_cache(long[:300], names_filter=lambda name: "hook_post" in name or "resid" in name)
+large = np.broadcast_to(np.float32(1), (1, 1 << 20, model.config.dim))
+streams = [f"blocks.{{i}}.hook_resid_{{at}}" for i in range(2) for at in ("pre", "post")]
+many = llama2cpp.ActivationCache(dict.fromkeys(streams, large), model)
 
 def used(name):
     with open("/proc/self/status") as file:
@@ -50,6 +55,15 @@ refused("run_with_cache", lambda: model.run_with_cache(long[:9000]))
 refused("context", lambda: model.session(context=2**40))
 refused("absurd context", lambda: model.session(context=2**62))
 refused("neurons", lambda: cache.stack_neuron_results(-1))
+refused("lens", lambda: llama2cpp.logit_lens(cache, positions=None, incl_mid=True))
+refused("activations of all layers", lambda: many.accumulated_resid())
+files = [Path({folder!r}) / name for name in ("a.npz", "a.safetensors", "model.gguf")]
+for path in files:
+    with path.open("wb") as file:
+        file.truncate(1 << 30)  # of zeros, which lie nowhere
+refused("an npz", lambda: llama2cpp.ActivationCache.load(files[0]))
+refused("safetensors", lambda: llama2cpp.ActivationCache.load(files[1]))
+refused("a file not to be mapped", lambda: llama2cpp.load(files[2], mmap=False))
 assert session.tokens == [1, 2, 3]
 assert session.prefill([4, 5]).tobytes() == before
 print("as before")
@@ -58,15 +72,16 @@ print("as before")
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of a process as Linux has them")
 @pytest.mark.parametrize("limit", [("RLIMIT_AS", "VmSize:"), ("RLIMIT_DATA", "VmData:")], ids=["address space", "data"])
-def test_a_limited_process_refuses_with_both_numbers(limit: tuple[str, str]) -> None:
-    script = PREPARE.format(tests=str(ROOT / "tests"), limit=limit)
+def test_a_limited_process_refuses_with_both_numbers(limit: tuple[str, str], tmp_path: Path) -> None:
+    script = PREPARE.format(tests=str(ROOT / "tests"), limit=limit, folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines.pop() == "as before"
-    assert len(lines) == 6
+    assert len(lines) == 11
     for line in lines:
-        assert re.search(r"needs [\d.]+ GB.*, and 0\.2\d\d GB (of memory )?are available: ", line), line
+        print(line)
+        assert re.search(r"needs [\d.]+ GB.*, and 0\.[23]\d\d GB (of memory )?are available: ", line), line
 
 
 @pytest.mark.parametrize("context", [2**40, 2**50, 2**62, 2**63 - 1])
