@@ -1,8 +1,6 @@
 // GGUF models in several files, as llama-gguf-split and llama.cpp's converter write them. Every file says which one it is
 // (split.no, from 0), how many there are (split.count) and how many tensors all have together (split.tensors.count); the
 // name says the first two again, counted from 1.
-#include <array>
-#include <cstdio>
 #include <string_view>
 #include <vector>
 
@@ -20,12 +18,15 @@ constexpr std::int64_t kMostParts = 65'535;  // the metadata are uint16
 
 std::int64_t part_number(const Gguf& gguf) { return gguf.integer(kNumber).value_or(0); }
 
+std::string five_digits(std::int64_t number) {
+  std::string digits = cat(number);
+  if (digits.size() < 5) digits.insert(0, 5 - digits.size(), '0');
+  return digits;
+}
+
 // "-00002-of-00003.gguf" for part 1 of 3.
 std::string suffix_of(std::int64_t no, std::int64_t count) {
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "-%05lld-of-%05lld.gguf", static_cast<long long>(no + 1),
-                static_cast<long long>(count));
-  return text.data();
+  return cat("-", five_digits(no + 1), "-of-", five_digits(count), ".gguf");
 }
 
 std::string_view file_name(std::string_view path) {
