@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.style
 import numpy as np
 import pytest
 import tiny
@@ -119,6 +120,10 @@ def test_picture(tmp_path: Path, stories: llama2cpp.Model) -> None:
     np.testing.assert_array_equal(predictions.lines[0].get_ydata(), found.kl)
     assert lines[f"worst {found.worst_kl:.3g}"].get_xdata()[0] == found.worst_at  # type: ignore[index]
     assert figure.get_suptitle() == "stories"
+    with matplotlib.style.context("dark_background"):  # dark text on white all the same
+        figure = picture(found)
+    assert {axes.xaxis.label.get_color() for axes in figure.axes} == {"#222222"}
+    assert [axes.get_facecolor() for axes in figure.axes[:2]] == [(1, 1, 1, 1)] * 2
 
 
 def test_picture_of_equal_models(stories: llama2cpp.Model) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..plot import _new_figure
+from ..plot import _finish, _new_figure
 from .source import MATRICES
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def picture(found: Comparison, title: str | None = None) -> Figure:
     weights, predictions = figure.subplots(2, 1, height_ratios=[height, 2.4])
     _draw_weights(weights, found, by_place, layers, kinds)
     _draw_predictions(predictions, found)
-    if title is not None:
-        figure.suptitle(title)
-    return figure
+    for axes in (weights, predictions):
+        axes.set_facecolor("white")
+    return _finish(figure, title)
 
 
 def _place(name: str) -> tuple[int, str] | None:
@@ -88,7 +88,7 @@ def _draw_weights(
     axes.set_title("relative error of the weights (white: none)", loc="left")
     if not by_place:
         axes.set_axis_off()
-        axes.text(0, 0.5, "the weights were not compared", transform=axes.transAxes)
+        axes.text(0, 0.5, "the weights were not compared", transform=axes.transAxes, color="black")
         return
     errors = np.full((layers, len(kinds)), np.nan)
     for (layer, kind), tensor in by_place.items():
@@ -97,7 +97,7 @@ def _draw_weights(
     # Equal weights have no logarithm: they stay white.
     norm = LogNorm(above.min(), max(above.max(), above.min() * 1.01)) if above.size else None
     image = axes.imshow(np.ma.masked_less_equal(np.ma.masked_invalid(errors), 0), aspect="auto", norm=norm)
-    axes.set_xticks(range(len(kinds)), [_short(kind) for kind in kinds], rotation=30, ha="right")
+    axes.set_xticks(range(len(kinds)), [_short(kind) for kind in kinds], rotation=90)
     step = max(1, layers // 16)
     axes.set_yticks(range(0, layers, step))
     axes.set_ylabel("layer")
@@ -139,7 +139,7 @@ def _draw_predictions(axes: Axes, found: Comparison) -> None:
     axes.set_ylabel("nats")
     axes.set_xlim(0.5, len(kl) + 0.5)
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right", fontsize="small")
+    axes.legend(loc="upper right", fontsize="small", facecolor="white")
 
 
 def _short(name: str) -> str:
