@@ -110,22 +110,22 @@ TEST_CASE("each allocation fails: a session is as it was and goes on with the sa
     const std::string before = file_of(session);
     const auto more = tiny::tokens(12, 2);
     const Bits expected = [&] {
-      const auto other = session.fork();
+      const auto other = session.fork(tiny::no_poll);
       tiny::feed(*other, more);
       return tiny::logits_of(*other);
     }();
     const auto unchanged = [&] {
       CHECK((file_of(session) == before));
-      const auto other = session.fork();
+      const auto other = session.fork(tiny::no_poll);
       tiny::feed(*other, more);
       CHECK((tiny::logits_of(*other) == expected));
     };
     const auto again = [&] {
-      session.rewind(0);
+      session.rewind(0, tiny::no_poll);
       tiny::feed(session, tiny::tokens(9, 1));
     };
 
-    CHECK(fail_each([&] { session.fork(); }, unchanged) > 3);
+    CHECK(fail_each([&] { session.fork(tiny::no_poll); }, unchanged) > 3);
     CHECK(fail_each([&] { file_of(session); }, unchanged) > 3);
     CHECK(fail_each([&] { tiny::feed(session, more); }, unchanged) > 1);
     again();
