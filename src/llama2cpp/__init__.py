@@ -8,6 +8,10 @@ Examples
 ', in a green village, there lived a little boy named Jonas and a little boy named Henry.'
 """
 
+from . import early_interrupt  # noqa: F401 - before what takes long to import
+
+# isort: split
+
 from typing import TYPE_CHECKING, Any
 
 from . import interventions, plot

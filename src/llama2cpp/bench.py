@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from ._core import read_bandwidth
+from .display import one_line, say
 from .model import Model, load
 from .session import Session
 
@@ -195,13 +196,13 @@ def print_table(report: Report) -> None:
         for prefill in run["prefill"]:
             speed = _cell(prefill["tokens_per_second"], 1)
             rows.append((str(run["threads"]), f"prefill {prefill['tokens']}", speed, "", "", ""))
-    print(
-        f"{report['model']}: {report['megabytes_per_token']:,.1f} MB of weights a token, {report['isa']} kernels, "
-        f"{report['activations']} activations, {report['kv']} keys and values; median (least - most) of "
-        f"{report['rounds']} rounds"
+    say(
+        f"{one_line(report['model'])}: {report['megabytes_per_token']:,.1f} MB of weights a token, "
+        f"{report['isa']} kernels, {report['activations']} activations, {report['kv']} keys and "
+        f"values; median (least - most) of {report['rounds']} rounds"
     )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for threads, what, *cells in rows:
         line = [threads.rjust(widths[0]), what.ljust(widths[1])]
         line += [cell.rjust(width) for cell, width in zip(cells, widths[2:], strict=True)]
-        print("  ".join(line).rstrip())
+        say("  ".join(line).rstrip())

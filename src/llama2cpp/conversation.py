@@ -401,6 +401,32 @@ class Conversation:
         self._end_answer()
         self._messages, self._forgotten, self._last_turn = [], 0, None
 
+    def undo(self) -> str | None:
+        """Take the last message of the user and all that came after it out of the history.
+
+        Returns
+        -------
+        str or None
+            The message; None where there is none.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> conversation = llama2cpp.Conversation(model, template="llama2", max_tokens=5)
+        >>> answer = conversation.say("Hello")
+        >>> conversation.undo(), conversation.history
+        ('Hello', [])
+        """
+        self._end_answer()
+        last = next((i for i in reversed(range(len(self._messages))) if self._messages[i]["role"] == "user"), None)
+        if last is None:
+            return None
+        text = self._messages[last]["content"]
+        del self._messages[last:]
+        self._forgotten = min(self._forgotten, last)
+        return str(text)
+
     def save(self, path: str | PathLike[str], *, session: bool = False) -> None:
         """Write the history to a JSON file, which is complete or not there.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .display import one_line, say
 from .new_files import refuse_existing, write_file
 
 
@@ -37,4 +38,4 @@ def notebooks(
     folder.mkdir(parents=True, exist_ok=True)
     for source in sources:
         write_file(folder / source.name, source.read_bytes())
-        print(folder / source.name)
+        say(one_line(str(folder / source.name)))

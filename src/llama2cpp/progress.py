@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress, ProgressColumn, TaskID
+
+from .display import console
 
 
 def progress_bar(*columns: ProgressColumn, transient: bool = False) -> Progress:
-    """Make a bar that a thread draws anew now and then or, where no thread can be started, each update does."""
-    return _Bar(*columns, console=Console(stderr=True), transient=transient)
+    """Make a bar that a thread draws anew now and then or, where no thread can be started, each update does.
+
+    Nothing is drawn where stderr is no terminal. Descriptions are to be `display.one_line`, in columns without markup.
+    """
+    terminal = console(stderr=True)
+    return _Bar(*columns, console=terminal, transient=transient, disable=not terminal.is_terminal)
 
 
 class _Bar(Progress):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from .._core import Sampler
+from ..display import one_line, say, say_json, tell
 from ..new_files import new_file
 from .calibration import Calibration
 from .comparison import Comparison, compare
@@ -74,7 +73,7 @@ def export_and_report(
             prompt = _core.read_file(text)
             if not opened.checkpoint.has_tokenizer:
                 raise ValueError(f"--text needs a tokenizer, which {source} has not: pass one (-z)")
-        with _progress(f"{target}") as progress:
+        with _progress(f"{target}") as update:
             done = convert(
                 opened,
                 target,
@@ -89,14 +88,14 @@ def export_and_report(
                 symmetric=symmetric,
                 force=force,
                 threads=threads,
-                progress=progress,
+                progress=update,
             )
         found: Comparison | None = None
         model = runnable(opened.checkpoint, threads) if report else None
         if model is not None:
-            with load(done.path, threads=threads) as written, _progress("comparing") as progress:
+            with load(done.path, threads=threads) as written, _progress("comparing") as update:
                 words = _own_text(model) if prompt is None else prompt
-                found = compare(model, written, words, max_tokens=tokens, progress=progress)
+                found = compare(model, written, words, max_tokens=tokens, progress=update)
             note = unexplained(found)
             done = replace(done, notes=(*done.notes, *([note] if note else [])))
         elif report:
@@ -105,7 +104,7 @@ def export_and_report(
         _save_picture(found, f"{target} against {source}", picture)
     if as_json:
         facts: dict[str, Any] = _conversion_facts(done)
-        print(json.dumps(facts | ({} if found is None else {"comparison": found.to_dict()}), indent=1))
+        say_json(facts | ({} if found is None else {"comparison": found.to_dict()}))
         return
     _print_conversion(done)
     if found is not None:
@@ -141,14 +140,14 @@ def compare_and_report(
     with (
         load(a, tokenizer=tokenizer, threads=threads) as first,
         load(b, threads=threads) as second,
-        _progress("comparing") as progress,
+        _progress("comparing") as update,
     ):
         words = _own_text(first) if text is None else _core.read_file(text)
-        found = compare(first, second, words, max_tokens=tokens, progress=progress)
+        found = compare(first, second, words, max_tokens=tokens, progress=update)
     if picture is not None:
         _save_picture(found, f"{b} against {a}", picture)
     if as_json:
-        print(json.dumps({"a": a, "b": b, **found.to_dict()}, indent=1))
+        say_json({"a": a, "b": b, **found.to_dict()})
     else:
         _print_comparison(found, a, b, rows=None)
 
@@ -166,7 +165,7 @@ def _check_picture(path: Path) -> None:
 def _save_picture(found: Comparison, title: str, path: Path) -> None:
     with new_file(path) as begun:
         drawn_of(found, title).savefig(begun, dpi=150, format=path.suffix[1:].lower())
-    print(f"{path}: the picture", file=sys.stderr)
+    tell(one_line(f"{path}: the picture"))
 
 
 def _own_text(model: Model) -> list[int]:
@@ -189,12 +188,13 @@ def _progress(what: str) -> Iterator[Progress]:
     from ..progress import progress_bar
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
     )
+    what = one_line(what)
     with progress_bar(*columns, transient=True) as bar:
         tasks: dict[str, Any] = {}
 
@@ -232,31 +232,34 @@ def _conversion_facts(done: Conversion) -> dict[str, Any]:
 def _print_conversion(done: Conversion) -> None:
     counts = Counter(done.formats.values())
     kinds = ", ".join(f"{count} {format}" for format, count in counts.most_common())
-    print(f"{done.path}: {done.format}, {done.bytes:,} bytes, {done.seconds:.1f} s ({kinds})")
+    say(one_line(f"{done.path}: {done.format}, {done.bytes:,} bytes, {done.seconds:.1f} s ({kinds})"))
     if done.tokenizer is not None and done.tokenizer != done.path:
-        print(f"{done.tokenizer}: its tokenizer")
+        say(one_line(f"{done.tokenizer}: its tokenizer"))
     for note in done.notes:
-        print(f"note: {note}")
+        say(one_line(f"note: {note}"))
 
 
 def _print_comparison(found: Comparison, a: str, b: str, rows: int | None) -> None:
-    print(f"\n{b} against {a}, {found.tokens:,} predictions")
-    print(f"  perplexity            {found.perplexity_a:.4f} -> {found.perplexity_b:.4f}")
-    print(f"  KL divergence         mean {found.mean_kl:.6f}, worst {found.worst_kl:.4f} at token {found.worst_at}")
-    print(f"  same likeliest token  {found.top1_agreement:.2%}")
+    say()
+    say(one_line(f"{b} against {a}, {found.tokens:,} predictions"))
+    say(f"  perplexity            {found.perplexity_a:.4f} -> {found.perplexity_b:.4f}")
+    say(f"  KL divergence         mean {found.mean_kl:.6f}, worst {found.worst_kl:.4f} at token {found.worst_at}")
+    say(f"  same likeliest token  {found.top1_agreement:.2%}")
     if not found.tensors:
         return
     shown = list(found.tensors)
     if rows is not None and rows < len(shown):
         shown = sorted(shown, key=lambda tensor: -tensor.relative_error)[:rows]
-        print(f"\nThe {rows} weights that differ most")
-    print(f"\n  {'weight':<26} {'stored as':<14} {'relative error':<18} largest")
+        say()
+        say(f"The {rows} weights that differ most")
+    say()
+    say(f"  {'weight':<26} {'stored as':<14} {'relative error':<18} largest")
     most = max(tensor.relative_error for tensor in found.tensors) or 1.0
     for tensor in shown:
         bar = "#" * round(_BAR * tensor.relative_error / most)
         stored = tensor.format_a if tensor.format_a == tensor.format_b else f"{tensor.format_a} -> {tensor.format_b}"
         name = tensor.name.removesuffix(".weight")
-        print(
+        say(
             f"  {name:<26} {stored:<14} {tensor.relative_error:.2e} {bar:<{_BAR}} {tensor.largest:.2e} "
             f"at {list(tensor.at)}"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -63,9 +62,9 @@ class TorchFile:
         _core.check_file(self.path)
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        except Exception as error:  # bytes that are damaged make PyTorch's reader raise nearly anything
             found = stand_in(self.path)
-            reason = f", found {found}" if found else f": {' '.join(str(error).split())}"
+            reason = f", found {found}" if found else f": {' '.join(str(error).split()) or type(error).__name__}"
             raise FormatError(f"{self.path}: expected a file of torch.save, tensors and plain data{reason}") from None
 
     def release(self, bytes: int) -> None:
