@@ -15,7 +15,8 @@ def progress_bar(*columns: ProgressColumn, transient: bool = False) -> Progress:
     Nothing is drawn where stderr is no terminal. Descriptions are to be `display.one_line`, in columns without markup.
     """
     terminal = console(stderr=True)
-    return _Bar(*columns, console=terminal, transient=transient, disable=not terminal.is_terminal)
+    terminal.quiet = not terminal.is_terminal
+    return _Bar(*columns, console=terminal, transient=transient)
 
 
 class _Bar(Progress):
