@@ -33,7 +33,20 @@ from .display import one_line, say, tell
 from .early_interrupt import end_early
 from .notebook_files import notebooks
 
-__all__ = ["app", "bench", "chat", "compare", "export", "generate", "in_command_words", "info", "main", "notebooks", "pull", "run"]
+__all__ = [
+    "app",
+    "bench",
+    "chat",
+    "compare",
+    "export",
+    "generate",
+    "in_command_words",
+    "info",
+    "main",
+    "notebooks",
+    "pull",
+    "run",
+]
 
 app = typer.Typer(
     help="Run Llama-family models.",
