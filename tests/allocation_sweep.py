@@ -122,7 +122,7 @@ class Operations:
             "load and run": self.loaded_and_run,
             "close": self.closed,
             "load tokenizer": lambda: llama2cpp.Tokenizer.from_file(self.paths["tokenizer"]),
-            "encode": lambda: model.tokenizer.encode(text),  # type: ignore[union-attr]
+            "encode": lambda: model.tokenizer.encode(text),
             "prefill": lambda: session.prefill(IDS[10:]),
             "prefill large": lambda: self.large_session.prefill(IDS[10:]),
             "all logits": lambda: session.prefill(IDS[10:], all_logits=True),
