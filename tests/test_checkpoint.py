@@ -294,7 +294,7 @@ def test_a_version_2_file_with_all_scales_last() -> None:
         (b"PK\x03\x04", "a zip archive, as PyTorch's .pt"),
         (b"\x80\x02", "a Python pickle"),
         (struct.pack("<Q", 16) + b'{"__metadata__":', "a safetensors file"),
-        (b"<!DOCTYPE html>", "an HTML or XML page: the download went wrong"),
+        (b"<!DOCTYPE html>", "an HTML page: the download went wrong"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (
             b"hello, hello",

@@ -37,6 +37,25 @@ def test_include_directions() -> None:
     assert wrong == []
 
 
+# Of <algorithm>, and not of the headers that bring some of it along in one C++ library and not in another.
+ALGORITHMS = r"""std::(?:min|max|clamp|minmax|sort|stable_sort|partial_sort|nth_element|is_sorted|copy|copy_n|copy_if
+    |fill|fill_n|any_of|all_of|none_of|find|find_if|count|count_if|lower_bound|upper_bound|equal_range|binary_search|equal|mismatch|search
+    |reverse|rotate|transform|max_element|min_element|unique|remove_if|replace|for_each|ranges::\w+)\s*[(<]"""
+
+
+def test_algorithms_are_included() -> None:
+    sources = [file for folder in (SOURCES, ROOT / "tests" / "cpp") for file in folder.rglob("*")]
+    files = [file for file in sources if file.suffix in {".h", ".cpp"}]
+    used = re.compile(ALGORITHMS, flags=re.VERBOSE)
+    wrong = {}
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        code = re.sub(r"//.*", "", text)
+        if "#include <algorithm>" not in text and (found := sorted(set(used.findall(code)))):
+            wrong[file.relative_to(ROOT).as_posix()] = found
+    assert wrong == {}
+
+
 def test_only_backend_cpp_knows_the_backends() -> None:
     knows = [
         file.name

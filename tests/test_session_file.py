@@ -521,7 +521,7 @@ PROBLEMS: list[tuple[Callable[[bytes], bytes], str]] = [
     (lambda d: joined(b'{"a":{}} x', b""), "header: byte 17: expected nothing after the value"),
     (lambda d: joined(b'{"\xff":{}}', b""), "header: byte 10: expected UTF-8, found byte 255"),
     (lambda d: joined(b'{"__metadata__":{"a":1}}', b""), "header.__metadata__.a .byte 29.: expected a string"),
-    (lambda d: joined(b'{"__metadata__":null}', b""), "header.__metadata__ .byte 24.: expected an object, found null"),
+    (lambda d: joined(b'{"__metadata__":null}', b""), "no session: the metadata has no 'fingerprint'"),
     (lambda d: edited(d, meta(fingerprint=None)), "the metadata has no 'fingerprint'"),
     (lambda d: edited(d, meta(format=None)), "the metadata has no 'format'"),
     (lambda d: edited(d, meta(format="pt")), '\'format\' is "pt", expected "llama2cpp session"'),

@@ -1,6 +1,7 @@
 // Attention within a sliding window: what lies before it is masked as the future is, and never read.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>

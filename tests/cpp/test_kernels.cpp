@@ -2,6 +2,7 @@
 // the last place off is found.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>

@@ -2,6 +2,7 @@
 // decided for each row of x or fixed, on every instruction set, packed and not, whatever else is in the call.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>

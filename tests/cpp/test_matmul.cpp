@@ -2,6 +2,7 @@
 // packing, input layout and sharing out at once. Equal bits, no tolerance.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>

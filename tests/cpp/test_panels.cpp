@@ -1,6 +1,7 @@
 // Packing of every format against the layout written out bit by bit, and weights read back from their panels.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <string_view>

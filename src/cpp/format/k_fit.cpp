@@ -2,6 +2,8 @@
 // begins with what each group alone would like (k_groups.h).
 #include "format/k_fit.h"
 
+#include <algorithm>
+
 #include "format/k_groups.h"
 
 namespace llama2cpp {

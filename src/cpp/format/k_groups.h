@@ -3,6 +3,7 @@
 // on eight groups, without branches, which compilers make vectors of without being allowed to reorder a sum.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <limits>
 

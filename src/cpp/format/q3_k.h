@@ -7,6 +7,8 @@
 //   d   f16            byte 108
 #pragma once
 
+#include <algorithm>
+
 #include "format/k_fit.h"
 
 namespace llama2cpp {

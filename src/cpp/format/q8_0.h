@@ -3,6 +3,8 @@
 //   q   int8 [32]     byte 2
 #pragma once
 
+#include <algorithm>
+
 #include "format/encode.h"
 
 namespace llama2cpp {

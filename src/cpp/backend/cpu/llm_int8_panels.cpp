@@ -1,6 +1,8 @@
 // Writing panels of LLM.int8() weights: a transposition of 16 rows.
 #include "backend/cpu/llm_int8_panels.h"
 
+#include <algorithm>
+
 #include "format/llm_int8.h"
 #include "format/panel_layout.h"
 

@@ -10,6 +10,7 @@
 // D = d * sub and M = dm * m are exact: 11 bits of an f16 times at most 8.
 #include "backend/cpu/reference_blocks.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
