@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import hub
-from .._core import Tokenizer
+from .._core import FormatError, Tokenizer
 
 if TYPE_CHECKING:
     from ..model import Model
     from .source import Checkpoint
     from .torch_files import TorchCheckpoint
+
+_BAD = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ def open_checkpoint(
     """
     from ..model import load
 
-    opened = _open_torch(Path(hub.find(source)), tokenizer)
+    path = Path(hub.find(source))
+    try:
+        opened = _open_torch(path, tokenizer)
+    except _BAD as error:  # values of other types than a checkpoint has, which torch.load takes for good
+        raise FormatError(f"{path}: expected a checkpoint, found values that are none: {error}") from None
     if opened is None:
         return load(source, tokenizer=tokenizer, threads=threads)
     if opened.tokenizer is not None and opened.tokenizer.vocab_size != opened.config.vocab_size:
