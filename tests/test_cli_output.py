@@ -133,7 +133,7 @@ def test_undo_gives_the_conversation_before() -> None:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_damaged_files_of_pytorch(tmp_path: Path, legacy: bool) -> None:
-    """Cut anywhere, or with bytes changed in the pickle and the directory: they are read, or a FormatError names them."""
+    """Cut anywhere, or with bytes changed in the pickle and the directory: it is read, or a FormatError names it."""
     config = tiny.config()
     path = meta_files.save_training_checkpoint(tmp_path / "ckpt.pt", config, tiny.arrays(config))
     if legacy:
