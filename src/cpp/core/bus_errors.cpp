@@ -112,7 +112,7 @@ struct BusErrors {
       struct sigaction ours {};
       ours.sa_sigaction = handle;
       ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
-      ::sigemptyset(&ours.sa_mask);
+      sigemptyset(&ours.sa_mask);
       installed = ::sigaction(SIGBUS, &ours, &previous) == 0;
     });
     return installed;
