@@ -128,6 +128,15 @@ def test_what_can_be_written_has_an_effect(model: llama2cpp.Model) -> None:
     assert not np.array_equal(cache.accumulated_resid(), before)
 
 
+def test_a_whole_weight_is_not_assigned(model: llama2cpp.Model) -> None:
+    weights: Any = model.weights
+    for name in next(iter(weights)), "W_E", "no such weight":
+        with pytest.raises(TypeError, match="with_weights"):
+            weights[name] = np.zeros(3, np.float32)
+        with pytest.raises(TypeError, match="with_weights"):
+            del weights[name]
+
+
 def test_an_edited_copy_makes_a_model(model: llama2cpp.Model) -> None:
     edited = model.weights["blocks.0.attn.W_O"].copy()
     edited[0] = 0

@@ -38,6 +38,7 @@ FOREIGN = {
     "num_samples": "n",
     "best_of": "n",
     "do_sample": "temperature (0 takes the likeliest token each time)",
+    "temp": "temperature",
     "stop_strings": "stop",
     "stop_sequences": "stop",
     "stop_words": "stop",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -254,6 +254,12 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         if name in self._source.names:
             return self._source.show(self._source.core.weight(name))
         return self.transformer_lens[name]
+
+    def __setitem__(self, name: str, value: object) -> NoReturn:
+        raise TypeError(_READ_ONLY)
+
+    def __delitem__(self, name: str) -> NoReturn:
+        raise TypeError(_READ_ONLY)
 
     def __contains__(self, name: object) -> bool:
         return name in self._source.names or name in self.transformer_lens
