@@ -209,7 +209,8 @@ def who_asked(stack: str) -> str:
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     functions = [line.replace("(anonymous namespace)::", "") for line in lines[::2]]
     names = [name for name in functions if not re.match(r"(\w+ )*(std::|operator new|__gnu_cxx::)", name)]
-    return names[0].partition("(")[0] if names else "?"
+    asked = names[0].partition("(")[0] if names else "?"
+    return "?" if asked == "PyInit__core" else asked  # a stripped module has no other name
 
 
 def main() -> None:

@@ -150,7 +150,7 @@ def test_export_command(tmp_path: Path, stories_dir: Path) -> None:
 
     again = command(*arguments, "--format", "q8_0")
     assert (again.returncode, again.stdout) == (1, "")
-    assert "exists; pass force=True (--force) to replace it" in again.stderr
+    assert "exists; pass --force to replace it" in again.stderr
 
     told = command(*arguments, "--format", "q4_0", "--force", "--json")
     assert told.returncode == 0, told.stderr

@@ -152,7 +152,7 @@ def test_the_command_replaces_nothing_unless_it_is_told_to(tmp_path: Path) -> No
     mine.write_text("my notes")
     refused = command(folder=tmp_path)
     assert refused.returncode != 0
-    assert re.fullmatch(rf"llama2cpp: {re.escape(mine.name)} exists; .*--force.*\n", refused.stderr)
+    assert re.fullmatch(rf"llama2cpp: error: {re.escape(mine.name)} exists; .*--force.*\n", refused.stderr)
     assert [path.name for path in tmp_path.iterdir()] == [mine.name], "nothing was written"
     assert mine.read_text() == "my notes"
     assert command("--force", folder=tmp_path).returncode == 0

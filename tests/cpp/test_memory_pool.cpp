@@ -78,8 +78,10 @@ TEST_CASE("two pieces are kept, the newest") {
   const Buffer third = pool.take(kLarge);
   const Buffer fourth = pool.take(kLarge);
   const Buffer fresh = pool.take(kLarge);
-  CHECK((third.data() == places[2]) == keeps());
-  CHECK((fourth.data() == places[3]) == keeps());
+  if (keeps()) {  // else the heap may give the same places, or others
+    CHECK(third.data() == places[2]);
+    CHECK(fourth.data() == places[3]);
+  }
   CHECK(fresh.data() != third.data());
   CHECK(fresh.data() != fourth.data());
 }

@@ -23,27 +23,23 @@ void remove_entry(const fs::path& entry) {
 
 // `holder` has one entry, which had this name in the folder around it.
 void put_back(const fs::path& holder) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(holder)) {
-    const fs::path place = holder.parent_path() / entry.path().filename();
-    rename_to_free(entry.path(), place);  // else a newer one is there
-  }
+  for_each_entry(holder, [&](const fs::path& entry) {
+    rename_to_free(entry, holder.parent_path() / entry.filename());  // else a newer one is there
+  });
   remove_entry(holder);
 }
 
 }  // namespace
 
-void remove_leftovers(const fs::path& folder) noexcept {
-  std::error_code ignored;
-  for (fs::directory_iterator it(folder.empty() ? "." : folder, ignored), end; !ignored && it != end;
-       it.increment(ignored)) {
+void remove_leftovers(const fs::path& folder) {
+  for_each_entry(folder, [](const fs::path& entry) {
+    const std::string name = from_native(entry.filename());
     try {
-      const std::string name = from_native(it->path().filename());
-      if (is_ours(name, kNewEntrySuffix)) if_abandoned(it->path(), remove_entry);
-      if (is_ours(name, kPutAsideSuffix)) if_abandoned(it->path(), put_back);
-    } catch (const std::exception&) {  // of this one; perhaps the next can be removed
-      continue;
+      if (is_ours(name, kNewEntrySuffix)) if_abandoned(entry, remove_entry);
+      if (is_ours(name, kPutAsideSuffix)) if_abandoned(entry, put_back);
+    } catch (const std::system_error&) {  // of this one; perhaps the next can be removed
     }
-  }
+  });
 }
 
 }  // namespace llama2cpp

@@ -6,7 +6,7 @@
 namespace llama2cpp {
 
 // Removes it, of whatever target; gives a folder that was put aside its name back where nothing else has that name. What
-// cannot be removed stays.
-void remove_leftovers(const std::filesystem::path& folder) noexcept;
+// cannot be removed stays. Throws std::bad_alloc alone.
+void remove_leftovers(const std::filesystem::path& folder);
 
 }  // namespace llama2cpp

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -51,6 +52,11 @@ class NewEntry {
 
 // Runs `remove` for an entry that its writer has left behind, and not for one that is being written.
 void if_abandoned(const std::filesystem::path& entry, void (*remove)(const std::filesystem::path&));
+
+// Calls `see` with the path of each entry; with none where the folder cannot be read. Not std::filesystem's iterator: where
+// there is no memory for a name, that of libstdc++ 12 ends the process.
+void for_each_entry(const std::filesystem::path& folder,
+                    const std::function<void(const std::filesystem::path& entry)>& see);
 
 bool may_write(const std::filesystem::path& path);
 void sync_folder(const std::filesystem::path& folder) noexcept;  // so that new names in it last

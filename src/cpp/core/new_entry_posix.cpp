@@ -1,6 +1,7 @@
 // A flock tells the living from the dead: the system lets go of it when its process ends, however that ends.
 #include "core/new_entry.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -97,7 +99,7 @@ struct NewEntry::Handle {
   unsigned mode;             // of a new one, as the umask has it
   pid_t owner = ::getpid();  // a forked child has a copy of this, and must not remove its parent's
 
-  Handle(EntryKind of_kind, int opened) : kind(of_kind), descriptor(opened), mode(0) {}
+  explicit Handle(EntryKind of_kind) : kind(of_kind), descriptor(-1), mode(0) {}
 };
 
 NewEntry::NewEntry(EntryKind kind, const fs::path& target, const std::string& path, const char* suffix)
@@ -110,7 +112,8 @@ NewEntry::NewEntry(EntryKind kind, const fs::path& target, const std::string& pa
 bool NewEntry::create(EntryKind kind) {
   struct stat old {};
   const bool replaces = ::stat(target_.c_str(), &old) == 0;
-  int opened = -1;
+  auto handle = std::make_unique<Handle>(kind);  // first: where memory for it is short, nothing has been made
+  int& opened = handle->descriptor.value;
   if (kind == EntryKind::file) {
     opened = ::open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, replaces ? 0600 : 0666);
   } else if (::mkdir(path_.c_str(), replaces ? 0700 : 0777) == 0) {
@@ -123,7 +126,6 @@ bool NewEntry::create(EntryKind kind) {
                            "Permission denied (its folder may not be written to)");
   }
   if (opened < 0) throw_errno(named_);
-  auto handle = std::make_unique<Handle>(kind, opened);
   // Between open and flock another process may have taken it for abandoned: then it goes, and here is the next try.
   if (lock(opened) == Lock::taken || !is_at(opened, path_)) return false;
   struct stat status {};
@@ -206,6 +208,16 @@ bool rename_to_free(const fs::path& from, const fs::path& to) {
   if (error == EEXIST || error == ENOTEMPTY) return false;
   if (error != 0) throw std::system_error(error, std::generic_category(), from_native(to));
   return true;
+}
+
+void for_each_entry(const fs::path& folder, const std::function<void(const fs::path& entry)>& see) {
+  const auto close = [](DIR* opened) { ::closedir(opened); };
+  const std::unique_ptr<DIR, decltype(close)> opened(::opendir(folder.empty() ? "." : folder.c_str()), close);
+  if (opened == nullptr) return;
+  while (const dirent* entry = ::readdir(opened.get())) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") see(folder / name);
+  }
 }
 
 Exchanged exchange(const fs::path& one, const fs::path& other) {

@@ -120,6 +120,14 @@ bool rename_to_free(const fs::path& from, const fs::path& to) {
   throw_last_error(from_native(to));
 }
 
+void for_each_entry(const fs::path& folder, const std::function<void(const fs::path& entry)>& see) {
+  std::error_code ignored;
+  for (fs::directory_iterator it(folder.empty() ? fs::path(".") : folder, ignored), end; !ignored && it != end;
+       it.increment(ignored)) {
+    see(it->path());
+  }
+}
+
 Exchanged exchange(const fs::path&, const fs::path&) { return Exchanged::not_supported; }
 
 }  // namespace llama2cpp
