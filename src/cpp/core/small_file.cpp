@@ -20,8 +20,15 @@ namespace llama2cpp {
 std::string read_beginning(const std::string& path, std::size_t most) {
   const std::filesystem::path wide(std::u8string(path.begin(), path.end()));
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(_wfopen(wide.c_str(), L"rb"), &std::fclose);
-  std::string bytes(most, '\0');
-  bytes.resize(file ? std::fread(bytes.data(), 1, most, file.get()) : 0);
+  std::string bytes;
+  std::size_t got = 0;
+  while (file && got < most) {
+    if (got == bytes.size()) bytes.resize(std::min(most, std::max<std::size_t>(4096, 2 * got)));
+    const std::size_t now = std::fread(bytes.data() + got, 1, bytes.size() - got, file.get());
+    if (now == 0) break;
+    got += now;
+  }
+  bytes.resize(got);
   return bytes;
 }
 
