@@ -50,6 +50,7 @@ OBJECTS = {
 OTHERS = [
     (r"RuntimeError: can't allocate (read )?lock", "CPython's threads and buffered files"),
     (r"SystemError: error return without exception set", "NumPy's ufunc.reduce, which sets no error"),
+    (r"OSError: \[Errno 12\]", "CPython's os.listdir and os.scandir: opendir allocates, and reports it as an OSError"),
 ]
 
 
