@@ -138,13 +138,13 @@ struct KernelTable {
 };
 
 // Null where this build or this machine's family has no such kernels.
-const KernelTable* reference_kernels(Arithmetic arithmetic = Arithmetic::contract);
-const KernelTable* scalar_kernels(Arithmetic arithmetic = Arithmetic::contract);
-const KernelTable* avx2_kernels(Arithmetic arithmetic = Arithmetic::contract);
-const KernelTable* avx2_vnni_kernels(Arithmetic arithmetic = Arithmetic::contract);
-const KernelTable* avx512_kernels(Arithmetic arithmetic = Arithmetic::contract);
-const KernelTable* avx512_vnni_kernels(Arithmetic arithmetic = Arithmetic::contract);
-const KernelTable* neon_kernels(Arithmetic arithmetic = Arithmetic::contract);
-const KernelTable* neon_dotprod_kernels(Arithmetic arithmetic = Arithmetic::contract);
+const KernelTable* reference_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
+const KernelTable* scalar_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
+const KernelTable* avx2_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
+const KernelTable* avx2_vnni_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
+const KernelTable* avx512_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
+const KernelTable* avx512_vnni_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
+const KernelTable* neon_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
+const KernelTable* neon_dotprod_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
 
 }  // namespace llama2cpp

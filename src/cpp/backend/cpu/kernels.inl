@@ -50,7 +50,7 @@ inline const KernelTable* kernels(Arithmetic arithmetic) {
 
 // For an ISA that differs from another in its products of integers alone: the other's kernels, with these in place of
 // them. Compiling the rest a second time would take as long again, and give the same code.
-inline KernelTable with_integer_products(KernelTable other) {
+inline KernelTable with_integer_products(KernelTable other) noexcept {
   other.name = kIsaName;
   other.matmul_int8 = matmul_int8;
   other.matmul_blocks = matmul_blocks;

@@ -261,7 +261,7 @@ constexpr KernelTable kTable{
 
 }  // namespace
 
-const KernelTable* reference_kernels(Arithmetic arithmetic) {
+const KernelTable* reference_kernels(Arithmetic arithmetic) noexcept {
   static const KernelTable llama2c = reference_in_llama2c_order(kTable);
   return arithmetic == Arithmetic::llama2c ? &llama2c : &kTable;
 }

@@ -34,7 +34,7 @@ inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) { return do
 
 }  // namespace
 
-const KernelTable* avx2_vnni_kernels(Arithmetic arithmetic) {
+const KernelTable* avx2_vnni_kernels(Arithmetic arithmetic) noexcept {
   static const KernelTable contract = with_integer_products(*avx2_kernels(Arithmetic::contract));
   static const KernelTable llama2c = with_integer_products(*avx2_kernels(Arithmetic::llama2c));
   return arithmetic == Arithmetic::llama2c ? &llama2c : &contract;

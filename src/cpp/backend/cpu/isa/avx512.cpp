@@ -38,6 +38,6 @@ inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) {
 
 }  // namespace
 
-const KernelTable* avx512_kernels(Arithmetic arithmetic) { return kernels(arithmetic); }
+const KernelTable* avx512_kernels(Arithmetic arithmetic) noexcept { return kernels(arithmetic); }
 
 }  // namespace llama2cpp

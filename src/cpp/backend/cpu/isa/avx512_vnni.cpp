@@ -25,7 +25,7 @@ inline i32x16 dot_small(i32x16 sum, bytes64 w, const std::int8_t* x) { return do
 
 }  // namespace
 
-const KernelTable* avx512_vnni_kernels(Arithmetic arithmetic) {
+const KernelTable* avx512_vnni_kernels(Arithmetic arithmetic) noexcept {
   static const KernelTable contract = with_integer_products(*avx512_kernels(Arithmetic::contract));
   static const KernelTable llama2c = with_integer_products(*avx512_kernels(Arithmetic::llama2c));
   return arithmetic == Arithmetic::llama2c ? &llama2c : &contract;

@@ -23,6 +23,6 @@ inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
 
 }  // namespace
 
-const KernelTable* neon_kernels(Arithmetic arithmetic) { return kernels(arithmetic); }
+const KernelTable* neon_kernels(Arithmetic arithmetic) noexcept { return kernels(arithmetic); }
 
 }  // namespace llama2cpp

@@ -20,7 +20,7 @@ inline i32x16 dot_quads(i32x16 sum, const quads16& w, const std::int8_t* x) {
 
 }  // namespace
 
-const KernelTable* neon_dotprod_kernels(Arithmetic arithmetic) {
+const KernelTable* neon_dotprod_kernels(Arithmetic arithmetic) noexcept {
   static const KernelTable contract = with_integer_products(*neon_kernels(Arithmetic::contract));
   static const KernelTable llama2c = with_integer_products(*neon_kernels(Arithmetic::llama2c));
   return arithmetic == Arithmetic::llama2c ? &llama2c : &contract;

@@ -3,8 +3,8 @@
 
 namespace llama2cpp {
 
-const KernelTable* neon_kernels(Arithmetic) { return nullptr; }
-const KernelTable* neon_dotprod_kernels(Arithmetic) { return nullptr; }
+const KernelTable* neon_kernels(Arithmetic) noexcept { return nullptr; }
+const KernelTable* neon_dotprod_kernels(Arithmetic) noexcept { return nullptr; }
 bool cpu_has_neon() { return false; }
 bool cpu_has_neon_dotprod() { return false; }
 

@@ -245,6 +245,6 @@ inline f32x16 load_bytes(const std::uint8_t* p) {
 
 }  // namespace
 
-const KernelTable* scalar_kernels(Arithmetic arithmetic) { return kernels(arithmetic); }
+const KernelTable* scalar_kernels(Arithmetic arithmetic) noexcept { return kernels(arithmetic); }
 
 }  // namespace llama2cpp
