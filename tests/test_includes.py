@@ -15,8 +15,10 @@ MAY_INCLUDE = {
     "format": ["core/"],
     "io": ["core/", "format/"],
     "backend": ["core/", "format/"],
-    "model": ["core/", "format/", "io/checkpoint.h", "io/safetensors.h", "backend/backend.h"],
-    "bind": ["core/", "format/", "io/", "text/", "backend/backend.h", "model/"],
+    "observe": ["core/", "backend/backend.h"],
+    "sample": ["core/"],
+    "model": ["core/", "format/", "io/checkpoint.h", "io/safetensors.h", "backend/backend.h", "observe/"],
+    "bind": ["core/", "format/", "io/", "text/", "backend/backend.h", "observe/", "sample/", "model/"],
 }
 
 

@@ -10,8 +10,8 @@
 #include <optional>
 
 #include "io/checkpoint.h"
-#include "model/sampler.h"
 #include "model/session.h"
+#include "sample/sampler.h"
 
 namespace {
 

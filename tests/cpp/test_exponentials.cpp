@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "model/exponentials.h"
+#include "sample/exponentials.h"
 
 namespace {
 

@@ -5,8 +5,8 @@
 #include <cstring>
 #include <limits>
 
-#include "model/capture.h"
-#include "model/interventions.h"
+#include "observe/capture.h"
+#include "observe/interventions.h"
 #include "tiny_model.h"
 
 using llama2cpp::Capture;

@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include "model/capture.h"
-#include "model/recorder.h"
+#include "observe/capture.h"
+#include "observe/recorder.h"
 #include "tiny_model.h"
 
 using llama2cpp::Config;

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "model/sampler.h"
+#include "sample/sampler.h"
 
 namespace {
 

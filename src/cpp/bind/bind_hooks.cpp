@@ -19,10 +19,10 @@
 #include "core/buffer.h"
 #include "core/check.h"
 #include "core/memory_needs.h"
-#include "model/capture.h"
-#include "model/interventions.h"
-#include "model/recorder.h"
 #include "model/session.h"
+#include "observe/capture.h"
+#include "observe/interventions.h"
+#include "observe/recorder.h"
 
 namespace llama2cpp::bind {
 namespace {

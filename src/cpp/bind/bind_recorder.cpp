@@ -16,7 +16,7 @@
 #include "core/check.h"
 #include "core/memory_needs.h"
 #include "model/model.h"
-#include "model/recorder.h"
+#include "observe/recorder.h"
 
 namespace llama2cpp::bind {
 namespace {

@@ -13,7 +13,7 @@
 #include "bind/numpy.h"
 #include "bind/object_lock.h"
 #include "core/check.h"
-#include "model/sampler.h"
+#include "sample/sampler.h"
 
 namespace llama2cpp::bind {
 namespace {

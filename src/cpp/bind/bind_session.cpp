@@ -17,9 +17,9 @@
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/memory_needs.h"
-#include "model/sampler.h"
 #include "model/session.h"
 #include "model/session_file.h"
+#include "sample/sampler.h"
 
 namespace llama2cpp::bind {
 namespace {

@@ -6,8 +6,8 @@
 #include <memory>
 
 #include "core/check.h"
-#include "model/hooks.h"
 #include "model/model.h"
+#include "observe/hooks.h"
 
 namespace llama2cpp::bind {
 

@@ -4,9 +4,9 @@
 #include <span>
 
 #include "core/function_ref.h"
-#include "model/hooks.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
+#include "observe/hooks.h"
 
 namespace llama2cpp {
 

@@ -4,8 +4,8 @@
 #include <span>
 
 #include "model/activations.h"
-#include "model/hooks.h"
 #include "model/weights.h"
+#include "observe/hooks.h"
 
 namespace llama2cpp {
 

@@ -8,10 +8,10 @@
 
 #include "core/function_ref.h"
 #include "core/wait_lock.h"
-#include "model/hooks.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
 #include "model/turn.h"
+#include "observe/hooks.h"
 
 namespace llama2cpp {
 

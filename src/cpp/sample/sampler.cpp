@@ -1,5 +1,5 @@
 // The rule that sampler.h states, step by step.
-#include "model/sampler.h"
+#include "sample/sampler.h"
 
 #include <algorithm>
 #include <bit>
@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "core/check.h"
-#include "model/exponentials.h"
+#include "sample/exponentials.h"
 
 namespace llama2cpp {
 namespace {

@@ -1,5 +1,5 @@
 // A pass brings some of the tokens: rows go to their places, and masked keys beyond the pass are filled in.
-#include "model/capture.h"
+#include "observe/capture.h"
 
 #include <algorithm>
 #include <limits>

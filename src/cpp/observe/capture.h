@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "model/hooks.h"
+#include "observe/hooks.h"
 
 namespace llama2cpp {
 

@@ -9,7 +9,7 @@
 
 #include "core/buffer.h"
 #include "core/wait_lock.h"
-#include "model/hooks.h"
+#include "observe/hooks.h"
 
 namespace llama2cpp {
 

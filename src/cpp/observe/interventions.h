@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/hooks.h"
+#include "observe/hooks.h"
 
 namespace llama2cpp {
 

@@ -2,7 +2,7 @@
 // of every processor of the family. Its numbers are multiplied and added here without fma, which a family's oldest
 // processors do not have: of the 1,121,058,816 floats from -105 to 0 one gets another result, in the last bit
 // (tests/cpp/test_exponentials.cpp).
-#include "model/exponentials.h"
+#include "sample/exponentials.h"
 
 #include <algorithm>
 #include <bit>

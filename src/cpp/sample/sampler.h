@@ -35,7 +35,7 @@ struct SamplerOptions {
 // Probabilities are never divided again after step 3: steps 6 and 8 compare with what is left instead.
 // A logit of -inf forbids its id, which is never drawn. NaN, +inf and nothing but -inf are errors.
 //
-// exp is the GNU C library's expf, computed by ourselves (model/exponentials.h): so a text is llama2.c's where that is
+// exp is the GNU C library's expf, computed by ourselves (sample/exponentials.h): so a text is llama2.c's where that is
 // linked with this library, and the same on every system.
 class Sampler {
  public:

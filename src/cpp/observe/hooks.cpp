@@ -1,5 +1,5 @@
 // What happens where a hook looks: the activation is cut into sequences and heads, shown, and put back.
-#include "model/hooks.h"
+#include "observe/hooks.h"
 
 #include <algorithm>
 #include <string_view>

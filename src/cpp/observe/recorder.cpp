@@ -1,5 +1,5 @@
 // Memory comes in blocks. Rows hold their block, so it goes when the last row of it does, and arrays are copies.
-#include "model/recorder.h"
+#include "observe/recorder.h"
 
 #include <algorithm>
 #include <limits>

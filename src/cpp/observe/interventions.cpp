@@ -1,5 +1,5 @@
 // The arithmetic is plain and in order, so that a Python hook that says the same in NumPy gives the same bits.
-#include "model/interventions.h"
+#include "observe/interventions.h"
 
 #include <algorithm>
 #include <utility>
