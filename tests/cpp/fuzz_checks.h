@@ -23,7 +23,7 @@ inline void check_inside(const llama2cpp::Plane& plane, const llama2cpp::Buffer&
 }
 
 // A tokenizer that can be made can be used: what it makes of a text, it can read.
-inline void check_vocabulary(const llama2cpp::Vocabulary& vocabulary) {
+inline void try_vocabulary(const llama2cpp::Vocabulary& vocabulary) {
   const llama2cpp::Tokenizer tokenizer(vocabulary);
   for (const char* text : {"", "aab abc <s><|eot_id|>\n\xC3\xA9\xFF", "<0x-1><s></s>  a \xE2\x96\x81"}) {
     try {
@@ -65,7 +65,7 @@ void check_checkpoint(const llama2cpp::Checkpoint& checkpoint, CheckPlane check_
     }
   }
   check(checkpoint.vocabulary == nullptr || checkpoint.no_vocabulary_reason.empty());
-  if (checkpoint.vocabulary != nullptr) check_vocabulary(*checkpoint.vocabulary);
+  if (checkpoint.vocabulary != nullptr) try_vocabulary(*checkpoint.vocabulary);
   const llama2cpp::Weights weights(checkpoint);
   check(static_cast<std::int64_t>(weights.layers.size()) == checkpoint.config.n_layers);
 }
