@@ -2,7 +2,7 @@
 
 import sys
 
-from llama2cpp.cli import main
+from llama2cpp.command.cli import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "export")

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import llama2cpp
-from llama2cpp.hooks import HookPoint
+from llama2cpp.inside.hooks import HookPoint
 
 Array = NDArray[np.float32]
 PROMPT = "Once upon a time"

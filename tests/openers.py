@@ -22,7 +22,8 @@ import tiny
 from typer.testing import CliRunner
 
 import llama2cpp
-from llama2cpp import cli, export
+from llama2cpp import export
+from llama2cpp.command import cli
 
 Opener = Callable[[str], Any]
 

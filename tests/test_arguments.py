@@ -21,10 +21,11 @@ import tiny
 from conftest import ROOT
 
 import llama2cpp
-from llama2cpp import _core, activation_names, export, interventions, plot
-from llama2cpp.arguments import FOREIGN
+from llama2cpp import _core, export, interventions, plot
+from llama2cpp.common.arguments import FOREIGN
+from llama2cpp.inside import activation_names
+from llama2cpp.inside.weights import Weights
 from llama2cpp.session import KVCache
-from llama2cpp.weights import Weights
 
 torch = pytest.importorskip("torch")
 

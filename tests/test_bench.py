@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import llama2cpp
-from llama2cpp import _core, bench
+from llama2cpp import _core
+from llama2cpp.command import bench
 
 SMALL = ["--prefill", "3", "--prefill", "8", "--steps", "4", "--depth", "2", "--rounds", "3"]
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 import llama2cpp
 from llama2cpp import ActivationCache, FormatError
-from llama2cpp.activation_names import get_act_name
+from llama2cpp.inside.activation_names import get_act_name
 
 CONFIG = tiny.config(n_layers=3)
 TOKENS = tiny.tokens(CONFIG, 6)

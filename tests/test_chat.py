@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import llama2cpp
 from llama2cpp import generation
 from llama2cpp import model as model_module
-from llama2cpp.chat_format import ChatFormat
+from llama2cpp.dialogue.chat_format import ChatFormat
 
 BOS, EOS = 1, 2
 TURNS = "{% for m in messages %}{{ m.role[0] ~ ': ' ~ m.content ~ eos_token }}{% endfor %}{{ 'a: ' }}"

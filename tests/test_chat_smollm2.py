@@ -13,7 +13,7 @@ from downloads import downloaded_file
 
 import llama2cpp
 from llama2cpp import hub
-from llama2cpp.chat_format import ChatFormat
+from llama2cpp.dialogue.chat_format import ChatFormat
 
 START, END = 1, 2  # <|im_start|>, <|im_end|>
 

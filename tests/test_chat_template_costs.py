@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from test_chat_templates import ours, talk, theirs
 
-from llama2cpp import sandbox
+from llama2cpp.dialogue import sandbox
 
 # Each nearly as large as may be, where no more than 1,000,000 characters may be made.
 PREPARED = (
@@ -57,8 +57,8 @@ def bodies() -> list[str]:
 # Reads templates, and prints for each what came of it and the largest integer and text that any step has given.
 CHILD = """
 import json, resource, sys
-from llama2cpp import sandbox
-from llama2cpp.templates import ChatTemplate
+from llama2cpp.dialogue import sandbox
+from llama2cpp.dialogue.templates import ChatTemplate
 
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 sandbox.MAX_CHARACTERS = 1_000_000

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from test_chat_templates import ours, talk, theirs
 
-from llama2cpp import sandbox
-from llama2cpp.templates import ChatTemplate
+from llama2cpp.dialogue import sandbox
+from llama2cpp.dialogue.templates import ChatTemplate
 
 GROW = "{%% set ns = namespace(x=[1]) %%}{%% for i in range(100000) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x %s }}"
 COUNTED = "{%% set ns = namespace(n=%d) %%}{%% block b %%}{%% if ns.n %%}{%% set ns.n = ns.n - 1 %%}{{ self.b() }}"
@@ -106,7 +106,7 @@ ALLOWED = {
 # Reads [[template, messages]], runs each in a thread with 256 KB of stack, and prints what comes of it.
 CHILD = """
 import json, sys, threading
-from llama2cpp.templates import ChatTemplate
+from llama2cpp.dialogue.templates import ChatTemplate
 
 def run():
     for template, messages in json.load(sys.stdin):

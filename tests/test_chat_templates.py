@@ -11,8 +11,8 @@ import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llama2cpp import sandbox
-from llama2cpp.templates import NAMED, ChatTemplate
+from llama2cpp.dialogue import sandbox
+from llama2cpp.dialogue.templates import NAMED, ChatTemplate
 
 Messages = list[dict[str, Any]]
 

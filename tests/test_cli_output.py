@@ -17,11 +17,11 @@ import tiny
 import torch
 
 import llama2cpp
-from llama2cpp.cli import in_command_words
-from llama2cpp.commands.info import summed_up
+from llama2cpp.command.cli import in_command_words
+from llama2cpp.command.info_command import summed_up
+from llama2cpp.command.line_history import LineHistory, history_path
+from llama2cpp.command.terminal import completions
 from llama2cpp.export.opening import open_checkpoint
-from llama2cpp.line_history import LineHistory, history_path
-from llama2cpp.terminal import completions
 
 COMMAND = [sys.executable, "-m", "llama2cpp"]
 

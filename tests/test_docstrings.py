@@ -13,13 +13,14 @@ import pytest
 from examples import run_examples
 
 import llama2cpp
-from llama2cpp import _core, activation_names, interventions, plot
-from llama2cpp.activation_arrays import ActivationArrays
-from llama2cpp.heads_and_neurons import HeadsAndNeurons
-from llama2cpp.observation import Observation
-from llama2cpp.residual_stream import ResidualStream
+from llama2cpp import _core, interventions, plot
+from llama2cpp.inside import activation_names
+from llama2cpp.inside.activation_arrays import ActivationArrays
+from llama2cpp.inside.heads_and_neurons import HeadsAndNeurons
+from llama2cpp.inside.observation import Observation
+from llama2cpp.inside.residual_stream import ResidualStream
+from llama2cpp.inside.weights import LensWeights, StackedWeights, Weights
 from llama2cpp.session import KVCache
-from llama2cpp.weights import LensWeights, StackedWeights, Weights
 
 INNER = {"Weights": Weights, "LensWeights": LensWeights, "KVCache": KVCache, "StackedWeights": StackedWeights}
 INNER |= {"ActivationArrays": ActivationArrays, "ResidualStream": ResidualStream, "Observation": Observation}

@@ -95,7 +95,7 @@ def test_an_interrupt_at_every_weight(tmp_path: Path, name: str, options: dict[s
 
 def command(*arguments: Any, prepare: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command, after some Python."""
-    code = f"{prepare}\nimport sys\nfrom llama2cpp.cli import main\nsys.argv[0] = 'llama2cpp'\nmain()"
+    code = f"{prepare}\nimport sys\nfrom llama2cpp.command.cli import main\nsys.argv[0] = 'llama2cpp'\nmain()"
     words = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=300)
 
@@ -223,7 +223,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
         place.chmod(0o755)
     drop = textwrap.dedent("""
         import contextlib, os, sys
-        from llama2cpp.cli import main
+        from llama2cpp.command.cli import main
         arguments = sys.argv[:]
         sys.argv[3] = sys.argv[3].replace("closed", "open")
         with contextlib.suppress(SystemExit):

@@ -503,8 +503,8 @@ def test_every_cut_of_the_weights_is_noticed(folder: Path) -> None:
 
 
 def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from llama2cpp import cli
-    from llama2cpp.commands.generate import names_a_checkpoint
+    from llama2cpp.command import cli
+    from llama2cpp.command.generate_command import names_a_checkpoint
 
     cli.info(str(folder))
     shown = capsys.readouterr().out

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import llama2cpp
-from llama2cpp import places
+from llama2cpp.inside import places
 
 
 def test_names_are_those_of_the_forward(model: llama2cpp.Model) -> None:

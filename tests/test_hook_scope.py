@@ -12,7 +12,7 @@ from hook_helpers import PROMPT, Array, PlannedError, ids_of, same_bits, stop
 
 import llama2cpp
 from llama2cpp import interventions
-from llama2cpp.hooks import HookPoint
+from llama2cpp.inside.hooks import HookPoint
 
 
 def test_hooks_end_with_their_block(model: llama2cpp.Model, stories: llama2cpp.Model) -> None:

@@ -16,8 +16,9 @@ import torch
 from hook_helpers import PROMPT, Array, PlannedError, everything, ids_of, same_bits, stop
 
 import llama2cpp
-from llama2cpp import interventions, places
-from llama2cpp.hooks import HookPoint
+from llama2cpp import interventions
+from llama2cpp.inside import places
+from llama2cpp.inside.hooks import HookPoint
 
 # --- hooks that look
 

@@ -20,7 +20,8 @@ import tiny
 
 import llama2cpp
 import llama2cpp.export
-from llama2cpp import hf_cache, hub
+from llama2cpp import hub
+from llama2cpp.common import hf_cache
 
 NAME = "tiny-story"
 TEXT = b"a model" * 100_000

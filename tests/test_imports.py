@@ -13,10 +13,10 @@ PACKAGE = ROOT / "src" / "llama2cpp"
 # Arrows upward: in annotations, or inside a function.
 UPWARD = {
     ("generation", "model"): "whose default it opens",
-    ("conversation", "model"): "whose default it opens",
-    ("hooks", "session"): "HookPoint.session is one",
-    ("tracks", "session"): "they are kept by session",
-    ("recording", "session"): "Recording.cache takes one",
+    ("dialogue.conversation", "model"): "whose default it opens",
+    ("inside.hooks", "session"): "HookPoint.session is one",
+    ("inside.tracks", "session"): "they are kept by session",
+    ("inside.recording", "session"): "Recording.cache takes one",
 }
 
 
@@ -35,8 +35,9 @@ def arrows() -> Iterator[tuple[str, str, bool]]:
             if not isinstance(node, ast.ImportFrom) or node.level == 0:
                 continue
             folder = module.split(".")[: -node.level]
-            for name in [node.module] if node.module else [alias.name for alias in node.names]:
-                imported = ".".join([*folder, name])
+            origin = [*folder, *([node.module] if node.module else [])]
+            names = [".".join(origin), *(".".join([*origin, alias.name]) for alias in node.names)]
+            for imported in names:
                 if imported in files:
                     yield module, imported, node in at_once
 

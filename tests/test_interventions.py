@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llama2cpp
-from llama2cpp import interventions, places
-from llama2cpp.hooks import HookPoint
+from llama2cpp import interventions
+from llama2cpp.inside import places
+from llama2cpp.inside.hooks import HookPoint
 
 VECTOR = np.linspace(-1, 2, 36).astype(np.float32)
 UNIT = VECTOR.astype(np.float64) / np.sqrt(np.cumsum(VECTOR.astype(np.float64) ** 2)[-1])

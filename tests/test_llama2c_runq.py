@@ -13,7 +13,7 @@ import tiny
 from typer.testing import CliRunner
 
 import llama2cpp
-from llama2cpp import cli
+from llama2cpp.command import cli
 
 GOLDENS: dict[str, dict[str, Any]] = {case["model"]: case for case in json.loads(llama2c_runq.GOLDENS.read_text())}
 MODELS = list(GOLDENS)

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from llama2cpp import cli
+from llama2cpp.command import cli
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="these kinds of files are POSIX's")
 

@@ -14,8 +14,8 @@ import tiny
 from numpy.typing import NDArray
 
 import llama2cpp
-from llama2cpp.read_only_arrays import read_only
-from llama2cpp.weights import StackedWeights
+from llama2cpp.inside.read_only_arrays import read_only
+from llama2cpp.inside.weights import StackedWeights
 
 torch = pytest.importorskip("torch")
 

@@ -15,7 +15,7 @@ from hook_helpers import PROMPT, Array, everything, ids_of, same_bits
 
 import llama2cpp
 from llama2cpp import interventions
-from llama2cpp.hooks import HookPoint
+from llama2cpp.inside.hooks import HookPoint
 
 
 def test_activations_are_the_references(model: llama2cpp.Model) -> None:

@@ -17,7 +17,7 @@ from vocabularies import CONTROL, STAND_INS, USER_DEFINED, stand_ins
 
 import llama2cpp
 from llama2cpp import Tokenizer
-from llama2cpp.chat_format import ChatFormat
+from llama2cpp.dialogue.chat_format import ChatFormat
 
 SPACE = "\u2581"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -12,7 +12,8 @@ from hf_folders import Spec
 from test_hf_folder import TOKENS, logits_of
 
 import llama2cpp
-from llama2cpp import FormatError, cli, export
+from llama2cpp import FormatError, export
+from llama2cpp.command import cli
 
 PART = "{name}-{no:05}-of-{count:05}.gguf"
 KINDS = {

@@ -23,8 +23,8 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2cpp import cli, display
-from llama2cpp.word_wrap import WordWrap
+from llama2cpp.command import cli, display
+from llama2cpp.command.word_wrap import WordWrap
 
 COMMAND = [sys.executable, "-m", "llama2cpp"]
 PACKAGE = ROOT / "src" / "llama2cpp"
@@ -85,9 +85,9 @@ def test_only_one_module_prints() -> None:
         if found:
             doors[file.relative_to(PACKAGE).as_posix()] = found
     assert doors == {
-        "display.py": {"stdout", "stderr", "Console"},
-        "cli.py": {"stdout"},  # is there one, can it be flushed
-        "terminal.py": {"stdout"},  # is it a terminal; notes are dim
+        "command/display.py": {"stdout", "stderr", "Console"},
+        "command/cli.py": {"stdout"},  # is there one, can it be flushed
+        "command/terminal.py": {"stdout"},  # is it a terminal; notes are dim
     }
 
 
@@ -281,14 +281,14 @@ class Interrupt:
         if name == {name!r}:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupt)
-from llama2cpp.cli import main
+from llama2cpp.command.cli import main
 main()
 """
 
 
 @posix
 @pytest.mark.parametrize(
-    "name", ["numpy", "llama2cpp._core", "llama2cpp.session", "typer", "llama2cpp.cli", "rich.table"]
+    "name", ["numpy", "llama2cpp._core", "llama2cpp.session", "typer", "llama2cpp.command.cli", "rich.table"]
 )
 def test_ctrl_c_while_importing(name: str) -> None:
     result = subprocess.run([sys.executable, "-c", INTERRUPTED.format(name=name)], capture_output=True, timeout=120)

@@ -104,7 +104,7 @@ print([str(w.message)[:22] for w in seen])
 """
 
 BAR = """
-from llama2cpp.progress import progress_bar
+from llama2cpp.command.progress import progress_bar
 from rich.progress import BarColumn
 limit({more})
 with progress_bar(BarColumn()) as bar:

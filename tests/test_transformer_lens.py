@@ -14,7 +14,7 @@ from hf_folders import Spec
 from numpy.typing import NDArray
 
 import llama2cpp
-from llama2cpp.activation_names import get_act_name
+from llama2cpp.inside.activation_names import get_act_name
 
 with warnings.catch_warnings():  # its imports', and theirs
     warnings.simplefilter("ignore")

@@ -18,7 +18,8 @@ from conftest import ROOT
 from writers import Writer, all_writers
 
 import llama2cpp
-from llama2cpp import _core, new_files
+from llama2cpp import _core
+from llama2cpp.common import new_files
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, modes and signals of POSIX")
 
@@ -398,9 +399,9 @@ def test_a_closed_writer_says_so(tmp_path: Path) -> None:
 
 # Modules that write under a name which `new_files` has given them, or that it will give to what they have made.
 GIVEN_A_NAME = {
-    "cache_file",
-    "conversation",
-    "new_files",
+    "inside.cache_file",
+    "dialogue.conversation",
+    "common.new_files",
     "hub",
     "export.conversion",
     "export.gguf_file",

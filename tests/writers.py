@@ -17,7 +17,8 @@ import numpy as np
 import tiny
 
 import llama2cpp
-from llama2cpp import _core, new_files
+from llama2cpp import _core
+from llama2cpp.common import new_files
 from llama2cpp.export import convert
 
 Content = dict[str, Any]  # what a target holds: bytes by name, or arrays

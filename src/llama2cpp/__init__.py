@@ -8,7 +8,7 @@ Examples
 ', in a green village, there lived a little boy named Jonas and a little boy named Henry.'
 """
 
-from . import early_interrupt  # noqa: F401 - before what takes long to import
+from .command import early_interrupt  # noqa: F401 - before what takes long to import
 
 # isort: split
 
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import interventions, plot
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
-from .cache import ActivationCache
-from .conversation import Conversation, Turn, chat, chat_stream
+from .dialogue.conversation import Conversation, Turn, chat, chat_stream
 from .generation import Completion, generate, stream
-from .hooks import HookPoint
-from .html_views import TokenList
-from .lens import LogitLens, logit_lens
+from .inside.cache import ActivationCache
+from .inside.hooks import HookPoint
+from .inside.html_views import TokenList
+from .inside.lens import LogitLens, logit_lens
+from .inside.recording import Recording
 from .model import Model, from_arrays, load
-from .recording import Recording
 from .session import Session
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
         import importlib
 
         return importlib.import_module("llama2cpp.export")
-    from .arguments import close_names
+    from .common.arguments import close_names
 
     raise AttributeError(f"module 'llama2cpp' has no attribute {name!r}{close_names(name, __all__)}")
 

@@ -1,6 +1,6 @@
 """``python -m llama2cpp`` is the ``llama2cpp`` command."""
 
-from .cli import main
+from .command.cli import main
 
 if __name__ == "__main__":
     main()

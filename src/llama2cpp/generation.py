@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._core import Sampler, StreamDecoder, Tokenizer
-from .arguments import checked
-from .hooks import for_call
-from .html_views import details_html, facts_html, table
-from .token_ids import Prompt as Prompt
-from .token_ids import to_ids as to_ids
+from .common.arguments import checked
+from .common.token_ids import Prompt as Prompt
+from .common.token_ids import to_ids as to_ids
+from .inside.hooks import for_call
+from .inside.html_views import details_html, facts_html, table
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -22,8 +22,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
-from . import hf_cache
-from .new_files import new_file, scratch_folder
+from .common import hf_cache
+from .common.new_files import new_file, scratch_folder
 
 Progress: TypeAlias = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
 

@@ -40,9 +40,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core
-from .arguments import checked, float_array, integers
-from .cache import ActivationCache
-from .places import Names, Place, find_places, name_of
+from .common.arguments import checked, float_array, integers
+from .inside.cache import ActivationCache
+from .inside.places import Names, Place, find_places, name_of
 
 Index: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]] | None
 Compiled: TypeAlias = list[tuple[list[Place], _core.Intervention]]

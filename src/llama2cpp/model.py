@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _core, conversation, generation, hub
+from . import _core, generation, hub
 from ._core import Config, Tokenizer
-from .arguments import checked, close_names, float_array
-from .hooks import for_call
-from .html_views import TokenList, config_html, details_html, facts_html, size_text, token_list
-from .observation import Observation
+from .common.arguments import checked, close_names, float_array
+from .dialogue import conversation
+from .inside.hooks import for_call
+from .inside.html_views import TokenList, config_html, details_html, facts_html, size_text, token_list
+from .inside.observation import Observation
+from .inside.weights import StackedWeights, Weights, edited
 from .session import Session
-from .weights import StackedWeights, Weights, edited
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from .chat_format import Message
-    from .conversation import ChatOptions
+    from .dialogue.chat_format import Message
+    from .dialogue.conversation import ChatOptions
     from .generation import Completion, Options, Prompt
 
 _STORYTELLER = "storyteller"  # its name

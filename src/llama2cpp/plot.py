@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import checked
-from .cache import ActivationCache
-from .html_views import visible
+from .common.arguments import checked
+from .inside.cache import ActivationCache
+from .inside.html_views import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-    from .lens import LogitLens
+    from .inside.lens import LogitLens
     from .model import Model
 
 _CELL = 0.19  # inches for one token

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .arguments import checked
-from .hooks import ActiveHooks, for_call, forked
-from .html_views import chips, facts_html, size_text, token_list
-from .read_only_arrays import read_only
-from .recording import Recording
-from .token_ids import Prompt, to_ids
+from .common.arguments import checked
+from .common.token_ids import Prompt, to_ids
+from .inside.hooks import ActiveHooks, for_call, forked
+from .inside.html_views import chips, facts_html, size_text, token_list
+from .inside.read_only_arrays import read_only
+from .inside.recording import Recording
 
 if TYPE_CHECKING:
-    from .hooks import Hook
-    from .places import Names
-    from .readable_model import ReadableModel
+    from .inside.hooks import Hook
+    from .inside.places import Names
+    from .inside.readable_model import ReadableModel
 
 
 class KVCache:

@@ -32,7 +32,8 @@ import shapes
 from engines import ENGINES
 
 import llama2cpp
-from llama2cpp import _core, bench
+from llama2cpp import _core
+from llama2cpp.command import bench
 
 PEERS = ("llama_cpp", "transformers", "openvino_genai", "llama2c")
 MOST_FOR_TRANSFORMERS = 4e9  # parameters: twice as many bytes

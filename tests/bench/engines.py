@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import llama2cpp
-from llama2cpp import bench
+from llama2cpp.command import bench
 
 
 class Engine:

@@ -1,4 +1,4 @@
-// Writers of files and folders for Python; see llama2cpp.new_files.
+// Writers of files and folders for Python; see llama2cpp.common.new_files.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl/filesystem.h>
 

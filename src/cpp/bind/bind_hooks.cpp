@@ -251,7 +251,7 @@ void register_hooks(py::module_& module) {
                                                           "A change of activations; see llama2cpp.interventions.")
       .def(py::init(&make_intervention), arg("change"), arg("heads"), arg("positions"), arg("neurons"), arg("values"));
 
-  py::class_<CallHooks>(module, "CallHooks", "What looks at one call; see llama2cpp.hooks.")
+  py::class_<CallHooks>(module, "CallHooks", "What looks at one call; see llama2cpp.inside.hooks.")
       .def(py::init<std::shared_ptr<Model>, py::list>(), arg("model"), arg("sessions"))
       .def(
           "add_callback",

@@ -540,13 +540,13 @@ True
           [](const Config& c, const std::string& name) {
             const py::dict fields = config_dict(c);
             if (fields.contains(name.c_str())) return py::object(fields[name.c_str()]);
-            const py::object close = py::module_::import("llama2cpp.arguments").attr("close_names");
+            const py::object close = py::module_::import("llama2cpp.common.arguments").attr("close_names");
             throw py::key_error(cat("a Config has no '", name, "'", std::string(py::str(close(name, fields)))));
           },
           arg("name"))
       .def("_ipython_key_completions_", [](const Config& c) { return py::list(config_dict(c)); })
       .def("_repr_html_",
-           [](const Config& c) { return py::module_::import("llama2cpp.html_views").attr("config_html")(c); })
+           [](const Config& c) { return py::module_::import("llama2cpp.inside.html_views").attr("config_html")(c); })
       .def("__repr__",
            [](const Config& c) {
              std::string text;

@@ -1,4 +1,4 @@
-// Recorders for Python; see llama2cpp.recording.
+// Recorders for Python; see llama2cpp.inside.recording.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -75,7 +75,7 @@ void register_recorder(py::module_& module) {
       .def("__len__", &Track::size);
 
   py::class_<Recorder, std::shared_ptr<Recorder>>(module, "Recorder",
-                                                  "Keeps activations of many calls; see llama2cpp.recording.")
+                                                  "Keeps activations of many calls; see llama2cpp.inside.recording.")
       .def(py::init(&make_recorder), arg("model"), arg("places"))
       .def(
           "bytes",

@@ -1,4 +1,4 @@
-// Safetensors files of float32 arrays for Python; see llama2cpp.cache_file.
+// Safetensors files of float32 arrays for Python; see llama2cpp.inside.cache_file.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

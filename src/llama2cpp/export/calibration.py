@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core, generation
-from ..arguments import integer
+from ..common.arguments import integer
 from .source import Array, Source
 
 if TYPE_CHECKING:
-    from ..hooks import HookPoint
+    from ..inside.hooks import HookPoint
     from ..model import Model
 
 Progress = Callable[[str, int, int], None]

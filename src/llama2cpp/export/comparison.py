@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import generation
-from ..arguments import checked
+from ..common.arguments import checked
 from .source import Source
 
 if TYPE_CHECKING:

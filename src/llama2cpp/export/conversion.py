@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 
 from .._core import FormatError, Tokenizer
-from ..arguments import checked
-from ..new_files import new_file, new_folder, refuse_existing, refuse_replacing
+from ..common.arguments import checked
+from ..common.new_files import new_file, new_folder, refuse_existing, refuse_replacing
 from . import gguf_file, gptq_folder, hf_folder, hf_shards, hf_tokenizer, kept, llama2c_file, llm_int8, panel_file
 from .calibration import Calibration, importance_of_inputs
 from .gptq import BITS, Settings

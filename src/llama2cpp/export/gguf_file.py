@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..new_files import write_array
+from ..common.new_files import write_array
 from .mixtures import ALIASES, MIXTURES, tensor_format
 from .source import Array, Source, rope_factors, short_float
 from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary

@@ -14,7 +14,7 @@ from .calibration import GAINS, INPUTS, Hessian, Products, check_finite
 from .source import MATRICES, Array, Source
 
 if TYPE_CHECKING:
-    from ..hooks import HookPoint
+    from ..inside.hooks import HookPoint
 
 BITS = {"gptq2": 2, "gptq3": 3, "gptq4": 4, "gptq8": 8}
 PARTS = ("qweight", "qzeros", "scales", "g_idx")

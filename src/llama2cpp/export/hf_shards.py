@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..new_files import write_array
+from ..common.new_files import write_array
 from .safetensors_file import Tensor, lay_out
 
 SHARD_SIZE = "5GB"

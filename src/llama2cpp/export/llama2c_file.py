@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from .. import _core
-from ..new_files import write_array
+from ..common.new_files import write_array
 from .source import GAINS, MATRICES, Source, rope_factors, short_float
 from .vocabulary import BYTE, Vocabulary
 

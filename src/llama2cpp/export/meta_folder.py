@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import _core
 from .._core import FormatError, Tokenizer
-from ..file_kinds import stand_in
+from ..common.file_kinds import stand_in
 from .torch_files import Piece, TorchCheckpoint, TorchFile, name_tied, same_numbers
 
 _PARAMS = "params.json"

@@ -12,7 +12,7 @@ from .calibration import GAINS, INPUTS
 from .source import Array, Source
 
 if TYPE_CHECKING:
-    from ..hooks import HookPoint
+    from ..inside.hooks import HookPoint
     from ..model import Model
 
 Columns = NDArray[np.int32]

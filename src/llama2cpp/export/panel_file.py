@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..new_files import write_array
+from ..common.new_files import write_array
 from . import gguf_file
 from .safetensors_file import Tensor, lay_out
 from .source import Array, Source

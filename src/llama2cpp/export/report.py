@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from .._core import Sampler
-from ..display import one_line, say, say_json, tell
-from ..new_files import new_file
+from ..command.display import one_line, say, say_json, tell
+from ..common.new_files import new_file
 from .calibration import Calibration
 from .comparison import Comparison, compare
 from .conversion import Conversion, convert
@@ -185,7 +185,7 @@ def _progress(what: str) -> Iterator[Progress]:
     """Draw a bar on stderr, with rate and time left."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from ..progress import progress_bar
+    from ..command.progress import progress_bar
 
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from .._core import FormatError
-from ..file_kinds import stand_in
+from ..common.file_kinds import stand_in
 from .source import MATRICES, Array
 
 if TYPE_CHECKING:

@@ -1,0 +1,57 @@
+"""``llama2cpp bench``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..model import load
+from .display import say_json
+from .options import STORYTELLER, AsJson, ModelOrStoryteller, examples
+
+BENCH_EXAMPLES = examples(
+    "llama2cpp bench",
+    "llama2cpp bench smollm2-135m",
+    "llama2cpp bench stories260K.bin --threads 1 --threads 4 --prefill 32 --json",
+)
+
+
+def bench(
+    checkpoint: ModelOrStoryteller = STORYTELLER,
+    threads: Annotated[
+        list[int] | None, typer.Option(help="Threads. May be repeated.", show_default="1 and all", min=1, max=1024)
+    ] = None,
+    prefill: Annotated[
+        list[int] | None,
+        typer.Option(help="Tokens of a prompt. May be repeated.", show_default="16, 64 and 512", min=1),
+    ] = None,
+    depth: Annotated[int, typer.Option(help="Positions before the first decoded token.", min=1)] = 16,
+    steps: Annotated[int, typer.Option(help="Tokens to decode.", min=1)] = 64,
+    rounds: Annotated[int, typer.Option(help="Times that everything is measured.", min=1)] = 5,
+    activations: Annotated[str, typer.Option(help="auto, f32 or int8.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast a model decodes and reads prompts, beside how fast the machine reads memory.
+
+    A decoded token reads every weight once, so the speed of reading is its limit. All measurements take turns, round
+    after round; told is the median, with the least and the most.
+    """
+    from .bench import measure, print_table
+
+    with load(checkpoint) as model:  # also finds names
+        longest = model.context
+        most_threads = model.threads
+    report = measure(
+        checkpoint,
+        threads=threads or sorted({1, most_threads}),
+        prefills=prefill or [tokens for tokens in (16, 64, 512) if tokens <= longest],
+        depth=depth,
+        steps=steps,
+        rounds=rounds,
+        activations=activations,
+    )
+    if as_json:
+        say_json(report)
+    else:
+        print_table(report)

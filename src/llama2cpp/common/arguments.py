@@ -1,0 +1,378 @@
+"""Arguments of the public functions: integers that are integers, numbers from tensors, names that others use.
+
+`checked` reads the annotations of a function, so that an argument annotated as an integer is one, and the messages of
+all functions are alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# What other libraries call an argument -> what it is called here, or what to do instead.
+FOREIGN = {
+    "max_new_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "n_predict": "max_tokens",
+    "num_predict": "max_tokens",
+    "n_ctx": "context",
+    "num_ctx": "context",
+    "max_seq_len": "context",
+    "max_model_len": "context",
+    "context_length": "context",
+    "context_size": "context",
+    "n_threads": "threads",
+    "num_threads": "threads",
+    "num_return_sequences": "n",
+    "num_samples": "n",
+    "best_of": "n",
+    "do_sample": "temperature (0 takes the likeliest token each time)",
+    "temp": "temperature",
+    "stop_strings": "stop",
+    "stop_sequences": "stop",
+    "stop_words": "stop",
+    "repeat_penalty": "repetition_penalty",
+    "random_seed": "seed",
+    "random_state": "seed",
+    "manual_seed": "seed",
+    "top_logprobs": "logprobs",
+    "use_mmap": "mmap",
+    "model_path": "source",
+    "model_name": "source",
+    "pretrained_model_name_or_path": "source",
+    "device": "backend",
+    "dtype": "kv (the type of keys and values); weights keep the type of their file",
+    "torch_dtype": "kv (the type of keys and values); weights keep the type of their file",
+    "cache_type": "kv",
+    "type_k": "kv",
+    "type_v": "kv",
+    "system_prompt": "system",
+    "chat_template": "template",
+    "return_full_text": "echo",
+}
+
+_OWNERS = dict.fromkeys(("source", "context", "threads", "backend", "kv", "mmap"), "load")
+_OWNERS |= {"system": "Conversation", "template": "chat"}
+_INPUTS = ("prompt", "text_or_tokens", "text", "tokens", "messages", "input")  # what is read, by the function
+_FOREIGN_INPUTS = {*_INPUTS, "input_ids", "inputs", "query"}
+_WHOLE = {"max_tokens"}  # integers for which 2.0 will do
+_MANY = re.compile(r"(Sequence|Iterable|tuple|list)\[int|\bIndex\b|\bSelection\b")  # annotations of several integers
+_LARGEST = {"seed": 2**64 - 1}  # others are of 64 bits with a sign
+
+
+def integer(value: object, name: str, function: str, *, whole: bool = False) -> int:
+    """Make an int of an argument that stands for one: Python's, NumPy's, or an array or tensor of no dimensions.
+
+    Parameters
+    ----------
+    value : object
+        What was passed.
+    name, function : str
+        Of what, for the message.
+    whole : bool
+        Take floats that are whole numbers, too.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    ValueError
+        If it is beyond 64 bits.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import integer
+    >>> try:
+    ...     integer(2.5, "max_tokens", "generate")
+    ... except TypeError as error:
+    ...     print(error)
+    generate: max_tokens is 2.5 (float), expected an integer
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # its error is what is asked for
+    except TypeError:
+        if not (whole and isinstance(value, float | np.floating) and float(value).is_integer()):
+            raise TypeError(f"{function}: {name} is {_shown(value)}, expected an integer") from None
+        number = int(value)
+    if not -(2**63) <= number <= _LARGEST.get(name, 2**63 - 1):
+        raise ValueError(f"{function}: {name} is {_shown(value)}, which is out of range")
+    return number
+
+
+def integers(
+    value: Any,  # noqa: ANN401
+    name: str,
+    function: str,
+    *,
+    optional: bool = True,
+    gaps: bool = False,
+    text: bool = False,
+) -> Any:  # noqa: ANN401
+    """Check an argument that is one integer or several: a sequence, an array, a slice, or None.
+
+    Parameters
+    ----------
+    value : object
+        What was passed.
+    name, function : str
+        Of what, for the message.
+    optional : bool
+        Whether it may be None.
+    gaps : bool
+        Whether a tuple is the arguments of a slice, where None stands for an end.
+    text : bool
+        Whether it may be a str, which is left alone.
+
+    Raises
+    ------
+    TypeError
+        If a number is no integer. Floats that are whole will do.
+    ValueError
+        If one is beyond 64 bits.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import integers
+    >>> integers((0, 3), "head", "zero"), integers(slice(1, None), "positions", "run_with_cache")
+    ([0, 3], slice(1, None, None))
+    """
+    if (value is None and optional) or (text and isinstance(value, str)):
+        return value
+    if isinstance(value, slice):
+        ends = (value.start, value.stop, value.step)
+        return slice(*(None if end is None else integer(end, name, function) for end in ends))
+    if isinstance(value, tuple) and gaps:
+        return tuple(None if end is None else integer(end, name, function) for end in value)
+    if hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.floor(array)).all():
+            array = array.astype(np.int64)
+        if array.ndim == 0:
+            return integer(array[()], name, function)
+        if array.dtype.kind not in "iub" and array.size > 0:
+            raise TypeError(f"{function}: {name} is an array of {array.dtype}, expected integers")
+        return array
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [integer(item, name, function, whole=True) for item in value]
+    return integer(value, name, function, whole=True)
+
+
+def checked(function: Function) -> Function:
+    """Check a public function's arguments by its signature before it runs.
+
+    Those annotated as an integer or several must be that, and a name that it does not have is a TypeError with the name
+    that it has here.
+
+    Parameters
+    ----------
+    function : callable
+        With annotations.
+
+    Returns
+    -------
+    callable
+        The same, checked.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import checked
+    >>> @checked
+    ... def take(max_tokens: "int | None" = None) -> None:
+    ...     pass
+    >>> try:
+    ...     take(max_new_tokens=5)
+    ... except TypeError as error:
+    ...     print(error)
+    take() has no argument 'max_new_tokens': here it is max_tokens
+    """
+    parameters = inspect.signature(function).parameters
+    label = function.__qualname__.removesuffix(".__init__").rpartition("<locals>.")[2]
+    names = frozenset(parameters)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    checks = [
+        (name, place, check)
+        for place, (name, parameter) in enumerate(parameters.items())
+        if (check := _check_of(name, str(parameter.annotation), label)) is not None
+    ]
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if not open_ended and not kwargs.keys() <= names:
+            raise TypeError(unknown_argument(next(name for name in kwargs if name not in names), names, label))
+        for name, place, check in checks:
+            if name in kwargs:
+                kwargs[name] = check(kwargs[name])
+            elif place < len(args):
+                args = (*args[:place], check(args[place]), *args[place + 1 :])
+        return function(*args, **kwargs)
+
+    return cast(Function, call)
+
+
+def checked_options(options: Mapping[str, Any], kind: type, function: str, others: Iterable[str] = ()) -> None:
+    """Check keyword arguments that are passed on, by the TypedDict that describes them.
+
+    Parameters
+    ----------
+    options : mapping of str to object
+        What was passed.
+    kind : type
+        The TypedDict.
+    function : str
+        To what, for the message.
+    others : iterable of str
+        What else it takes, by names of its own.
+
+    Raises
+    ------
+    TypeError
+        For a name that is none of them, and for what is no integer where one is wanted.
+    ValueError
+        For an integer beyond 64 bits.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import checked_options
+    >>> from llama2cpp.dialogue.conversation import ChatOptions
+    >>> checked_options({"max_tokens": 5}, ChatOptions, "chat")
+    """
+    annotations = inspect.get_annotations(kind)
+    for name, value in options.items():
+        if name not in annotations:
+            raise TypeError(unknown_argument(name, [*annotations, *others], function))
+        annotation = annotations[name]
+        check = _check_of(name, getattr(annotation, "__forward_arg__", str(annotation)), function)
+        if check is not None:
+            check(value)
+
+
+def unknown_argument(name: str, names: Iterable[str], function: str) -> str:
+    """Say that a function has no such argument, and which one is meant, if that can be guessed.
+
+    Parameters
+    ----------
+    name : str
+        What was passed.
+    names : iterable of str
+        What there is.
+    function : str
+        Whose.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import unknown_argument
+    >>> unknown_argument("n_ctx", ["source", "context"], "load")
+    "load() has no argument 'n_ctx': here it is context"
+    """
+    known = [other for other in names if other != "self"]
+    meant = FOREIGN.get(name, "")
+    if name in _FOREIGN_INPUTS:
+        meant = next((own for own in _INPUTS if own in known), "")
+    own = meant.split(" ")[0]
+    if own in known:
+        return f"{function}() has no argument {name!r}: here it is {meant}"
+    if own:
+        return f"{function}() has no argument {name!r}: it is {own} of {_OWNERS.get(own, 'generate')}()"
+    return f"{function}() has no argument {name!r}{close_names(name, known)}"
+
+
+def close_names(name: object, names: Iterable[str], count: int = 3) -> str:
+    """Give the end of a message about a name that there is not: those that are written almost like it.
+
+    Parameters
+    ----------
+    name : object
+        What was asked for.
+    names : iterable of str
+        What there is.
+    count : int
+        The most that are named.
+
+    Returns
+    -------
+    str
+        Empty if none is close.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import close_names
+    >>> close_names("max_token", ["max_tokens", "top_p"])
+    '; close to it is max_tokens'
+    """
+    known = list(names)
+    close = [other for other in known if other.lower() == str(name).lower()]
+    close = close or difflib.get_close_matches(str(name), known, n=count, cutoff=0.6)
+    if not close:
+        return ""
+    return f"; close to it {'is' if len(close) == 1 else 'are'} {', '.join(close)}"
+
+
+def float_array(value: Any, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:  # noqa: ANN401
+    """Make an array of floats of numbers, arrays and tensors, those of bfloat16 too, without a copy if it is one.
+
+    Parameters
+    ----------
+    value : number, array or tensor
+        A tensor of PyTorch's may be of any type, on any device, and have a gradient, which is left behind.
+    dtype : type
+        numpy.float32 or numpy.float64.
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import float_array
+    >>> float_array([1, 2.5])
+    array([1. , 2.5], dtype=float32)
+    """
+    if all(hasattr(value, method) for method in ("detach", "float", "cpu")):
+        value = value.detach().cpu()  # NumPy knows neither its devices nor its bfloat16
+        value = value.double() if dtype is np.float64 else value.float()
+    return np.asarray(value, dtype=dtype)
+
+
+def _check_of(name: str, annotation: str, function: str) -> Callable[[Any], Any] | None:
+    """Find the check that an annotation asks for."""
+    if _MANY.search(annotation):
+        aliases = "Selection" in annotation or "Index" in annotation  # both have None
+        own = {
+            "optional": aliases or "None" in annotation,
+            "gaps": "Selection" in annotation,
+            "text": "str" in annotation,
+        }
+        return functools.partial(integers, name=name, function=function, **own)
+    parts = {part.strip() for part in annotation.split("|")}
+    if "int" not in parts:
+        return None
+    optional, text, whole = "None" in parts, "str" in parts, name in _WHOLE
+
+    def check(value: Any) -> Any:  # noqa: ANN401
+        if type(value) is int and -(2**63) <= value < 2**63:  # almost always
+            return value
+        if (value is None and optional) or (text and isinstance(value, str)):
+            return value
+        return integer(value, name, function, whole=whole)
+
+    return check
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:80] + '...'} ({type(value).__name__})"

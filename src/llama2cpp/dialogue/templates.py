@@ -1,0 +1,166 @@
+"""Chat templates: messages -> text. The sandbox that they run in is `sandbox.py`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2.environment import Template
+
+from .sandbox import MAX_BITS, MAX_DATA, MAX_DIGITS, TooMuchError, environment, limited
+
+MAX_SOURCE = 1_000_000  # characters of the template itself
+
+# The three that a model without a template may ask for by name.
+NAMED = {
+    "chatml": """\
+{%- for message in messages -%}
+{{ '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
+""",
+    "llama2": """\
+{%- set turn = namespace(system='') -%}
+{%- for message in messages -%}
+{%- if message.role == 'system' -%}
+{%- set turn.system = '<<SYS>>\\n' ~ message.content ~ '\\n<</SYS>>\\n\\n' -%}
+{%- elif message.role == 'user' -%}
+{{ bos_token ~ '[INST] ' ~ (turn.system ~ message.content) | trim ~ ' [/INST]' }}
+{%- set turn.system = '' -%}
+{%- elif message.role == 'assistant' -%}
+{{ ' ' ~ message.content | trim ~ ' ' ~ eos_token }}
+{%- else -%}
+{{ raise_exception('llama2 knows the roles system, user and assistant, not ' ~ message.role) }}
+{%- endif -%}
+{%- endfor -%}
+""",
+    "llama3": """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{{ '<|start_header_id|>' ~ message.role ~ '<|end_header_id|>\\n\\n' ~ message.content | trim ~ '<|eot_id|>' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif -%}
+""",
+}
+
+
+class ChatTemplate:
+    r"""A compiled template.
+
+    Parameters
+    ----------
+    source : str
+        "chatml", "llama2" or "llama3", or the text of a jinja2 template as Hugging Face's tokenizers have it.
+
+    Raises
+    ------
+    ValueError
+        If it is no name that is known, or does not compile; the message has the template's line.
+
+    Examples
+    --------
+    >>> from llama2cpp.dialogue.templates import ChatTemplate
+    >>> ChatTemplate("chatml").render([{"role": "user", "content": "Hello"}])
+    '<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n'
+    """
+
+    def __init__(self, source: str) -> None:
+        if "{" not in source and source not in NAMED:
+            raise ValueError(f"there is no chat template {source!r}: it is {', '.join(NAMED)}, or the text of one")
+        self._template = _compile(NAMED.get(source, source))
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        bos_token: str = "",
+        eos_token: str = "",
+    ) -> str:
+        """Give the text of a conversation.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            Each with "role" and "content", and whatever else the template reads; plain data (str, int, float, bool,
+            None, lists, mappings).
+        add_generation_prompt : bool
+            End with what begins an answer.
+        bos_token, eos_token : str
+            How the tokenizer spells its BOS and EOS.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        ValueError
+            If a message is no plain data, or the template fails, does what the sandbox forbids, or takes more than
+            2 seconds of processor time, 100 million characters, integers of 4,000 digits, 40 calls of macros within
+            each other or 50 lists and dicts within each other. The message has the template's line.
+        """
+        variables = {
+            "messages": plain(messages),
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": bos_token,
+            "eos_token": eos_token,
+            "tools": None,
+            "documents": None,
+        }
+        template = self._template
+        try:
+            with limited():
+                return str(template.environment.concat(template.root_render_func(template.new_context(variables))))
+        except (Exception, TooMuchError) as error:
+            raise _failure(error, _line(template, error.__traceback__)) from error
+
+
+def plain(value: Any, deepest: int = MAX_DATA) -> Any:
+    """Rebuild data from JSON's types alone: other objects have methods that no sandbox knows about."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise ValueError(f"a message may hold integers of {MAX_DIGITS:,} digits, and one has more")
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    if deepest == 0 and isinstance(value, Mapping | Sequence):
+        raise ValueError(f"messages may have {MAX_DATA} lists and dicts within each other, and these have more")
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, deepest - 1) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [plain(item, deepest - 1) for item in value]
+    raise ValueError(f"a message may hold text, numbers, lists and dicts, but not a {type(value).__name__}")
+
+
+@functools.lru_cache(maxsize=8)
+def _compile(source: str) -> Template:
+    if len(source) > MAX_SOURCE:
+        raise ValueError(f"the chat template has {len(source):,} characters, more than {MAX_SOURCE:,}")
+    try:
+        with limited():
+            return environment().from_string(source)
+    except (Exception, TooMuchError) as error:
+        raise _failure(error, error.lineno if isinstance(error, TemplateSyntaxError) else None) from error
+
+
+def _failure(error: BaseException, line: int | None) -> ValueError:
+    """One line that says where and why."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, TemplateError | TooMuchError):
+        reason = f"{type(error).__name__}: {reason}"
+    return ValueError(f"the chat template fails{f' in line {line}' if line else ''}: {reason}")
+
+
+def _line(template: Template, traceback: TracebackType | None) -> int | None:
+    """Where the template was, in its own lines, when an exception came."""
+    line = None
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__jinja_template__") is template:
+            line = template.get_corresponding_lineno(traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return line

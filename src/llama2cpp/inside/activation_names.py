@@ -1,0 +1,64 @@
+"""Names of activations: TransformerLens's full ones, and its short keys."""
+
+from __future__ import annotations
+
+import re
+
+from ..common.arguments import checked
+
+_LAYER_TYPES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
+_SHORT = {
+    "attn": "pattern",
+    "attn_logits": "attn_scores",
+    "key": "k",
+    "query": "q",
+    "value": "v",
+    "mlp_pre": "pre",
+    "mlp_mid": "mid",
+    "mlp_post": "post",
+}
+_IN_ATTN = ("k", "v", "q", "z", "rot_k", "rot_q", "result", "pattern", "attn_scores")
+_IN_MLP = ("pre", "post", "mid", "pre_linear")
+
+
+@checked
+def get_act_name(name: str, layer: int | str | None = None, layer_type: str | None = None) -> str:
+    """Make the full name of an activation from a short one, as TransformerLens does.
+
+    Parameters
+    ----------
+    name : str
+        Such as "q", "resid_post" or "embed"; with the layer in it ("k6", "scale4ln1") or not. A full name is returned
+        as it is.
+    layer : int, optional
+        The layer, for activations that each layer has.
+    layer_type : str, optional
+        "attn", "mlp", "ln1" or "ln2"; only "scale" and "normalized" need it.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from llama2cpp.inside.activation_names import get_act_name
+    >>> get_act_name("pattern", 3), get_act_name("scale4ln1"), get_act_name("normalized")
+    ('blocks.3.attn.hook_pattern', 'blocks.4.ln1.hook_scale', 'ln_final.hook_normalized')
+    """
+    if ("." in name or name.startswith("hook_")) and layer is None and layer_type is None:
+        return name
+    digits = re.match(r"([a-z]+)(\d+)([a-z]?.*)", name)
+    if digits is not None:
+        name, layer, layer_type = digits.groups()
+    name = _SHORT.get(name, name)
+    if name in _IN_ATTN:
+        layer_type = "attn"
+    elif name in _IN_MLP:
+        layer_type = "mlp"
+    elif layer_type is not None:
+        layer_type = _LAYER_TYPES.get(layer_type, layer_type)
+    block = "" if layer is None else f"blocks.{layer}."
+    place = f"{layer_type}." if layer_type else ""
+    if name in ("scale", "normalized") and layer is None:
+        block = "ln_final."
+    return f"{block}{place}hook_{name}"

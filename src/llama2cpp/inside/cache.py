@@ -1,0 +1,321 @@
+"""What a model thought: the activations of one run, by name, and the ways to take the residual stream apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..common.arguments import checked, float_array
+from .activation_arrays import Array, Selection, need_memory, select
+from .heads_and_neurons import HeadsAndNeurons
+from .lens import LogitLens, logit_lens
+
+
+class ActivationCache(HeadsAndNeurons):
+    """The activations of one run by name, as float32 arrays under TransformerLens's names and in its shapes.
+
+    Got from `Model.run_with_cache`. Keys are full names, or TransformerLens's short ones: ``cache["pattern", 3]``,
+    ``cache["resid_post", -1]``, ``cache["scale", 0, "ln1"]``, ``cache["embed"]``, ``cache["k6"]``; a negative layer
+    counts from the last. Arrays may be changed; ``torch.from_dlpack(cache["z", 0])`` shares their memory.
+
+    B is the batch, T the positions that were kept, S all positions up to the last one; the axis B is missing after
+    `remove_batch_dim`. The short key is in brackets.
+
+    =======================================  ===========================  =============================================
+    name                                     shape                        what it is
+    =======================================  ===========================  =============================================
+    ``hook_embed``                           [B, T, dim]                  embeddings (``embed``)
+    ``blocks.{i}.hook_resid_pre``            [B, T, dim]                  residual stream into layer i (``resid_pre``)
+    ``blocks.{i}.ln1.hook_scale``            [B, T, 1]                    divisor of the norm (``scale``, i, ``ln1``)
+    ``blocks.{i}.ln1.hook_normalized``       [B, T, dim]                  normalised, before the gain
+                                                                          (``normalized``, i, ``ln1``)
+    ``blocks.{i}.attn.hook_q``               [B, T, n_heads, head_dim]    queries before rotary embedding (``q``)
+    ``blocks.{i}.attn.hook_k``, ``hook_v``   [B, T, n_kv_heads,           keys before rotary embedding, values
+                                             head_dim]                    (``k``, ``v``)
+    ``blocks.{i}.attn.hook_rot_q``           [B, T, n_heads, head_dim]    queries after it (``rot_q``)
+    ``blocks.{i}.attn.hook_rot_k``           [B, T, n_kv_heads,           keys after it (``rot_k``)
+                                             head_dim]
+    ``blocks.{i}.attn.hook_attn_scores``     [B, n_heads, T, S]           -inf where a position may not look
+                                                                          (``attn_scores``)
+    ``blocks.{i}.attn.hook_pattern``         [B, n_heads, T, S]           softmax of the scores (``pattern``, ``attn``)
+    ``blocks.{i}.attn.hook_z``               [B, T, n_heads, head_dim]    values mixed by the pattern (``z``)
+    ``blocks.{i}.attn.hook_result``          [B, T, n_heads, dim]         what each head adds (``result``)
+    ``blocks.{i}.hook_attn_out``             [B, T, dim]                  what attention adds (``attn_out``)
+    ``blocks.{i}.hook_resid_mid``            [B, T, dim]                  residual stream between (``resid_mid``)
+    ``blocks.{i}.ln2.hook_scale``,           [B, T, 1], [B, T, dim]       of the norm before the MLP
+    ``hook_normalized``                                                   (``scale``, i, ``ln2``)
+    ``blocks.{i}.mlp.hook_pre``              [B, T, hidden_dim]           the gate, before silu (``pre``)
+    ``blocks.{i}.mlp.hook_pre_linear``       [B, T, hidden_dim]           what it is multiplied with (``pre_linear``)
+    ``blocks.{i}.mlp.hook_post``             [B, T, hidden_dim]           the neurons: silu(gate) * linear (``post``)
+    ``blocks.{i}.hook_mlp_out``              [B, T, dim]                  what the MLP adds (``mlp_out``)
+    ``blocks.{i}.hook_resid_post``           [B, T, dim]                  residual stream after layer i (``resid_post``)
+    ``ln_final.hook_scale``,                 [B, T, 1], [B, T, dim]       of the last norm (``scale``, ``normalized``)
+    ``hook_normalized``
+    =======================================  ===========================  =============================================
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        By full name.
+    model : Model, optional
+        Whose activations these are. Without it what needs weights cannot be done.
+    has_batch_dim : bool
+        Whether the first axis is the batch.
+    positions : sequence of int, optional
+        The positions that the axis T stands for; None for all from 0.
+    tokens : sequence of int or of such, optional
+        The ids of the run, [S], or [B][S] for several prompts: what pictures are labelled with.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> logits, cache = model.run_with_cache("Once upon a time")
+    >>> cache["pattern", 0].shape, cache["resid_post", -1].shape
+    ((1, 6, 5, 5), (1, 5, 192))
+    >>> bool((cache["blocks.4.hook_resid_post"] == cache["resid_post", -1]).all())
+    True
+    """
+
+    @checked
+    def stack_activation(self, activation_name: str, layer: int | None = -1, sublayer_type: str | None = None) -> Array:
+        """Stack one activation of the layers before `layer`.
+
+        Parameters
+        ----------
+        activation_name : str
+            The short name.
+        layer : int, optional
+            1 to n_layers; None, -1 and n_layers stand for all layers.
+        sublayer_type : str, optional
+            "ln1" or "ln2" for "scale" and "normalized".
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [layer, ...].
+
+        Raises
+        ------
+        KeyError
+            If an activation that it takes was not kept.
+        ValueError
+            For a layer that the model has not, or a cache without a model.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
+        >>> cache.stack_activation("pattern").shape
+        (5, 1, 6, 3, 3)
+        """
+        layers = [self[activation_name, i, sublayer_type] for i in range(self._layers(layer))]
+        need_memory(sum(array.size for array in layers), f"an array of {activation_name} of {len(layers)} layers")
+        return np.stack(layers)
+
+    @overload
+    def get_full_resid_decomposition(
+        self,
+        layer: int | None = ...,
+        mlp_input: bool = ...,
+        expand_neurons: bool = ...,
+        apply_ln: bool = ...,
+        pos_slice: Selection = ...,
+        return_labels: Literal[False] = ...,
+        project_output_onto: ArrayLike | None = ...,
+        incl_remainder: bool | None = ...,
+    ) -> Array: ...
+    @overload
+    def get_full_resid_decomposition(
+        self,
+        layer: int | None = ...,
+        mlp_input: bool = ...,
+        expand_neurons: bool = ...,
+        apply_ln: bool = ...,
+        pos_slice: Selection = ...,
+        *,
+        return_labels: Literal[True],
+        project_output_onto: ArrayLike | None = ...,
+        incl_remainder: bool | None = ...,
+    ) -> tuple[Array, list[str]]: ...
+    @checked
+    def get_full_resid_decomposition(
+        self,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        expand_neurons: bool = True,
+        apply_ln: bool = False,
+        pos_slice: Selection = None,
+        return_labels: bool = False,
+        project_output_onto: ArrayLike | None = None,
+        incl_remainder: bool | None = None,
+    ) -> Array | tuple[Array, list[str]]:
+        """Take the residual stream that enters a layer apart into heads, neurons, embeddings and biases.
+
+        Float activations: the parts sum to the stream, within rounding. Int8 activations: the model has multiplied
+        rounded numbers, and heads and neurons are what the unrounded ones give, so a last part, "remainder", says what
+        rounding has done, and with it they sum to the stream.
+
+        Parameters
+        ----------
+        layer, mlp_input, apply_ln, pos_slice, return_labels
+            As in `decompose_resid`.
+        expand_neurons : bool
+            Every neuron apart; else each MLP as a whole.
+        project_output_onto : array [dim] or [dim, n], optional
+            As in `stack_neuron_results`.
+        incl_remainder : bool, optional
+            Whether to end with the stream less all other parts; if not given, where activations are int8.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [parts, B, T, dim].
+        list of str
+            If asked for: heads "L0H0", ..., neurons "L0N0", ... or "0_mlp_out", ..., "embed", "bias", and "remainder".
+
+        Raises
+        ------
+        KeyError
+            If an activation that it takes was not kept.
+        ValueError
+            For a layer that the model has not, the MLP of a layer that is none, or a cache without a model.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache([1, 508, 509])
+        >>> parts, labels = cache.get_full_resid_decomposition(expand_neurons=False, return_labels=True)
+        >>> parts.shape, labels[-4:]
+        ((38, 1, 3, 192), ['4_mlp_out', 'embed', 'bias', 'remainder'])
+        """
+        model = self._need_model()
+        layer = self._layers(layer)
+        self._check_mlp_input(layer, mlp_input)
+        directions = None if project_output_onto is None else float_array(project_output_onto)
+
+        def finished(stack: Array) -> Array:
+            if apply_ln:
+                stack = self.apply_ln_to_stack(stack, layer, mlp_input, pos_slice)
+            return stack if directions is None else np.asarray(stack @ directions)
+
+        heads, labels = (
+            self.stack_head_results(layer + (1 if mlp_input else 0), pos_slice=pos_slice, return_labels=True)
+            if layer or mlp_input
+            else (self._stacked([], pos_slice), [])
+        )
+        parts = [finished(heads)]
+        if layer > 0 and expand_neurons:
+            neurons, more = self.stack_neuron_results(
+                layer,
+                pos_slice,
+                return_labels=True,
+                apply_ln=apply_ln,
+                project_output_onto=directions,
+                mlp_input=mlp_input,
+            )
+            parts.append(neurons)
+            labels += more
+        elif layer > 0:
+            mlps, more = self.decompose_resid(
+                layer, mode="mlp", pos_slice=pos_slice, incl_embeds=False, return_labels=True
+            )
+            parts.append(finished(mlps))
+            labels += more
+        embed = select(self["hook_embed"], pos_slice, -2)
+        bias = model.accumulated_bias(layer, mlp_input, include_mlp_biases=expand_neurons)
+        parts += [finished(embed[None]), finished(np.broadcast_to(bias, (1, *embed.shape)))]
+        labels += ["embed", "bias"]
+        need_memory(sum(part.size for part in parts), f"an array of {len(labels)} parts of the residual stream")
+        stack = np.concatenate(parts)
+        if incl_remainder or (incl_remainder is None and model.activations == "int8"):
+            whole = finished(select(self._stream(layer, mlp_input), pos_slice, -2)[None])
+            stack = self._with_remainder(stack, whole[0])
+            labels.append("remainder")
+        return (stack, labels) if return_labels else stack
+
+    @checked
+    def logit_attrs(
+        self,
+        residual_stack: ArrayLike,
+        tokens: int | str | Sequence[int] | NDArray[Any],
+        incorrect_tokens: int | str | Sequence[int] | NDArray[Any] | None = None,
+        pos_slice: Selection = None,
+        batch_slice: Selection = None,
+        has_batch_dim: bool | None = None,
+    ) -> Array:
+        """How much each part of the residual stream adds to the logit of a token: direct logit attribution.
+
+        The parts go through the last norm by the divisor of the run, with its gain; so the attributions of parts that
+        sum to the last stream sum to the logit (to that of the float32 output matrix, with int8 activations).
+
+        Parameters
+        ----------
+        residual_stack : array [parts, B, T, dim]
+            From `decompose_resid`, `stack_head_results` or their like, of the whole model and without ``apply_ln``.
+        tokens : int, str or array of int
+            The token: one for all, [B] one for each prompt, or [B, T] one for each position. A 1-D array whose length
+            is not B is one for each position.
+        incorrect_tokens : int, str or array of int, optional
+            Of the same shape: then it is the difference of the two logits.
+        pos_slice, batch_slice : int, tuple, slice, list or None
+            Which positions the stack has; `batch_slice` is applied to it.
+        has_batch_dim : bool, optional
+            Whether the stack has the axis B; that of the cache if not given.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [parts, B, T].
+
+        Raises
+        ------
+        ValueError
+            If the two have different shapes, or a token is none of the model's.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache("Once upon a")
+        >>> parts, labels = cache.decompose_resid(return_labels=True, pos_slice=-1)
+        >>> attrs = cache.logit_attrs(parts, " time", pos_slice=-1)
+        >>> bool(abs(attrs.sum() - logits[0, -1, model.to_single_token(" time")]) < 1e-3)
+        True
+        """
+        model = self._need_model()
+        batched = self.has_batch_dim if has_batch_dim is None else has_batch_dim
+        directions = model.tokens_to_residual_directions(tokens)
+        if incorrect_tokens is not None:
+            others = model.tokens_to_residual_directions(incorrect_tokens)
+            if others.shape != directions.shape:
+                raise ValueError(
+                    f"tokens have shape {list(directions.shape[:-1])} and incorrect_tokens "
+                    f"{list(others.shape[:-1])}, expected the same"
+                )
+            directions = directions - others
+        stack = self.apply_ln_to_stack(residual_stack, None, False, pos_slice, batch_slice, batched)
+        one_batch = isinstance(batch_slice, int | np.integer)
+        if batched and not one_batch and stack.ndim == 4 and directions.ndim == 2 and len(directions) == stack.shape[1]:
+            directions = directions[:, None]  # one for each prompt, at all its positions
+        return np.asarray((stack * directions).sum(axis=-1))
+
+    def logit_lens(self, **options: Any) -> LogitLens:  # noqa: ANN401
+        """Read the residual stream before each layer as if the model stopped there.
+
+        Parameters and result are those of `llama2cpp.logit_lens`, which this is of the cache.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> logits, cache = model.run_with_cache("Once upon a")
+        >>> cache.logit_lens(top_k=1).top_tokens()["final_post"]
+        [[' time']]
+        """
+        return logit_lens(self, **options)

@@ -1,0 +1,172 @@
+"""Hooks: Python callables and interventions that see and change activations while the model runs.
+
+A hook acts where it is switched on: in the ``with`` block of `Model.hooks` or `Session.hooks`, or in one call of
+`Model.run_with_hooks`; a recording in that of `Model.record` or `Session.record`. What is on is kept in a context
+variable, so other threads' calls do not see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..interventions import Intervention
+from .places import Names, find_places
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..session import Session
+    from .tracks import Tracks
+
+
+@dataclass(slots=True)  # not frozen, which would make it slower to make than a small activation is to copy
+class HookPoint:
+    """Where a hook is called: its second argument.
+
+    Attributes
+    ----------
+    name : str
+        TransformerLens's name of the activation, such as "blocks.3.attn.hook_z".
+    layer : int or None
+        The layer in the name; None for "hook_embed" and "ln_final".
+    session : Session
+        Whose activation it is. It is in the middle of the call: its position and tokens are those before it, and it
+        cannot be used for another call.
+    position : int
+        The position of the first token that is shown: row t belongs to the token at ``position + t``.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> def look(activation, hook):
+    ...     print(hook.name, hook.layer, hook.position, activation.shape)
+    >>> with model.hooks([("blocks.4.hook_mlp_out", look)]):
+    ...     session = model.session()
+    ...     logits = session.prefill([1, 508, 509])
+    ...     logits = session.step(260)
+    blocks.4.hook_mlp_out 4 0 (1, 3, 192)
+    blocks.4.hook_mlp_out 4 3 (1, 1, 192)
+    """
+
+    name: str
+    layer: int | None
+    session: Session
+    position: int
+
+
+HookFunction: TypeAlias = Callable[[NDArray[np.float32], HookPoint], object]
+Hook: TypeAlias = tuple[Names, HookFunction] | Intervention
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One hook with its places."""
+
+    places: _core.Places
+    what: Callable[..., object] | _core.Intervention
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scope:
+    """Hooks or a recording that are on for the calls of a model's sessions, or of one session."""
+
+    model: _core.Model
+    session: _core.Session | None
+    entries: Sequence[_Entry] = ()
+    tracks: Tracks | None = None
+
+    def concerns(self, session: Session) -> bool:
+        """Whether it looks at this session, one of its model."""
+        return self.session is None or self.session is session._core
+
+
+_active: ContextVar[tuple[Scope, ...]] = ContextVar("llama2cpp_hooks", default=())
+
+
+class Scoped:
+    """A context manager in which something looks at calls: what hooks and recordings have in common."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> Self:
+        _active.set((*_active.get(), self._scope))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        scopes = list(_active.get())
+        if self._scope in scopes:  # the one that was entered last
+            del scopes[len(scopes) - 1 - scopes[::-1].index(self._scope)]
+        _active.set(tuple(scopes))
+
+
+class ActiveHooks(Scoped):
+    """What `Model.hooks` and `Session.hooks` return: a context manager in which their hooks are on."""
+
+    def __init__(self, model: _core.Model, session: _core.Session | None, fwd_hooks: Iterable[Hook] | None) -> None:
+        config = model.config
+        super().__init__(Scope(model, session, [entry for hook in fwd_hooks or () for entry in _entries(hook, config)]))
+
+
+def _entries(hook: Hook, config: _core.Config) -> list[_Entry]:
+    if isinstance(hook, Intervention):
+        return [_Entry(_core.Places(places, config), intervention) for places, intervention in hook.compile(config)]
+    try:
+        names, function = hook
+    except (TypeError, ValueError):
+        raise ValueError(f"a hook is {hook!r}, expected (name or predicate, function) or an intervention") from None
+    if not callable(function):
+        raise ValueError(f"the hook at {names!r} is of type {type(function).__name__}, which cannot be called")
+
+    def call(activation: NDArray[np.float32], name: str, layer: int | None, session: Session, position: int) -> object:
+        return function(activation, HookPoint(name, layer, session, position))
+
+    return [_Entry(_core.Places(find_places(names, config.n_layers), config), call)]
+
+
+def for_call(sessions: Sequence[Session], model: _core.Model | None = None) -> _core.CallHooks | None:
+    """Collect what looks at a call which feeds these sessions, all of one model; None if nothing does."""
+    scopes = _active.get()
+    if not scopes or not sessions:
+        return None
+    if model is None:
+        model = sessions[0]._core.model
+    scopes = tuple(
+        scope for scope in scopes if scope.model is model and any(scope.concerns(session) for session in sessions)
+    )
+    if not scopes:
+        return None
+    call = _core.CallHooks(model, list(sessions))
+    for scope in scopes:
+        only: list[int | None] = [None]
+        if scope.session is not None:
+            only = [i for i, session in enumerate(sessions) if scope.concerns(session)]
+        for sequence in only:
+            for entry in scope.entries:
+                if isinstance(entry.what, _core.Intervention):
+                    call.add_intervention(entry.places, entry.what, sequence)
+                else:
+                    call.add_callback(entry.places, entry.what, sequence)
+    for scope in scopes:  # after all edits, so that what the model goes on with is kept
+        if scope.tracks is not None:
+            tracks = [scope.tracks.of(session) if scope.concerns(session) else None for session in sessions]
+            call.add_recorder(scope.tracks.recorder, tracks)
+    return call
+
+
+def forked(session: Session, fork: Session) -> None:
+    """Tell the recordings that are on for a session that `fork` has begun as its copy."""
+    for scope in _active.get():
+        if scope.tracks is not None and scope.session is None and scope.model is session._core.model:
+            scope.tracks.follow(session, fork)

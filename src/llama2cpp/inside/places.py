@@ -1,0 +1,70 @@
+"""The places of a model where activations can be seen, and what names stand for them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+from .. import _core
+from .activation_names import get_act_name
+
+Names: TypeAlias = str | Sequence[str] | Callable[[str], bool]
+Place: TypeAlias = tuple[int, int]  # (point, layer), as the core counts them
+
+
+@lru_cache(maxsize=64)
+def points_of(n_layers: int) -> dict[str, Place]:
+    """Names of all places of a model, in the order of the forward."""
+    return {name: (point, layer) for name, point, layer in _core.hook_points(n_layers)}
+
+
+def find_places(names: Names, n_layers: int) -> list[Place]:
+    """Find the places that names stand for, in the order of the forward.
+
+    A name is a full one ("blocks.3.attn.hook_z"), a pattern for full ones ("blocks.*.hook_resid_post") or a short one
+    ("z", "z3", "resid_post4"), which without a layer stands for all layers.
+    """
+    points = points_of(n_layers)
+    if callable(names):
+        return [place for name, place in points.items() if names(name)]
+    chosen: set[str] = set()
+    for name in [names] if isinstance(names, str) else names:
+        chosen.update(_matching(name, points, n_layers))
+    return [place for name, place in points.items() if name in chosen]
+
+
+def places_to_keep(names_filter: Names | None, n_layers: int) -> list[Place]:
+    """Find the places of a filter, or without one all but ``hook_result``, which is large and computed apart."""
+    if names_filter is None:
+        return find_places(lambda name: not name.endswith("hook_result"), n_layers)
+    return find_places(names_filter, n_layers)
+
+
+def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[str]:
+    if name in points:
+        return [name]
+    if any(mark in name for mark in "*?["):
+        found = fnmatch.filter(points, name)
+    else:
+        layers = [None, *range(n_layers)]
+        kinds = [None, "ln1", "ln2"] if name in ("scale", "normalized") else [None]
+        shorts = {get_act_name(name, layer, kind) for layer in layers for kind in kinds}
+        numbered = re.fullmatch(r"([a-z_]+)(\d+)", name)
+        if numbered is not None:  # "resid_post4", which TransformerLens's own rule does not see
+            shorts.add(get_act_name(numbered[1], int(numbered[2])))
+        found = [full for full in points if full in shorts]
+    if not found:
+        names = [*points, *dict.fromkeys(full.rpartition("hook_")[2] for full in points)]
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"; close to it are {', '.join(close)}" if close else ""
+        raise ValueError(f"no activation of a model with {n_layers} layers is called {name!r}{hint}")
+    return found
+
+
+def name_of(place: Place, n_layers: int) -> str:
+    """TransformerLens's name of a place."""
+    return next(name for name, other in points_of(n_layers).items() if other == place)

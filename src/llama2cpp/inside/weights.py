@@ -1,0 +1,590 @@
+"""The weights of a model by name: the file's own names, and TransformerLens's with its shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from .._core import Config
+from ..common.arguments import checked, close_names, float_array
+from .html_views import details_html, size_text, table
+from .read_only_arrays import read_only
+
+Array = NDArray[np.float32]
+
+_READ_ONLY = (
+    "the weights of a model are read-only: change a copy (weights[name].copy()), and make a model that has it by "
+    "model.with_weights({name: copy})"
+)
+
+# How a matrix [out, in] of a file becomes TransformerLens's.
+#   same        as it is
+#   transposed  [out, in] -> [in, out]
+#   q, kv       [heads * head_dim, dim] -> [heads, dim, head_dim]; a bias [heads * head_dim] -> [heads, head_dim]
+#   o           [dim, heads * head_dim] -> [heads, head_dim, dim]
+Form = Literal["same", "transposed", "q", "kv", "o"]
+
+
+@dataclass(frozen=True)
+class _Place:
+    part: str  # Llama's own name, {} is the layer
+    form: Form = "same"
+    rotary: bool = False  # head_dim is in the order of the rotary pairs
+
+
+_MODEL = {
+    "embed.W_E": _Place("tok_embeddings.weight"),
+    "unembed.W_U": _Place("output.weight", "transposed"),
+    "ln_final.w": _Place("norm.weight"),
+}
+_BLOCK = {
+    "ln1.w": _Place("layers.{}.attention_norm.weight"),
+    "attn.W_Q": _Place("layers.{}.attention.wq.weight", "q", rotary=True),
+    "attn.W_K": _Place("layers.{}.attention.wk.weight", "kv", rotary=True),
+    "attn.W_V": _Place("layers.{}.attention.wv.weight", "kv"),
+    "attn.W_O": _Place("layers.{}.attention.wo.weight", "o"),
+    "attn.b_Q": _Place("layers.{}.attention.wq.bias", "q", rotary=True),
+    "attn.b_K": _Place("layers.{}.attention.wk.bias", "kv", rotary=True),
+    "attn.b_V": _Place("layers.{}.attention.wv.bias", "kv"),
+    "attn.b_O": _Place("layers.{}.attention.wo.bias"),
+    "ln2.w": _Place("layers.{}.ffn_norm.weight"),
+    "mlp.W_gate": _Place("layers.{}.feed_forward.w1.weight", "transposed"),
+    "mlp.W_in": _Place("layers.{}.feed_forward.w3.weight", "transposed"),
+    "mlp.W_out": _Place("layers.{}.feed_forward.w2.weight", "transposed"),
+    "mlp.b_gate": _Place("layers.{}.feed_forward.w1.bias"),
+    "mlp.b_in": _Place("layers.{}.feed_forward.w3.bias"),
+    "mlp.b_out": _Place("layers.{}.feed_forward.w2.bias"),
+}
+_ALIASES = {"W_E": "embed.W_E", "W_U": "unembed.W_U"}
+_EMBEDDING, _OUTPUT = "tok_embeddings.weight", "output.weight"
+
+
+def _find(name: str, n_layers: int) -> tuple[_Place, str] | None:
+    """Where a TransformerLens name lies, and Llama's own name of it."""
+    name = _ALIASES.get(name, name)
+    if name in _MODEL:
+        return _MODEL[name], _MODEL[name].part
+    match = re.fullmatch(r"blocks\.(0|[1-9]\d{0,8})\.(\w+\.\w+)", name, flags=re.ASCII)
+    if match is None or match[2] not in _BLOCK or int(match[1]) >= n_layers:
+        return None
+    return _BLOCK[match[2]], _BLOCK[match[2]].part.format(match[1])
+
+
+def _heads(place: _Place, config: Config) -> int:
+    return config.n_kv_heads if place.form == "kv" else config.n_heads
+
+
+def _reordered(array: Array, config: Config, *, to_half_split: bool) -> Array:
+    """[heads, head_dim, ...] from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2), or back."""
+    pairs = config.head_dim // 2
+    inner = (pairs, 2) if to_half_split else (2, pairs)
+    split = array.reshape(array.shape[0], *inner, *array.shape[2:])
+    return np.swapaxes(split, 1, 2).reshape(array.shape)
+
+
+def _to_lens(array: Array, place: _Place, config: Config) -> Array:
+    if place.form == "transposed":
+        return np.transpose(array)
+    if place.form == "o":
+        by_head: Array = array.reshape(config.dim, config.n_heads, config.head_dim)
+        return np.moveaxis(by_head, 0, 2)
+    if place.form in ("q", "kv"):
+        array = array.reshape(_heads(place, config), config.head_dim, *array.shape[1:])
+        if place.rotary and config.rope_style == "interleaved":
+            array = _reordered(array, config, to_half_split=True)
+        return np.swapaxes(array, 1, 2) if array.ndim == 3 else array
+    return array
+
+
+def _from_lens(array: Array, place: _Place, config: Config) -> Array:
+    if place.form == "transposed":
+        return np.transpose(array)
+    if place.form == "o":
+        rows: Array = np.moveaxis(array, 2, 0)
+        return rows.reshape(config.dim, config.n_heads * config.head_dim)
+    if place.form in ("q", "kv"):
+        array = np.swapaxes(array, 1, 2) if array.ndim == 3 else array
+        if place.rotary and config.rope_style == "interleaved":
+            array = _reordered(array, config, to_half_split=False)
+        return np.reshape(array, (_heads(place, config) * config.head_dim, *array.shape[2:]))
+    return array
+
+
+class _Source:
+    """What both views read: a core, and which of Llama's matrices its file has under which name."""
+
+    def __init__(self, core: _core.Model) -> None:
+        self.core = core
+        self.config = core.config
+        self.names = dict.fromkeys(core.weight_names())
+        self.parts = core.part_names()
+
+    def show(self, array: Array) -> Array:
+        """Refuse writing: it would reach no model, or a file that is mapped for reading."""
+        return read_only(array, _READ_ONLY)
+
+    def unknown(self, name: object) -> str:
+        """Say that there is no such weight, and which one may be meant."""
+        return f"the model has no weight {name!r}{close_names(name, [*self.names, *self.lens_names(), *_ALIASES])}"
+
+    def lens_names(self) -> Iterator[str]:
+        """Give TransformerLens's names of what the model has, in the order of the forward."""
+        layers = (f"blocks.{i}.{name}" for i in range(self.config.n_layers) for name in _BLOCK)
+        for name in ("embed.W_E", *layers, "ln_final.w", "unembed.W_U"):
+            if self.place(name) is not None:
+                yield name
+
+    def place(self, name: str) -> tuple[_Place, str] | None:
+        """Find a TransformerLens name's place and its name in the file; None if the model has no such weight."""
+        found = _find(name, self.config.n_layers)
+        if found is None:
+            return None
+        place, part = found
+        if part == _OUTPUT and self.config.tied:
+            part = _EMBEDDING
+        return (place, self.parts[part]) if part in self.parts else None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Get the shape of a TransformerLens name's array, without decoding it."""
+        place, file_name = self.place(name) or (None, "")
+        assert place is not None
+        shape = self.core.weight_info(file_name)["shape"]
+        return _to_lens(np.broadcast_to(np.float32(0), shape), place, self.config).shape
+
+
+class LensWeights(Mapping[str, NDArray[np.float32]]):
+    """The weights of a model under TransformerLens's names and in its shapes, decoded to float32 when asked for.
+
+    Got from ``model.weights.transformer_lens``; ``model.weights`` takes these names too.
+
+    ================================  =============================  =================================================
+    name                              shape                          what it is
+    ================================  =============================  =================================================
+    ``embed.W_E`` (or ``W_E``)        [vocab_size, dim]              one row for each token
+    ``blocks.{i}.ln1.w``              [dim]                          gain before attention; ``ln2.w`` before the MLP
+    ``blocks.{i}.attn.W_Q``           [n_heads, dim, head_dim]       queries
+    ``blocks.{i}.attn.W_K``, ``W_V``  [n_kv_heads, dim, head_dim]    keys and values; query head h reads head
+                                                                     ``h // (n_heads // n_kv_heads)``
+    ``blocks.{i}.attn.W_O``           [n_heads, head_dim, dim]       from heads to the residual stream
+    ``blocks.{i}.mlp.W_gate``         [dim, hidden_dim]              into the gate, ``hook_pre``
+    ``blocks.{i}.mlp.W_in``           [dim, hidden_dim]              into ``hook_pre_linear``
+    ``blocks.{i}.mlp.W_out``          [hidden_dim, dim]              from neurons to the residual stream
+    ``ln_final.w``                    [dim]                          gain before the output
+    ``unembed.W_U`` (or ``W_U``)      [dim, vocab_size]              one column for each token
+    ================================  =============================  =================================================
+
+    Biases, where a model has some: ``attn.b_Q`` [n_heads, head_dim], ``b_K`` and ``b_V`` [n_kv_heads, head_dim],
+    ``b_O`` [dim], ``mlp.b_gate`` and ``b_in`` [hidden_dim], ``b_out`` [dim]. Queries and keys are in half-split order
+    (pairs j and j + head_dim / 2), as hooks show them, whatever the file's order is. Nothing is folded into anything:
+    these are the numbers of the file. Source of names and shapes: TransformerLens 4.3.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> weights = llama2cpp.load("storyteller").weights.transformer_lens
+    >>> weights["blocks.0.attn.W_Q"].shape, weights["blocks.0.attn.W_K"].shape
+    ((6, 192, 32), (2, 192, 32))
+    >>> list(weights)[:3]
+    ['embed.W_E', 'blocks.0.ln1.w', 'blocks.0.attn.W_Q']
+    """
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
+
+    def __getitem__(self, name: str) -> Array:
+        found = self._source.place(name) if isinstance(name, str) else None
+        if found is None:
+            raise KeyError(self._source.unknown(name))
+        place, file_name = found
+        return self._source.show(_to_lens(self._source.core.weight(file_name), place, self._source.config))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._source.place(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return self._source.lens_names()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [*self, *_ALIASES]
+
+    def __repr__(self) -> str:
+        return f"<llama2cpp.LensWeights: {len(self)} matrices>"
+
+
+class Weights(Mapping[str, NDArray[np.float32]]):
+    """The parameter matrices of a model by name, decoded to float32 when asked for.
+
+    Got from ``model.weights``. Iterating gives the names in the file; where the file holds float32 the array is a
+    view of it. TransformerLens's names (see `transformer_lens`) are taken too. Nothing decoded is kept.
+
+    All of them are read-only, because what is written into a view or a decoded copy would change no model: edit
+    ``weights[name].copy()`` and give it to `Model.with_weights`. ``torch.from_dlpack`` gets a copy;
+    ``torch.from_numpy`` ignores the flag, so use ``torch.tensor(weights[name])``.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> model.weights["layers.0.attention.wk.weight"].shape
+    (64, 192)
+    >>> model.weights["blocks.0.attn.W_K"].shape
+    (2, 192, 32)
+    >>> len(model.weights)
+    47
+    """
+
+    def __init__(self, core: _core.Model) -> None:
+        self._source = _Source(core)
+
+    @property
+    def transformer_lens(self) -> LensWeights:
+        """The same weights under TransformerLens's names only, as a mapping to iterate over."""
+        return LensWeights(self._source)
+
+    def __getitem__(self, name: str) -> Array:
+        if name in self._source.names:
+            return self._source.show(self._source.core.weight(name))
+        return self.transformer_lens[name]
+
+    def __setitem__(self, name: str, value: object) -> NoReturn:
+        raise TypeError(_READ_ONLY)
+
+    def __delitem__(self, name: str) -> NoReturn:
+        raise TypeError(_READ_ONLY)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._source.names or name in self.transformer_lens
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source.names)
+
+    def __len__(self) -> int:
+        return len(self._source.names)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [*self, *self.transformer_lens, *_ALIASES]
+
+    def info(self, name: str) -> dict[str, Any]:
+        """How one matrix lies in the file, without decoding it.
+
+        Parameters
+        ----------
+        name : str
+            The name in the file, or TransformerLens's.
+
+        Returns
+        -------
+        dict
+            ``shape`` in the file, [rows, columns] or [columns], ``format`` (such as "f32") and ``bytes`` in the file.
+
+        Raises
+        ------
+        KeyError
+            If the model has no weight of that name.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> llama2cpp.load("storyteller").weights.info("norm.weight")["format"]
+        'f32'
+        """
+        if name not in self._source.names:
+            found = self._source.place(name)
+            if found is None:
+                raise KeyError(self._source.unknown(name))
+            name = found[1]
+        return self._source.core.weight_info(name)
+
+    @checked
+    def head(self, name: str, head: int) -> Array:
+        """Decode one head of a matrix of attention, and nothing else of it.
+
+        Parameters
+        ----------
+        name : str
+            TransformerLens's: "blocks.0.attn.W_Q", ``W_K``, ``W_V``, ``W_O``, or one of the biases ``b_Q``, ``b_K``,
+            ``b_V``.
+        head : int
+            Which; negative counts from the last. ``W_K`` and ``W_V`` have n_kv_heads of them.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32: what ``weights[name][head]`` is. [dim, head_dim], for ``W_O`` [head_dim, dim], [head_dim] for a
+            bias.
+
+        Raises
+        ------
+        KeyError
+            If the model has no weight of that name.
+        ValueError
+            If the weight has no heads, or no such head.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> model.weights.head("blocks.4.attn.W_O", 2).shape
+        (32, 192)
+        """
+        found = self._source.place(name)
+        if found is None:
+            raise KeyError(self._source.unknown(name))
+        place, file_name = found
+        core, config = self._source.core, self._source.config
+        if place.form not in ("q", "kv", "o"):
+            raise ValueError(f"{name!r} has no heads")
+        heads = _heads(place, config)
+        if not -heads <= head < heads:
+            raise ValueError(f"head is {head}, but {name!r} has {heads}")
+        begin, size = head % heads * config.head_dim, config.head_dim
+        if place.form == "o":
+            return self._source.show(np.transpose(core.weight_columns(file_name, begin, size)))
+        if len(core.weight_info(file_name)["shape"]) == 1:  # a bias
+            bias: Array = self[name][head % heads]
+            return bias
+        part = core.weight_rows(file_name, range(begin, begin + size))[None]  # [1, head_dim, dim]
+        if place.rotary and config.rope_style == "interleaved":
+            part = _reordered(part, config, to_half_split=True)
+        return self._source.show(np.transpose(part[0]))
+
+    def release(self, name: str) -> None:
+        """Let a weight's pages leave memory, where it lies in a mapped file. They come back when it is used again.
+
+        For whoever reads a large file from end to end: pages of a mapped file count as the process's memory.
+
+        Parameters
+        ----------
+        name : str
+            The name in the file.
+
+        Raises
+        ------
+        KeyError
+            If the file has no weight of that name.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> weights = llama2cpp.load("storyteller").weights
+        >>> gain = weights["norm.weight"]
+        >>> weights.release("norm.weight")
+        >>> bool((weights["norm.weight"] == gain).all())
+        True
+        """
+        if name not in self._source.names:
+            raise KeyError(self._source.unknown(name))
+        self._source.core.release_weight(name)
+
+    def __repr__(self) -> str:
+        return f"<llama2cpp.Weights: {len(self)} matrices, {size_text(self._bytes())}>"
+
+    def _bytes(self) -> int:
+        return sum(self.info(name)["bytes"] for name in self)
+
+    def _repr_html_(self) -> str:
+        def rows(names: Iterable[str]) -> list[tuple[str, str, str, str]]:
+            # One line for a matrix of all layers, where they agree.
+            families: dict[tuple[str, str, str], list[int]] = {}
+            for name in names:
+                info = self.info(name)
+                shape = info["shape"] if name in self._source.names else self._source.shape(name)
+                family = re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name, count=1)
+                families.setdefault((family, str(list(shape)), info["format"]), []).append(info["bytes"])
+            return [
+                (f"{family} ({len(sizes)})" if "{i}" in family else family, shape, form, size_text(sum(sizes)))
+                for (family, shape, form), sizes in families.items()
+            ]
+
+        head = ("name", "shape", "format in the file", "bytes")
+        lens = details_html("by TransformerLens's names", table(head, rows(self.transformer_lens)))
+        title = f"<p><b>llama2cpp.Weights</b>: {len(self)} matrices, {size_text(self._bytes())}, read-only</p>"
+        return title + table(head, rows(self)) + lens
+
+
+def edited(core: _core.Model, edits: Mapping[str, Any]) -> _core.Model:
+    """Make a model with some weights replaced. See `Model.with_weights`, whose docstring this is."""
+    source = _Source(core)
+    arrays: dict[str, Array] = {}
+    given: dict[str, str] = {}  # name in the file -> name in `edits`
+    untie = False
+    for name, edit in edits.items():
+        found = None if name in source.names else source.place(name)
+        if found is None and name not in source.names:
+            raise ValueError(source.unknown(name))
+        expected = source.shape(name) if found else tuple(core.weight_info(name)["shape"])
+        array: Array = np.array(float_array(edit), order="C")
+        if array.shape != expected:
+            raise ValueError(f"{name!r} has shape {list(array.shape)}, expected {list(expected)}")
+        target = name
+        if found is not None:
+            place, target = found
+            array = np.ascontiguousarray(_from_lens(array, place, source.config))
+            if source.config.tied and place.part == _OUTPUT:
+                target = _OUTPUT  # the model has none yet: the core takes Llama's own name
+            untie = untie or (source.config.tied and place.part == _EMBEDDING)
+        if target in arrays:
+            raise ValueError(f"{name!r} and {given[target]!r} are the same weight")
+        arrays[target], given[target] = array, name
+    return core.with_weights(arrays, untie)
+
+
+class StackedWeights:
+    """What `Model` has of TransformerLens's matrices by attribute: those of all layers in one array.
+
+    They are decoded anew each time: keep what is used twice. All are float32 and read-only, as in `Weights`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> model.W_Q.shape, model.W_U.shape
+    ((5, 6, 192, 32), (192, 1536))
+    """
+
+    if TYPE_CHECKING:  # what a model has
+
+        @property
+        def config(self) -> Config:
+            """See `Model`."""
+            raise NotImplementedError
+
+        @property
+        def weights(self) -> Weights:
+            """See `Model`."""
+            raise NotImplementedError
+
+        def to_single_token(self, text: str) -> int:
+            """See `Model`."""
+            raise NotImplementedError
+
+    def _stack(self, name: str) -> Array:
+        names = [f"blocks.{i}.{name}" for i in range(self.config.n_layers)]
+        if names[0] not in self.weights:
+            raise AttributeError(f"the model has no {name.rpartition('.')[2]}")
+        layers = [self.weights[name] for name in names]
+        _core.need_memory(sum(array.nbytes for array in layers), f"an array of {name} of all layers", "use `weights`")
+        return self.weights._source.show(np.stack(layers))
+
+    @property
+    def W_E(self) -> Array:  # noqa: N802 - TransformerLens's name
+        """Embeddings, [vocab_size, dim]."""
+        return self.weights["embed.W_E"]
+
+    @property
+    def W_U(self) -> Array:  # noqa: N802
+        """Output matrix, [dim, vocab_size]: what `unembed` multiplies with."""
+        return self.weights["unembed.W_U"]
+
+    @property
+    def W_Q(self) -> Array:  # noqa: N802
+        """Query matrices, [n_layers, n_heads, dim, head_dim]."""
+        return self._stack("attn.W_Q")
+
+    @property
+    def W_K(self) -> Array:  # noqa: N802
+        """Key matrices, [n_layers, n_kv_heads, dim, head_dim]."""
+        return self._stack("attn.W_K")
+
+    @property
+    def W_V(self) -> Array:  # noqa: N802
+        """Value matrices, [n_layers, n_kv_heads, dim, head_dim]."""
+        return self._stack("attn.W_V")
+
+    @property
+    def W_O(self) -> Array:  # noqa: N802
+        """Attention's output matrices, [n_layers, n_heads, head_dim, dim]."""
+        return self._stack("attn.W_O")
+
+    @property
+    def W_gate(self) -> Array:  # noqa: N802
+        """Gate matrices of the MLPs, [n_layers, dim, hidden_dim]."""
+        return self._stack("mlp.W_gate")
+
+    @property
+    def W_in(self) -> Array:  # noqa: N802
+        """Input matrices of the MLPs, [n_layers, dim, hidden_dim]."""
+        return self._stack("mlp.W_in")
+
+    @property
+    def W_out(self) -> Array:  # noqa: N802
+        """Output matrices of the MLPs, [n_layers, hidden_dim, dim]."""
+        return self._stack("mlp.W_out")
+
+    def tokens_to_residual_directions(self, tokens: int | str | Sequence[int] | NDArray[Any]) -> Array:
+        """Get the directions of the residual stream that the logits of some tokens are read along: columns of `W_U`.
+
+        Only these columns are decoded.
+
+        Parameters
+        ----------
+        tokens : int, str or array of int [...]
+            Ids, or the text of one token.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [..., dim]; [dim] for one token. Without the gain of the last norm: `ActivationCache.logit_attrs`
+            multiplies with it.
+
+        Raises
+        ------
+        ValueError
+            For an id outside the vocabulary, or a text that is not one token.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> model.tokens_to_residual_directions([508, 509]).shape
+        (2, 192)
+        """
+        ids = np.asarray(self.to_single_token(tokens) if isinstance(tokens, str) else tokens)
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"tokens have dtype {ids.dtype}, expected integers")
+        source = self.weights._source
+        found = source.place("unembed.W_U")
+        assert found is not None
+        rows = source.core.weight_rows(found[1], [int(id) for id in ids.ravel()])
+        return rows.reshape(*ids.shape, self.config.dim)
+
+    @checked
+    def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> Array:
+        """Sum the biases that layers before `layer` add to the residual stream.
+
+        Parameters
+        ----------
+        layer : int
+            From 0 to ``config.n_layers``.
+        mlp_input : bool
+            Include that of the attention of `layer` itself.
+        include_mlp_biases : bool
+            Include those of the MLPs.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [dim]; zeros for a model without biases, as most Llamas are.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> float(llama2cpp.load("storyteller").accumulated_bias(5).sum())
+        0.0
+        """
+        names = [f"blocks.{i}.attn.b_O" for i in range(layer + (1 if mlp_input else 0))]
+        names += [f"blocks.{i}.mlp.b_out" for i in range(layer)] if include_mlp_biases else []
+        total = np.zeros(self.config.dim, dtype=np.float32)
+        for name in names:
+            if name in self.weights:
+                total += self.weights[name]
+        return total
