@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.append(str(Path(__file__).parent.parent / "export"))
+sys.path.append(str(Path(__file__).parent.parent / "export" / "storyteller"))
 
 import story_grammar as grammar
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent.parent / "export"))
+sys.path.append(str(Path(__file__).parent.parent / "export" / "storyteller"))
 
 from story_grammar import PLOTS
 from story_parser import _Graph, _Node

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import llama2cpp
 
-sys.path.append(str(ROOT / "export"))
+sys.path.append(str(ROOT / "export" / "storyteller"))
 
 import check_storyteller as checks
 import story_grammar as grammar

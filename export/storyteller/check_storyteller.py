@@ -1,6 +1,6 @@
 """Checks a storyteller through the engine: whether its stories are stories, and its circuits work.
 
-    python export/check_storyteller.py storyteller/storyteller.bin -z storyteller/tokenizer.model
+    python export/storyteller/check_storyteller.py storyteller/storyteller.bin -z storyteller/tokenizer.model
 
 Prints a table, or with --json what is in it for a program. The stories are sampled from nothing but BOS.
 """

@@ -25,7 +25,7 @@ again, which box holds the key.
 
 ## Data
 
-`export/story_grammar.py` writes a story for any seed: {plots} plots of beats told in several ways, with casts of children
+`export/storyteller/story_grammar.py` writes a story for any seed: {plots} plots of beats told in several ways, with casts of children
 or animals, things, places and feelings drawn for each story. Whoever recurs, recurs by name, so what came before decides
 what comes next. Pairs of names and invented names that training never sees are kept for the checks. Every training
 story is a fresh one.
@@ -33,7 +33,7 @@ story is a fresh one.
 ## Training
 
 ```sh
-python export/train_storyteller.py --minutes {minutes:.0f} --seed {seed} --threads {threads} --out storyteller
+python export/storyteller/train_storyteller.py --minutes {minutes:.0f} --seed {seed} --threads {threads} --out storyteller
 ```
 
 {tokens:,} tokens in {steps:,} steps, {tokens_a_second:,.0f} tokens a second. Muon for the matrices inside the layers,
@@ -51,7 +51,7 @@ decides.
 ## Checks
 
 ```sh
-python export/check_storyteller.py storyteller/storyteller.bin -z storyteller/tokenizer.model --card storyteller/CARD.md
+python export/storyteller/check_storyteller.py storyteller/storyteller.bin -z storyteller/tokenizer.model --card storyteller/CARD.md
 ```
 
 {samples} stories sampled at temperature {temperature:g} (top-p 0.9, as `generate` has it) with seeds from {first_seed} on, from

@@ -1,6 +1,6 @@
 """Trains the storyteller, the small model in the package, on the stories of `story_grammar.py`, on CPU cores.
 
-    python export/train_storyteller.py --minutes 110 --seed 1 --out storyteller
+    python export/storyteller/train_storyteller.py --minutes 110 --seed 1 --out storyteller
 
 The folder gets `storyteller.bin` (llama2.c version 2, int8), `tokenizer.model`, `training.json` with the figures, and
 `state.pt`, from which the same command goes on where it was stopped. Another run with the same seed sees the same
