@@ -16,6 +16,7 @@ from downloads import downloaded_file
 import llama2cpp
 
 ROOT = Path(__file__).parent.parent
+SUPPORT = ROOT / "tests" / "support"  # what several tests use; pyproject.toml puts it on the path
 
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and so all that they start; some test it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

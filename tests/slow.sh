@@ -15,13 +15,13 @@
 #   aarch64     C++ tests built for aarch64, run by an emulator: the same bits as here
 #   windows     C++ tests built for Windows on x86-64, run by Wine: the same bits as here
 #   macos       C++ tests built for macOS on aarch64 (and not run)
-#   costs       tests/test_chat_template_costs.py with all operations
-#   allocations tests/test_allocations.py: up to 3,000 allocations of each operation fail in turn
-#   leaks       tests/test_leaks.py with 10,000 cycles
-#   threads     tests/test_python_threads.py with 50 rounds
+#   costs       tests/chat/test_chat_template_costs.py with all operations
+#   allocations tests/engine/test_allocations.py: up to 3,000 allocations of each operation fail in turn
+#   leaks       tests/engine/test_leaks.py with 10,000 cycles
+#   threads     tests/engine/test_python_threads.py with 50 rounds
 #   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
-#   kills       tests/writers.py: each writer of files killed a thousand times, at random moments
-#   mutants     tests/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
+#   kills       tests/support/writers.py: each writer of files killed a thousand times, at random moments
+#   mutants     tests/support/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
 set -euo pipefail
 
 minutes=10
@@ -90,7 +90,7 @@ fuzz() {
   local source target
   for source in tests/cpp/fuzz_*.cpp; do
     target=$(basename "$source" .cpp)
-    "$python" tests/fuzz_corpus.py "$target" "$build/corpus/$target"
+    "$python" tests/support/fuzz_corpus.py "$target" "$build/corpus/$target"
     mkdir -p "$build/crashes"
     # Grows the corpus in the folder. Slow inputs and hungry ones are failures too.
     "$build/asan/tests/cpp/$target" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
@@ -163,25 +163,25 @@ windows() {
   wine "$tests/stress_sessions.exe"
 }
 
-costs() { LLAMA2CPP_TEMPLATE_COSTS=1 "$python" -m pytest -q tests/test_chat_template_costs.py; }
+costs() { LLAMA2CPP_TEMPLATE_COSTS=1 "$python" -m pytest -q tests/chat/test_chat_template_costs.py; }
 
 # An export makes tens of thousands: of each operation up to 3,000 are tried.
-allocations() { LLAMA2CPP_ALLOCATIONS=3000 "$python" -m pytest -q -rP tests/test_allocations.py; }
+allocations() { LLAMA2CPP_ALLOCATIONS=3000 "$python" -m pytest -q -rP tests/engine/test_allocations.py; }
 
-leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/test_leaks.py; }
+leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/engine/test_leaks.py; }
 
-threads() { LLAMA2CPP_STRESS_ROUNDS=50 "$python" -m pytest -q tests/test_python_threads.py; }
+threads() { LLAMA2CPP_STRESS_ROUNDS=50 "$python" -m pytest -q tests/engine/test_python_threads.py; }
 
 libm() {
   cpp here
   "$build/here/tests/cpp/llama2cpp_tests" --no-skip --test-case="llama2.c's float functions: every float"
 }
 
-kills() { "$python" tests/writers.py 1000 "${LLAMA2CPP_TEST_MODELS:-../shared/models}/stories260K"; }
+kills() { "$python" tests/support/writers.py 1000 "${LLAMA2CPP_TEST_MODELS:-../shared/models}/stories260K"; }
 
 mutants() {
   cpp here
-  "$python" tests/mutate_kernels.py "$build/here"
+  "$python" tests/support/mutate_kernels.py "$build/here"
 }
 
 # In one piece, so that bash reads no further: this file may change while the checks run.

@@ -1,4 +1,4 @@
-# Types of the C++ extension module. tests/test_stubs.py holds this file against the module.
+# Types of the C++ extension module. tests/documents/test_stubs.py holds this file against the module.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 import llama2cpp
 from llama2cpp.generation import log_softmax
 
-sys.path.append(str(Path(__file__).parent.parent))
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 import gguf_files
 
 Floats = NDArray[np.float32]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RAYON_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import tiktoken
 from vocabularies import LISTED, LLAMA3_PATTERN, gguf_vocabulary, mixed_text

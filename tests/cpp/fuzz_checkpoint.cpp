@@ -1,6 +1,6 @@
 // libFuzzer: no bytes may crash the checkpoint readers, every byte of every weight of a file that opens must lie inside
 // the file, and its weights and tokenizer must be usable or refused. Start it with a few small files as corpus;
-// tests/fuzz_corpus.py writes them.
+// tests/support/fuzz_corpus.py writes them.
 #include <cstddef>
 #include <cstdint>
 

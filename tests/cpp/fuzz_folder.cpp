@@ -1,6 +1,6 @@
 // libFuzzer: no files in a Hugging Face folder may crash its reader. The input is a folder: for each file a byte that
 // says which, two bytes of length, and its bytes. Every byte of every weight of a folder that opens must lie inside a
-// file, and its weights and tokenizer must be usable or refused. tests/fuzz_corpus.py writes a folder to start with.
+// file, and its weights and tokenizer must be usable or refused. tests/support/fuzz_corpus.py writes a folder to start with.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Runs the kernels with each of the mistakes that tests/mutate_kernels.py has planted in them, one at a time, and prints
+// Runs the kernels with each of the mistakes that tests/support/mutate_kernels.py has planted in them, one at a time, and prints
 // the numbers of those that nobody notices. For that script only: mutants ISA,... GROUP MISTAKE...
 #include <sys/wait.h>
 #include <unistd.h>

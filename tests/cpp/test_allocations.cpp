@@ -1,5 +1,5 @@
 // Every allocation of a call fails in turn: the call throws std::bad_alloc, what it worked on is as it was, and the next call
-// gives the bits that it would have given. (The Python side of it is tests/test_allocations.py.)
+// gives the bits that it would have given. (The Python side of it is tests/engine/test_allocations.py.)
 #include <doctest/doctest.h>
 
 #include <atomic>

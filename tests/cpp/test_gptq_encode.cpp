@@ -1,5 +1,5 @@
 // GPTQ's arithmetic has one order: the hash is the same on every processor, with every compiler and any number of threads.
-// tests/test_gptq_export.py holds the numbers themselves against the paper's equations.
+// tests/export/test_gptq_export.py holds the numbers themselves against the paper's equations.
 #include <doctest/doctest.h>
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // The safetensors container: where tensors lie, by numbers written down by hand. What damaged headers say is tested by
-// way of session files, in tests/test_session_file.py.
+// way of session files, in tests/engine/test_session_file.py.
 #include <doctest/doctest.h>
 
 #include <cstring>

@@ -1,5 +1,5 @@
 // Session files from the inside: files in memory at any address, the caller's poll, and the writer's promise that a
-// file appears whole or not at all. The rest is in tests/test_session_file.py.
+// file appears whole or not at all. The rest is in tests/engine/test_session_file.py.
 #include <doctest/doctest.h>
 
 #include <chrono>

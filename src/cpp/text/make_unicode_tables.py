@@ -4,7 +4,7 @@
     python src/cpp/text/make_unicode_tables.py
 
 The references' regular expressions (tiktoken 0.14, tokenizers 0.23) have the classes of Unicode 16.0, and so has Python
-3.14; other Pythons need unicodedata2. tests/test_byte_bpe_classes.py compares all code points with the references.
+3.14; other Pythons need unicodedata2. tests/text/test_byte_bpe_classes.py compares all code points with the references.
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""Writes the small good files that a fuzz target starts from: ``python tests/support/fuzz_corpus.py TARGET FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import gguf
+import gguf_files
+import numpy as np
+from gguf_files import BPE, SPM
+from tokenizer_files import NORMAL, USER_DEFINED, SentencePieceModel, tokenizer_bin
+from vocabularies import ByteBpe
+
+from llama2cpp.export import convert
+
+
+def tokenizers(folder: Path) -> None:
+    """Two bytes (flags and the length of a text), the text, and the file: see fuzz_tokenizer.cpp."""
+    texts = ["a", "b", "c", "ab", "abc", "é", " ", " a"]
+    pieces = [(text.encode(), -float(i)) for i, text in enumerate(texts)]
+    special = [(text, 0.0) for text in (b"<unk>", b"\n<s>\n", b"\n</s>\n")]
+    raw_bytes = [(f"<0x{byte:02X}>".encode(), 0.0) for byte in range(256)]
+    model = [(text.replace(" ", "\u2581"), -float(i), NORMAL) for i, text in enumerate(texts)]
+    files = {
+        "bin": tokenizer_bin([*special, *raw_bytes, *pieces]),
+        "bin_small": tokenizer_bin(pieces),
+        "model": SentencePieceModel([*model, ("cab", 0.0, USER_DEFINED)]).to_bytes(),
+        "model_bytes": SentencePieceModel(model, byte_fallback=True, dummy_prefix=False, tidy=True).to_bytes(),
+    }
+    for name, data in files.items():
+        for flags in range(8):
+            text = b"abc ab\xc3\xa9<s>"
+            (folder / f"{name}_{flags}").write_bytes(bytes([flags, len(text)]) + text + data)
+
+
+def ggufs(folder: Path) -> None:
+    """Small Llamas of zeros: one for each type of weights, both kinds of tokenizer, what a config can say."""
+    configs: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "sentencepiece": SPM,
+        "byte_level": BPE | {"tokenizer__chat_template": "{{ messages }}"},
+        "scaled": {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 2.0},
+        "window": {"llama__attention__sliding_window": 3, "llama__rope__freq_base": 5e5},
+        "aligned": {"general__alignment": 64, "llama__attention__key_length": 4, "llama__attention__value_length": 4},
+    }
+    tiny = {"llama__embedding_length": 8, "llama__feed_forward_length": 8, "llama__attention__head_count": 2}
+    for name, changes in configs.items():
+        file = gguf_files.llama(**(tiny | changes))
+        file.alignment = int(changes.get("general__alignment", 32))
+        (folder / f"gguf_{name}").write_bytes(file.to_bytes())
+    for kind in gguf_files.TYPES:
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        file = gguf_files.llama(llama__embedding_length=max(32, block), llama__feed_forward_length=max(32, block))
+        file.tensors = [
+            replace(tensor, kind=int(kind), bytes=int(np.prod(tensor.shape)) // block * size)
+            if len(tensor.shape) == 2
+            else tensor
+            for tensor in file.tensors
+        ]
+        (folder / f"gguf_{kind.name}").write_bytes(file.to_bytes())
+
+
+def panels(folder: Path) -> None:
+    """Small files of panels: of each form, with and without an order and a tokenizer."""
+    from test_panel_file import SOURCES, packed_with_all
+
+    for name in ("llama2.c v0", "llama2.c v2", "GPTQ of 3 bits", "LLM.int8() with fixed outliers"):
+        with tempfile.TemporaryDirectory() as scratch:
+            done = convert(SOURCES[name](Path(scratch)), Path(scratch) / "panels.safetensors")
+            (folder / f"panels_{name.replace(' ', '_')}").write_bytes(done.path.read_bytes())
+    with tempfile.TemporaryDirectory() as scratch:
+        (folder / "panels_all").write_bytes(packed_with_all(Path(scratch)))
+
+
+def hugging_face(folder: Path) -> None:
+    """Small Llamas of floats and of every width of GPTQ, with both kinds of tokenizer: see fuzz_folder.cpp."""
+    import torch
+    from gptq_files import quantise_folder
+    from hf_folders import Spec
+    from test_hf_tokenizer import characters
+
+    names = [
+        *("config.json", "model.safetensors", "model.safetensors.index.json", "a.safetensors", "tokenizer.json"),
+        *("tokenizer_config.json", "generation_config.json", "quantize_config.json"),
+    ]
+    tokenizers_of = [
+        characters([("a", "b"), ("ab", "c")]),
+        characters([("a", "a")], byte_fallback=False, prefix="first", added=("<foo>",)),
+        ByteBpe([b"a", b"b", b" ", b"ab"], [(b"a", b"b")], ignore_merges=True).reference(),
+        ByteBpe([b"a", b"b", b" ", b"ab"], [(b"a", b"b")], pre="llama3").reference(),
+    ]
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_key_value_heads": 4}
+    sizes |= {"num_hidden_layers": 1, "vocab_size": 288, "tie_word_embeddings": True}
+    for bits in (0, 2, 3, 4, 8):
+        for number, tokenizer in enumerate(tokenizers_of):
+            with tempfile.TemporaryDirectory() as scratch:
+                path = Spec(settings=sizes, mistral=number % 2 == 1, dtype=torch.float16).save(Path(scratch))
+                if bits > 0:
+                    quantise_folder(path, bits, act_order=number == 1)
+                tokenizer.save(str(path / "tokenizer.json"))
+                (path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": {"content": "</s>"}}')
+                data = b""
+                for which, name in enumerate(names):
+                    if (path / name).exists():
+                        content = (path / name).read_bytes()
+                        data += bytes([which]) + len(content).to_bytes(2, "little") + content
+                (folder / f"folder_{bits}_{number}").write_bytes(data)
+
+
+def main(target: str, folder: str) -> None:
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    if target == "fuzz_checkpoint":
+        checkpoints.write_corpus(path)
+        ggufs(path)
+        panels(path)
+    elif target == "fuzz_folder":
+        hugging_face(path)
+    elif target == "fuzz_tokenizer":
+        tokenizers(path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
