@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import interventions, plot
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
-from .dialogue.conversation import Conversation, Turn, chat, chat_stream
-from .generation import Completion, generate, stream
+from .defaults import chat, chat_stream, generate, stream
+from .dialogue.conversation import Conversation, Turn
+from .generation import Completion
 from .inside.cache import ActivationCache
 from .inside.hooks import HookPoint
 from .inside.html_views import TokenList

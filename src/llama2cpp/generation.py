@@ -294,10 +294,7 @@ def _begin(
     logprobs: int | None,
 ) -> tuple[Model, list[Sample]]:
     """Read the prompt once, and fork the session for each further sampler."""
-    if model is None:
-        from .model import default_model
-
-        model = default_model()
+    assert model is not None  # defaults.py has put one there
     stops = _checked(max_tokens, stop)
     tokenizer = model.tokenizer
     ids = to_ids(model, prompt)

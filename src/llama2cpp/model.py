@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core, generation, hub
 from ._core import Config, Tokenizer
 from .common.arguments import checked, close_names, float_array
-from .dialogue import conversation
+from .dialogue import answers
 from .inside.hooks import for_call
 from .inside.html_views import TokenList, config_html, details_html, facts_html, size_text, token_list
 from .inside.observation import Observation
@@ -27,8 +27,8 @@ from .session import Session
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from .dialogue.answers import ChatOptions
     from .dialogue.chat_format import Message
-    from .dialogue.conversation import ChatOptions
     from .generation import Completion, Options, Prompt
 
 _STORYTELLER = "storyteller"  # its name
@@ -37,18 +37,16 @@ _PERPLEXITY_CHUNK = 128  # tokens whose logits are in memory at a time
 
 
 _own_tokenizers = threading.Lock()
-_default_lock = threading.Lock()
-_default: Model | None = None
 
 
-def _new_locks() -> None:
-    """In a child of fork(), which has none of the threads that may have had the old ones."""
-    global _own_tokenizers, _default_lock
-    _own_tokenizers, _default_lock = threading.Lock(), threading.Lock()
+def _new_lock() -> None:
+    """In a child of fork(), which has none of the threads that may have had the old one."""
+    global _own_tokenizers
+    _own_tokenizers = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_locks)
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 class Model(Observation, StackedWeights):
@@ -244,9 +242,7 @@ class Model(Observation, StackedWeights):
         >>> model.chat([{"role": "user", "content": "Hello"}], template="llama2", max_tokens=5, temperature=0)
         ', andilaa'
         """
-        return conversation.chat(
-            messages, model=self, template=template, special_in_content=special_in_content, **options
-        )
+        return answers.chat(messages, model=self, template=template, special_in_content=special_in_content, **options)
 
     def chat_stream(
         self,
@@ -267,7 +263,7 @@ class Model(Observation, StackedWeights):
         >>> list(model.chat_stream("Hello", template="llama2", max_tokens=2, temperature=0))
         [',', ' and']
         """
-        return conversation.chat_stream(
+        return answers.chat_stream(
             messages, model=self, template=template, special_in_content=special_in_content, **options
         )
 
@@ -674,15 +670,6 @@ def load(
             raise
         raise FileNotFoundError(error.errno, f"{error.strerror}{hint}", str(source)) from None
     return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size), options)
-
-
-def default_model() -> Model:
-    """Get the storyteller for calls that name no model. It is opened once, and again if somebody has closed it."""
-    global _default
-    with _default_lock:
-        if _default is None or _default._open_core is None:
-            _default = load()
-        return _default
 
 
 @checked

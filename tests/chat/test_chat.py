@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llama2cpp
-from llama2cpp import generation
-from llama2cpp import model as model_module
+from llama2cpp import defaults, generation
 from llama2cpp.dialogue.chat_format import ChatFormat
 
 BOS, EOS = 1, 2
@@ -175,8 +174,8 @@ def test_the_default_model(monkeypatch: pytest.MonkeyPatch, model: llama2cpp.Mod
         opened.append(tiny.model(tiny.config(vocab_size=512), tokenizer=model.tokenizer))
         return opened[-1]
 
-    monkeypatch.setattr(model_module, "load", load)
-    monkeypatch.setattr(model_module, "_default", None)
+    monkeypatch.setattr(defaults, "load", load)
+    monkeypatch.setattr(defaults, "_model", None)
     threads = [threading.Thread(target=llama2cpp.generate, args=("Hello",), kwargs={"max_tokens": 2}) for _ in range(4)]
     for thread in threads:
         thread.start()

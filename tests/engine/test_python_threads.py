@@ -15,7 +15,7 @@ import pytest
 import tiny
 
 import llama2cpp
-from llama2cpp import _core, interventions
+from llama2cpp import _core, defaults, interventions
 
 THREADS = 6
 ROUNDS = int(os.environ.get("LLAMA2CPP_STRESS_ROUNDS", "2"))  # tests/slow.sh has more
@@ -159,7 +159,7 @@ def test_first_use_by_all_at_once(stories_dir: Path, name: str) -> None:
 def test_loading_at_once(stories_dir: Path) -> None:
     texts = together(lambda i: open_model(stories_dir).generate("Once", max_tokens=5, seed=1))
     assert texts == [open_model(stories_dir).generate("Once", max_tokens=5, seed=1)] * THREADS
-    models = together(lambda i: llama2cpp.model.default_model())
+    models = together(lambda i: defaults.default_model())
     assert all(model is models[0] for model in models)
 
 
@@ -207,7 +207,7 @@ def test_children_of_fork_while_threads_do_all_of_it(stories_dir: Path) -> None:
             for name in names[i:] + names[:i]:
                 if not stop.is_set():
                     WORK[name](fresh if i % 2 else model, i)
-            with llama2cpp.model._default_lock:
+            with defaults._lock:
                 pass
 
     threads = [threading.Thread(target=busy, args=(i,)) for i in range(3)]

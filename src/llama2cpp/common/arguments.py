@@ -244,7 +244,7 @@ def checked_options(options: Mapping[str, Any], kind: type, function: str, other
     Examples
     --------
     >>> from llama2cpp.common.arguments import checked_options
-    >>> from llama2cpp.dialogue.conversation import ChatOptions
+    >>> from llama2cpp.dialogue.answers import ChatOptions
     >>> checked_options({"max_tokens": 5}, ChatOptions, "chat")
     """
     annotations = inspect.get_annotations(kind)
