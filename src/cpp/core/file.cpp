@@ -13,13 +13,10 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/descriptor.h"
 
 namespace llama2cpp {
 namespace {
-
-[[noreturn]] void throw_system_error(const std::string& path, int error = errno) {
-  throw std::system_error(error, std::generic_category(), path);
-}
 
 int descriptor_of(std::intptr_t handle) { return static_cast<int>(handle); }
 
@@ -31,7 +28,7 @@ std::string_view kind_of(mode_t mode) {
 }
 
 void check_kind(mode_t mode, const std::string& path) {
-  if (S_ISDIR(mode)) throw_system_error(path, EISDIR);
+  if (S_ISDIR(mode)) throw_errno(path, EISDIR);
   // A pipe or a device has no length to check against and cannot be mapped.
   if (!S_ISREG(mode)) throw FormatError(cat(path, ": not a regular file, but ", kind_of(mode)));
 }
@@ -56,24 +53,19 @@ void wait_for_next_tick([[maybe_unused]] std::int64_t seconds, [[maybe_unused]] 
 
 File::File(std::string path) : path_(std::move(path)) {
   LLAMA2CPP_CHECK(path_.find('\0') == std::string::npos, "the path '", path_.c_str(), "' goes on after a NUL byte");
-  int descriptor = -1;
+  Descriptor opened(-1);
   do {  // without O_NONBLOCK a pipe would keep us until someone writes to it; to a regular file it means nothing
-    descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  } while (descriptor < 0 && errno == EINTR);
+    opened.value = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  } while (opened.value < 0 && errno == EINTR);
   struct stat status {};
-  if (descriptor < 0) {
+  if (opened.value < 0) {
     const int error = errno;
     if (error == ENXIO && ::stat(path_.c_str(), &status) == 0) check_kind(status.st_mode, path_);  // sockets
-    throw_system_error(path_, error);
+    throw_errno(path_, error);
   }
-  try {
-    if (::fstat(descriptor, &status) != 0) throw_system_error(path_);
-    check_kind(status.st_mode, path_);
-  } catch (...) {
-    ::close(descriptor);
-    throw;
-  }
-  handle_ = descriptor;
+  if (::fstat(opened.value, &status) != 0) throw_errno(path_);
+  check_kind(status.st_mode, path_);
+  handle_ = std::exchange(opened.value, -1);
   size_ = static_cast<std::size_t>(status.st_size);
 }
 
@@ -87,7 +79,7 @@ void File::read(std::size_t offset, std::span<std::byte> to) const {
     const std::size_t want = std::min(to.size(), std::size_t{1} << 30);
     const ssize_t got = ::pread(descriptor_of(handle_), to.data(), want, static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw_system_error(path_);
+    if (got < 0) throw_errno(path_);
     if (got == 0) {
       throw FormatError(cat(path_, ": the file has ended at byte ", offset, " of ", size_,
                             ": it became shorter since it was opened"));
@@ -103,7 +95,7 @@ void File::map() {
   opened_ = state();
   if (opened_.size != size_) throw FormatError(cat(path_, ": its size changes while it is opened"));
   void* memory = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor_of(handle_), 0);
-  if (memory == MAP_FAILED) throw_system_error(path_);
+  if (memory == MAP_FAILED) throw_errno(path_);
   data_ = static_cast<const std::byte*>(memory);
   watch_ = std::make_unique<MapWatch>(data_, size_, path_);
 }
@@ -115,7 +107,7 @@ void File::unmap() {
 
 File::State File::state() const {
   struct stat status {};
-  if (::fstat(descriptor_of(handle_), &status) != 0) throw_system_error(path_);
+  if (::fstat(descriptor_of(handle_), &status) != 0) throw_errno(path_);
 #ifdef __APPLE__
   const timespec& modified = status.st_mtimespec;
 #else

@@ -1,38 +1,26 @@
 // Files on Windows. Nobody can write to a file while it is open here, so it is always as it was opened.
-#define WIN32_LEAN_AND_MEAN
-#define NOMINMAX
-#include <windows.h>
+#include "core/file.h"
 
 #include <algorithm>
 #include <system_error>
 #include <utility>
 
 #include "core/check.h"
-#include "core/file.h"
+#include "core/windows_api.h"
+#include "core/write_target.h"
 
 namespace llama2cpp {
 namespace {
 
-[[noreturn]] void throw_system_error(const std::string& path) {
-  throw std::system_error(static_cast<int>(GetLastError()), std::system_category(), path);
-}
-
 HANDLE handle_of(std::intptr_t handle) { return reinterpret_cast<HANDLE>(handle); }
-
-std::wstring wide(const std::string& utf8) {
-  const int length = MultiByteToWideChar(CP_UTF8, 0, utf8.c_str(), -1, nullptr, 0);
-  std::wstring text(static_cast<std::size_t>(length), L'\0');
-  MultiByteToWideChar(CP_UTF8, 0, utf8.c_str(), -1, text.data(), length);
-  return text;
-}
 
 }  // namespace
 
 File::File(std::string path) : path_(std::move(path)) {
   LLAMA2CPP_CHECK(path_.find('\0') == std::string::npos, "the path '", path_.c_str(), "' goes on after a NUL byte");
-  const HANDLE handle = CreateFileW(wide(path_).c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, nullptr,
-                                    OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
-  if (handle == INVALID_HANDLE_VALUE) throw_system_error(path_);
+  const HANDLE handle = CreateFileW(to_native(path_).c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE,
+                                    nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+  if (handle == INVALID_HANDLE_VALUE) throw_last_error(path_);
   LARGE_INTEGER size{};
   const bool is_file = GetFileType(handle) == FILE_TYPE_DISK;
   if (!is_file || !GetFileSizeEx(handle, &size)) {
@@ -56,7 +44,7 @@ void File::read(std::size_t offset, std::span<std::byte> to) const {
     at.OffsetHigh = static_cast<DWORD>(std::uint64_t{offset} >> 32);
     DWORD got = 0;
     if (!ReadFile(handle_of(handle_), to.data(), want, &got, &at) && GetLastError() != ERROR_HANDLE_EOF) {
-      throw_system_error(path_);
+      throw_last_error(path_);
     }
     if (got == 0) throw FormatError(cat(path_, ": the file has ended at byte ", offset, " of ", size_));
     offset += got;
@@ -66,7 +54,7 @@ void File::read(std::size_t offset, std::span<std::byte> to) const {
 
 void File::map() {
   const HANDLE mapping = CreateFileMappingW(handle_of(handle_), nullptr, PAGE_READONLY, 0, 0, nullptr);
-  if (mapping == nullptr) throw_system_error(path_);
+  if (mapping == nullptr) throw_last_error(path_);
   const void* memory = MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
   const DWORD error = GetLastError();
   CloseHandle(mapping);

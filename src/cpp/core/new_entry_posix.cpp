@@ -14,6 +14,7 @@
 #include <system_error>
 #include <utility>
 
+#include "core/descriptor.h"
 #include "core/random_name.h"
 
 namespace llama2cpp {
@@ -22,20 +23,6 @@ namespace {
 
 constexpr std::size_t kMostAtOnce = std::size_t{1} << 30;  // a system call takes no more than 2^31 - 1 bytes
 constexpr unsigned kPermissions = S_IRWXU | S_IRWXG | S_IRWXO;
-
-[[noreturn]] void throw_errno(const std::string& path) {
-  throw std::system_error(errno, std::generic_category(), path);
-}
-
-struct Descriptor {
-  int value = -1;
-  explicit Descriptor(int descriptor) : value(descriptor) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (value >= 0) ::close(value);
-  }
-};
 
 // Some file systems have no locks. Nothing of theirs is ever taken for abandoned.
 enum class Lock { ours, taken, none };

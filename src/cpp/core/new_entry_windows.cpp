@@ -1,16 +1,14 @@
 // A handle that shares no deletion tells the living from the dead. It is closed just before the entry is renamed, so what
 // was written to within the last hour is taken for living too.
-#define WIN32_LEAN_AND_MEAN
-#define NOMINMAX
-#include <windows.h>
+#include "core/new_entry.h"
 
 #include <algorithm>
 #include <chrono>
 #include <system_error>
 #include <utility>
 
-#include "core/new_entry.h"
 #include "core/random_name.h"
+#include "core/windows_api.h"
 
 namespace llama2cpp {
 namespace fs = std::filesystem;
@@ -18,10 +16,6 @@ namespace {
 
 constexpr std::size_t kMostAtOnce = std::size_t{1} << 30;  // a system call takes a DWORD of bytes
 constexpr std::chrono::hours kStillLiving{1};
-
-[[noreturn]] void throw_last_error(const std::string& path) {
-  throw std::system_error(static_cast<int>(GetLastError()), std::system_category(), path);
-}
 
 HANDLE open(const fs::path& path, DWORD access, DWORD share, DWORD disposition) {
   return CreateFileW(path.c_str(), access, share, nullptr, disposition, FILE_FLAG_BACKUP_SEMANTICS, nullptr);
