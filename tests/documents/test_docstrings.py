@@ -17,13 +17,12 @@ from llama2cpp import _core, interventions, plot
 from llama2cpp.inside import activation_names
 from llama2cpp.inside.activation_arrays import ActivationArrays
 from llama2cpp.inside.heads_and_neurons import HeadsAndNeurons
-from llama2cpp.inside.observation import Observation
 from llama2cpp.inside.residual_stream import ResidualStream
 from llama2cpp.inside.weights import LensWeights, StackedWeights, Weights
 from llama2cpp.session import KVCache
 
 INNER = {"Weights": Weights, "LensWeights": LensWeights, "KVCache": KVCache, "StackedWeights": StackedWeights}
-INNER |= {"ActivationArrays": ActivationArrays, "ResidualStream": ResidualStream, "Observation": Observation}
+INNER |= {"ActivationArrays": ActivationArrays, "ResidualStream": ResidualStream}
 INNER |= {"HeadsAndNeurons": HeadsAndNeurons}
 FUNCTIONS = [plot.attention_patterns, plot.logit_lens, plot.next_tokens, plot.attributions]
 FUNCTIONS += [activation_names.get_act_name]

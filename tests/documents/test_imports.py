@@ -18,6 +18,7 @@ UPWARD = {
     ("generation", "model"): "what is sampled from",
     ("dialogue.answers", "model"): "what answers",
     ("inside.hooks", "session"): "HookPoint.session is one",
+    ("inside.observation", "model"): "what runs",
     ("inside.tracks", "session"): "they are kept by session",
     ("inside.recording", "session"): "Recording.cache takes one",
 }
