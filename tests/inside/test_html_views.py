@@ -43,11 +43,11 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_list_is_whole(views: dict[str, Any]) -> None:
-    names = [found.name for found in pkgutil.iter_modules(llama2cpp.__path__) if not found.name.startswith("__")]
+    names = [found.name for found in pkgutil.walk_packages(llama2cpp.__path__, "llama2cpp.") if "__" not in found.name]
     classes = {
         value
         for name in names
-        for value in vars(importlib.import_module(f"llama2cpp.{name}")).values()
+        for value in vars(importlib.import_module(name)).values()
         if inspect.isclass(value) and hasattr(value, "_repr_html_") and value.__module__.startswith("llama2cpp")
     }
     assert len(classes) >= len(views)
