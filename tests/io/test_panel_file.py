@@ -234,7 +234,7 @@ def packed_with_all(folder: Path) -> bytes:
 
 
 def tiny_tokenizer(folder: Path, size: int) -> Path:
-    from test_tokenizer import tokenizer_bin
+    from tokenizer_files import tokenizer_bin
 
     path = folder / "tokenizer.bin"
     pieces = [(b"<unk>", 0.0), (b"\n<s>\n", 0.0), (b"\n</s>\n", 0.0)]
