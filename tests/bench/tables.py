@@ -1,7 +1,7 @@
-"""Print compare.py's numbers as the README has them: a line for each file and number of threads, or every number.
+"""Print compare.py's numbers as docs/benchmarks.md has them: a line for each file and number of threads, or every number.
 
 python tests/bench/compare.py model.gguf 1.1b:q4_0 --json speeds.json
-python tests/bench/tables.py speeds.json           # the README's table
+python tests/bench/tables.py speeds.json           # the table of docs/benchmarks.md
 python tests/bench/tables.py speeds.json --whole   # results.md's: each size of prompt, the least and the most
 """
 
@@ -50,7 +50,7 @@ def share(result: dict[str, Any]) -> str:
 
 
 def summary(results: list[dict[str, Any]]) -> list[str]:
-    """Write the README's table. `results` are compare.py's."""
+    """Write the table of docs/benchmarks.md. `results` are compare.py's."""
     peers = compare.peers_of(results)
     labels = [ENGINES[name].label for name in peers]
     head = ["weights a token", "threads", "decode", "of the read limit", *(f"x {label}" for label in labels)]

@@ -1,4 +1,4 @@
-"""tests/bench/tables.py: the README's table of speeds, from numbers that can be divided in the head."""
+"""tests/bench/tables.py: the table of speeds in docs/benchmarks.md, from numbers that can be divided in the head."""
 
 from __future__ import annotations
 
