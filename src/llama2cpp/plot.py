@@ -8,7 +8,8 @@ Examples
 >>> import llama2cpp
 >>> model = llama2cpp.load("storyteller")
 >>> logits, cache = model.run_with_cache("Once upon a time")
->>> llama2cpp.plot.attention_patterns(cache, layer=2).savefig("layer2.png")  # doctest: +SKIP
+>>> figure = llama2cpp.plot.attention_patterns(cache, layer=2)
+>>> figure.savefig("layer2.png")
 """
 
 from __future__ import annotations

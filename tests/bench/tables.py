@@ -1,4 +1,4 @@
-"""Print compare.py's numbers as docs/benchmarks.md has them: a line for each file and number of threads, or every number.
+"""Print compare.py's numbers as docs/benchmarks.md has them: a line for each file and number of threads; or all.
 
 python tests/bench/compare.py model.gguf 1.1b:q4_0 --json speeds.json
 python tests/bench/tables.py speeds.json           # the table of docs/benchmarks.md

@@ -56,9 +56,14 @@ class Calibration:
 
     Examples
     --------
-    >>> from llama2cpp.export import Calibration
-    >>> Calibration("README.md", sequences=8).length
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> story = model.tokenizer.encode(model.generate(seed=1))
+    >>> calibration = llama2cpp.export.Calibration(story, sequences=8)
+    >>> calibration.length
     512
+    >>> [len(sequence) for sequence in calibration.tokens(model)] == [len(story)]
+    True
     """
 
     text: str | PathLike[str] | Sequence[int]
