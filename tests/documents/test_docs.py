@@ -150,6 +150,54 @@ def test_every_public_name_is_in_the_reference() -> None:
 BASES = {"ActivationArrays", "ResidualStream", "HeadsAndNeurons", "Observation"}
 
 
+def column(page: Path, heading: str) -> set[str]:
+    """The names that begin the rows of the table below a heading."""
+    section = page.read_text(encoding="utf-8").split(f"\n{heading}\n")[1].split("\n## ")[0]
+    return set(re.findall(r"^\| `([^`]+)` \|", section, flags=re.MULTILINE))
+
+
+def test_every_environment_variable_is_described() -> None:
+    sources = [file for file in (ROOT / "src").rglob("*") if file.suffix in {".py", ".cpp", ".h"}]
+    read = re.compile(r'(?:environ(?:\.get\()?\[?|getenv\()"(LLAMA2CPP_\w+)"')
+    found = {name for file in sources for name in read.findall(file.read_text(encoding="utf-8"))}
+    assert len(found) >= 5
+    assert column(DOCS / "guide" / "install.md", "## Environment variables") == found | {"LLAMA2CPP_TEST_MODELS"}
+
+
+def test_every_extra_is_described() -> None:
+    extras = re.search(
+        r"^\[project\.optional-dependencies\]\n(.*?)^\[",
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
+    )
+    assert extras is not None
+    names = set(re.findall(r"^([\w-]+) = \[", extras[1], flags=re.MULTILINE))
+    assert {"test", "docs"} <= names
+    assert column(DOCS / "guide" / "install.md", "## Extras") == names
+
+
+def test_every_format_is_named() -> None:
+    """By the README and by the page of what is supported: a row of formats.cpp by GGUF's name, or by what it comes from."""
+    source = (ROOT / "src" / "cpp" / "format" / "formats.cpp").read_text(encoding="utf-8")
+    rows = set(re.findall(r"&k(\w+)", source.split("kFormats[] = {")[1].split("}")[0]))
+    assert len(rows) >= 20
+    origins = {"Int8Group": "llama2.c", "Gptq": "GPTQ", "LlmInt8": "LLM.int8()"}
+    names = {next((origins[key] for key in origins if row.startswith(key)), row) for row in rows}
+    files = (DOCS / "guide" / "files.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(names) if name not in files] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(names - {"F64"}) if name not in readme] == []
+
+
+def test_every_command_is_named() -> None:
+    from llama2cpp.command.cli import app
+
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    text = (DOCS / "guide" / "files.md").read_text(encoding="utf-8")
+    assert {"generate", "export"} <= names
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
 def test_decisions_are_dated() -> None:
     records = [page for page in (DOCS / "decisions").glob("*.md") if page.name != "index.md"]
     assert len(records) >= 30
