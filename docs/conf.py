@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+
+from sphinx.application import Sphinx
 
 import llama2cpp
 
@@ -33,14 +34,17 @@ numpydoc_class_members_toctree = False
 numpydoc_show_class_members = False
 
 
-def _as_sphinx_reads_it(_app: Any, what: str, _name: str, _thing: Any, _options: Any, lines: list[str]) -> None:
+def _as_sphinx_reads_it(
+    _app: Sphinx, what: str, _name: str, _thing: object, _options: object, lines: list[str]
+) -> None:
     """Docstrings are read in terminals, too: what Sphinx wants otherwise is changed here."""
-    lines[:] = [re.sub(r'"<\|\w+\|>"', r"``\g<0>``", line) for line in lines]  # it would take |im_end| for a substitution
+    # "<|im_end|>" would be a reference to a substitution.
+    lines[:] = [re.sub(r'"<\|\w+\|>"', r"``\g<0>``", line) for line in lines]
     underlined = [i for i, line in enumerate(lines) if what == "module" and line and set(line) == {"-"}]
     for i in reversed(underlined):  # rubrics, as numpydoc makes of the headings of all but modules
         lines[i - 1 : i + 1] = [f".. rubric:: {lines[i - 1]}", ""]
 
 
-def setup(app: Any) -> None:
+def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("autodoc-process-docstring", _as_sphinx_reads_it)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CMake finds com
 
 
 def standing_alone(name: str) -> Path:
-    """The first program of that name on the path that runs with no other in reach, as a version manager's shim does not."""
+    """The first program of that name that runs with no other in reach, as a version manager's shim does not."""
     for folder in os.get_exec_path():
         program = Path(folder) / name
         if program.is_file() and os.access(program, os.X_OK):

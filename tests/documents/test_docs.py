@@ -177,7 +177,7 @@ def test_every_extra_is_described() -> None:
 
 
 def test_every_format_is_named() -> None:
-    """By the README and by the page of what is supported: a row of formats.cpp by GGUF's name, or by what it comes from."""
+    """By the README and by the page of what is supported: by GGUF's name, or by the origin of a row of formats.cpp."""
     source = (ROOT / "src" / "cpp" / "format" / "formats.cpp").read_text(encoding="utf-8")
     rows = set(re.findall(r"&k(\w+)", source.split("kFormats[] = {")[1].split("}")[0]))
     assert len(rows) >= 20
@@ -207,18 +207,3 @@ def test_decisions_are_dated() -> None:
         date = re.match(r"Date: (\d{4}-\d\d-\d\d)\. Status: (?:in force|replaced by `[\w-]+`)\.$", dated)
         assert date is not None, record.name
         assert record.name.startswith(f"{date[1]}-"), record.name
-
-
-def test_the_words_of_the_field() -> None:
-    """One spelling, in prose and in code, and the names by which things are searched for."""
-    sources = [file for folder in ("src", "tests", "export", "docs") for file in (ROOT / folder).rglob("*")]
-    texts = {".py", ".pyi", ".h", ".cpp", ".inl", ".md", ".sh", ".c", ".txt", ".cmake"}
-    files = [
-        ROOT / "README.md",
-        ARCHITECTURE,
-        *(file for file in sources if file.suffix in texts),
-        ROOT / "pyproject.toml",
-    ]
-    british = re.compile("quanti" + "s(?:e|ing|ation)", flags=re.IGNORECASE)
-    found = [file.relative_to(ROOT).as_posix() for file in files if british.search(file.read_text(encoding="utf-8"))]
-    assert found == []
