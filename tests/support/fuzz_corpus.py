@@ -67,7 +67,7 @@ def ggufs(folder: Path) -> None:
 
 def panels(folder: Path) -> None:
     """Small files of panels: of each form, with and without an order and a tokenizer."""
-    from test_panel_file import SOURCES, packed_with_all
+    from panel_sources import SOURCES, packed_with_all
 
     for name in ("llama2.c v0", "llama2.c v2", "GPTQ of 3 bits", "LLM.int8() with fixed outliers"):
         with tempfile.TemporaryDirectory() as scratch:
@@ -82,7 +82,7 @@ def hugging_face(folder: Path) -> None:
     import torch
     from gptq_files import quantise_folder
     from hf_folders import Spec
-    from test_hf_tokenizer import characters
+    from vocabularies import characters
 
     names = [
         *("config.json", "model.safetensors", "model.safetensors.index.json", "a.safetensors", "tokenizer.json"),

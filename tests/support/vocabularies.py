@@ -11,7 +11,8 @@ from typing import Any
 import gguf
 import numpy as np
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizer_files import BYTE_PIECES, SPACE
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Reference
 
 from llama2cpp import Tokenizer
@@ -238,3 +239,35 @@ def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
     if len(different):
         return int(different[0])
     return None if len(a) == len(b) else size
+
+
+def characters(
+    merges: list[tuple[str, str]],
+    alphabet: str = "abc\u00e9",
+    byte_fallback: bool = True,
+    prefix: str = "Prepend",
+    added: tuple[str, ...] = (),
+    tokens: Sequence[AddedToken] = (),
+    normalized: bool = False,
+) -> Any:
+    """A tokenizer of the `tokenizers` library whose BPE is over characters, as Llama 2's is."""
+    pieces = ["<unk>", "<s>", "</s>", *(BYTE_PIECES if byte_fallback else []), SPACE, *alphabet]
+    pieces += [left + right for left, right in merges if left + right not in pieces]
+    vocab = {piece: id for id, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Reference(
+        models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=byte_fallback)
+    )
+    if prefix == "Prepend":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    elif prefix == "Replace":
+        tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=prefix, split=False)
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    strip = [] if prefix in ("Replace", "never") else [decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence([*steps, *strip])
+    tokenizer.add_special_tokens([AddedToken(text, normalized=normalized) for text in ("<unk>", "<s>", "</s>")])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in added])
+    tokenizer.add_special_tokens([token for token in tokens if token.special])
+    tokenizer.add_tokens([token for token in tokens if not token.special])
+    return tokenizer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,22 @@ from hf_folders import Json, Spec, change_json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_byte_bpe import small_vocabularies
+from tokenizer_files import SPACE
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Reference
 from transformers import AutoTokenizer
-from vocabularies import TEXTS, ByteBpe, first_difference, gguf_vocabulary, mixed_text, reference_ids
+from vocabularies import (
+    TEXTS,
+    ByteBpe,
+    characters,
+    first_difference,
+    gguf_vocabulary,
+    mixed_text,
+    reference_ids,
+)
 
 import llama2cpp
 from llama2cpp import FormatError, Tokenizer
-
-SPACE = "\u2581"
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def opened(data: Json | str) -> Tokenizer:
@@ -101,37 +106,6 @@ TRAINED_OURS = opened(TRAINED.to_str())
 
 
 # --- BPE over characters
-
-
-def characters(
-    merges: list[tuple[str, str]],
-    alphabet: str = "abc\u00e9",
-    byte_fallback: bool = True,
-    prefix: str = "Prepend",
-    added: tuple[str, ...] = (),
-    tokens: Sequence[AddedToken] = (),
-    normalized: bool = False,
-) -> Any:
-    pieces = ["<unk>", "<s>", "</s>", *(BYTES if byte_fallback else []), SPACE, *alphabet]
-    pieces += [left + right for left, right in merges if left + right not in pieces]
-    vocab = {piece: id for id, piece in enumerate(dict.fromkeys(pieces))}
-    tokenizer = Reference(
-        models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=byte_fallback)
-    )
-    if prefix == "Prepend":
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    elif prefix == "Replace":
-        tokenizer.normalizer = normalizers.Replace(" ", SPACE)
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=prefix, split=False)
-    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    strip = [] if prefix in ("Replace", "never") else [decoders.Strip(" ", 1, 0)]
-    tokenizer.decoder = decoders.Sequence([*steps, *strip])
-    tokenizer.add_special_tokens([AddedToken(text, normalized=normalized) for text in ("<unk>", "<s>", "</s>")])
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in added])
-    tokenizer.add_special_tokens([token for token in tokens if token.special])
-    tokenizer.add_tokens([token for token in tokens if not token.special])
-    return tokenizer
 
 
 @st.composite
