@@ -473,16 +473,13 @@ TEST_CASE("names of all families") {
 
 TEST_CASE("a name tells its part and layer") {
   using llama2cpp::find_part;
-  for (const Naming naming : {Naming::meta, Naming::hugging_face, Naming::gguf}) {
-    for (const std::span<const Part> parts :
-         {std::span<const Part>(llama2cpp::kAllParts), std::span<const Part>(llama2cpp::kBiasParts)}) {
-      for (const Part part : parts) {
-        const std::int64_t layer = llama2cpp::per_layer(part) ? 120 : 0;
-        const auto found = find_part(naming, llama2cpp::weight_name(naming, part, layer));
-        REQUIRE(found);
-        CHECK(found->part == part);
-        CHECK(found->layer == layer);
-      }
+  for (const Naming naming : llama2cpp::kNamings) {
+    for (const llama2cpp::PartFacts& row : llama2cpp::kParts) {
+      const std::int64_t layer = llama2cpp::per_layer(row.part) ? 120 : 0;
+      const auto found = find_part(naming, llama2cpp::weight_name(naming, row.part, layer));
+      REQUIRE(found);
+      CHECK(found->part == row.part);
+      CHECK(found->layer == layer);
     }
   }
   for (const char* name : {"", "blk.00.attn_q.weight", "blk.-1.attn_q.weight", "blk..attn_q.weight", "attn_q.weight",

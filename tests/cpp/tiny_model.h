@@ -119,16 +119,18 @@ inline std::shared_ptr<const Model> model(const Config& config, const ModelOptio
   checkpoint.file_format = "arrays";
   checkpoint.is_runq_s = group > 0 && config.rope_style == llama2cpp::RopeStyle::interleaved;
   checkpoint.config = config;
-  for (const Part part : llama2cpp::kAllParts) {
+  for (const llama2cpp::PartFacts& row : llama2cpp::kParts) {
+    if (row.need == llama2cpp::Need::optional) continue;
+    const Part part = row.part;
     const auto [rows, cols] = llama2cpp::part_shape(config, part);
     for (std::int64_t layer = 0; layer < (llama2cpp::per_layer(part) ? config.n_layers : 1); ++layer) {
       std::vector<float> values(static_cast<std::size_t>(rows * cols));
-      const bool gain = rows == 1;
-      const bool table = part == Part::tok_embeddings;
+      const bool gain = row.kind == llama2cpp::PartKind::gain;
+      const bool table = row.kind == llama2cpp::PartKind::table;
       // Large enough that attention attends to something, small enough that the residual stream stays near 1.
       const float size = gain ? 0.5F : table ? 1.0F : 2.0F / std::sqrt(static_cast<float>(cols));
       for (float& x : values) x = random.uniform() * size + (gain ? 1.0F : 0.0F);
-      if ((part == Part::wq || part == Part::wk) && config.rope_style == llama2cpp::RopeStyle::interleaved) {
+      if (row.rotary && config.rope_style == llama2cpp::RopeStyle::interleaved) {
         values = interleave(values, rows, cols, config.head_dim);
       }
       const std::string name = llama2cpp::weight_name(checkpoint.naming, part, layer);

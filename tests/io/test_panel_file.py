@@ -228,6 +228,21 @@ def test_a_header_that_contradicts_its_file_is_refused(tmp_path: Path, packed: b
     refused(tmp_path, with_header(header, data), CHANGES[change][1])
 
 
+@pytest.mark.parametrize("group", [0, -1, -(1 << 63)])
+@pytest.mark.parametrize(
+    "format", ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q6_k", "int8_group", "llm_int8", "gptq4_v2"]
+)
+def test_groups_that_are_no_number_of_columns_are_refused(
+    tmp_path: Path, packed: bytes, format: str, group: int
+) -> None:
+    """They are divided by, whatever the format."""
+    header, data = header_of(packed)
+    change_weights(header, lambda w: w[Q].update(format=format, group=group))
+    if format == "llm_int8":
+        change_weights(header, lambda w: w[Q].update(outlier_threshold=6.0))
+    refused(tmp_path, with_header(header, data), f"groups of {group} are none of {format}")
+
+
 WQ = "model.layers.0.self_attn.q_proj.weight"
 OF_BYTES = {"format": "int8_group", "rows": 36, "cols": 36, "group": 36}
 MANY = {"format": "llm_int8", "rows": 1, "cols": 132_105, "group": 132_105, "outlier_threshold": 6.0}

@@ -23,6 +23,7 @@ using PlaceList = std::vector<std::pair<Int<"places", "point", int>, Int<"places
 
 void register_errors(py::module_& module);
 void register_files(py::module_& module);
+void register_config(py::module_& module);
 void register_format(py::module_& module);
 void register_gptq(py::module_& module);
 void register_text(py::module_& module);
@@ -37,6 +38,7 @@ void register_safetensors(py::module_& module);
 void register_session(py::module_& module);
 void register_model(py::module_& module);
 void register_panels(py::module_& module);
+void register_parts(py::module_& module);
 void register_machine(py::module_& module);
 
 // Model.forward, which lives with the sessions that it feeds; and Model.feed: one token each, and no arrays of logits.

@@ -1,4 +1,4 @@
-// Weight formats for Python: encoding and decoding rows, and the names that other families of files give a weight.
+// Weight formats for Python: encoding and decoding rows.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -20,7 +20,6 @@
 #include "format/format.h"
 #include "format/int8_group.h"
 #include "format/llm_int8.h"
-#include "io/names.h"
 
 namespace llama2cpp::bind {
 namespace {
@@ -180,32 +179,6 @@ Examples
 288
 )doc";
 
-constexpr const char* kRenameDoc = R"doc(What another family of files calls a weight.
-
-Parameters
-----------
-name : str
-    A name of llama2.c's ("layers.0.attention.wq.weight"), Hugging Face's or GGUF's.
-family : str
-    Whose name is wanted: "llama2.c", "hugging_face" or "gguf".
-
-Returns
--------
-str or None
-    None for a name that no Llama has.
-
-Raises
-------
-ValueError
-    For an unknown family.
-
-Examples
---------
->>> from llama2cpp import _core
->>> _core.rename_weight("model.layers.3.self_attn.q_proj.weight", "gguf")
-'blk.3.attn_q.weight'
-)doc";
-
 const Format& find_row_format(const std::string& name) {
   const Format& format = find_format(name);
   LLAMA2CPP_CHECK(format.group != 0, "format '", name, "' has no rows of its own");
@@ -351,19 +324,6 @@ py::tuple encode_rows(const FloatArray& array) {
   return py::make_tuple(std::move(values), std::move(largest));
 }
 
-std::optional<std::string> rename_weight(const std::string& name, const std::string& family) {
-  constexpr std::pair<std::string_view, Naming> kFamilies[] = {
-      {"llama2.c", Naming::meta}, {"hugging_face", Naming::hugging_face}, {"gguf", Naming::gguf}};
-  const auto* const wanted = std::find_if(std::begin(kFamilies), std::end(kFamilies),
-                                          [&](const auto& candidate) { return candidate.first == family; });
-  LLAMA2CPP_CHECK(wanted != std::end(kFamilies), "family is '", family, "', expected llama2.c, hugging_face or gguf");
-  for (const auto& [other, naming] : kFamilies) {
-    const auto found = find_part(naming, name);
-    if (found) return weight_name(wanted->second, found->part, found->layer);
-  }
-  return {};
-}
-
 }  // namespace
 
 void register_format(py::module_& module) {
@@ -378,7 +338,6 @@ void register_format(py::module_& module) {
         return row_bytes(find_row_format(format), columns);
       },
       py::arg("format"), py::arg("columns"), kRowBytesDoc);
-  module.def("rename_weight", &rename_weight, py::arg("name"), py::arg("family"), kRenameDoc);
 }
 
 }  // namespace llama2cpp::bind

@@ -1,4 +1,4 @@
-// Config and Model for Python: opening files, models from arrays, weights as arrays.
+// Model for Python: opening files, models from arrays, weights as arrays.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -45,9 +45,6 @@ py::array_t<float> unembed_array(const Model& model, const py::array_t<float, py
   unembed(model, in, norm, out, Poll(model.backend()));
   return logits;
 }
-
-// Vectors are the norms' weights and the biases, in every family of names.
-bool is_vector(const std::string& name) { return name.find("norm") != std::string::npos || name.ends_with(".bias"); }
 
 // A Weight whose plane is the array's memory. One-dimensional arrays are matrices of one row.
 Weight weight_from_array(const std::string& name, const py::handle& object) {
@@ -97,9 +94,8 @@ Checkpoint checkpoint_from_arrays(const Config& config, const py::dict& arrays) 
 
   // A name that no part has would be left out of the arithmetic without a word.
   for (const std::string& name : names) {
-    const auto found = find_part(checkpoint.naming, name);
-    LLAMA2CPP_CHECK(found && (!per_layer(found->part) || found->layer < config.n_layers), "'", name,
-                    "' has no place in a Llama of ", config.n_layers, " layers");
+    LLAMA2CPP_CHECK(find_part(checkpoint.naming, name, config), "'", name, "' has no place in a Llama of ",
+                    config.n_layers, " layers");
   }
   const std::string embeddings = weight_name(checkpoint.naming, Part::tok_embeddings);
   const std::string both = weight_name(checkpoint.naming, Part::output);
@@ -135,11 +131,11 @@ std::vector<Buffer> files_of(const Weight& weight) {
 }
 
 // float32: a read-only view where the file holds aligned floats, a decoded copy elsewhere.
-py::array weight_array(const Weight& weight) {
+py::array weight_array(const Checkpoint& checkpoint, const Weight& weight) {
   const Plane& plane = weight.planes[0];
   std::vector<py::ssize_t> shape = {weight.rows, weight.cols};
   std::vector<py::ssize_t> strides = {plane.row_bytes, sizeof(float)};
-  if (is_vector(weight.name)) {
+  if (is_vector(checkpoint, weight)) {
     shape.erase(shape.begin());
     strides.erase(strides.begin());
   }
@@ -238,142 +234,16 @@ std::map<std::string, std::string> part_names(const Model& model) {
   return names;
 }
 
-py::dict weight_info(const Weight& weight) {
+py::dict weight_info(const Checkpoint& checkpoint, const Weight& weight) {
   std::size_t bytes = 0;
   for (const Plane& plane : weight.planes) bytes += plane.bytes;
   py::dict info;
   info["format"] = std::string(weight.format->name);
   py::tuple shape = py::make_tuple(weight.rows, weight.cols);
-  if (is_vector(weight.name)) shape = py::make_tuple(weight.cols);
+  if (is_vector(checkpoint, weight)) shape = py::make_tuple(weight.cols);
   info["shape"] = shape;
   info["bytes"] = bytes;
   return info;
-}
-
-// {"type": "llama3", "factor": 8.0, ...}, or None.
-RopeScaling make_rope_scaling(const py::object& object) {
-  RopeScaling scaling;
-  if (object.is_none()) return scaling;
-  const py::dict d(object);
-  constexpr std::string_view kTypes = "linear, llama3, yarn, dynamic, longrope";
-  LLAMA2CPP_CHECK(d.contains("type"), "rope_scaling has no 'type', expected one of: ", kTypes);
-  const std::string type = py::str(d["type"]);
-  using enum RopeScaling::Kind;
-  for (const RopeScaling::Kind kind : {linear, llama3, yarn, dynamic, longrope}) {
-    if (to_string(kind) == type) scaling.kind = kind;
-  }
-  LLAMA2CPP_CHECK(scaling.kind != none, "rope_scaling's type is '", type, "', expected one of: ", kTypes);
-  std::vector<std::string> names = {"factor"};
-  if (type == "llama3") names.insert(names.end(), {"low_freq_factor", "high_freq_factor", "original_context"});
-  if (type == "yarn") {
-    names.insert(names.end(), {"original_context", "attention_factor", "beta_fast", "beta_slow", "truncate"});
-  }
-  if (type == "dynamic") names.insert(names.end(), {"original_context"});
-  if (type == "longrope") names.insert(names.end(), {"original_context", "attention_factor"});
-  for (const std::string& name : names) {
-    LLAMA2CPP_CHECK(d.contains(name.c_str()), "rope_scaling has no '", name, "', which type '", type, "' needs");
-  }
-  for (const auto& item : d) {
-    const std::string name = py::str(item.first);
-    LLAMA2CPP_CHECK(name == "type" || std::find(names.begin(), names.end(), name) != names.end(), "rope_scaling has '",
-                    name, "', which type '", type, "' does not know");
-  }
-  scaling.factor = d["factor"].cast<float>();
-  if (type == "llama3") {
-    scaling.low_freq_factor = d["low_freq_factor"].cast<float>();
-    scaling.high_freq_factor = d["high_freq_factor"].cast<float>();
-  }
-  if (type == "yarn" || type == "longrope") scaling.attention_factor = d["attention_factor"].cast<float>();
-  if (type == "yarn") {
-    scaling.beta_fast = d["beta_fast"].cast<float>();
-    scaling.beta_slow = d["beta_slow"].cast<float>();
-    scaling.truncate = d["truncate"].cast<bool>();
-  }
-  if (type != "linear")
-    scaling.original_context = to_integer<std::int64_t>(d["original_context"], "Config", "original_context");
-  return scaling;
-}
-
-py::object rope_scaling_dict(const RopeScaling& scaling) {
-  if (scaling.kind == RopeScaling::Kind::none) return py::none();
-  py::dict d;
-  d["type"] = std::string(to_string(scaling.kind));
-  d["factor"] = scaling.factor;
-  if (scaling.kind == RopeScaling::Kind::llama3) {
-    d["low_freq_factor"] = scaling.low_freq_factor;
-    d["high_freq_factor"] = scaling.high_freq_factor;
-  }
-  if (scaling.kind != RopeScaling::Kind::linear) d["original_context"] = scaling.original_context;
-  if (scaling.kind == RopeScaling::Kind::yarn || scaling.kind == RopeScaling::Kind::longrope) {
-    d["attention_factor"] = scaling.attention_factor;
-  }
-  if (scaling.kind == RopeScaling::Kind::yarn) {
-    d["beta_fast"] = scaling.beta_fast;
-    d["beta_slow"] = scaling.beta_slow;
-    d["truncate"] = scaling.truncate;
-  }
-  return d;
-}
-
-py::object sliding_window(const Config& c) {
-  return c.sliding_window == 0 ? py::object(py::none()) : py::cast(c.sliding_window);
-}
-
-Config make_config(Int<"Config", "dim"> given_dim, Int<"Config", "hidden_dim"> hidden_dim,
-                   Int<"Config", "n_layers"> n_layers, Int<"Config", "n_heads"> given_heads,
-                   Int<"Config", "vocab_size"> vocab_size, Int<"Config", "seq_len"> seq_len,
-                   std::optional<Int<"Config", "n_kv_heads">> n_kv_heads,
-                   std::optional<Int<"Config", "head_dim">> head_dim, float norm_eps, float rope_theta,
-                   const py::object& rope_scaling, const std::optional<std::vector<float>>& rope_factors,
-                   std::optional<Int<"Config", "sliding_window">> given_window, const std::string& rope_style,
-                   bool tied) {
-  const std::int64_t dim = given_dim;
-  const std::int64_t n_heads = given_heads;
-  const std::optional<std::int64_t> sliding_window = given_window;
-  LLAMA2CPP_CHECK(rope_style == "interleaved" || rope_style == "half_split", "rope_style is '", rope_style,
-                  "', expected interleaved or half_split");
-  LLAMA2CPP_CHECK(head_dim || (n_heads > 0 && dim % n_heads == 0), "dim is ", dim, ", which n_heads ", n_heads,
-                  " does not divide; pass head_dim");
-  Config c;
-  c.dim = dim;
-  c.hidden_dim = hidden_dim;
-  c.n_layers = n_layers;
-  c.n_heads = n_heads;
-  c.n_kv_heads = n_kv_heads ? n_kv_heads->value : n_heads;
-  c.head_dim = head_dim ? head_dim->value : dim / n_heads;
-  c.vocab_size = vocab_size;
-  c.seq_len = seq_len;
-  c.norm_eps = norm_eps;
-  c.rope_theta = rope_theta;
-  c.rope_scaling = make_rope_scaling(rope_scaling);
-  c.rope_factors = rope_factors.value_or(std::vector<float>());
-  LLAMA2CPP_CHECK(!sliding_window || *sliding_window >= 1, "sliding_window is ", sliding_window.value_or(0),
-                  ", expected 1 or more, or None");
-  c.sliding_window = sliding_window.value_or(0);
-  c.rope_style = rope_style == "interleaved" ? RopeStyle::interleaved : RopeStyle::half_split;
-  c.tied = tied;
-  c.validate();
-  return c;
-}
-
-py::dict config_dict(const Config& c) {
-  py::dict d;
-  d["dim"] = c.dim;
-  d["hidden_dim"] = c.hidden_dim;
-  d["n_layers"] = c.n_layers;
-  d["n_heads"] = c.n_heads;
-  d["n_kv_heads"] = c.n_kv_heads;
-  d["head_dim"] = c.head_dim;
-  d["vocab_size"] = c.vocab_size;
-  d["seq_len"] = c.seq_len;
-  d["norm_eps"] = c.norm_eps;
-  d["rope_theta"] = c.rope_theta;
-  d["rope_scaling"] = rope_scaling_dict(c.rope_scaling);
-  d["rope_factors"] = py::tuple(py::cast(c.rope_factors));
-  d["sliding_window"] = sliding_window(c);
-  d["rope_style"] = std::string(to_string(c.rope_style));
-  d["tied"] = c.tied;
-  return d;
 }
 
 // A Hugging Face folder whose tokenizer.json is missing or unknown to us may have a tokenizer.model, which text/ reads.
@@ -442,126 +312,6 @@ Examples
 ('cpu',)
 )");
 
-  py::class_<Config>(module, "Config", R"(The sizes and constants of a Llama, read-only.
-
-Parameters
-----------
-dim : int
-    Width of the residual stream.
-hidden_dim : int
-    Width of the gated MLP.
-n_layers, n_heads : int
-    Layers, and query heads in each.
-vocab_size : int
-    Number of token ids.
-seq_len : int
-    The context that the model was trained for, in tokens.
-n_kv_heads : int, optional
-    Key and value heads; divides n_heads. None means n_heads.
-head_dim : int, optional
-    Width of one head, even. None means dim / n_heads.
-norm_eps : float
-    Added to the mean square in RMSNorm.
-rope_theta : float
-    Base of the rotary frequencies.
-rope_scaling : dict, optional
-    How the frequencies are changed for long contexts: ``{"type": "linear", "factor": f}`` divides them by f,
-    ``{"type": "llama3", "factor": f, "low_freq_factor": a, "high_freq_factor": b, "original_context": n}`` does what
-    Llama 3.1 does, and ``{"type": "yarn", "factor": f, "original_context": n, "attention_factor": a, "beta_fast": b,
-    "beta_slow": c, "truncate": t}`` what YaRN does (Peng et al. 2023), with cos and sin times a. ``{"type": "dynamic",
-    "factor": f, "original_context": n}`` changes nothing up to n positions, and ``{"type": "longrope", "factor": f,
-    "original_context": n, "attention_factor": a}`` multiplies cos and sin by a; with these two a context has at most n.
-rope_factors : sequence of float
-    [head_dim / 2], in addition: each frequency is divided by its own factor. None if empty. GGUF files have Llama 3's
-    scaling so.
-sliding_window : int, optional
-    A position attends to itself and to the sliding_window - 1 before it, as in Mistral 7B; None for all before it.
-rope_style : str
-    Order of the rows of wq and wk: "interleaved" (llama2.c, GGUF) or "half_split" (Hugging Face).
-tied : bool
-    Whether the output matrix is the embedding table.
-
-Raises
-------
-ValueError
-    For sizes that no Llama can have, with the size's name and value.
-
-Examples
---------
->>> import llama2cpp
->>> config = llama2cpp.Config(
-...     dim=64, hidden_dim=172, n_layers=5, n_heads=8, n_kv_heads=4, vocab_size=512, seq_len=512, tied=True
-... )
->>> config.head_dim
-8
-)")
-      .def(py::init(&make_config), kw, arg("dim"), arg("hidden_dim"), arg("n_layers"), arg("n_heads"),
-           arg("vocab_size"), arg("seq_len"), arg("n_kv_heads") = py::none(), arg("head_dim") = py::none(),
-           arg("norm_eps") = 1e-5F, arg("rope_theta") = 10000.0F, arg("rope_scaling") = py::none(),
-           arg("rope_factors") = py::tuple(), arg("sliding_window") = py::none(), arg("rope_style") = "interleaved",
-           arg("tied") = false)
-      .def_readonly("dim", &Config::dim, "Width of the residual stream.")
-      .def_readonly("hidden_dim", &Config::hidden_dim, "Width of the gated MLP.")
-      .def_readonly("n_layers", &Config::n_layers, "Number of layers.")
-      .def_readonly("n_heads", &Config::n_heads, "Number of query heads.")
-      .def_readonly("n_kv_heads", &Config::n_kv_heads, "Number of key and value heads; divides n_heads.")
-      .def_readonly("head_dim", &Config::head_dim, "Width of one head.")
-      .def_readonly("vocab_size", &Config::vocab_size, "Number of token ids.")
-      .def_readonly("seq_len", &Config::seq_len, "The context that the model was trained for, in tokens.")
-      .def_readonly("norm_eps", &Config::norm_eps, "Added to the mean square in RMSNorm.")
-      .def_readonly("rope_theta", &Config::rope_theta, "Base of the rotary frequencies.")
-      .def_property_readonly(
-          "rope_scaling", [](const Config& c) { return rope_scaling_dict(c.rope_scaling); },
-          "How the rotary frequencies are changed for long contexts, as Config takes it; None: they are not.")
-      .def_property_readonly(
-          "rope_factors", [](const Config& c) { return py::tuple(py::cast(c.rope_factors)); },
-          "[head_dim / 2] divisors of the rotary frequencies; empty: none.")
-      .def_property_readonly("sliding_window", &sliding_window,
-                             "How many positions one attends to, itself included; None: all up to itself.")
-      .def_property_readonly(
-          "rope_style", [](const Config& c) { return std::string(to_string(c.rope_style)); },
-          "Order of the rows of wq and wk: interleaved (llama2.c, GGUF) or half_split (Hugging Face).")
-      .def_readonly("tied", &Config::tied, "Whether the output matrix is the embedding table.")
-      .def("to_dict", &config_dict, R"(All fields by name, as Config takes them.
-
-Returns
--------
-dict
-
-Examples
---------
->>> import llama2cpp
->>> config = llama2cpp.Config(dim=64, hidden_dim=172, n_layers=5, n_heads=8, vocab_size=512, seq_len=512)
->>> llama2cpp.Config(**config.to_dict()) == config
-True
-)")
-      .def(
-          "__getitem__",
-          [](const Config& c, const std::string& name) {
-            const py::dict fields = config_dict(c);
-            if (fields.contains(name.c_str())) return py::object(fields[name.c_str()]);
-            const py::object close = py::module_::import("llama2cpp.common.arguments").attr("close_names");
-            throw py::key_error(cat("a Config has no '", name, "'", std::string(py::str(close(name, fields)))));
-          },
-          arg("name"))
-      .def("_ipython_key_completions_", [](const Config& c) { return py::list(config_dict(c)); })
-      .def("_repr_html_",
-           [](const Config& c) { return py::module_::import("llama2cpp.inside.html_views").attr("config_html")(c); })
-      .def("__repr__",
-           [](const Config& c) {
-             std::string text;
-             for (const auto& [name, value] : config_dict(c)) {
-               text += cat(text.empty() ? "" : ", ", std::string(py::str(name)), "=", std::string(py::repr(value)));
-             }
-             return "Config(" + text + ")";
-           })
-      .def("__eq__",
-           [](const Config& a, const py::object& b) {
-             return py::isinstance<Config>(b) && config_dict(a).equal(config_dict(b.cast<const Config&>()));
-           })
-      .def(py::pickle([](const Config& c) { return config_dict(c); },
-                      [](const py::dict& d) { return py::type::of<Config>()(**d).cast<Config>(); }));
-
   py::class_<Model, std::shared_ptr<Model>>(module, "Model", "Config and weights on a backend; see llama2cpp.Model.")
       .def_static(
           "open",
@@ -616,7 +366,8 @@ True
              return names;
            })
       .def(
-          "weight", [](const Model& m, const std::string& name) { return weight_array(find_weight(m, name)); },
+          "weight",
+          [](const Model& m, const std::string& name) { return weight_array(m.checkpoint(), find_weight(m, name)); },
           arg("name"))
       .def(
           "weight_rows",
@@ -630,7 +381,8 @@ True
              Int<"weight_columns", "count"> count) { return weight_columns(find_weight(m, name), begin, count); },
           arg("name"), arg("begin"), arg("count"))
       .def(
-          "weight_info", [](const Model& m, const std::string& name) { return weight_info(find_weight(m, name)); },
+          "weight_info",
+          [](const Model& m, const std::string& name) { return weight_info(m.checkpoint(), find_weight(m, name)); },
           arg("name"))
       .def("part_names", &part_names)
       .def(

@@ -14,7 +14,9 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   llama2cpp::bind::register_text(module);
   llama2cpp::bind::register_sampler(module);
   llama2cpp::bind::register_session(module);
+  llama2cpp::bind::register_config(module);
   llama2cpp::bind::register_model(module);
+  llama2cpp::bind::register_parts(module);
   llama2cpp::bind::register_recorder(module);
   llama2cpp::bind::register_safetensors(module);
   llama2cpp::bind::register_panels(module);

@@ -1,4 +1,7 @@
 // The sizes and constants that make one Llama differ from another. Plain data: every room may know it.
+//
+// Adding a field: the field, and its line in each(). What validates a config, hashes it, shows it to Python and takes it
+// from there, and what reads it from files of panels goes through each(); tests/cpp/test_config.cpp misses what is not there.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +9,26 @@
 #include <vector>
 
 namespace llama2cpp {
+
+struct Config;
+
+// What holds for a field of Config or RopeScaling, whoever reads, writes, checks or shows it.
+struct Field {
+  static constexpr std::int64_t kMost = std::int64_t{1}
+                                        << 30;  // far above any real model, and products do not overflow
+
+  std::string_view name;
+  std::string_view doc;  // for people
+
+  // Integers are from `least` to `most`; where least is 0, that is none: None in Python, null in JSON.
+  std::int64_t least = 1;
+  std::int64_t most = kMost;
+  bool may_be_zero = false;  // floats are finite and above 0, or 0 too
+
+  std::int64_t (*derived)(const Config&) = nullptr;  // what an integer is where Python does not give it; null: needed
+  bool original = true;                              // in every fingerprint; else only where it is set
+  std::uint32_t kinds = ~std::uint32_t{0};           // RopeScaling: a bit for each kind that has it
+};
 
 // In which order the rows of wq and wk hold the pairs that rotary embedding turns:
 // interleaved (2j, 2j + 1) in llama2.c and GGUF files, half_split (j, j + head_dim / 2) in Hugging Face's.
@@ -37,6 +60,43 @@ struct RopeScaling {
   bool truncate = true;  // where the change begins and ends are whole numbers of frequencies
 
   bool operator==(const RopeScaling&) const = default;
+
+  static constexpr std::uint32_t bit(Kind kind) { return std::uint32_t{1} << static_cast<unsigned>(kind); }
+  bool has(const Field& field) const { return (field.kinds & bit(kind)) != 0; }
+
+  // visit(field, member) for each field, in the order in which Python shows them.
+  template <class Visit>
+  static constexpr void each(Visit visit) {
+    constexpr std::uint32_t kLlama3 = bit(Kind::llama3), kYarn = bit(Kind::yarn), kLongrope = bit(Kind::longrope);
+    constexpr std::uint32_t kWithContext = kLlama3 | kYarn | kLongrope | bit(Kind::dynamic);
+    visit(Field{.name = "type", .doc = "the kind"}, &RopeScaling::kind);
+    visit(Field{.name = "factor", .doc = "by what frequencies are divided", .kinds = kWithContext | bit(Kind::linear)},
+          &RopeScaling::factor);
+    visit(Field{.name = "low_freq_factor", .doc = "where the longest waves begin", .kinds = kLlama3},
+          &RopeScaling::low_freq_factor);
+    visit(Field{.name = "high_freq_factor", .doc = "where the shortest waves end", .kinds = kLlama3},
+          &RopeScaling::high_freq_factor);
+    visit(Field{.name = "original_context", .doc = "the context of the first training", .kinds = kWithContext},
+          &RopeScaling::original_context);
+    visit(Field{.name = "attention_factor",
+                .doc = "by what cos and sin are multiplied",
+                .original = false,
+                .kinds = kYarn | kLongrope},
+          &RopeScaling::attention_factor);
+    visit(Field{.name = "beta_fast", .doc = "turns above which nothing changes", .original = false, .kinds = kYarn},
+          &RopeScaling::beta_fast);
+    visit(Field{.name = "beta_slow", .doc = "turns below which all changes", .original = false, .kinds = kYarn},
+          &RopeScaling::beta_slow);
+    visit(Field{.name = "truncate", .doc = "whether the change has whole ends", .original = false, .kinds = kYarn},
+          &RopeScaling::truncate);
+  }
+};
+
+inline constexpr RopeStyle kRopeStyles[] = {RopeStyle::interleaved, RopeStyle::half_split};
+// Those that change something.
+inline constexpr RopeScaling::Kind kScalingKinds[] = {
+    RopeScaling::Kind::linear,  RopeScaling::Kind::llama3,   RopeScaling::Kind::yarn,
+    RopeScaling::Kind::dynamic, RopeScaling::Kind::longrope,
 };
 
 inline std::string_view to_string(RopeScaling::Kind kind) {
@@ -85,6 +145,45 @@ struct Config {
 
   // Throws FormatError, with the field's name and value, unless the sizes can be those of a Llama.
   void validate() const;
+
+  // visit(field, member) for each field, in the order in which Python shows them.
+  template <class Visit>
+  static constexpr void each(Visit visit) {
+    visit(Field{.name = "dim", .doc = "Width of the residual stream."}, &Config::dim);
+    visit(Field{.name = "hidden_dim", .doc = "Width of the gated MLP."}, &Config::hidden_dim);
+    visit(Field{.name = "n_layers", .doc = "Number of layers.", .most = 100'000}, &Config::n_layers);
+    visit(Field{.name = "n_heads", .doc = "Number of query heads.", .most = 1 << 20}, &Config::n_heads);
+    visit(Field{.name = "n_kv_heads",
+                .doc = "Number of key and value heads; divides n_heads.",
+                .most = 1 << 20,
+                .derived = [](const Config& c) { return c.n_heads; }},
+          &Config::n_kv_heads);
+    visit(Field{.name = "head_dim", .doc = "Width of one head.", .most = 1 << 20, .derived = &Config::usual_head_dim},
+          &Config::head_dim);
+    visit(Field{.name = "vocab_size", .doc = "Number of token ids."}, &Config::vocab_size);
+    visit(Field{.name = "seq_len", .doc = "The context that the model was trained for, in tokens."}, &Config::seq_len);
+    visit(Field{.name = "norm_eps", .doc = "Added to the mean square in RMSNorm.", .may_be_zero = true},
+          &Config::norm_eps);
+    visit(Field{.name = "rope_theta", .doc = "Base of the rotary frequencies."}, &Config::rope_theta);
+    visit(Field{.name = "rope_scaling",
+                .doc = "How the rotary frequencies are changed for long contexts, as Config takes it; None: they are "
+                       "not."},
+          &Config::rope_scaling);
+    visit(Field{.name = "rope_factors", .doc = "[head_dim / 2] divisors of the rotary frequencies; empty: none."},
+          &Config::rope_factors);
+    visit(Field{.name = "sliding_window",
+                .doc = "How many positions one attends to, itself included; None: all up to itself.",
+                .least = 0},
+          &Config::sliding_window);
+    visit(Field{.name = "rope_style",
+                .doc = "Order of the rows of wq and wk: interleaved (llama2.c, GGUF) or half_split (Hugging Face)."},
+          &Config::rope_style);
+    visit(Field{.name = "tied", .doc = "Whether the output matrix is the embedding table."}, &Config::tied);
+  }
+
+ private:
+  // dim / n_heads. Throws std::invalid_argument where that is no whole number.
+  static std::int64_t usual_head_dim(const Config& config);
 };
 
 }  // namespace llama2cpp

@@ -57,40 +57,9 @@ std::vector<Buffer> mapped_files(const Checkpoint& checkpoint) {
   return files;
 }
 
-MatrixShape part_shape(const Config& config, Part part) {
-  switch (part) {
-    case Part::tok_embeddings:
-    case Part::output:
-      return {config.vocab_size, config.dim};
-    case Part::attention_norm:
-    case Part::ffn_norm:
-    case Part::norm:
-      return {1, config.dim};
-    case Part::wq:
-      return {config.q_dim(), config.dim};
-    case Part::wk:
-    case Part::wv:
-      return {config.kv_dim(), config.dim};
-    case Part::wo:
-      return {config.dim, config.q_dim()};
-    case Part::w1:
-    case Part::w3:
-      return {config.hidden_dim, config.dim};
-    case Part::w2:
-      return {config.dim, config.hidden_dim};
-    case Part::bq:
-      return {1, config.q_dim()};
-    case Part::bk:
-    case Part::bv:
-      return {1, config.kv_dim()};
-    case Part::bo:
-    case Part::b2:
-      return {1, config.dim};
-    case Part::b1:
-    case Part::b3:
-      return {1, config.hidden_dim};
-  }
-  throw std::invalid_argument(cat("no such part: ", static_cast<int>(part)));
+bool is_vector(const Checkpoint& checkpoint, const Weight& weight) {
+  const auto found = find_part(checkpoint.naming, weight.name);
+  return found && is_vector(found->part);
 }
 
 Checkpoint open_checkpoint(const Buffer& file, const std::string& path, const OpenBeside& open_beside) {

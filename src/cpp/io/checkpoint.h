@@ -24,24 +24,19 @@ struct Checkpoint {
   Naming naming = Naming::meta;
   bool is_runq_s = false;  // llama2.c's runq runs it: rounded to int8, its text should be runq's
   std::map<std::string, Weight, std::less<>> weights;
-  std::unique_ptr<Vocabulary> vocabulary;  // null where the file has no tokenizer, or one that we do not know
-  std::string no_vocabulary_reason;        // which of the two, where it is a file that could have one
+  std::shared_ptr<const Vocabulary> vocabulary;  // null where the file has no tokenizer, or one that we do not know
+  std::string no_vocabulary_reason;              // which of the two, where it is a file that could have one
 
   // Throws FormatError that lists the tensor as missing.
   const Weight& weight(const std::string& name) const;
   const Weight& weight(Part part, std::int64_t layer = 0) const { return weight(weight_name(naming, part, layer)); }
 };
 
+// Whether an array of it has one dimension.
+bool is_vector(const Checkpoint& checkpoint, const Weight& weight);
+
 // The mapped files that a checkpoint's weights lie in, each once.
 std::vector<Buffer> mapped_files(const Checkpoint& checkpoint);
-
-struct MatrixShape {
-  std::int64_t rows;
-  std::int64_t cols;
-};
-
-// The shape that a config gives a matrix: y = W x for x [cols] and y [rows]; a gain is [1, dim].
-MatrixShape part_shape(const Config& config, Part part);
 
 // Opens any file that a reader in checkpoint.cpp's list knows, or a Hugging Face folder: by its path, or by that of a
 // safetensors file beside a config.json. Throws FormatError (what was expected, what was found,

@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/quote.h"
 #include "io/gguf_model.h"
+#include "io/names.h"
 
 namespace llama2cpp {
 namespace {
@@ -187,9 +188,10 @@ std::vector<float> read_rope_factors(const Gguf& gguf, const Config& config) {
 }
 
 std::int64_t embedding_rows(const Gguf& gguf) {
-  const auto found = gguf.tensors().find("token_embd.weight");
+  const std::string name = weight_name(Naming::gguf, Part::tok_embeddings);
+  const auto found = gguf.tensors().find(name);
   if (found == gguf.tensors().end() || found->second.shape.size() < 2) {
-    throw FormatError("tensor 'token_embd.weight' is missing, or is no matrix");
+    throw FormatError(cat("tensor '", name, "' is missing, or is no matrix"));
   }
   return found->second.shape[1];
 }
@@ -233,7 +235,7 @@ Config read_gguf_config(const Gguf& gguf) {
   config.rope_scaling = read_rope_scaling(gguf, config.seq_len);
   config.sliding_window = gguf.integer(full("attention.sliding_window")).value_or(0);
   config.rope_style = RopeStyle::interleaved;
-  config.tied = !gguf.tensors().contains("output.weight");
+  config.tied = !gguf.tensors().contains(weight_name(Naming::gguf, Part::output));
   config.validate();  // before what depends on head_dim
 
   config.rope_factors = read_rope_factors(gguf, config);

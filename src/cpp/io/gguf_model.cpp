@@ -18,8 +18,7 @@ bool is_harmless(std::string_view name) {
 }
 
 void refuse_unknown(std::string_view name, const GgufTensor& tensor, const Config& config) {
-  const auto found = find_part(Naming::gguf, name);
-  if (found && (!per_layer(found->part) || found->layer < config.n_layers)) return;
+  if (find_part(Naming::gguf, name, config)) return;
   throw FormatError(cat("tensor ", excerpt(name), " (byte ", tensor.described, ") has no place in a Llama of ",
                         config.n_layers, " layers, so this file computes something that this version does not"));
 }

@@ -126,10 +126,7 @@ bool is_shard(const HfFolder& folder, std::string_view name) {
   return std::any_of(map.members().begin(), map.members().end(), names_it);
 }
 
-constexpr std::string_view kPrefix = "model.";
-constexpr std::string_view kHead = "lm_head.";
-constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
-constexpr std::string_view kOutput = "lm_head.weight";
+constexpr std::string_view kPrefix = "model.";  // of all names but the output's
 
 void rename(Tensors& tensors, const std::string& from, std::string to) {
   auto node = tensors.extract(from);
@@ -139,19 +136,20 @@ void rename(Tensors& tensors, const std::string& from, std::string to) {
 
 // A model that was saved without its output matrix (LlamaModel) names its tensors without "model.".
 void add_prefix(Tensors& tensors) {
+  const std::string head = cat(facts(Part::output).hugging_face, ".");
   std::vector<std::string> names;
   for (const auto& [name, placed] : tensors) {
     if (name.starts_with(kPrefix)) return;
-    if (!name.starts_with(kHead)) names.push_back(name);
+    if (!name.starts_with(head)) names.push_back(name);
   }
   for (const std::string& name : names) rename(tensors, name, cat(kPrefix, name));
 }
 
 // Of a matrix that is both, some programs keep the output's name alone.
 void name_tied(Tensors& tensors) {
-  if (tensors.contains(kOutput) && !tensors.contains(kEmbedding)) {
-    rename(tensors, std::string(kOutput), std::string(kEmbedding));
-  }
+  const std::string output = weight_name(Naming::hugging_face, Part::output);
+  const std::string embedding = weight_name(Naming::hugging_face, Part::tok_embeddings);
+  if (tensors.contains(output) && !tensors.contains(embedding)) rename(tensors, output, embedding);
 }
 
 // `named`: the file that was asked for, where it was not the folder.
@@ -173,14 +171,6 @@ Tensors read_tensors(const HfFolder& folder, const std::string& named, bool use_
 
 // Stored frequencies, which follow from the config.
 bool is_harmless(std::string_view name) { return name.ends_with("rotary_emb.inv_freq"); }
-
-bool is_bias(Part part) {
-  return std::find(std::begin(kBiasParts), std::end(kBiasParts), part) != std::end(kBiasParts);
-}
-
-bool is_vector(Part part) {
-  return part == Part::attention_norm || part == Part::ffn_norm || part == Part::norm || is_bias(part);
-}
 
 const Format& format_of(const std::string& name, const Placed& placed) {
   for (const auto& [dtype, format] : {std::pair{"F32", &kF32}, {"F16", &kF16}, {"BF16", &kBF16}, {"F64", &kF64}}) {
@@ -227,15 +217,17 @@ bool is_zero(const Placed& placed) {
   return std::all_of(begin, end, [](std::byte b) { return b == std::byte{0}; });
 }
 
+bool announces(const HfBiases& biases, Part part) {
+  return facts(part).scope == Scope::mlp ? biases.mlp : biases.attention;
+}
+
 // GPTQ's writers add biases of zeros where a model has none. Others that config.json does not announce, transformers
 // would not add.
 bool is_no_bias(const std::string& name, const Placed& placed, Part part, const HfBiases& biases) {
-  if (!is_bias(part)) return false;
-  const bool mlp = part == Part::b1 || part == Part::b2 || part == Part::b3;
-  if (mlp ? biases.mlp : biases.attention) return false;
+  if (facts(part).kind != PartKind::bias || announces(biases, part)) return false;
   if (is_zero(placed)) return true;
   throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there, but config.json has no ",
-                        mlp ? "mlp_bias" : "attention_bias"));
+                        facts(part).scope == Scope::mlp ? "mlp_bias" : "attention_bias"));
 }
 
 void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq,
@@ -245,15 +237,14 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
     if (is_harmless(name) || (int8 && is_llm_int8_part(tensors, name))) continue;
     const std::string module = gptq ? quantised_module(name) : "";
     const std::string weight = module.empty() ? name : module + ".weight";
-    const auto found = find_part(Naming::hugging_face, weight);
-    const bool fits = found && (module.empty() || (!is_vector(found->part) && found->part != Part::tok_embeddings));
-    if (!fits || (per_layer(found->part) && found->layer >= config.n_layers)) {
+    const auto found = find_part(Naming::hugging_face, weight, config);
+    const bool matrix = found && facts(found->part).kind == PartKind::matrix;
+    if (!found || (!module.empty() && !matrix)) {
       throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), ", ", placed.describe(),
                             ", has no place in a Llama of ", config.n_layers,
                             " layers, so this folder computes something that this version does not"));
     }
     if (is_no_bias(name, placed, found->part, biases)) continue;
-    const bool matrix = !is_vector(found->part) && found->part != Part::tok_embeddings;
     if (int8 && matrix && placed.tensor.dtype == "I8") {
       const MatrixShape shape = part_shape(config, found->part);
       checkpoint.weights.emplace(name, llm_int8_weight(tensors, name, *int8, shape.rows, shape.cols));
@@ -272,10 +263,9 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
 
 // What config.json announces, all layers have.
 void check_biases(const HfBiases& biases, const Checkpoint& checkpoint) {
-  for (const Part part : kBiasParts) {
-    const bool mlp = part == Part::b1 || part == Part::b2 || part == Part::b3;
-    if (!(mlp ? biases.mlp : biases.attention)) continue;
-    for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(part, layer);
+  for (const PartFacts& row : kParts) {
+    if (row.kind != PartKind::bias || !announces(biases, row.part)) continue;
+    for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(row.part, layer);
   }
 }
 
@@ -385,7 +375,8 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   const HfBiases biases = read_hf_biases(config.root());
   add_weights(tensors, gptq, int8, biases, checkpoint);
   // As in transformers: an output matrix that is there is the output.
-  checkpoint.config.tied = checkpoint.config.tied && !checkpoint.weights.contains("lm_head.weight");
+  const std::string output = weight_name(Naming::hugging_face, Part::output);
+  checkpoint.config.tied = checkpoint.config.tied && !checkpoint.weights.contains(output);
   check_biases(biases, checkpoint);
   checkpoint.weight(Part::tok_embeddings);  // vocab_size is true: pieces are counted by it
   add_vocabulary(folder, checkpoint);

@@ -12,7 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
-#include <span>
+#include <vector>
 
 #include "core/check.h"
 #include "format/f32.h"
@@ -29,35 +29,24 @@ constexpr std::size_t kHeaderBytes = 256;  // v1 and v2
 using Item = std::optional<Part>;
 constexpr Item kRotaryTables = std::nullopt;  // cos and sin, [seq_len, head_dim / 2] each: we compute our own
 
-constexpr Item kOrderV0[] = {
-    Part::tok_embeddings,
-    Part::attention_norm,
-    Part::wq,
-    Part::wk,
-    Part::wv,
-    Part::wo,
-    Part::ffn_norm,
-    Part::w1,
-    Part::w2,
-    Part::w3,
-    Part::norm,
-    kRotaryTables,
-    Part::output,
-};
-constexpr Item kOrderV1[] = {
-    Part::attention_norm,
-    Part::ffn_norm,
-    Part::norm,
-    Part::tok_embeddings,
-    Part::wq,
-    Part::wk,
-    Part::wv,
-    Part::wo,
-    Part::w1,
-    Part::w2,
-    Part::w3,
-    Part::output,
-};
+// Tensors in the order of the file: kind after kind, each through all layers. Optional parts have no place there.
+std::vector<Item> order_of(int version) {
+  std::vector<Item> order;
+  const auto add = [&](auto wanted) {
+    for (const PartFacts& row : kParts) {
+      if (row.need != Need::optional && wanted(row)) order.emplace_back(row.part);
+    }
+  };
+  if (version == 0) {
+    add([](const PartFacts& row) { return row.need == Need::always; });
+    order.push_back(kRotaryTables);
+    add([](const PartFacts& row) { return row.need == Need::untied; });
+  } else {
+    add([](const PartFacts& row) { return is_vector(row.kind); });
+    add([](const PartFacts& row) { return !is_vector(row.kind); });
+  }
+  return order;
+}
 
 struct Header {
   int version = 0;
@@ -158,15 +147,13 @@ Header read_header_v1(const Buffer& file) {
   return header;
 }
 
-bool is_matrix(Part part) { return part != Part::attention_norm && part != Part::ffn_norm && part != Part::norm; }
-
 Place place_of(const Header& header, Item item, std::int64_t layer, std::size_t begin) {
   const Config& config = header.config;
   const MatrixShape shape = item ? part_shape(config, *item) : MatrixShape{config.seq_len, config.head_dim};
   const std::size_t count =
       checked_mul(static_cast<std::size_t>(shape.rows), static_cast<std::size_t>(shape.cols), "tensor");
   Place place{item, layer, begin, 0, 0};
-  if (header.group != 0 && item && is_matrix(*item)) {
+  if (header.group != 0 && item && !is_vector(*item)) {
     place.value_bytes = count;
     place.scale_bytes = checked_mul(count / static_cast<std::size_t>(header.group), sizeof(float), "scales");
   } else {
@@ -180,10 +167,9 @@ Place place_of(const Header& header, Item item, std::int64_t layer, std::size_t 
 // the header stands for.
 template <class Visit>
 std::size_t for_each_place(const Header& header, Visit visit) {
-  const std::span<const Item> order = header.version == 0 ? std::span<const Item>(kOrderV0) : kOrderV1;
   std::size_t begin = header.bytes;
-  for (const Item item : order) {
-    if (item == Part::output && header.config.tied) continue;
+  for (const Item item : order_of(header.version)) {
+    if (header.config.tied && item && facts(*item).need == Need::untied) continue;
     const std::int64_t layers = item && per_layer(*item) ? header.config.n_layers : 1;
     for (std::int64_t layer = 0; layer < layers; ++layer) {
       const Place place = place_of(header, item, layer, begin);

@@ -1,4 +1,4 @@
-// The table of names, and its use in both directions.
+// Names of parts, in both directions.
 #include "io/names.h"
 
 #include <algorithm>
@@ -9,79 +9,54 @@
 namespace llama2cpp {
 namespace {
 
-struct Names {
-  Part part;
-  std::string_view meta;
-  std::string_view hugging_face;
-  std::string_view gguf;
-};
-
-// In the order of Part. {} is the layer.
-constexpr Names kNames[] = {
-    {Part::tok_embeddings, "tok_embeddings.weight", "model.embed_tokens.weight", "token_embd.weight"},
-    {Part::attention_norm, "layers.{}.attention_norm.weight", "model.layers.{}.input_layernorm.weight",
-     "blk.{}.attn_norm.weight"},
-    {Part::wq, "layers.{}.attention.wq.weight", "model.layers.{}.self_attn.q_proj.weight", "blk.{}.attn_q.weight"},
-    {Part::wk, "layers.{}.attention.wk.weight", "model.layers.{}.self_attn.k_proj.weight", "blk.{}.attn_k.weight"},
-    {Part::wv, "layers.{}.attention.wv.weight", "model.layers.{}.self_attn.v_proj.weight", "blk.{}.attn_v.weight"},
-    {Part::wo, "layers.{}.attention.wo.weight", "model.layers.{}.self_attn.o_proj.weight", "blk.{}.attn_output.weight"},
-    {Part::ffn_norm, "layers.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight",
-     "blk.{}.ffn_norm.weight"},
-    {Part::w1, "layers.{}.feed_forward.w1.weight", "model.layers.{}.mlp.gate_proj.weight", "blk.{}.ffn_gate.weight"},
-    {Part::w2, "layers.{}.feed_forward.w2.weight", "model.layers.{}.mlp.down_proj.weight", "blk.{}.ffn_down.weight"},
-    {Part::w3, "layers.{}.feed_forward.w3.weight", "model.layers.{}.mlp.up_proj.weight", "blk.{}.ffn_up.weight"},
-    {Part::norm, "norm.weight", "model.norm.weight", "output_norm.weight"},
-    {Part::output, "output.weight", "lm_head.weight", "output.weight"},
-    {Part::bq, "layers.{}.attention.wq.bias", "model.layers.{}.self_attn.q_proj.bias", "blk.{}.attn_q.bias"},
-    {Part::bk, "layers.{}.attention.wk.bias", "model.layers.{}.self_attn.k_proj.bias", "blk.{}.attn_k.bias"},
-    {Part::bv, "layers.{}.attention.wv.bias", "model.layers.{}.self_attn.v_proj.bias", "blk.{}.attn_v.bias"},
-    {Part::bo, "layers.{}.attention.wo.bias", "model.layers.{}.self_attn.o_proj.bias", "blk.{}.attn_output.bias"},
-    {Part::b1, "layers.{}.feed_forward.w1.bias", "model.layers.{}.mlp.gate_proj.bias", "blk.{}.ffn_gate.bias"},
-    {Part::b2, "layers.{}.feed_forward.w2.bias", "model.layers.{}.mlp.down_proj.bias", "blk.{}.ffn_down.bias"},
-    {Part::b3, "layers.{}.feed_forward.w3.bias", "model.layers.{}.mlp.up_proj.bias", "blk.{}.ffn_up.bias"},
-};
-
+// What a family puts around the table's names.
 struct Family {
   Naming naming;
   std::string_view whose;
+  std::string_view layer;             // before a layer's number
+  std::string_view PartFacts::*stem;  // what names a part
 };
 
+// In the order of Naming.
 constexpr Family kFamilies[] = {
-    {Naming::meta, "Llama's and llama2.c's"},
-    {Naming::hugging_face, "Hugging Face's"},
-    {Naming::gguf, "GGUF's"},
+    {Naming::meta, "Llama's and llama2.c's", "layers.", &PartFacts::meta},
+    {Naming::hugging_face, "Hugging Face's", "model.layers.", &PartFacts::hugging_face},
+    {Naming::gguf, "GGUF's", "blk.", &PartFacts::gguf},
 };
 
-constexpr std::string_view kLayer = "{}";
 constexpr std::size_t kMaxLayerDigits = 9;  // a layer's number is below 10^9, whatever a file calls its tensors
 
-std::string_view pattern_of(const Names& names, Naming naming) {
-  switch (naming) {
-    case Naming::meta:
-      return names.meta;
-    case Naming::hugging_face:
-      return names.hugging_face;
-    case Naming::gguf:
-      return names.gguf;
-  }
-  throw std::invalid_argument(cat("no such naming: ", static_cast<int>(naming)));
+const Family& family_of(Naming naming) { return kFamilies[static_cast<std::size_t>(naming)]; }
+
+std::string_view ending_of(const PartFacts& row) { return row.kind == PartKind::bias ? ".bias" : ".weight"; }
+
+std::string name_of(const Family& family, const PartFacts& row, std::string_view layer) {
+  const std::string_view stem = row.*family.stem;
+  if (row.scope == Scope::model) return cat(stem, ending_of(row));
+  return cat(family.layer, layer, ".", stem, ending_of(row));
 }
 
-// The layer in a name that fits the pattern: 0 where the pattern has none.
-std::optional<std::int64_t> match(std::string_view name, std::string_view pattern) {
-  const std::size_t hole = pattern.find(kLayer);
-  if (hole == std::string_view::npos) return name == pattern ? std::optional<std::int64_t>(0) : std::nullopt;
-  const std::string_view before = pattern.substr(0, hole);
-  const std::string_view after = pattern.substr(hole + kLayer.size());
-  if (name.size() <= before.size() + after.size() || !name.starts_with(before) || !name.ends_with(after)) return {};
-  const std::string_view digits = name.substr(before.size(), name.size() - before.size() - after.size());
-  if (digits.size() > kMaxLayerDigits || (digits.size() > 1 && digits.front() == '0')) return {};
+std::optional<std::int64_t> layer_of(std::string_view digits) {
+  if (digits.empty() || digits.size() > kMaxLayerDigits || (digits.size() > 1 && digits.front() == '0')) return {};
   std::int64_t layer = 0;
   for (const char c : digits) {
     if (c < '0' || c > '9') return {};
     layer = layer * 10 + (c - '0');
   }
   return layer;
+}
+
+// The layer in a name that is this part's: 0 where no layer has it.
+std::optional<std::int64_t> match(std::string_view name, const Family& family, const PartFacts& row) {
+  const auto take_end = [&](std::string_view end) {
+    const bool ends_so = name.ends_with(end);
+    if (ends_so) name.remove_suffix(end.size());
+    return ends_so;
+  };
+  if (!take_end(ending_of(row)) || !take_end(row.*family.stem)) return {};
+  if (row.scope == Scope::model) return name.empty() ? std::optional<std::int64_t>(0) : std::nullopt;
+  if (!take_end(".") || !name.starts_with(family.layer)) return {};
+  return layer_of(name.substr(family.layer.size()));
 }
 
 // The first of `names` that this family has and no other, or null.
@@ -108,20 +83,22 @@ const std::string* find_name(std::span<const std::string> names, Naming naming) 
 
 }  // namespace
 
-bool per_layer(Part part) { return kNames[static_cast<std::size_t>(part)].meta.find(kLayer) != std::string_view::npos; }
-
 std::string weight_name(Naming naming, Part part, std::int64_t layer) {
-  const std::string_view pattern = pattern_of(kNames[static_cast<std::size_t>(part)], naming);
-  const std::size_t hole = pattern.find(kLayer);
-  if (hole == std::string_view::npos) return std::string(pattern);
-  return cat(pattern.substr(0, hole), layer, pattern.substr(hole + kLayer.size()));
+  return name_of(family_of(naming), facts(part), cat(layer));
 }
 
+std::string weight_pattern(Naming naming, Part part) { return name_of(family_of(naming), facts(part), "{}"); }
+
 std::optional<NamedPart> find_part(Naming naming, std::string_view name) {
-  for (const Names& row : kNames) {
-    if (const auto layer = match(name, pattern_of(row, naming))) return NamedPart{row.part, *layer};
+  for (const PartFacts& row : kParts) {
+    if (const auto layer = match(name, family_of(naming), row)) return NamedPart{row.part, *layer};
   }
   return {};
+}
+
+std::optional<NamedPart> find_part(Naming naming, std::string_view name, const Config& config) {
+  const std::optional<NamedPart> found = find_part(naming, name);
+  return found && (!per_layer(found->part) || found->layer < config.n_layers) ? found : std::nullopt;
 }
 
 Naming detect_naming(std::span<const std::string> names) {

@@ -1,4 +1,4 @@
-// What each family of files calls the same matrix.
+// What each family of files calls the same weight. The names are in core/parts.inc.
 #pragma once
 
 #include <cstdint>
@@ -7,59 +7,17 @@
 #include <string>
 #include <string_view>
 
+#include "core/parts.h"
+
 namespace llama2cpp {
 
-// meta: Llama's own and llama2.c's names. hugging_face: transformers' names. gguf: llama.cpp's names.
-enum class Naming : std::uint8_t { meta, hugging_face, gguf };
-
-enum class Part : std::uint8_t {
-  tok_embeddings,
-  attention_norm,
-  wq,
-  wk,
-  wv,
-  wo,
-  ffn_norm,
-  w1,
-  w2,
-  w3,
-  norm,
-  output,
-  bq,
-  bk,
-  bv,
-  bo,
-  b1,
-  b2,
-  b3,
-};
-
-// What every Llama has, but for the output where it is tied.
-inline constexpr Part kAllParts[] = {
-    Part::tok_embeddings,
-    Part::attention_norm,
-    Part::wq,
-    Part::wk,
-    Part::wv,
-    Part::wo,
-    Part::ffn_norm,
-    Part::w1,
-    Part::w2,
-    Part::w3,
-    Part::norm,
-    Part::output,
-};
-
-// What some have: a vector that is added to what the matrix of the same letter gives.
-inline constexpr Part kBiasParts[] = {
-    Part::bq, Part::bk, Part::bv, Part::bo, Part::b1, Part::b2, Part::b3,
-};
-
-// Whether every layer has one of its own.
-bool per_layer(Part part);
+inline constexpr Naming kNamings[] = {Naming::meta, Naming::hugging_face, Naming::gguf};
 
 // weight_name(Naming::meta, Part::wq, 3) -> "layers.3.attention.wq.weight"
 std::string weight_name(Naming naming, Part part, std::int64_t layer = 0);
+
+// weight_pattern(Naming::meta, Part::wq) -> "layers.{}.attention.wq.weight"
+std::string weight_pattern(Naming naming, Part part);
 
 struct NamedPart {
   Part part;
@@ -68,6 +26,9 @@ struct NamedPart {
 
 // The opposite of weight_name; nothing for a name that the family does not have.
 std::optional<NamedPart> find_part(Naming naming, std::string_view name);
+
+// The same, and nothing for a layer that the config does not have.
+std::optional<NamedPart> find_part(Naming naming, std::string_view name, const Config& config);
 
 // The family that a set of names belongs to. Names of no family (stored rotary tables, say) are passed over. Throws
 // std::invalid_argument for names of two families, and where no name is of one family alone: then it says what was

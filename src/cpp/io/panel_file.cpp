@@ -77,70 +77,60 @@ Value choice(std::string_view what, std::string_view text,
 }
 
 // An object without other members than these.
-void check_members(const Json& object, std::initializer_list<std::string_view> known) {
+void check_members(const Json& object, std::span<const std::string_view> known) {
   for (const Json member : object.members()) {
     if (std::find(known.begin(), known.end(), member.name()) == known.end()) member.fail("expected no such member");
   }
 }
 
-float float_of(const Json& object, std::string_view name) { return static_cast<float>(object.get(name).number()); }
+// A value by the name that to_string gives it.
+template <class Value, std::size_t kCount>
+Value named(const Json& json, const Value (&values)[kCount]) {
+  std::array<std::pair<std::string_view, Value>, kCount> known;
+  for (std::size_t i = 0; i < kCount; ++i) known[i] = {to_string(values[i]), values[i]};
+  return choice(json.path(), json.string(), known);
+}
 
-RopeScaling read_scaling(const Json& object) {
-  check_members(object, {"type", "factor", "low_freq_factor", "high_freq_factor", "original_context",
-                         "attention_factor", "beta_fast", "beta_slow", "truncate"});
-  using Kind = RopeScaling::Kind;
-  RopeScaling scaling;
-  scaling.kind = choice<Kind, 5>("config.rope_scaling.type", object.get("type").string(),
-                                 {{{"linear", Kind::linear},
-                                   {"llama3", Kind::llama3},
-                                   {"yarn", Kind::yarn},
-                                   {"dynamic", Kind::dynamic},
-                                   {"longrope", Kind::longrope}}});
-  scaling.factor = float_of(object, "factor");
-  if (scaling.kind != Kind::linear) scaling.original_context = object.get("original_context").int64();
-  if (scaling.kind == Kind::llama3) {
-    scaling.low_freq_factor = float_of(object, "low_freq_factor");
-    scaling.high_freq_factor = float_of(object, "high_freq_factor");
-  }
-  if (scaling.kind == Kind::yarn || scaling.kind == Kind::longrope) {
-    scaling.attention_factor = float_of(object, "attention_factor");
-  }
-  if (scaling.kind == Kind::yarn) {
-    scaling.beta_fast = float_of(object, "beta_fast");
-    scaling.beta_slow = float_of(object, "beta_slow");
-    scaling.truncate = object.get("truncate").boolean();
-  }
-  return scaling;
+void read(const Json& json, std::int64_t& value) { value = json.int64(); }
+void read(const Json& json, float& value) { value = static_cast<float>(json.number()); }
+void read(const Json& json, bool& value) { value = json.boolean(); }
+void read(const Json& json, RopeStyle& value) { value = named(json, kRopeStyles); }
+void read(const Json& json, RopeScaling::Kind& value) { value = named(json, kScalingKinds); }
+void read(const Json& json, std::vector<float>& values) {
+  for (const Json number : json.elements()) read(number, values.emplace_back());
+}
+
+// The fields that an object has, by their names: those that `has` says, and no others. What may be null is as it was.
+template <class Object, class Has>
+void read_fields(const Json& json, Object& object, Has has);
+
+void read(const Json& json, RopeScaling& scaling) {
+  read(json.get("type"), scaling.kind);
+  read_fields(json, scaling, [&](const Field& field) { return scaling.has(field); });
+}
+
+template <class Object, class Has>
+void read_fields(const Json& json, Object& object, Has has) {
+  std::vector<std::string_view> names;
+  Object::each([&](const Field& field, auto member) {
+    if (!has(field)) return;
+    names.push_back(field.name);
+    const bool may_be_null = field.least == 0 || std::is_same_v<decltype(member), RopeScaling Config::*>;
+    if (!may_be_null) {
+      read(json.get(field.name), object.*member);
+    } else if (const auto found = json.find(field.name)) {
+      read(*found, object.*member);
+    }
+  });
+  check_members(json, names);
 }
 
 Config read_config(const SafetensorsHeader& header) {
   const JsonDocument document(text_of(header, "config"), "config");
-  const Json object = document.root();
-  check_members(object,
-                {"dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab_size", "seq_len",
-                 "norm_eps", "rope_theta", "rope_scaling", "rope_factors", "sliding_window", "rope_style", "tied"});
-  Config c;
-  c.dim = object.get("dim").int64();
-  c.hidden_dim = object.get("hidden_dim").int64();
-  c.n_layers = object.get("n_layers").int64();
-  c.n_heads = object.get("n_heads").int64();
-  c.n_kv_heads = object.get("n_kv_heads").int64();
-  c.head_dim = object.get("head_dim").int64();
-  c.vocab_size = object.get("vocab_size").int64();
-  c.seq_len = object.get("seq_len").int64();
-  c.norm_eps = float_of(object, "norm_eps");
-  c.rope_theta = float_of(object, "rope_theta");
-  if (const auto scaling = object.find("rope_scaling")) c.rope_scaling = read_scaling(*scaling);
-  for (const Json factor : object.get("rope_factors").elements()) {
-    c.rope_factors.push_back(static_cast<float>(factor.number()));
-  }
-  if (const auto window = object.find("sliding_window")) c.sliding_window = window->int64();
-  c.rope_style = choice<RopeStyle, 2>("config.rope_style", object.get("rope_style").string(),
-                                      {{{to_string(RopeStyle::interleaved), RopeStyle::interleaved},
-                                        {to_string(RopeStyle::half_split), RopeStyle::half_split}}});
-  c.tied = object.get("tied").boolean();
-  c.validate();
-  return c;
+  Config config;
+  read_fields(document.root(), config, [](const Field&) { return true; });
+  config.validate();
+  return config;
 }
 
 Plane plane_of(const SafetensorsTensor& tensor, const Buffer& file, std::int64_t row_bytes) {
@@ -169,82 +159,97 @@ Buffer read_order(const std::string& name, const SafetensorsTensor& tensor, std:
   return order;
 }
 
-// The rest of an LLM.int8() weight: its outliers, whatever its panels hold.
-void read_outliers(const Json& facts, const SafetensorsHeader& header, const Buffer& file, Weight& weight) {
-  if (weight.cols > kMostLlmInt8Columns) {
-    facts.fail(cat("it has ", weight.cols, " columns, expected at most ", kMostLlmInt8Columns));
-  }
-  if (weight.group != weight.cols) {
-    facts.fail(cat("groups of ", weight.group, " are none of ", kLlmInt8.name, " for rows of ", weight.cols));
-  }
-  weight.outlier_threshold = read_outlier_threshold(facts.get("outlier_threshold"));
-  const auto found = header.tensors.find(weight.name + std::string(kOutliers));
-  if (found == header.tensors.end()) return;
-  const SafetensorsTensor& tensor = found->second;
-  const std::int64_t n = tensor.shape.size() == 1 ? tensor.shape[0] : 0;
-  if (tensor.dtype != "I32" || n < 1 || n > weight.cols) {
-    throw FormatError(cat("tensor ", excerpt(found->first), " is ", describe_tensor(tensor.dtype, tensor.shape),
-                          ", expected I32 [n], with n from 1 to ", weight.cols));
-  }
-  weight.planes[2] =
-      read_outlier_columns(cat("tensor ", excerpt(found->first)), file.data() + tensor.begin, n, weight.cols);
-}
-
-Weight matrix_of(const std::string& name, const Json& facts, const SafetensorsHeader& header, const Buffer& file) {
-  const SafetensorsTensor& tensor = header.tensors.find(name)->second;
-  const std::size_t found = tensor.end - tensor.begin;
-  const Format& numbers = find_format(facts.get("format").string());
-  const bool has_outliers = &numbers == &kLlmInt8;
-  check_members(facts, {"format", "rows", "cols", "group", has_outliers ? "outlier_threshold" : "group"});
+// The name, format and sizes of a matrix, which fit into `bytes`.
+Weight read_facts(const Json& facts, std::size_t bytes) {
+  static constexpr std::string_view kMembers[] = {"format", "rows", "cols", "group", "outlier_threshold"};
   Weight weight;
-  weight.name = name;
-  weight.format = &numbers;
+  weight.name = facts.name();
+  weight.format = &find_format(facts.get("format").string());
+  check_members(facts, std::span(kMembers).first(weight.format == &kLlmInt8 ? 5 : 4));
   weight.rows = facts.get("rows").int64();
   weight.cols = facts.get("cols").int64();
   weight.group = facts.get("group").int64();
   // A row's share of a panel has at least two bits for each column.
-  const auto most = static_cast<std::int64_t>(found) * 16;
+  const auto most = static_cast<std::int64_t>(bytes) * 16;
   if (weight.rows < 1 || weight.rows > most || weight.cols < 1 || weight.cols > most) {
-    facts.fail(cat("a matrix ", shape_text(weight), " cannot be in the ", found, " bytes of its tensor"));
+    facts.fail(cat("a matrix ", shape_text(weight), " cannot be in the ", bytes, " bytes of its tensor"));
   }
-  const bool own_group = numbers.group == 0 ? weight.group >= 1 : weight.group == numbers.group;
-  const bool fills = numbers.integers != nullptr && numbers.group == 0 ? true : weight.cols % weight.group == 0;
-  if (!own_group || !fills) {
-    facts.fail(cat("groups of ", weight.group, " are none of ", numbers.name, " for rows of ", weight.cols));
+  return weight;
+}
+
+void check_group(const Json& facts, const Weight& weight) {
+  const Format& format = *weight.format;
+  const bool own_group = format.group == 0 ? weight.group >= 1 : weight.group == format.group;
+  const bool fills =
+      own_group && ((format.integers != nullptr && format.group == 0) || weight.cols % weight.group == 0);
+  const bool whole_row = &format != &kLlmInt8 || weight.group == weight.cols;
+  if (!fills || !whole_row) {
+    facts.fail(cat("groups of ", weight.group, " are none of ", format.name, " for rows of ", weight.cols));
   }
-  if (&numbers == &kInt8Group && weight.group > kMostInt8Group) {
-    facts.fail(cat("groups of ", weight.group, ", expected at most ", kMostInt8Group, " in ", numbers.name));
+  if (&format == &kInt8Group && weight.group > kMostInt8Group) {
+    facts.fail(cat("groups of ", weight.group, ", expected at most ", kMostInt8Group, " in ", format.name));
   }
-  const auto order = header.tensors.find(name + std::string(kOrder));
-  if (order != header.tensors.end() && numbers.blocks.zeros) {
-    weight.order = read_order(order->first, order->second, weight.cols, file);
-  } else if (order != header.tensors.end()) {
-    throw FormatError(cat("tensor ", excerpt(order->first), " is there, but ", numbers.name, " has no order"));
+}
+
+// A small tensor beside a matrix, of a format that may have one. Null where there is none.
+const std::pair<const std::string, SafetensorsTensor>* find_beside(const Weight& weight, std::string_view part,
+                                                                   bool may_have_one, std::string_view what,
+                                                                   const SafetensorsHeader& header) {
+  const auto found = header.tensors.find(weight.name + std::string(part));
+  if (found == header.tensors.end()) return nullptr;
+  if (may_have_one) return &*found;
+  throw FormatError(cat("tensor ", excerpt(found->first), " is there, but ", weight.format->name, " has no ", what));
+}
+
+// The rest of an LLM.int8() weight: its outliers, whatever its panels hold.
+void add_outliers(const Json& facts, const SafetensorsHeader& header, const Buffer& file, Weight& weight) {
+  const bool is_llm_int8 = weight.format == &kLlmInt8;
+  if (is_llm_int8 && weight.cols > kMostLlmInt8Columns) {
+    facts.fail(cat("it has ", weight.cols, " columns, expected at most ", kMostLlmInt8Columns));
   }
-  if (has_outliers) {
-    read_outliers(facts, header, file, weight);
-  } else if (header.tensors.contains(name + std::string(kOutliers))) {
-    throw FormatError(
-        cat("tensor ", excerpt(name + std::string(kOutliers)), " is there, but ", numbers.name, " has no outliers"));
+  if (is_llm_int8) weight.outlier_threshold = read_outlier_threshold(facts.get("outlier_threshold"));
+  const auto* const found = find_beside(weight, kOutliers, is_llm_int8, "outliers", header);
+  if (found == nullptr) return;
+  const auto& [name, tensor] = *found;
+  const std::int64_t n = tensor.shape.size() == 1 ? tensor.shape[0] : 0;
+  if (tensor.dtype != "I32" || n < 1 || n > weight.cols) {
+    throw FormatError(cat("tensor ", excerpt(name), " is ", describe_tensor(tensor.dtype, tensor.shape),
+                          ", expected I32 [n], with n from 1 to ", weight.cols));
   }
+  weight.planes[2] = read_outlier_columns(cat("tensor ", excerpt(name)), file.data() + tensor.begin, n, weight.cols);
+}
+
+void add_panels(const Json& facts, const SafetensorsTensor& tensor, const Buffer& file, Weight& weight) {
+  const Format& numbers = *weight.format;
   const PanelForm form = stored_form(weight);
   weight.format = in_panels(numbers, form);
   if (weight.format == nullptr) facts.fail(cat("weights in format ", numbers.name, " cannot be in panels"));
   if (form != PanelForm::blocks) weight.order = {};
   const std::size_t bytes = stored_bytes(weight);
   const std::size_t expected = checked_add(bytes, kAlignment - 1, "tensor") / kAlignment * kAlignment;
-  if (tensor.dtype != "U8" || tensor.shape.size() != 1 || found != expected) {
-    throw FormatError(cat("tensor ", excerpt(name), " is ", describe_tensor(tensor.dtype, tensor.shape),
+  if (tensor.dtype != "U8" || tensor.shape.size() != 1 || tensor.end - tensor.begin != expected) {
+    throw FormatError(cat("tensor ", excerpt(weight.name), " is ", describe_tensor(tensor.dtype, tensor.shape),
                           ", expected U8 [", expected, "], which ", shape_text(weight), " in ", numbers.name,
                           " takes"));
   }
   if (tensor.begin % kAlignment != 0) {
-    throw FormatError(
-        cat("tensor ", excerpt(name), " begins at byte ", tensor.begin, ", expected a multiple of ", kAlignment));
+    throw FormatError(cat("tensor ", excerpt(weight.name), " begins at byte ", tensor.begin,
+                          ", expected a multiple of ", kAlignment));
   }
   weight.planes[0] = plane_of(tensor, file, 0);
   weight.planes[0].bytes = bytes;
   weight.panels = Buffer::wrap(weight.planes[0].data, bytes, std::make_shared<const Buffer>(file));
+}
+
+Weight matrix_of(const Json& facts, const SafetensorsTensor& tensor, const SafetensorsHeader& header,
+                 const Buffer& file) {
+  Weight weight = read_facts(facts, tensor.end - tensor.begin);
+  check_group(facts, weight);
+  if (const auto* const order = find_beside(weight, kOrder, weight.format->blocks.zeros, "order", header)) {
+    weight.order = read_order(order->first, order->second, weight.cols, file);
+  }
+  add_outliers(facts, header, file, weight);
+  add_panels(facts, tensor, file, weight);
   return weight;
 }
 
@@ -265,9 +270,8 @@ Weight vector_of(const std::string& name, const SafetensorsTensor& tensor, const
 // A Llama has a place for it, of its shape.
 void check_place(const Weight& weight, const Checkpoint& checkpoint) {
   const Config& config = checkpoint.config;
-  const auto found = find_part(checkpoint.naming, weight.name);
-  const bool is_there = found && (!per_layer(found->part) || found->layer < config.n_layers);
-  if (!is_there || (found->part == Part::output && config.tied)) {
+  const auto found = find_part(checkpoint.naming, weight.name, config);
+  if (!found || (config.tied && facts(found->part).need == Need::untied)) {
     throw FormatError(cat("tensor ", excerpt(weight.name), " has no place in a Llama of ", config.n_layers, " layers",
                           config.tied ? " whose output is the embedding table" : ""));
   }
@@ -281,9 +285,9 @@ void check_place(const Weight& weight, const Checkpoint& checkpoint) {
 void add_weights(const SafetensorsHeader& header, const Buffer& file, Checkpoint& checkpoint) {
   const JsonDocument document(text_of(header, "weights"), "weights");
   for (const Json facts : document.root().members()) {
-    const std::string name(facts.name());
-    if (!header.tensors.contains(name)) facts.fail("there is no such tensor");
-    checkpoint.weights.emplace(name, matrix_of(name, facts, header, file));
+    const auto tensor = header.tensors.find(std::string(facts.name()));
+    if (tensor == header.tensors.end()) facts.fail("there is no such tensor");
+    checkpoint.weights.emplace(tensor->first, matrix_of(facts, tensor->second, header, file));
   }
   for (const auto& [name, tensor] : header.tensors) {
     if (checkpoint.weights.contains(name) || name.starts_with(cat(kTokenizer, "."))) continue;
@@ -309,9 +313,10 @@ Checkpoint open(const std::string& /*path*/, const Buffer& file, const OpenBesid
   Checkpoint checkpoint;
   checkpoint.file_format = cat("panels v", kPanelVersion);
   checkpoint.config = read_config(header);
-  checkpoint.naming =
-      choice<Naming, 3>("metadata 'names'", text_of(header, "names"),
-                        {{{"llama2.c", Naming::meta}, {"hugging_face", Naming::hugging_face}, {"gguf", Naming::gguf}}});
+  checkpoint.naming = choice<Naming, 3>("metadata 'names'", text_of(header, "names"),
+                                        {{{to_string(Naming::meta), Naming::meta},
+                                          {to_string(Naming::hugging_face), Naming::hugging_face},
+                                          {to_string(Naming::gguf), Naming::gguf}}});
   checkpoint.is_runq_s = choice<bool, 2>("metadata 'arithmetic'", text_of(header, "arithmetic"),
                                          {{{"contract", false}, {"llama2.c", true}}});
   add_weights(header, file, checkpoint);

@@ -1,5 +1,5 @@
 // The hash is FNV-1a with 128 bits: h = (h xor byte) * prime, modulo 2^128. (Offset basis and prime are those of its
-// authors, Fowler, Noll and Vo.) What goes into it, in order: the fields of Config, then for each weight, in the order
+// authors, Fowler, Noll and Vo.) What goes into it, in order: the fields of Config (add_config), then for each weight, in the order
 // of names, what add_weight adds. Numbers go in as 8 bytes, little-endian; texts as their length and their bytes.
 #include "model/fingerprint.h"
 
@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <type_traits>
 
 namespace llama2cpp {
 namespace {
@@ -58,29 +59,49 @@ class Fnv1a128 {
   std::uint64_t low_ = 0x62B821756295C58D;
 };
 
+void add(Fnv1a128& hash, std::int64_t number) { hash.add(number); }
+void add(Fnv1a128& hash, float number) { hash.add(number); }
+void add(Fnv1a128& hash, bool flag) { hash.add(std::uint64_t{flag}); }
+void add(Fnv1a128& hash, RopeStyle style) { hash.add(to_string(style)); }
+void add(Fnv1a128& hash, RopeScaling::Kind kind) { hash.add(to_string(kind)); }
+void add(Fnv1a128& hash, const std::vector<float>& numbers) {
+  hash.add(std::uint64_t{numbers.size()});
+  for (const float number : numbers) hash.add(number);
+}
+
+// Fields of a scaling that came later are in the hash of the kinds that have them.
+void add(Fnv1a128& hash, const RopeScaling& scaling) {
+  RopeScaling::each([&](const Field& field, auto member) {
+    using Value = std::remove_cvref_t<decltype(scaling.*member)>;
+    if constexpr (!std::is_same_v<Value, std::int64_t>) {
+      if (field.original || scaling.has(field)) add(hash, scaling.*member);
+    }
+  });
+}
+
+// Integers first, then all else. A field of Config that came later is behind those of before, and only where it is set: older
+// session files stay those of their models.
 void add_config(Fnv1a128& hash, const Config& config) {
-  // Names every field: a new one does not compile until it is here.
-  const auto& [dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, seq_len, norm_eps, rope_theta,
-               rope_scaling, rope_factors, sliding_window, rope_style, tied] = config;
-  const auto& [kind, factor, low_freq_factor, high_freq_factor, original_context, attention_factor, beta_fast,
-               beta_slow, truncate] = rope_scaling;
-  for (const std::int64_t size : {dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, seq_len,
-                                  sliding_window, original_context}) {
-    hash.add(size);
-  }
-  hash.add(norm_eps);
-  hash.add(rope_theta);
-  hash.add(to_string(kind));
-  for (const float number : {factor, low_freq_factor, high_freq_factor}) hash.add(number);
-  if (kind == RopeScaling::Kind::yarn) {
-    for (const float number : {attention_factor, beta_fast, beta_slow}) hash.add(number);
-    hash.add(std::uint64_t{truncate});
-  }
-  if (kind == RopeScaling::Kind::longrope) hash.add(attention_factor);
-  hash.add(std::uint64_t{rope_factors.size()});
-  for (const float number : rope_factors) hash.add(number);
-  hash.add(to_string(rope_style));
-  hash.add(std::uint64_t{tied});
+  const auto add_integers = [&](const auto& object) {
+    std::remove_cvref_t<decltype(object)>::each([&](const Field& field, auto member) {
+      using Value = std::remove_cvref_t<decltype(object.*member)>;
+      if constexpr (std::is_same_v<Value, std::int64_t>) {
+        if (field.original) add(hash, object.*member);
+      }
+    });
+  };
+  add_integers(config);
+  add_integers(config.rope_scaling);
+  Config::each([&](const Field& field, auto member) {
+    using Value = std::remove_cvref_t<decltype(config.*member)>;
+    if (field.original && !std::is_same_v<Value, std::int64_t>) add(hash, config.*member);
+  });
+  const Config unset;
+  Config::each([&](const Field& field, auto member) {
+    if (field.original || config.*member == unset.*member) return;
+    hash.add(field.name);
+    add(hash, config.*member);
+  });
 }
 
 // Bytes [begin, end) of the plane's rows, as if each lay behind the one before: an array's may lie apart.

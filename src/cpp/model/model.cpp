@@ -44,16 +44,7 @@ Arithmetic arithmetic_for(const Checkpoint& checkpoint, const std::string& activ
 }
 
 Checkpoint edited(const Checkpoint& base, const std::vector<Weight>& edits, bool untie) {
-  Checkpoint copy;
-  copy.path = base.path;
-  copy.file_format = base.file_format;
-  copy.config = base.config;
-  copy.naming = base.naming;
-  copy.is_runq_s = base.is_runq_s;
-  copy.weights = base.weights;
-  if (base.vocabulary) copy.vocabulary = std::make_unique<Vocabulary>(*base.vocabulary);
-  copy.no_vocabulary_reason = base.no_vocabulary_reason;
-
+  Checkpoint copy = base;
   const std::string output = weight_name(base.naming, Part::output);
   const auto is_output = [&](const Weight& edit) { return edit.name == output; };
   if (copy.config.tied && (untie || std::any_of(edits.begin(), edits.end(), is_output))) {
@@ -70,6 +61,17 @@ Checkpoint edited(const Checkpoint& base, const std::vector<Weight>& edits, bool
     found->second = edit;
   }
   return copy;
+}
+
+// Packed, or as the file has them.
+std::size_t bytes_of_matrices(Weights& weights, const Backend& backend, bool pack) {
+  std::size_t bytes = 0;
+  for (const Weight* weight : weights.matrices()) {
+    const bool in_panels = pack || weight->panels;
+    if (in_panels) bytes += backend.packed_bytes(*weight);
+    for (const Plane& plane : weight->planes) bytes += in_panels ? 0 : plane.bytes;
+  }
+  return bytes;
 }
 
 // "int8" is what every quantised weight takes, and at least one weight. Floats beside them stay floats.
@@ -106,6 +108,7 @@ Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie, Fu
     ours[i]->panels = theirs[i]->panels;
     int8_activations_ = int8_activations_ || ours[i]->int8_input;
   }
+  matrix_bytes_ = bytes_of_matrices(weights_, *backend_, pack_);
 }
 
 Model::Model(Checkpoint checkpoint, const ModelOptions& options)
@@ -131,16 +134,7 @@ Model::Model(Checkpoint checkpoint, const ModelOptions& options)
   }
   if (activations == "int8") check_int8(matrices);
   pack_ = should_pack(options.pack, config(), weights_, *backend_, context_, kv_dtype_);
-}
-
-std::size_t Model::matrix_bytes() const {
-  std::size_t bytes = 0;
-  for (const Weight* weight : weights_.matrices()) {
-    const bool in_panels = pack_ || weight->panels;
-    if (in_panels) bytes += backend_->packed_bytes(*weight);
-    for (const Plane& plane : weight->planes) bytes += in_panels ? 0 : plane.bytes;
-  }
-  return bytes;
+  matrix_bytes_ = bytes_of_matrices(weights_, *backend_, pack_);
 }
 
 void Model::prepare(FunctionRef<void()> poll) const {

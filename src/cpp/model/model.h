@@ -50,7 +50,7 @@ class Model {
   bool int8_activations() const { return int8_activations_; }
 
   // Bytes that matrices take while the model runs: packed, or the file's.
-  std::size_t matrix_bytes() const;
+  std::size_t matrix_bytes() const { return matrix_bytes_; }
 
   // Packs the weights, the first time. Takes the backend's lease. `poll` is called while it waits, and may throw. Throws what
   // reading their files does too, and FormatError where one of them is not as it was opened.
@@ -74,6 +74,7 @@ class Model {
   std::int64_t context_;
   DType kv_dtype_;
   bool pack_;
+  std::size_t matrix_bytes_ = 0;              // counted once: later another thread may be packing
   bool int8_activations_ = false;             // matmuls round their input to int8
   std::vector<Buffer> all_files_;             // of all weights
   mutable std::vector<Buffer> packed_files_;  // of what is not packed: set before prepared_ is

@@ -1,40 +1,52 @@
 // The weights of a Llama by their part in it, checked against the config.
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
-#include "core/config.h"
+#include "core/parts.h"
 #include "format/format.h"
 #include "io/checkpoint.h"
 
 namespace llama2cpp {
 
-struct LayerWeights {
-  std::vector<float> attention_norm;  // [dim]
-  Weight wq;                          // [n_heads * head_dim, dim]
-  Weight wk;                          // [n_kv_heads * head_dim, dim]
-  Weight wv;                          // [n_kv_heads * head_dim, dim]
-  Weight wo;                          // [dim, n_heads * head_dim]
-  std::vector<float> ffn_norm;        // [dim]
-  Weight w1;                          // [hidden_dim, dim]   gate
-  Weight w2;                          // [dim, hidden_dim]   down
-  Weight w3;                          // [hidden_dim, dim]   up
+// Gains and biases as floats, empty where a model lacks an optional one; all else as it lies in the file.
+template <PartKind kKind>
+using PartValue = std::conditional_t<is_vector(kKind), std::vector<float>, Weight>;
 
-  // Added to what the matrix of the same letter gives; empty where the model has none.
-  std::vector<float> bq, bk, bv, bo, b1, b2, b3;
+// A layer's weights: a field for each row of core/parts.inc, by its name.
+struct LayerWeights {
+#define LAYER_PART(half, kind, part, ...) PartValue<PartKind::kind> part;
+#include "core/parts.inc"
+
+  // visit(part, field) for all of them.
+  template <class Visit>
+  void each(Visit visit) {
+#define LAYER_PART(half, kind, part, ...) visit(Part::part, part);
+#include "core/parts.inc"
+  }
 };
 
+// A model's: those that no layer has, and the layers. A tied output is the same file bytes as tok_embeddings.
 struct Weights {
-  Weight tok_embeddings;  // [vocab_size, dim], read by rows
+#define MODEL_PART(kind, part, ...) PartValue<PartKind::kind> part;
+#include "core/parts.inc"
   std::vector<LayerWeights> layers;
-  std::vector<float> norm;  // [dim]
-  Weight output;            // [vocab_size, dim]; the same file bytes as tok_embeddings where tied
 
-  // Throws FormatError for a missing tensor, a shape that the config does not give, and a bias that only some layers have.
+  // Throws FormatError for a missing tensor, a shape that the config does not give, and an optional part that only some
+  // layers have.
   explicit Weights(const Checkpoint& checkpoint);
 
-  // Every matrix that matmul reads, in the order of the forward.
+  // Every matrix that matmul reads.
   std::vector<Weight*> matrices();
+
+ private:
+  // visit(part, field) for those that no layer has.
+  template <class Visit>
+  void each(Visit visit) {
+#define MODEL_PART(kind, part, ...) visit(Part::part, part);
+#include "core/parts.inc"
+  }
 };
 
 }  // namespace llama2cpp

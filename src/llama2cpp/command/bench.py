@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TypedDict
 
 from .._core import read_bandwidth
+from ..common.parts import EMBEDDING
 from ..model import Model, load
 from ..session import Session
 from .display import one_line, say
 
-_EMBEDDINGS = ("tok_embeddings.weight", "model.embed_tokens.weight", "token_embd.weight")
 _ENOUGH = 0.1  # seconds that one measurement should take
 
 
@@ -73,7 +73,7 @@ def bytes_per_token(model: Model) -> int:
     infos = {name: model.weights.info(name) for name in model.weights}
     total = sum(info["bytes"] for info in infos.values())
     if not model.config.tied:
-        total -= sum(info["bytes"] for name, info in infos.items() if name in _EMBEDDINGS)
+        total -= infos[model._core.part_names()[EMBEDDING.at()]]["bytes"]
     return int(total)
 
 

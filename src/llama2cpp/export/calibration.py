@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from .. import _core, generation
 from ..common.arguments import integer
+from ..common.parts import EMBEDDING, LAYER_GAINS, LAYER_MATRICES, NORM, OUTPUT, in_forward_order
 from .source import Array, Source
 
 if TYPE_CHECKING:
@@ -25,14 +27,12 @@ _ROWS_AT_ONCE = 4096  # inputs whose products are summed in float32, in blocks o
 
 _LEAST_IMPORTANCE = 0.01  # what a column counts that no input of the text has used, as a share of the mean
 
-# Which activation is the input of which matrices. A normalised one still lacks the norm's gain.
+# Which activation is the input of which matrices of a layer. A normalised one still lacks the norm's gain.
 INPUTS = {
-    "ln1.hook_normalized": ("attention.wq", "attention.wk", "attention.wv"),
-    "attn.hook_z": ("attention.wo",),
-    "ln2.hook_normalized": ("feed_forward.w1", "feed_forward.w3"),
-    "mlp.hook_post": ("feed_forward.w2",),
+    point: tuple(matrices)
+    for point, matrices in groupby(in_forward_order(LAYER_MATRICES), key=lambda matrix: matrix.reads)
 }
-GAINS = {"ln1.hook_normalized": "attention_norm", "ln2.hook_normalized": "ffn_norm"}
+GAINS = {gain.reads: gain for gain in LAYER_GAINS}
 
 
 @dataclass(frozen=True)
@@ -232,17 +232,17 @@ def importance_of_inputs(
                 progress("calibration", done, total)
     result: dict[str, Array] = {}
 
-    def put(point: str, gain: str | None, matrices: Sequence[str]) -> None:
+    def put(point: str, gain: str | None, weights: Sequence[str]) -> None:
         mean: NDArray[np.float64] = squares[point] / total
         if gain is not None:
-            mean *= np.square(source.array(f"{gain}.weight", "interleaved"), dtype=np.float64)
+            mean *= np.square(source.array(gain, "interleaved"), dtype=np.float64)
         check_finite(mean, f"the inputs at {point}")
         mean = mean / (mean.mean() or 1.0) + _LEAST_IMPORTANCE
-        result.update((f"{matrix}.weight", mean.astype(np.float32)) for matrix in matrices)
+        result.update((weight, mean.astype(np.float32)) for weight in weights)
 
     for layer in range(n_layers):
-        for point, stems in INPUTS.items():
-            gain = f"layers.{layer}.{GAINS[point]}" if point in GAINS else None
-            put(f"blocks.{layer}.{point}", gain, [f"layers.{layer}.{stem}" for stem in stems])
-    put(last, "norm", ["tok_embeddings" if model.config.tied else "output"])
+        for point, matrices in INPUTS.items():
+            gain = GAINS[point].at(layer) if point in GAINS else None
+            put(f"blocks.{layer}.{point}", gain, [matrix.at(layer) for matrix in matrices])
+    put(last, NORM.at(), [(EMBEDDING if model.config.tied else OUTPUT).at()])
     return result

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..common.parts import EMBEDDING, Part
+from ..common.parts import PARTS as ALL_PARTS
 from .calibration import GAINS, INPUTS, Hessian, Products, check_finite
-from .source import MATRICES, Array, Source
+from .source import Array, Source
 
 if TYPE_CHECKING:
     from ..inside.hooks import HookPoint
 
+Half = Literal["attention", "mlp"]
+
 BITS = {"gptq2": 2, "gptq3": 3, "gptq4": 4, "gptq8": 8}
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
-_ATTENTION, _MLP = MATRICES[:4], MATRICES[4:]
+_HALVES: tuple[Half, ...] = ("attention", "mlp")
 
 
 @dataclass(frozen=True)
@@ -156,67 +160,50 @@ def quantise(
     ValueError
         For activations that are not finite, and for weights that are too large.
     """
-    embedding = source.array("tok_embeddings.weight", "half_split")
+    embedding = source.array(EMBEDDING.at(), "half_split")
     streams = [np.ascontiguousarray(embedding[ids]) for ids in sequences]  # each [T, dim]
     del embedding
     for layer in range(source.config.n_layers):
-        for part in (_ATTENTION, _MLP):
-            half = _HalfLayer(source, layer, part, threads)
-            for point, stems in INPUTS.items():
-                if stems[0] not in part:
+        for scope in _HALVES:
+            half = _HalfLayer(source, layer, scope, threads)
+            for point, matrices in INPUTS.items():
+                if matrices[0].scope != scope:
                     continue
-                found = Hessian(source.shape(half.name(stems[0]))[1], threads)
+                found = Hessian(source.shape(matrices[0].at(layer))[1], threads)
                 half.run(streams, point, found.add)
                 hessian = found.mean()
                 check_finite(hessian, f"the inputs at blocks.{layer}.{point}")
-                yield from half.round(stems, hessian, settings)
-            if (layer + 1, part) != (source.config.n_layers, _MLP):
+                yield from half.round(matrices, hessian, settings)
+            if (layer + 1, scope) != (source.config.n_layers, _HALVES[-1]):
                 streams = half.run(streams)
 
 
 class _HalfLayer:
     """The attention or the MLP of one layer as a model whose other half adds nothing, fed with residual streams."""
 
-    def __init__(self, source: Source, layer: int, part: tuple[str, ...], threads: int | None) -> None:
+    def __init__(self, source: Source, layer: int, half: Half, threads: int | None) -> None:
         self._layer, self._threads = layer, threads
         config = source.config.to_dict() | {"n_layers": 1, "vocab_size": 1, "tied": True, "rope_style": "half_split"}
-        if part is _ATTENTION:
+        if half == "attention":
             config |= {"hidden_dim": 1}
         else:
             config |= {"n_heads": 1, "n_kv_heads": 1, "head_dim": 2, "rope_scaling": None, "rope_factors": ()}
         self._config = _core.Config(**config)
-        dim, heads, hidden = self._config.dim, self._config.head_dim, self._config.hidden_dim
-        self._arrays = {
-            "tok_embeddings.weight": np.zeros((1, dim), np.float32),
-            "norm.weight": np.ones(dim, np.float32),
-        }
-        others = {
-            "attention.wq": (heads, dim),
-            "attention.wk": (heads, dim),
-            "attention.wv": (heads, dim),
-            "attention.wo": (dim, heads),
-            "feed_forward.w1": (hidden, dim),
-            "feed_forward.w2": (dim, hidden),
-            "feed_forward.w3": (hidden, dim),
-        }
-        for stem in MATRICES:
-            if stem not in part:
-                self._arrays[f"layers.0.{stem}.weight"] = np.zeros(others[stem], np.float32)
-        kept = [*GAINS.values(), *part]
-        for kind in [f"{stem}.{what}" for stem in kept for what in ("weight", "bias")]:
-            if f"layers.{layer}.{kind}" in source:
-                self._arrays[f"layers.0.{kind}"] = source.array(f"layers.{layer}.{kind}", "half_split")
+        self._arrays: dict[str, Array] = {}
+        for part in ALL_PARTS:
+            if part.scope == half:
+                if part.at(layer) in source:
+                    self._arrays[part.at(0)] = source.array(part.at(layer), "half_split")
+            elif part.need == "always":  # matrices of zeros, which add nothing
+                make = np.ones if part.is_vector else np.zeros
+                self._arrays[part.at(0)] = make(part.shape(self._config), np.float32)
 
-    def name(self, stem: str) -> str:
-        """Give the name of a matrix in the whole model."""
-        return f"layers.{self._layer}.{stem}.weight"
-
-    def round(self, stems: tuple[str, ...], hessian: Products, settings: Settings) -> Iterator[tuple[str, Rounded]]:
+    def round(self, matrices: tuple[Part, ...], hessian: Products, settings: Settings) -> Iterator[tuple[str, Rounded]]:
         """Round some matrices, and go on with what has become of them."""
-        weights = {self.name(stem): self._arrays[f"layers.0.{stem}.weight"] for stem in stems}
+        weights = {matrix.at(self._layer): self._arrays[matrix.at(0)] for matrix in matrices}
         rounded = round_matrices(weights, hessian, settings, self._threads)
-        for stem in stems:
-            self._arrays[f"layers.0.{stem}.weight"] = rounded[self.name(stem)].weight
+        for matrix in matrices:
+            self._arrays[matrix.at(0)] = rounded[matrix.at(self._layer)].weight
         yield from rounded.items()
 
     def run(
@@ -225,7 +212,7 @@ class _HalfLayer:
         """Give what comes out for each stream [T, dim], and show the inputs [T, columns] at a point."""
         from ..model import from_arrays
 
-        gain = None if point not in GAINS else self._arrays[f"layers.0.{GAINS[point]}.weight"]
+        gain = None if point not in GAINS else self._arrays[GAINS[point].at(0)]
         out = []
         with from_arrays(self._config, self._arrays, threads=self._threads, kv="f32") as model:
             names = [] if point is None else [f"blocks.0.{point}"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _core
+from ..common.parts import LAYER_MATRICES
 from .gptq import BITS, PARTS, Settings, quantise
 from .hf_folder import (
     Progress,
@@ -20,7 +21,7 @@ from .hf_folder import (
 )
 from .hf_shards import ShardWriter
 from .safetensors_file import Tensor
-from .source import MATRICES, Source
+from .source import Source
 
 FORMATS = tuple(BITS)
 FLOAT = "float16"
@@ -121,7 +122,7 @@ def write(
     floats = [name for name in names if not is_layer_matrix(name)]
     weights = [[Tensor.of(hugging_face_name(name), "F16", shape_of(source, name))] for name in floats]
     for layer in range(source.config.n_layers):
-        weights += [_planes(source, f"layers.{layer}.{stem}.weight", settings) for stem in MATRICES]
+        weights += [_planes(source, matrix.at(layer), settings) for matrix in LAYER_MATRICES]
     writer = ShardWriter(folder, weights, shard_size, parameters_of(source, names))
     damped = []
     for name in floats:

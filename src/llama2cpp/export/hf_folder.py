@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from ..common.parts import LAYER_MATRICES, LAYER_PARTS, find_part
 from .hf_shards import ShardWriter
 from .hf_tokenizer import tokenizer_json
 from .safetensors_file import Tensor
-from .source import MATRICES, Array, Source, llama3_factors, short_float
+from .source import Array, Source, llama3_factors, short_float
 from .vocabulary import Vocabulary
 
 Progress = Callable[[str, int], None]
@@ -41,17 +42,19 @@ _LLAMA3 = [
 
 
 def weights_to_write(source: Source) -> list[str]:
-    """Give the names of all weights. Where some biases of a kind are there, transformers wants all; those are zeros."""
+    """Give the names of all weights. Where a half of a layer has a bias, transformers wants all; others are zeros."""
     names = source.names()
-    for kind in ("attention", "feed_forward"):
-        if any(stem.startswith(kind) for stem in source.biases()):
-            stems = [f"{kind}.{letter}" for letter in _LETTERS[kind]]
-            biases = [f"layers.{layer}.{stem}.bias" for layer in range(source.config.n_layers) for stem in stems]
-            names += [name for name in biases if name not in source]
+    biased = _biased(source)
+    for scope in sorted(biased):
+        biases = [part for part in LAYER_PARTS if part.kind == "bias" and part.scope == scope]
+        wanted = [part.at(layer) for layer in range(source.config.n_layers) for part in biases]
+        names += [name for name in wanted if name not in source]
     return names
 
 
-_LETTERS = {"attention": ("wq", "wk", "wv", "wo"), "feed_forward": ("w1", "w2", "w3")}
+def _biased(source: Source) -> set[str]:
+    """Which halves of layers have a bias: "attention", "mlp"."""
+    return {part.scope for part in source.optional_parts() if part.kind == "bias"}
 
 
 def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
     """
     config = source.config
     mistral = config.sliding_window is not None
-    biased = {kind for kind in _LETTERS for stem in source.biases() if stem.startswith(kind)}
+    biased = _biased(source)
     if mistral and biased:
         raise ValueError("transformers has no model with a sliding window (sliding_window) and biases")
     settings: dict[str, Any] = {
@@ -90,7 +93,7 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
     if mistral:
         settings["sliding_window"] = config.sliding_window
     else:
-        settings |= {"attention_bias": "attention" in biased, "mlp_bias": "feed_forward" in biased}
+        settings |= {"attention_bias": "attention" in biased, "mlp_bias": "mlp" in biased}
     if vocabulary is not None:
         ends = vocabulary.eos_ids
         settings["bos_token_id"] = vocabulary.bos_id if vocabulary.bos_id >= 0 else None
@@ -155,12 +158,13 @@ def hugging_face_name(name: str) -> str:
 
 def is_layer_matrix(name: str) -> bool:
     """Whether it is a matrix of a layer, which is what quantised folders quantise."""
-    return name.endswith(tuple(f"{stem}.weight" for stem in MATRICES))
+    return find_part(name) in LAYER_MATRICES
 
 
 def shape_of(source: Source, name: str) -> tuple[int, ...]:
-    """Give a shape of `weights_to_write`: a bias that the source has not is as long as its matrix is high."""
-    return source.shape(name) if name in source else source.shape(name.removesuffix("bias") + "weight")[:1]
+    """Give a shape of `weights_to_write`, the source's or what a bias that it has not would have."""
+    part = find_part(name)
+    return part.shape(source.config) if name not in source and part is not None else source.shape(name)
 
 
 def parameters_of(source: Source, names: list[str]) -> int:

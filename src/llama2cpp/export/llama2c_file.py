@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -12,13 +12,15 @@ import numpy as np
 
 from .. import _core
 from ..common.new_files import write_array
-from .source import GAINS, MATRICES, Source, rope_factors, short_float
+from ..common.parts import PARTS, Part
+from .source import Source, rope_factors, short_float
 from .vocabulary import BYTE, Vocabulary
 
 Progress = Callable[[str, int], None]
 
 FORMATS = {"f32": 0, "v0": 0, "v1": 1, "int8": 2, "v2": 2}  # llama2.c's run reads version 0, its runq version 2
 
+_ROTARY_TABLES = "rotary tables"  # stand among the weights in version 0
 _MAGIC = 0x616B3432  # "ak42"
 _HEADER_BYTES = 256
 _GROUP = 64  # where it divides
@@ -52,8 +54,7 @@ def check(source: Source) -> None:
         problems.append(f"a sliding window (sliding_window {config.sliding_window})")
     if config.head_dim * config.n_heads != config.dim:
         problems.append(f"heads of {config.head_dim} (head_dim; llama2.c's is dim / n_heads)")
-    if source.biases():
-        problems.append("biases")
+    problems += sorted({"biases" if part.kind == "bias" else part.name for part in source.optional_parts()})
     if problems:
         raise ValueError(f"a llama2.c file has no place for what this model has: {', '.join(problems)}")
 
@@ -78,7 +79,7 @@ def write(path: Path, source: Source, version: int, group: int, progress: Progre
     with path.open("wb") as file:
         file.write(_header(source.config, version, group))
         for name in _order(source, version):
-            if name == "rotary tables":
+            if name == _ROTARY_TABLES:
                 _write_rotary_tables(file, source.config)
                 continue
             array = source.array(name, "interleaved")
@@ -104,17 +105,16 @@ def _header(config: _core.Config, version: int, group: int) -> bytes:
 
 
 def _order(source: Source, version: int) -> list[str]:
-    """Each kind of weight through all layers."""
+    """Each kind of weight through all layers; after version 0 the vectors first."""
 
-    def layers(*stems: str) -> list[str]:
-        return [f"layers.{layer}.{stem}.weight" for stem in stems for layer in range(source.config.n_layers)]
+    def names(parts: Iterable[Part]) -> list[str]:
+        return [name for part in parts for name in part.in_model(source.config.n_layers)]
 
-    output = [] if source.config.tied else ["output.weight"]
+    always = [part for part in PARTS if part.need == "always"]
+    output = [] if source.config.tied else names(part for part in PARTS if part.need == "untied")
     if version == 0:
-        attention, feed_forward = MATRICES[:4], MATRICES[4:]
-        first = ["tok_embeddings.weight", *layers(GAINS[0], *attention, GAINS[1], *feed_forward), "norm.weight"]
-        return [*first, "rotary tables", *output]
-    return [*layers(*GAINS), "norm.weight", "tok_embeddings.weight", *layers(*MATRICES), *output]
+        return [*names(always), _ROTARY_TABLES, *output]
+    return [*names(sorted(always, key=lambda part: not part.is_vector)), *output]
 
 
 def _write_rotary_tables(file: BinaryIO, config: _core.Config) -> None:

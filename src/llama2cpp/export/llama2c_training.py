@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import _core
 from .._core import FormatError, Tokenizer
+from ..common.parts import EMBEDDING, OUTPUT, get_part
 from .torch_files import Piece, TorchCheckpoint, TorchFile, name_tied, same_numbers
 
 _COMPILED = "_orig_mod."  # what torch.compile puts before every name
@@ -46,7 +47,7 @@ def open_training_checkpoint(path: Path, tokenizer: Tokenizer | Path | None) -> 
     name_tied(pieces)  # train.py always ties
     config = _config(path, content["model_args"], pieces)
     if config.tied:
-        pieces.pop("output.weight", None)
+        pieces.pop(OUTPUT.at(), None)
     if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
         tokenizer = Tokenizer.from_file(tokenizer, config.vocab_size)
     problem = "" if tokenizer is not None else "a training checkpoint of llama2.c has none, and none was given"
@@ -54,12 +55,12 @@ def open_training_checkpoint(path: Path, tokenizer: Tokenizer | Path | None) -> 
 
 
 def _config(path: Path, args: dict[str, Any], pieces: dict[str, list[Piece]]) -> _core.Config:
-    first = "layers.0.feed_forward.w1.weight"
-    for name in ("tok_embeddings.weight", first):
+    first = get_part("w1").at(0)
+    for name in (EMBEDDING.at(), first):
         if name not in pieces:
             raise FormatError(f"{path}: tensor {name} is missing")
-    embedding = pieces["tok_embeddings.weight"]
-    output = pieces.get("output.weight", embedding)
+    embedding = pieces[EMBEDDING.at()]
+    output = pieces.get(OUTPUT.at(), embedding)
     try:
         return _core.Config(
             dim=args["dim"],

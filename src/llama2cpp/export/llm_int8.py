@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..common.parts import OUTPUT
 from .hf_folder import (
     Progress,
     array_of,
@@ -41,7 +42,7 @@ def settings(*, fixed: bool) -> dict[str, Any]:
         "load_in_8bit": True,
         "load_in_4bit": False,
         "llm_int8_threshold": THRESHOLD,
-        "llm_int8_skip_modules": ["lm_head"],
+        "llm_int8_skip_modules": [hugging_face_name(OUTPUT.at()).removesuffix(".weight")],
         "llm_int8_has_fp16_weight": False,
         "llm_int8_enable_fp32_cpu_offload": False,
     }

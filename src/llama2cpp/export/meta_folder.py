@@ -14,6 +14,7 @@ from typing import Any
 from .. import _core
 from .._core import FormatError, Tokenizer
 from ..common.file_kinds import stand_in
+from ..common.parts import EMBEDDING, OUTPUT
 from .torch_files import Piece, TorchCheckpoint, TorchFile, name_tied, same_numbers
 
 _PARAMS = "params.json"
@@ -68,12 +69,13 @@ def open_meta_folder(folder: Path, tokenizer: Tokenizer | Path | None) -> TorchC
             raise FileNotFoundError(f"{folder} has {path.name}, but no {expected}")
     pieces = _pieces([TorchFile(path, len(paths)) for path in paths])
     name_tied(pieces)
-    if "tok_embeddings.weight" not in pieces:
-        raise FormatError(f"{paths[0]}: tensor tok_embeddings.weight is missing")
-    tied = "output.weight" not in pieces or same_numbers(pieces["output.weight"], pieces["tok_embeddings.weight"])
+    embedding, output = EMBEDDING.at(), OUTPUT.at()
+    if embedding not in pieces:
+        raise FormatError(f"{paths[0]}: tensor {embedding} is missing")
+    tied = output not in pieces or same_numbers(pieces[output], pieces[embedding])
     config = _config(folder / _PARAMS, params, pieces, tied=tied)
     if tied:
-        pieces.pop("output.weight", None)
+        pieces.pop(output, None)
     found, problem = _tokenizer(folder, tokenizer, config.vocab_size)
     shards = f", {len(paths)} shards" if paths[1:] else ""
     return TorchCheckpoint(folder, f"Meta folder{shards}", config, pieces, found, problem)
@@ -122,7 +124,7 @@ def _config(path: Path, params: dict[str, Any], pieces: dict[str, list[Piece]], 
     dim = int(params["dim"])
     vocab_size = int(params.get("vocab_size", -1))
     if vocab_size < 1:
-        vocab_size = _vocab_size(pieces["tok_embeddings.weight"], dim)
+        vocab_size = _vocab_size(pieces[EMBEDDING.at()], dim)
     theta = float(params.get("rope_theta", 10000.0))
     scaled = bool(params.get("use_scaled_rope", False))
     norm_eps = float(params.get("norm_eps", 1e-5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import _core
+from ..common.parts import EMBEDDING, OUTPUT, Part, find_part, get_part, layer_of
 
 FLOATS = ("f32", "f16", "bf16")
 
@@ -47,6 +48,9 @@ MIXTURES = {
 }
 ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 
+# Those that some mixtures treat otherwise.
+_VALUES, _DOWN, _ATTENTION_OUT = get_part("wv"), get_part("w2"), get_part("wo")
+
 # Where a row's length is no multiple of 256. llama.cpp takes IQ4_NL for the first two, which has Q4_0's size.
 _NARROWER = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 
@@ -72,30 +76,28 @@ def tensor_format(mixture: str, config: _core.Config, name: str, columns: int, *
     str
         A format of `_core.encode`. Gains and biases are always "f32".
     """
-    if not name.endswith(".weight") or "norm" in name:
+    part = find_part(name)
+    if part is None or part.is_vector:
         return "f32"
     base = MIXTURES[mixture].base
     if base in FLOATS:
         return base
-    wanted = base if pure else _wanted(mixture, base, config, name)
+    wanted = base if pure else _wanted(mixture, base, config, part, layer_of(name))
     if columns % 256 and wanted in _NARROWER:
         wanted = _NARROWER[wanted]
     return "f16" if columns % 32 else wanted
 
 
-def _wanted(mixture: str, base: str, config: _core.Config, name: str) -> str:
-    if name == "output.weight" or (name == "tok_embeddings.weight" and config.tied):
+def _wanted(mixture: str, base: str, config: _core.Config, part: Part, layer: int | None) -> str:
+    if part is OUTPUT or (part is EMBEDDING and config.tied):
         return base if base == "q8_0" else "q6_k"
-    if not name.startswith("layers."):
+    if layer is None:
         return base
-    _, number, kind = name.split(".", 2)
-    layer, layers = int(number), config.n_layers
-    kind = kind.removesuffix(".weight")
-    if kind == "attention.wv":
+    if part is _VALUES:
         return _of_values(mixture, base, config, layer)
-    if kind == "feed_forward.w2":
-        return _of_down(mixture, base, layer, layers)
-    if kind == "attention.wo":
+    if part is _DOWN:
+        return _of_down(mixture, base, layer, config.n_layers)
+    if part is _ATTENTION_OUT:
         return {"q2_k": "q3_k", "q3_k_m": "q4_k", "q3_k_l": "q5_k"}.get(mixture, base)
     return base
 

@@ -82,10 +82,10 @@ def outlier_columns(
 
     source, found = Source(model), dict[str, Columns]()
     for layer in layers:
-        for point, stems in INPUTS.items():
+        for point, matrices in INPUTS.items():
             most = largest[f"blocks.{layer}.{point}"]
             if point in GAINS:
-                most = most * np.abs(source.array(f"layers.{layer}.{GAINS[point]}.weight", "half_split"))
+                most = most * np.abs(source.array(GAINS[point].at(layer), "half_split"))
             columns = np.flatnonzero(most >= threshold).astype(np.int32)
-            found.update((f"layers.{layer}.{stem}.weight", columns) for stem in stems)
+            found.update((matrix.at(layer), columns) for matrix in matrices)
     return found

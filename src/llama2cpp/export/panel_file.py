@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.new_files import write_array
+from ..common.parts import EMBEDDING, family_of
 from . import gguf_file
 from .safetensors_file import Tensor, lay_out
 from .source import Array, Source
@@ -26,11 +27,6 @@ KEEP = "as stored"
 _ALIGNMENT = 64
 _PARTS = ("order", "outlier_columns")  # small tensors beside a matrix
 _FLOATS = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
-_NAMES = {
-    "tok_embeddings.weight": "llama2.c",
-    "model.embed_tokens.weight": "hugging_face",
-    "token_embd.weight": "gguf",
-}
 _TYPES = {"uint8": "U8", "int32": "I32", "float32": "F32"}
 
 
@@ -112,7 +108,7 @@ def write(
         "llama2cpp.layout_version": str(_core.PANEL_VERSION),
         "arithmetic": _core.panel_arithmetic(source.core) if source.core is not None and unchanged else "contract",
         "config": _json(source.config.to_dict()),
-        "names": _NAMES[source.stored_name("tok_embeddings.weight")],
+        "names": family_of(source.stored_name(EMBEDDING.at())),
         "weights": _json(matrices),
     }
     if tokenizer is not None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..common.parts import LAYER_PARTS, Part, find_part, layer_of
 from ..plot import _finish, _new_figure
-from .source import MATRICES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,10 +15,6 @@ if TYPE_CHECKING:
 
     from .comparison import Comparison, TensorDifference
 
-_KINDS = [
-    *(f"{stem}.weight" for stem in ("attention_norm", *MATRICES[:4], "ffn_norm", *MATRICES[4:])),
-    *(f"{stem}.bias" for stem in MATRICES),
-]
 _SMOOTHED = 32  # positions of the running mean
 
 
@@ -60,7 +55,7 @@ def picture(found: Comparison, title: str | None = None) -> Figure:
     """
     by_place = {place: tensor for tensor in found.tensors if (place := _place(tensor.name)) is not None}
     layers = 1 + max((layer for layer, _ in by_place), default=-1)
-    kinds = [kind for kind in _KINDS if any((layer, kind) in by_place for layer in range(layers))]
+    kinds = [part for part in LAYER_PARTS if any((layer, part) in by_place for layer in range(layers))]
     height = 1.2 + 0.2 * layers if layers else 0.6
     figure = _new_figure(9.0, height + 3.4)
     weights, predictions = figure.subplots(2, 1, height_ratios=[height, 2.4])
@@ -71,17 +66,17 @@ def picture(found: Comparison, title: str | None = None) -> Figure:
     return _finish(figure, title)
 
 
-def _place(name: str) -> tuple[int, str] | None:
-    match = re.fullmatch(r"layers\.(\d+)\.(.+)", name)
-    return None if match is None else (int(match[1]), match[2])
+def _place(name: str) -> tuple[int, Part] | None:
+    layer, part = layer_of(name), find_part(name)
+    return None if layer is None or part is None else (layer, part)
 
 
 def _draw_weights(
     axes: Axes,
     found: Comparison,
-    by_place: dict[tuple[int, str], TensorDifference],
+    by_place: dict[tuple[int, Part], TensorDifference],
     layers: int,
-    kinds: list[str],
+    kinds: list[Part],
 ) -> None:
     from matplotlib.colors import LogNorm
 
@@ -91,13 +86,13 @@ def _draw_weights(
         axes.text(0, 0.5, "the weights were not compared", transform=axes.transAxes, color="black")
         return
     errors = np.full((layers, len(kinds)), np.nan)
-    for (layer, kind), tensor in by_place.items():
-        errors[layer, kinds.index(kind)] = tensor.relative_error
+    for (layer, part), tensor in by_place.items():
+        errors[layer, kinds.index(part)] = tensor.relative_error
     above = errors[errors > 0]
     # Equal weights have no logarithm: they stay white.
     norm = LogNorm(above.min(), max(above.max(), above.min() * 1.01)) if above.size else None
     image = axes.imshow(np.ma.masked_less_equal(np.ma.masked_invalid(errors), 0), aspect="auto", norm=norm)
-    axes.set_xticks(range(len(kinds)), [_short(kind) for kind in kinds], rotation=90)
+    axes.set_xticks(range(len(kinds)), [_short(kind.pattern) for kind in kinds], rotation=90)
     step = max(1, layers // 16)
     axes.set_yticks(range(0, layers, step))
     axes.set_ylabel("layer")
@@ -143,4 +138,6 @@ def _draw_predictions(axes: Axes, found: Comparison) -> None:
 
 
 def _short(name: str) -> str:
-    return name.removesuffix(".weight").replace("feed_forward.", "").replace("attention.", "")
+    """Give the last word of a name, and of a bias the last two."""
+    words = name.removesuffix(".weight").split(".")
+    return ".".join(words[-2:] if words[-1] == "bias" else words[-1:])

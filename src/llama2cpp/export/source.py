@@ -10,21 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..common.parts import LAYER_PARTS, MODEL_PARTS, OUTPUT, Part, find_part
 
 Array = NDArray[np.float32]
 RopeStyle = Literal["interleaved", "half_split"]
-
-GAINS = ("attention_norm", "ffn_norm")
-MATRICES = (
-    "attention.wq",
-    "attention.wk",
-    "attention.wv",
-    "attention.wo",
-    "feed_forward.w1",
-    "feed_forward.w2",
-    "feed_forward.w3",
-)
-_TURNED = ("attention.wq.weight", "attention.wk.weight", "attention.wq.bias", "attention.wk.bias")
 
 
 class StoredWeights(Protocol):
@@ -97,7 +86,7 @@ class Source:
         self._stored: dict[str, str] = {}
         for stored in checkpoint.weights:
             name = _core.rename_weight(stored, "llama2.c")
-            if name is not None and not (name == "output.weight" and self.config.tied):
+            if name is not None and not (name == OUTPUT.at() and self.config.tied):
                 self._stored[name] = stored
 
     def __contains__(self, name: str) -> bool:
@@ -105,14 +94,13 @@ class Source:
 
     def names(self) -> list[str]:
         """Every weight: the embedding, then layer by layer, then the last norm and the output matrix."""
-        kinds = [f"{stem}.weight" for stem in ("attention_norm", *MATRICES[:4], "ffn_norm", *MATRICES[4:])]
-        kinds += [f"{stem}.bias" for stem in MATRICES]
-        layers = [f"layers.{layer}.{kind}" for layer in range(self.config.n_layers) for kind in kinds]
-        return [name for name in ("tok_embeddings.weight", *layers, "norm.weight", "output.weight") if name in self]
+        layers = [part.at(layer) for layer in range(self.config.n_layers) for part in LAYER_PARTS]
+        first, *last = (part.at() for part in MODEL_PARTS)
+        return [name for name in (first, *layers, *last) if name in self]
 
-    def biases(self) -> set[str]:
-        """Which matrices have biases: a subset of MATRICES."""
-        return {stem for stem in MATRICES if f"layers.0.{stem}.bias" in self}
+    def optional_parts(self) -> list[Part]:
+        """Which parts are there that a Llama need not have, such as biases."""
+        return [part for part in LAYER_PARTS if part.need == "optional" and part.at(0) in self]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """[rows, columns] or [columns]."""
@@ -133,7 +121,7 @@ class Source:
         return str(self.checkpoint.weights.info(self._stored[name])["format"])
 
     def array(self, name: str, rope_style: str) -> Array:
-        """Decode one weight. Rows of wq and wk, and their biases, come in the order of `rope_style`.
+        """Decode one weight. Rows of rotary parts come in the order of `rope_style`.
 
         The pages of the weight before it are let go: a file that is read through should not pile up in memory.
         """
@@ -141,7 +129,8 @@ class Source:
             self.checkpoint.weights.release(self._last)
         self._last = self._stored[name]
         array = self.checkpoint.weights[self._last]
-        if self.config.rope_style != rope_style and name.endswith(_TURNED):
+        part = find_part(name)
+        if self.config.rope_style != rope_style and part is not None and part.rotary:
             array = reorder_rows(array, self.config.head_dim, rope_style)
         return np.ascontiguousarray(array)
 

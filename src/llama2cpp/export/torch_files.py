@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from .. import _core
 from .._core import FormatError
 from ..common.file_kinds import stand_in
-from .source import MATRICES, Array
+from ..common.parts import EMBEDDING, OUTPUT, PARTS
+from .source import Array
 
 if TYPE_CHECKING:
     import torch
@@ -254,28 +255,15 @@ class TorchCheckpoint:
 
 def weight_shapes(config: _core.Config) -> dict[str, tuple[int, ...]]:
     """Give the shape that each weight has in a model of these sizes, by llama2.c's name."""
-    dim, hidden, q_dim = config.dim, config.hidden_dim, config.n_heads * config.head_dim
-    kv_dim = config.n_kv_heads * config.head_dim
-    matrices = dict(
-        zip(
-            MATRICES,
-            [(q_dim, dim), (kv_dim, dim), (kv_dim, dim), (dim, q_dim), (hidden, dim), (dim, hidden), (hidden, dim)],
-            strict=True,
-        )
-    )
-    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (config.vocab_size, dim), "norm.weight": (dim,)}
-    for layer in range(config.n_layers):
-        for stem, shape in [("attention_norm", (dim,)), ("ffn_norm", (dim,)), *matrices.items()]:
-            shapes[f"layers.{layer}.{stem}.weight"] = shape
-    if not config.tied:
-        shapes["output.weight"] = (config.vocab_size, dim)
-    return shapes
+    needed = [part for part in PARTS if part.need == "always" or (part.need == "untied" and not config.tied)]
+    return {name: part.shape(config) for part in needed for name in part.in_model(config.n_layers)}
 
 
 def name_tied(pieces: dict[str, list[Piece]]) -> None:
     """Give a matrix that is both output and embedding the embedding's name, where only the output's was kept."""
-    if "output.weight" in pieces and "tok_embeddings.weight" not in pieces:
-        pieces["tok_embeddings.weight"] = pieces.pop("output.weight")
+    embedding, output = EMBEDDING.at(), OUTPUT.at()
+    if output in pieces and embedding not in pieces:
+        pieces[embedding] = pieces.pop(output)
 
 
 def same_numbers(a: list[Piece], b: list[Piece]) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..common.arguments import checked, float_array
+from ..common.parts import get_part
 from .activation_arrays import Array, Selection, need_memory, select
 from .activation_names import get_act_name
 from .residual_stream import ResidualStream
@@ -54,7 +55,7 @@ class HeadsAndNeurons(ResidualStream):
         """[B, T, n_heads, dim]: those of the run, or computed, and not kept."""
         if get_act_name("result", layer) in self:
             return self["result", layer]
-        weights = self._need_model().weights[f"blocks.{layer}.attn.W_O"]  # [n_heads, head_dim, dim]
+        weights = self._need_model().weights[f"blocks.{layer}.{get_part('wo').lens}"]  # [n_heads, head_dim, dim]
         by_head = np.moveaxis(self["z", layer], -2, 0)  # [n_heads, B, T, head_dim]
         need_memory(2 * by_head.size // by_head.shape[-1] * weights.shape[-1], "an array of heads' results")
         return np.stack([z @ w for z, w in zip(by_head, weights, strict=True)], axis=-2)
@@ -181,7 +182,8 @@ class HeadsAndNeurons(ResidualStream):
         (1, 512, 192)
         """
         neurons = select(select(self["post", layer], pos_slice, -2), neuron_slice, -1)
-        weights = select(self._need_model().weights[f"blocks.{layer}.mlp.W_out"], neuron_slice, 0)  # [neurons, dim]
+        name = f"blocks.{layer}.{get_part('w2').lens}"
+        weights = select(self._need_model().weights[name], neuron_slice, 0)  # [neurons, dim]
         if project_output_onto is None:
             need_memory(neurons.size * weights.shape[-1], "an array of neurons' results")
             return np.asarray(neurons[..., None] * weights)

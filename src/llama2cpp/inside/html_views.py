@@ -99,11 +99,13 @@ def details_html(summary: str, content: str) -> str:
 
 def config_html(config: Config) -> str:
     """Show the sizes and constants of a model."""
-    facts = {name: value for name, value in config.to_dict().items() if value not in (None, ())}
-    for name in ("norm_eps", "rope_theta"):
-        facts[name] = f"{facts[name]:.6g}"
-    if "rope_factors" in facts:
-        facts["rope_factors"] = f"{len(facts['rope_factors'])} factors"
+
+    def shown(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, tuple):
+            return f"{len(value)} factors"
+        return f"{value:.6g}" if isinstance(value, float) else value
+
+    facts = {name: shown(value) for name, value in config.to_dict().items() if value not in (None, ())}
     return facts_html("llama2cpp.Config", facts)
 
 

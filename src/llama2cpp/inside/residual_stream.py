@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..common.arguments import checked, float_array
+from ..common.parts import NORM
 from .activation_arrays import ActivationArrays, Array, Selection, need_memory, select
 from .activation_names import get_act_name
 
@@ -54,7 +55,7 @@ class ResidualStream(ActivationArrays):
         self._check_mlp_input(layer, mlp_input)
         model = self._need_model()
         if layer == model.config.n_layers:
-            return self["ln_final.hook_scale"], model.weights["ln_final.w"]
+            return self["ln_final.hook_scale"], model.weights[NORM.lens]
         norm = f"blocks.{layer}.ln{2 if mlp_input else 1}"
         return self[f"{norm}.hook_scale"], model.weights[f"{norm}.w"]
 
@@ -322,4 +323,4 @@ class ResidualStream(ActivationArrays):
 def _rms_norm(x: Array, model: ReadableModel) -> Array:
     """Apply the last norm, with its gain: x [..., dim]."""
     scale = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(model.config.norm_eps))
-    return np.asarray(x / scale * model.weights["ln_final.w"], dtype=np.float32)
+    return np.asarray(x / scale * model.weights[NORM.lens], dtype=np.float32)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .._core import Config
 from ..common.arguments import checked, close_names, float_array
+from ..common.parts import EMBEDDING, LAYER_PARTS, MODEL_PARTS, OUTPUT, Part, get_part, in_forward_order
 from .html_views import details_html, size_text, table
 from .read_only_arrays import read_only
 
@@ -23,101 +23,87 @@ _READ_ONLY = (
     "model.with_weights({name: copy})"
 )
 
+_MODEL = {part.lens: part for part in MODEL_PARTS}
+_BLOCK = {part.lens: part for part in in_forward_order(LAYER_PARTS)}
+_ALIASES = {name.rpartition(".")[2]: name for name in (EMBEDDING.lens, OUTPUT.lens)}
+_ATTRIBUTES = {name.rpartition(".")[2]: name for name in _BLOCK}
+
 # How a matrix [out, in] of a file becomes TransformerLens's.
 #   same        as it is
 #   transposed  [out, in] -> [in, out]
-#   q, kv       [heads * head_dim, dim] -> [heads, dim, head_dim]; a bias [heads * head_dim] -> [heads, head_dim]
+#   heads       [heads * head_dim, dim] -> [heads, dim, head_dim]; a bias [heads * head_dim] -> [heads, head_dim]
 #   o           [dim, heads * head_dim] -> [heads, head_dim, dim]
-Form = Literal["same", "transposed", "q", "kv", "o"]
+Form = Literal["same", "transposed", "heads", "o"]
 
-
-@dataclass(frozen=True)
-class _Place:
-    part: str  # Llama's own name, {} is the layer
-    form: Form = "same"
-    rotary: bool = False  # head_dim is in the order of the rotary pairs
-
-
-_MODEL = {
-    "embed.W_E": _Place("tok_embeddings.weight"),
-    "unembed.W_U": _Place("output.weight", "transposed"),
-    "ln_final.w": _Place("norm.weight"),
+_HEADS: dict[str, Callable[[Config], int]] = {
+    "q_dim": lambda config: config.n_heads,
+    "kv_dim": lambda config: config.n_kv_heads,
 }
-_BLOCK = {
-    "ln1.w": _Place("layers.{}.attention_norm.weight"),
-    "attn.W_Q": _Place("layers.{}.attention.wq.weight", "q", rotary=True),
-    "attn.W_K": _Place("layers.{}.attention.wk.weight", "kv", rotary=True),
-    "attn.W_V": _Place("layers.{}.attention.wv.weight", "kv"),
-    "attn.W_O": _Place("layers.{}.attention.wo.weight", "o"),
-    "attn.b_Q": _Place("layers.{}.attention.wq.bias", "q", rotary=True),
-    "attn.b_K": _Place("layers.{}.attention.wk.bias", "kv", rotary=True),
-    "attn.b_V": _Place("layers.{}.attention.wv.bias", "kv"),
-    "attn.b_O": _Place("layers.{}.attention.wo.bias"),
-    "ln2.w": _Place("layers.{}.ffn_norm.weight"),
-    "mlp.W_gate": _Place("layers.{}.feed_forward.w1.weight", "transposed"),
-    "mlp.W_in": _Place("layers.{}.feed_forward.w3.weight", "transposed"),
-    "mlp.W_out": _Place("layers.{}.feed_forward.w2.weight", "transposed"),
-    "mlp.b_gate": _Place("layers.{}.feed_forward.w1.bias"),
-    "mlp.b_in": _Place("layers.{}.feed_forward.w3.bias"),
-    "mlp.b_out": _Place("layers.{}.feed_forward.w2.bias"),
-}
-_ALIASES = {"W_E": "embed.W_E", "W_U": "unembed.W_U"}
-_EMBEDDING, _OUTPUT = "tok_embeddings.weight", "output.weight"
 
 
-def _find(name: str, n_layers: int) -> tuple[_Place, str] | None:
-    """Where a TransformerLens name lies, and Llama's own name of it."""
+def _form(part: Part) -> Form:
+    if (part.columns if part.is_vector else part.rows) in _HEADS:
+        return "heads"
+    if part.kind != "matrix":
+        return "same"
+    return "o" if part.columns in _HEADS else "transposed"
+
+
+def _heads(part: Part, config: Config) -> int:
+    """How many heads a part is cut into."""
+    return next(_HEADS[size](config) for size in (part.rows, part.columns) if size in _HEADS)
+
+
+def _find(name: str, n_layers: int) -> tuple[Part, str] | None:
+    """Which part a TransformerLens name is, and llama2.c's name of it."""
     name = _ALIASES.get(name, name)
     if name in _MODEL:
-        return _MODEL[name], _MODEL[name].part
-    match = re.fullmatch(r"blocks\.(0|[1-9]\d{0,8})\.(\w+\.\w+)", name, flags=re.ASCII)
+        return _MODEL[name], _MODEL[name].at()
+    match = re.fullmatch(r"blocks\.(0|[1-9]\d{0,8})\.(.+)", name, flags=re.ASCII)
     if match is None or match[2] not in _BLOCK or int(match[1]) >= n_layers:
         return None
-    return _BLOCK[match[2]], _BLOCK[match[2]].part.format(match[1])
-
-
-def _heads(place: _Place, config: Config) -> int:
-    return config.n_kv_heads if place.form == "kv" else config.n_heads
+    return _BLOCK[match[2]], _BLOCK[match[2]].at(int(match[1]))
 
 
 def _reordered(array: Array, config: Config, *, to_half_split: bool) -> Array:
-    """[heads, head_dim, ...] from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2), or back."""
+    """[heads * head_dim, ...] from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2), or back."""
     pairs = config.head_dim // 2
     inner = (pairs, 2) if to_half_split else (2, pairs)
-    split = array.reshape(array.shape[0], *inner, *array.shape[2:])
+    split = array.reshape(-1, *inner, *array.shape[1:])
     return np.swapaxes(split, 1, 2).reshape(array.shape)
 
 
-def _to_lens(array: Array, place: _Place, config: Config) -> Array:
-    if place.form == "transposed":
+def _to_lens(array: Array, part: Part, config: Config) -> Array:
+    form = _form(part)
+    if part.rotary and config.rope_style == "interleaved":
+        array = _reordered(array, config, to_half_split=True)
+    if form == "transposed":
         return np.transpose(array)
-    if place.form == "o":
-        by_head: Array = array.reshape(config.dim, config.n_heads, config.head_dim)
+    if form == "o":
+        by_head: Array = array.reshape(config.dim, _heads(part, config), config.head_dim)
         return np.moveaxis(by_head, 0, 2)
-    if place.form in ("q", "kv"):
-        array = array.reshape(_heads(place, config), config.head_dim, *array.shape[1:])
-        if place.rotary and config.rope_style == "interleaved":
-            array = _reordered(array, config, to_half_split=True)
+    if form == "heads":
+        array = array.reshape(_heads(part, config), config.head_dim, *array.shape[1:])
         return np.swapaxes(array, 1, 2) if array.ndim == 3 else array
     return array
 
 
-def _from_lens(array: Array, place: _Place, config: Config) -> Array:
-    if place.form == "transposed":
-        return np.transpose(array)
-    if place.form == "o":
-        rows: Array = np.moveaxis(array, 2, 0)
-        return rows.reshape(config.dim, config.n_heads * config.head_dim)
-    if place.form in ("q", "kv"):
+def _from_lens(array: Array, part: Part, config: Config) -> Array:
+    form = _form(part)
+    if form == "transposed":
+        array = np.transpose(array)
+    elif form == "o":
+        array = np.moveaxis(array, 2, 0).reshape(config.dim, -1)
+    elif form == "heads":
         array = np.swapaxes(array, 1, 2) if array.ndim == 3 else array
-        if place.rotary and config.rope_style == "interleaved":
-            array = _reordered(array, config, to_half_split=False)
-        return np.reshape(array, (_heads(place, config) * config.head_dim, *array.shape[2:]))
+        array = np.reshape(array, (-1, *array.shape[2:]))
+    if part.rotary and config.rope_style == "interleaved":
+        array = _reordered(array, config, to_half_split=False)
     return array
 
 
 class _Source:
-    """What both views read: a core, and which of Llama's matrices its file has under which name."""
+    """What both views read: a core, and which parts its file has under which name."""
 
     def __init__(self, core: _core.Model) -> None:
         self.core = core
@@ -136,26 +122,27 @@ class _Source:
     def lens_names(self) -> Iterator[str]:
         """Give TransformerLens's names of what the model has, in the order of the forward."""
         layers = (f"blocks.{i}.{name}" for i in range(self.config.n_layers) for name in _BLOCK)
-        for name in ("embed.W_E", *layers, "ln_final.w", "unembed.W_U"):
+        first, *last = _MODEL
+        for name in (first, *layers, *last):
             if self.place(name) is not None:
                 yield name
 
-    def place(self, name: str) -> tuple[_Place, str] | None:
-        """Find a TransformerLens name's place and its name in the file; None if the model has no such weight."""
+    def place(self, name: str) -> tuple[Part, str] | None:
+        """Find a TransformerLens name's part and its name in the file; None if the model has no such weight."""
         found = _find(name, self.config.n_layers)
         if found is None:
             return None
-        place, part = found
-        if part == _OUTPUT and self.config.tied:
-            part = _EMBEDDING
-        return (place, self.parts[part]) if part in self.parts else None
+        part, own = found
+        if part is OUTPUT and self.config.tied:
+            own = EMBEDDING.at()
+        return (part, self.parts[own]) if own in self.parts else None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Get the shape of a TransformerLens name's array, without decoding it."""
-        place, file_name = self.place(name) or (None, "")
-        assert place is not None
+        part, file_name = self.place(name) or (None, "")
+        assert part is not None
         shape = self.core.weight_info(file_name)["shape"]
-        return _to_lens(np.broadcast_to(np.float32(0), shape), place, self.config).shape
+        return _to_lens(np.broadcast_to(np.float32(0), shape), part, self.config).shape
 
 
 class LensWeights(Mapping[str, NDArray[np.float32]]):
@@ -201,8 +188,8 @@ class LensWeights(Mapping[str, NDArray[np.float32]]):
         found = self._source.place(name) if isinstance(name, str) else None
         if found is None:
             raise KeyError(self._source.unknown(name))
-        place, file_name = found
-        return self._source.show(_to_lens(self._source.core.weight(file_name), place, self._source.config))
+        part, file_name = found
+        return self._source.show(_to_lens(self._source.core.weight(file_name), part, self._source.config))
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._source.place(name) is not None
@@ -339,23 +326,24 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         found = self._source.place(name)
         if found is None:
             raise KeyError(self._source.unknown(name))
-        place, file_name = found
+        part, file_name = found
         core, config = self._source.core, self._source.config
-        if place.form not in ("q", "kv", "o"):
+        form = _form(part)
+        if form not in ("heads", "o"):
             raise ValueError(f"{name!r} has no heads")
-        heads = _heads(place, config)
+        heads = _heads(part, config)
         if not -heads <= head < heads:
             raise ValueError(f"head is {head}, but {name!r} has {heads}")
         begin, size = head % heads * config.head_dim, config.head_dim
-        if place.form == "o":
+        if form == "o":
             return self._source.show(np.transpose(core.weight_columns(file_name, begin, size)))
-        if len(core.weight_info(file_name)["shape"]) == 1:  # a bias
+        if part.is_vector:
             bias: Array = self[name][head % heads]
             return bias
-        part = core.weight_rows(file_name, range(begin, begin + size))[None]  # [1, head_dim, dim]
-        if place.rotary and config.rope_style == "interleaved":
-            part = _reordered(part, config, to_half_split=True)
-        return self._source.show(np.transpose(part[0]))
+        rows = core.weight_rows(file_name, range(begin, begin + size))  # [head_dim, dim]
+        if part.rotary and config.rope_style == "interleaved":
+            rows = _reordered(rows, config, to_half_split=True)
+        return self._source.show(np.transpose(rows))
 
     def release(self, name: str) -> None:
         """Let a weight's pages leave memory, where it lies in a mapped file. They come back when it is used again.
@@ -427,11 +415,11 @@ def edited(core: _core.Model, edits: Mapping[str, Any]) -> _core.Model:
             raise ValueError(f"{name!r} has shape {list(array.shape)}, expected {list(expected)}")
         target = name
         if found is not None:
-            place, target = found
-            array = np.ascontiguousarray(_from_lens(array, place, source.config))
-            if source.config.tied and place.part == _OUTPUT:
-                target = _OUTPUT  # the model has none yet: the core takes Llama's own name
-            untie = untie or (source.config.tied and place.part == _EMBEDDING)
+            part, target = found
+            array = np.ascontiguousarray(_from_lens(array, part, source.config))
+            if source.config.tied and part is OUTPUT:
+                target = OUTPUT.at()  # the model has none yet: the core takes Llama's own name
+            untie = untie or (source.config.tied and part is EMBEDDING)
         if target in arrays:
             raise ValueError(f"{name!r} and {given[target]!r} are the same weight")
         arrays[target], given[target] = array, name
@@ -467,10 +455,11 @@ class StackedWeights:
             """See `Model`."""
             raise NotImplementedError
 
-    def _stack(self, name: str) -> Array:
+    def _stack(self, attribute: str) -> Array:
+        name = _ATTRIBUTES.get(attribute, attribute)
         names = [f"blocks.{i}.{name}" for i in range(self.config.n_layers)]
         if names[0] not in self.weights:
-            raise AttributeError(f"the model has no {name.rpartition('.')[2]}")
+            raise AttributeError(f"the model has no {attribute}")
         layers = [self.weights[name] for name in names]
         _core.need_memory(sum(array.nbytes for array in layers), f"an array of {name} of all layers", "use `weights`")
         return self.weights._source.show(np.stack(layers))
@@ -478,47 +467,47 @@ class StackedWeights:
     @property
     def W_E(self) -> Array:  # noqa: N802 - TransformerLens's name
         """Embeddings, [vocab_size, dim]."""
-        return self.weights["embed.W_E"]
+        return self.weights[EMBEDDING.lens]
 
     @property
     def W_U(self) -> Array:  # noqa: N802
         """Output matrix, [dim, vocab_size]: what `unembed` multiplies with."""
-        return self.weights["unembed.W_U"]
+        return self.weights[OUTPUT.lens]
 
     @property
     def W_Q(self) -> Array:  # noqa: N802
         """Query matrices, [n_layers, n_heads, dim, head_dim]."""
-        return self._stack("attn.W_Q")
+        return self._stack("W_Q")
 
     @property
     def W_K(self) -> Array:  # noqa: N802
         """Key matrices, [n_layers, n_kv_heads, dim, head_dim]."""
-        return self._stack("attn.W_K")
+        return self._stack("W_K")
 
     @property
     def W_V(self) -> Array:  # noqa: N802
         """Value matrices, [n_layers, n_kv_heads, dim, head_dim]."""
-        return self._stack("attn.W_V")
+        return self._stack("W_V")
 
     @property
     def W_O(self) -> Array:  # noqa: N802
         """Attention's output matrices, [n_layers, n_heads, head_dim, dim]."""
-        return self._stack("attn.W_O")
+        return self._stack("W_O")
 
     @property
     def W_gate(self) -> Array:  # noqa: N802
         """Gate matrices of the MLPs, [n_layers, dim, hidden_dim]."""
-        return self._stack("mlp.W_gate")
+        return self._stack("W_gate")
 
     @property
     def W_in(self) -> Array:  # noqa: N802
         """Input matrices of the MLPs, [n_layers, dim, hidden_dim]."""
-        return self._stack("mlp.W_in")
+        return self._stack("W_in")
 
     @property
     def W_out(self) -> Array:  # noqa: N802
         """Output matrices of the MLPs, [n_layers, hidden_dim, dim]."""
-        return self._stack("mlp.W_out")
+        return self._stack("W_out")
 
     def tokens_to_residual_directions(self, tokens: int | str | Sequence[int] | NDArray[Any]) -> Array:
         """Get the directions of the residual stream that the logits of some tokens are read along: columns of `W_U`.
@@ -552,7 +541,7 @@ class StackedWeights:
         if ids.dtype.kind not in "iu":
             raise ValueError(f"tokens have dtype {ids.dtype}, expected integers")
         source = self.weights._source
-        found = source.place("unembed.W_U")
+        found = source.place(OUTPUT.lens)
         assert found is not None
         rows = source.core.weight_rows(found[1], [int(id) for id in ids.ravel()])
         return rows.reshape(*ids.shape, self.config.dim)
@@ -581,8 +570,9 @@ class StackedWeights:
         >>> float(llama2cpp.load("storyteller").accumulated_bias(5).sum())
         0.0
         """
-        names = [f"blocks.{i}.attn.b_O" for i in range(layer + (1 if mlp_input else 0))]
-        names += [f"blocks.{i}.mlp.b_out" for i in range(layer)] if include_mlp_biases else []
+        attention, mlp = get_part("bo"), get_part("b2")
+        names = [f"blocks.{i}.{attention.lens}" for i in range(layer + (1 if mlp_input else 0))]
+        names += [f"blocks.{i}.{mlp.lens}" for i in range(layer)] if include_mlp_biases else []
         total = np.zeros(self.config.dim, dtype=np.float32)
         for name in names:
             if name in self.weights:

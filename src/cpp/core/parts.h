@@ -1,0 +1,91 @@
+// The weights of a Llama by their part in it. The table is core/parts.inc: everything that is true of one part alone is
+// said there, and readers, writers, fields and names are made from it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <string_view>
+
+#include "core/config.h"
+
+namespace llama2cpp {
+
+// meta: Llama's own and llama2.c's names. hugging_face: transformers' names. gguf: llama.cpp's names.
+enum class Naming : std::uint8_t { meta, hugging_face, gguf };
+
+enum class Part : std::uint8_t {
+#define MODEL_PART(kind, part, ...) part,
+#define LAYER_PART(half, kind, part, ...) part,
+#include "core/parts.inc"
+};
+
+// Whether the model has one, or each layer: then which half of a layer it belongs to.
+enum class Scope : std::uint8_t { model, attention, mlp };
+
+enum class PartKind : std::uint8_t {
+  table,   // [rows, columns], read row by row
+  matrix,  // [rows, columns], multiplied with
+  gain,    // [columns], multiplied with what a norm gives
+  bias,    // [columns], added to what the matrix of the same name gives
+};
+
+// A size that follows from a Config.
+enum class Size : std::uint8_t { one, dim, q_dim, kv_dim, head_dim, hidden_dim, vocab_size };
+
+enum class Need : std::uint8_t {
+  always,
+  untied,    // unless the output is the embedding table
+  optional,  // all layers have it, or none
+};
+
+struct PartFacts {
+  Part part;
+  std::string_view name;  // the enumerator's
+  Scope scope;
+  PartKind kind;
+  std::string_view meta;  // in each family of names, without a layer's prefix, and without ".weight" or ".bias"
+  std::string_view hugging_face;
+  std::string_view gguf;
+  Size rows;  // one for gains and biases
+  Size cols;
+  Need need;
+  bool rotary;             // rows of each head, or a bias's numbers, are in the order of Config::rope_style
+  std::string_view lens;   // TransformerLens's name, without "blocks.{layer}."
+  std::string_view reads;  // the hook point whose activation it is multiplied with, without "blocks.{layer}."
+};
+
+inline constexpr PartFacts kParts[] = {
+#define MODEL_PART(kind, part, meta, hugging_face, gguf, rows, cols, need, rotary, lens, reads) \
+  {Part::part, #part,      Scope::model, PartKind::kind, meta, hugging_face, gguf,              \
+   Size::rows, Size::cols, Need::need,   rotary,         lens, reads},
+#define LAYER_PART(half, kind, part, meta, hugging_face, gguf, rows, cols, need, rotary, lens, reads) \
+  {Part::part, #part,      Scope::half, PartKind::kind, meta, hugging_face, gguf,                     \
+   Size::rows, Size::cols, Need::need,  rotary,         lens, reads},
+#include "core/parts.inc"
+};
+
+constexpr const PartFacts& facts(Part part) { return kParts[static_cast<std::size_t>(part)]; }
+
+constexpr bool is_vector(PartKind kind) { return kind == PartKind::gain || kind == PartKind::bias; }
+constexpr bool is_vector(Part part) { return is_vector(facts(part).kind); }
+constexpr bool per_layer(Part part) { return facts(part).scope != Scope::model; }
+
+struct MatrixShape {
+  std::int64_t rows;
+  std::int64_t cols;
+};
+
+// The shape that a config gives a matrix: y = W x for x [cols] and y [rows]; a vector is [1, cols].
+MatrixShape part_shape(const Config& config, Part part);
+
+// The table's words as it spells them, for Python.
+struct PartWords {
+  std::string_view scope, kind, rows, cols, need;
+};
+const PartWords& words(Part part);
+
+// What files of panels and Python call a family.
+std::string_view to_string(Naming naming);
+
+}  // namespace llama2cpp

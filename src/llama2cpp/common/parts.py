@@ -1,0 +1,138 @@
+"""The weights of a Llama by their part in it: the core's table (``core/parts.inc``), and what follows from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from .. import _core
+
+_LAYER = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(.+)", flags=re.ASCII)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+        What the engine calls it: "wq".
+    pattern : str
+        llama2.c's name, {} is the layer: "layers.{}.attention.wq.weight".
+    scope : str
+        "model": the model has one. "attention", "mlp": each layer has one, in that half.
+    kind : str
+        "table" is read row by row, "matrix" is multiplied with, "gain" and "bias" are vectors.
+    rows, columns : str
+        Sizes, by the names of what a config gives; "one" for the rows of vectors.
+    need : str
+        "always"; "untied", which a model without an output matrix of its own lacks; "optional".
+    rotary : bool
+        Whether its rows, or its numbers, are in the order of ``config.rope_style``.
+    lens : str
+        TransformerLens's name, without "blocks.{i}.".
+    reads : str
+        The hook point whose activation it is multiplied with, without "blocks.{i}."; "" where there is none.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.parts import get_part
+    >>> get_part("wq").at(3), get_part("wq").lens
+    ('layers.3.attention.wq.weight', 'attn.W_Q')
+    """
+
+    name: str
+    pattern: str
+    scope: Literal["model", "attention", "mlp"]
+    kind: Literal["table", "matrix", "gain", "bias"]
+    rows: str
+    columns: str
+    need: Literal["always", "untied", "optional"]
+    rotary: bool
+    lens: str
+    reads: str
+
+    @property
+    def in_layers(self) -> bool:
+        """Whether each layer has one."""
+        return self.scope != "model"
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether its array has one dimension."""
+        return self.kind in ("gain", "bias")
+
+    def at(self, layer: int = 0) -> str:
+        """Give llama2.c's name of the one in a layer, or of the model's."""
+        return self.pattern.format(layer)
+
+    def in_model(self, n_layers: int) -> list[str]:
+        """Give llama2.c's names of all that a model of so many layers has."""
+        return [self.at(layer) for layer in range(n_layers)] if self.in_layers else [self.pattern]
+
+    def shape(self, config: _core.Config) -> tuple[int, ...]:
+        """Give (rows, columns), or (length,) of a vector, in a model of these sizes."""
+        return _core.part_shape(self.name, config)
+
+
+PARTS = tuple(Part(**row) for row in _core.parts())
+"""All of them, in the order in which llama2.c's files have them."""
+
+MODEL_PARTS = tuple(part for part in PARTS if not part.in_layers)
+LAYER_PARTS = tuple(part for part in PARTS if part.in_layers)
+LAYER_MATRICES = tuple(part for part in LAYER_PARTS if part.kind == "matrix")
+LAYER_GAINS = tuple(part for part in LAYER_PARTS if part.kind == "gain")
+
+_BY_NAME = {part.name: part for part in PARTS}
+_BY_PATTERN = {part.pattern: part for part in PARTS}
+
+
+def get_part(name: str) -> Part:
+    """Get one by the engine's name of it. KeyError for one that no Llama has."""
+    return _BY_NAME[name]
+
+
+def in_forward_order(parts: Iterable[Part]) -> list[Part]:
+    """Sort parts of layers by what a forward does with them: biases behind the matrices of their half of a layer."""
+    points = [name.removeprefix("blocks.0.") for name, _, _ in _core.hook_points(1)]
+
+    def key(part: Part) -> tuple[str, bool, int]:
+        is_bias = part.kind == "bias"
+        reads = _BY_PATTERN[part.pattern.removesuffix("bias") + "weight"].reads if is_bias else part.reads
+        return part.scope, is_bias, points.index(reads)
+
+    return sorted(parts, key=key)
+
+
+EMBEDDING = get_part("tok_embeddings")
+NORM = get_part("norm")
+OUTPUT = get_part("output")
+
+
+@cache
+def _place(name: str) -> tuple[Part, int | None] | None:
+    match = _LAYER.fullmatch(name)
+    pattern, layer = (name, None) if match is None else (f"layers.{{}}.{match[2]}", int(match[1]))
+    found = _BY_PATTERN.get(pattern)
+    return None if found is None or found.in_layers != (layer is not None) else (found, layer)
+
+
+def find_part(name: str) -> Part | None:
+    """Find the part of a weight by llama2.c's name of it."""
+    found = _place(name)
+    return None if found is None else found[0]
+
+
+def family_of(stored: str) -> str:
+    """Tell whose name of a weight this is: "llama2.c", "hugging_face" or "gguf"; of a name that two have, the first."""
+    return next(family for family in _core.NAMINGS if _core.rename_weight(stored, family) == stored)
+
+
+def layer_of(name: str) -> int | None:
+    """Give the layer in llama2.c's name of a weight, None where it has none."""
+    found = _place(name)
+    return None if found is None else found[1]
