@@ -16,7 +16,8 @@ from safetensors import safe_open
 import llama2cpp
 from llama2cpp.export import convert
 
-NEEDED = {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4, "vocab_size": 64, "seq_len": 32}
+Config: Any = llama2cpp.Config  # what it is given here, its types would not allow
+NEEDED: dict[str, Any] = {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4, "vocab_size": 64, "seq_len": 32}
 YARN = {
     "type": "yarn",
     "factor": 4.0,
@@ -38,28 +39,28 @@ SET: dict[str, Any] = NEEDED | {
     "rope_style": "half_split",
     "tied": True,
 }
-FIELDS = list(llama2cpp.Config(**NEEDED).to_dict())
+FIELDS = list(Config(**NEEDED).to_dict())
 
 
 def test_every_field_is_taken_and_shown(tmp_path: Path) -> None:
     assert sorted(SET) == sorted(FIELDS)
-    config = llama2cpp.Config(**SET)
+    config = Config(**SET)
     assert config.to_dict() == SET
     assert {name: getattr(config, name) for name in FIELDS} == SET == {name: config[name] for name in FIELDS}
     for name in FIELDS:
         assert f"{name}=" in repr(config)
         assert name in config._repr_html_()
-        assert re.search(rf"^(\w+, )*{name}\b.* : ", str(llama2cpp.Config.__doc__), flags=re.MULTILINE), name
-        assert getattr(llama2cpp.Config, name).__doc__
-        other = llama2cpp.Config(**NEEDED).to_dict()[name]
+        assert re.search(rf"^(\w+, )*{name}\b.* : ", str(Config.__doc__), flags=re.MULTILINE), name
+        assert getattr(Config, name).__doc__
+        other = Config(**NEEDED).to_dict()[name]
         if name not in NEEDED:
             factors = {"rope_factors": ()} if name == "head_dim" else {}
-            assert llama2cpp.Config(**(SET | factors | {name: other})) != config
-    assert eval(repr(config), {"Config": llama2cpp.Config}) == config
+            assert Config(**(SET | factors | {name: other})) != config
+    assert eval(repr(config), {"Config": Config}) == config
 
 
 def test_a_panel_file_has_the_same_fields(tmp_path: Path) -> None:
-    config = llama2cpp.Config(**SET)
+    config = Config(**SET)
     model = llama2cpp.from_arrays(config, tiny.arrays(config))
     path = convert(model, tmp_path / "m.safetensors", "f32", tokenizer=False).path
     with safe_open(path, "np") as file:
@@ -71,7 +72,7 @@ def test_a_panel_file_has_the_same_fields(tmp_path: Path) -> None:
 
 
 def test_what_is_not_given() -> None:
-    config = llama2cpp.Config(**NEEDED)
+    config = Config(**NEEDED)
     assert (config.n_kv_heads, config.head_dim) == (4, 16)
     assert {name: value for name, value in config.to_dict().items() if name not in NEEDED} == {
         "n_kv_heads": 4,
@@ -85,50 +86,49 @@ def test_what_is_not_given() -> None:
         "tied": False,
     }
     optional = {"n_kv_heads", "head_dim", "rope_scaling", "rope_factors", "sliding_window"}
-    assert llama2cpp.Config(**NEEDED, **dict.fromkeys(optional)) == config
+    assert Config(**NEEDED, **dict.fromkeys(optional)) == config
     for name in set(FIELDS) - set(NEEDED) - optional:
         with pytest.raises(TypeError, match=rf"^Config: {name} is None"):
-            llama2cpp.Config(**(SET | {name: None}))
+            Config(**(SET | {name: None}))
 
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_what_is_needed(name: str) -> None:
     rest = {other: value for other, value in NEEDED.items() if other != name}
     with pytest.raises(TypeError, match=rf"^Config\(\) needs {name}$"):
-        llama2cpp.Config(**rest)
+        Config(**rest)
     with pytest.raises(TypeError, match=rf"^Config: {name} is None"):
-        llama2cpp.Config(**(NEEDED | {name: None}))
+        Config(**(NEEDED | {name: None}))
 
 
 def test_several_that_are_needed_are_named_together() -> None:
     with pytest.raises(TypeError, match=r"^Config\(\) needs hidden_dim, n_layers, n_heads, vocab_size, seq_len$"):
-        llama2cpp.Config(dim=64)
+        Config(dim=64)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_name_that_is_written_almost_like_it(name: str) -> None:
-    config: Any = llama2cpp.Config
     with pytest.raises(TypeError, match=rf"^Config\(\) has no argument '{name}_'; close to it (is|are) .*\b{name}\b"):
-        config(**NEEDED, **{f"{name}_": 1})
+        Config(**NEEDED, **{f"{name}_": 1})
     with pytest.raises(KeyError, match=rf"a Config has no '{name}_'; close to it (is|are) .*\b{name}\b"):
-        llama2cpp.Config(**NEEDED)[f"{name}_"]
+        Config(**NEEDED)[f"{name}_"]
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_value_of_another_type_is_named(name: str) -> None:
     wrong: Any = 4 if isinstance(SET[name], (str, dict, tuple)) else "4"
     with pytest.raises(TypeError, match=rf"^Config: {name} is '?4'? \((int|str)\), expected "):
-        llama2cpp.Config(**(SET | {name: wrong}))
+        Config(**(SET | {name: wrong}))
 
 
 @pytest.mark.parametrize("name", [name for name in YARN if name != "type"])
 def test_a_scalings_value_of_another_type_is_named(name: str) -> None:
     wrong: Any = "4"
     with pytest.raises(TypeError, match=rf"^Config: {name} is '4' \(str\), expected "):
-        llama2cpp.Config(**(SET | {"rope_scaling": YARN | {name: wrong}}))
+        Config(**(SET | {"rope_scaling": YARN | {name: wrong}}))
     rest = {other: value for other, value in YARN.items() if other != name}
     with pytest.raises(ValueError, match=rf"^rope_scaling has no '{name}', which type 'yarn' needs$"):
-        llama2cpp.Config(**(SET | {"rope_scaling": rest}))
+        Config(**(SET | {"rope_scaling": rest}))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_scalings_value_of_another_type_is_named(name: str) -> None:
 )
 def test_scalings_that_there_are_not(scaling: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"^{re.escape(message)}$"):
-        llama2cpp.Config(**NEEDED, rope_scaling=scaling)
+        Config(**NEEDED, rope_scaling=scaling)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0])
@@ -160,19 +160,18 @@ def test_numbers_out_of_range_are_named(name: str, value: float) -> None:
     if name == "rope_factors":
         given = {name: (1.0, value, 1.0, 1.0)}
     if (name, value) == ("norm_eps", 0.0):
-        assert llama2cpp.Config(**(SET | given)).norm_eps == 0.0
+        assert Config(**(SET | given)).norm_eps == 0.0
         return
     with pytest.raises(ValueError, match=rf"{name} is -?(nan|inf|[01]), expected a finite number"):
-        llama2cpp.Config(**(SET | given))
+        Config(**(SET | given))
 
 
 def test_places_do_not_stand_for_names() -> None:
-    config: Any = llama2cpp.Config
     with pytest.raises(TypeError):
-        config(*NEEDED.values())
+        Config(*NEEDED.values())
 
 
 def test_integers_and_numbers_of_numpy() -> None:
     given: Any = {name: np.int32(value) for name, value in NEEDED.items()}
-    config = llama2cpp.Config(**given, norm_eps=np.float32(0.5), rope_factors=np.ones(8, np.float32), tied=np.True_)
+    config = Config(**given, norm_eps=np.float32(0.5), rope_factors=np.ones(8, np.float32), tied=np.True_)
     assert (config.norm_eps, config.rope_factors, config.tied) == (0.5, (1.0,) * 8, True)
