@@ -1,4 +1,4 @@
-"""The same bits, however the work is cut up: promise 4."""
+"""The numerics contract: batch-invariant, and the same bits with any threads, chunks, packing and SIMD level."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def test_isa_and_pack(expected: bytes, monkeypatch: pytest.MonkeyPatch, isa: str
     assert logits_of(model) == expected
 
 
-@given(cuts=st.lists(st.integers(1, 90), max_size=6))
-def test_prompt_cuts(model: llama2cpp.Model, expected: bytes, cuts: list[int]) -> None:
+@given(chunks=st.lists(st.integers(1, 90), max_size=6))
+def test_chunked_prefill(model: llama2cpp.Model, expected: bytes, chunks: list[int]) -> None:
     session = model.session()
     parts = []
-    for size in [*cuts, len(TOKENS)]:
+    for size in [*chunks, len(TOKENS)]:
         chunk = TOKENS[session.position : session.position + size]
         if chunk:
             parts.append(session.prefill(chunk, all_logits=True))

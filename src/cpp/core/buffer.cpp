@@ -34,7 +34,7 @@ Buffer Buffer::heap(std::size_t bytes) {
     need_memory(static_cast<double>(bytes), "an array", "", "ask for less at a time");
   }
 #ifdef MADV_HUGEPAGE
-  if (bytes >= kLarge) {  // fresh pages are zero already, and whoever fills them first touches them, on all threads
+  if (bytes >= kLarge) {  // fresh pages are zero already, and are touched by the threads that fill them
     void* pages = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) throw_no_memory(bytes);
     ::madvise(pages, bytes, MADV_HUGEPAGE);

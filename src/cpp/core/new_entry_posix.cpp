@@ -65,7 +65,7 @@ void sync_all(const fs::path& folder, const std::string& named) {
   if (error) throw std::system_error(error, named);
 }
 
-// Those of the file that is replaced, to whoever had them: its owner's if this process may give it away, and of its
+// The permissions of the file that is replaced: its owner's if this process may give it away, and of its
 // group's no more than others have if it may not.
 unsigned permissions_like(const struct stat& old, int descriptor) {
   constexpr unsigned kOthers = S_IRWXO;

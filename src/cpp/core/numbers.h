@@ -30,7 +30,7 @@ inline void append(std::string& out, std::floating_point auto number) {
   append_number(out, static_cast<double>(number));
 }
 
-// A byte is a number for some and a character for others: whoever has one says which.
+// A byte may be a number or a character: the caller converts it to the one that it is.
 template <std::integral Number>
   requires(sizeof(Number) > 1)
 void append(std::string& out, Number number) {

@@ -52,7 +52,7 @@ void WaitLock::lock(FunctionRef<void()> poll) {
     Room& waiting = room();  // anew each time: poll() may have forked
     {
       std::unique_lock inside(waiting.mutex);
-      // Counted before the lock is tried again: whoever lets go of it after that sees that somebody waits.
+      // Counted before the lock is tried again: a thread that releases it after that sees that somebody waits.
       waiting.waiters.fetch_add(1);
       const bool got = try_lock();
       if (!got) waiting.freed.wait_until(inside, poll_at);
@@ -70,7 +70,7 @@ void WaitLock::unlock() {
   owner_.store(0);
   Room* const waiting = room_.load();
   if (waiting == nullptr || waiting->forks != fork_generation() || waiting->waiters.load() == 0) return;
-  { const std::lock_guard asleep(waiting->mutex); }  // whoever is counted there is asleep now
+  { const std::lock_guard asleep(waiting->mutex); }  // the threads that are counted are asleep now
   waiting->freed.notify_one();
 }
 

@@ -1,4 +1,4 @@
-// WaitLock: a mutex whose waiters can be called away, and which a child of fork() never finds held by a thread that is
+// WaitLock: a mutex whose waiters can be interrupted, and which a child of fork() never finds held by a thread that is
 // not there.
 #pragma once
 

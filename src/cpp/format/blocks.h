@@ -46,29 +46,29 @@ inline void read_k_scales(const std::byte* p, std::int64_t part, IntegerBlock& o
   out.m[1] = out.m[0];
 }
 
-// Format::units, for formats whose blocks of 32 columns have kBytes bytes each; kTake takes one of them.
-template <std::int64_t kBytes, auto kTake>
+// Format::units, for formats whose blocks of 32 columns have kBytes bytes each; kUnpack takes one of them.
+template <std::int64_t kBytes, auto kUnpack>
 void units_of_blocks(const Weight& weight, std::int64_t row, std::int64_t rows, std::int64_t block, std::int64_t count,
                      UnitRow* out) {
   for (const UnitRow* const end = out + rows; out < end; ++row, ++out) {
     const std::byte* p = block_at(weight, row, block, kBytes);
     for (std::int64_t i = 0; i < count; ++i, p += kBytes) {
-      kTake(p, out->codes.data() + i * kBlockCols, static_cast<std::size_t>(i), *out);
+      kUnpack(p, out->codes.data() + i * kBlockCols, static_cast<std::size_t>(i), *out);
     }
   }
 }
 
 // The same for blocks of 256 columns: a unit is one of them.
-template <std::int64_t kBytes, auto kTake>
+template <std::int64_t kBytes, auto kUnpack>
 void units_of_256(const Weight& weight, std::int64_t row, std::int64_t rows, std::int64_t block, std::int64_t /*count*/,
                   UnitRow* out) {
   for (const UnitRow* const end = out + rows; out < end; ++row, ++out) {
-    kTake(block_at(weight, row, block / kUnitBlocks, kBytes), out->codes.data(), *out);
+    kUnpack(block_at(weight, row, block / kUnitBlocks, kBytes), out->codes.data(), *out);
   }
 }
 
 // The scales that Q4_K and Q5_K begin a block with.
-inline void take_k_scales(const std::byte* p, UnitRow& out) {
+inline void unpack_k_scales(const std::byte* p, UnitRow& out) {
   out.d[0] = UnitRow::half(p);
   out.dm[0] = UnitRow::minus(UnitRow::half(p + 2));
   for (std::int64_t part = 0; part < kUnitBlocks; ++part) {
@@ -81,7 +81,7 @@ inline void take_k_scales(const std::byte* p, UnitRow& out) {
 }
 
 // 32 bytes for each 64 weights: weight i in the low half of byte i, weight i + 32 in its high half. -> codes [256]
-inline void take_k_nibbles(const std::byte* q, std::uint8_t* codes) {
+inline void unpack_k_nibbles(const std::byte* q, std::uint8_t* codes) {
   for (int i = 0; i < 4; ++i, q += 32, codes += 64) {
     add_bits<0, 4, 0>(q, 32, codes);
     add_bits<4, 4, 0>(q, 32, codes + 32);

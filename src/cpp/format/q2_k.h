@@ -23,7 +23,7 @@ inline void integers_q2_k(const Weight& weight, std::int64_t row, std::int64_t b
   for (std::size_t i = 0; i < 32; ++i) out.q[i] = static_cast<std::int8_t>(byte_at(q + i) >> part % 4 * 2 & 3);
 }
 
-inline void take_q2_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
+inline void unpack_q2_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
   out.d[0] = UnitRow::half(p + 80);
   out.dm[0] = UnitRow::minus(UnitRow::half(p + 82));
   add_bits<0, 4, 0>(p, 16, out.sub.data());
@@ -51,6 +51,6 @@ inline constexpr Format kQ2_K{.name = "q2_k",
                               .encode = encode_q2_k,
                               .integers = integers_q2_k,
                               .blocks = {.bits = 2, .halves = 2, .sub_scales = true, .minimum = true},
-                              .units = units_of_256<84, take_q2_k>};
+                              .units = units_of_256<84, unpack_q2_k>};
 
 }  // namespace llama2cpp

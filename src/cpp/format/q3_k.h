@@ -31,7 +31,7 @@ inline void integers_q3_k(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
-inline void take_q3_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
+inline void unpack_q3_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
   out.d[0] = UnitRow::half(p + 108);
   for (std::size_t i = 0; i < 16; ++i) {
     const int low = byte_at(p + 96 + i % 8) >> (i / 8 * 4) & 15;
@@ -65,6 +65,6 @@ inline constexpr Format kQ3_K{.name = "q3_k",
                               .encode = encode_q3_k,
                               .integers = integers_q3_k,
                               .blocks = {.bits = 3, .offset = 4, .halves = 2, .sub_scales = true},
-                              .units = units_of_256<110, take_q3_k>};
+                              .units = units_of_256<110, unpack_q3_k>};
 
 }  // namespace llama2cpp

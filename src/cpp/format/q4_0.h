@@ -17,7 +17,7 @@ inline void integers_q4_0(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
-inline void take_q4_0(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
+inline void unpack_q4_0(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
   out.d[i] = UnitRow::half(p);
   low_and_high_halves(p + 2, codes);
 }
@@ -39,6 +39,6 @@ inline constexpr Format kQ4_0{.name = "q4_0",
                               .encode = encode_q4_0,
                               .integers = integers_q4_0,
                               .blocks = {.bits = 4, .offset = 8},
-                              .units = units_of_blocks<18, take_q4_0>};
+                              .units = units_of_blocks<18, unpack_q4_0>};
 
 }  // namespace llama2cpp

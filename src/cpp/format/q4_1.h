@@ -20,7 +20,7 @@ inline void integers_q4_1(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
-inline void take_q4_1(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
+inline void unpack_q4_1(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
   out.d[i] = UnitRow::half(p);
   out.dm[i] = UnitRow::half(p + 2);
   low_and_high_halves(p + 4, codes);
@@ -44,6 +44,6 @@ inline constexpr Format kQ4_1{.name = "q4_1",
                               .encode = encode_q4_1,
                               .integers = integers_q4_1,
                               .blocks = {.bits = 4, .minimum = true},
-                              .units = units_of_blocks<20, take_q4_1>};
+                              .units = units_of_blocks<20, unpack_q4_1>};
 
 }  // namespace llama2cpp

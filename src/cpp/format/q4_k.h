@@ -18,9 +18,9 @@ inline void integers_q4_k(const Weight& weight, std::int64_t row, std::int64_t b
   for (std::size_t i = 0; i < 32; ++i) out.q[i] = static_cast<std::int8_t>(byte_at(q + i) >> part % 2 * 4 & 15);
 }
 
-inline void take_q4_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
-  take_k_scales(p, out);
-  take_k_nibbles(p + 16, codes);
+inline void unpack_q4_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
+  unpack_k_scales(p, out);
+  unpack_k_nibbles(p + 16, codes);
 }
 
 inline void encode_q4_k(const float* values, const float* importance, std::int64_t count, std::byte* out) {
@@ -39,6 +39,6 @@ inline constexpr Format kQ4_K{.name = "q4_k",
                               .encode = encode_q4_k,
                               .integers = integers_q4_k,
                               .blocks = {.bits = 4, .sub_scales = true, .minimum = true},
-                              .units = units_of_256<144, take_q4_k>};
+                              .units = units_of_256<144, unpack_q4_k>};
 
 }  // namespace llama2cpp

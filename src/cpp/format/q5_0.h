@@ -19,7 +19,7 @@ inline void integers_q5_0(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
-inline void take_q5_0(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
+inline void unpack_q5_0(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
   out.d[i] = UnitRow::half(p);
   low_and_high_halves(p + 6, codes);
   add_fifth_bits(p + 2, codes);
@@ -43,6 +43,6 @@ inline constexpr Format kQ5_0{.name = "q5_0",
                               .encode = encode_q5_0,
                               .integers = integers_q5_0,
                               .blocks = {.bits = 5, .offset = 16},
-                              .units = units_of_blocks<22, take_q5_0>};
+                              .units = units_of_blocks<22, unpack_q5_0>};
 
 }  // namespace llama2cpp

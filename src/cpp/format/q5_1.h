@@ -22,7 +22,7 @@ inline void integers_q5_1(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
-inline void take_q5_1(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
+inline void unpack_q5_1(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
   out.d[i] = UnitRow::half(p);
   out.dm[i] = UnitRow::half(p + 2);
   low_and_high_halves(p + 8, codes);
@@ -48,6 +48,6 @@ inline constexpr Format kQ5_1{.name = "q5_1",
                               .encode = encode_q5_1,
                               .integers = integers_q5_1,
                               .blocks = {.bits = 5, .minimum = true},
-                              .units = units_of_blocks<24, take_q5_1>};
+                              .units = units_of_blocks<24, unpack_q5_1>};
 
 }  // namespace llama2cpp

@@ -23,9 +23,9 @@ inline void integers_q5_k(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
-inline void take_q5_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
-  take_k_scales(p, out);
-  take_k_nibbles(p + 48, codes);
+inline void unpack_q5_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
+  unpack_k_scales(p, out);
+  unpack_k_nibbles(p + 48, codes);
   add_bit_rows<4>(p + 16, codes);
 }
 
@@ -46,6 +46,6 @@ inline constexpr Format kQ5_K{.name = "q5_k",
                               .encode = encode_q5_k,
                               .integers = integers_q5_k,
                               .blocks = {.bits = 5, .sub_scales = true, .minimum = true},
-                              .units = units_of_256<176, take_q5_k>};
+                              .units = units_of_256<176, unpack_q5_k>};
 
 }  // namespace llama2cpp

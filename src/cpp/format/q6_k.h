@@ -25,7 +25,7 @@ inline void integers_q6_k(const Weight& weight, std::int64_t row, std::int64_t b
   }
 }
 
-inline void take_q6_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
+inline void unpack_q6_k(const std::byte* p, std::uint8_t* codes, UnitRow& out) {
   out.d[0] = UnitRow::half(p + 208);
   std::memcpy(out.sub.data(), p + 192, 16);
   for (int half = 0; half < 2; ++half) {
@@ -58,6 +58,6 @@ inline constexpr Format kQ6_K{.name = "q6_k",
                               .encode = encode_q6_k,
                               .integers = integers_q6_k,
                               .blocks = {.bits = 6, .offset = 32, .halves = 2, .sub_scales = true},
-                              .units = units_of_256<210, take_q6_k>};
+                              .units = units_of_256<210, unpack_q6_k>};
 
 }  // namespace llama2cpp

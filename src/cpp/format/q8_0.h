@@ -15,7 +15,7 @@ inline void integers_q8_0(const Weight& weight, std::int64_t row, std::int64_t b
   std::memcpy(out.q.data(), p + 2, 32);
 }
 
-inline void take_q8_0(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
+inline void unpack_q8_0(const std::byte* p, std::uint8_t* codes, std::size_t i, UnitRow& out) {
   out.d[i] = UnitRow::half(p);
   for (int k = 0; k < 32; ++k) codes[k] = static_cast<std::uint8_t>(p[2 + k]) ^ 128U;
 }
@@ -45,6 +45,6 @@ inline constexpr Format kQ8_0{.name = "q8_0",
                               .encode = encode_q8_0,
                               .integers = integers_q8_0,
                               .blocks = {.bits = 8, .offset = 128},
-                              .units = units_of_blocks<34, take_q8_0>};
+                              .units = units_of_blocks<34, unpack_q8_0>};
 
 }  // namespace llama2cpp

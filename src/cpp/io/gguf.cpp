@@ -92,7 +92,7 @@ class Cursor {
   std::size_t left() const { return file_.size() - at_; }
 
   template <class Number>
-  Number take(const std::string& what) {
+  Number parse(const std::string& what) {
     expect(sizeof(Number), what);
     const auto number = load<Number>(file_, at_);
     at_ += sizeof(Number);
@@ -100,17 +100,17 @@ class Cursor {
   }
 
   // A name, which messages quote.
-  std::string_view take_name(const std::string& what) {
-    const std::string_view text = take_string(what);
+  std::string_view parse_name(const std::string& what) {
+    const std::string_view text = parse_string(what);
     const std::size_t valid = utf8_valid_bytes(text);
     if (valid != text.size()) throw FormatError(cat(what, ": byte ", at_ - text.size() + valid, " is not UTF-8"));
     return text;
   }
 
   // Any bytes: whether a value is UTF-8 matters only where it is read.
-  std::string_view take_string(const std::string& what) {
+  std::string_view parse_string(const std::string& what) {
     const std::size_t begin = at_;
-    const auto length = take<std::uint64_t>(what);
+    const auto length = parse<std::uint64_t>(what);
     if (length > left()) {
       throw FormatError(
           cat(what, " (byte ", begin, ") is a text of ", length, " bytes, but ", left(), " are left in the file"));
@@ -120,9 +120,9 @@ class Cursor {
     return text;
   }
 
-  GgufType take_type(const std::string& what) {
+  GgufType parse_type(const std::string& what) {
     const std::size_t begin = at_;
-    const auto type = take<std::uint32_t>(what);
+    const auto type = parse<std::uint32_t>(what);
     if (type >= std::size(kTypes)) {
       throw FormatError(cat(what, " has type ", type, " (byte ", begin, "), expected 0 to ", std::size(kTypes) - 1));
     }
@@ -149,7 +149,7 @@ class Cursor {
 std::uint32_t read_version(Cursor& cursor, const Buffer& file) {
   if (!has_gguf_magic(file)) throw FormatError("no magic 'GGUF' (bytes 47 47 55 46)");
   cursor.skip(kMagic.size(), "the magic");
-  const auto version = cursor.take<std::uint32_t>("the version");
+  const auto version = cursor.parse<std::uint32_t>("the version");
   if (version == 2 || version == 3) return version;
   if (version != 0 && (version & 0xFFFFU) == 0) {
     throw FormatError(cat("version (byte 4) is ", version >> 24,
@@ -163,7 +163,7 @@ std::uint32_t read_version(Cursor& cursor, const Buffer& file) {
 
 std::size_t read_count(Cursor& cursor, const char* what, std::size_t least_bytes) {
   const std::size_t begin = cursor.at();
-  const auto count = cursor.take<std::uint64_t>(what);
+  const auto count = cursor.parse<std::uint64_t>(what);
   if (count > cursor.left() / least_bytes) {
     throw FormatError(cat(what, " (byte ", begin, ") is ", count, ", but the ", cursor.left(),
                           " bytes that follow have room for ", cursor.left() / least_bytes));
@@ -173,7 +173,7 @@ std::size_t read_count(Cursor& cursor, const char* what, std::size_t least_bytes
 
 void skip_element(Cursor& cursor, const Buffer& file, GgufType type, const std::string& what) {
   if (type == GgufType::string) {
-    cursor.take_string(what);
+    cursor.parse_string(what);
     return;
   }
   cursor.skip(facts_of(type).bytes, what);
@@ -185,13 +185,13 @@ void skip_element(Cursor& cursor, const Buffer& file, GgufType type, const std::
 
 GgufValue read_value(Cursor& cursor, const Buffer& file, const std::string& what) {
   GgufValue value;
-  value.type = cursor.take_type(what);
+  value.type = cursor.parse_type(what);
   value.is_array = value.type == GgufType::array;
   if (value.is_array) {
-    value.type = cursor.take_type(what);
+    value.type = cursor.parse_type(what);
     if (value.type == GgufType::array) throw FormatError(cat(what, " is an array of arrays, which nobody writes"));
     const std::size_t begin = cursor.at();
-    value.count = cursor.take<std::uint64_t>(what);
+    value.count = cursor.parse<std::uint64_t>(what);
     const std::size_t least = facts_of(value.type).bytes;
     if (value.count > cursor.left() / least) {
       throw FormatError(cat(what, " (byte ", begin, ") is an array of ", value.count, " ", facts_of(value.type).name,
@@ -211,7 +211,7 @@ std::map<std::string_view, GgufValue> read_metadata(Cursor& cursor, const Buffer
   std::map<std::string_view, GgufValue> metadata;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t begin = cursor.at();
-    const std::string_view key = cursor.take_name(cat("the key of metadata value ", i));
+    const std::string_view key = cursor.parse_name(cat("the key of metadata value ", i));
     if (key.empty() || key.size() > kMaxKeyBytes) {
       throw FormatError(cat("the key of metadata value ", i, " (byte ", begin, ") has ", key.size(),
                             " bytes, expected 1 to ", kMaxKeyBytes));
@@ -225,7 +225,7 @@ std::map<std::string_view, GgufValue> read_metadata(Cursor& cursor, const Buffer
 
 const Format& read_format(Cursor& cursor, const std::string& what) {
   const std::size_t begin = cursor.at();
-  const auto number = cursor.take<std::uint32_t>(what);
+  const auto number = cursor.parse<std::uint32_t>(what);
   const GgmlType* type = find_ggml_type(number);
   if (type == nullptr)
     throw FormatError(cat(what, " has type ", number, " (byte ", begin, "), which ggml does not have"));
@@ -241,12 +241,12 @@ const Format& read_format(Cursor& cursor, const std::string& what) {
 GgufTensor read_tensor(Cursor& cursor, const std::string& what) {
   GgufTensor tensor;
   const std::size_t begin = cursor.at();
-  const auto dimensions = cursor.take<std::uint32_t>(what);
+  const auto dimensions = cursor.parse<std::uint32_t>(what);
   if (dimensions < 1 || dimensions > kMaxDimensions) {
     throw FormatError(cat(what, " has ", dimensions, " dimensions (byte ", begin, "), expected 1 to ", kMaxDimensions));
   }
   for (std::uint32_t i = 0; i < dimensions; ++i) {
-    const auto size = cursor.take<std::uint64_t>(what);
+    const auto size = cursor.parse<std::uint64_t>(what);
     if (size < 1 || size > kMaxSize) {
       throw FormatError(cat(what, ": size ", i, " (byte ", cursor.at() - sizeof(size), ") is ", size,
                             ", expected 1 or more, below 2^62"));
@@ -260,7 +260,7 @@ GgufTensor read_tensor(Cursor& cursor, const std::string& what) {
   }
   // The offset, until place() adds where data begins. (Clipped on systems of 32 bits; place() refuses it.)
   tensor.begin = static_cast<std::size_t>(
-      std::min<std::uint64_t>(cursor.take<std::uint64_t>(what), std::numeric_limits<std::size_t>::max()));
+      std::min<std::uint64_t>(cursor.parse<std::uint64_t>(what), std::numeric_limits<std::size_t>::max()));
   return tensor;
 }
 
@@ -336,7 +336,7 @@ Gguf::Gguf(const Buffer& file) : file_(file) {
 
   for (std::size_t i = 0; i < tensors; ++i) {
     const std::size_t begin = cursor.at();
-    const std::string_view name = cursor.take_name(cat("the name of tensor ", i));
+    const std::string_view name = cursor.parse_name(cat("the name of tensor ", i));
     if (name.empty() || name.size() > kMaxTensorNameBytes) {
       throw FormatError(cat("the name of tensor ", i, " (byte ", begin, ") has ", name.size(), " bytes, expected 1 to ",
                             kMaxTensorNameBytes));

@@ -82,7 +82,7 @@ class JsonParser {
 
   int peek() const { return at_ < text_.size() ? static_cast<unsigned char>(text_[at_]) : kEnd; }
 
-  bool take(int c) {
+  bool accept(int c) {
     if (peek() != c) return false;
     ++at_;
     return true;
@@ -153,12 +153,12 @@ class JsonParser {
   void parse_array(std::uint32_t index, int depth) {
     ++at_;
     skip_space();
-    if (!take(']')) {
+    if (!accept(']')) {
       do {
         parse_value(index, {}, depth + 1);
         skip_space();
-      } while (take(','));
-      if (!take(']')) fail("',' or ']'");
+      } while (accept(','));
+      if (!accept(']')) fail("',' or ']'");
     }
     node(index).type = Json::Type::array;
     list_children(index);
@@ -167,17 +167,17 @@ class JsonParser {
   void parse_object(std::uint32_t index, int depth) {
     ++at_;
     skip_space();
-    if (!take('}')) {
+    if (!accept('}')) {
       do {
         skip_space();
         if (peek() != '"') fail("a name in quotes");
         const std::string_view name = parse_string();
         skip_space();
-        if (!take(':')) fail("':'");
+        if (!accept(':')) fail("':'");
         parse_value(index, name, depth + 1);
         skip_space();
-      } while (take(','));
-      if (!take('}')) fail("',' or '}'");
+      } while (accept(','));
+      if (!accept('}')) fail("',' or '}'");
     }
     node(index).type = Json::Type::object;
     list_children(index);
@@ -221,13 +221,13 @@ class JsonParser {
     skip_plain();
     if (peek() == '"') return text_.substr(quote + 1, at_++ - quote - 1);
     std::string& out = document_.unescaped_.emplace_back(text_.substr(quote + 1, at_ - quote - 1));
-    while (take('\\')) {
+    while (accept('\\')) {
       append_escape(out);
       const std::size_t begin = at_;
       skip_plain();
       out += text_.substr(begin, at_ - begin);
     }
-    if (!take('"')) throw_at(quote, "the string that begins here has no end");
+    if (!accept('"')) throw_at(quote, "the string that begins here has no end");
     return out;
   }
 
@@ -240,7 +240,7 @@ class JsonParser {
     if (i != std::string_view::npos) {
       ++at_;
       out += kMeanings[i];
-    } else if (take('u')) {
+    } else if (accept('u')) {
       append_utf8(out, parse_code_point());
     } else {
       fail("one of \" \\ / b f n r t u after a backslash");
@@ -252,7 +252,7 @@ class JsonParser {
     const std::size_t begin = at_;
     const std::uint32_t first = parse_hex4();
     if (first < 0xD800 || first > 0xDFFF) return first;
-    if (first < 0xDC00 && take('\\') && take('u')) {
+    if (first < 0xDC00 && accept('\\') && accept('u')) {
       const std::uint32_t second = parse_hex4();
       if (second >= 0xDC00 && second <= 0xDFFF) return 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
     }
@@ -278,12 +278,12 @@ class JsonParser {
   void parse_number(JsonNode& out) {
     const std::size_t begin = at_;
     if (peek() != '-' && !is_digit(peek())) fail("a value");
-    const bool negative = take('-');
-    if (!take('0')) skip_digits();  // nothing but a fraction follows a leading zero
+    const bool negative = accept('-');
+    if (!accept('0')) skip_digits();  // nothing but a fraction follows a leading zero
     const std::size_t integer_end = at_;
-    if (take('.')) skip_digits();
-    if (take('e') || take('E')) {
-      if (!take('+')) take('-');
+    if (accept('.')) skip_digits();
+    if (accept('e') || accept('E')) {
+      if (!accept('+')) accept('-');
       skip_digits();
     }
     const std::string_view text = text_.substr(begin, at_ - begin);

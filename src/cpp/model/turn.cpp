@@ -1,5 +1,5 @@
-// Who waits for which session is written down, under one lock, by those who have to wait, and nobody else. Whoever is in
-// the list sleeps: it lets go of none of its sessions and gets no other, so what is read there is true.
+// A thread that has to wait for a session is in one list, under one lock; no other thread is. A thread in the list sleeps: it
+// releases none of its sessions and gets no other, so what is read there is true.
 #include "model/turn.h"
 
 #include <algorithm>

@@ -72,7 +72,7 @@ class _Budget:
         # By id, with what it is, which must not go away. Nothing in a sandbox changes a list.
         self._measured: dict[int, tuple[Any, int, int]] = {}
 
-    def take(self, characters: int) -> None:
+    def charge(self, characters: int) -> None:
         self._characters -= characters
         if self._characters < 0:
             raise TooMuchError(f"it makes more than {MAX_CHARACTERS:,} characters")
@@ -133,8 +133,8 @@ def limited() -> Iterator[None]:
         _budget.reset(token)
 
 
-def _take(characters: int) -> None:
-    _budget.get().take(characters)
+def _charge(characters: int) -> None:
+    _budget.get().charge(characters)
 
 
 def _check_digits(bits: int) -> None:
@@ -161,7 +161,7 @@ def _size(value: Any) -> int:
     return total
 
 
-def _take_format(text: Any, mark: str, values: Iterable[Any]) -> None:
+def _charge_format(text: Any, mark: str, values: Iterable[Any]) -> None:
     """Charge for str.format ("{") or the % operator: no width from outside, and no wide one from inside."""
     text = str(text)
     if mark == "{":  # a field within a field
@@ -171,7 +171,7 @@ def _take_format(text: Any, mark: str, values: Iterable[Any]) -> None:
     if nested:
         raise SecurityError("a format may not take its width from a value")
     widths = sum(int(digits[:12]) for digits in re.findall(r"\d+", text))
-    _take(len(text) + widths + text.count(mark) * max((_size(value) for value in values), default=0))
+    _charge(len(text) + widths + text.count(mark) * max((_size(value) for value in values), default=0))
 
 
 def _whole(values: Iterable[Any]) -> int:
@@ -303,30 +303,30 @@ class _Environment(ImmutableSandboxedEnvironment):
     @staticmethod
     def sliced(value: Any, start: Any, stop: Any, step: Any) -> Any:
         part = value[start:stop:step]
-        _take(len(part) * (1 if isinstance(part, str | bytes) else _PLACE))
+        _charge(len(part) * (1 if isinstance(part, str | bytes) else _PLACE))
         return _budget.get().checked(part)
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
         kept = []
         for part in parts:
-            _take(len(part))
+            _charge(len(part))
             kept.append(part)
         return "".join(kept)
 
     def concatenated(self, parts: Sequence[Any]) -> str:
-        _take(_size(parts))
+        _charge(_size(parts))
         return "".join(map(str, parts))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str | bytes):
-            _take_format(left, "%", right if isinstance(right, tuple) else (right,))
+            _charge_format(left, "%", right if isinstance(right, tuple) else (right,))
         elif isinstance(left, int) and isinstance(right, int):
-            _take_integers(operator, left, right)
+            _charge_integers(operator, left, right)
         elif operator == "*":
-            _take(_length(left) * _length(right) * _place(left, right))
+            _charge(_length(left) * _length(right) * _place(left, right))
         elif operator in ("+", "-"):
-            _take((_length(left) + _length(right)) * _place(left, right))
+            _charge((_length(left) + _length(right)) * _place(left, right))
         return _budget.get().checked(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -336,18 +336,18 @@ class _Environment(ImmutableSandboxedEnvironment):
             name = getattr(obj, "__name__", "")
             if name == "join" and args:
                 args = (list(args[0]), *args[1:])
-                _take(_size(args[0]) + len(args[0]) * _length(owner))
+                _charge(_size(args[0]) + len(args[0]) * _length(owner))
             elif name == "replace" and len(args) > 1:
-                _take_replace(owner, *args[:2])
+                _charge_replace(owner, *args[:2])
             elif name == "translate":
-                _take(_length(owner) * _size(values))
+                _charge(_length(owner) * _size(values))
             elif name in _SLOW_SEARCHES and args:
-                _take(_length(owner) * _length(args[0]) // 16)
+                _charge(_length(owner) * _length(args[0]) // 16)
             elif name in ("split", "splitlines"):
-                _take_split(owner, name, values)
+                _charge_split(owner, name, values)
             else:
-                _take(_whole(values) * (_length(owner) if name == "expandtabs" else 1))
-            _take(_length(owner))
+                _charge(_whole(values) * (_length(owner) if name == "expandtabs" else 1))
+            _charge(_length(owner))
         budget = _budget.get()
         budget.measure(args)  # it may give them back within a list
         for name, value in kwargs.items():
@@ -359,7 +359,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         try:
             result = super().call(context, obj, *args, **kwargs)
             if isinstance(result, _Nested):
-                _take(_PLACE * len(result))
+                _charge(_PLACE * len(result))
             return budget.checked(result)
         finally:
             budget.calls -= 1
@@ -375,7 +375,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         @functools.wraps(wrapped)
         def charged(*args: Any, **kwargs: Any) -> str:
-            _take_format(value.__self__, "{", [*args, *kwargs.values()])
+            _charge_format(value.__self__, "{", [*args, *kwargs.values()])
             return wrapped(*args, **kwargs)
 
         return charged
@@ -396,22 +396,22 @@ def _place(*values: Any) -> int:
 _SLOW_SEARCHES = frozenset({"rfind", "rindex", "rsplit", "rpartition", "strip", "lstrip", "rstrip"})
 
 
-def _take_integers(operator: str, left: int, right: int) -> None:
+def _charge_integers(operator: str, left: int, right: int) -> None:
     """Charge for an operation before it runs."""
     bits = left.bit_length(), right.bit_length()
     _check_digits(max(bits))
     if operator == "**":
-        _take(bits[0] * max(right, 1))
+        _charge(bits[0] * max(right, 1))
         _check_digits(int(max(right, 0) * log2(abs(left) or 1)) + 1)
     else:
-        _take(sum(bits))
+        _charge(sum(bits))
         _check_digits(sum(bits) if operator == "*" else max(bits))
 
 
 _SPACES = [character for character in map(chr, range(0x3001)) if character.isspace()]  # ends of lines among them
 
 
-def _take_split(text: Any, name: str, options: Sequence[Any]) -> None:
+def _charge_split(text: Any, name: str, options: Sequence[Any]) -> None:
     """Charge for the pieces, of which each takes more memory than its characters."""
     if name == "split" and options and isinstance(options[0], type(text)):
         pieces = text.count(options[0]) if options[0] else 0
@@ -419,12 +419,12 @@ def _take_split(text: Any, name: str, options: Sequence[Any]) -> None:
         pieces = sum(map(text.count, _SPACES))
     else:
         pieces = _length(text) // 2
-    _take(pieces * _ITEM)
+    _charge(pieces * _ITEM)
 
 
-def _take_replace(text: Any, old: Any, new: Any) -> None:
+def _charge_replace(text: Any, old: Any, new: Any) -> None:
     if isinstance(text, type(old)):
-        _take(len(text) + text.count(old) * _length(new))
+        _charge(len(text) + text.count(old) * _length(new))
 
 
 _CHEAP = frozenset({"length", "count", "first", "last", "default", "d"})  # they do not go through what they get
@@ -442,28 +442,28 @@ def _charged(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
             value = list(value)
             args = (*args[:passed], value, *args[passed + 1 :])
         if name not in _CHEAP:
-            _take(_size(value))
+            _charge(_size(value))
         if name in ("center", "batch", "slice", "round"):
-            _take(_whole(options))
+            _charge(_whole(options))
         if name in ("list", "sort", "join", "unique", "groupby") and isinstance(value, str):
-            _take(_ITEM * len(value))
+            _charge(_ITEM * len(value))
         longest = _whole(options) if name == "round" else _length(value) if name == "int" and type(value) is str else 0
         if longest > MAX_DIGITS:
             raise TooMuchError(f"it has an integer of more than {MAX_DIGITS:,} digits")
         if name in ("indent", "tojson", "wordwrap", "urlize", "join"):
             lines = _length(value) if name == "join" else _size(value)
-            _take(lines * max([_whole(options), *(len(o) for o in options if isinstance(o, str))]))
+            _charge(lines * max([_whole(options), *(len(o) for o in options if isinstance(o, str))]))
         elif name == "replace" and len(options) > 1:
-            _take_replace(str(value), str(options[0]), str(options[1]))
+            _charge_replace(str(value), str(options[0]), str(options[1]))
         elif name == "format":
-            _take_format(value, "%", options)
+            _charge_format(value, "%", options)
         elif name == "sum" and not all(o is None or isinstance(o, int | float | str) for o in options):
             raise SecurityError("sum may add numbers only")
         result = run(*args, **kwargs)
         if isinstance(result, Iterator):  # a generator runs those that it is made of within it
             result = list(result)
         if isinstance(result, _Nested):
-            _take(_size(result))
+            _charge(_size(result))
         return _budget.get().checked(result)
 
     return charged
@@ -497,7 +497,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(format: str) -> str:
-    _take_format(format, "%", ())
+    _charge_format(format, "%", ())
     return datetime.now().strftime(format)
 
 
@@ -514,7 +514,7 @@ def _tojson(
 
 def _charged_finalize(value: Any) -> Any:
     if not isinstance(value, str):  # concat charges for those
-        _take(_size(value))
+        _charge(_size(value))
     return value
 
 

@@ -348,7 +348,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
     def release(self, name: str) -> None:
         """Let a weight's pages leave memory, where it lies in a mapped file. They come back when it is used again.
 
-        For whoever reads a large file from end to end: pages of a mapped file count as the process's memory.
+        For reading a large file from end to end: pages of a mapped file count as the process's memory.
 
         Parameters
         ----------
