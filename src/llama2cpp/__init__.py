@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import interventions, plot
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
-from .defaults import chat, chat_stream, generate, stream
+from .defaults import chat, chat_stream, complete, generate, stream
 from .dialogue.conversation import Conversation, Turn
 from .generation import Completion
 from .inside.cache import ActivationCache
@@ -50,6 +50,7 @@ __all__ = [
     "build_info",
     "chat",
     "chat_stream",
+    "complete",
     "export",
     "from_arrays",
     "generate",

@@ -144,8 +144,8 @@ class Model:
         backend: str = "auto",
         threads: int | None = None,
         context: int | None = None,
-        kv: str = "auto",
-        activations: str = "auto",
+        kv_dtype: str = "auto",
+        activation_dtype: str = "auto",
         pack: str = "auto",
         mmap: bool = True,
     ) -> Model: ...
@@ -157,8 +157,8 @@ class Model:
         backend: str = "auto",
         threads: int | None = None,
         context: int | None = None,
-        kv: str = "auto",
-        activations: str = "auto",
+        kv_dtype: str = "auto",
+        activation_dtype: str = "auto",
         pack: str = "auto",
     ) -> Model: ...
     @property
@@ -180,9 +180,9 @@ class Model:
     @property
     def context(self) -> int: ...
     @property
-    def kv(self) -> str: ...
+    def kv_dtype(self) -> str: ...
     @property
-    def activations(self) -> str: ...
+    def activation_dtype(self) -> str: ...
     @property
     def pack(self) -> str: ...
     @property

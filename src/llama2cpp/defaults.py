@@ -1,4 +1,4 @@
-"""`generate`, `stream`, `chat` and `chat_stream` as users call them: where no model is named, the storyteller answers.
+"""`generate`, `complete`, `stream`, `chat` and `chat_stream` as users call them: without a model it is the storyteller.
 
 It lies on top, so that none of the modules below has to import what opens models.
 """
@@ -49,6 +49,7 @@ def _with_default(function: Function) -> Function:
 
 
 generate = _with_default(generation.generate)
+complete = _with_default(generation.complete)
 stream = _with_default(generation.stream)
 chat = _with_default(answers.chat)
 chat_stream = _with_default(answers.chat_stream)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import operator
-import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import exp
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._core import Sampler, StreamDecoder, Tokenizer
-from .common.arguments import checked
+from .common.arguments import checked, naming, spelled_out
+from .common.sampling import Sampling, SamplingOptions
 from .common.token_ids import Prompt as Prompt
+from .common.token_ids import listed, several
 from .common.token_ids import to_ids as to_ids
 from .inside.hooks import for_call
 from .inside.html_views import details_html, facts_html, table
@@ -27,29 +28,12 @@ if TYPE_CHECKING:
 
 FinishReason: TypeAlias = Literal["end", "stop", "length", "context"]
 
-Stop: TypeAlias = str | Sequence[str | None] | None
-
-_SEEDS = 2**64
 _ROWS_SHOWN = 200  # of a completion's tokens in a notebook
-
-
-class Options(TypedDict, total=False):
-    """The keyword arguments that `generate` and `stream` share."""
-
-    max_tokens: int | None
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
-    stop: Stop
-    echo: bool
 
 
 @dataclass(frozen=True)
 class Completion:
-    """Generated text with its probabilities: what `generate` returns when it is asked for `logprobs`.
+    """Generated text and what is known about its tokens: what `complete` returns.
 
     Attributes
     ----------
@@ -69,7 +53,7 @@ class Completion:
     --------
     >>> import llama2cpp
     >>> model = llama2cpp.load("storyteller")
-    >>> completion = model.generate("Once upon a", max_tokens=1, temperature=0, logprobs=2)
+    >>> [completion] = model.complete("Once upon a", max_tokens=1, temperature=0, logprobs=2)
     >>> completion.text, completion.finish_reason, len(completion.top_logprobs[0])
     (' time', 'length', 2)
     """
@@ -92,56 +76,73 @@ class Completion:
         return facts_html("llama2cpp.Completion", facts) + details_html("probabilities", probabilities)
 
 
-# n=1 is a str and any other int a list: mypy sees that one is part of the other.
 @overload
-def generate(  # type: ignore[overload-overlap]
+def generate(
     prompt: Prompt = ...,
     *,
     model: Model | None = ...,
-    n: Literal[1] = 1,
+    n: None = ...,
+    echo: bool = ...,
+    special: bool | None = ...,
     logprobs: None = ...,
-    **options: Unpack[Options],
+    **options: Unpack[SamplingOptions],
 ) -> str: ...
 @overload
 def generate(
-    prompt: Prompt = ..., *, model: Model | None = ..., n: int, logprobs: None = ..., **options: Unpack[Options]
+    prompt: Prompt = ...,
+    *,
+    model: Model | None = ...,
+    n: int,
+    echo: bool = ...,
+    special: bool | None = ...,
+    logprobs: None = ...,
+    **options: Unpack[SamplingOptions],
 ) -> list[str]: ...
 @overload
-def generate(  # type: ignore[overload-overlap]
-    prompt: Prompt = ..., *, model: Model | None = ..., n: Literal[1] = 1, logprobs: int, **options: Unpack[Options]
-) -> Completion: ...
-@overload
 def generate(
-    prompt: Prompt = ..., *, model: Model | None = ..., n: int, logprobs: int, **options: Unpack[Options]
-) -> list[Completion]: ...
+    prompt: Prompt | Sequence[Prompt] = ...,
+    *,
+    model: Model | None = ...,
+    n: int | None = ...,
+    echo: bool = ...,
+    special: bool | None = ...,
+    logprobs: int | None = ...,
+    **options: Unpack[SamplingOptions],
+) -> Any: ...  # noqa: ANN401
 @checked
+@spelled_out(Sampling)
 def generate(
-    prompt: Prompt = "",
+    prompt: Prompt | Sequence[Prompt] = "",
     *,
     model: Model | None = None,
-    max_tokens: int | None = 512,
-    temperature: float = 1.0,
-    top_p: float = 0.9,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
-    stop: Stop = (),
-    n: int = 1,
+    n: int | None = None,
     echo: bool = False,
+    special: bool | None = None,
     logprobs: int | None = None,
-) -> str | list[str] | Completion | list[Completion]:
-    """Continue a prompt.
+    **options: Unpack[SamplingOptions],
+) -> Any:
+    """Continue a prompt, or several at once.
 
     The text ends where the model ends it, before a stop string, after `max_tokens`, or when the context is full.
 
     Parameters
     ----------
-    prompt : str, bytes, sequence or array of int
+    prompt : str, bytes, sequence or array of int, or a sequence of those
         Text (bytes if it is not valid UTF-8), which gets a BOS token before it where the model is used to one; or ids,
-        which are taken as they are: any sequence, an array or a tensor of integers [T] or [1, T].
+        which are taken as they are: any sequence, an array or a tensor of integers [T] or [1, T]. A list of prompts is
+        decoded together, and each gives what it gives alone.
     model : Model
-        From `load`.
+        From `load`; the storyteller if not given.
+    n : int, optional
+        How many samples of each prompt, decoded together. Sample j is what ``seed + j`` gives alone.
+    echo : bool
+        Put the prompt before the text.
+    special : bool, optional
+        Whether a text that spells control tokens, such as "<|im_start|>", gets them; else they are text like any other.
+        By default they are, and the first prompt that spells one is a UserWarning.
+    logprobs : int, optional
+        Return completions, with the log probability of each token and of this many likeliest alternatives, in place of
+        texts. `complete` is made for that.
     max_tokens : int, optional
         The most tokens to generate; None for as many as the context holds.
     temperature : float
@@ -158,17 +159,12 @@ def generate(
         The same seed gives the same text, whatever the machine and its number of threads. Random if not given.
     stop : str or sequence of str, optional
         The text ends before the first of these, wherever the borders of tokens are.
-    n : int
-        How many samples, decoded together. Sample i is what ``seed + i`` gives alone.
-    echo : bool
-        Put the prompt before the text.
-    logprobs : int, optional
-        Return the log probability of each token and of this many likeliest alternatives (0 for none).
 
     Returns
     -------
-    str, Completion or list
-        The text; a `Completion` with `logprobs`; a list of them with `n` above 1.
+    str or list
+        The text. With `n` a list of `n` texts; for a list of prompts a list of one text for each, or with `n` a list of
+        lists. (`Completion` in the place of str with `logprobs`.)
 
     Raises
     ------
@@ -188,37 +184,72 @@ def generate(
     >>> two = llama2cpp.generate("The dog", model=model, max_tokens=20, seed=1, n=2)
     >>> two[1] == llama2cpp.generate("The dog", model=model, max_tokens=20, seed=2)
     True
+    >>> llama2cpp.generate(["The dog", "The cat"], model=model, max_tokens=3, temperature=0)
+    [', and a', ' who lived a']
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    if logprobs is not None and logprobs < 0:
-        raise ValueError(f"logprobs must not be negative, got {logprobs}")
-    samplers = make_samplers(n, seed, temperature, top_p, top_k, min_p, repetition_penalty)
-    model, sequences = _begin(model, prompt, samplers, max_tokens, stop, logprobs)
-    parts = [[sequence.echo] if echo else [] for sequence in sequences]
-    for i, text in decode(model, sequences):
-        parts[i].append(text)
-    texts = ["".join(part) for part in parts]
+    begun = _begin("generate", prompt, model, n, Sampling(**options), special, logprobs)
+    results: list[Any] = list(begun.completions(echo))
     if logprobs is None:
-        return texts if n > 1 else texts[0]
-    completions = [sequence.completion(text) for sequence, text in zip(sequences, texts, strict=True)]
-    return completions if n > 1 else completions[0]
+        results = [completion.text for completion in results]
+    each = begun.samples_each
+    rows = [results[i : i + each] for i in range(0, len(results), each)]
+    shaped = rows if n is not None else [row[0] for row in rows]
+    return shaped if begun.several else shaped[0]
 
 
 @checked
+@spelled_out(Sampling)
+def complete(
+    prompt: Prompt | Sequence[Prompt] = "",
+    *,
+    model: Model | None = None,
+    n: int | None = None,
+    echo: bool = False,
+    special: bool | None = None,
+    logprobs: int = 0,
+    **options: Unpack[SamplingOptions],
+) -> list[Completion]:
+    """Continue a prompt, or several at once, and say what is known about each token.
+
+    Parameters
+    ----------
+    prompt, model, n, echo, special, max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop
+        As in `generate`.
+    logprobs : int
+        How many of the likeliest alternatives to give with each token.
+
+    Returns
+    -------
+    list of Completion
+        Always a flat list: the samples of the first prompt, those of the second, and so on; one for one prompt
+        without `n`.
+
+    Raises
+    ------
+    ValueError, TypeError, ContextFullError
+        As in `generate`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> completions = llama2cpp.complete(["Once upon a", "The dog"], model=model, max_tokens=2, temperature=0)
+    >>> [(completion.text, completion.finish_reason) for completion in completions]
+    [(' time,', 'length'), (', and', 'length')]
+    """
+    begun = _begin("complete", prompt, model, n, Sampling(**options), special, logprobs)
+    return list(begun.completions(echo))
+
+
+@checked
+@spelled_out(Sampling)
 def stream(
     prompt: Prompt = "",
     *,
     model: Model | None = None,
-    max_tokens: int | None = 512,
-    temperature: float = 1.0,
-    top_p: float = 0.9,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
-    stop: Stop = (),
     echo: bool = False,
+    special: bool | None = None,
+    **options: Unpack[SamplingOptions],
 ) -> Iterator[str]:
     """Continue a prompt, and give the text as it comes.
 
@@ -227,7 +258,9 @@ def stream(
 
     Parameters
     ----------
-    prompt, model, max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop, echo
+    prompt : str, bytes, sequence or array of int
+        One prompt, as in `generate`.
+    model, echo, special, max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop
         As in `generate`.
 
     Returns
@@ -236,7 +269,7 @@ def stream(
 
     Raises
     ------
-    ValueError, ContextFullError
+    ValueError, TypeError, ContextFullError
         As in `generate`, and at the call, not at the first piece.
 
     Examples
@@ -250,9 +283,8 @@ def stream(
     ' in'
     ' a'
     """
-    samplers = make_samplers(1, seed, temperature, top_p, top_k, min_p, repetition_penalty)
-    model, sequences = _begin(model, prompt, samplers, max_tokens, stop, None)
-    return _pieces(model, sequences, echo)
+    begun = _begin("stream", prompt, model, None, Sampling(**options), special, None)
+    return _pieces(begun.model, begun.samples, echo)
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -263,87 +295,67 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return shifted
 
 
-def make_samplers(
-    n: int, seed: int | None, temperature: float, top_p: float, top_k: int, min_p: float, repetition_penalty: float
-) -> list[Sampler]:
-    """Make a sampler for each of n samples, the i-th with the seed + i."""
-    if seed is None:
-        seed = int.from_bytes(os.urandom(8), "little")
-    seed = operator.index(seed)  # NumPy's integers would overflow below
-    if not 0 <= seed < _SEEDS:
-        raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
-    return [
-        Sampler(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            seed=(seed + i) % _SEEDS,
-            repetition_penalty=repetition_penalty,
-        )
-        for i in range(n)
-    ]
+@dataclass(frozen=True)
+class _Begun:
+    """Prompts that have been read, and the samples that go on from them: all of the first prompt, then the next's."""
+
+    model: Model
+    samples: list[Sample]
+    samples_each: int
+    several: bool  # whether it was a list of prompts
+
+    def completions(self, echo: bool) -> Iterator[Completion]:
+        """Decode all to their ends."""
+        parts = [[sample.echo] if echo else [] for sample in self.samples]
+        for i, text in decode(self.model, self.samples):
+            parts[i].append(text)
+        return (sample.completion("".join(part)) for sample, part in zip(self.samples, parts, strict=True))
 
 
 def _begin(
+    function: str,
+    given: Prompt | Sequence[Prompt],
     model: Model | None,
-    prompt: Prompt,
-    samplers: list[Sampler],
-    max_tokens: int | None,
-    stop: Stop,
+    n: int | None,
+    sampling: Sampling,
+    special: bool | None,
     logprobs: int | None,
-) -> tuple[Model, list[Sample]]:
-    """Read the prompt once, and fork the session for each further sampler."""
+) -> _Begun:
+    """Read each prompt once, and fork its session for each further sample."""
+    if n is not None and n < 1:
+        raise ValueError(f"{function}: n must be at least 1, got {n}")
+    if logprobs is not None and logprobs < 0:
+        raise ValueError(f"{function}: logprobs must not be negative, got {logprobs}")
+    sampling = sampling.checked(function)
     assert model is not None  # defaults.py has put one there
-    stops = _checked(max_tokens, stop)
+    given = listed(given)
+    many = several(given)
+    if function == "stream" and many is not None and (len(many) > 1 or isinstance(many[0], str | bytes)):
+        raise TypeError(f"stream: prompt is a list of {len(many)}, expected one prompt; generate() takes several")
+    prompts: list[Prompt] = [given] if many is None else many  # type: ignore[list-item]
     tokenizer = model.tokenizer
-    ids = to_ids(model, prompt)
-    session = model.session()
-    session.prefill(ids)
-    sessions = [session] + [session.fork() for _ in samplers[1:]]
-    return model, [
-        Sample(tokenizer, session, sampler, prompt, max_tokens, stops, logprobs)
-        for session, sampler in zip(sessions, samplers, strict=True)
-    ]
+    rows = []
+    for i, prompt in enumerate(prompts):
+        where = function if many is None else f"{function}: prompt {i}"
+        rows.append((prompt, where, to_ids(model, prompt, function=where, special=special)))
+    samples = []
+    for prompt, where, ids in rows:
+        session = model.session()
+        hooks = for_call([session])
+        with naming(where) if hooks is None else nullcontext():  # an error may be a hook's own
+            session._core.prefill(ids, False, hooks)
+        samplers = sampling.samplers(n or 1)
+        sessions = [session] + [session.fork() for _ in samplers[1:]]
+        samples += [
+            Sample(tokenizer, own, sampler, prompt, sampling, logprobs)
+            for own, sampler in zip(sessions, samplers, strict=True)
+        ]
+    return _Begun(model, samples, n or 1, many is not None)
 
 
-@checked
-def answer(
-    tokenizer: Tokenizer,
-    session: Session,
-    *,
-    ends: Iterable[int] = (),
-    max_tokens: int | None = 512,
-    temperature: float = 1.0,
-    top_p: float = 0.9,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
-    stop: Stop = (),
-) -> Sample:
+def answer(tokenizer: Tokenizer, session: Session, sampling: Sampling, ends: Iterable[int] = ()) -> Sample:
     """Begin a sample where a session is, whose text is that of the new ids alone. It ends at `ends`, too."""
-    samplers = make_samplers(1, seed, temperature, top_p, top_k, min_p, repetition_penalty)
-    return Sample(tokenizer, session, samplers[0], None, max_tokens, _checked(max_tokens, stop), None, ends)
-
-
-def _checked(max_tokens: int | None, stop: Stop) -> tuple[str, ...]:
-    """Give the stop strings, if both can be."""
-    if max_tokens is not None and max_tokens < 0:
-        raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
-    return stop_strings(stop)
-
-
-def stop_strings(stop: Stop) -> tuple[str, ...]:
-    """Give the stop strings; None, alone or among them, is none."""
-    given = stop if isinstance(stop, Iterable) and not isinstance(stop, str) else [stop]
-    stops = tuple(one for one in given if one is not None)
-    for one in stops:
-        if not isinstance(one, str):
-            raise TypeError(f"stop is {one!r} ({type(one).__name__}), expected str, a sequence of str, or None")
-    if "" in stops:
-        raise ValueError("a stop string must not be empty")
-    return stops
+    return Sample(tokenizer, session, sampling.samplers(1)[0], None, sampling, None, ends)
 
 
 def decode(model: Model, sequences: list[Sample]) -> Iterator[tuple[int, str]]:
@@ -377,16 +389,16 @@ class Sample:
         session: Session,
         sampler: Sampler,
         prompt: Prompt | None,
-        max_tokens: int | None,
-        stops: tuple[str, ...],
+        sampling: Sampling,
         n_top: int | None,
         ends: Iterable[int] = (),
     ) -> None:
+        max_tokens = sampling.max_tokens
         self.session = session
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = "length" if max_tokens == 0 else None
         self._sampler = sampler
-        self._text = _Text(tokenizer, stops)
+        self._text = _Text(tokenizer, sampling.stops)
         # The text goes on from the prompt's; without one it begins anew.
         before = () if prompt is None else session.tokens
         decoded = "".join(self._text.decoder.push(token) for token in before)

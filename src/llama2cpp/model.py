@@ -9,18 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, generation, hub
 from ._core import Config, Tokenizer
-from .common.arguments import checked, close_names, float_array
+from .common.arguments import checked, close_names, float_array, naming, spelled_out, warn_of_old_name
+from .common.sampling import Sampling
+from .common.token_ids import Rows, listed, several, to_ids
 from .dialogue import answers
 from .inside import observation
 from .inside.hooks import ActiveHooks, for_call
 from .inside.html_views import TokenList, config_html, details_html, facts_html, size_text, token_list
+from .inside.lens_config import LensConfig
 from .inside.recording import Recording
 from .inside.weights import StackedWeights, Weights, edited
 from .session import Session
@@ -28,9 +31,9 @@ from .session import Session
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from .dialogue.answers import ChatOptions
+    from .common.sampling import SamplingOptions
     from .dialogue.chat_format import Message
-    from .generation import Completion, Options, Prompt
+    from .generation import Completion, Prompt
     from .inside.cache import ActivationCache
     from .inside.hooks import Hook
     from .inside.observation import Prompts
@@ -151,7 +154,7 @@ class Model(StackedWeights):
         return Session(self._core.load_session(path, context), self)
 
     @checked
-    def forward(self, rows: Sequence[tuple[Session, Prompt]]) -> list[NDArray[np.float32]]:
+    def forward(self, rows: Sequence[tuple[Session, Prompt]], special: bool | None = None) -> list[NDArray[np.float32]]:
         """Feed several sessions in one pass over the weights. Each gets the bits that it would get alone.
 
         Parameters
@@ -159,6 +162,8 @@ class Model(StackedWeights):
         rows : sequence of (Session, tokens)
             Each session of this model, at most once, with at least one token for it, in any form that
             `Session.prefill` takes.
+        special : bool, optional
+            Whether texts that spell control tokens get them, as in `generate`.
 
         Returns
         -------
@@ -182,26 +187,54 @@ class Model(StackedWeights):
         """
         rows = list(rows)
         active = for_call([session for session, _ in rows], self._core)
-        return self._core.forward([(session._core, session._ids(tokens)) for session, tokens in rows], active)
+        fed = [(session._core, session._ids(tokens, "Model.forward", special)) for session, tokens in rows]
+        return self._core.forward(fed, active)
 
     @overload
-    def generate(  # type: ignore[overload-overlap]
-        self, prompt: Prompt = ..., *, n: Literal[1] = 1, logprobs: None = ..., **options: Unpack[Options]
+    def generate(
+        self,
+        prompt: Prompt = ...,
+        *,
+        n: None = ...,
+        echo: bool = ...,
+        special: bool | None = ...,
+        logprobs: None = ...,
+        **options: Unpack[SamplingOptions],
     ) -> str: ...
     @overload
     def generate(
-        self, prompt: Prompt = ..., *, n: int, logprobs: None = ..., **options: Unpack[Options]
+        self,
+        prompt: Prompt = ...,
+        *,
+        n: int,
+        echo: bool = ...,
+        special: bool | None = ...,
+        logprobs: None = ...,
+        **options: Unpack[SamplingOptions],
     ) -> list[str]: ...
     @overload
-    def generate(  # type: ignore[overload-overlap]
-        self, prompt: Prompt = ..., *, n: Literal[1] = 1, logprobs: int, **options: Unpack[Options]
-    ) -> Completion: ...
-    @overload
     def generate(
-        self, prompt: Prompt = ..., *, n: int, logprobs: int, **options: Unpack[Options]
-    ) -> list[Completion]: ...
-    def generate(self, prompt: Prompt = "", **options: Any) -> Any:
-        """Continue a prompt with this model.
+        self,
+        prompt: Prompt | Sequence[Prompt] = ...,
+        *,
+        n: int | None = ...,
+        echo: bool = ...,
+        special: bool | None = ...,
+        logprobs: int | None = ...,
+        **options: Unpack[SamplingOptions],
+    ) -> Any: ...  # noqa: ANN401
+    @spelled_out(Sampling)
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt] = "",
+        *,
+        n: int | None = None,
+        echo: bool = False,
+        special: bool | None = None,
+        logprobs: int | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Any:
+        """Continue a prompt with this model, or several at once.
 
         Parameters, result and errors are those of `llama2cpp.generate`.
 
@@ -212,9 +245,42 @@ class Model(StackedWeights):
         >>> model.generate("Once upon a time", max_tokens=12, temperature=0)
         ', in a green village, there lived a little boy named'
         """
-        return generation.generate(prompt, model=self, **options)
+        return generation.generate(prompt, model=self, n=n, echo=echo, special=special, logprobs=logprobs, **options)
 
-    def stream(self, prompt: Prompt = "", **options: Unpack[Options]) -> Iterator[str]:
+    @spelled_out(Sampling)
+    def complete(
+        self,
+        prompt: Prompt | Sequence[Prompt] = "",
+        *,
+        n: int | None = None,
+        echo: bool = False,
+        special: bool | None = None,
+        logprobs: int = 0,
+        **options: Unpack[SamplingOptions],
+    ) -> list[Completion]:
+        """Continue a prompt with this model, or several at once, and say what is known about each token.
+
+        Parameters, result and errors are those of `llama2cpp.complete`.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> [completion] = model.complete("Once upon a", max_tokens=1, temperature=0)
+        >>> completion.text, round(completion.logprobs[0], 2) + 0
+        (' time', 0.0)
+        """
+        return generation.complete(prompt, model=self, n=n, echo=echo, special=special, logprobs=logprobs, **options)
+
+    @spelled_out(Sampling)
+    def stream(
+        self,
+        prompt: Prompt = "",
+        *,
+        echo: bool = False,
+        special: bool | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Iterator[str]:
         """Continue a prompt with this model, and give the text as it comes.
 
         Parameters, result and errors are those of `llama2cpp.stream`.
@@ -226,15 +292,18 @@ class Model(StackedWeights):
         >>> list(model.stream("Once upon a", max_tokens=2, temperature=0))
         [' time', ',']
         """
-        return generation.stream(prompt, model=self, **options)
+        return generation.stream(prompt, model=self, echo=echo, special=special, **options)
 
+    @spelled_out(Sampling, "template_variables", **answers.DEFAULTS)
     def chat(
         self,
         messages: str | Sequence[Message],
         *,
         template: str | None = None,
         special_in_content: bool = False,
-        **options: Unpack[ChatOptions],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> str:
         """Answer the last of some messages with this model.
 
@@ -247,15 +316,26 @@ class Model(StackedWeights):
         >>> model.chat([{"role": "user", "content": "Hello"}], template="llama2", max_tokens=5, temperature=0)
         ', andilaa'
         """
-        return answers.chat(messages, model=self, template=template, special_in_content=special_in_content, **options)
+        return answers.chat(
+            messages,
+            model=self,
+            template=template,
+            special_in_content=special_in_content,
+            tools=tools,
+            documents=documents,
+            **options,
+        )
 
+    @spelled_out(Sampling, "template_variables", **answers.DEFAULTS)
     def chat_stream(
         self,
         messages: str | Sequence[Message],
         *,
         template: str | None = None,
         special_in_content: bool = False,
-        **options: Unpack[ChatOptions],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> Iterator[str]:
         """Answer the last of some messages with this model, and give the text as it comes.
 
@@ -269,7 +349,13 @@ class Model(StackedWeights):
         [',', ' and']
         """
         return answers.chat_stream(
-            messages, model=self, template=template, special_in_content=special_in_content, **options
+            messages,
+            model=self,
+            template=template,
+            special_in_content=special_in_content,
+            tools=tools,
+            documents=documents,
+            **options,
         )
 
     @checked
@@ -280,6 +366,7 @@ class Model(StackedWeights):
         remove_batch_dim: bool = False,
         stop_at_layer: int | None = None,
         positions: int | slice | Sequence[int] | None = None,
+        special: bool | None = None,
     ) -> tuple[NDArray[np.float32], ActivationCache]:
         """Run on whole prompts, and keep the activations.
 
@@ -293,8 +380,9 @@ class Model(StackedWeights):
             array [batch, T], are a batch.
         names_filter : str, sequence of str, or predicate, optional
             Which activations: full names ("blocks.0.attn.hook_z"), patterns for them ("blocks.*.hook_resid_post"),
-            short names ("z3", or "z" for all layers), or a function of the full name. Without it all but
-            ``hook_result``, which is large and has to be computed apart.
+            short names ("z3", or "z" for all layers), or a function of the full name. A negative layer, as in "z-1" or
+            "blocks.-1.attn.hook_z", counts from the last. Without it all but ``hook_result``, which is large and has to
+            be computed apart.
         remove_batch_dim : bool
             Keep the activations of a single prompt without the batch axis. The logits have it anyway.
         stop_at_layer : int, optional
@@ -303,6 +391,8 @@ class Model(StackedWeights):
         positions : int, slice or sequence of int, optional
             Keep the activations of these tokens only; negative counts from the end. For ``hook_attn_scores`` and
             ``hook_pattern`` it is the queries, and all keys are kept. The logits are all there.
+        special : bool, optional
+            Whether a text that spells control tokens gets them, as in `llama2cpp.generate`.
 
         Returns
         -------
@@ -329,11 +419,28 @@ class Model(StackedWeights):
         >>> cache["blocks.2.attn.hook_pattern"].shape, cache["blocks.4.hook_resid_post"].shape
         ((1, 6, 5, 5), (1, 5, 192))
         """
-        return observation.run_with_cache(
-            self, text_or_tokens, names_filter, remove_batch_dim, stop_at_layer, positions
+        return self._run(
+            "run_with_cache", text_or_tokens, names_filter, remove_batch_dim, stop_at_layer, positions, special
         )
 
-    def run_with_hooks(self, text_or_tokens: Prompts, fwd_hooks: Sequence[Hook] | None = ()) -> NDArray[np.float32]:
+    def _run(
+        self,
+        function: str,
+        text_or_tokens: Prompts,
+        names_filter: Names | None,
+        remove_batch_dim: bool = False,
+        stop_at_layer: int | None = None,
+        positions: int | slice | Sequence[int] | None = None,
+        special: bool | None = None,
+    ) -> tuple[NDArray[np.float32], ActivationCache]:
+        """Do what `run_with_cache` does, for the function that was called."""
+        return observation.run_with_cache(
+            self, function, text_or_tokens, names_filter, remove_batch_dim, stop_at_layer, positions, special
+        )
+
+    def run_with_hooks(
+        self, text_or_tokens: Prompts, fwd_hooks: Sequence[Hook] | None = (), special: bool | None = None
+    ) -> NDArray[np.float32]:
         """Run on whole prompts with hooks that act in this call only.
 
         Parameters
@@ -342,6 +449,8 @@ class Model(StackedWeights):
             As in `run_with_cache`. Hooks are called for each prompt of a batch apart.
         fwd_hooks : sequence
             As in `hooks`.
+        special : bool, optional
+            As in `run_with_cache`.
 
         Returns
         -------
@@ -364,7 +473,7 @@ class Model(StackedWeights):
         (1, 5, 1536)
         """
         with self.hooks(fwd_hooks):
-            return self.run_with_cache(text_or_tokens, ())[0]
+            return self._run("run_with_hooks", text_or_tokens, (), special=special)[0]
 
     def hooks(self, fwd_hooks: Sequence[Hook] | None) -> ActiveHooks:
         """Switch hooks on for a ``with`` block: they act in every call on this model's sessions, `generate` included.
@@ -446,7 +555,7 @@ class Model(StackedWeights):
         """
         return Recording(self._core, None, names_filter, tokens, self)
 
-    def perplexity(self, text: Prompt) -> float:
+    def perplexity(self, text: Prompt, special: bool | None = None) -> float:
         """How surprised the model is by a text: exp of the mean of -log p over its tokens.
 
         A text longer than the context is cut into pieces that fill it, each begun with the first token again
@@ -456,6 +565,8 @@ class Model(StackedWeights):
         ----------
         text : str, bytes or sequence of int
             Text, or ids that are taken as they are.
+        special : bool, optional
+            Whether a text that spells control tokens gets them, as in `generate`.
 
         Returns
         -------
@@ -475,9 +586,12 @@ class Model(StackedWeights):
         >>> story < 3, noise > 100
         (True, True)
         """
-        ids = generation.to_ids(self, text)
+        ids = to_ids(self, text, function="perplexity", special=special)
         if len(ids) < 2:
             raise ValueError(f"perplexity needs at least 2 tokens, got {len(ids)}")
+        wrong = next((id for id in ids if not 0 <= id < self.config.vocab_size), None)
+        if wrong is not None:
+            raise ValueError(f"perplexity: a token is {wrong}, expected 0 to {self.config.vocab_size - 1}")
         session = self.session()
         if session.context < 2:
             raise ValueError("perplexity needs a context of at least 2 tokens, the model's is 1")
@@ -599,13 +713,15 @@ class Model(StackedWeights):
             raise ValueError(f"{text!r} is not one token: the tokenizer makes {pieces} of it{hint}")
         return found[-1]
 
-    def to_str_tokens(self, text: Prompt) -> TokenList:
+    def to_str_tokens(self, text: Prompt, prepend_bos: bool | None = None, special: bool | None = None) -> TokenList:
         """Cut a text into tokens, and show the text of each.
 
         Parameters
         ----------
         text : str, bytes or sequence of int
-            Text, which gets a BOS token where the model is used to one; or ids.
+            Text, or ids.
+        prepend_bos, special
+            As in `to_tokens`.
 
         Returns
         -------
@@ -624,7 +740,105 @@ class Model(StackedWeights):
         >>> model.to_str_tokens("Once upon a time")
         ['<s>', ' Once', ' upon', ' a', ' time']
         """
-        return token_list(self.tokenizer, generation.to_ids(self, text))
+        return token_list(self.tokenizer, self._text_ids("to_str_tokens", text, prepend_bos, special))
+
+    def to_tokens(
+        self, input: Prompt | Sequence[Prompt], prepend_bos: bool | None = None, special: bool | None = None
+    ) -> NDArray[np.int64]:
+        """Turn a text into ids, as TransformerLens does: a row for each text.
+
+        Parameters
+        ----------
+        input : str, bytes, sequence of int, or a sequence of those
+            Text; ids stay as they are. Several must have equally many tokens.
+        prepend_bos : bool, optional
+            Whether BOS comes before each text; if not given, where the model is used to one.
+        special : bool, optional
+            Whether a text that spells control tokens gets them, as in `generate`.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64 [texts, T]; [1, T] for one text. `generate` and `run_with_cache` take it.
+
+        Raises
+        ------
+        ValueError
+            If the texts differ in length, or the model has no tokenizer, or no BOS where one is asked for.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> model.to_tokens("Once upon a time")
+        array([[  1, 508, 509, 260, 420]])
+        >>> model.to_tokens(["Once", "The"], prepend_bos=False).shape
+        (2, 1)
+        """
+        given = listed(input)
+        many = several(given)
+        rows = [self._text_ids("to_tokens", text, prepend_bos, special) for text in ([given] if many is None else many)]
+        lengths = sorted({len(row) for row in rows})
+        if len(lengths) > 1:
+            raise ValueError(
+                f"to_tokens: the texts have from {lengths[0]} to {lengths[-1]} tokens, and the rows of an array are of "
+                "one length: take them one by one"
+            )
+        return np.array(rows, dtype=np.int64)
+
+    def to_string(self, tokens: Rows) -> Any:  # noqa: ANN401
+        """Turn ids into the text that they stand for, as TransformerLens does. BOS and other control tokens are in it.
+
+        Parameters
+        ----------
+        tokens : int, sequence or array of int, or a sequence of those
+            An id, ids [T], or rows of ids [B, T].
+
+        Returns
+        -------
+        str or list of str
+            The text; for rows of ids a list with the text of each.
+
+        Raises
+        ------
+        ValueError
+            If they are no ids, one is outside the vocabulary, or the model has no tokenizer.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> model.to_string(model.to_tokens("Once upon a time"))
+        ['<s> Once upon a time']
+        >>> model.to_string([508, 509])
+        ' Once upon'
+        """
+        given = listed(tokens)
+        rows = list(given) if len(getattr(given, "shape", ())) > 1 else several(given)
+        if rows is not None:
+            return [self.to_string(row) for row in rows]
+        tokenizer = self.tokenizer
+        with naming("to_string"):
+            ids = [given] if np.ndim(given) == 0 and not isinstance(given, str | bytes) else given
+            pieces = [tokenizer.piece(id) for id in _core.token_ids(ids)]
+        marks = {tokenizer.piece(id) for id in (tokenizer.bos_id, *tokenizer.eos_ids) if id is not None}
+        # llama2.c's tokenizers have line ends around the names of BOS and EOS.
+        return b"".join(piece.strip() if piece in marks else piece for piece in pieces).decode("utf-8", "replace")
+
+    @property
+    def cfg(self) -> LensConfig:
+        """The sizes under TransformerLens's names; `config` is the whole configuration."""
+        return LensConfig.of(self)
+
+    def _text_ids(self, function: str, text: Prompt, prepend_bos: bool | None, special: bool | None) -> list[int]:
+        """Give the ids of one text, with or without BOS, as is asked for."""
+        ids = to_ids(self, text, function=function, begin=prepend_bos is not False, special=special)
+        if prepend_bos and isinstance(text, str | bytes):
+            bos = self.tokenizer.bos_id
+            if bos is None:
+                raise ValueError(f"{function}: the tokenizer has no BOS, so prepend_bos cannot be True")
+            ids = ids if ids[:1] == [bos] else [bos, *ids]
+        return ids
 
     def close(self) -> None:
         """Let go of the weights. Sessions and arrays made before go on working, and keep what they need.
@@ -719,14 +933,29 @@ class Model(StackedWeights):
         return self._core.threads
 
     @property
-    def kv(self) -> str:
+    def activation_dtype(self) -> str:
+        """The type in which activations meet the weights: "f32", or "int8" for quantised ones."""
+        return self._core.activation_dtype
+
+    @property
+    def kv_dtype(self) -> str:
         """The type of keys and values in sessions: "f32" or "f16"."""
-        return self._core.kv
+        return self._core.kv_dtype
 
     @property
     def activations(self) -> str:
-        """The type in which activations meet the weights: "f32", or "int8" for quantised ones."""
-        return self._core.activations
+        """Deprecated: the old name of `activation_dtype`."""
+        warn_of_old_name("Model.activations", "Model.activation_dtype")
+        return self.activation_dtype
+
+    @property
+    def kv(self) -> str:
+        """Deprecated: the old name of `kv_dtype`."""
+        warn_of_old_name("Model.kv", "Model.kv_dtype")
+        return self.kv_dtype
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in ("activations", "kv")]
 
     @property
     def path(self) -> str:
@@ -756,10 +985,10 @@ class Model(StackedWeights):
             "format": self.file_format,
             "parameters": f"{sum(math.prod(self.weights.info(name)['shape']) for name in self.weights):,}",
             "weights": size_text(sum(self.weights.info(name)["bytes"] for name in self.weights)),
-            "context": f"{self.context} tokens, keys and values in {self.kv}",
+            "context": f"{self.context} tokens, keys and values in {self.kv_dtype}",
             "tokenizer": repr(self.tokenizer)[1:-1] if self.has_tokenizer else "none: ids only",
             "runs on": f"{self.backend}, {self.isa}, {self.threads} thread{'' if self.threads == 1 else 's'}",
-            "activations": self.activations,
+            "activations": self.activation_dtype,
         }
         return facts_html("llama2cpp.Model", facts) + details_html("configuration", config_html(self.config))
 
@@ -772,8 +1001,9 @@ def load(
     backend: str = "auto",
     threads: int | None = None,
     context: int | None = None,
-    kv: str = "auto",
-    activations: str = "auto",
+    activation_dtype: str = "auto",
+    kv_dtype: str = "auto",
+    precision: str = "auto",
     pack: str = "auto",
     mmap: bool = True,
 ) -> Model:
@@ -798,11 +1028,14 @@ def load(
         do not depend on it.
     context : int, optional
         How many tokens a session holds; what the model was trained for if not given.
-    kv : str
-        The type of keys and values: "auto", "f32" or "f16".
-    activations : str
+    activation_dtype : str
         "auto", "f32" or "int8": the type in which activations meet quantised weights. With int8, a version 2 file of
         llama2.c gives the logits of its ``runq``, bit for bit.
+    kv_dtype : str
+        The type of keys and values: "auto", "f32" or "f16".
+    precision : str
+        "auto", or "exact" for f32 in both: the model computes with what its weights stand for, and nothing is rounded
+        on the way. Slower where weights are quantised.
     pack : str
         "auto", "always" or "never": whether weights are rearranged for speed on first use. The results do not
         depend on it.
@@ -836,8 +1069,7 @@ def load(
         "backend": backend,
         "threads": threads,
         "context": context,
-        "kv": kv,
-        "activations": activations,
+        **_dtypes("load", precision, activation_dtype=activation_dtype, kv_dtype=kv_dtype),
         "pack": pack,
         "mmap": mmap,
     }
@@ -860,8 +1092,9 @@ def from_arrays(
     backend: str = "auto",
     threads: int | None = None,
     context: int | None = None,
-    kv: str = "auto",
-    activations: str = "auto",
+    activation_dtype: str = "auto",
+    kv_dtype: str = "auto",
+    precision: str = "auto",
     pack: str = "auto",
 ) -> Model:
     """Make a model from weights in memory. They are not copied, and must not change while the model lives.
@@ -873,7 +1106,7 @@ def from_arrays(
     arrays : mapping of str to numpy.ndarray
         float32 matrices, C-contiguous, under llama2.c's names (``layers.0.attention.wq.weight``) or Hugging Face's
         (``model.layers.0.self_attn.q_proj.weight``). With ``config.tied`` there is no output matrix.
-    tokenizer, backend, threads, context, kv, activations, pack
+    tokenizer, backend, threads, context, activation_dtype, kv_dtype, precision, pack
         As in `load`.
 
     Returns
@@ -888,7 +1121,7 @@ def from_arrays(
     Examples
     --------
     >>> import llama2cpp
-    >>> stories = llama2cpp.load("storyteller", activations="f32")
+    >>> stories = llama2cpp.load("storyteller", activation_dtype="f32")
     >>> copy = llama2cpp.from_arrays(stories.config, dict(stories.weights))
     >>> bool((copy.session().step(1) == stories.session().step(1)).all())
     True
@@ -899,11 +1132,22 @@ def from_arrays(
         backend=backend,
         threads=threads,
         context=context,
-        kv=kv,
-        activations=activations,
+        **_dtypes("from_arrays", precision, activation_dtype=activation_dtype, kv_dtype=kv_dtype),
         pack=pack,
     )
     return Model(core, _open_tokenizer(tokenizer, config.vocab_size))
+
+
+def _dtypes(function: str, precision: str, **dtypes: str) -> dict[str, str]:
+    """Give the types that a precision stands for."""
+    if precision not in ("auto", "exact"):
+        raise ValueError(f"{function}: precision is {precision!r}, expected one of: auto, exact")
+    if precision == "auto":
+        return dtypes
+    for name, dtype in dtypes.items():
+        if dtype not in ("auto", "f32"):
+            raise ValueError(f"{function}: {name} is {dtype!r}, but precision='exact' stands for 'f32'")
+    return dict.fromkeys(dtypes, "f32")
 
 
 def _all_ids(tokenizer: Tokenizer) -> range:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from os import PathLike
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .common.arguments import checked
+from .common.arguments import checked, index
 from .common.token_ids import Prompt, to_ids
 from .inside.hooks import ActiveHooks, for_call, forked
 from .inside.html_views import chips, facts_html, size_text, token_list
@@ -18,6 +19,8 @@ from .inside.read_only_arrays import read_only
 from .inside.recording import Recording
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .inside.hooks import Hook
     from .inside.places import Names
     from .inside.readable_model import ReadableModel
@@ -49,12 +52,12 @@ class KVCache:
         Parameters
         ----------
         layer : int
-            From 0 to ``config.n_layers - 1``.
+            From 0 to ``config.n_layers - 1``; negative counts from the last.
 
         Returns
         -------
         numpy.ndarray
-            float32, or float16 for a model loaded with ``kv="f16"``.
+            float32, or float16 for a model loaded with ``kv_dtype="f16"``.
 
         Raises
         ------
@@ -69,7 +72,7 @@ class KVCache:
         >>> session.kv.keys(0).shape
         (1, 2, 32)
         """
-        return self._core.keys(layer)
+        return self._core.keys(self._layer(layer, "KVCache.keys"))
 
     def values(self, layer: int) -> NDArray[Any]:
         """Get the values of one layer, a writable view [position, n_kv_heads, head_dim].
@@ -84,7 +87,10 @@ class KVCache:
         >>> session.kv.values(0).shape
         (1, 2, 32)
         """
-        return self._core.values(layer)
+        return self._core.values(self._layer(layer, "KVCache.values"))
+
+    def _layer(self, layer: int, function: str) -> int:
+        return index(layer, self._core.config.n_layers, "layer", function)
 
     @checked
     def unrotated_keys(self, layer: int) -> NDArray[np.float32]:
@@ -93,7 +99,7 @@ class KVCache:
         Parameters
         ----------
         layer : int
-            From 0 to ``config.n_layers - 1``.
+            From 0 to ``config.n_layers - 1``; negative counts from the last.
 
         Returns
         -------
@@ -144,7 +150,7 @@ class KVCache:
             The first position here; `begin` if not given. Keys that move to another position are turned there, within
             rounding; those that do not keep their bits.
         layers : iterable of int, optional
-            In which layers, all if not given.
+            In which layers, all if not given; negative counts from the last.
 
         Raises
         ------
@@ -171,7 +177,7 @@ class KVCache:
         for what, first, position in (("source", begin, source._core.position), ("session", at, self._core.position)):
             if count < 0 or first < 0 or first + count > position:
                 raise ValueError(f"positions {first} to {first + count} are not in the {what}, which has {position}")
-        chosen = range(mine.n_layers) if layers is None else list(layers)
+        chosen = range(mine.n_layers) if layers is None else [self._layer(i, "KVCache.splice") for i in layers]
         new = [
             (layer, source.keys(layer)[begin:end].copy(), source.values(layer)[begin:end].copy()) for layer in chosen
         ]
@@ -199,7 +205,7 @@ class KVCache:
         config = self._core.config
         return (
             f"<llama2cpp.KVCache: {self._core.position} of {self._core.context} positions, {config.n_layers} layers, "
-            f"{config.n_kv_heads} heads of {config.head_dim}, {self._core.model.kv}>"
+            f"{config.n_kv_heads} heads of {config.head_dim}, {self._core.model.kv_dtype}>"
         )
 
     def _repr_html_(self) -> str:
@@ -209,8 +215,8 @@ class KVCache:
         facts = {
             "positions": f"{position} of {self._core.context}",
             "layers": config.n_layers,
-            "keys(layer), values(layer)": f"{self._core.model.kv} {shape}, writable",
-            "memory in use": size_text(numbers * (2 if self._core.model.kv == "f16" else 4)),
+            "keys(layer), values(layer)": f"{self._core.model.kv_dtype} {shape}, writable",
+            "memory in use": size_text(numbers * (2 if self._core.model.kv_dtype == "f16" else 4)),
         }
         return facts_html("llama2cpp.KVCache", facts)
 
@@ -259,8 +265,14 @@ class Session:
     """
 
     def __init__(self, core: _core.Session, model: ReadableModel | None = None) -> None:
-        self._core = core
+        self._open_core: _core.Session | None = core
         self._model = model  # for what a notebook shows, and caches
+
+    @property
+    def _core(self) -> _core.Session:
+        if self._open_core is None:
+            raise ValueError("the session is closed")
+        return self._open_core
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Take one token and return the logits for the next.
@@ -292,7 +304,7 @@ class Session:
         return self._core.step(token, for_call([self]))
 
     @checked
-    def prefill(self, tokens: Prompt, all_logits: bool = False) -> NDArray[np.float32]:
+    def prefill(self, tokens: Prompt, all_logits: bool = False, special: bool | None = None) -> NDArray[np.float32]:
         """Take many tokens in one pass. The results have the same bits as step by step.
 
         Ctrl-C ends the call, and leaves the session as it was before it.
@@ -305,6 +317,8 @@ class Session:
             is used to one.
         all_logits : bool
             Return the logits after every token, not only after the last one.
+        special : bool, optional
+            Whether a text that spells control tokens gets them, as in `llama2cpp.generate`.
 
         Returns
         -------
@@ -331,15 +345,15 @@ class Session:
         >>> session.position
         5
         """
-        return self._core.prefill(self._ids(tokens), all_logits, for_call([self]))
+        return self._core.prefill(self._ids(tokens, "Session.prefill", special), all_logits, for_call([self]))
 
-    def _ids(self, tokens: Prompt) -> Sequence[int] | NDArray[Any]:
+    def _ids(self, tokens: Prompt, function: str, special: bool | None) -> Sequence[int] | NDArray[Any]:
         """Encode a text; the core looks at ids itself."""
         if not isinstance(tokens, str | bytes):
             return tokens
         if self._model is None:
-            raise ValueError("the session knows no tokenizer: pass ids")
-        return to_ids(self._model, tokens, begin=self.position == 0)
+            raise ValueError(f"{function}: the session knows no tokenizer: pass ids")
+        return to_ids(self._model, tokens, function=function, begin=self.position == 0, special=special)
 
     def hooks(self, fwd_hooks: Sequence[Hook] | None) -> ActiveHooks:
         """Switch hooks on for a ``with`` block: they act in calls on this session only.
@@ -431,6 +445,50 @@ class Session:
         forked(self, fork)
         return fork
 
+    def copy(self) -> Session:
+        """Copy the session: `fork` under the name that Python's containers have for it. ``copy.copy`` does so too.
+
+        Returns
+        -------
+        Session
+
+        Examples
+        --------
+        >>> import copy
+        >>> import llama2cpp
+        >>> session = llama2cpp.load("storyteller").session()
+        >>> logits = session.prefill([1, 508, 509])
+        >>> session.copy().tokens == copy.copy(session).tokens == session.tokens
+        True
+        """
+        return self.fork()
+
+    __copy__ = copy
+
+    def close(self) -> None:
+        """Let go of the keys and values. Arrays and forks made before go on working, and keep what they need.
+
+        A session closes at the end of a ``with`` block; without one, its memory is freed with the last that refers to
+        it.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> with llama2cpp.load("storyteller").session() as session:
+        ...     logits = session.step(1)
+        >>> session
+        <llama2cpp.Session: closed>
+        """
+        self._open_core = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the session to a file, from which `Model.load_session` makes one that goes on with the same bits.
 
@@ -501,9 +559,13 @@ class Session:
         return KVCache(self._core)
 
     def __repr__(self) -> str:
+        if self._open_core is None:
+            return "<llama2cpp.Session: closed>"
         return f"<llama2cpp.Session: position {self.position} of {self.context}>"
 
     def _repr_html_(self) -> str:
+        if self._open_core is None:
+            return "<p>llama2cpp.Session: closed</p>"
         head = f"<p>position {self.position} of {self.context}</p>"
         tokens = self.tokens
         if self._model is None or not self._model.has_tokenizer:

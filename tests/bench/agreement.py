@@ -3,7 +3,7 @@
     python tests/bench/agreement.py SmolLM2-135M-Instruct.Q4_1.gguf
 
 The reference is transformers on the values that the quantised weights stand for, in float32: what is measured is the
-engine's arithmetic, not the loss of quantising. "f32" is `activations="f32"` with keys and values in f32: rounding
+engine's arithmetic, not the loss of quantising. "f32" is `activation_dtype="f32"` with keys and values in f32: rounding
 only. "int8" is what runs by default, with keys and values in f16. The other forms are made from the file's values by
 the gguf package, and, where llama-cpp-python is installed, K-quants by llama.cpp's own quantiser; its logits then stand
 beside ours. Needs gguf, torch and transformers.
@@ -179,7 +179,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, path in files(arguments.file, Path(folder), with_llama_cpp):
             expected = reference_logits(path, ids)
-            row = [str(distance(expected, ours(path, ids, activations="f32", kv="f32")))]
+            row = [str(distance(expected, ours(path, ids, activation_dtype="f32", kv_dtype="f32")))]
             quantised = name not in ("F16", "BF16")
             row.append(str(distance(expected, ours(path, ids))) if quantised else "")
             row.append(str(distance(expected, llama_cpp_logits(path, ids))) if with_llama_cpp else "")

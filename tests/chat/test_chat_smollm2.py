@@ -25,7 +25,7 @@ def path() -> Path:
 
 @pytest.fixture(scope="module", params=["f32", "int8"])
 def model(path: Path, request: pytest.FixtureRequest) -> llama2cpp.Model:
-    return llama2cpp.load(path, activations=request.param, context=512)
+    return llama2cpp.load(path, activation_dtype=request.param, context=512)
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ FEATURES = """\
 {{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ 'x' | indent(4, true) }}
 """
 REAL = {"SmolLM2": SMOLLM2, "ChatML": CHATML, "Llama 2": LLAMA2, "Llama 3": LLAMA3, "Mistral": MISTRAL}
-TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+TOKENS: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def theirs(template: str, messages: Messages, generate: bool) -> str:

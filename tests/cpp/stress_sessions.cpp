@@ -165,7 +165,7 @@ void on_all_threads(const std::function<void(int)>& work) {
 }
 
 std::shared_ptr<const Model> model_of(int pool, bool int8) {
-  return tiny::model(tiny::config(), {.threads = pool, .kv = int8 ? "f16" : "f32"}, 1, int8 ? 2 : 0);
+  return tiny::model(tiny::config(), {.threads = pool, .kv_dtype = int8 ? "f16" : "f32"}, 1, int8 ? 2 : 0);
 }
 
 // Sessions of their own: the same calls on one thread and on eight.

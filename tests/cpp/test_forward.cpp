@@ -349,7 +349,8 @@ TEST_CASE("what hooks see adds up") {
 TEST_CASE("an edit that changes nothing leaves the bits alone, at every point") {
   for (const RopeStyle style : kStyles) {
     for (const std::int64_t group : {0, 2}) {
-      const auto model = tiny::model(tiny::config(style), {.threads = 2, .kv = group == 0 ? "f32" : "f16"}, 1, group);
+      const auto model =
+          tiny::model(tiny::config(style), {.threads = 2, .kv_dtype = group == 0 ? "f32" : "f16"}, 1, group);
       const Tokens tokens = tiny::tokens(11, 1);
       const Trace expected = trace(model, tokens, 128, {});
       const Hooks::Callback identity = [](Point, std::int64_t, const Tensor& t, const HookSpan&) {
@@ -623,8 +624,8 @@ TEST_CASE("the bits are the same however a prompt is cut, on any number of threa
     CAPTURE(kind.name);
     const auto model = [&](int threads, const char* pack) {
       return tiny::model(tiny::config(kind.style),
-                         {.threads = threads, .kv = kind.kv, .activations = kind.activations, .pack = pack}, 1,
-                         kind.group);
+                         {.threads = threads, .kv_dtype = kind.kv, .activation_dtype = kind.activations, .pack = pack},
+                         1, kind.group);
     };
     const Trace expected = trace(model(1, "auto"), tokens, 1, {});
     for (const int threads : {1, 2, 3, 5}) {

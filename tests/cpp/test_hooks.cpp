@@ -126,7 +126,8 @@ TEST_CASE("results are a head's part of z times its columns of wo, cut out or no
   for (const std::int64_t group : {0, 2}) {  // floats can be cut, llama2.c's int8 is not
     CAPTURE(group);
     const Config c = tiny::config();
-    const auto model = group == 0 ? tiny::model(2) : tiny::model(c, {.threads = 2, .activations = "f32"}, 1, group);
+    const auto model =
+        group == 0 ? tiny::model(2) : tiny::model(c, {.threads = 2, .activation_dtype = "f32"}, 1, group);
     const auto width = static_cast<std::size_t>(c.dim);
     const auto heads = static_cast<std::size_t>(c.n_heads);
     const auto head_dim = static_cast<std::size_t>(c.head_dim);

@@ -69,7 +69,7 @@ Bytes file_of(const Session& session) {
 TEST_CASE("a session from a file at any address goes on with the same bits") {
   for (const char* kv : {"f32", "f16"}) {
     CAPTURE(kv);
-    const auto model = tiny::model(tiny::config(), {.threads = 1, .kv = kv});
+    const auto model = tiny::model(tiny::config(), {.threads = 1, .kv_dtype = kv});
     Session session(model, 40);
     tiny::feed(session, tiny::tokens(20, 1));
     const Bytes bytes = file_of(session);

@@ -123,6 +123,19 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "load": plain(llama2cpp.load),
         "from_arrays": plain(llama2cpp.from_arrays, config=model.config, arrays=dict(model.weights)),
         "generate": plain(llama2cpp.generate, **text, **{"max_tokens": 1}),
+        "complete": plain(llama2cpp.complete, **text, **{"max_tokens": 1}),
+        "chat": plain(llama2cpp.chat, messages="Hello", model=stories, template="llama2", **{"max_tokens": 1}),
+        "chat_stream": lambda **given: list(
+            plain(llama2cpp.chat_stream, messages="Hi", model=stories, template="llama2", **{"max_tokens": 1})(**given)
+        ),
+        **{
+            f"Model.{name}": plain(getattr(stories, name), **{"max_tokens": 1})
+            for name in ("generate", "complete", "stream")
+        },
+        **{
+            f"Model.{name}": plain(getattr(stories, name), messages="Hello", template="llama2", **{"max_tokens": 1})
+            for name in ("chat", "chat_stream")
+        },
         "stream": lambda **given: list(plain(llama2cpp.stream, **text, **{"max_tokens": 1})(**given)),
         "logit_lens": plain(llama2cpp.logit_lens, model=model, input=[1, 2, 3, 4]),
         "Model.session": model.session,

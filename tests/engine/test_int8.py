@@ -43,7 +43,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(file: Path) -> bytes:
     model = llama2cpp.load(file)
-    assert model.activations == "int8"
+    assert model.activation_dtype == "int8"
     return model.session().prefill(TOKENS, all_logits=True).tobytes()
 
 
@@ -84,7 +84,7 @@ def test_any_group_that_divides(group: int, seed: int, tmp_path_factory: pytest.
 
 def test_f32_activations_are_the_decoded_weights(file: Path) -> None:
     """The same bits as a float model of what the weights stand for."""
-    model = llama2cpp.load(file, activations="f32")
+    model = llama2cpp.load(file, activation_dtype="f32")
     decoded = llama2cpp.from_arrays(model.config, dict(model.weights))
     got = model.session().prefill(TOKENS, all_logits=True)
     assert got.tobytes() == decoded.session().prefill(TOKENS, all_logits=True).tobytes()
@@ -92,9 +92,9 @@ def test_f32_activations_are_the_decoded_weights(file: Path) -> None:
 
 def test_int8_activations_need_quantised_weights() -> None:
     with pytest.raises(
-        ValueError, match=r"activations is 'int8', but tensor 'layers\.0\.attention\.wq\.weight' is f32"
+        ValueError, match=r"activation_dtype is 'int8', but tensor 'layers\.0\.attention\.wq\.weight' is f32"
     ):
-        tiny.model(tiny.config(), activations="int8")
+        tiny.model(tiny.config(), activation_dtype="int8")
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -111,13 +111,13 @@ def test_half_precision_keys_and_values(stories_dir: Path, monkeypatch: pytest.M
     """f16 caches hold the f32 ones rounded to nearest even, and give the same bits on every instruction set."""
     path = stories_dir / "stories260K.bin"
     tokens = tiny.tokens(llama2cpp.load(path).config, 90)
-    best = llama2cpp.load(path, kv="f16").session()
+    best = llama2cpp.load(path, kv_dtype="f16").session()
     expected = best.prefill(tokens, all_logits=True)
     tiny.choose_isa(monkeypatch, isa)
-    session = llama2cpp.load(path, kv="f16").session()
+    session = llama2cpp.load(path, kv_dtype="f16").session()
     assert session.prefill(tokens, all_logits=True).tobytes() == expected.tobytes()
 
-    full = llama2cpp.load(path, kv="f32").session()
+    full = llama2cpp.load(path, kv_dtype="f32").session()
     exact = full.prefill(tokens, all_logits=True)
     assert session.kv.keys(0).dtype == np.float16
     np.testing.assert_array_equal(session.kv.keys(0), full.kv.keys(0).astype(np.float16))

@@ -43,7 +43,7 @@ def fed(model: llama2cpp.Model, tokens: list[int]) -> llama2cpp.Session:
 @pytest.mark.parametrize("style", ["interleaved", "half_split"])
 @pytest.mark.parametrize("scaling", [None, {"type": "linear", "factor": 3.0}, LLAMA3, YARN])
 def test_unrotated_keys_are_what_the_hook_saw(kv: str, style: str, scaling: dict[str, Any] | None) -> None:
-    model = tiny.model(tiny.config(rope_style=style, rope_scaling=scaling), kv=kv)
+    model = tiny.model(tiny.config(rope_style=style, rope_scaling=scaling), kv_dtype=kv)
     tokens = tiny.tokens(model.config, 30)
     _, cache = model.run_with_cache(tokens, remove_batch_dim=True)
     session = fed(model, tokens)

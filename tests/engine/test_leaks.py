@@ -65,7 +65,7 @@ def arrays(models: Path) -> Scenario:
     weights = tiny.arrays(config)
 
     def cycle() -> None:
-        model = llama2cpp.from_arrays(config, weights, threads=3, kv="f16")
+        model = llama2cpp.from_arrays(config, weights, threads=3, kv_dtype="f16")
         model.session().step(1)
 
     return cycle

@@ -103,7 +103,7 @@ def test_a_model_tells_about_itself(stories: llama2cpp.Model, stories_dir: Path)
     path = stories_dir / "stories260K.bin"
     assert stories.path == str(path)
     assert stories.file_format == "llama2.c v0"
-    assert (stories.backend, stories.kv, stories.context) == ("cpu", "f32", 512)
+    assert (stories.backend, stories.kv_dtype, stories.context) == ("cpu", "f32", 512)
     assert stories.threads >= 1
     assert stories.isa == llama2cpp.build_info()["isa"]
     for part in (str(path), "llama2.c v0", "5 layers", "dim 64", "vocabulary 512", stories.isa):
@@ -171,8 +171,8 @@ def test_arrays_that_do_not_fit(weights: tiny.Arrays, received: str) -> None:
         ({"threads": 0}, "threads.*0"),
         ({"threads": -2}, "-2"),
         ({"context": 0}, "context.*0"),
-        ({"kv": "f64"}, "f64"),
-        ({"activations": "f99"}, "f99"),
+        ({"kv_dtype": "f64"}, "f64"),
+        ({"activation_dtype": "f99"}, "f99"),
         ({"pack": "maybe"}, "maybe"),
     ],
 )

@@ -84,12 +84,14 @@ def test_fork_while_another_thread_computes() -> None:
 
 def test_pickle_opens_the_file_again(stories_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(stories_dir)
-    model = llama2cpp.load("stories260K.bin", tokenizer="tok512.bin", threads=3, context=77, kv="f16", pack="never")
+    model = llama2cpp.load(
+        "stories260K.bin", tokenizer="tok512.bin", threads=3, context=77, kv_dtype="f16", pack="never"
+    )
     data = pickle.dumps(model)
     assert len(data) < 50_000  # the path and the tokenizer, not the weights
     monkeypatch.chdir(tmp_path)
     copy = pickle.loads(data)
-    assert (copy.threads, copy.context, copy.kv) == (3, 77, "f16")
+    assert (copy.threads, copy.context, copy.kv_dtype) == (3, 77, "f16")
     assert copy.generate("Once", max_tokens=20, seed=1) == model.generate("Once", max_tokens=20, seed=1)
 
 

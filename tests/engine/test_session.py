@@ -204,7 +204,7 @@ def test_views_show_and_change_the_cache(model: llama2cpp.Model) -> None:
     assert (session.kv.keys(1)[:2] == keys).all()
 
 
-@pytest.mark.parametrize("layer", [-1, CONFIG.n_layers])
+@pytest.mark.parametrize("layer", [-CONFIG.n_layers - 1, CONFIG.n_layers])
 def test_no_such_layer(model: llama2cpp.Model, layer: int) -> None:
     session = model.session()
     with pytest.raises(ValueError, match=str(layer)):

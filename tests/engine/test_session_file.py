@@ -78,7 +78,7 @@ def state(session: Session) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("kv", ["f32", "f16"])
 def test_goes_on_with_the_same_bits(kv: str, tmp_path: Path) -> None:
-    model = tiny.model(CONFIG, kv=kv)
+    model = tiny.model(CONFIG, kv_dtype=kv)
 
     @settings(max_examples=40)
     @given(
@@ -159,7 +159,7 @@ def test_a_closed_model_loads_nothing_and_its_sessions_still_save(data: bytes, t
 
 @pytest.mark.parametrize("kv", ["f32", "f16"])
 def test_safetensors_reads_it(kv: str, tmp_path: Path) -> None:
-    session = tiny.model(CONFIG, kv=kv).session(30)
+    session = tiny.model(CONFIG, kv_dtype=kv).session(30)
     session.prefill(PROMPT)
     session.save(tmp_path / "session")
     arrays = safetensors.numpy.load_file(tmp_path / "session")
@@ -361,7 +361,7 @@ def test_another_model(name: str, data: bytes, tmp_path: Path) -> None:
 
 
 def test_another_type_of_keys_and_values(data: bytes, tmp_path: Path) -> None:
-    other = tiny.model(CONFIG, kv="f16")
+    other = tiny.model(CONFIG, kv_dtype="f16")
     with pytest.raises(FormatError, match='metadata \'kv\' is "f32", expected "f16"'):
         opened(other, data, tmp_path / "session")
 
@@ -371,7 +371,7 @@ def test_another_type_of_activations(tmp_path: Path) -> None:
     sizes = checkpoints.SMALL
     file = tmp_path / "v2.bin"
     file.write_bytes(checkpoints.v2_bytes(sizes, checkpoints.random_arrays(sizes), group=8))
-    fast, exact = llama2cpp.load(file), llama2cpp.load(file, activations="f32")
+    fast, exact = llama2cpp.load(file), llama2cpp.load(file, activation_dtype="f32")
     session = fast.session()
     session.prefill([1, 2, 3])
     data = saved(session, tmp_path / "session")

@@ -43,7 +43,7 @@ def logits_of(model: llama2cpp.Model, count: int = 24) -> NDArray[np.float32]:
 
 
 def opened(path: Path, **options: Any) -> llama2cpp.Model:
-    return llama2cpp.load(path, activations="f32", kv="f32", **options)
+    return llama2cpp.load(path, activation_dtype="f32", kv_dtype="f32", **options)
 
 
 # Each source is the same model, and so is each target.
@@ -247,7 +247,7 @@ ROTARY = {
 
 @pytest.mark.parametrize("kind", ROTARY)
 def test_rotary_scaling_goes_along(tmp_path: Path, kind: str) -> None:
-    model = tiny.model(sizes(rope_scaling=ROTARY[kind], rope_theta=500000.0, head_dim=32), activations="f32")
+    model = tiny.model(sizes(rope_scaling=ROTARY[kind], rope_theta=500000.0, head_dim=32), activation_dtype="f32")
     middle = convert(model, tmp_path / "m.gguf", "f32").path
     end = convert(middle, tmp_path / "m").path
     for path in (middle, end):

@@ -112,7 +112,7 @@ def config_of(changes: dict[str, Any]) -> llama2cpp.Config:
 
 def logits_of(source: Any, tokens: list[int]) -> NDArray[np.float32]:
     """[T, vocab_size], without rounding of activations."""
-    with llama2cpp.load(source, threads=1, kv="f32", activations="f32") as model:
+    with llama2cpp.load(source, threads=1, kv_dtype="f32", activation_dtype="f32") as model:
         return model.session().prefill(tokens, all_logits=True)
 
 

@@ -30,7 +30,7 @@ def weights_in(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("shard_size", [3000, "20KB", 50_000])
 def test_transformers_and_we_open_shards(tmp_path: Path, shard_size: int | str) -> None:
-    model = tiny.model(tiny.config(dim=64, hidden_dim=96, n_heads=4, vocab_size=96), kv="f32")
+    model = tiny.model(tiny.config(dim=64, hidden_dim=96, n_heads=4, vocab_size=96), kv_dtype="f32")
     whole = convert(model, tmp_path / "whole", "f32").path
     done = convert(model, tmp_path / "shards", "f32", shard_size=shard_size)
     sizes = weights_in(done.path)
@@ -48,7 +48,7 @@ def test_transformers_and_we_open_shards(tmp_path: Path, shard_size: int | str) 
     for name, tensor in expected.items():
         np.testing.assert_array_equal(found[name].numpy(), tensor.numpy())
     ids = tiny.tokens(model.config, 24)
-    with llama2cpp.load(done.path, kv="f32") as after:
+    with llama2cpp.load(done.path, kv_dtype="f32") as after:
         logits = after.session().prefill(ids, all_logits=True)
     np.testing.assert_allclose(transformers_logits(done.path, ids), logits, atol=2e-5, rtol=1e-4)
     assert done.bytes == sum(path.stat().st_size for path in done.path.iterdir())

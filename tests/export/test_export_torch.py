@@ -97,7 +97,7 @@ def test_meta_folders_have_transformers_logits(tmp_path: Path, kind: str, shards
     ids = tiny.tokens(llama2cpp.load(done.path).config, 40)
     with torch.inference_mode():
         expected = model(torch.tensor([ids])).logits[0].numpy()
-    with llama2cpp.load(done.path, kv="f32") as after:
+    with llama2cpp.load(done.path, kv_dtype="f32") as after:
         logits = after.session(64).prefill(ids, all_logits=True)
         assert after.config.seq_len == KINDS[kind][3]
         assert after.config.tied == (kind == "Llama 3.2")
@@ -219,7 +219,7 @@ def test_files_of_panels_of_meta_folders(tmp_path: Path, dtype: torch.dtype, for
     own = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[dtype]
     gguf = convert(source, tmp_path / "m.gguf", format or own)
     ids = tiny.tokens(llama2cpp.load(gguf.path).config, 20)
-    with llama2cpp.load(done.path, kv="f32") as packed, llama2cpp.load(gguf.path, kv="f32") as file:
+    with llama2cpp.load(done.path, kv_dtype="f32") as packed, llama2cpp.load(gguf.path, kv_dtype="f32") as file:
         assert packed.file_format == "panels v1"
         expected = file.session(64).prefill(ids, all_logits=True)
         np.testing.assert_array_equal(packed.session(64).prefill(ids, all_logits=True), expected)

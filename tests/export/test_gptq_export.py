@@ -386,8 +386,8 @@ def test_our_engine_and_transformers_read_it(tmp_path: Path, bits: int, act_orde
     assert done.formats["tok_embeddings.weight"] == done.formats["norm.weight"] == "f16"
     twin = float_twin(done.path, tmp_path / "floats")
     with (
-        llama2cpp.load(done.path, activations="f32", kv="f32") as after,
-        llama2cpp.load(twin, activations="f32", kv="f32") as floats,
+        llama2cpp.load(done.path, activation_dtype="f32", kv_dtype="f32") as after,
+        llama2cpp.load(twin, activation_dtype="f32", kv_dtype="f32") as floats,
     ):
         suffix = "" if symmetric else "_v2"
         assert after.weights.info("model.layers.0.mlp.up_proj.weight")["format"] == f"gptq{bits}{suffix}"
@@ -433,7 +433,7 @@ def test_hessians_are_of_the_layers_that_have_been_rounded() -> None:
     gains = {"ln1.hook_normalized": "attention_norm", "ln2.hook_normalized": "ffn_norm"}
     for layer in range(2):
         for point in ("ln1.hook_normalized", "attn.hook_z", "ln2.hook_normalized", "mlp.hook_post"):
-            run = llama2cpp.from_arrays(model.config, arrays, kv="f32")
+            run = llama2cpp.from_arrays(model.config, arrays, kv_dtype="f32")
             name = f"blocks.{layer}.{point}"
             rows = [run.run_with_cache(ids, [name])[1][name].reshape(len(ids), -1) for ids in sequences]
             x = np.concatenate(rows)
@@ -489,7 +489,7 @@ def test_biases_and_llama3_scaling_go_along(tmp_path: Path) -> None:
     assert len(dict(quantise(Source(scaled), some_text(scaled).tokens(scaled), Settings()))) == 14
     model = llama2cpp.from_arrays(sizes(), arrays)
     path = convert(model, tmp_path / "m", "gptq8", calibration=some_text(model), group=32).path
-    with llama2cpp.load(path, activations="f32", kv="f32") as after:
+    with llama2cpp.load(path, activation_dtype="f32", kv_dtype="f32") as after:
         assert np.linalg.norm(logits_of(after) - logits_of(model)) < 0.03 * np.linalg.norm(logits_of(model))
 
 
@@ -615,14 +615,14 @@ def divergence_from(
     config = llama2cpp.Config(**(model.config.to_dict() | {"rope_style": "half_split"}))
     divergence = []
     for arrays in (nearest, found):
-        other = llama2cpp.from_arrays(config, arrays, kv="f32")
+        other = llama2cpp.from_arrays(config, arrays, kv_dtype="f32")
         divergence.append(float(np.mean([compare(model, other, ids, tensors=False).mean_kl for ids in text])))
     return divergence[0], divergence[1]
 
 
 def test_gptq_is_better_than_rounding_to_the_nearest() -> None:
     """On the storyteller, in groups of 64: at most half of the divergence on other stories."""
-    with llama2cpp.load(activations="f32", kv="f32") as model:
+    with llama2cpp.load(activation_dtype="f32", kv_dtype="f32") as model:
         nearest, found = divergence_from(model, stories(model, 0, 16), stories(model, 100, 12), 5, 64)
     assert found < 0.5 * nearest
 
@@ -630,7 +630,7 @@ def test_gptq_is_better_than_rounding_to_the_nearest() -> None:
 def test_gptq_is_better_on_smollm2(smollm2_path: Path) -> None:
     """Its first 2 layers, in groups of 128: at most half of the divergence, on other pages of Python's reference."""
     pages = [" ".join(pydoc_data.topics.topics[name].split()) for name in sorted(pydoc_data.topics.topics)]
-    with llama2cpp.load(smollm2_path, activations="f32", kv="f32") as model:
+    with llama2cpp.load(smollm2_path, activation_dtype="f32", kv_dtype="f32") as model:
         assert model.tokenizer is not None
         ids = [model.tokenizer.encode(page)[:256] for page in pages]
         nearest, found = divergence_from(model, ids[:16:2], ids[1:5:2], 2, 128)
@@ -642,7 +642,7 @@ def test_gptq_is_better_on_smollm2(smollm2_path: Path) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_importance_is_the_mean_square_of_inputs(tied: bool) -> None:
-    model = tiny.model(sizes(tied=tied), activations="f32", kv="f32")
+    model = tiny.model(sizes(tied=tied), activation_dtype="f32", kv_dtype="f32")
     sequences = some_text(model).tokens(model)
     found = importance_of_inputs(model, sequences)
     caches = [model.run_with_cache(ids)[1] for ids in sequences]

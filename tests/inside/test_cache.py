@@ -171,7 +171,7 @@ def assert_sum(parts: NDArray[Any], whole: NDArray[Any], rounding: float = 1e-5)
 @pytest.mark.parametrize("batched", [True, False], ids=["batch", "no batch"])
 def test_parts_sum_to_the_stream(any_model: llama2cpp.Model, batched: bool) -> None:
     """Layers exactly so; heads and neurons too, and with int8 activations there is a remainder that says so."""
-    int8 = any_model.activations == "int8"
+    int8 = any_model.activation_dtype == "int8"
     _, cache = any_model.run_with_cache([3, 1, 4, 1, 5], remove_batch_dim=not batched)
     for (layer, mlp_input), whole in streams(any_model, cache).items():
         assert_sum(cache.decompose_resid(layer, mlp_input), whole)
@@ -208,7 +208,7 @@ def test_what_int8_rounds_away_is_seen(tmp_path: Path) -> None:
     whole = cache["resid_post", -1]
     assert np.abs(parts[:-1].sum(axis=0) - whole).max() > 1e-4 * np.abs(whole).max()
     floats, labels = (
-        llama2cpp.load(path, activations="f32")
+        llama2cpp.load(path, activation_dtype="f32")
         .run_with_cache([3, 1, 4])[1]
         .get_full_resid_decomposition(return_labels=True)
     )
@@ -220,7 +220,7 @@ def test_attributions_sum_to_the_logits(any_model: llama2cpp.Model) -> None:
     """To those of the float32 output matrix: the model's own where activations are floats."""
     logits: Any
     logits, cache = any_model.run_with_cache([[3, 1, 4, 1], [2, 7, 1, 8]])
-    if any_model.activations == "int8":
+    if any_model.activation_dtype == "int8":
         logits = cache["normalized"] * any_model.weights["ln_final.w"] @ any_model.W_U
     parts = cache.decompose_resid()
     bound = 1e-4 * np.abs(logits).max()

@@ -243,7 +243,7 @@ def test_results_of_heads(any_stories: llama2cpp.Model) -> None:
     for layer in range(config.n_layers):
         result, attn_out = cache["result", layer], cache["attn_out", layer]
         np.testing.assert_allclose(result.sum(2), attn_out, atol=3e-6 * np.abs(result).max() * config.n_heads)
-        if any_stories.activations == "f32":
+        if any_stories.activation_dtype == "f32":
             wo = any_stories.weights[f"layers.{layer}.attention.wo.weight"]
             by_head = wo.reshape(config.dim, config.n_heads, config.head_dim).astype(np.float64)
             expected = np.einsum("bthd,ohd->btho", cache["z", layer], by_head)
@@ -263,7 +263,7 @@ def test_results_of_heads(any_stories: llama2cpp.Model) -> None:
 def test_results_on_a_quantised_model(smollm2_path: Path) -> None:
     """In the arithmetic of the product itself, rounding to int8 included, so the sum is as close as floats can be."""
     for activations in ("int8", "f32"):
-        model = llama2cpp.load(smollm2_path, activations=activations)
+        model = llama2cpp.load(smollm2_path, activation_dtype=activations)
         ids = [1, 4093, 253, 655, 28, 665]
         logits, cache = model.run_with_cache(ids, ["result3", "attn_out3", "result29", "attn_out29"])
         assert same_bits(logits[0], model.session().prefill(ids, all_logits=True))

@@ -39,7 +39,7 @@ def test_the_bits_of_int8(stories: llama2cpp.Model) -> None:
     storyteller = llama2cpp.load()
     logits, _ = storyteller.run_with_cache("Once upon a time")
     lens = logit_lens(storyteller, "Once upon a time", positions=None)
-    assert storyteller.activations == "int8"
+    assert storyteller.activation_dtype == "int8"
     assert lens.values[-1].tobytes() == logits.tobytes()
 
 

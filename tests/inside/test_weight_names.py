@@ -37,7 +37,7 @@ def from_gguf(folder: Path, kind: Type = Type.F32, **settings: Any) -> llama2cpp
 def from_int8(folder: Path, activations: str) -> llama2cpp.Model:
     path = folder / "m.bin"
     path.write_bytes(checkpoint_bytes(2, SMALL, random_arrays(SMALL)))
-    return llama2cpp.load(path, activations=activations)
+    return llama2cpp.load(path, activation_dtype=activations)
 
 
 MODELS: dict[str, Callable[[Path], llama2cpp.Model]] = {
@@ -47,7 +47,9 @@ MODELS: dict[str, Callable[[Path], llama2cpp.Model]] = {
     "arrays, wide heads": lambda folder: from_arrays(folder, head_dim=8),
     "folder with biases": lambda folder: from_folder(folder, **BIASED),
     "GGUF with biases": lambda folder: from_gguf(folder, **BIASED),
-    "GGUF, q8_0, floats": lambda folder: llama2cpp.load(from_gguf(folder, Type.Q8_0, **BIASED).path, activations="f32"),
+    "GGUF, q8_0, floats": lambda folder: llama2cpp.load(
+        from_gguf(folder, Type.Q8_0, **BIASED).path, activation_dtype="f32"
+    ),
     "llama2.c's int8, floats": lambda folder: from_int8(folder, "f32"),
 }
 
@@ -157,12 +159,12 @@ def test_later_changes_of_the_array_do_not_matter() -> None:
 @pytest.mark.parametrize("activations", ["int8", "f32"])
 def test_one_matrix_of_a_quantised_model(tmp_path: Path, activations: str) -> None:
     """The edited one becomes floats; the others keep their format, and their arithmetic."""
-    model = llama2cpp.load(from_gguf(tmp_path, Type.Q4_0).path, activations=activations)
+    model = llama2cpp.load(from_gguf(tmp_path, Type.Q4_0).path, activation_dtype=activations)
     zeros = np.zeros_like(model.weights["blocks.1.attn.W_O"])
     edited = model.with_weights({"blocks.1.attn.W_O": zeros})
     assert edited.weights.info("blk.1.attn_output.weight")["format"] == "f32"
     assert edited.weights.info("blk.0.attn_output.weight")["format"] == "q4_0"
-    assert edited.activations == activations
+    assert edited.activation_dtype == activations
     _, cache = edited.run_with_cache([3, 1, 4])
     _, original = model.run_with_cache([3, 1, 4])
     assert not cache["attn_out", 1].any()

@@ -146,7 +146,7 @@ def logits_of(model: Any) -> NDArray[Any]:
 
 
 def check_logits(path: Path, model: Any) -> llama2cpp.Model:
-    ours = llama2cpp.load(path, threads=2, activations="f32", kv="f32")
+    ours = llama2cpp.load(path, threads=2, activation_dtype="f32", kv_dtype="f32")
     assert largest_error(ours.session().prefill(tokens(), all_logits=True), logits_of(model)) < TOLERANCE
     return ours
 
@@ -308,7 +308,7 @@ def test_what_auto_means(tmp_path: Path) -> None:
     }
     for kind, options in expected.items():
         ours = llama2cpp.load(gguf_files.write_model(tmp_path / f"{kind.name}.gguf", model, kind))
-        assert (ours.kv, ours.activations) == options, kind.name
+        assert (ours.kv_dtype, ours.activation_dtype) == options, kind.name
         assert ours.file_format == "GGUF v3"
 
 

@@ -41,7 +41,7 @@ def float_twin(folder: Path, floats: dict[str, torch.Tensor]) -> Path:
 
 
 def logits_of(path: Path, **options: Any) -> Any:
-    with llama2cpp.load(path, **({"kv": "f32", "activations": "f32"} | options)) as model:
+    with llama2cpp.load(path, **({"kv_dtype": "f32", "activation_dtype": "f32"} | options)) as model:
         return model.session().prefill(TOKENS, all_logits=True)
 
 
@@ -54,7 +54,7 @@ def test_the_same_as_the_floats_they_stand_for(
 ) -> None:
     """Also where groups do not divide the columns: down_proj has 160."""
     floats = quantise_folder(folder, bits, group_size, version, act_order)
-    model = llama2cpp.load(folder, kv="f32", activations="f32")
+    model = llama2cpp.load(folder, kv_dtype="f32", activation_dtype="f32")
     assert model.file_format == f"Hugging Face folder, gptq{bits}" + "_v2" * (version == 2)
     assert set(model.weights) == set(floats)
     for name, tensor in floats.items():
@@ -62,7 +62,7 @@ def test_the_same_as_the_floats_they_stand_for(
     info = model.weights.info("model.layers.0.mlp.up_proj.weight")
     assert info["format"] == f"gptq{bits}" + "_v2" * (version == 2)
     assert info["shape"] == (160, 128)
-    assert model.activations == "f32"
+    assert model.activation_dtype == "f32"
     expected = logits_of(float_twin(folder, floats))
     logits = model.session().prefill(TOKENS, all_logits=True)
     if act_order:  # sums take columns by their groups
@@ -79,12 +79,12 @@ def test_the_same_as_the_floats_they_stand_for(
 def test_rounded_activations(folder: Path, bits: int, group_size: int, version: int, act_order: bool) -> None:
     """They are the default, and as near as rounding to a 127th is. The sums themselves: tests/cpp."""
     quantise_folder(folder, bits, group_size, version, act_order)
-    with llama2cpp.load(folder, kv="f32") as model:
-        assert model.activations == "int8"
+    with llama2cpp.load(folder, kv_dtype="f32") as model:
+        assert model.activation_dtype == "int8"
         logits = model.session().prefill(TOKENS, all_logits=True)
         steps = model.session()
         assert all(np.array_equal(steps.step(token), row) for token, row in zip(TOKENS, logits, strict=True))
-    assert np.array_equal(logits_of(folder, activations="int8", pack="never", threads=3), logits)
+    assert np.array_equal(logits_of(folder, activation_dtype="int8", pack="never", threads=3), logits)
     expected = logits_of(folder)
     assert not np.array_equal(logits, expected)
     assert np.linalg.norm(logits - expected) <= 0.05 * np.linalg.norm(expected)
@@ -93,9 +93,9 @@ def test_rounded_activations(folder: Path, bits: int, group_size: int, version: 
 @pytest.mark.parametrize("isa", tiny.ISAS)
 def test_every_isa(folder: Path, monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     quantise_folder(folder, act_order=True)
-    wanted = logits_of(folder, activations="int8")
+    wanted = logits_of(folder, activation_dtype="int8")
     tiny.choose_isa(monkeypatch, isa)
-    assert np.array_equal(logits_of(folder, activations="int8"), wanted)
+    assert np.array_equal(logits_of(folder, activation_dtype="int8"), wanted)
 
 
 @pytest.mark.parametrize("act_order", [False, True])
@@ -109,7 +109,7 @@ def test_a_real_model(smollm2_path: Path, tmp_path: Path, act_order: bool) -> No
         )
     logits = {}
     for activations in ("f32", "int8"):
-        with llama2cpp.load(folder, activations=activations) as model:
+        with llama2cpp.load(folder, activation_dtype=activations) as model:
             logits[activations] = log_softmax(model.session(context=64).prefill(ids, all_logits=True))
     divergence = (np.exp(logits["f32"]) * (logits["f32"] - logits["int8"])).sum(axis=-1)
     assert divergence.mean() < 0.01
@@ -215,7 +215,7 @@ def test_scales_of_other_types(folder: Path, tmp_path: Path, scale_type: torch.d
         for each, tensor in floats.items():
             assert np.array_equal(model.weights[each], tensor.numpy()), each
         halves = exact and scale_type == torch.float32
-        assert model.activations == ("int8" if halves else "f32")
+        assert model.activation_dtype == ("int8" if halves else "f32")
     wanted = logits_of(float_twin(folder, floats))
     assert np.array_equal(logits_of(folder), wanted)
     assert np.array_equal(logits_of(folder, pack="never"), wanted)
@@ -233,7 +233,7 @@ def test_brain_floats_that_are_halves(folder: Path) -> None:
         wanted = model.session().prefill(TOKENS, all_logits=True)
     write_tensors(folder, tensors | scales)
     with llama2cpp.load(folder) as model:
-        assert model.activations == "int8"
+        assert model.activation_dtype == "int8"
         assert np.array_equal(model.session().prefill(TOKENS, all_logits=True), wanted)
 
 
@@ -337,13 +337,13 @@ def test_planes_that_do_not_fit(folder: Path, part: str, tensor: torch.Tensor | 
 def test_groups_that_blocks_of_32_do_not_fit(folder: Path, group_size: int) -> None:
     """They run as floats."""
     floats = quantise_folder(folder, group_size=group_size)
-    with llama2cpp.load(folder, kv="f32") as model:
+    with llama2cpp.load(folder, kv_dtype="f32") as model:
         logits = model.session().prefill(TOKENS, all_logits=True)
     assert np.array_equal(logits, logits_of(float_twin(folder, floats)))
     with pytest.raises(
-        ValueError, match=r"activations is 'int8', but tensor 'model\.layers\.0.* is gptq4 of groups of"
+        ValueError, match=r"activation_dtype is 'int8', but tensor 'model\.layers\.0.* is gptq4 of groups of"
     ):
-        llama2cpp.load(folder, activations="int8")
+        llama2cpp.load(folder, activation_dtype="int8")
 
 
 def test_groups_of_all_sizes(folder: Path) -> None:
@@ -355,8 +355,8 @@ def test_groups_of_all_sizes(folder: Path) -> None:
         g_idx = rng.integers(0, 4, 128).astype(np.int32)
         tensors[f"model.layers.0.self_attn.{name}.g_idx"] = torch.from_numpy(g_idx)
     write_tensors(folder, tensors)
-    with llama2cpp.load(folder, kv="f32") as model:
-        assert model.activations == "f32"
+    with llama2cpp.load(folder, kv_dtype="f32") as model:
+        assert model.activation_dtype == "f32"
         twin = {name: torch.from_numpy(np.array(model.weights[name])) for name in model.weights}
         logits = model.session().prefill(TOKENS, all_logits=True)
     assert np.array_equal(logits, logits_of(float_twin(folder, twin)))

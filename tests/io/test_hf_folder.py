@@ -109,7 +109,7 @@ SPECS = {
 
 
 def logits_of(path: Path, **options: Any) -> Any:
-    with llama2cpp.load(path, kv="f32", **options) as model:
+    with llama2cpp.load(path, kv_dtype="f32", **options) as model:
         return model.session().prefill(TOKENS, all_logits=True)
 
 

@@ -66,8 +66,8 @@ def test_company_in_a_pass(files: dict[str, tuple[Path, Path]]) -> None:
 
 
 def test_floats_keep_the_contract_s_order(files: dict[str, tuple[Path, Path]]) -> None:
-    """With activations="f32" an int8 file is a float model of what its weights stand for, bit for bit."""
-    model = llama2cpp.load(files["wide heads"][0], activations="f32")
+    """With activation_dtype="f32" an int8 file is a float model of what its weights stand for, bit for bit."""
+    model = llama2cpp.load(files["wide heads"][0], activation_dtype="f32")
     tokens = llama2c_runq.some_tokens(512)
     logits = model.session().prefill(tokens, all_logits=True).tobytes()
     decoded = llama2cpp.from_arrays(model.config, dict(model.weights))

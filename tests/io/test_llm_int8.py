@@ -59,7 +59,7 @@ def logits_of(model: llama2cpp.Model, count: int = len(TOKENS)) -> Floats:
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> bytes:
     model = llama2cpp.load(folder)
-    assert model.activations == "int8"
+    assert model.activation_dtype == "int8"
     return logits_of(model).tobytes()
 
 
@@ -79,7 +79,7 @@ def test_planted_outliers(exact: llama2cpp.Model, folder: Path, tmp_path: Path) 
     float_logits = logits_of(exact)
 
     def error(path: Path) -> float:
-        return float(np.linalg.norm(logits_of(llama2cpp.load(path, kv="f32")) - float_logits))
+        return float(np.linalg.norm(logits_of(llama2cpp.load(path, kv_dtype="f32")) - float_logits))
 
     assert error(folder) < (0.03 if fixed else 0.07) * np.linalg.norm(float_logits)
     assert error(plain) > (8 if fixed else 3) * error(folder)
@@ -120,7 +120,7 @@ def test_the_formula(exact: llama2cpp.Model, tmp_path: Path) -> None:
     convert(exact, tmp_path / "m", "llm_int8")
     stored = tensors_of(tmp_path / "m")
     names = ["blocks.0.ln1.hook_normalized", "blocks.0.attn.hook_q"]
-    with llama2cpp.load(tmp_path / "m", kv="f32") as model:
+    with llama2cpp.load(tmp_path / "m", kv_dtype="f32") as model:
         _, cache = model.run_with_cache(TOKENS[:30], names)
         x, out = (np.asarray(cache[name]).reshape(30, -1) for name in names)
     x = x * stored["model.layers.0.input_layernorm.weight"].float().numpy()
@@ -187,11 +187,11 @@ def test_a_folder_comes_back(exact: llama2cpp.Model, folder: Path) -> None:
 
 def test_exported_further(folder: Path, tmp_path: Path) -> None:
     """To float32, the weights that the folder stands for; as GGUF too."""
-    with llama2cpp.load(folder, activations="f32", kv="f32") as model:
+    with llama2cpp.load(folder, activation_dtype="f32", kv_dtype="f32") as model:
         wanted = logits_of(model, 20)
         for target in ("back", "back.gguf"):
             done = convert(folder, tmp_path / target, "f32")
-            with llama2cpp.load(done.path, kv="f32") as back:
+            with llama2cpp.load(done.path, kv_dtype="f32") as back:
                 assert np.abs(logits_of(back, 20) - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
@@ -208,7 +208,7 @@ def test_biases_and_tied_output(tmp_path: Path) -> None:
     done = convert(source, tmp_path / "int8", "llm_int8")
     assert done.formats["layers.0.attention.wq.bias"] == "f16"
     ids = list(range(1, 20))
-    with llama2cpp.load(source, kv="f32") as before, llama2cpp.load(done.path, kv="f32") as after:
+    with llama2cpp.load(source, kv_dtype="f32") as before, llama2cpp.load(done.path, kv_dtype="f32") as after:
         assert after.config.tied
         wanted = before.session().prefill(ids, all_logits=True)
         got = after.session().prefill(ids, all_logits=True)
@@ -315,9 +315,9 @@ def test_their_files_and_logits(theirs: tuple[Path, Path, NDArray[np.float64]]) 
     _, folder, wanted = theirs
 
     def error() -> float:
-        with llama2cpp.load(folder, kv="f32") as model:
+        with llama2cpp.load(folder, kv_dtype="f32") as model:
             assert model.file_format == "Hugging Face folder, llm_int8"
-            assert model.activations == "int8"
+            assert model.activation_dtype == "int8"
             got = model.session().prefill(IDS, all_logits=True)
         return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
 

@@ -36,20 +36,20 @@ def test_the_same_bits_and_weights_as_its_source(tmp_path: Path, monkeypatch: py
     a, b = llama2cpp.load(begin), llama2cpp.load(done.path)
     assert b.file_format == "panels v1"
     assert b.config == a.config
-    assert (b.kv, b.activations) == (a.kv, a.activations)
+    assert (b.kv_dtype, b.activation_dtype) == (a.kv_dtype, a.activation_dtype)
     assert list(b.weights) == list(a.weights)
     for name in a.weights:
         np.testing.assert_array_equal(b.weights[name], a.weights[name], err_msg=name)
         assert b.weights.info(name)["format"] == a.weights.info(name)["format"]
         assert b.weights.info(name)["shape"] == a.weights.info(name)["shape"]
     for activations in ("auto", "f32"):
-        wanted = logits(begin, activations=activations, threads=1)
+        wanted = logits(begin, activation_dtype=activations, threads=1)
         assert np.isfinite(wanted).all()
         for pack in ("auto", "always", "never"):
             for threads in (1, 2):
-                found = logits(done.path, activations=activations, pack=pack, threads=threads)
+                found = logits(done.path, activation_dtype=activations, pack=pack, threads=threads)
                 np.testing.assert_array_equal(found, wanted)
-        np.testing.assert_array_equal(logits(done.path, activations=activations, mmap=False), wanted)
+        np.testing.assert_array_equal(logits(done.path, activation_dtype=activations, mmap=False), wanted)
     for isa in tiny.ISAS:
         monkeypatch.setenv("LLAMA2CPP_ISA", isa)
         try:
@@ -57,8 +57,8 @@ def test_the_same_bits_and_weights_as_its_source(tmp_path: Path, monkeypatch: py
         except ValueError:
             continue  # not on this machine
         for activations in ("auto", "f32"):
-            wanted = logits(begin, activations=activations)
-            np.testing.assert_array_equal(logits(done.path, activations=activations), wanted, err_msg=isa)
+            wanted = logits(begin, activation_dtype=activations)
+            np.testing.assert_array_equal(logits(done.path, activation_dtype=activations), wanted, err_msg=isa)
 
 
 def test_panels_of_panels_are_the_same_file(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_format_means_what_it_means_for_gguf(tmp_path: Path, format: str) -> N
     # and from a file of panels, everything else can be made again
     again = convert(packed.path, tmp_path / "again.gguf", "f32")
     np.testing.assert_array_equal(
-        logits(again.path, activations="f32"), logits(packed.path, kv="f32", activations="f32")
+        logits(again.path, activation_dtype="f32"), logits(packed.path, kv_dtype="f32", activation_dtype="f32")
     )
 
 

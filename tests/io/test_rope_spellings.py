@@ -113,7 +113,7 @@ def test_up_to_the_original_context(folder: Path, tmp_path: Path, name: str, lim
     change_json(folder / "config.json", rope_parameters=TYPES[name][0] | {"rope_type": name})
     tokens = [(7 * i) % 50 for i in range(limit)]
     said = f"rotary scaling of type {name} is implemented up to its original context only, which is {limit}"
-    with llama2cpp.load(folder, kv="f32") as model:
+    with llama2cpp.load(folder, kv_dtype="f32") as model:
         assert model.context == limit
         assert model.config.rope_scaling is not None
         assert model.config.rope_scaling["type"] == name
@@ -131,7 +131,7 @@ def test_up_to_the_original_context(folder: Path, tmp_path: Path, name: str, lim
         llama2cpp.load(folder, context=limit + 1)
     panels = tmp_path / "panels.safetensors"
     llama2cpp.export.convert(folder, panels)
-    with llama2cpp.load(panels, kv="f32") as model:
+    with llama2cpp.load(panels, kv_dtype="f32") as model:
         assert model.config.rope_scaling == llama2cpp.load(folder).config.rope_scaling
         with pytest.raises(ValueError, match=said):
             model.session(context=limit + 1)

@@ -76,7 +76,7 @@ def sizes_of(whole: Path, parts: int, first: int | None = None) -> list[int]:
 def test_equal_to_the_one_file(whole: Path, tmp_path: Path, parts: int, first: int | None, mmap: bool) -> None:
     """Also where the first has no tensor, which llama-gguf-split can make so."""
     paths = cut(whole, tmp_path, sizes_of(whole, parts, first))
-    with llama2cpp.load(paths[0], mmap=mmap, kv="f32") as split, llama2cpp.load(whole, kv="f32") as one:
+    with llama2cpp.load(paths[0], mmap=mmap, kv_dtype="f32") as split, llama2cpp.load(whole, kv_dtype="f32") as one:
         assert split.config == one.config
         assert list(split.weights) == list(one.weights)
         for name in one.weights:

@@ -90,7 +90,7 @@ def test_arrays(tmp_path: Path) -> None:
     only_output(tmp_path)
     arrays = {name: tensor.numpy() for name, tensor in tensors_of(tmp_path).items()}
     config = llama2cpp.load(tmp_path).config
-    with llama2cpp.from_arrays(config, arrays, kv="f32") as model:
+    with llama2cpp.from_arrays(config, arrays, kv_dtype="f32") as model:
         assert np.array_equal(model.session().prefill(TOKENS, all_logits=True), wanted)
 
 

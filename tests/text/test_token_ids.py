@@ -37,6 +37,12 @@ FORMS: dict[str, Callable[[], Any]] = {
     "tensor [1, T]": lambda: torch.tensor([IDS]),
     "list of tensors": lambda: list(torch.tensor(IDS)),
     "iterator": lambda: iter(IDS),
+    "generator": lambda: (id for id in IDS),
+    "map": lambda: map(int, IDS),
+    "list [1, T]": lambda: [list(IDS)],
+    "tuple [1, T]": lambda: (tuple(IDS),),
+    "list of an array": lambda: [np.array(IDS)],
+    "iterator of a list": lambda: iter([list(IDS)]),
 }
 WRONG: dict[str, Callable[[], Any]] = {
     "floats": lambda: [1.0, 2.0],
@@ -51,7 +57,28 @@ WRONG: dict[str, Callable[[], Any]] = {
     "none": lambda: [None],
     "a number": lambda: 5,
     "nothing": lambda: None,
+    "bytes in memory": lambda: bytearray(b"abc"),
+    "a view of bytes": lambda: memoryview(b"abc"),
+    "a list of bytes in memory": lambda: [bytearray(b"abc")],
+    "a list of bools": lambda: [True, False],
+    "a tensor of bools": lambda: torch.tensor([True, False]),
+    "tensors of a bool": lambda: [torch.tensor(True), torch.tensor(False)],
+    "NumPy's bools": lambda: [np.bool_(True), np.bool_(False)],
+    "two rows of lists": lambda: [[1, 2], [3, 4.5]],
 }
+
+
+PROMPTS = (WRONG["text"], WRONG["two rows of lists"])  # what is a list of prompts, and no ids
+
+# Which take one sequence of ids only.
+FROM_CORE: tuple[str, ...] = (
+    "Session.prefill",
+    "Model.forward",
+    "Tokenizer.decode",
+    "Tokenizer.decode_bytes",
+    "Sampler.sample",
+)
+FROM_CORE += ("Model.perplexity", "stream", "Model.to_str_tokens", "compare", "Calibration")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +94,9 @@ def takers(model: llama2cpp.Model, stories: llama2cpp.Model) -> Iterator[tuple[s
     yield "Model.run_with_hooks", lambda ids: model.run_with_hooks(ids)
     yield "Model.perplexity", lambda ids: model.perplexity(ids)
     yield "generate", lambda ids: stories.generate(ids, max_tokens=3, temperature=0)
+    yield "complete", lambda ids: [c.text for c in stories.complete(ids, max_tokens=3, temperature=0)]
+    yield "Model.to_tokens", lambda ids: stories.to_tokens(ids)
+    yield "Model.to_string", lambda ids: stories.to_string(ids)
     yield "stream", lambda ids: list(stories.stream(ids, max_tokens=3, temperature=0))
     yield "Model.to_str_tokens", lambda ids: stories.to_str_tokens(ids)
     yield "Tokenizer.decode", lambda ids: stories.tokenizer.decode(ids)
@@ -80,7 +110,10 @@ def takers(model: llama2cpp.Model, stories: llama2cpp.Model) -> Iterator[tuple[s
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_ids(form: Callable[[], Any], model: llama2cpp.Model, stories: llama2cpp.Model) -> None:
     for name, take in takers(model, stories):
-        np.testing.assert_array_equal(take(form()), take(IDS), err_msg=name)
+        given = form()
+        if name in FROM_CORE and hasattr(given, "__next__") and not isinstance(next(form()), int):
+            given = list(given)  # an iterator of rows is for those that take several prompts
+        np.testing.assert_array_equal(take(given), take(IDS), err_msg=name)
 
 
 @pytest.mark.parametrize("form", WRONG.values(), ids=WRONG.keys())
@@ -92,8 +125,62 @@ def test_what_is_no_ids(form: Callable[[], Any], model: llama2cpp.Model, stories
             continue
         if wrong is None and name in ("Sampler.sample", "logit_lens"):
             continue
+        if form in PROMPTS and name in ("generate", "complete", "Model.to_tokens"):  # which take several
+            continue
+        if name == "Model.to_string" and np.shape(wrong) in ((), (2, 4)) and wrong is not None:  # one id, or rows
+            continue
         with pytest.raises((ValueError, TypeError)):
             take(wrong)
+
+
+def test_bytes_are_no_ids(model: llama2cpp.Model, stories: llama2cpp.Model) -> None:
+    """Prompts may be bytes, which are text; where only ids are taken, the message says what to do."""
+    texts = {"Model.run_with_cache", "Model.run_with_hooks", "logit_lens", "generate", "stream", "complete", "compare"}
+    texts |= {"Session.prefill", "Model.forward", "Model.perplexity", "Model.to_str_tokens", "Model.to_tokens"}
+    for name, take in takers(stories, stories):
+        if name in texts or name == "Calibration":
+            continue
+        with pytest.raises(TypeError, match=r"token ids are b'abc' \(bytes\).*decode\(\) it to a str"):
+            take(b"abc")
+    for form in (bytearray(b"abc"), memoryview(b"abc")):
+        for name, take in takers(model, stories):
+            if name != "Calibration":
+                with pytest.raises(TypeError, match=r"decode\(\) it"):
+                    take(form)
+
+
+@pytest.mark.parametrize("wrong", [True, np.bool_(True), np.array(True), torch.tensor(True)], ids=repr)
+def test_bools_are_no_ids(wrong: Any, model: llama2cpp.Model, stories: llama2cpp.Model) -> None:
+    lens = llama2cpp.logit_lens(model, IDS, targets=[1, 2])
+    stack, cache = np.zeros((1, 1, 4, 64)), model.run_with_cache(IDS)[1]
+    for take in (
+        model.session().step,
+        stories.tokenizer.piece,
+        model.tokens_to_residual_directions,
+        lens.rank_trajectory,
+        stories.to_string,
+        lambda id: llama2cpp.logit_lens(model, IDS, targets=id),
+        lambda id: llama2cpp.logit_lens(model, IDS, targets=[id]),
+        lambda id: llama2cpp.logit_lens(model, IDS, vocab=[id]),
+        lambda id: cache.logit_attrs(stack, id),
+        lambda id: llama2cpp.ActivationCache({}, None, tokens=[id]),
+        lambda id: model.session().prefill([1, id]),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            take(wrong)
+
+
+def test_a_list_of_bools_is_no_list_of_numbers(model: llama2cpp.Model) -> None:
+    """A mask, which would be read as the numbers 0 and 1."""
+    mask = [True, False, True, False]
+    for wrong in (mask, np.array(mask), torch.tensor(mask)):
+        with pytest.raises(TypeError, match="positions"):
+            model.run_with_cache(IDS, positions=wrong)  # type: ignore[arg-type]
+        with pytest.raises((TypeError, ValueError)):
+            llama2cpp.interventions.zero("z", position=wrong)
+    cache = model.run_with_cache(IDS)[1]
+    chosen = cache.accumulated_resid(pos_slice=np.array(mask))  # where NumPy selects, a mask is one
+    np.testing.assert_array_equal(chosen, cache.accumulated_resid(pos_slice=[0, 2]))
 
 
 def test_single_ids(model: llama2cpp.Model) -> None:

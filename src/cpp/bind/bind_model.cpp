@@ -325,7 +325,7 @@ Examples
             return std::make_shared<Model>(std::move(checkpoint), options);
           },
           arg("path"), kw, arg("backend") = "auto", arg("threads") = py::none(), arg("context") = py::none(),
-          arg("kv") = "auto", arg("activations") = "auto", arg("pack") = "auto", arg("mmap") = true)
+          arg("kv_dtype") = "auto", arg("activation_dtype") = "auto", arg("pack") = "auto", arg("mmap") = true)
       .def_static(
           "from_arrays",
           [](const Config& config, const py::dict& arrays, const std::string& backend,
@@ -338,7 +338,7 @@ Examples
             return std::make_shared<Model>(std::move(checkpoint), options);
           },
           arg("config"), arg("arrays"), kw, arg("backend") = "auto", arg("threads") = py::none(),
-          arg("context") = py::none(), arg("kv") = "auto", arg("activations") = "auto", arg("pack") = "auto")
+          arg("context") = py::none(), arg("kv_dtype") = "auto", arg("activation_dtype") = "auto", arg("pack") = "auto")
       .def_property_readonly("config", [](const Model& m) { return m.config(); })
       .def_property_readonly("path", [](const Model& m) { return m.checkpoint().path; })
       .def_property_readonly("file_format", [](const Model& m) { return m.checkpoint().file_format; })
@@ -355,8 +355,8 @@ Examples
       .def_property_readonly("isa", [](const Model& m) { return std::string(m.backend().isa()); })
       .def_property_readonly("threads", [](const Model& m) { return m.backend().threads(); })
       .def_property_readonly("context", &Model::context)
-      .def_property_readonly("kv", [](const Model& m) { return m.kv_dtype() == DType::f16 ? "f16" : "f32"; })
-      .def_property_readonly("activations", [](const Model& m) { return m.int8_activations() ? "int8" : "f32"; })
+      .def_property_readonly("kv_dtype", [](const Model& m) { return m.kv_dtype() == DType::f16 ? "f16" : "f32"; })
+      .def_property_readonly("activation_dtype", [](const Model& m) { return m.int8_activations() ? "int8" : "f32"; })
       .def_property_readonly("pack", [](const Model& m) { return m.packed() ? "always" : "never"; })
       .def_property_readonly("matrix_bytes", &Model::matrix_bytes)
       .def("weight_names",

@@ -90,8 +90,8 @@ py::array prefill(Session& session, const py::object& tokens, bool all_logits, c
     const py::ssize_t vocab_size = session.model().config().vocab_size;
     const auto bytes = static_cast<std::size_t>(count * vocab_size) * sizeof(float);
     if (static_cast<double>(bytes) >= kWorthChecking) {
-      need_memory(static_cast<double>(bytes), cat("prefill(all_logits=True) of ", count, " tokens"), "",
-                  "prefill fewer tokens at a time, or without all_logits");
+      need_memory(static_cast<double>(bytes), cat("the logits after each of ", count, " tokens"), "",
+                  "take fewer tokens at a time, or the last one's logits only");
     }
     logits = float_array(session.model().borrow_memory(bytes), 0, {count, vocab_size});
     work.all_logits = logits.mutable_data();

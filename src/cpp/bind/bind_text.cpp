@@ -325,7 +325,7 @@ Examples
 
 // An id of the vocabulary. What no id can be is reported like any other wrong id.
 std::int32_t to_known_id(py::handle value, const Tokenizer& tokenizer) {
-  const std::optional<py::object> number = as_index(value);
+  const std::optional<py::object> number = is_bool(value) ? std::nullopt : as_index(value);
   if (!number) throw py::type_error(cat("id is ", shown(value), ", expected an integer"));
   int overflow = 0;
   const long long id = PyLong_AsLongLongAndOverflow(number->ptr(), &overflow);

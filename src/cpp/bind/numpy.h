@@ -42,10 +42,19 @@ inline py::array_t<float> float_array(const Buffer& memory, std::int64_t begin, 
   return py::array_t<float>(std::move(shape), reinterpret_cast<const float*>(memory.data()) + begin, keeper(memory));
 }
 
+// Whether it is a truth value, Python's or another library's, which may have __index__: tensor(True).
+inline bool is_bool(py::handle object) {
+  if (PyBool_Check(object.ptr())) return true;
+  if (PyLong_CheckExact(object.ptr()) || !py::hasattr(object, "dtype")) return false;
+  const py::object dtype = object.attr("dtype");
+  if (py::hasattr(dtype, "kind")) return py::object(dtype.attr("kind")).equal(py::str("b"));  // NumPy's
+  return std::string(py::str(dtype)).ends_with("bool");
+}
+
 // One token id from an int, a NumPy integer or an array of no dimensions. Throws std::invalid_argument that says what was
 // received; whether the id is in the vocabulary is for the core to say.
 inline std::int32_t to_id(py::handle object) {
-  const std::optional<py::object> number = PyBool_Check(object.ptr()) ? std::nullopt : as_index(object);
+  const std::optional<py::object> number = is_bool(object) ? std::nullopt : as_index(object);
   if (!number) throw std::invalid_argument("a token id is " + shown(object) + ", expected an integer");
   int overflow = 0;
   const long long value = PyLong_AsLongLongAndOverflow(number->ptr(), &overflow);
@@ -55,8 +64,27 @@ inline std::int32_t to_id(py::handle object) {
   return static_cast<std::int32_t>(value);
 }
 
+// A list of one row, as `tolist` makes it of an array [1, T]: the row. Everything else as it is.
+inline py::object only_row(py::handle object) {
+  if ((PyList_Check(object.ptr()) || PyTuple_Check(object.ptr())) && py::len(object) == 1) {
+    const py::object row = py::reinterpret_borrow<py::sequence>(object)[0];
+    if (PyList_Check(row.ptr()) || PyTuple_Check(row.ptr()) ||
+        (py::hasattr(row, "ndim") && py::object(row.attr("ndim")).equal(py::int_(1)))) {
+      return row;
+    }
+  }
+  return py::reinterpret_borrow<py::object>(object);
+}
+
+// Bytes in memory are text that has not been decoded, and their numbers are no ids.
+inline bool is_bytes_like(py::handle object) {
+  if (PyBytes_Check(object.ptr()) || PyByteArray_Check(object.ptr())) return true;
+  return PyMemoryView_Check(object.ptr()) && py::object(object.attr("itemsize")).equal(py::int_(1));
+}
+
 // What holds token ids in order, as something to iterate over: an array or a tensor [T] or [1, T], a list, any iterable.
-inline py::iterable id_items(py::handle object) {
+inline py::iterable id_items(py::handle given) {
+  const py::object object = only_row(given);
   const bool is_array = py::isinstance<py::array>(object);
   if (is_array || py::hasattr(object, "__array__")) {  // a tensor's library need not be imported for it
     const py::array array = is_array ? py::reinterpret_borrow<py::array>(object)
@@ -70,7 +98,12 @@ inline py::iterable id_items(py::handle object) {
     // Scalars of the array's own type, so that no width or byte order is cut down unseen.
     return array.attr("flat");
   }
-  if (py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object) || !py::isinstance<py::iterable>(object)) {
+  if (is_bytes_like(object)) {
+    throw py::type_error(
+        "token ids are " + shown(object) +
+        ", and the numbers of bytes are no ids: decode() it to a str, and encode that with a tokenizer");
+  }
+  if (py::isinstance<py::str>(object) || !py::isinstance<py::iterable>(object)) {
     throw std::invalid_argument("token ids are of type " + type_name(object) +
                                 ", expected a sequence of integers or an integer array");
   }

@@ -10,13 +10,15 @@
 #include "core/check.h"
 #include "format/panel_layout.h"
 #include "format/weight_rows.h"
+#include "model/kv_cache.h"
 
 namespace llama2cpp {
 namespace {
 
 // auto: f16 keeps more than weights of fewer bits than f32 have said. llama2.c's own int8 keeps f32, as its run does.
 DType kv_dtype_for(const std::string& kv, Weights& weights) {
-  LLAMA2CPP_CHECK(kv == "auto" || kv == "f32" || kv == "f16", "kv is '", kv, "', expected one of: auto, f32, f16");
+  LLAMA2CPP_CHECK(kv == "auto" || kv == "f32" || kv == "f16", "kv_dtype is '", kv,
+                  "', expected one of: auto, f32, f16");
   if (kv != "auto") return kv == "f16" ? DType::f16 : DType::f32;
   const std::vector<Weight*> matrices = weights.matrices();
   const bool full = std::all_of(matrices.begin(), matrices.end(), [](const Weight* weight) {
@@ -81,7 +83,7 @@ void check_int8(const std::vector<Weight*>& matrices) {
   for (const Weight* weight : matrices) {
     const bool refused = !weight->int8_input && (none || weight->format->quantised);
     LLAMA2CPP_CHECK(
-        !refused, "activations is 'int8', but tensor '", weight->name, "' is ", weight->format->name,
+        !refused, "activation_dtype is 'int8', but tensor '", weight->name, "' is ", weight->format->name,
         weight->format->blocks.zeros ? cat(" of groups of ", weight->group) : "",
         weight->format->blocks.zeros && weight->planes[1].row_bytes != 0 ? " whose scales are no halves" : "",
         ", and only weights that come as blocks of 32 whole numbers take int8");
@@ -113,15 +115,16 @@ Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie, Fu
 
 Model::Model(Checkpoint checkpoint, const ModelOptions& options)
     : checkpoint_(std::move(checkpoint)),
-      backend_(make_backend(options.backend, options.threads, arithmetic_for(checkpoint_, options.activations))),
+      backend_(make_backend(options.backend, options.threads, arithmetic_for(checkpoint_, options.activation_dtype))),
       weights_(checkpoint_),
-      rope_(checkpoint_.config, arithmetic_for(checkpoint_, options.activations)),
+      rope_(checkpoint_.config, arithmetic_for(checkpoint_, options.activation_dtype)),
       context_(options.context == 0 ? checkpoint_.config.default_context() : options.context),
-      kv_dtype_(kv_dtype_for(options.kv, weights_)),
+      kv_dtype_(kv_dtype_for(options.kv_dtype, weights_)),
       all_files_(mapped_files(checkpoint_)) {
   config().check_context(context_);
-  const std::string& activations = options.activations;
-  LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activations is '",
+  if (options.context != 0) KvCache(config(), context_, kv_dtype_);  // refuses here what a session of it would
+  const std::string& activations = options.activation_dtype;
+  LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activation_dtype is '",
                   activations, "', expected one of: auto, f32, int8");
   const std::vector<Weight*> matrices = weights_.matrices();
   for (Weight* weight : matrices) {

@@ -118,7 +118,7 @@ def seconds_of(call: Callable[[], None]) -> float:
 
 def _run(model: Model, prefills: Sequence[int], depth: int, steps: int, rounds: int) -> Run:
     vocab_size = model.config.vocab_size
-    session = model.session(context=max(depth + steps, *prefills))
+    session = model.session(context=max(depth + steps, 3, *prefills))  # 3 for what packs the weights
     session.prefill(prompt_ids(2, vocab_size))  # packs the weights
     session.step(3)
     read: list[float] = []
@@ -153,7 +153,8 @@ def measure(
     depth: int = 16,
     steps: int = 64,
     rounds: int = 5,
-    activations: str = "auto",
+    activation_dtype: str = "auto",
+    kv_dtype: str = "auto",
 ) -> Report:
     """Measure decoding and prompts of several sizes with each number of threads, all in turn, round after round."""
     for name, numbers in (("threads", threads), ("prefill", prefills)):
@@ -161,7 +162,7 @@ def measure(
             raise ValueError(f"{name} is {list(numbers)}, expected numbers of 1 and more")
     report: Report | None = None
     for count in threads:
-        with load(source, threads=count, activations=activations) as model:
+        with load(source, threads=count, activation_dtype=activation_dtype, kv_dtype=kv_dtype) as model:
             longest = max(depth + steps, *prefills)
             if longest > model.context:
                 raise ValueError(f"{longest} positions were asked for, but the model's context is {model.context}")
@@ -169,8 +170,8 @@ def measure(
                 report = {
                     "model": str(source),
                     "isa": model.isa,
-                    "activations": model.activations,
-                    "kv": model.kv,
+                    "activations": model.activation_dtype,
+                    "kv": model.kv_dtype,
                     "megabytes_per_token": bytes_per_token(model) / 1e6,
                     "rounds": rounds,
                     "runs": [],

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from ..common.arguments import warn_of_old_name
 from ..model import load
 from .display import say_json
-from .options import STORYTELLER, AsJson, ModelOrStoryteller, examples
+from .options import STORYTELLER, ActivationDtype, AsJson, KvDtype, ModelOrStoryteller, examples
 
 BENCH_EXAMPLES = examples(
     "llama2cpp bench",
@@ -29,7 +30,9 @@ def bench(
     depth: Annotated[int, typer.Option(help="Positions before the first decoded token.", min=1)] = 16,
     steps: Annotated[int, typer.Option(help="Tokens to decode.", min=1)] = 64,
     rounds: Annotated[int, typer.Option(help="Times that everything is measured.", min=1)] = 5,
-    activations: Annotated[str, typer.Option(help="auto, f32 or int8.")] = "auto",
+    activation_dtype: ActivationDtype = "auto",
+    kv_dtype: KvDtype = "auto",
+    activations: Annotated[str | None, typer.Option("--activations", hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast a model decodes and reads prompts, beside how fast the machine reads memory.
@@ -38,6 +41,10 @@ def bench(
     after round; told is the median, with the least and the most.
     """
     from .bench import measure, print_table
+
+    if activations is not None:
+        warn_of_old_name("--activations", "--activation-dtype")
+        activation_dtype = activations
 
     with load(checkpoint) as model:  # also finds names
         longest = model.context
@@ -49,7 +56,8 @@ def bench(
         depth=depth,
         steps=steps,
         rounds=rounds,
-        activations=activations,
+        activation_dtype=activation_dtype,
+        kv_dtype=kv_dtype,
     )
     if as_json:
         say_json(report)

@@ -10,20 +10,7 @@ import typer
 from .. import _core
 from ..dialogue.conversation import Conversation
 from ..model import load
-from .options import (
-    Context,
-    MinP,
-    Model,
-    Penalty,
-    Seed,
-    Temperature,
-    Threads,
-    TokenizerFile,
-    TopK,
-    TopP,
-    examples,
-    is_file,
-)
+from .options import Model, Opening, SampledAnswers, TokenizerFile, examples, grouped, is_file
 
 CHAT_EXAMPLES = examples(
     "llama2cpp chat smollm2-135m",
@@ -32,19 +19,13 @@ CHAT_EXAMPLES = examples(
 )
 
 
+@grouped
 def chat(
     model: Model,
+    sampled: SampledAnswers,
+    opening: Opening,
     tokenizer: TokenizerFile = None,
     system: Annotated[str | None, typer.Option("--system", "-y", help="System message.", show_default=False)] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens of an answer.", min=0)] = 1024,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.9,
-    top_k: TopK = 0,
-    min_p: MinP = 0.0,
-    repetition_penalty: Penalty = 1.0,
-    seed: Seed = None,
-    context: Context = None,
-    threads: Threads = None,
     template: Annotated[
         str | None,
         typer.Option(help="chatml, llama2, llama3 or a file with a jinja2 template.", show_default="the model's"),
@@ -61,18 +42,7 @@ def chat(
     is_path = template is not None and template not in NAMED and os.path.lexists(template)
     if template is not None and (is_path or is_file(template)):
         template = _core.read_file(template).decode()
-    with load(model, tokenizer=tokenizer, context=context, threads=threads) as loaded:
-        conversation = Conversation(
-            loaded,
-            system,
-            template=template,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        )
+    with load(model, tokenizer=tokenizer, **opening.arguments()) as loaded:
+        conversation = Conversation(loaded, system, template=template, **sampled.arguments())
         greeting = f"{model}, context {loaded.context}, {loaded.isa} x {loaded.threads} threads"
-        talk(conversation, greeting, seed)
+        talk(conversation, greeting, sampled.seed)

@@ -95,6 +95,7 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by who started the command
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - it stays open
     warnings.showwarning = _warn
+    warnings.filterwarnings("default", message="--", category=DeprecationWarning)  # of old options
     if isinstance(sys.stdout, TextIOWrapper):  # names that its encoding has not are spelled, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

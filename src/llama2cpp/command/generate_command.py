@@ -6,30 +6,17 @@ import os
 import stat
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import hub
-from ..generation import to_ids
+from ..common.token_ids import to_ids
 from ..model import Model, load
 from .display import TextOutput, say_json
-from .options import (
-    STORYTELLER,
-    AsJson,
-    Context,
-    MinP,
-    Penalty,
-    Seed,
-    Temperature,
-    Threads,
-    TopK,
-    TopP,
-    examples,
-    is_file,
-    model_names,
-)
+from .options import STORYTELLER, AsJson, Opening, Sampled, examples, grouped, is_file, model_names
 
 GENERATE_EXAMPLES = examples(
     "llama2cpp generate",
@@ -40,7 +27,10 @@ GENERATE_EXAMPLES = examples(
 )
 
 
+@grouped
 def generate(
+    sampled: Sampled,
+    opening: Opening,
     words: Annotated[list[str] | None, typer.Argument(metavar="[CHECKPOINT] [PROMPT]...", show_default=False)] = None,
     checkpoint: Annotated[
         str | None,
@@ -49,16 +39,12 @@ def generate(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", "-z", help="Tokenizer file.", show_default="the checkpoint's own")
     ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens to generate.", min=0)] = 512,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 0.9,
-    top_k: TopK = 0,
-    min_p: MinP = 0.0,
-    repetition_penalty: Penalty = 1.0,
-    seed: Seed = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text. May be repeated.")] = None,
-    context: Context = None,
-    threads: Threads = None,
+    special: Annotated[
+        bool | None,
+        typer.Option(
+            "--special/--no-special", help="Whether the prompt may spell control tokens.", show_default="no, and warn"
+        ),
+    ] = None,
     echo: Annotated[bool, typer.Option(help="Print the prompt before the text.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -75,80 +61,33 @@ def generate(
     if checkpoint is None and given and names_a_checkpoint(given[0]):
         checkpoint = given.pop(0)
     prompt = _from_stdin() if given == ["-"] or (not given and _stdin_is_given()) else os.fsencode(" ".join(given))
-    if seed is None:
-        seed = int.from_bytes(os.urandom(4), "little")
-    with load(checkpoint, tokenizer=tokenizer, context=context, threads=threads) as model:
+    if sampled.seed is None:
+        sampled = replace(sampled, seed=int.from_bytes(os.urandom(4), "little"))
+    with load(checkpoint, tokenizer=tokenizer, **opening.arguments()) as model:
         if not model.has_tokenizer:
             raise ValueError("the checkpoint has no tokenizer: pass one, such as -z tokenizer.bin")
         if as_json:
-            _print_json(
-                model,
-                checkpoint or STORYTELLER,
-                prompt,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                min_p=min_p,
-                repetition_penalty=repetition_penalty,
-                seed=seed,
-                stop=stop or (),
-            )
+            _print_json(model, checkpoint or STORYTELLER, prompt, special, sampled)
             return
-        pieces = model.stream(
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop or (),
-            echo=echo,
-        )
+        pieces = model.stream(prompt, echo=echo, special=special, **sampled.arguments())
         write = TextOutput().write
         for piece in pieces:
             write(piece.encode())
         write(b"\n")
 
 
-def _print_json(
-    model: Model,
-    name: str,
-    prompt: bytes,
-    *,
-    seed: int,
-    max_tokens: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    min_p: float,
-    repetition_penalty: float,
-    stop: list[str] | tuple[str, ...],
-) -> None:
+def _print_json(model: Model, name: str, prompt: bytes, special: bool | None, sampled: Sampled) -> None:
     began = time.perf_counter()
-    completion = model.generate(
-        prompt,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop,
-        logprobs=0,
-    )
+    [completion] = model.complete(prompt, special=special, **sampled.arguments())
     say_json(
         {
             "model": name,
             "prompt": prompt.decode(errors="replace"),
             "text": completion.text,
-            "prompt_tokens": len(to_ids(model, prompt)),
+            "prompt_tokens": len(to_ids(model, prompt, function="generate", special=special)),
             "tokens": completion.tokens,
             "finish_reason": completion.finish_reason,
-            "seed": seed,
+            "seed": sampled.seed,
             "seconds": round(time.perf_counter() - began, 3),
         }
     )

@@ -35,7 +35,7 @@ def _facts(model: Model, name: str) -> dict[str, Any]:
     """Give what --json prints. Its keys stay."""
     config = model.config
     weights = [{"name": name, **_weight(model, name)} for name in model.weights]
-    kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * (2 if model.kv == "f16" else 4)
+    kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * (2 if model.kv_dtype == "f16" else 4)
     matrices = model._core.matrix_bytes
     tokenizer = model.tokenizer if model.has_tokenizer else None
     return {
@@ -48,8 +48,8 @@ def _facts(model: Model, name: str) -> dict[str, Any]:
         "tokenizer_problem": model.tokenizer_problem or None,
         "chat_template": tokenizer is not None and bool(tokenizer.chat_template),
         "context": model.context,
-        "kv": {"type": model.kv, "bytes_per_token": kv_bytes, "bytes": kv_bytes * model.context},
-        "activations": model.activations,
+        "kv": {"type": model.kv_dtype, "bytes_per_token": kv_bytes, "bytes": kv_bytes * model.context},
+        "activations": model.activation_dtype,
         "memory": {
             "bytes": matrices + kv_bytes * model.context,
             "matrix_bytes": matrices,

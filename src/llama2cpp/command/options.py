@@ -1,9 +1,13 @@
-"""What the commands share: examples in help, arguments that name a model, and options of sampling."""
+"""What the commands share: examples in help, arguments that name a model, and options of opening it and of sampling."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -49,18 +53,119 @@ TokenizerFile = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", help="Threads that compute.", show_default="all", min=1, max=1024)
 ]
-Context = Annotated[int | None, typer.Option("--context", help="Context in tokens.", show_default="the model's", min=1)]
-TopP = Annotated[
-    float, typer.Option("--top-p", "-p", help="Likeliest tokens of this probability.")
-]  # llama2.c takes any
-TopK = Annotated[int, typer.Option("--top-k", help="This many likeliest tokens; 0 for all.", min=0, max=2**31 - 1)]
-MinP = Annotated[float, typer.Option("--min-p", help="No token below this share of the likeliest.")]
-Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1 avoids tokens that were there.")]
-Seed = Annotated[
-    int | None, typer.Option("--seed", "-s", help="Random seed.", show_default="random", min=0, max=2**64 - 1)
+ActivationDtype = Annotated[
+    str, typer.Option("--activation-dtype", help="Activations that meet quantized weights: auto, f32 or int8.")
 ]
-Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest token.", min=0)]
+KvDtype = Annotated[str, typer.Option("--kv-dtype", help="Keys and values: auto, f32 or f16.")]
 Picture = Annotated[
     Path | None, typer.Option("--picture", help="Draw what differs, as .png, .svg or .pdf.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """How a model is opened: keyword arguments of `load`."""
+
+    context: Annotated[
+        int | None, typer.Option("--context", help="Context in tokens.", show_default="the model's", min=1)
+    ] = None
+    threads: Threads = None
+    activation_dtype: ActivationDtype = "auto"
+    kv_dtype: KvDtype = "auto"
+
+    def arguments(self) -> dict[str, Any]:
+        """Give them by their names."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """How a text is sampled: keyword arguments of `generate`."""
+
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens to generate.", min=0)] = 512
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest token.", min=0)] = 1.0
+    top_p: Annotated[
+        float, typer.Option("--top-p", "-p", help="Likeliest tokens of this probability.")  # llama2.c takes any
+    ] = 0.9
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="This many likeliest tokens; 0 for all.", min=0, max=2**31 - 1)
+    ] = 0
+    min_p: Annotated[float, typer.Option("--min-p", help="No token below this share of the likeliest.")] = 0.0
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="Above 1 avoids tokens that were there.")
+    ] = 1.0
+    seed: Annotated[
+        int | None, typer.Option("--seed", "-s", help="Random seed.", show_default="random", min=0, max=2**64 - 1)
+    ] = None
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text. May be repeated.")] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Give them by their names."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledAnswers(Sampled):
+    """The same for chats, whose answers end by themselves."""
+
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens of an answer.", min=0)] = 1024
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest token.", min=0)] = 0.7
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command have the fields of a dataclass as options, where it has a parameter that is one.
+
+    Parameters
+    ----------
+    command : callable
+        Whose annotations are classes like `Opening`, or what typer knows.
+
+    Returns
+    -------
+    callable
+        A function with an option for each field, for typer.
+
+    Examples
+    --------
+    >>> import inspect
+    >>> from llama2cpp.command import options
+    >>> def show(opening: options.Opening) -> None:
+    ...     print(opening.threads)
+    >>> command = options.grouped(show)
+    >>> list(inspect.signature(command).parameters)
+    ['context', 'threads', 'activation_dtype', 'kv_dtype']
+    >>> command(threads=3)
+    3
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        kind = hints[parameter.name]
+        if not dataclasses.is_dataclass(kind):
+            parameters.append(parameter.replace(annotation=kind))
+            continue
+        groups[parameter.name] = kind
+        types = get_type_hints(kind, include_extras=True)
+        for field in dataclasses.fields(kind):
+            parameters.append(
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
+                )
+            )
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:  # noqa: ANN401
+        made = {
+            name: kind(
+                **{field.name: given.pop(field.name) for field in dataclasses.fields(kind) if field.name in given}
+            )
+            for name, kind in groups.items()
+        }
+        command(**given, **made)
+
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

@@ -6,16 +6,23 @@ all functions are alike.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import difflib
 import functools
 import inspect
 import operator
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .. import _core
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -52,22 +59,38 @@ FOREIGN = {
     "model_name": "source",
     "pretrained_model_name_or_path": "source",
     "device": "backend",
-    "dtype": "kv (the type of keys and values); weights keep the type of their file",
-    "torch_dtype": "kv (the type of keys and values); weights keep the type of their file",
-    "cache_type": "kv",
-    "type_k": "kv",
-    "type_v": "kv",
+    "dtype": "kv_dtype (the type of keys and values) or activation_dtype; weights keep the type of their file",
+    "torch_dtype": "kv_dtype (the type of keys and values) or activation_dtype; weights keep the type of their file",
+    "cache_type": "kv_dtype",
+    "type_k": "kv_dtype",
+    "type_v": "kv_dtype",
+    "overwrite": "force",
+    "exist_ok": "force",
     "system_prompt": "system",
     "chat_template": "template",
     "return_full_text": "echo",
 }
 
-_OWNERS = dict.fromkeys(("source", "context", "threads", "backend", "kv", "mmap"), "load")
-_OWNERS |= {"system": "Conversation", "template": "chat"}
+# What an argument was called here before -> what it is called now. The old word works, with a DeprecationWarning.
+RENAMED = {"kv": "kv_dtype", "activations": "activation_dtype"}
+
+_OWNERS = dict.fromkeys(("source", "context", "threads", "backend", "kv_dtype", "mmap"), "load")
+_OWNERS |= {"system": "Conversation", "template": "chat", "force": "export.convert"}
 _INPUTS = ("prompt", "text_or_tokens", "text", "tokens", "messages", "input")  # what is read, by the function
 _FOREIGN_INPUTS = {*_INPUTS, "input_ids", "inputs", "query"}
+_IDS = {"targets", "target", "tokens", "token", "vocab"}  # integers that no bool stands for
 _WHOLE = {"max_tokens"}  # integers for which 2.0 will do
 _MANY = re.compile(r"(Sequence|Iterable|tuple|list)\[int|\bIndex\b|\bSelection\b")  # annotations of several integers
+# Annotations that are checked by isinstance, and classes that are known by their names.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "bytes": (bytes,),
+    "PathLike": (os.PathLike,),
+    "Mapping": (Mapping,),
+    "None": (type(None),),
+    "Literal[False]": (),
+}
+_CLASSES = {"Model", "Opened", "Tokenizer", "Config", "Calibration", "ActivationCache"}
 _LARGEST = {"seed": 2**64 - 1}  # others are of 64 bits with a sign
 
 
@@ -99,6 +122,8 @@ def integer(value: object, name: str, function: str, *, whole: bool = False) -> 
     ...     print(error)
     generate: max_tokens is 2.5 (float), expected an integer
     """
+    if name in _IDS and _is_bool(value):
+        raise TypeError(f"{function}: {name} is {_shown(value)}, expected an integer")
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # its error is what is asked for
     except TypeError:
@@ -108,6 +133,41 @@ def integer(value: object, name: str, function: str, *, whole: bool = False) -> 
     if not -(2**63) <= number <= _LARGEST.get(name, 2**63 - 1):
         raise ValueError(f"{function}: {name} is {_shown(value)}, which is out of range")
     return number
+
+
+def index(value: object, count: int, name: str, function: str) -> int:
+    """Count an index from 0 that may count from the end.
+
+    Parameters
+    ----------
+    value : object
+        What was passed.
+    count : int
+        How many there are.
+    name, function : str
+        Of what, for the message.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    ValueError
+        If there is no such one.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import index
+    >>> index(-1, 5, "layer", "KVCache.keys")
+    4
+    """
+    number = integer(value, name, function)
+    if not -count <= number < count:
+        raise ValueError(f"{function}: {name} is {number}, expected {-count} to {count - 1}")
+    return number % count
 
 
 def integers(
@@ -160,11 +220,12 @@ def integers(
             array = array.astype(np.int64)
         if array.ndim == 0:
             return integer(array[()], name, function)
-        if array.dtype.kind not in "iub" and array.size > 0:
+        kinds = "iub" if gaps else "iu"  # what selects from an axis may be a mask
+        if array.dtype.kind not in kinds and array.size > 0:
             raise TypeError(f"{function}: {name} is an array of {array.dtype}, expected integers")
         return array
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return [integer(item, name, function, whole=True) for item in value]
+        return [_no_bool(item, name, function) for item in value]
     return integer(value, name, function, whole=True)
 
 
@@ -209,6 +270,8 @@ def checked(function: Function) -> Function:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         if not open_ended and not kwargs.keys() <= names:
+            kwargs = _with_new_names(kwargs, names, label)
+        if not open_ended and not kwargs.keys() <= names:
             raise TypeError(unknown_argument(next(name for name in kwargs if name not in names), names, label))
         for name, place, check in checks:
             if name in kwargs:
@@ -220,7 +283,141 @@ def checked(function: Function) -> Function:
     return cast(Function, call)
 
 
-def checked_options(options: Mapping[str, Any], kind: type, function: str, others: Iterable[str] = ()) -> None:
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put what was called in front of the messages of plain errors in a ``with`` block, where they do not say it.
+
+    Parameters
+    ----------
+    what : str
+        A function, or a function and what of its arguments.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import naming
+    >>> try:
+    ...     with naming("generate"):
+    ...         raise ValueError("a token id is 2.5")
+    ... except ValueError as error:
+    ...     print(error)
+    generate: a token id is 2.5
+    """
+    try:
+        yield
+    except (ValueError, TypeError, _core.ContextFullError) as error:
+        plain = type(error) in (ValueError, TypeError, _core.ContextFullError)  # others have more than a message
+        if not plain or str(error).startswith(f"{what}: "):
+            raise
+        raise type(error)(f"{what}: {error}") from None
+
+
+def spelled_out(kind: type, rest: str | None = None, **defaults: object) -> Callable[[Function], Function]:
+    """Show a function's ``**options`` as the fields of a dataclass: in help, in completion, and to `checked`.
+
+    Parameters
+    ----------
+    kind : type
+        The dataclass, whose fields have defaults.
+    rest : str, optional
+        What further keyword arguments are called, where the function takes and checks those itself.
+    **defaults
+        Other ones.
+
+    Returns
+    -------
+    callable
+        A decorator, to stand below `checked`.
+
+    Examples
+    --------
+    >>> import inspect
+    >>> from llama2cpp.common.arguments import spelled_out
+    >>> from llama2cpp.common.sampling import Sampling
+    >>> @spelled_out(Sampling, temperature=0.7)
+    ... def say(text: str, **options: object) -> None:
+    ...     pass
+    >>> list(inspect.signature(say).parameters)[:3]
+    ['text', 'max_tokens', 'temperature']
+    """
+    fields = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(field.name, field.default),
+            annotation=field.type,
+        )
+        for field in dataclasses.fields(kind)
+    ]
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = list(signature.parameters.values())
+        assert own[-1].kind is inspect.Parameter.VAR_KEYWORD
+        further = [] if rest is None else [own[-1].replace(name=rest, annotation="Any")]
+        shown = signature.replace(parameters=[*own[:-1], *fields, *further])
+        function.__signature__ = shown  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def level_of_caller() -> int:
+    """Count the calls up to the first that is not the package's: the ``stacklevel`` of a warning that is about it.
+
+    Returns
+    -------
+    int
+        For who calls this function.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import level_of_caller
+    >>> level_of_caller()
+    1
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "llama2cpp":
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def warn_of_old_name(old: str, new: str) -> None:
+    """Say that a name has another now.
+
+    Parameters
+    ----------
+    old, new : str
+        Both names.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from llama2cpp.common.arguments import warn_of_old_name
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always")
+    ...     warn_of_old_name("Model.kv", "Model.kv_dtype")
+    >>> str(told[0].message)
+    'Model.kv is now Model.kv_dtype; the old name will go'
+    """
+    warnings.warn(f"{old} is now {new}; the old name will go", DeprecationWarning, stacklevel=level_of_caller())
+
+
+def _with_new_names(given: dict[str, Any], names: frozenset[str], function: str) -> dict[str, Any]:
+    """Give the arguments under the names that they have now."""
+    arguments = {}
+    for name, value in given.items():
+        new = RENAMED.get(name, name)
+        if name not in names and new in names:
+            if new in given:
+                raise TypeError(f"{function}() got {name!r} and {new!r}, which are one argument: pass {new}")
+            warn_of_old_name(f"{function}: {name}", new)
+            arguments[new] = value
+        else:
+            arguments[name] = value
+    return arguments
+
+
+def checked_options(options: Mapping[str, Any], kind: type, function: str) -> dict[str, Any]:
     """Check keyword arguments that are passed on, by the TypedDict that describes them.
 
     Parameters
@@ -231,8 +428,11 @@ def checked_options(options: Mapping[str, Any], kind: type, function: str, other
         The TypedDict.
     function : str
         To what, for the message.
-    others : iterable of str
-        What else it takes, by names of its own.
+
+    Returns
+    -------
+    dict
+        The same, integers as int.
 
     Raises
     ------
@@ -244,17 +444,19 @@ def checked_options(options: Mapping[str, Any], kind: type, function: str, other
     Examples
     --------
     >>> from llama2cpp.common.arguments import checked_options
-    >>> from llama2cpp.dialogue.answers import ChatOptions
-    >>> checked_options({"max_tokens": 5}, ChatOptions, "chat")
+    >>> from llama2cpp.common.sampling import SamplingOptions
+    >>> checked_options({"max_tokens": 5.0}, SamplingOptions, "chat")
+    {'max_tokens': 5}
     """
     annotations = inspect.get_annotations(kind)
+    checked = {}
     for name, value in options.items():
         if name not in annotations:
-            raise TypeError(unknown_argument(name, [*annotations, *others], function))
+            raise TypeError(unknown_argument(name, annotations, function))
         annotation = annotations[name]
         check = _check_of(name, getattr(annotation, "__forward_arg__", str(annotation)), function)
-        if check is not None:
-            check(value)
+        checked[name] = value if check is None else check(value)
+    return checked
 
 
 def unknown_argument(name: str, names: Iterable[str], function: str) -> str:
@@ -359,7 +561,12 @@ def _check_of(name: str, annotation: str, function: str) -> Callable[[Any], Any]
         }
         return functools.partial(integers, name=name, function=function, **own)
     parts = {part.strip() for part in annotation.split("|")}
+    if parts in ({"float"}, {"float", "None"}):
+        return functools.partial(_real, name=name, function=function, optional="None" in parts)
     if "int" not in parts:
+        kinds = {part if part.startswith("Literal") else part.partition("[")[0] for part in parts}
+        if kinds <= {*_KINDS, *_CLASSES}:
+            return functools.partial(_kind, name=name, function=function, annotation=annotation, kinds=kinds)
         return None
     optional, text, whole = "None" in parts, "str" in parts, name in _WHOLE
 
@@ -371,6 +578,41 @@ def _check_of(name: str, annotation: str, function: str) -> Callable[[Any], Any]
         return integer(value, name, function, whole=whole)
 
     return check
+
+
+def _kind(value: object, name: str, function: str, annotation: str, kinds: set[str]) -> object:
+    """Check an argument that is a text, a path, a mapping or one of the package's own."""
+    known = [kind for part in kinds for kind in _KINDS.get(part, ())]
+    classes = {kind.__name__ for kind in type(value).__mro__}  # by name: they are defined above this module
+    off = value is False and "Literal[False]" in kinds
+    if isinstance(value, tuple(known)) or classes & kinds or off:
+        return value
+    expected = re.sub(r"\[[^|]*\]", "", annotation.replace("Literal[False]", "False")).replace(" | ", ", ")
+    raise TypeError(f"{function}: {name} is {_shown(value)}, expected one of: {expected}")
+
+
+def _no_bool(value: object, name: str, function: str) -> int:
+    """Check one of several integers: a list of bools is a mask, and not the numbers 0 and 1."""
+    if _is_bool(value):
+        raise TypeError(f"{function}: {name} has {_shown(value)} in it, expected integers")
+    return integer(value, name, function, whole=True)
+
+
+def _is_bool(value: object) -> bool:
+    """Whether it is a truth value, of Python's or another library's."""
+    return isinstance(value, bool | np.bool_) or str(getattr(value, "dtype", "")).endswith("bool")
+
+
+def _real(value: object, name: str, function: str, optional: bool) -> object:
+    """Check a number: Python's, NumPy's, or an array or tensor of no dimensions."""
+    if isinstance(value, float | int) or (value is None and optional):
+        return value
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]  # its error is what is asked for
+    except (TypeError, ValueError):
+        raise TypeError(f"{function}: {name} is {_shown(value)}, expected a number") from None
 
 
 def _shown(value: object) -> str:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
 from .._core import Tokenizer
+from .arguments import level_of_caller, naming
 
 # Text, or ids: a sequence of integers, an array, or a tensor of another library's.
 Prompt: TypeAlias = str | bytes | Sequence[int] | NDArray[Any]
+
+Rows: TypeAlias = int | Sequence[Any] | NDArray[Any]  # an id, ids, or rows of ids
+
+_told: weakref.WeakKeyDictionary[Tokenizer, bool] = weakref.WeakKeyDictionary()  # those whose warning has been given
 
 
 class HasTokenizer(Protocol):
@@ -29,7 +37,14 @@ class HasTokenizer(Protocol):
         """See `Model`."""
 
 
-def to_ids(model: HasTokenizer, text: Prompt | Iterable[int], *, begin: bool = True) -> list[int]:
+def to_ids(
+    model: HasTokenizer,
+    text: Prompt | Iterable[int],
+    *,
+    function: str = "to_ids",
+    begin: bool | None = True,
+    special: bool | None = None,
+) -> list[int]:
     """Make ids of what a call was given.
 
     Parameters
@@ -38,8 +53,13 @@ def to_ids(model: HasTokenizer, text: Prompt | Iterable[int], *, begin: bool = T
         Whose tokenizer a text needs.
     text : str, bytes, sequence or array of int
         Ids stay as they are.
+    function : str
+        What was called, for messages.
     begin : bool
         Whether a text is the beginning: then BOS comes before it, where the tokenizer's file wants that.
+    special : bool, optional
+        Whether a text that spells control tokens gets them. By default it does not, and the first one that spells some
+        is a UserWarning.
 
     Returns
     -------
@@ -49,6 +69,8 @@ def to_ids(model: HasTokenizer, text: Prompt | Iterable[int], *, begin: bool = T
     ------
     ValueError
         If ids are no integers, or the model has no tokenizer for a text.
+    TypeError
+        For bytes in another type than bytes.
 
     Examples
     --------
@@ -59,8 +81,80 @@ def to_ids(model: HasTokenizer, text: Prompt | Iterable[int], *, begin: bool = T
     (True, [1, 5])
     """
     if not isinstance(text, str | bytes):
-        return _core.token_ids(text)
+        with naming(function):
+            return _core.token_ids(text)
     tokenizer = model.tokenizer
-    ids = tokenizer.encode(text, bos=begin, eos=False)
+    with naming(function):
+        ids = tokenizer.encode(text, bos=bool(begin), eos=False, special=bool(special))
+        if special is None:
+            _warn_of_special(tokenizer, text, ids, bool(begin), function)
     # A model has to begin with something, even one that knows no BOS before a text.
     return [tokenizer.bos_id] if not ids and begin and tokenizer.bos_id is not None else ids
+
+
+def several(given: Any) -> list[Any] | None:  # noqa: ANN401
+    """Give the prompts of a list of prompts; None for one prompt.
+
+    Parameters
+    ----------
+    given : object
+        A prompt, or an iterable of prompts that is no array.
+
+    Returns
+    -------
+    list or None
+
+    Examples
+    --------
+    >>> from llama2cpp.common.token_ids import several
+    >>> several(["Once", [1, 5]]), several([1, 5]), several("Once")
+    (['Once', [1, 5]], None, None)
+    """
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray | memoryview) and len(given) > 0:
+        first = given[0]
+        if isinstance(first, str | bytes) or np.iterable(first):
+            return list(given)
+    return None
+
+
+def listed(given: Any) -> Any:  # noqa: ANN401
+    """Make a list of an iterator, which can be read only once.
+
+    Parameters
+    ----------
+    given : object
+        A prompt, or several.
+
+    Returns
+    -------
+    object
+        The same for everything else.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.token_ids import listed
+    >>> listed(iter([1, 5])), listed("Once")
+    ([1, 5], 'Once')
+    """
+    if hasattr(given, "__len__") or hasattr(given, "__array__") or not hasattr(given, "__iter__"):
+        return given
+    return list(given)
+
+
+def _warn_of_special(tokenizer: Tokenizer, text: str | bytes, ids: list[int], begin: bool, function: str) -> None:
+    """Say once that a text spells control tokens and does not get them."""
+    if tokenizer in _told:
+        return
+    meant = tokenizer.encode(text, bos=begin, eos=False, special=True)
+    if meant == ids:
+        return
+    _told[tokenizer] = True
+    found = next((id for id in meant if id not in ids), meant[0])
+    name = tokenizer.piece(found).decode(errors="replace").strip("\n")
+    warnings.warn(
+        f"{function}: the text spells {name!r}, which this tokenizer has as one token, and it was read as "
+        f"{len(ids)} tokens of plain text, not as {len(meant)}: pass special=True to mean the token, "
+        "or special=False if it is text",
+        UserWarning,
+        stacklevel=level_of_caller(),
+    )

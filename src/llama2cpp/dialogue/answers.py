@@ -2,50 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 from .. import generation
-from ..common.arguments import checked_options
-from .chat_format import ChatFormat, Message, checked_messages
+from .._core import Tokenizer
+from ..common.arguments import checked, spelled_out, unknown_argument
+from ..common.sampling import Sampling, SamplingOptions
+from .chat_format import ChatFormat, Message, checked_messages, read_by
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from ..model import Model
-
-
-class ChatOptions(TypedDict, total=False):
-    """How answers are sampled: the keyword arguments that `chat` and `Conversation` share."""
-
-    max_tokens: int | None
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
-    stop: generation.Stop
-
+    from ..session import Session
 
 # Where chats differ from generate's defaults: answers end by themselves, and are better a little below temperature 1.
-_DEFAULTS: ChatOptions = {"max_tokens": 1024, "temperature": 0.7}
+DEFAULTS: SamplingOptions = {"max_tokens": 1024, "temperature": 0.7}
 
 
+@checked
+@spelled_out(Sampling, "template_variables", **DEFAULTS)
 def chat(
     messages: str | Sequence[Message],
     *,
     model: Model | None = None,
     template: str | None = None,
     special_in_content: bool = False,
-    **options: Unpack[ChatOptions],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    **options: Any,  # noqa: ANN401
 ) -> str:
     """Answer the last of some messages.
 
     Parameters
     ----------
     messages : str or sequence of dict
-        Each with "role" ("system", "user" or "assistant") and "content"; a str is one message of the user.
+        Each with "role" ("system", "user", "assistant" or what else the template knows) and "content", or in its place
+        what the template reads, such as "tool_calls"; a str is one message of the user.
     model : Model
         From `load`.
     template : str, optional
@@ -55,12 +48,19 @@ def chat(
     special_in_content : bool
         Whether a message that spells a special token ("<|im_end|>") gets that token. By default it is text like any
         other, so that what users write cannot end their turn and begin another's.
+    tools : sequence of dict, optional
+        What the model may call, as JSON schemas, for a template that reads it.
+    documents : sequence of dict, optional
+        What the model may read, for a template that reads it.
     max_tokens : int, optional
         The most tokens of the answer, 1024 by default; None for as many as the context holds.
     temperature : float
         0.7 by default; 0 takes the likeliest token each time.
     top_p, top_k, min_p, repetition_penalty, seed, stop
         As in `generate`.
+    **template_variables
+        Whatever else the template reads by name, such as ``enable_thinking=False``. A name that it does not read is a
+        TypeError.
 
     Returns
     -------
@@ -85,17 +85,20 @@ def chat(
     >>> llama2cpp.chat("Hello", model=model, template="llama2", max_tokens=10, temperature=0)
     ', andilaaaaa. Every'
     """
-    stream = chat_stream(messages, model=model, template=template, special_in_content=special_in_content, **options)
-    return "".join(stream)
+    return "".join(_answer("chat", messages, model, template, special_in_content, tools, documents, options))
 
 
+@checked
+@spelled_out(Sampling, "template_variables", **DEFAULTS)
 def chat_stream(
     messages: str | Sequence[Message],
     *,
     model: Model | None = None,
     template: str | None = None,
     special_in_content: bool = False,
-    **options: Unpack[ChatOptions],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    **options: Any,  # noqa: ANN401
 ) -> Iterator[str]:
     """Answer the last of some messages, and give the text as it comes.
 
@@ -104,7 +107,7 @@ def chat_stream(
 
     Parameters
     ----------
-    messages, model, template, special_in_content, **options
+    messages, model, template, special_in_content, tools, documents, **options
         As in `chat`.
 
     Returns
@@ -123,17 +126,55 @@ def chat_stream(
     >>> list(llama2cpp.chat_stream("Hello", model=model, template="llama2", max_tokens=2, temperature=0))
     [',', ' and']
     """
+    return _answer("chat_stream", messages, model, template, special_in_content, tools, documents, options)
+
+
+def _answer(
+    function: str,
+    messages: str | Sequence[Message],
+    model: Model | None,
+    template: str | None,
+    special_in_content: bool,
+    tools: Sequence[Mapping[str, Any]] | None,
+    documents: Sequence[Mapping[str, Any]] | None,
+    options: Mapping[str, Any],
+) -> Iterator[str]:
     assert model is not None  # defaults.py has put one there
-    checked_options(options, ChatOptions, "chat", ("messages", "model", "template", "special_in_content"))
-    form = ChatFormat(model.tokenizer, template, special_in_content)
+    own = ("messages", "model", "template", "special_in_content", "tools", "documents")
+    sampled, variables = split_options(function, options, template, model, own)
+    sampling = sampling_of(function, sampled)
+    form = ChatFormat(
+        model.tokenizer, template, special_in_content, tools=tools, documents=documents, variables=variables
+    )
     session = model.session()
     session.prefill(form.encode(checked_messages(messages)))
-    sample = generation.answer(model.tokenizer, session, **sampling_options(form, options))
+    sample = begin_answer(model.tokenizer, session, form, sampling)
     return (text for _, text in generation.decode(model, [sample]) if text)
 
 
-def sampling_options(form: ChatFormat, options: ChatOptions) -> dict[str, Any]:
-    """Options for `generation.answer`, with the ends of the template."""
-    merged: dict[str, Any] = {**_DEFAULTS, **options}
+def sampling_of(function: str, options: SamplingOptions) -> Sampling:
+    """Give how answers are sampled, with the defaults of chats."""
+    merged: SamplingOptions = {**DEFAULTS, **options}
+    return Sampling(**merged).checked(function)
+
+
+def split_options(
+    function: str, options: Mapping[str, Any], template: str | None, model: Model, own: Sequence[str]
+) -> tuple[SamplingOptions, dict[str, Any]]:
+    """Tell how to sample from what a template reads by name."""
+    names = [field.name for field in fields(Sampling)]
+    variables = {name: value for name, value in options.items() if name not in names}
+    if variables:
+        source = template if template is not None or not model.has_tokenizer else model.tokenizer.chat_template
+        read = set() if source is None else read_by(source)
+        for name in variables:
+            if name not in read:
+                raise TypeError(unknown_argument(name, [*own, *names], function))
+    sampled = {name: options[name] for name in names if name in options}
+    return sampled, variables  # type: ignore[return-value]
+
+
+def begin_answer(tokenizer: Tokenizer, session: Session, form: ChatFormat, sampling: Sampling) -> generation.Sample:
+    """Begin an answer, which also ends where the template says."""
     ids, strings = form.ends
-    return {**merged, "ends": ids, "stop": generation.stop_strings(merged.get("stop")) + strings}
+    return generation.answer(tokenizer, session, replace(sampling, stop=sampling.stops + strings), ids)

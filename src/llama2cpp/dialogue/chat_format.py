@@ -24,12 +24,23 @@ def checked_messages(messages: str | Sequence[Message]) -> list[dict[str, Any]]:
         return [{"role": "user", "content": messages}]
     checked = []
     for i, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise ValueError(f"message {i} must be a dict with a 'role' and a 'content', got {message!r:.200}")
+        # An assistant's message that calls tools need not say anything.
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or len(message) < 2:
+            raise ValueError(
+                f"message {i} must be a dict with a 'role' and a 'content', or such as 'tool_calls' in its place, "
+                f"got {message!r:.200}"
+            )
         checked.append(plain(message))
     if not checked:
         raise ValueError("there is no message")
     return checked
+
+
+def read_by(template: str) -> set[str]:
+    """Give the names that a template reads, less those that `ChatTemplate.render` has arguments for."""
+    from .templates import ChatTemplate
+
+    return set(ChatTemplate(template).variables - {"messages", "add_generation_prompt", "tools", "documents"})
 
 
 class ChatFormat:
@@ -42,6 +53,8 @@ class ChatFormat:
         "chatml", "llama2", "llama3", or the text of a jinja2 template; the tokenizer's own if not given.
     special_in_content : bool
         Let a message spell special tokens, as transformers does.
+    tools, documents, variables
+        What the template gets beside messages; see `ChatTemplate.render`.
 
     Raises
     ------
@@ -58,8 +71,17 @@ class ChatFormat:
     '[INST] Hello [/INST]'
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: str | None = None, special_in_content: bool = False) -> None:
-        from .templates import NAMED, ChatTemplate  # jinja2 takes a while, and only chats need it
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str | None = None,
+        special_in_content: bool = False,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        from .templates import NAMED, ChatTemplate, plain  # jinja2 takes a while, and only chats need it
 
         source = tokenizer.chat_template if template is None else template
         if source is None:
@@ -70,14 +92,21 @@ class ChatFormat:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(source)
         self._special_in_content = special_in_content
+        given = plain(variables or {})
         self._tokens = {
-            "bos_token": _spelling(tokenizer, tokenizer.bos_id),
-            "eos_token": _spelling(tokenizer, tokenizer.eos_ids[0] if tokenizer.eos_ids else None),
+            "bos_token": given.pop("bos_token", _spelling(tokenizer, tokenizer.bos_id)),
+            "eos_token": given.pop(
+                "eos_token", _spelling(tokenizer, tokenizer.eos_ids[0] if tokenizer.eos_ids else None)
+            ),
         }
+        self._beside = {"tools": plain(tools), "documents": plain(documents), "variables": given}
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """Give the template's text."""
-        return self._template.render(messages, add_generation_prompt=add_generation_prompt, **self._tokens)
+        return self._render(messages, self._beside, add_generation_prompt)
+
+    def _render(self, messages: Sequence[Message], beside: Mapping[str, Any], add_generation_prompt: bool) -> str:
+        return self._template.render(messages, add_generation_prompt=add_generation_prompt, **self._tokens, **beside)
 
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """Give the ids of the template's text, with one BOS before them where the tokenizer's file wants one.
@@ -87,12 +116,12 @@ class ChatFormat:
         any text.)
         """
         tokenizer = self._tokenizer
-        if self._special_in_content or not self._spells_special(messages):
+        if self._special_in_content or not self._spells_special([messages, self._beside]):
             text = self.render(messages, add_generation_prompt=add_generation_prompt)
             ids = self._ids(text, special=True)
         else:
-            marked = self._marked(messages)
-            ids = self._encode_marked(self.render(marked, add_generation_prompt=add_generation_prompt))
+            marked, beside = self._marked([messages, self._beside])
+            ids = self._encode_marked(self._render(marked, beside, add_generation_prompt))
         if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
             ids.insert(0, tokenizer.bos_id)
         return ids
@@ -117,7 +146,7 @@ class ChatFormat:
         if isinstance(value, str):
             return self._ids(value, special=True) != self._ids(value)
         if isinstance(value, Mapping):
-            return any(map(self._spells_special, value.values()))
+            return any(map(self._spells_special, [*value, *value.values()]))
         return isinstance(value, list) and any(map(self._spells_special, value))
 
     def _marked(self, value: Any) -> Any:  # noqa: ANN401
@@ -129,7 +158,7 @@ class ChatFormat:
                 value = special.sub(lambda match: match[0][0] + _MARK + match[0][1:], value)
             return value
         if isinstance(value, Mapping):
-            return {key: self._marked(item) for key, item in value.items()}
+            return {self._marked(key): self._marked(item) for key, item in value.items()}
         return [self._marked(item) for item in value] if isinstance(value, list) else value
 
     def _encode_marked(self, text: str) -> list[int]:

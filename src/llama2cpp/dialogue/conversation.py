@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import _core, generation
 from .._core import ContextFullError, FormatError
-from ..common.arguments import checked, checked_options
+from ..common.arguments import checked, checked_options, spelled_out
 from ..common.file_kinds import stand_in
 from ..common.new_files import new_file
+from ..common.sampling import Sampling, SamplingOptions
 from ..defaults import default_model
 from ..model import Model
-from .answers import ChatOptions, sampling_options
+from .answers import DEFAULTS, begin_answer, sampling_of, split_options
 from .chat_format import ChatFormat, checked_messages
 
 if TYPE_CHECKING:
@@ -86,11 +87,10 @@ class Conversation:
         The system message. Many templates have one of their own that comes in where there is none.
     context : int, optional
         How many tokens the session holds; the model's own if not given.
-    template, special_in_content
+    template, special_in_content, tools, documents, **template_variables
         As in `chat`.
-    **options
-        `chat`'s: ``max_tokens``, ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``repetition_penalty``, ``seed``
-        and ``stop``. Answer i is sampled with ``seed + i``.
+    max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop
+        As in `chat`. Answer i is sampled with ``seed + i``.
 
     Raises
     ------
@@ -112,6 +112,7 @@ class Conversation:
     """
 
     @checked
+    @spelled_out(Sampling, "template_variables", **DEFAULTS)
     def __init__(
         self,
         model: Model | None = None,
@@ -120,21 +121,26 @@ class Conversation:
         context: int | None = None,
         template: str | None = None,
         special_in_content: bool = False,
-        **options: Unpack[ChatOptions],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> None:
-        checked_options(options, ChatOptions, "Conversation", ("model", "system", "context", "template"))
         self._model = default_model() if model is None else model
+        own = ("model", "system", "context", "template", "special_in_content", "tools", "documents")
+        self._options, variables = split_options("Conversation", options, template, self._model, own)
+        sampling_of("Conversation", self._options)
         self._tokenizer = self._model.tokenizer
-        self._format = ChatFormat(self._tokenizer, template, special_in_content)
+        self._format = ChatFormat(
+            self._tokenizer, template, special_in_content, tools=tools, documents=documents, variables=variables
+        )
         self._session = self._model.session(context)
-        self._options = options
         self._messages: list[dict[str, Any]] = []  # without the system message
         self._answering: Generator[str, None, None] | None = None
         self._forgotten = 0
         self._last_turn: Turn | None = None
         self.system = system
 
-    def say(self, text: str, **options: Unpack[ChatOptions]) -> str:
+    def say(self, text: str, **options: Unpack[SamplingOptions]) -> str:
         """Say something and get the answer; both become part of the history.
 
         Parameters
@@ -161,9 +167,9 @@ class Conversation:
         >>> conversation.say("Hello", max_tokens=3)
         ', andil'
         """
-        return "".join(self.stream(text, **options))
+        return "".join(self._begin("Conversation.say", text, options))
 
-    def stream(self, text: str, **options: Unpack[ChatOptions]) -> Generator[str, None, None]:
+    def stream(self, text: str, **options: Unpack[SamplingOptions]) -> Generator[str, None, None]:
         """Say something and get the answer as it comes.
 
         The messages are read before `stream` returns. An answer that is broken off (by ``close()``, an exception such
@@ -199,20 +205,21 @@ class Conversation:
         >>> conversation.history[-1]
         {'role': 'assistant', 'content': ', and'}
         """
-        checked_options(options, ChatOptions, "Conversation.stream")
+        return self._begin("Conversation.stream", text, options)
+
+    def _begin(self, function: str, text: str, options: SamplingOptions) -> Generator[str, None, None]:
+        given = checked_options(options, SamplingOptions, function)
+        sampling = sampling_of(function, {**self._options, **given})  # type: ignore[typeddict-item]
         self._end_answer()
-        merged: ChatOptions = {**self._options, **options}
-        sampling = sampling_options(self._format, merged)
-        seed = sampling.get("seed")
-        if seed is not None and 0 <= seed < 2**64:  # others are refused later
+        if sampling.seed is not None:
             answers = sum(message["role"] == "assistant" for message in self._messages)
-            sampling["seed"] = (int(seed) + answers) % 2**64
+            sampling = replace(sampling, seed=(int(sampling.seed) + answers) % 2**64)
         question = {"role": "user", "content": text}
-        ids, forgotten = self._fit(question, sampling["max_tokens"])
+        ids, forgotten = self._fit(question, sampling.max_tokens)
         began = time.perf_counter()
         reused = self._rewind_to(ids)
         self._session.prefill(ids[reused:])
-        sample = generation.answer(self._tokenizer, self._session, **sampling)
+        sample = begin_answer(self._tokenizer, self._session, self._format, sampling)
         newly = forgotten - self._forgotten
         self._forgotten = forgotten
         seconds = time.perf_counter() - began

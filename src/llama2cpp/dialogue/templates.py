@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
+import numpy as np
+from jinja2 import TemplateError, TemplateSyntaxError, meta
 from jinja2.environment import Template
 
 from .sandbox import MAX_BITS, MAX_DATA, MAX_DIGITS, TooMuchError, environment, limited
 
 MAX_SOURCE = 1_000_000  # characters of the template itself
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 # The three that a model without a template may ask for by name.
 NAMED = {
@@ -70,7 +73,14 @@ class ChatTemplate:
     def __init__(self, source: str) -> None:
         if "{" not in source and source not in NAMED:
             raise ValueError(f"there is no chat template {source!r}: it is {', '.join(NAMED)}, or the text of one")
-        self._template = _compile(NAMED.get(source, source))
+        self._source = NAMED.get(source, source)
+        self._template = _compile(self._source)
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """The names that the template reads and does not set, of what `render` gives it and of what it may be given."""
+        with limited():
+            return frozenset(meta.find_undeclared_variables(self._template.environment.parse(self._source)))
 
     def render(
         self,
@@ -79,6 +89,9 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         bos_token: str = "",
         eos_token: str = "",
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Give the text of a conversation.
 
@@ -91,6 +104,10 @@ class ChatTemplate:
             End with what begins an answer.
         bos_token, eos_token : str
             How the tokenizer spells its BOS and EOS.
+        tools, documents : sequence of mapping, optional
+            What the model may call, as JSON schemas, and what it may read: plain data.
+        variables : mapping, optional
+            Whatever else the template reads, such as ``enable_thinking``.
 
         Returns
         -------
@@ -103,24 +120,27 @@ class ChatTemplate:
             2 seconds of processor time, 100 million characters, integers of 4,000 digits, 40 calls of macros within
             each other or 50 lists and dicts within each other. The message has the template's line.
         """
-        variables = {
-            "messages": plain(messages),
-            "add_generation_prompt": add_generation_prompt,
+        given = {
             "bos_token": bos_token,
             "eos_token": eos_token,
-            "tools": None,
-            "documents": None,
+            **plain(variables or {}),
+            "messages": [_as_read(message) for message in plain(messages)],
+            "add_generation_prompt": add_generation_prompt,
+            "tools": plain(tools),
+            "documents": plain(documents),
         }
         template = self._template
         try:
             with limited():
-                return str(template.environment.concat(template.root_render_func(template.new_context(variables))))
+                return str(template.environment.concat(template.root_render_func(template.new_context(given))))
         except (Exception, TooMuchError) as error:
             raise _failure(error, _line(template, error.__traceback__)) from error
 
 
 def plain(value: Any, deepest: int = MAX_DATA) -> Any:
     """Rebuild data from JSON's types alone: other objects have methods that no sandbox knows about."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
@@ -135,6 +155,18 @@ def plain(value: Any, deepest: int = MAX_DATA) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [plain(item, deepest - 1) for item in value]
     raise ValueError(f"a message may hold text, numbers, lists and dicts, but not a {type(value).__name__}")
+
+
+def _as_read(message: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a message what is None, which templates test for by its absence, and name its reasoning as they do.
+
+    transformers does both. Clients send ``content: null`` beside tool calls, and call reasoning by three names.
+    """
+    given = {name: value for name, value in message.items() if value is not None}
+    reasoning = next((given[name] for name in _REASONING if name in given), None)
+    if reasoning is not None:
+        given = {"thinking": reasoning, **given, "reasoning_content": reasoning}
+    return given
 
 
 @functools.lru_cache(maxsize=8)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _core, generation
+from .. import _core
 from ..common.arguments import integer
 from ..common.parts import EMBEDDING, LAYER_GAINS, LAYER_MATRICES, NORM, OUTPUT, in_forward_order
+from ..common.token_ids import to_ids
 from .source import Array, Source
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Calibration:
         """
         is_file = isinstance(self.text, str | PathLike)
         prompt = _core.read_file(self.text) if isinstance(self.text, str | PathLike) else self.text
-        ids = generation.to_ids(model, prompt)
+        ids = to_ids(model, prompt, function="Calibration", special=False)
         bos = model.tokenizer.bos_id if is_file and model.has_tokenizer else None
         first = [bos] if bos is not None and ids[:1] == [bos] else []
         rest = ids[len(first) :]

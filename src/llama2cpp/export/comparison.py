@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .. import generation
 from ..common.arguments import checked
+from ..common.token_ids import to_ids
 from .source import Source
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def compare(
     (True, True, True)
     """
     _check_sizes(a, b)
-    ids = generation.to_ids(a if a.has_tokenizer else b, text)
+    ids = to_ids(a if a.has_tokenizer else b, text, function="compare", special=False)
     _check_pieces(a, b, ids)
     if max_tokens is not None:
         ids = ids[: max(0, max_tokens)]
@@ -155,6 +156,9 @@ def compare(
     if len(ids) < 2 or window < 2:
         raise ValueError(f"a comparison needs at least 2 tokens, got {len(ids)} in windows of {window}")
 
+    wrong = next((id for id in ids if not 0 <= id < a.config.vocab_size), None)
+    if wrong is not None:
+        raise ValueError(f"compare: a token is {wrong}, expected 0 to {a.config.vocab_size - 1}")
     surprise_a = surprise_b = 0.0
     agreed = done = 0
     divergences: list[NDArray[np.float64]] = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..common.arguments import checked, close_names, integer
 from . import cache_file
-from .activation_names import get_act_name
+from .activation_names import from_first, get_act_name
 from .html_views import size_text, table
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
 
     def _name(self, key: Key) -> str:
         if isinstance(key, str):
+            if key not in self._arrays and self.model is not None:
+                key = from_first(key, self.model.config.n_layers)
             return key if key in self._arrays else get_act_name(key)
         if not 1 <= len(key) <= 3:
             raise KeyError(f"{key!r}: expected a name, (name, layer) or (name, layer, layer type)")

@@ -17,6 +17,8 @@ _SHORT = {
     "mlp_mid": "mid",
     "mlp_post": "post",
 }
+# The layer in "blocks.-1.hook_mlp_out" or "model.layers.-1.mlp.up_proj.weight", and in "z-1" or "scale-1ln1".
+_NEGATIVE = re.compile(r"(?<=\.)-\d{1,9}(?=\.)|(?<=[a-z])-\d{1,9}(?=$|ln[12]$)", re.ASCII)
 _IN_ATTN = ("k", "v", "q", "z", "rot_k", "rot_q", "result", "pattern", "attn_scores")
 _IN_MLP = ("pre", "post", "mid", "pre_linear")
 
@@ -31,7 +33,7 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
         Such as "q", "resid_post" or "embed"; with the layer in it ("k6", "scale4ln1") or not. A full name is returned
         as it is.
     layer : int, optional
-        The layer, for activations that each layer has.
+        The layer, for activations that each layer has; negative counts from the last where the name is used.
     layer_type : str, optional
         "attn", "mlp", "ln1" or "ln2"; only "scale" and "normalized" need it.
 
@@ -47,7 +49,7 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     """
     if ("." in name or name.startswith("hook_")) and layer is None and layer_type is None:
         return name
-    digits = re.match(r"([a-z]+)(\d+)([a-z]?.*)", name)
+    digits = re.match(r"([a-z]+)(-?\d+)([a-z]?.*)", name)
     if digits is not None:
         name, layer, layer_type = digits.groups()
     name = _SHORT.get(name, name)
@@ -62,3 +64,33 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     if name in ("scale", "normalized") and layer is None:
         block = "ln_final."
     return f"{block}{place}hook_{name}"
+
+
+def from_first(name: str, n_layers: int) -> str:
+    """Count a layer in a name from the first one: "blocks.-1.hook_mlp_out", "z-1" and "layers.-2.ffn_norm.weight".
+
+    Parameters
+    ----------
+    name : str
+        Of an activation or a weight, or anything else, which is left alone.
+    n_layers : int
+        How many layers there are.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from llama2cpp.inside.activation_names import from_first
+    >>> from_first("blocks.-1.attn.W_Q", 5), from_first("resid_post-2", 5), from_first("z-6", 5)
+    ('blocks.4.attn.W_Q', 'resid_post3', 'z-6')
+    """
+
+    def counted(match: re.Match[str]) -> str:
+        layer = int(match[0])
+        return str(layer + n_layers) if -n_layers <= layer < 0 else match[0]
+
+    if "-" not in name:
+        return name
+    return _NEGATIVE.sub(counted, name, count=1)

@@ -31,12 +31,17 @@ class RunnableModel(ReadableModel, Protocol):
     >>> import llama2cpp
     >>> from llama2cpp.inside.lens import RunnableModel
     >>> model: RunnableModel = llama2cpp.load("storyteller")
-    >>> model.run_with_cache([1, 508], lambda name: "resid" in name)[1].accumulated_resid().shape
+    >>> model._run("logit_lens", [1, 508], lambda name: "resid" in name)[1].accumulated_resid().shape
     (6, 1, 2, 192)
     """
 
-    def run_with_cache(
-        self, text_or_tokens: Prompts, names_filter: Callable[[str], bool]
+    def _run(
+        self,
+        function: str,
+        text_or_tokens: Prompts,
+        names_filter: Callable[[str], bool],
+        *,
+        special: bool | None = None,
     ) -> tuple[Array, ResidualStream]:
         """See `Model`."""
 
@@ -187,6 +192,7 @@ def logit_lens(
     targets: Targets | None = None,
     return_type: ReturnType = "logits",
     top_k: int | None = None,
+    special: bool | None = None,
 ) -> LogitLens:
     """Read the residual stream before each layer, and after the last, as if the model stopped there.
 
@@ -217,6 +223,8 @@ def logit_lens(
         "logits", "log_probs" or "probs".
     top_k : int, optional
         Give the likeliest tokens only.
+    special : bool, optional
+        Whether an input that spells control tokens gets them, as in `generate`.
 
     Returns
     -------
@@ -253,7 +261,7 @@ def logit_lens(
         assert input is not None
         assert not isinstance(model, ResidualStream)
         kept = ("hook_resid_pre", "hook_resid_post", "hook_resid_mid")[: 3 if incl_mid else 2]
-        _, cache = model.run_with_cache(input, lambda name: name.endswith(kept))
+        _, cache = model._run("logit_lens", input, lambda name: name.endswith(kept), special=special)
 
     stack, labels = cache.accumulated_resid(incl_mid=incl_mid, pos_slice=positions, return_labels=True)
     chosen = range(len(labels)) if layers is None else [_index(layer, labels) for layer in layers]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.token_ids import HasTokenizer, Prompt, to_ids
+from ..common.token_ids import HasTokenizer, Prompt, listed, several, to_ids
 from .cache import ActivationCache
 from .hooks import for_call
 from .places import Names, Place, find_places, places_to_keep
@@ -21,14 +21,16 @@ Prompts: TypeAlias = Prompt | Sequence[Prompt] | NDArray[Any]
 
 def run_with_cache(
     model: Model,
+    function: str,
     text_or_tokens: Prompts,
     names_filter: Names | None,
     remove_batch_dim: bool,
     stop_at_layer: int | None,
     positions: int | slice | Sequence[int] | None,
+    special: bool | None,
 ) -> tuple[NDArray[np.float32], ActivationCache]:
-    """See `Model.run_with_cache`."""
-    batch = prompts_of(model, text_or_tokens)
+    """Do what `Model.run_with_cache` does, for the function that was called."""
+    batch = prompts_of(model, function, text_or_tokens, special)
     length, n_layers = len(batch[0]), model.config.n_layers
     if remove_batch_dim and len(batch) > 1:
         raise ValueError(f"remove_batch_dim needs a single prompt, there are {len(batch)}")
@@ -57,13 +59,15 @@ def run_with_cache(
     return logits, cache
 
 
-def prompts_of(model: HasTokenizer, text_or_tokens: Prompts) -> list[list[int]]:
+def prompts_of(model: HasTokenizer, function: str, text_or_tokens: Prompts, special: bool | None) -> list[list[int]]:
     """One prompt or several as ids, all of one length."""
-    given = text_or_tokens
-    if not isinstance(given, str | bytes) and not hasattr(given, "__len__"):
-        given = list(given)
-    several = not isinstance(given, str | bytes) and len(given) > 0 and np.iterable(given[0])
-    batch = [to_ids(model, p) for p in (given if several else [given])]  # type: ignore
+    given: Any = listed(text_or_tokens)
+    rows = hasattr(given, "__array__") and len(getattr(given, "shape", ())) > 1
+    many = list(given) if rows else several(given)
+    batch = [
+        to_ids(model, prompt, function=function if many is None else f"{function}: prompt {i}", special=special)
+        for i, prompt in enumerate([given] if many is None else many)
+    ]
     lengths = sorted({len(ids) for ids in batch})
     if len(lengths) > 1:
         raise ValueError(

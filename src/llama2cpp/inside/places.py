@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from .. import _core
-from .activation_names import get_act_name
+from .activation_names import from_first, get_act_name
 
 Names: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 Place: TypeAlias = tuple[int, int]  # (point, layer), as the core counts them
@@ -26,7 +26,7 @@ def find_places(names: Names, n_layers: int) -> list[Place]:
     """Find the places that names stand for, in the order of the forward.
 
     A name is a full one ("blocks.3.attn.hook_z"), a pattern for full ones ("blocks.*.hook_resid_post") or a short one
-    ("z", "z3", "resid_post4"), which without a layer stands for all layers.
+    ("z", "z3", "resid_post4"), which without a layer stands for all layers. Layers of -1 and less count from the last.
     """
     points = points_of(n_layers)
     if callable(names):
@@ -45,6 +45,7 @@ def places_to_keep(names_filter: Names | None, n_layers: int) -> list[Place]:
 
 
 def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[str]:
+    name = from_first(name, n_layers)
     if name in points:
         return [name]
     if any(mark in name for mark in "*?["):

@@ -35,7 +35,7 @@ class ReadableModel(Protocol):
         """See `Model`."""
 
     @property
-    def activations(self) -> str:
+    def activation_dtype(self) -> str:
         """See `Model`."""
 
     @property

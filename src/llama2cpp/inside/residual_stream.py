@@ -30,13 +30,15 @@ class ResidualStream(ActivationArrays):
     """
 
     def _layers(self, layer: int | None, what: str = "layer") -> int:
-        """Check a layer that is the first not to be counted: None and -1 stand for all."""
+        """Check a layer that is the first not to be counted: None and -1 stand for all, -2 for all but the last."""
         n_layers = self._need_model().config.n_layers
-        if layer is None or layer == -1:
+        if layer is None:
             return n_layers
-        if not 0 <= layer <= n_layers:
-            raise ValueError(f"{what} is {layer}, expected 0 to {n_layers}, or -1 or None for all")
-        return layer
+        if not -n_layers - 1 <= layer <= n_layers:
+            raise ValueError(
+                f"{what} is {layer}, expected 0 to {n_layers}, from the end -1 to {-n_layers - 1}, or None for all"
+            )
+        return layer % (n_layers + 1)
 
     def _stream(self, layer: int, mlp_input: bool = False) -> Array:
         """Get the residual stream that enters a layer's attention or its MLP; n_layers: that enters the last norm."""
@@ -105,7 +107,7 @@ class ResidualStream(ActivationArrays):
         Examples
         --------
         >>> import llama2cpp, numpy
-        >>> model = llama2cpp.load("storyteller", activations="f32")
+        >>> model = llama2cpp.load("storyteller", activation_dtype="f32")
         >>> logits, cache = model.run_with_cache([1, 508, 509])
         >>> parts = cache.apply_ln_to_stack(cache.decompose_resid())
         >>> bool(numpy.allclose(parts.sum(axis=0) @ model.W_U, logits, atol=1e-3))

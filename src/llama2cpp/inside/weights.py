@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from .. import _core
 from .._core import Config
-from ..common.arguments import checked, close_names, float_array
+from ..common.arguments import checked, close_names, float_array, index
 from ..common.parts import EMBEDDING, LAYER_PARTS, MODEL_PARTS, OUTPUT, Part, get_part, in_forward_order
+from .activation_names import from_first
 from .html_views import details_html, size_text, table
 from .read_only_arrays import read_only
 
@@ -115,9 +116,17 @@ class _Source:
         """Refuse writing: it would reach no model, or a file that is mapped for reading."""
         return read_only(array, _READ_ONLY)
 
+    def counted(self, name: str) -> str:
+        """Count a layer in a name from the first: that of "blocks.-1.attn.W_Q" is the last."""
+        return from_first(name, self.config.n_layers) if isinstance(name, str) else name
+
     def unknown(self, name: object) -> str:
         """Say that there is no such weight, and which one may be meant."""
-        return f"the model has no weight {name!r}{close_names(name, [*self.names, *self.lens_names(), *_ALIASES])}"
+        known = [*self.names, *self.lens_names(), *_ALIASES]
+        ends = [other for other in known if other.lower().endswith(f".{str(name).lower()}")]  # "W_Q" of some layer
+        close = f"; close to it is {ends[0]}" if ends else close_names(name, known)
+        some = "" if close else f"; it has {', '.join([*self.names][:3])} and so on: see list(model.weights)"
+        return f"the model has no weight {name!r}{close}{some}"
 
     def lens_names(self) -> Iterator[str]:
         """Give TransformerLens's names of what the model has, in the order of the forward."""
@@ -129,7 +138,7 @@ class _Source:
 
     def place(self, name: str) -> tuple[Part, str] | None:
         """Find a TransformerLens name's part and its name in the file; None if the model has no such weight."""
-        found = _find(name, self.config.n_layers)
+        found = _find(name, self.config.n_layers) if isinstance(name, str) else None
         if found is None:
             return None
         part, own = found
@@ -185,14 +194,15 @@ class LensWeights(Mapping[str, NDArray[np.float32]]):
         self._source = source
 
     def __getitem__(self, name: str) -> Array:
-        found = self._source.place(name) if isinstance(name, str) else None
+        name = self._source.counted(name)
+        found = self._source.place(name)
         if found is None:
             raise KeyError(self._source.unknown(name))
         part, file_name = found
         return self._source.show(_to_lens(self._source.core.weight(file_name), part, self._source.config))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._source.place(name) is not None
+        return isinstance(name, str) and self._source.place(self._source.counted(name)) is not None
 
     def __iter__(self) -> Iterator[str]:
         return self._source.lens_names()
@@ -238,6 +248,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         return LensWeights(self._source)
 
     def __getitem__(self, name: str) -> Array:
+        name = self._source.counted(name)
         if name in self._source.names:
             return self._source.show(self._source.core.weight(name))
         return self.transformer_lens[name]
@@ -249,7 +260,8 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         raise TypeError(_READ_ONLY)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._source.names or name in self.transformer_lens
+        counted = self._source.counted(name) if isinstance(name, str) else name
+        return counted in self._source.names or counted in self.transformer_lens
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.names)
@@ -284,6 +296,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         >>> llama2cpp.load("storyteller").weights.info("norm.weight")["format"]
         'f32'
         """
+        name = self._source.counted(name)
         if name not in self._source.names:
             found = self._source.place(name)
             if found is None:
@@ -323,7 +336,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         >>> model.weights.head("blocks.4.attn.W_O", 2).shape
         (32, 192)
         """
-        found = self._source.place(name)
+        found = self._source.place(self._source.counted(name))
         if found is None:
             raise KeyError(self._source.unknown(name))
         part, file_name = found
@@ -369,6 +382,7 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         >>> bool((weights["norm.weight"] == gain).all())
         True
         """
+        name = self._source.counted(name)
         if name not in self._source.names:
             raise KeyError(self._source.unknown(name))
         self._source.core.release_weight(name)
@@ -405,7 +419,8 @@ def edited(core: _core.Model, edits: Mapping[str, Any]) -> _core.Model:
     arrays: dict[str, Array] = {}
     given: dict[str, str] = {}  # name in the file -> name in `edits`
     untie = False
-    for name, edit in edits.items():
+    for named, edit in edits.items():
+        name = source.counted(named)
         found = None if name in source.names else source.place(name)
         if found is None and name not in source.names:
             raise ValueError(source.unknown(name))
@@ -553,7 +568,7 @@ class StackedWeights:
         Parameters
         ----------
         layer : int
-            From 0 to ``config.n_layers``.
+            From 0 to ``config.n_layers``, which -1 stands for too; -2 is the last layer.
         mlp_input : bool
             Include that of the attention of `layer` itself.
         include_mlp_biases : bool
@@ -570,6 +585,10 @@ class StackedWeights:
         >>> float(llama2cpp.load("storyteller").accumulated_bias(5).sum())
         0.0
         """
+        n_layers = self.config.n_layers
+        layer = index(layer, n_layers + 1, "layer", "accumulated_bias")
+        if mlp_input and layer == n_layers:
+            raise ValueError(f"accumulated_bias: layer is {layer}, and there is no MLP after the last layer")
         attention, mlp = get_part("bo"), get_part("b2")
         names = [f"blocks.{i}.{attention.lens}" for i in range(layer + (1 if mlp_input else 0))]
         names += [f"blocks.{i}.{mlp.lens}" for i in range(layer)] if include_mlp_biases else []
