@@ -37,16 +37,11 @@ def model(tokenizer: llama2cpp.Tokenizer) -> llama2cpp.Model:
 
 
 def changed(
-    tokenizer: Any, *, add_bos: bool = True, template: str = "", eos_ids: Sequence[int] = (EOS,)
+    tokenizer: llama2cpp.Tokenizer, *, add_bos: bool = True, template: str = "", eos_ids: Sequence[int] = (EOS,)
 ) -> llama2cpp.Tokenizer:
-    """What a tokenizer from a GGUF file may want; through the state of a pickle."""
-    state = [*tokenizer.__getstate__()]
-    assert (state[5], state[14:17]) == ([EOS], [True, False, b""])
-    state[5], state[14], state[16] = list(eos_ids), add_bos, template.encode()
-    copy: Any = llama2cpp.Tokenizer.__new__(llama2cpp.Tokenizer)
-    copy.__setstate__(tuple(state))
-    assert isinstance(copy, llama2cpp.Tokenizer)
-    return copy
+    """What a tokenizer from a GGUF file may want."""
+    changes = {"eos_ids": list(eos_ids), "add_bos": add_bos, "chat_template": template.encode()}
+    return llama2cpp.Tokenizer.from_dict(tokenizer.to_dict() | changes)
 
 
 def user(text: str) -> dict[str, str]:

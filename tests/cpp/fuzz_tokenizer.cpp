@@ -15,12 +15,14 @@
 
 #include "core/check.h"
 #include "core/utf8.h"
+#include "text/readers.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
 
 namespace {
 
 using llama2cpp::PieceType;
+using llama2cpp::read_tokenizer_file;
 using llama2cpp::Tokenizer;
 using llama2cpp::Vocabulary;
 
@@ -72,20 +74,19 @@ Tokenizer tiktoken_of(std::string_view rest) {
     file += llama2cpp::cat("== ", byte, "\n");
   }
   file += rest;
-  return Tokenizer::from_bytes({reinterpret_cast<const std::byte*>(file.data()), file.size()});
+  return Tokenizer(read_tokenizer_file({reinterpret_cast<const std::byte*>(file.data()), file.size()}, 0));
 }
 
 // Two bytes for each merge: how far its parts are from the last piece. The words, and so the merges, stay short enough
 // that a few of them are above the encoder's limit of short words.
 Tokenizer byte_bpe_of(std::string_view merges, unsigned flags) {
   Vocabulary vocabulary;
-  vocabulary.kind = Vocabulary::Kind::byte_bpe;
-  vocabulary.pre_tokenizer = static_cast<Vocabulary::PreTokenizer>((flags >> 3) - 28);
-  vocabulary.ignore_merges = merges.size() % 2 == 1;
+  auto& rules = vocabulary.rules.emplace<llama2cpp::ByteBpeRules>();
+  rules.pre_tokenizer = static_cast<llama2cpp::PreTokenizer>((flags >> 3) - 28);
+  rules.ignore_merges = merges.size() % 2 == 1;
   const auto add = [&](std::string piece, PieceType type) {
     vocabulary.pieces.push_back(std::move(piece));
     vocabulary.types.push_back(type);
-    vocabulary.scores.push_back(0.0F);
   };
   add("<s>", PieceType::control);
   add("</s>", PieceType::control);
@@ -102,7 +103,7 @@ Tokenizer byte_bpe_of(std::string_view merges, unsigned flags) {
     std::string joined =
         vocabulary.pieces[static_cast<std::size_t>(left)] + vocabulary.pieces[static_cast<std::size_t>(right)];
     if (joined.size() > 80) continue;
-    vocabulary.merges.push_back({left, right, static_cast<std::int32_t>(vocabulary.pieces.size())});
+    rules.merges.push_back({left, right, static_cast<std::int32_t>(vocabulary.pieces.size())});
     add(std::move(joined), PieceType::normal);
   }
   return Tokenizer(std::move(vocabulary));
@@ -123,7 +124,7 @@ Tokenizer open(std::string_view file, unsigned flags) {
   const unsigned mode = flags >> 3;
   if (mode == 31) return tiktoken_of(file);
   if (mode >= 28) return byte_bpe_of(file, flags);
-  return Tokenizer::from_bytes({reinterpret_cast<const std::byte*>(file.data()), file.size()}, mode);
+  return Tokenizer(read_tokenizer_file({reinterpret_cast<const std::byte*>(file.data()), file.size()}, mode));
 }
 
 }  // namespace
@@ -137,7 +138,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const Tokenizer tokenizer = open(file, flags);
     use(tokenizer, text, flags);
-    if (tokenizer.vocabulary().kind == Vocabulary::Kind::byte_bpe && flags >> 3 >= 28) check_byte_bpe(tokenizer, text);
+    if (tokenizer.vocabulary().is<llama2cpp::ByteBpeRules>() && flags >> 3 >= 28) check_byte_bpe(tokenizer, text);
   } catch (const llama2cpp::FormatError&) {
   }
   return 0;

@@ -50,6 +50,8 @@ std::string utf8_of(unsigned code) {
   return {static_cast<char>(0xF0 | code >> 18), tail(12), tail(6), tail(0)};
 }
 
+std::vector<float>& scores_of(Vocabulary& vocabulary) { return *find_scores(vocabulary); }
+
 Vocabulary vocabulary_of(std::vector<std::string> pieces) {
   Vocabulary vocabulary;
   vocabulary.pieces = {"<unk>", "\n<s>\n", "\n</s>\n"};
@@ -58,7 +60,7 @@ Vocabulary vocabulary_of(std::vector<std::string> pieces) {
     vocabulary.pieces.push_back(std::move(piece));
     vocabulary.types.push_back(PieceType::normal);
   }
-  vocabulary.scores.resize(vocabulary.pieces.size());
+  scores_of(vocabulary).resize(vocabulary.pieces.size());
   return vocabulary;
 }
 
@@ -207,7 +209,7 @@ TEST_CASE("a vocabulary that cannot work is refused") {
     CHECK_THROWS_AS(Tokenizer(std::move(vocabulary)), FormatError);
   };
   refused([](Vocabulary& v) { v = Vocabulary(); });
-  refused([](Vocabulary& v) { v.scores.pop_back(); });
+  refused([](Vocabulary& v) { scores_of(v).pop_back(); });
   refused([](Vocabulary& v) { v.types.pop_back(); });
   refused([](Vocabulary& v) { v.bos_id = 4; });
   refused([](Vocabulary& v) { v.bos_id = -2; });
@@ -229,7 +231,7 @@ TEST_CASE("a piece with an empty name and pieces that join it do no harm") {
   for (int byte = 0; byte < 256; ++byte) {
     vocabulary.pieces.push_back(byte == 'x' ? std::string("\0y", 2) : std::string(1, static_cast<char>(byte)) + "z");
     vocabulary.types.push_back(PieceType::normal);
-    vocabulary.scores.push_back(0.0f);
+    scores_of(vocabulary).push_back(0.0f);
   }
   const Tokenizer tokenizer(std::move(vocabulary));
   const std::vector<std::int32_t> expected = {3 + ' ', 3 + 'a'};

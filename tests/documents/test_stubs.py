@@ -1,9 +1,11 @@
-"""_core.pyi says what the extension module has: names by mypy's stubtest, parameters by pybind11's docstrings."""
+"""_core.pyi says what the extension module has, by mypy's stubtest and by inspect.signature; help() shows no C++."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+import llama2cpp
 from llama2cpp import _core
 
 STUB = ROOT / "src" / "llama2cpp" / "_core.pyi"
@@ -59,16 +62,57 @@ def parameters(function: ast.FunctionDef) -> list[tuple[str, str, Any]]:
 
 
 def approximately(value: Any) -> Any:
-    """1e-5 has come through a float32."""
+    """1e-5 may have come through a float32."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def real_parameters(function: Any) -> list[tuple[str, str, Any]]:
+    """The same of what runs."""
+    return [
+        (
+            name,
+            "named" if parameter.kind is parameter.KEYWORD_ONLY else "placed",
+            "required" if parameter.default is parameter.empty else approximately(parameter.default),
+        )
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name != "self"
+    ]
 
 
 @pytest.mark.parametrize(("stub", "real"), list(functions(ast.parse(STUB.read_text()).body, _core)))
 def test_parameters(stub: ast.FunctionDef, real: Any) -> None:
-    signature = real.__doc__.strip().splitlines()[0].replace("::", ".")  # a class registered later has its C++ name
-    (parsed,) = ast.parse(f"def {signature}: ...").body
-    assert isinstance(parsed, ast.FunctionDef)
-    if [name for name, *_ in parameters(parsed)] == ["arg0"]:  # an operator, whose operand has no name
-        assert len(parameters(stub)) == 1
-    else:
-        assert parameters(parsed) == parameters(stub)
+    assert real_parameters(real) == parameters(stub)
+
+
+CLASSES = [value for value in vars(_core).values() if isinstance(value, type) and not issubclass(value, Exception)]
+
+
+@pytest.mark.parametrize("thing", CLASSES)
+def test_a_class_has_the_signature_of_its_constructor(thing: type) -> None:
+    if type(thing.__init__).__name__ == "instancemethod":  # type: ignore[misc]
+        assert real_parameters(thing) == real_parameters(thing.__init__)  # type: ignore[misc]
+    else:  # it is made by other means
+        with pytest.raises(ValueError, match="signature"):
+            inspect.signature(thing)
+
+
+@pytest.mark.parametrize("thing", [*CLASSES, *filter(inspect.isbuiltin, vars(_core).values())])
+def test_help_shows_no_cpp(thing: Any) -> None:
+    shown = pydoc.plain(pydoc.render_doc(thing))
+    lines = shown.splitlines()[1:]  # the first says where it is from
+    noise = re.compile(r"arg\d|llama2cpp\._core\.\w|self: |-> |typing\.|collections\.abc|\$self|^--$", re.MULTILINE)
+    found = [line for line in lines if noise.search(line) and not re.search(r"^ *\|? *(>>>|class |from )", line)]
+    assert found == []
+
+
+def test_what_users_read() -> None:
+    assert str(inspect.signature(_core.Sampler)) == (
+        "(temperature=1.0, top_p=0.9, top_k=0, min_p=0.0, seed=None, repetition_penalty=1.0)"
+    )
+    assert str(inspect.signature(_core.Tokenizer.encode)) == "(self, text, bos=True, eos=None, special=False)"
+    bound = llama2cpp.load("storyteller").tokenizer.encode
+    assert str(inspect.signature(bound)) == "(text, bos=True, eos=None, special=False)"
+    assert str(inspect.signature(_core.Tokenizer.from_file)) == "(path, vocab_size=0)"
+    assert (_core.Sampler.__doc__ or "").startswith("Draws token ids from logits.\n")
+    assert (_core.Sampler.sample.__doc__ or "").startswith("Draw one id.\n")
+    assert _core.Sampler.__copy__.__doc__ is None

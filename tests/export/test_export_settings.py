@@ -18,17 +18,17 @@ import tiny
 import torch
 from hf_folders import Spec, read_json, transformers_logits
 from numpy.typing import NDArray
+from tokenizer_settings import BASES, BYTE_MARK, CASES, MARK, TOKENIZERS, tokenizer_of
 from tokenizers import AddedToken as TheirToken
 from tokenizers import Tokenizer as Theirs
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from vocabularies import PRE_TOKENIZERS as CUTS
 
 import llama2cpp
-from llama2cpp import Tokenizer
+from llama2cpp import Tokenizer, _core
 from llama2cpp.export import Calibration, Conversion, compare, convert
 from llama2cpp.export.opening import open_checkpoint, runnable
 from llama2cpp.export.report import unexplained
-from llama2cpp.export.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, AddedToken, Vocabulary
+from llama2cpp.export.vocabulary import NORMAL, AddedToken, Vocabulary
 
 # --- the config
 
@@ -376,164 +376,6 @@ def test_a_difference_that_no_weight_accounts_for_is_reported(tmp_path: Path) ->
 
 # --- tokenizers
 
-KINDS = ("llama2.c", "sentencepiece", "byte_bpe", "ranked_bpe")
-PREFIXES = ("none", "always", "where_none", "first_where_none")
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()
-
-
-def tokenizer_of(v: Vocabulary) -> Tokenizer:
-    """By what a pickle holds."""
-    assert len(fields(v)) == 20
-    added = [(token.id, token.lstrip, token.rstrip, token.normalized) for token in v.added]
-    first = (KINDS.index(v.kind), v.pieces, v.scores, v.types, v.bos_id, v.eos_ids, v.unk_id, v.unk_surface)
-    cuts = (v.add_space_prefix, v.remove_extra_whitespaces, CUTS.index(v.pre_tokenizer))
-    merges = ([list(merge) for merge in v.merges], v.merges_by_id, v.ignore_merges)
-    rest = (v.add_bos, v.add_eos, v.chat_template.encode(), PREFIXES.index(v.prefix), added, v.normalizes)
-    tokenizer: Tokenizer = Tokenizer.__new__(Tokenizer)
-    tokenizer.__setstate__((*first, *cuts, *merges, *rest))  # type: ignore[attr-defined]
-    return tokenizer
-
-
-def _base(kind: str) -> Vocabulary:
-    """A small tokenizer of each kind, with two special pieces at the end: a control piece and a user-defined one."""
-    marks = [b"<c>", b"<u>"]
-    if kind == "byte_bpe":
-        words = [b"he", b"ll", b" he", b"hell"]
-        pieces = [bytes([byte]) for byte in range(256)] + words + [b"<s>", b"</s>"] + marks
-        types = [NORMAL] * 260 + [CONTROL] * 3 + [USER_DEFINED]
-        pairs = [(b"h", b"e"), (b"l", b"l"), (b" ", b"he"), (b"he", b"ll")]
-        bos, end, unknown = 260, 261, -1
-    else:
-        letters = [SPACE, *(bytes([letter]) for letter in b"helo123")]
-        pieces = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(256)), *letters]
-        types = [UNKNOWN if kind != "ranked_bpe" else CONTROL, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * 12]
-        pieces += [b"he", b"ll", SPACE + b"he", b"hell"]
-        pairs = [(b"h", b"e"), (b"l", b"l"), (SPACE, b"he"), (b"he", b"ll")]
-        bos, end, unknown = 1, 2, 0
-        if kind != "llama2.c":
-            pieces, types = [*pieces, *marks], [*types, CONTROL, CONTROL]
-    ids = {piece: id for id, piece in enumerate(pieces)}
-    merges = [(ids[left], ids[right], ids[left + right]) for left, right in pairs]
-    scores = [0.0] * len(pieces)
-    for rank, (_, _, both) in enumerate(merges):
-        scores[both] = -1.0 - rank
-    for id in range(len(pieces)):
-        if types[id] == NORMAL and not scores[id] and kind != "byte_bpe":
-            scores[id] = -100.0 - id
-    if kind == "llama2.c":
-        pieces = [piece.replace(SPACE, b" ") for piece in pieces]
-        pieces[1], pieces[2] = b"\n<s>\n", b"\n</s>\n"
-    return Vocabulary(
-        kind=kind,
-        pieces=pieces,
-        scores=scores,
-        types=types,
-        bos_id=bos,
-        eos_ids=[end],
-        unk_id=unknown,
-        unk_surface=b" \xe2\x81\x87 " if kind != "llama2.c" else b"<unk>",
-        add_space_prefix=kind != "byte_bpe",
-        remove_extra_whitespaces=False,
-        pre_tokenizer="gpt2",
-        merges=merges if kind in ("byte_bpe", "ranked_bpe") else [],
-        merges_by_id=False,
-        ignore_merges=False,
-        add_bos=kind != "byte_bpe",
-        add_eos=False,
-        chat_template="",
-        prefix="always" if kind == "ranked_bpe" else "none",
-        added=[],
-        normalizes=kind == "ranked_bpe",
-    )
-
-
-BASES = {kind: _base(kind) for kind in KINDS}
-MARK = len(BASES["ranked_bpe"].pieces) - 2  # <c>
-BYTE_MARK = len(BASES["byte_bpe"].pieces) - 2
-
-
-def _typed(kind: str, id: int, type: int) -> list[int]:
-    return [type if i == id else old for i, old in enumerate(BASES[kind].types)]
-
-
-# By field: (kind, what is changed).
-CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "kind": [(kind, {}) for kind in KINDS],
-    "pieces": [
-        ("ranked_bpe", {"pieces": [*BASES["ranked_bpe"].pieces[:-1], b"<a mark>"]}),
-        ("sentencepiece", {"pieces": [*BASES["sentencepiece"].pieces[:-1], b"<a mark>"]}),
-        ("byte_bpe", {"pieces": [*BASES["byte_bpe"].pieces[:-1], b"<a mark>"]}),
-    ],
-    "scores": [("sentencepiece", {"scores": [-score for score in BASES["sentencepiece"].scores]})],
-    "types": [
-        ("sentencepiece", {"types": _typed("sentencepiece", MARK, USER_DEFINED)}),
-        ("sentencepiece", {"types": _typed("sentencepiece", MARK - 1, UNUSED)}),
-        ("sentencepiece", {"types": _typed("sentencepiece", MARK - 4, UNUSED)}),
-        ("sentencepiece", {"types": _typed("sentencepiece", 10, NORMAL)}),
-        ("ranked_bpe", {"types": _typed("ranked_bpe", MARK, USER_DEFINED)}),
-        ("ranked_bpe", {"types": _typed("ranked_bpe", MARK, USER_DEFINED), "prefix": "none"}),
-        ("byte_bpe", {"types": _typed("byte_bpe", BYTE_MARK, USER_DEFINED)}),
-    ],
-    "bos_id": [
-        ("sentencepiece", {"bos_id": -1}),
-        ("sentencepiece", {"bos_id": MARK}),
-        ("ranked_bpe", {"bos_id": -1}),
-        ("ranked_bpe", {"bos_id": -1, "add_bos": False}),
-        ("byte_bpe", {"bos_id": -1}),
-        ("byte_bpe", {"bos_id": BYTE_MARK, "add_bos": True}),
-    ],
-    "eos_ids": [
-        ("sentencepiece", {"eos_ids": []}),
-        ("sentencepiece", {"eos_ids": [MARK, 2]}),
-        ("ranked_bpe", {"eos_ids": [MARK, 2, MARK + 1, 1]}),
-        ("byte_bpe", {"eos_ids": []}),
-        ("byte_bpe", {"eos_ids": [BYTE_MARK, 261]}),
-    ],
-    "unk_id": [
-        ("sentencepiece", {"unk_id": -1, "types": _typed("sentencepiece", 0, CONTROL)}),
-        ("sentencepiece", {"unk_id": -1, "types": _typed("sentencepiece", 10, NORMAL)}),
-        ("ranked_bpe", {"unk_id": -1}),
-        ("byte_bpe", {"unk_id": BYTE_MARK}),
-    ],
-    "unk_surface": [("sentencepiece", {"unk_surface": b"?"})],
-    "add_space_prefix": [("sentencepiece", {"add_space_prefix": False})],
-    "remove_extra_whitespaces": [("sentencepiece", {"remove_extra_whitespaces": True})],
-    "prefix": [
-        *(("ranked_bpe", {"prefix": prefix, "normalizes": False}) for prefix in PREFIXES if prefix != "always"),
-        ("ranked_bpe", {"prefix": "none"}),
-    ],
-    "normalizes": [("ranked_bpe", {"prefix": "none", "normalizes": normalizes}) for normalizes in (False, True)],
-    "added": [
-        (kind, {"added": [AddedToken(mark, lstrip, rstrip, normalized)]} | more)
-        for kind, mark in (("ranked_bpe", MARK), ("byte_bpe", BYTE_MARK))
-        for lstrip, rstrip, normalized in [(True, False, False), (False, True, False), (False, False, True)]
-        for more in ({}, {"types": _typed(kind, mark, USER_DEFINED)})
-    ],
-    "pre_tokenizer": [
-        ("byte_bpe", {"pre_tokenizer": cut, "ignore_merges": whole}) for cut in CUTS for whole in (False, True)
-    ],
-    "merges": [
-        ("byte_bpe", {"merges": []}),
-        ("ranked_bpe", {"merges": []}),
-        ("ranked_bpe", {"merges": BASES["ranked_bpe"].merges[::-1]}),
-        ("byte_bpe", {"merges": BASES["byte_bpe"].merges[::-1]}),
-    ],
-    "merges_by_id": [("byte_bpe", {"merges_by_id": True, "merges": []})],
-    "ignore_merges": [("byte_bpe", {"ignore_merges": True})],
-    "add_bos": [
-        ("sentencepiece", {"add_bos": False}),
-        ("ranked_bpe", {"add_bos": False}),
-        ("byte_bpe", {"add_bos": True}),
-        ("byte_bpe", {"add_bos": True, "pre_tokenizer": "llama3", "ignore_merges": True}),
-    ],
-    "add_eos": [(kind, {"add_eos": True}) for kind in KINDS if kind != "llama2.c"],
-    "chat_template": [(kind, {"chat_template": "{{ messages }}"}) for kind in KINDS],
-}
-TOKENIZERS = {
-    f"{name}-{i}-{kind}": (name, kind, changes)
-    for name, cases in CASES.items()
-    for i, (kind, changes) in enumerate(cases)
-}
 NO_PLACE = {"m.bin": ("chat_template",)}  # and a note says so
 TEXTS = [
     *["", " ", "hello", " hello", "  hello  hell ", "x<c>y", "x <c> y", "x<u>y", "x <u> y", "<c> hello", "<u> hello"],
@@ -563,7 +405,8 @@ def ids_of(tokenizer: Tokenizer) -> list[Any]:
 
 
 def test_every_setting_has_a_case() -> None:
-    assert set(CASES) == {field.name for field in fields(Vocabulary)}
+    names = {name for settings in _core.tokenizer_settings().values() for name in settings}
+    assert set(CASES) == {"kind", *names} == {field.name for field in fields(Vocabulary)}
     flags = {field.name for field in fields(AddedToken)} - {"id"}
     tried = {
         flag for _, changes in CASES["added"] for token in changes["added"] for flag in flags if getattr(token, flag)

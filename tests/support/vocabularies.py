@@ -17,7 +17,6 @@ from tokenizers import Tokenizer as Reference
 
 from llama2cpp import Tokenizer
 
-BYTE_BPE = 2  # Vocabulary::Kind
 PRE_TOKENIZERS = (
     "gpt2",
     "llama3",
@@ -27,8 +26,9 @@ PRE_TOKENIZERS = (
     "seed_coder",
     "tekken",
     "deepseek_coder",
-)  # in the order of Vocabulary::PreTokenizer
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(6)  # PieceType
+)
+TYPES = ("normal", "unknown", "control", "user_defined", "unused", "byte")  # as SentencePiece numbers them from 1 on
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = TYPES
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -86,7 +86,7 @@ class ByteBpe:
 
     pieces: list[bytes]
     merges: list[tuple[bytes, bytes]] = field(default_factory=list)
-    types: list[int] = field(default_factory=list)  # empty: all normal
+    types: list[str] = field(default_factory=list)  # empty: all normal
     pre: str = "gpt2"
     ignore_merges: bool = False
     merges_by_id: bool = False
@@ -96,26 +96,37 @@ class ByteBpe:
     add_eos: bool = False
     template: bytes = b""
 
-    def kinds(self) -> list[int]:
+    def kinds(self) -> list[str]:
         return self.types or [NORMAL] * len(self.pieces)
 
     def ids(self) -> dict[bytes, int]:
-        return {piece: id for id, (piece, kind) in enumerate(zip(self.pieces, self.kinds(), strict=True)) if not kind}
+        return {
+            piece: id for id, (piece, kind) in enumerate(zip(self.pieces, self.kinds(), strict=True)) if kind == NORMAL
+        }
 
-    def state(self) -> tuple[Any, ...]:
-        """What a pickle of the tokenizer holds."""
+    def settings(self) -> dict[str, Any]:
+        """What Tokenizer.to_dict gives, and a pickle holds."""
         ids = self.ids()
-        merges = [[ids[left], ids[right], ids[left + right]] for left, right in self.merges]
-        size = len(self.pieces)
-        first = (BYTE_BPE, self.pieces, [0.0] * size, self.kinds(), self.bos, list(self.eos), -1, b"", False, False)
-        pre = PRE_TOKENIZERS.index(self.pre)
-        flags = (self.merges_by_id, self.ignore_merges, self.add_bos, self.add_eos)
-        return (*first, pre, merges, *flags, self.template, 0, [], False)
+        return {
+            "kind": "byte_bpe",
+            "pieces": self.pieces,
+            "types": self.kinds(),
+            "bos_id": self.bos,
+            "eos_ids": list(self.eos),
+            "unk_id": -1,
+            "unk_surface": b"",
+            "add_bos": self.add_bos,
+            "add_eos": self.add_eos,
+            "chat_template": self.template,
+            "pre_tokenizer": self.pre,
+            "merges": [(ids[left], ids[right], ids[left + right]) for left, right in self.merges],
+            "merges_by_id": self.merges_by_id,
+            "ignore_merges": self.ignore_merges,
+            "added": [],
+        }
 
     def ours(self) -> Tokenizer:
-        tokenizer: Tokenizer = Tokenizer.__new__(Tokenizer)
-        tokenizer.__setstate__(self.state())  # type: ignore[attr-defined]
-        return tokenizer
+        return Tokenizer.from_dict(self.settings())
 
     def reference(self) -> Any:
         """Normal pieces make the model, user-defined and control pieces are added tokens."""
@@ -163,7 +174,7 @@ def reference_ids(tokenizer: Any, text: str, special: bool = False) -> list[int]
 def gguf_vocabulary(path: Path, pre: str) -> ByteBpe:
     """The byte-level BPE that a GGUF holds, by the gguf library."""
     fields = gguf.GGUFReader(path).fields
-    types = [kind - 1 for kind in fields["tokenizer.ggml.token_type"].contents()]
+    types = [TYPES[kind - 1] for kind in fields["tokenizer.ggml.token_type"].contents()]
     tokens = fields["tokenizer.ggml.tokens"].contents()
     pieces = [
         from_stand_ins(token) if kind == NORMAL else token.encode() for token, kind in zip(tokens, types, strict=True)

@@ -142,8 +142,8 @@ KINDS: dict[str, Maker] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_text(tmp_path: Path, kind: str, token: str, special: bool) -> None:
     tokenizer = KINDS[kind](tmp_path / "tokenizer.json", token, special)
-    state = tokenizer.__reduce_ex__(2)[2]
-    pieces, types = list(state[1]), list(state[3])
+    settings = tokenizer.to_dict()
+    pieces, types = settings["pieces"], settings["types"]
     text = "<|eot_id|>" if kind == "tiktoken" else token
     name = text.encode()
     marks = {id for id, piece in enumerate(pieces) if piece == name and types[id] == CONTROL}

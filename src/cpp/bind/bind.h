@@ -11,7 +11,9 @@
 #include "bind/integer.h"
 
 namespace llama2cpp {
+struct Config;
 class Model;
+struct Place;
 struct Vocabulary;
 }  // namespace llama2cpp
 
@@ -20,6 +22,9 @@ namespace llama2cpp::bind {
 namespace py = pybind11;
 
 using PlaceList = std::vector<std::pair<Int<"places", "point", int>, Int<"places", "layer">>>;
+
+// Throws std::invalid_argument for a place that a model of that config does not have.
+std::vector<Place> places_of(const PlaceList& list, const Config& config);
 
 void register_errors(py::module_& module);
 void register_files(py::module_& module);
@@ -40,6 +45,9 @@ void register_model(py::module_& module);
 void register_panels(py::module_& module);
 void register_parts(py::module_& module);
 void register_machine(py::module_& module);
+
+// Last of all: what inspect.signature and help() read.
+void tidy_signatures(py::module_& module);
 
 // Model.forward, which lives with the sessions that it feeds; and Model.feed: one token each, and no arrays of logits.
 py::list forward_many(const Model& model, const py::sequence& rows, const py::object& hooks);

@@ -313,10 +313,12 @@ True
       .def("_repr_html_",
            [](const Config& c) { return py::module_::import("llama2cpp.inside.html_views").attr("config_html")(c); })
       .def("__repr__", &repr_of)
-      .def("__eq__",
-           [](const Config& a, const py::object& b) {
-             return py::isinstance<Config>(b) && config_dict(a).equal(config_dict(b.cast<const Config&>()));
-           })
+      .def(
+          "__eq__",
+          [](const Config& a, const py::object& b) {
+            return py::isinstance<Config>(b) && config_dict(a).equal(config_dict(b.cast<const Config&>()));
+          },
+          arg("other"))
       .def(py::pickle([](const Config& c) { return config_dict(c); },
                       [](const py::dict& d) { return py::type::of<Config>()(**d).cast<Config>(); }));
 }

@@ -3,8 +3,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <limits>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,20 +15,14 @@
 #include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
-#include "core/function_ref.h"
 #include "core/thread_pool.h"
-#include "format/format.h"
-#include "format/int8_group.h"
-#include "format/llm_int8.h"
+#include "format/encode_rows.h"
 
 namespace llama2cpp::bind {
 namespace {
 
 using FloatArray = py::array_t<float, py::array::c_style>;
 using ByteArray = py::array_t<std::uint8_t, py::array::c_style>;
-
-constexpr float kLargest = 65504.0F;             // of f16, which scales are
-constexpr std::int64_t kWorthAThread = 1 << 16;  // weights; below it, starting one takes longer than it saves
 
 constexpr const char* kEncodeDoc = R"doc(Rows of numbers as a weight format stores them.
 
@@ -179,147 +173,99 @@ Examples
 288
 )doc";
 
-const Format& find_row_format(const std::string& name) {
-  const Format& format = find_format(name);
-  LLAMA2CPP_CHECK(format.group != 0, "format '", name, "' has no rows of its own");
-  return format;
-}
+std::string shape_of(const py::array& array) { return py::str(array.attr("shape")); }
 
-std::int64_t row_bytes(const Format& format, std::int64_t columns) {
-  LLAMA2CPP_CHECK(columns >= 0 && columns % format.group == 0, "rows have ", columns, " columns, which ", format.name,
-                  "'s group of ", format.group, " does not divide");
-  return columns / format.group * format.group_bytes;
-}
-
-// Rows, columns and the shape of a result whose rows have another length.
+// Rows and columns of an array of one or two dimensions, and the shape of a result whose rows have another length.
 struct Rows {
-  std::int64_t count;
-  std::int64_t columns;
+  explicit Rows(const py::array& array) : rank(array.ndim()) {
+    LLAMA2CPP_CHECK(rank == 1 || rank == 2, "the array has shape ", shape_of(array),
+                    ", expected one or two dimensions");
+    count = rank == 2 ? array.shape(0) : 1;
+    columns = array.shape(rank - 1);
+  }
 
-  std::vector<py::ssize_t> shape(int rank, std::int64_t last) const {
+  std::vector<py::ssize_t> shape(std::int64_t last) const {
     return rank == 1 ? std::vector<py::ssize_t>{last} : std::vector<py::ssize_t>{count, last};
   }
+  ThreadPool pool(std::optional<int> threads = {}) const {
+    return ThreadPool(threads_for_rows(count, count * columns, threads));
+  }
+
+  py::ssize_t rank;
+  std::int64_t count;
+  std::int64_t columns;
 };
 
-Rows rows_of(const py::array& array) {
-  LLAMA2CPP_CHECK(array.ndim() == 1 || array.ndim() == 2, "the array has shape ",
-                  std::string(py::str(array.attr("shape"))), ", expected one or two dimensions");
-  return {array.ndim() == 2 ? array.shape(0) : 1, array.shape(array.ndim() - 1)};
+Rows matrix(const py::array& array) {
+  LLAMA2CPP_CHECK(array.ndim() == 2, "the array has shape ", shape_of(array), ", expected two dimensions");
+  return Rows(array);
 }
 
-// Throws for the first number that is not in [least, most]; NaN is in no range.
-void check_range(const float* x, std::int64_t count, float least, float most, const char* what) {
-  const float* const bad = std::find_if(x, x + count, [&](float v) { return !(v >= least && v <= most); });
-  LLAMA2CPP_CHECK(bad == x + count, what, " ", bad - x, " is ", *bad, ", expected a number from ", least, " to ", most);
-}
-
-// Calls work(begin, end) for shares of the rows, on threads where that pays.
-void share_rows(Rows rows, std::optional<int> threads, FunctionRef<void(std::int64_t, std::int64_t)> work) {
-  const std::int64_t most = std::max<std::int64_t>(1, rows.count * rows.columns / kWorthAThread);
-  const std::int64_t wanted = std::min<std::int64_t>({threads.value_or(default_threads()), most, rows.count});
-  const int n = static_cast<int>(std::max<std::int64_t>(1, wanted));
-  if (n == 1) return work(0, rows.count);
-  ThreadPool pool(n);
-  pool.run([&](int w, int workers) {
-    const Range range = share(rows.count, w, workers);
-    work(range.begin, range.end);
-  });
-  warn_of(pool);
+std::span<const float> values_of(const FloatArray& array) {
+  return {array.data(), static_cast<std::size_t>(array.size())};
 }
 
 py::array encode(const std::string& name, const FloatArray& array, const std::optional<FloatArray>& importance,
                  std::optional<Int<"encode", "threads", int>> threads) {
   const Format& format = find_row_format(name);
-  LLAMA2CPP_CHECK(format.encode != nullptr, "format '", name, "' can be read and not be written");
-  LLAMA2CPP_CHECK(!threads || (*threads >= 1 && *threads <= 1024), "threads is ", *threads + 0,
-                  ", expected 1 to 1024, or None");
-  const Rows rows = rows_of(array);
-  const std::int64_t bytes = row_bytes(format, rows.columns);
+  const Rows rows(array);
+  const std::int64_t bytes = checked_row_bytes(format, rows.columns);
   if (importance) {
     LLAMA2CPP_CHECK(importance->ndim() == 1 && importance->shape(0) == rows.columns, "importance has shape ",
-                    std::string(py::str(importance->attr("shape"))), ", expected (", rows.columns, ",)");
+                    shape_of(*importance), ", expected (", rows.columns, ",)");
   }
-  ByteArray result =
-      new_array<std::uint8_t>(rows.shape(static_cast<int>(array.ndim()), bytes), "an array of encoded rows");
-  const float* const from = array.data();
-  const float* const weights = importance ? importance->data() : nullptr;
+  ByteArray result = new_array<std::uint8_t>(rows.shape(bytes), "an array of encoded rows");
+  const auto from = values_of(array);
+  const auto weights = importance ? values_of(*importance) : std::span<const float>();
   auto* const to = reinterpret_cast<std::byte*>(result.mutable_data());
   const ReleasedGil released;
-  if (format.quantised) check_range(from, rows.count * rows.columns, -kLargest, kLargest, "number");
-  if (weights != nullptr) check_range(weights, rows.columns, 0.0F, 1e12F, "importance");
-  share_rows(rows, threads, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r)
-      format.encode(from + r * rows.columns, weights, rows.columns, to + r * bytes);
-  });
+  ThreadPool pool = rows.pool(threads);
+  encode_rows(format, from, rows.columns, weights, to, pool);
+  warn_of(pool);
   return result;
 }
 
 py::array decode(const std::string& name, const ByteArray& data) {
   const Format& format = find_row_format(name);
-  const Rows stored = rows_of(data);
-  LLAMA2CPP_CHECK(stored.columns % format.group_bytes == 0, "rows have ", stored.columns,
-                  " bytes, expected whole groups of ", format.group_bytes);
-  const Rows rows{stored.count, stored.columns / format.group_bytes * format.group};
-  Weight weight;
-  weight.format = &format;
-  weight.rows = rows.count;
-  weight.cols = rows.columns;
-  weight.group = format.group;
-  weight.planes[0].data = reinterpret_cast<const std::byte*>(data.data());
-  weight.planes[0].bytes = static_cast<std::size_t>(data.nbytes());
-  weight.planes[0].row_bytes = stored.columns;
-  FloatArray result =
-      new_array<float>(rows.shape(static_cast<int>(data.ndim()), rows.columns), "an array of decoded rows");
+  const Rows stored(data);
+  const std::int64_t columns = checked_row_columns(format, stored.columns);
+  FloatArray result = new_array<float>(stored.shape(columns), "an array of decoded rows");
+  const auto* const from = reinterpret_cast<const std::byte*>(data.data());
   float* const to = result.mutable_data();
   const ReleasedGil released;
-  share_rows(rows, std::nullopt, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) weight.decode_row(r, to + r * rows.columns);
-  });
+  ThreadPool pool(threads_for_rows(stored.count, stored.count * columns));
+  decode_rows(format, {from, static_cast<std::size_t>(data.nbytes())}, columns, to, pool);
+  warn_of(pool);
   return result;
 }
 
-py::tuple encode_groups(const FloatArray& array, Int<"encode_int8_group", "group"> given) {
-  const std::int64_t group = given;
-  LLAMA2CPP_CHECK(array.ndim() == 2, "the array has shape ", std::string(py::str(array.attr("shape"))),
-                  ", expected two dimensions");
-  const Rows rows = rows_of(array);
-  LLAMA2CPP_CHECK(group >= 1 && rows.columns % group == 0, "group is ", group, ", expected a divisor of ",
-                  rows.columns);
-  LLAMA2CPP_CHECK(group <= kMostInt8Group, "group is ", group, ", expected at most ", kMostInt8Group);
+py::tuple encode_groups(const FloatArray& array, Int<"encode_int8_group", "group"> group) {
+  const Rows rows = matrix(array);
+  LLAMA2CPP_CHECK(group >= 1, "group is ", group.value, ", expected a divisor of ", rows.columns);
   auto values = new_array<std::int8_t>({rows.count, rows.columns}, "an array of encoded rows");
   py::array_t<float> scales(std::vector<py::ssize_t>{rows.count, rows.columns / group});
-  const float* const from = array.data();
   std::int8_t* const q = values.mutable_data();
   float* const s = scales.mutable_data();
   {
     const ReleasedGil released;
-    constexpr float kMost = std::numeric_limits<float>::max();
-    check_range(from, rows.count * rows.columns, -kMost, kMost, "number");
-    share_rows(rows, std::nullopt, [&](std::int64_t begin, std::int64_t end) {
-      encode_int8_group(from + begin * rows.columns, (end - begin) * rows.columns, group, q + begin * rows.columns,
-                        s + begin * (rows.columns / group));
-    });
+    ThreadPool pool = rows.pool();
+    encode_int8_groups(values_of(array), rows.columns, group, q, s, pool);
+    warn_of(pool);
   }
   return py::make_tuple(std::move(values), std::move(scales));
 }
 
-py::tuple encode_rows(const FloatArray& array) {
-  LLAMA2CPP_CHECK(array.ndim() == 2, "the array has shape ", std::string(py::str(array.attr("shape"))),
-                  ", expected two dimensions");
-  const Rows rows = rows_of(array);
+py::tuple encode_llm_int8(const FloatArray& array) {
+  const Rows rows = matrix(array);
   auto values = new_array<std::int8_t>({rows.count, rows.columns}, "an array of encoded rows");
   py::array_t<float> largest(rows.count);
-  const float* const from = array.data();
   std::int8_t* const q = values.mutable_data();
   float* const most = largest.mutable_data();
   {
     const ReleasedGil released;
-    check_range(from, rows.count * rows.columns, -kLargest, kLargest, "number");
-    share_rows(rows, std::nullopt, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) {
-        most[r] = encode_llm_int8(from + r * rows.columns, rows.columns, q + r * rows.columns);
-      }
-    });
+    ThreadPool pool = rows.pool();
+    encode_llm_int8_rows(values_of(array), rows.columns, q, most, pool);
+    warn_of(pool);
   }
   return py::make_tuple(std::move(values), std::move(largest));
 }
@@ -331,11 +277,11 @@ void register_format(py::module_& module) {
              py::arg("threads") = py::none(), kEncodeDoc);
   module.def("decode", &decode, py::arg("format"), py::arg("data").noconvert(), kDecodeDoc);
   module.def("encode_int8_group", &encode_groups, py::arg("array").noconvert(), py::arg("group"), kInt8GroupDoc);
-  module.def("encode_llm_int8", &encode_rows, py::arg("array").noconvert(), kLlmInt8Doc);
+  module.def("encode_llm_int8", &encode_llm_int8, py::arg("array").noconvert(), kLlmInt8Doc);
   module.def(
       "row_bytes",
       [](const std::string& format, Int<"row_bytes", "columns"> columns) {
-        return row_bytes(find_row_format(format), columns);
+        return checked_row_bytes(find_row_format(format), columns);
       },
       py::arg("format"), py::arg("columns"), kRowBytesDoc);
 }

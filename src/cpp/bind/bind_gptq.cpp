@@ -2,10 +2,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
@@ -16,9 +15,9 @@
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/thread_pool.h"
-#include "format/f32.h"
-#include "format/gptq_encode.h"
 #include "format/gptq_factor.h"
+#include "format/gptq_store.h"
+#include "model/gram.h"
 
 namespace llama2cpp::bind {
 namespace {
@@ -136,12 +135,6 @@ Examples
 (True, '0x76543210', 0.0)
 )doc";
 
-ThreadPool pool_of(std::optional<int> threads) {
-  LLAMA2CPP_CHECK(!threads || (*threads >= 1 && *threads <= 1024), "threads is ", threads.value_or(0),
-                  ", expected 1 to 1024, or None");
-  return ThreadPool(threads.value_or(default_threads()));
-}
-
 std::string shape_of(const py::array& array) { return py::str(array.attr("shape")); }
 
 template <typename T>
@@ -154,41 +147,19 @@ std::span<T> places_of(Array<T>& array) {
   return {array.mutable_data(), static_cast<std::size_t>(array.size())};
 }
 
-Array<float> gram(const Array<float>& x, std::optional<Int<"gram", "threads", int>> given) {
-  const std::optional<int> threads = given;
+std::span<std::uint32_t> words_of(Array<std::int32_t>& array) {
+  return {reinterpret_cast<std::uint32_t*>(array.mutable_data()), static_cast<std::size_t>(array.size())};
+}
+
+Array<float> gram_of(const Array<float>& x, std::optional<Int<"gram", "threads", int>> threads) {
   LLAMA2CPP_CHECK(x.ndim() == 2 && x.size() > 0, "x has shape ", shape_of(x), ", expected rows and columns");
-  LLAMA2CPP_CHECK(!threads || (*threads >= 1 && *threads <= 1024), "threads is ", threads.value_or(0),
-                  ", expected 1 to 1024, or None");
-  const std::int64_t rows = x.shape(0);
   const std::int64_t cols = x.shape(1);
   Array<float> result = new_array<float>({cols, cols}, "the sum of a matrix's inputs' products");
-  const float* const from = x.data();
-  float* const to = result.mutable_data();
+  const auto from = values_of(x);
+  const auto to = places_of(result);
   const ReleasedGil released;
-  std::vector<float> turned(static_cast<std::size_t>(rows * cols));  // [cols, rows]
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < cols; ++c) turned[static_cast<std::size_t>(c * rows + r)] = from[r * cols + c];
-  }
-  Weight weight;
-  weight.name = "x";
-  weight.format = &kF32;
-  weight.rows = cols;
-  weight.cols = rows;
-  weight.planes[0].data = reinterpret_cast<const std::byte*>(turned.data());
-  weight.planes[0].bytes = turned.size() * sizeof(float);
-  weight.planes[0].row_bytes = rows * static_cast<std::int64_t>(sizeof(float));
-  const auto backend = make_backend("cpu", threads.value_or(0));
-  const Poll poll(*backend);
-  const Backend::Lease lease(*backend, poll);
-  backend->pack(weight);
-  const Weight* const weights[] = {&weight};
-  constexpr std::int64_t kAtOnce = 128;  // as many as a forward pass has tokens: the kernels are made for that
-  for (std::int64_t first = 0; first < cols; first += kAtOnce) {
-    const std::int64_t count = std::min(kAtOnce, cols - first);
-    const Tensor outs[] = {Tensor(to + first * cols, {count, cols})};
-    backend->matmul(weights, Tensor(turned.data() + first * rows, {count, rows}), outs);
-  }
-  backend->sync();
+  const auto backend = make_backend("cpu", checked_threads(threads));
+  gram(from, cols, to, *backend, Poll(*backend));
   warn_of(*backend);
   return result;
 }
@@ -196,109 +167,50 @@ Array<float> gram(const Array<float>& x, std::optional<Int<"gram", "threads", in
 py::tuple factor(const Array<double>& hessian, double damp, std::optional<Int<"gptq_factor", "threads", int>> threads) {
   LLAMA2CPP_CHECK(hessian.ndim() == 2 && hessian.shape(0) == hessian.shape(1) && hessian.size() > 0,
                   "the Hessian has shape ", shape_of(hessian), ", expected a square");
-  LLAMA2CPP_CHECK(damp > 0.0 && std::isfinite(damp), "damp is ", damp, ", expected a positive number");
   const std::int64_t n = hessian.shape(0);
   Array<double> u = new_array<double>({n, n}, "the factor of a Hessian");
   const auto given = values_of(hessian);
   const auto inverse = places_of(u);
   {
     const ReleasedGil released;
-    LLAMA2CPP_CHECK(std::all_of(given.begin(), given.end(), [](double v) { return std::isfinite(v); }),
-                    "the Hessian has numbers that are not finite");
-    ThreadPool pool = pool_of(threads);
-    double mean = 0.0;
-    for (std::int64_t k = 0; k < n; ++k) mean += given[static_cast<std::size_t>(k * n + k)];
-    mean /= static_cast<double>(n);
-    if (!(mean > 0.0)) mean = 1.0;  // inputs that were always 0: nothing is made up for
-    std::vector<double> damped(given.size());
-    for (;; damp *= 10.0) {
-      // With a diagonal of some 1e6 means any symmetric matrix is positive definite whose entries are not far beyond it.
-      LLAMA2CPP_CHECK(damp < 1e12, "the Hessian is not positive definite with any damping");
-      std::copy(given.begin(), given.end(), damped.begin());
-      for (std::int64_t k = 0; k < n; ++k) damped[static_cast<std::size_t>(k * n + k)] += damp * mean;
-      if (gptq_factor(damped, inverse, n, pool)) break;
-    }
+    ThreadPool pool(checked_threads(threads));
+    damp = gptq_damped_factor(given, damp, inverse, n, pool);
     warn_of(pool);
   }
   return py::make_tuple(std::move(u), damp);
 }
 
-// Throws unless the shapes fit and every number may be stored.
-void check_weight(const Array<float>& weight, const std::optional<Array<double>>& factor,
-                  const Array<std::int32_t>& order, int bits) {
-  LLAMA2CPP_CHECK(bits == 2 || bits == 3 || bits == 4 || bits == 8, "bits is ", bits, ", expected 2, 3, 4 or 8");
-  LLAMA2CPP_CHECK(weight.ndim() == 2 && weight.size() > 0, "the weight has shape ", shape_of(weight),
-                  ", expected rows and columns");
-  const py::ssize_t cols = weight.shape(1);
-  for (const py::ssize_t size : {weight.shape(0), cols}) {
-    LLAMA2CPP_CHECK(size * bits % 32 == 0, "the weight is [", weight.shape(0), ", ", cols, "], and ", size,
-                    " values of ", bits, " bits fill no whole 32-bit words");
-  }
+void check_shapes(std::int64_t cols, const std::optional<Array<double>>& factor, const Array<std::int32_t>& order) {
   LLAMA2CPP_CHECK(!factor || (factor->ndim() == 2 && factor->shape(0) == cols && factor->shape(1) == cols),
                   "factor has shape ", factor ? shape_of(*factor) : "", ", expected (", cols, ", ", cols, ")");
   LLAMA2CPP_CHECK(order.ndim() == 1 && order.shape(0) == cols, "order has shape ", shape_of(order), ", expected (",
                   cols, ",)");
-  std::vector<bool> seen(static_cast<std::size_t>(cols));
-  for (const std::int32_t column : values_of(order)) {
-    LLAMA2CPP_CHECK(column >= 0 && column < cols && !seen[static_cast<std::size_t>(column)], "order has ", column,
-                    ", expected each of 0 to ", cols - 1, " once");
-    seen[static_cast<std::size_t>(column)] = true;
-  }
-  constexpr float kLargest = 65504.0F;  // of f16, which scales are
-  for (const float value : values_of(weight)) {
-    LLAMA2CPP_CHECK(std::fabs(value) <= kLargest, "a number is ", value, ", expected a magnitude of up to ", kLargest);
-  }
 }
 
 py::dict encode(const Array<float>& weight, const std::optional<Array<double>>& factor,
-                const Array<std::int32_t>& order, Int<"gptq_encode", "bits", int> given_bits,
-                Int<"gptq_encode", "group"> given_group, bool symmetric, bool search,
-                Int<"gptq_encode", "version", int> given_version,
-                std::optional<Int<"gptq_encode", "threads", int>> threads) {
-  const int bits = given_bits;
-  const int version = given_version;
-  std::int64_t group = given_group;
-  check_weight(weight, factor, order, bits);
-  LLAMA2CPP_CHECK(group == -1 || group >= 1, "group is ", group, ", expected 1 or more, or -1 for all columns");
-  LLAMA2CPP_CHECK(version == 1 || version == 2, "version is ", version, ", expected 1 or 2");
+                const Array<std::int32_t>& order, Int<"gptq_encode", "bits", int> bits,
+                Int<"gptq_encode", "group"> group, bool symmetric, bool search,
+                Int<"gptq_encode", "version", int> version, std::optional<Int<"gptq_encode", "threads", int>> threads) {
+  LLAMA2CPP_CHECK(weight.ndim() == 2 && weight.size() > 0, "the weight has shape ", shape_of(weight),
+                  ", expected rows and columns");
   const std::int64_t rows = weight.shape(0);
   const std::int64_t cols = weight.shape(1);
-  group = group == -1 ? cols : std::min(group, cols);
-  const std::int64_t groups = gptq_groups(cols, group);
-  Array<std::int32_t> qweight(std::vector<py::ssize_t>{cols * bits / 32, rows});
-  Array<std::int32_t> qzeros(std::vector<py::ssize_t>{groups, rows * bits / 32});
+  const GptqSizes sizes = gptq_sizes(rows, cols, bits, group);
+  check_shapes(cols, factor, order);
+  Array<std::int32_t> qweight(std::vector<py::ssize_t>{sizes.weight_words, rows});
+  Array<std::int32_t> qzeros(std::vector<py::ssize_t>{sizes.groups, sizes.zero_words});
   Array<std::int32_t> g_idx(std::vector<py::ssize_t>{cols});
-  Array<std::uint16_t> scales(std::vector<py::ssize_t>{groups, rows});
+  Array<std::uint16_t> scales(std::vector<py::ssize_t>{sizes.groups, rows});
   Array<float> values = new_array<float>({rows, cols}, "an array of a GPTQ matrix's values");
-  auto* const words = reinterpret_cast<std::uint32_t*>(qweight.mutable_data());
-  auto* const zero_words = reinterpret_cast<std::uint32_t*>(qzeros.mutable_data());
-  const auto group_of = places_of(g_idx);
+  const GptqPlanes planes{words_of(qweight), words_of(qzeros), places_of(scales), places_of(g_idx), places_of(values)};
+  const auto u = factor ? values_of(*factor) : std::span<const double>();
   double loss = 0.0;
   {
-    std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * cols));
-    std::vector<std::uint8_t> zeros(static_cast<std::size_t>(groups * rows));
-    std::vector<double> losses(static_cast<std::size_t>(rows));
-    const GptqCodes out{q, places_of(scales), zeros, places_of(values), losses};
-    const auto from = values_of(weight);
-    const auto u = factor ? values_of(*factor) : std::span<const double>();
-    const auto places = values_of(order);
     const ReleasedGil released;
-    ThreadPool pool = pool_of(threads);
-    gptq_encode(from, cols, places, u, {bits, group, symmetric, search}, out, pool);
+    ThreadPool pool(checked_threads(threads));
+    loss = gptq_store(values_of(weight), values_of(order), u, {bits, sizes.group, symmetric, search}, version, planes,
+                      pool);
     warn_of(pool);
-    for (const double of_row : losses) loss += of_row;
-    for (std::int64_t place = 0; place < cols; ++place) {
-      group_of[static_cast<std::size_t>(places[static_cast<std::size_t>(place)])] =
-          static_cast<std::int32_t>(place / group);
-    }
-    std::fill_n(words, cols * bits / 32 * rows, 0U);
-    std::fill_n(zero_words, groups * rows * bits / 32, 0U);
-    for (std::int64_t r = 0; r < rows; ++r) gptq_pack(q.data() + r * cols, cols, 1, bits, words + r, rows);
-    const int stored_less = version == 1 ? 1 : 0;
-    for (std::uint8_t& zero : zeros) zero = static_cast<std::uint8_t>((zero - stored_less) & ((1 << bits) - 1));
-    for (std::int64_t g = 0; g < groups; ++g) {
-      gptq_pack(zeros.data() + g * rows, rows, 1, bits, zero_words + g * (rows * bits / 32), 1);
-    }
   }
   py::dict result;
   result["qweight"] = std::move(qweight);
@@ -313,7 +225,7 @@ py::dict encode(const Array<float>& weight, const std::optional<Array<double>>& 
 }  // namespace
 
 void register_gptq(py::module_& module) {
-  module.def("gram", &gram, py::arg("x").noconvert(), py::arg("threads") = py::none(), kGramDoc);
+  module.def("gram", &gram_of, py::arg("x").noconvert(), py::arg("threads") = py::none(), kGramDoc);
   module.def("gptq_factor", &factor, py::arg("hessian").noconvert(), py::arg("damp") = 0.01,
              py::arg("threads") = py::none(), kFactorDoc);
   module.def("gptq_encode", &encode, py::arg("weight").noconvert(), py::arg("factor").noconvert(),

@@ -18,8 +18,7 @@
 #include "bind/released_gil.h"
 #include "core/buffer.h"
 #include "core/check.h"
-#include "core/memory_needs.h"
-#include "model/session.h"
+#include "model/run_with_cache.h"
 #include "observe/capture.h"
 #include "observe/interventions.h"
 #include "observe/recorder.h"
@@ -27,15 +26,9 @@
 namespace llama2cpp::bind {
 namespace {
 
-Place checked_place(int point, std::int64_t layer, const Config& config) {
-  LLAMA2CPP_CHECK(point >= 0 && point < kPoints && layer >= 0 && layer < config.n_layers, "there is no point ", point,
-                  " in layer ", layer);
-  return {static_cast<Point>(point), layer};
-}
-
 PlaceSet place_set(const PlaceList& list, const Config& config) {
   PlaceSet set(config.n_layers);
-  for (const auto& [point, layer] : list) set.add(checked_place(point, layer, config));
+  for (const Place& place : places_of(list, config)) set.add(place);
   return set;
 }
 
@@ -134,91 +127,41 @@ std::shared_ptr<Intervention> make_intervention(const std::string& change, Ints<
                            values.shape(1), values.shape(2)});
 }
 
-// What a call takes besides the weights and the cache, checked before anything is allocated.
-void check_memory(const Model& model, const Capture& capture, double captured, double logits, std::int64_t sequences,
-                  std::int64_t tokens, bool one_pass) {
-  const Config& c = model.config();
-  const double rows = static_cast<double>(one_pass ? sequences * tokens : std::min(chunk_of(c), sequences * tokens));
-  double row = static_cast<double>(5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 1);
-  if (logits > 0) row += static_cast<double>(c.vocab_size);
-  bool patterns = false;
-  bool results = false;
-  for (const Capture::Slot& slot : capture.slots()) {
-    patterns = patterns || is_pattern(slot.place.point);
-    results = results || slot.place.point == Point::result;
-  }
-  if (patterns) row += 2.0 * static_cast<double>(c.n_heads) * static_cast<double>(tokens);
-  if (results) row += static_cast<double>(c.n_heads * c.dim + c.q_dim());
-  const double needed = captured + logits + rows * row * sizeof(float);
-  need_memory(needed, "run_with_cache", cat(gigabytes(captured), " of activations, ", gigabytes(logits), " of logits"),
-              "ask for fewer names, positions or tokens");
-}
-
 }  // namespace
+
+std::vector<Place> places_of(const PlaceList& list, const Config& config) {
+  std::vector<Place> places;
+  for (const auto& [point, layer] : list) places.push_back(checked_place(point, layer, config));
+  return places;
+}
 
 py::tuple run_with_cache(const Model& model, const py::sequence& rows, const PlaceList& places,
                          const std::optional<Ints<"run_with_cache", "positions">>& positions,
-                         std::optional<Int<"run_with_cache", "stop_at_layer">> given_stop, const py::object& call) {
-  const std::optional<std::int64_t> stop_at_layer = given_stop;
-  const Config& c = model.config();
+                         std::optional<Int<"run_with_cache", "stop_at_layer">> stop_at_layer, const py::object& call) {
   std::vector<Session*> sessions;
   std::vector<std::vector<std::int32_t>> ids;
   for (const py::handle row : rows) {
     const auto [session, tokens] = row.cast<std::pair<Session*, py::object>>();
-    LLAMA2CPP_CHECK(session != nullptr && &session->model() == &model && session->position() == 0,
-                    "a session belongs to another model or has begun");
     sessions.push_back(session);
     ids.push_back(to_ids(tokens));
-    LLAMA2CPP_CHECK(ids.back().size() == ids.front().size(), "the prompts have different lengths");
   }
-  LLAMA2CPP_CHECK(!ids.empty() && !ids[0].empty(), "there are no tokens, expected at least one");
-  LLAMA2CPP_CHECK(!stop_at_layer || (*stop_at_layer >= 0 && *stop_at_layer <= c.n_layers), "stop_at_layer is ",
-                  stop_at_layer.value_or(0), ", expected 0 to ", c.n_layers);
-  const auto sequences = static_cast<std::int64_t>(ids.size());
-  const auto tokens = static_cast<std::int64_t>(ids[0].size());
-  const std::int64_t width = stop_at_layer ? c.dim : c.vocab_size;
-
-  Hooks hooks = call.is_none() ? Hooks(c, model.backend()) : CallHooks::of(call, model);
-  hooks.stop_at_layer = stop_at_layer;
-  std::vector<Place> wanted;
-  for (const auto& [point, layer] : places) wanted.push_back(checked_place(point, layer, c));
-  const auto capture = std::make_shared<Capture>(c, wanted, sequences, tokens,
-                                                 positions ? positions->values : std::vector<std::int64_t>());
-  const double logits_bytes = static_cast<double>(sequences) * static_cast<double>(tokens * width) * sizeof(float);
-  check_memory(model, *capture, static_cast<double>(capture->floats()) * sizeof(float), logits_bytes, sequences, tokens,
-               hooks.need_one_pass());
-
-  const Buffer memory = model.borrow_memory(static_cast<std::size_t>(capture->floats()) * sizeof(float));
-  capture->write_to(reinterpret_cast<float*>(memory.data()), model.backend());
-  hooks.add(capture, capture->places());
-  const Buffer out = model.borrow_memory(static_cast<std::size_t>(logits_bytes));  // logits, or the residual stream
-  auto* const out_floats = reinterpret_cast<float*>(out.data());
-  std::vector<Work> work;
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    float* const logits = out_floats + static_cast<std::int64_t>(i) * tokens * width;
-    work.push_back({.session = sessions[i],
-                    .tokens = ids[i],
-                    .all_logits = stop_at_layer ? nullptr : logits,
-                    .last_logits = nullptr});
-  }
-  if (stop_at_layer) {
-    const Place last = *stop_at_layer == 0 ? Place{Point::embed, 0} : Place{Point::resid_post, *stop_at_layer - 1};
-    const auto residual =
-        std::make_shared<Capture>(c, std::vector{last}, sequences, tokens, std::vector<std::int64_t>());
-    residual->write_to(out_floats, model.backend());
-    hooks.add(residual, residual->places());
-  }
+  const Hooks hooks = call.is_none() ? Hooks(model.config(), model.backend()) : CallHooks::of(call, model);
+  std::vector<Place> wanted = places_of(places, model.config());
+  std::vector<std::int64_t> kept = positions ? positions->values : std::vector<std::int64_t>();
+  CachedRun done;
   {
     const ReleasedGil released;
-    run(work, hooks, Poll(model.backend()));
+    done = llama2cpp::run_with_cache(model, sessions, ids, std::move(wanted), std::move(kept), stop_at_layer, hooks,
+                                     Poll(model.backend()));
   }
-
   py::dict arrays;
-  for (const Capture::Slot& slot : capture->slots()) {
+  for (const Capture::Slot& slot : done.slots) {
     arrays[py::str(point_name(slot.place.point, slot.place.layer))] =
-        float_array(memory, slot.begin, {slot.shape.begin(), slot.shape.end()});
+        float_array(done.activations, slot.begin, {slot.shape.begin(), slot.shape.end()});
   }
-  return py::make_tuple(float_array(out, 0, {sequences, tokens, width}), arrays);
+  const auto sequences = static_cast<py::ssize_t>(ids.size());
+  const auto tokens = static_cast<py::ssize_t>(ids[0].size());
+  return py::make_tuple(float_array(done.out, 0, {sequences, tokens, done.width}), arrays);
 }
 
 void register_hooks(py::module_& module) {

@@ -4,11 +4,9 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
-#include <system_error>
 
 #include "bind/bind.h"
 #include "bind/call_hooks.h"
@@ -21,8 +19,7 @@
 #include "core/thread_pool.h"
 #include "format/f32.h"
 #include "format/weight_rows.h"
-#include "io/checkpoint.h"
-#include "io/hf.h"
+#include "io/arrays.h"
 #include "model/model.h"
 #include "model/session.h"
 #include "model/session_file.h"
@@ -80,54 +77,10 @@ Weight weight_from_array(const std::string& name, const py::handle& object) {
   return weight;
 }
 
-Checkpoint checkpoint_from_arrays(const Config& config, const py::dict& arrays) {
-  Checkpoint checkpoint;
-  checkpoint.file_format = "arrays";
-  checkpoint.config = config;
-  std::vector<std::string> names;
-  for (const auto& item : arrays) names.push_back(py::str(item.first));
-  checkpoint.naming = detect_naming(names);
-  for (const auto& item : arrays) {
-    const std::string name = py::str(item.first);
-    checkpoint.weights.emplace(name, weight_from_array(name, item.second));
-  }
-
-  // A name that no part has would be left out of the arithmetic without a word.
-  for (const std::string& name : names) {
-    LLAMA2CPP_CHECK(find_part(checkpoint.naming, name, config), "'", name, "' has no place in a Llama of ",
-                    config.n_layers, " layers");
-  }
-  const std::string embeddings = weight_name(checkpoint.naming, Part::tok_embeddings);
-  const std::string both = weight_name(checkpoint.naming, Part::output);
-  if (config.tied && checkpoint.weights.contains(both) && !checkpoint.weights.contains(embeddings)) {
-    auto node = checkpoint.weights.extract(both);  // of a matrix that is both, the output's name alone was kept
-    node.key() = embeddings;
-    node.mapped().name = embeddings;
-    checkpoint.weights.insert(std::move(node));
-  }
-  if (config.tied) {  // then an output matrix may come along, if it is the same
-    const auto output = checkpoint.weights.find(weight_name(checkpoint.naming, Part::output));
-    if (output != checkpoint.weights.end()) {
-      const Weight& embeddings = checkpoint.weight(Part::tok_embeddings);
-      std::vector<float> a(static_cast<std::size_t>(embeddings.cols));
-      std::vector<float> b(static_cast<std::size_t>(output->second.cols));
-      bool same = embeddings.rows == output->second.rows && embeddings.cols == output->second.cols;
-      for (std::int64_t row = 0; same && row < embeddings.rows; ++row) {
-        embeddings.decode_row(row, a.data());
-        output->second.decode_row(row, b.data());
-        same = std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-      }
-      LLAMA2CPP_CHECK(same, "config.tied is true, but '", output->first, "' differs from the embeddings");
-      checkpoint.weights.erase(output);
-    }
-  }
-  return checkpoint;
-}
-
-std::vector<Buffer> files_of(const Weight& weight) {
-  std::vector<Buffer> files;
-  add_files(weight, files);
-  return files;
+std::vector<Weight> weights_from_arrays(const py::dict& arrays) {
+  std::vector<Weight> weights;
+  for (const auto& [name, array] : arrays) weights.push_back(weight_from_array(py::str(name), array));
+  return weights;
 }
 
 // float32: a read-only view where the file holds aligned floats, a decoded copy elsewhere.
@@ -139,63 +92,35 @@ py::array weight_array(const Checkpoint& checkpoint, const Weight& weight) {
     shape.erase(shape.begin());
     strides.erase(strides.begin());
   }
-  const std::vector<Buffer> files = files_of(weight);
-  const FileReads reads(files);
-  const bool aligned = reinterpret_cast<std::uintptr_t>(plane.data) % alignof(float) == 0;
-  if (weight.format == &kF32 && aligned) {
-    py::array view(py::dtype::of<float>(), shape, strides, plane.data, keeper(plane.owner));
+  if (const float* const floats = find_floats(weight)) {
+    py::array view(py::dtype::of<float>(), shape, strides, floats, keeper(plane.owner));
     view.attr("setflags")(py::arg("write") = false);
-    reads.check();
+    check_files(weight);
     return view;
   }
   auto copy = new_array<float>(shape, "an array of a weight's values");
-  float* out = copy.mutable_data();
+  float* const out = copy.mutable_data();
   const ReleasedGil released;
-  for (std::int64_t row = 0; row < weight.rows; ++row) weight.decode_row(row, out + row * weight.cols);
-  reads.check();
+  decode(weight, out);
   return copy;
 }
 
-// Some rows of a matrix, decoded.
 py::array weight_rows(const Weight& weight, const std::vector<std::int64_t>& rows) {
-  for (const std::int64_t row : rows) {
-    LLAMA2CPP_CHECK(row >= 0 && row < weight.rows, "row is ", row, ", but '", weight.name, "' has ", weight.rows,
-                    " rows");
-  }
   auto out = new_array<float>({static_cast<py::ssize_t>(rows.size()), static_cast<py::ssize_t>(weight.cols)},
                               "an array of a weight's rows");
-  float* to = out.mutable_data();
+  float* const to = out.mutable_data();
   const ReleasedGil released;
-  const std::vector<Buffer> files = files_of(weight);
-  const FileReads reads(files);
-  for (const std::int64_t row : rows) {
-    weight.decode_row(row, to);
-    to += weight.cols;
-  }
-  reads.check();
+  decode_rows(weight, rows, to);
   return out;
 }
 
-// Columns [begin, begin + count) of all rows, decoded with no more of their neighbours than the format's groups demand.
 py::array weight_columns(const Weight& weight, std::int64_t begin, std::int64_t count) {
-  LLAMA2CPP_CHECK(begin >= 0 && count >= 0 && count <= weight.cols && begin <= weight.cols - count, "columns are ",
-                  begin, " to ", begin, " + ", count, ", but '", weight.name, "' has ", weight.cols);
-  const Format& format = *weight.format;
-  const std::int64_t unit = format.integers != nullptr ? 32 : std::max<std::int64_t>(format.group, 1);
-  const std::int64_t first = begin / unit * unit;
-  const std::int64_t last = std::min(weight.cols, (begin + count + unit - 1) / unit * unit);
+  check_columns(weight, begin, count);
   auto out = new_array<float>({static_cast<py::ssize_t>(weight.rows), static_cast<py::ssize_t>(count)},
                               "an array of a weight's columns");
-  float* to = out.mutable_data();
+  float* const to = out.mutable_data();
   const ReleasedGil released;
-  const std::vector<Buffer> files = files_of(weight);
-  const FileReads reads(files);
-  std::vector<float> decoded(static_cast<std::size_t>(last - first));
-  for (std::int64_t row = 0; row < weight.rows && count > 0; ++row) {
-    format.decode(weight, row, first, last - first, decoded.data());
-    to = std::copy_n(decoded.data() + (begin - first), count, to);
-  }
-  reads.check();
+  decode_columns(weight, begin, count, to);
   return out;
 }
 
@@ -246,33 +171,10 @@ py::dict weight_info(const Checkpoint& checkpoint, const Weight& weight) {
   return info;
 }
 
-// A Hugging Face folder whose tokenizer.json is missing or unknown to us may have a tokenizer.model, which text/ reads.
-void add_tokenizer_model(Checkpoint& checkpoint) {
-  const std::optional<FolderPath> path = find_hf_folder(checkpoint.path);
-  if (checkpoint.vocabulary != nullptr || !path) return;
-  const HfFolder folder(path->folder);
-  if (!folder.has("tokenizer.model")) return;
-  try {
-    const Buffer file = folder.open("tokenizer.model", false, kMostText);
-    Vocabulary vocabulary = Tokenizer::from_bytes({file.data(), file.size()}).vocabulary();
-    apply_to_model(read_tokenizer_settings(folder), vocabulary);
-    fit(vocabulary, checkpoint.config.vocab_size, "tokenizer.model");
-    check_vocabulary(vocabulary);
-    checkpoint.vocabulary = std::make_unique<Vocabulary>(std::move(vocabulary));
-    checkpoint.no_vocabulary_reason.clear();
-  } catch (const FormatError& error) {
-    checkpoint.no_vocabulary_reason += cat("; tokenizer.model: ", error.what());
-  } catch (const std::system_error& error) {
-    checkpoint.no_vocabulary_reason += cat("; tokenizer.model: ", error.what());
-  }
-}
-
 ModelOptions make_options(const std::string& backend, std::optional<int> threads, std::optional<std::int64_t> context,
                           const std::string& kv, const std::string& activations, const std::string& pack) {
-  LLAMA2CPP_CHECK(!threads || (*threads >= 1 && *threads <= 1024), "threads is ", threads.value_or(0),
-                  ", expected 1 to 1024, or None");
   LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more, or None");
-  return {backend, threads.value_or(0), context.value_or(0), kv, activations, pack};
+  return {backend, checked_threads(threads), context.value_or(0), kv, activations, pack};
 }
 
 py::dict build_info() {
@@ -320,9 +222,7 @@ Examples
              const std::string& pack, bool mmap) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
             const ReleasedGil released;
-            Checkpoint checkpoint = open_checkpoint(path.utf8, mmap);
-            add_tokenizer_model(checkpoint);
-            return std::make_shared<Model>(std::move(checkpoint), options);
+            return std::make_shared<Model>(open_checkpoint(path.utf8, mmap), options);
           },
           arg("path"), kw, arg("backend") = "auto", arg("threads") = py::none(), arg("context") = py::none(),
           arg("kv_dtype") = "auto", arg("activation_dtype") = "auto", arg("pack") = "auto", arg("mmap") = true)
@@ -333,9 +233,9 @@ Examples
              std::optional<Int<"from_arrays", "context">> context, const std::string& kv,
              const std::string& activations, const std::string& pack) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
-            Checkpoint checkpoint = checkpoint_from_arrays(config, arrays);
+            std::vector<Weight> weights = weights_from_arrays(arrays);
             const ReleasedGil released;
-            return std::make_shared<Model>(std::move(checkpoint), options);
+            return std::make_shared<Model>(checkpoint_of_arrays(config, std::move(weights)), options);
           },
           arg("config"), arg("arrays"), kw, arg("backend") = "auto", arg("threads") = py::none(),
           arg("context") = py::none(), arg("kv_dtype") = "auto", arg("activation_dtype") = "auto", arg("pack") = "auto")

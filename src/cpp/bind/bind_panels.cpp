@@ -16,11 +16,14 @@
 #include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
-#include "format/int8_group.h"
+#include "core/thread_pool.h"
 #include "format/llm_int8.h"
 #include "format/panel_formats.h"
-#include "format/weight_rows.h"
+#include "io/panel_file.h"
+#include "io/panel_vocabulary.h"
 #include "model/model.h"
+#include "model/pack_weight.h"
+#include "text/tokenizer.h"
 
 namespace llama2cpp::bind {
 namespace {
@@ -33,35 +36,6 @@ const Weight& stored_weight(const Model& model, const std::string& name) {
   return found->second;
 }
 
-// A matrix whose rows lie in one plane, which is not there yet.
-Weight new_weight(const std::string& name, const std::string& format, std::int64_t rows, std::int64_t cols) {
-  Weight weight;
-  weight.name = name;
-  weight.format = &find_format(format);
-  weight.rows = rows;
-  weight.cols = cols;
-  weight.group = weight.format->group;
-  LLAMA2CPP_CHECK(rows >= 1 && cols >= 1, "'", name, "' is ", shape_text(weight), ", expected at least one number");
-  LLAMA2CPP_CHECK(weight.group > 0 && cols % weight.group == 0, "'", name, "' is ", shape_text(weight),
-                  ", whose rows cannot be ", format);
-  return weight;
-}
-
-// The same in panels, without a byte of them.
-Weight facts_of(Weight weight) {
-  if (weight.format->in_panels_of != nullptr) return weight;
-  const Format* const format = in_panels(*weight.format, stored_form(weight));
-  LLAMA2CPP_CHECK(format != nullptr, "'", weight.name, "' is ", weight.format->name,
-                  ", which a file of panels cannot hold");
-  LLAMA2CPP_CHECK(format->form != PanelForm::int8_group || weight.group <= kMostInt8Group, "'", weight.name,
-                  "' is in groups of ", weight.group, ", expected at most ", kMostInt8Group);
-  // GPTQ's that cannot be blocks are floats, and in groups of one a reader sees that.
-  if (format->form == PanelForm::f32 && weight.format->group == 0) weight.group = 1;
-  weight.format = format;
-  if (format->form != PanelForm::blocks) weight.order = {};
-  return weight;
-}
-
 py::object array_of(std::span<const std::int32_t> numbers) {
   if (numbers.empty()) return py::none();
   return py::array_t<std::int32_t>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
@@ -69,7 +43,7 @@ py::object array_of(std::span<const std::int32_t> numbers) {
 
 // What a file says of a matrix, and the small arrays beside it.
 py::dict panel_facts(const Weight& stored) {
-  const Weight weight = facts_of(stored);
+  const Weight weight = as_in_panel_file(stored);
   py::dict facts;
   facts["format"] = std::string(weight.format->name);
   facts["rows"] = weight.rows;
@@ -86,16 +60,9 @@ py::dict panel_facts(const Weight& stored) {
 
 // uint8 [bytes], a read-only view of memory of its own, or of the file that holds panels.
 py::array pack(Weight weight, Backend& backend) {
-  const PanelForm form = facts_of(weight).format->form;
-  weight.int8_input = form == PanelForm::blocks || form == PanelForm::int8_group || form == PanelForm::llm_int8;
   {
     const ReleasedGil released;
-    const Poll poll(backend);
-    const Backend::Lease lease(backend, poll);
-    backend.pack(weight);
-    std::vector<Buffer> files;
-    add_files(weight, files);
-    FileReads(files).check();
+    pack_for_file(weight, backend, Poll(backend));
   }
   warn_of(backend);
   ByteArray view(std::vector<py::ssize_t>{static_cast<py::ssize_t>(weight.panels.size())},
@@ -104,24 +71,35 @@ py::array pack(Weight weight, Backend& backend) {
   return view;
 }
 
+// The JSON of a file's metadata, and (name, dtype, shape, bytes) of each tensor beside it.
+py::tuple panel_tokenizer(const Tokenizer& tokenizer) {
+  const StoredVocabulary stored = store_vocabulary(tokenizer.vocabulary());
+  py::list tensors;
+  for (const VocabularyTensor& tensor : stored.tensors) {
+    const auto shape = py::tuple(py::cast(tensor.shape));
+    tensors.append(py::make_tuple(tensor.name, tensor.dtype, shape, py::bytes(tensor.bytes)));
+  }
+  return py::make_tuple(stored.settings, tensors);
+}
+
 // Packs rows that have been encoded, of whatever they are.
 class PanelPacker {
  public:
   explicit PanelPacker(std::optional<Int<"PanelPacker", "threads", int>> threads)
-      : backend_(make_backend("cpu", threads ? threads->value : 0)) {}
+      : backend_(make_backend("cpu", checked_threads(threads))) {}
 
   py::array pack_rows(const std::string& name, const std::string& format, Int<"PanelPacker.pack", "cols"> given,
                       const ByteArray& data) {
     const std::int64_t cols = given;
     LLAMA2CPP_CHECK(data.ndim() == 2, "data has shape ", std::string(py::str(data.attr("shape"))),
                     ", expected two dimensions");
-    Weight weight = new_weight(name, format, data.shape(0), cols);
-    const std::int64_t row_bytes = cols / weight.group * weight.format->group_bytes;
-    LLAMA2CPP_CHECK(data.shape(1) == row_bytes, "data has shape ", std::string(py::str(data.attr("shape"))),
-                    ", expected (", weight.rows, ", ", row_bytes, ")");
+    Weight weight = plain_matrix(name, find_format(format), data.shape(0), cols);
+    const std::int64_t bytes = row_bytes(*weight.format, cols);
+    LLAMA2CPP_CHECK(data.shape(1) == bytes, "data has shape ", std::string(py::str(data.attr("shape"))), ", expected (",
+                    weight.rows, ", ", bytes, ")");
     weight.planes[0].data = reinterpret_cast<const std::byte*>(data.data());
     weight.planes[0].bytes = static_cast<std::size_t>(data.nbytes());
-    weight.planes[0].row_bytes = row_bytes;
+    weight.planes[0].row_bytes = bytes;
     return pack(std::move(weight), *backend_);
   }
 
@@ -144,12 +122,15 @@ void register_panels(py::module_& module) {
       "pack_weight",
       [](const Model& model, const std::string& name) { return pack(stored_weight(model, name), model.backend()); },
       py::arg("model"), py::arg("name"));
+  module.def("panel_tokenizer", &panel_tokenizer, py::arg("tokenizer"));
   py::class_<PanelPacker>(module, "PanelPacker")
       .def(py::init<std::optional<Int<"PanelPacker", "threads", int>>>(), py::arg("threads") = py::none())
       .def_static(
           "facts",
           [](const std::string& name, const std::string& format, Int<"PanelPacker.facts", "rows"> rows,
-             Int<"PanelPacker.facts", "cols"> cols) { return panel_facts(new_weight(name, format, rows, cols)); },
+             Int<"PanelPacker.facts", "cols"> cols) {
+            return panel_facts(plain_matrix(name, find_format(format), rows, cols));
+          },
           py::arg("name"), py::arg("format"), py::arg("rows"), py::arg("cols"))
       .def("pack", &PanelPacker::pack_rows, py::arg("name"), py::arg("format"), py::arg("cols"),
            py::arg("data").noconvert());

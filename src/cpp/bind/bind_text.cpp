@@ -1,11 +1,11 @@
 // Tokenizer and StreamDecoder.
 #include <pybind11/stl.h>
 
-#include <algorithm>
+#include <cstddef>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -15,11 +15,9 @@
 #include "bind/numpy.h"
 #include "bind/object_lock.h"
 #include "bind/released_gil.h"
-#include "core/buffer.h"
+#include "bind/tokenizer_dict.h"
 #include "core/check.h"
-#include "core/file.h"
-#include "io/checkpoint.h"
-#include "io/hf.h"
+#include "io/tokenizer_file.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
 
@@ -261,6 +259,53 @@ Examples
 b'Once'
 )doc";
 
+constexpr const char* kToDictDoc = R"doc(Everything that the tokenizer is, by name.
+
+Returns
+-------
+dict
+    ``"kind"`` ("llama2.c", "sentencepiece", "byte_bpe" or "ranked_bpe"), ``"pieces"`` (a list of bytes), ``"types"`` (a
+    list of names: "normal", "control", ...) and the settings of that kind. It is also what a pickle holds.
+
+See Also
+--------
+from_dict : the opposite.
+
+Examples
+--------
+>>> import llama2cpp
+>>> settings = llama2cpp.load("storyteller").tokenizer.to_dict()
+>>> settings["kind"], settings["pieces"][508], settings["types"][508], settings["bos_id"]
+('sentencepiece', b'\xe2\x96\x81Once', 'normal', 1)
+)doc";
+
+constexpr const char* kFromDictDoc = R"doc(Make a tokenizer of what to_dict gives, changed or not.
+
+Parameters
+----------
+settings : dict
+    Every setting of its kind, by name, and nothing else.
+
+Returns
+-------
+Tokenizer
+
+Raises
+------
+FormatError
+    A setting is missing, unknown, of another type or out of range, or they contradict each other; the message names it.
+TypeError
+    It is no dict.
+
+Examples
+--------
+>>> import llama2cpp
+>>> settings = llama2cpp.load("storyteller").tokenizer.to_dict()
+>>> silent = llama2cpp.Tokenizer.from_dict(settings | {"add_bos": False})
+>>> silent.encode("Once upon a time")
+[508, 509, 260, 420]
+)doc";
+
 constexpr const char* kStreamDecoderDoc = R"doc(Decodes ids one at a time, never giving out half a character.
 
 The strings that :meth:`push` and :meth:`flush` return, joined, are what ``tokenizer.decode`` gives for all the ids. To
@@ -363,20 +408,6 @@ py::str to_str(const std::string& bytes) {
   return py::reinterpret_steal<py::str>(text);
 }
 
-Tokenizer open_tokenizer(const std::string& path, std::int64_t vocab_size) {
-  const File file(path);
-  std::string begin(std::min<std::size_t>(file.size(), 4), '\0');
-  file.read(0, std::as_writable_bytes(std::span(begin)));
-  if (begin != "GGUF" && !begin.starts_with('{')) return Tokenizer::from_file(path, vocab_size);
-  LLAMA2CPP_CHECK(vocab_size >= 0, "vocab_size is ", vocab_size, ", expected 0 or more");
-  if (begin.starts_with('{')) return Tokenizer(open_tokenizer_json(path, vocab_size));
-  Tokenizer tokenizer(open_checkpoint_vocabulary(path));
-  if (vocab_size > 0 && tokenizer.vocab_size() > vocab_size) {
-    throw FormatError(cat(path, ": expected at most ", vocab_size, " pieces, found ", tokenizer.vocab_size()));
-  }
-  return tokenizer;
-}
-
 std::vector<std::int32_t> encode(const Tokenizer& tokenizer, const py::object& text, bool bos, std::optional<bool> eos,
                                  bool special) {
   const std::string_view bytes = view_of(text);
@@ -388,75 +419,19 @@ std::vector<std::int32_t> encode(const Tokenizer& tokenizer, const py::object& t
 
 std::optional<std::int32_t> id_or_none(std::int32_t id) { return id < 0 ? std::nullopt : std::optional(id); }
 
-std::string_view kind_name(const Vocabulary& vocabulary) {
-  switch (vocabulary.kind) {
-    case Vocabulary::Kind::llama2c:
-      return "llama2.c";
-    case Vocabulary::Kind::sentencepiece:
-      return "SentencePiece";
-    case Vocabulary::Kind::ranked_bpe:
-      return "BPE by rank";
-    case Vocabulary::Kind::byte_bpe:
-      break;
-  }
-  return "byte-level BPE";
+py::dict to_dict(const Tokenizer& tokenizer) { return dict_of(tokenizer.vocabulary()); }
+
+Tokenizer from_dict(const py::object& settings) {
+  Vocabulary vocabulary = vocabulary_of(settings);
+  const ReleasedGil released;
+  return Tokenizer(std::move(vocabulary));
 }
 
-py::tuple get_state(const Tokenizer& tokenizer) {
-  const Vocabulary& v = tokenizer.vocabulary();
-  py::list pieces;
-  for (const std::string& piece : v.pieces) pieces.append(py::bytes(piece));
-  std::vector<int> types;
-  for (const PieceType type : v.types) types.push_back(static_cast<int>(type));
-  py::list added;
-  for (const Vocabulary::AddedToken& token : v.added) {
-    added.append(py::make_tuple(token.id, token.lstrip, token.rstrip, token.normalized));
-  }
-  return py::make_tuple(static_cast<int>(v.kind), pieces, v.scores, types, v.bos_id, v.eos_ids, v.unk_id,
-                        py::bytes(v.unk_surface), v.add_dummy_prefix, v.remove_extra_whitespaces,
-                        static_cast<int>(v.pre_tokenizer), v.merges, v.merges_by_id, v.ignore_merges, v.add_bos,
-                        v.add_eos, py::bytes(v.chat_template), static_cast<int>(v.prefix), added, v.normalizes);
-}
-
-template <class Enum>
-Enum checked_enum(int value, Enum last) {
-  if (value < 0 || value > static_cast<int>(last))
-    throw FormatError(cat("vocabulary: ", value, " is not a kind or type"));
-  return static_cast<Enum>(value);
-}
-
-Tokenizer set_state(const py::tuple& state) {
-  // 17 before there was a prefix, 18 before there were added tokens
-  if (state.size() != 17 && state.size() != 18 && state.size() != 20) {
-    throw FormatError(cat("vocabulary: expected 20 parts, found ", state.size()));
-  }
-  Vocabulary v;
-  v.kind = checked_enum(state[0].cast<int>(), Vocabulary::Kind::ranked_bpe);
-  v.pieces = state[1].cast<std::vector<std::string>>();
-  v.scores = state[2].cast<std::vector<float>>();
-  for (const int type : state[3].cast<std::vector<int>>()) v.types.push_back(checked_enum(type, PieceType::byte));
-  v.bos_id = state[4].cast<std::int32_t>();
-  v.eos_ids = state[5].cast<std::vector<std::int32_t>>();
-  v.unk_id = state[6].cast<std::int32_t>();
-  v.unk_surface = state[7].cast<std::string>();
-  v.add_dummy_prefix = state[8].cast<bool>();
-  v.remove_extra_whitespaces = state[9].cast<bool>();
-  v.pre_tokenizer = checked_enum(state[10].cast<int>(), Vocabulary::kLastPreTokenizer);
-  v.merges = state[11].cast<std::vector<Vocabulary::Merge>>();
-  v.merges_by_id = state[12].cast<bool>();
-  v.ignore_merges = state[13].cast<bool>();
-  v.add_bos = state[14].cast<bool>();
-  v.add_eos = state[15].cast<bool>();
-  v.chat_template = state[16].cast<std::string>();
-  if (state.size() > 17) v.prefix = checked_enum(state[17].cast<int>(), Vocabulary::Prefix::first_where_none);
-  if (state.size() > 19) {
-    for (const auto& [id, lstrip, rstrip, normalized] :
-         state[18].cast<std::vector<std::tuple<std::int32_t, bool, bool, bool>>>()) {
-      v.added.push_back({id, lstrip, rstrip, normalized});
-    }
-    v.normalizes = state[19].cast<bool>();
-  }
-  return Tokenizer(std::move(v));
+// Equal tokenizers have equal ones. Cheap: not all of a vocabulary is looked at.
+std::size_t hash_of(const Tokenizer& tokenizer) {
+  const Vocabulary& vocabulary = tokenizer.vocabulary();
+  const std::size_t size = vocabulary.pieces.size();
+  return std::hash<std::string_view>()(vocabulary.pieces.back()) ^ (size * 31 + vocabulary.rules.index());
 }
 
 // The StreamDecoder with the tokenizer that its ids are checked against.
@@ -483,7 +458,7 @@ void register_text(py::module_& module) {
             std::optional<Tokenizer> tokenizer;
             {
               const ReleasedGil release;
-              tokenizer.emplace(open_tokenizer(path.utf8, vocab_size));
+              tokenizer.emplace(open_tokenizer_file(path.utf8, vocab_size));
             }
             warn_of(tokenizer->vocabulary(), 1);
             return *std::move(tokenizer);
@@ -547,9 +522,20 @@ void register_text(py::module_& module) {
       .def("__len__", &Tokenizer::vocab_size)
       .def("__repr__",
            [](const Tokenizer& tokenizer) {
-             return cat("<Tokenizer of ", tokenizer.vocab_size(), " pieces, ", kind_name(tokenizer.vocabulary()), ">");
+             return cat("<Tokenizer of ", tokenizer.vocab_size(), " pieces, ", kind_title(tokenizer.vocabulary()), ">");
            })
-      .def(py::pickle(&get_state, &set_state));
+      .def("to_dict", &to_dict, kToDictDoc)
+      .def_static("from_dict", &from_dict, py::arg("settings"), kFromDictDoc)
+      .def(
+          "__eq__",
+          [](const Tokenizer& a, const py::object& b) {
+            return py::isinstance<Tokenizer>(b) && a.vocabulary() == b.cast<const Tokenizer&>().vocabulary();
+          },
+          py::arg("other"))
+      .def("__hash__", &hash_of)
+      .def(py::pickle(&to_dict, &from_dict));
+
+  module.def("tokenizer_settings", &settings_of_kinds, "The names of the settings of each kind of tokenizer.");
 
   py::class_<PyStreamDecoder>(module, "StreamDecoder", kStreamDecoderDoc, py::is_final())
       .def(py::init<const Tokenizer&>(), py::arg("tokenizer"))

@@ -22,4 +22,5 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   llama2cpp::bind::register_panels(module);
   llama2cpp::bind::register_hooks(module);
   llama2cpp::bind::register_machine(module);
+  llama2cpp::bind::tidy_signatures(module);
 }

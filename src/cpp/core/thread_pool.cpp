@@ -108,6 +108,12 @@ int default_threads() {
   return std::clamp(threads, 1, kMostThreads);
 }
 
+int checked_threads(std::optional<int> wanted) {
+  LLAMA2CPP_CHECK(!wanted || (*wanted >= 1 && *wanted <= kMostThreads), "threads is ", wanted.value_or(0),
+                  ", expected 1 to ", kMostThreads, ", or None");
+  return wanted ? *wanted : default_threads();
+}
+
 // Waits for a number to change: spins as long as that has been worth it lately, then sleeps.
 class ThreadPool::Waiter {
  public:

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -60,6 +61,9 @@ class ThreadPool {
 // What threads=None means: LLAMA2CPP_THREADS where that is set, which must be 1 to 1024 (else std::invalid_argument); else
 // the least of the CPUs that this process may use and the cgroup's CPU quota, at least 1.
 int default_threads();
+
+// `wanted`, which must be 1 to 1024 (else std::invalid_argument); without it default_threads().
+int checked_threads(std::optional<int> wanted);
 
 // The range of [0, total) that worker `w` of `n` takes: contiguous, sizes differ by at most one.
 struct Range {

@@ -19,12 +19,11 @@ void check_id(std::int32_t id, std::size_t size, const char* what, bool may_be_m
   }
 }
 
-void check_merges(const Vocabulary& vocabulary) {
-  const std::vector<std::string>& pieces = vocabulary.pieces;
-  for (std::size_t i = 0; i < vocabulary.merges.size(); ++i) {
-    for (const std::int32_t id : vocabulary.merges[i]) check_id(id, pieces.size(), "an id of a merge", false);
+void check_merges(const std::vector<Merge>& merges, const std::vector<std::string>& pieces) {
+  for (std::size_t i = 0; i < merges.size(); ++i) {
+    for (const std::int32_t id : merges[i]) check_id(id, pieces.size(), "an id of a merge", false);
     const auto piece = [&](std::size_t k) -> const std::string& {
-      return pieces[static_cast<std::size_t>(vocabulary.merges[i][k])];
+      return pieces[static_cast<std::size_t>(merges[i][k])];
     };
     // Merges make pieces longer, so no chain of them comes back to where it began.
     const std::string& joined = piece(2);
@@ -37,7 +36,45 @@ void check_merges(const Vocabulary& vocabulary) {
   }
 }
 
+template <class... Rules>
+void add_kinds(const std::variant<Rules...>& /*list*/, std::vector<Vocabulary>& all) {
+  (all.emplace_back().rules.emplace<Rules>(), ...);
+}
+
 }  // namespace
+
+bool Vocabulary::operator==(const Vocabulary& other) const {
+  if (rules.index() != other.rules.index() || !same_fields(*this, other)) return false;
+  return std::visit(
+      [&](const auto& ours) { return same_fields(ours, std::get<std::decay_t<decltype(ours)>>(other.rules)); }, rules);
+}
+
+std::string_view kind_name(const Vocabulary& vocabulary) {
+  return std::visit([](const auto& rules) { return rules.kName; }, vocabulary.rules);
+}
+
+std::string_view kind_title(const Vocabulary& vocabulary) {
+  return std::visit([](const auto& rules) { return rules.kTitle; }, vocabulary.rules);
+}
+
+std::vector<Vocabulary> all_kinds() {
+  std::vector<Vocabulary> all;
+  add_kinds(Vocabulary().rules, all);
+  return all;
+}
+
+std::optional<Vocabulary> vocabulary_of_kind(std::string_view name) {
+  for (Vocabulary& one : all_kinds()) {
+    if (kind_name(one) == name) return std::move(one);
+  }
+  return {};
+}
+
+std::string list_kinds() {
+  std::string names;
+  for (const Vocabulary& one : all_kinds()) names += cat(names.empty() ? "" : ", ", kind_name(one));
+  return names;
+}
 
 int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -85,26 +122,30 @@ void check_vocabulary(const Vocabulary& vocabulary) {
   if (size > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
     throw FormatError(cat("vocabulary: ", size, " pieces are more than ids can number"));
   }
-  if (vocabulary.scores.size() != size || vocabulary.types.size() != size) {
-    throw FormatError(cat("vocabulary: ", size, " pieces, but ", vocabulary.scores.size(), " scores and ",
-                          vocabulary.types.size(), " types"));
+  const std::vector<float>* const scores = find_scores(vocabulary);
+  if (vocabulary.types.size() != size) {
+    throw FormatError(cat("vocabulary: ", size, " pieces, but ", vocabulary.types.size(), " types"));
+  }
+  if (scores != nullptr && scores->size() != size) {
+    throw FormatError(cat("vocabulary: ", size, " pieces, but ", scores->size(), " scores"));
   }
   check_id(vocabulary.bos_id, size, "the id of BOS", true);
   for (const std::int32_t id : vocabulary.eos_ids) check_id(id, size, "an id of EOS", false);
-  for (const Vocabulary::AddedToken& token : vocabulary.added)
-    check_id(token.id, size, "the id of an added token", false);
+  if (const auto* const added = find_added(vocabulary)) {
+    for (const AddedToken& token : *added) check_id(token.id, size, "the id of an added token", false);
+  }
   check_id(vocabulary.unk_id, size, "the id of the unknown piece", true);
   for (std::size_t i = 0; i < size; ++i) {
     if (vocabulary.types[i] == PieceType::byte && byte_of_piece(vocabulary.pieces[i]) < 0) {
       throw FormatError(cat("vocabulary: piece ", i, ", ", quoted_piece(vocabulary.pieces[i]),
                             ", is of type byte, but not written <0xHH>"));
     }
-    if (vocabulary.kind == Vocabulary::Kind::sentencepiece && std::isnan(vocabulary.scores[i])) {
+    if (vocabulary.is<SentencePieceRules>() && std::isnan((*scores)[i])) {
       throw FormatError(
           cat("vocabulary: the score of piece ", i, ", ", quoted_piece(vocabulary.pieces[i]), ", is NaN"));
     }
   }
-  check_merges(vocabulary);
+  if (const auto* const merges = find_merges(vocabulary)) check_merges(*merges, vocabulary.pieces);
 }
 
 bool fit_pieces(Vocabulary& vocabulary, std::int64_t vocab_size) {
@@ -117,23 +158,23 @@ bool fit_pieces(Vocabulary& vocabulary, std::int64_t vocab_size) {
     if (type != PieceType::control && type != PieceType::user_defined && type != PieceType::unused) return false;
   }
   const auto beyond = [&](std::int32_t id) { return id >= vocab_size; };
-  const auto merges_beyond = [&](const Vocabulary::Merge& merge) {
-    return std::any_of(merge.begin(), merge.end(), beyond);
-  };
-  std::erase_if(vocabulary.merges, merges_beyond);
-  std::erase_if(vocabulary.added, [&](const Vocabulary::AddedToken& token) { return beyond(token.id); });
+  const auto merges_beyond = [&](const Merge& merge) { return std::any_of(merge.begin(), merge.end(), beyond); };
+  if (auto* const merges = find_merges(vocabulary)) std::erase_if(*merges, merges_beyond);
+  if (auto* const added = find_added(vocabulary)) {
+    std::erase_if(*added, [&](const AddedToken& token) { return beyond(token.id); });
+  }
   std::erase_if(vocabulary.eos_ids, beyond);
   if (beyond(vocabulary.bos_id)) vocabulary.bos_id = -1;
   if (beyond(vocabulary.unk_id)) vocabulary.unk_id = -1;
   vocabulary.pieces.resize(size);
   vocabulary.types.resize(size, PieceType::unused);
-  vocabulary.scores.resize(size, std::numeric_limits<float>::lowest());
+  if (auto* const scores = find_scores(vocabulary)) scores->resize(size, std::numeric_limits<float>::lowest());
   for (std::size_t i = have; i < size; ++i) vocabulary.pieces[i] = cat("[UNUSED_", i, "]");
   return true;
 }
 
-std::vector<Vocabulary::Merge> resolve_merges(std::span<const std::string> pieces, std::span<const PieceType> types,
-                                              std::span<const std::string_view> merges) {
+std::vector<Merge> resolve_merges(std::span<const std::string> pieces, std::span<const PieceType> types,
+                                  std::span<const std::string_view> merges) {
   if (pieces.size() != types.size()) {
     throw FormatError(cat("vocabulary: ", pieces.size(), " pieces, but ", types.size(), " types"));
   }
@@ -145,7 +186,7 @@ std::vector<Vocabulary::Merge> resolve_merges(std::span<const std::string> piece
     }
   }
 
-  std::vector<Vocabulary::Merge> resolved;
+  std::vector<Merge> resolved;
   resolved.reserve(merges.size());
   for (const std::string_view merge : merges) {
     const auto fail = [&](std::string_view what) {

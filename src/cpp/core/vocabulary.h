@@ -1,4 +1,7 @@
 // What a tokenizer is made from, whichever file it came from. Plain data: readers fill it, text/tokenizer.h uses it.
+//
+// A new setting is a member of Vocabulary, or of the rules of its kind, and a line in the `fields` below it. to_dict and
+// from_dict, pickles, files of panels and equality go through that list.
 #pragma once
 
 #include <array>
@@ -7,7 +10,12 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <variant>
 #include <vector>
+
+#include "core/enum_names.h"
+#include "core/fields.h"
 
 namespace llama2cpp {
 
@@ -19,76 +27,214 @@ enum class PieceType : std::uint8_t {
   unused,        // sentencepiece: a merge may pass through it, but it is never an id of a text
   byte,          // one raw byte, written <0x0A> in the file
 };
+template <>
+inline constexpr std::array<std::string_view, 6> kEnumNames<PieceType> = {"normal",       "unknown", "control",
+                                                                          "user_defined", "unused",  "byte"};
+
+// How byte-level BPE cuts a text into words, each of which is encoded by itself.
+enum class PreTokenizer : std::uint8_t {
+  gpt2,
+  llama3,
+  smollm,
+  ggml_default,
+  qwen2,
+  seed_coder,
+  tekken,
+  deepseek_coder
+};
+template <>
+inline constexpr std::array<std::string_view, 8> kEnumNames<PreTokenizer> = {
+    "gpt2", "llama3", "smollm", "ggml_default", "qwen2", "seed_coder", "tekken", "deepseek_coder"};
+
+// Whether BPE by rank puts a space before a text, and before each text between special pieces. where_none: if it does not
+// begin with one. first_where_none: the same, and only at the beginning.
+enum class SpacePrefix : std::uint8_t { none, always, where_none, first_where_none };
+template <>
+inline constexpr std::array<std::string_view, 4> kEnumNames<SpacePrefix> = {"none", "always", "where_none",
+                                                                            "first_where_none"};
+
+using Merge = std::array<std::int32_t, 3>;  // left id, right id, id of both joined
+
+// What a tokenizer.json says of a control or user-defined piece, where that is anything.
+struct AddedToken {
+  std::int32_t id = 0;
+  bool lstrip = false;      // with the white space before it
+  bool rstrip = false;      // with the white space behind it
+  bool normalized = false;  // looked for after the others, and with `normalizes` in the text as it then is
+
+  template <class Visit>
+  static constexpr void fields(Visit visit) {
+    visit("id", &AddedToken::id);
+    visit("lstrip", &AddedToken::lstrip);
+    visit("rstrip", &AddedToken::rstrip);
+    visit("normalized", &AddedToken::normalized);
+  }
+  bool operator==(const AddedToken& other) const { return same_fields(*this, other); }
+};
+static_assert(all_listed<AddedToken>());
+
+// The kinds of tokenizers: how text becomes ids, and how Vocabulary::pieces are spelled.
+
+// llama2.c's merge rule. A space is a space; one is put before every text.
+struct Llama2cRules {
+  std::vector<float> scores;  // [vocab_size] higher merges first
+
+  static constexpr std::string_view kName = "llama2.c";
+  static constexpr std::string_view kTitle = "llama2.c";
+  template <class Visit>
+  static constexpr void fields(Visit visit) {
+    visit("scores", &Llama2cRules::scores);
+  }
+};
+static_assert(all_listed<Llama2cRules>());
+
+// SentencePiece's BPE with the identity normaliser. A space is U+2581, as in its files.
+struct SentencePieceRules {
+  std::vector<float> scores;     // [vocab_size] higher merges first
+  bool add_space_prefix = true;  // a space is put before the text (add_dummy_prefix in its files)
+  bool remove_extra_whitespaces = false;
+
+  static constexpr std::string_view kName = "sentencepiece";
+  static constexpr std::string_view kTitle = "SentencePiece";
+  template <class Visit>
+  static constexpr void fields(Visit visit) {
+    visit("scores", &SentencePieceRules::scores);
+    visit("add_space_prefix", &SentencePieceRules::add_space_prefix);
+    visit("remove_extra_whitespaces", &SentencePieceRules::remove_extra_whitespaces);
+  }
+};
+static_assert(all_listed<SentencePieceRules>());
+
+// GPT-2's byte-level BPE. Normal pieces are raw bytes (not the printable stand-ins that files have for them).
+struct ByteBpeRules {
+  PreTokenizer pre_tokenizer = PreTokenizer::gpt2;
+  std::vector<Merge> merges;   // the earlier ones first
+  bool merges_by_id = false;   // instead: any two neighbours that spell a normal piece, the lower id first (tiktoken)
+  bool ignore_merges = false;  // a word that is a normal piece is that piece, whatever the merges say
+  std::vector<AddedToken> added;
+
+  static constexpr std::string_view kName = "byte_bpe";
+  static constexpr std::string_view kTitle = "byte-level BPE";
+  template <class Visit>
+  static constexpr void fields(Visit visit) {
+    visit("pre_tokenizer", &ByteBpeRules::pre_tokenizer);
+    visit("merges", &ByteBpeRules::merges);
+    visit("merges_by_id", &ByteBpeRules::merges_by_id);
+    visit("ignore_merges", &ByteBpeRules::ignore_merges);
+    visit("added", &ByteBpeRules::added);
+  }
+};
+static_assert(all_listed<ByteBpeRules>());
+
+// BPE over characters as tokenizer.json files of Llama 2 and Mistral have it: SentencePiece's pieces, but only `merges` join
+// two, the earlier ones first.
+struct RankedBpeRules {
+  SpacePrefix prefix = SpacePrefix::none;
+  bool normalizes = false;  // the prefix and U+2581 are put in before normalised tokens are looked for, not behind them
+  std::vector<Merge> merges;
+  std::vector<AddedToken> added;
+
+  static constexpr std::string_view kName = "ranked_bpe";
+  static constexpr std::string_view kTitle = "BPE by rank";
+  template <class Visit>
+  static constexpr void fields(Visit visit) {
+    visit("prefix", &RankedBpeRules::prefix);
+    visit("normalizes", &RankedBpeRules::normalizes);
+    visit("merges", &RankedBpeRules::merges);
+    visit("added", &RankedBpeRules::added);
+  }
+};
+static_assert(all_listed<RankedBpeRules>());
 
 struct Vocabulary {
-  // How text becomes ids, and how `pieces` are spelled.
-  // llama2c: llama2.c's merge rule; a space is a space.
-  // sentencepiece: SentencePiece's BPE with the identity normaliser; a space is U+2581, as in its files.
-  // byte_bpe: GPT-2's byte-level BPE. Normal pieces are raw bytes (not the printable stand-ins that files have for them).
-  // ranked_bpe: BPE over characters as tokenizer.json files of Llama 2 and Mistral have it: sentencepiece's pieces, but
-  // only `merges` join two, the earlier ones first.
-  enum class Kind : std::uint8_t { llama2c, sentencepiece, byte_bpe, ranked_bpe };
-
-  // ranked_bpe: whether a space is put before a text, and before each text between special pieces. where_none: if it does
-  // not begin with one. first_where_none: the same, and only at the beginning.
-  enum class Prefix : std::uint8_t { none, always, where_none, first_where_none };
-
-  // byte_bpe: how a text is cut into words, each of which is encoded by itself.
-  enum class PreTokenizer : std::uint8_t {
-    gpt2,
-    llama3,
-    smollm,
-    ggml_default,
-    qwen2,
-    seed_coder,
-    tekken,
-    deepseek_coder
-  };
-  static constexpr PreTokenizer kLastPreTokenizer = PreTokenizer::deepseek_coder;
-
-  // byte_bpe, ranked_bpe: what a tokenizer.json says of a control or user-defined piece, where that is anything.
-  struct AddedToken {
-    std::int32_t id = 0;
-    bool lstrip = false;      // with the white space before it
-    bool rstrip = false;      // with the white space behind it
-    bool normalized = false;  // looked for after the others, and with `normalizes` in the text as it then is
-
-    bool operator==(const AddedToken&) const = default;
-  };
-
-  using Merge = std::array<std::int32_t, 3>;  // left id, right id, id of both joined
-
-  Kind kind = Kind::llama2c;
   std::vector<std::string> pieces;             // [vocab_size]
-  std::vector<float> scores;                   // [vocab_size] higher merges first
   std::vector<PieceType> types;                // [vocab_size]
   std::int32_t bos_id = 1;                     // -1: none
   std::vector<std::int32_t> eos_ids = {2};     // the first is what encode adds; all of them end a text
   std::int32_t unk_id = 0;                     // -1: none
   std::string unk_surface = " \xE2\x81\x87 ";  // what the unknown piece is decoded to (U+2047 between spaces)
 
-  // sentencepiece only; llama2c always adds the prefix and never removes spaces.
-  bool add_dummy_prefix = true;  // a space is put before the text
-  bool remove_extra_whitespaces = false;
-
-  Prefix prefix = Prefix::none;  // ranked_bpe only; add_dummy_prefix then says whether it is one of the others
-  // ranked_bpe: the prefix and U+2581 are put in before normalised tokens are looked for, not behind them.
-  bool normalizes = false;
-  std::vector<AddedToken> added;
-
-  // byte_bpe; the merges are ranked_bpe's too.
-  PreTokenizer pre_tokenizer = PreTokenizer::gpt2;
-  std::vector<Merge> merges;   // the earlier ones first
-  bool merges_by_id = false;   // instead: any two neighbours that spell a normal piece, the lower id first (tiktoken)
-  bool ignore_merges = false;  // a word that is a normal piece is that piece, whatever the merges say
-
   // What the file wants of a text that is a whole prompt.
   bool add_bos = true;
   bool add_eos = false;
   std::string chat_template;  // jinja2; empty: none
 
+  std::variant<Llama2cRules, SentencePieceRules, ByteBpeRules, RankedBpeRules> rules;
+
   std::vector<std::string> warnings;  // what the file says that could not be used; not a part of the tokenizer's state
+
+  template <class Visit>
+  static constexpr void fields(Visit visit) {  // those of the rules are theirs
+    visit("pieces", &Vocabulary::pieces);
+    visit("types", &Vocabulary::types);
+    visit("bos_id", &Vocabulary::bos_id);
+    visit("eos_ids", &Vocabulary::eos_ids);
+    visit("unk_id", &Vocabulary::unk_id);
+    visit("unk_surface", &Vocabulary::unk_surface);
+    visit("add_bos", &Vocabulary::add_bos);
+    visit("add_eos", &Vocabulary::add_eos);
+    visit("chat_template", &Vocabulary::chat_template);
+  }
+
+  template <class Rules>
+  bool is() const {
+    return std::holds_alternative<Rules>(rules);
+  }
+
+  // The same settings, of the same kind.
+  bool operator==(const Vocabulary& other) const;
 };
+static_assert(all_listed<Vocabulary>(2));  // all but rules and warnings
+
+// Calls visit(name, member) for every setting of a vocabulary, const or not, but its kind.
+template <class AnyVocabulary, class Visit>
+void visit_settings(AnyVocabulary& vocabulary, Visit&& visit) {
+  visit_fields(vocabulary, visit);
+  std::visit([&](auto& rules) { visit_fields(rules, visit); }, vocabulary.rules);
+}
+
+// "byte_bpe", as dicts and files call it; and "byte-level BPE", for people.
+std::string_view kind_name(const Vocabulary& vocabulary);
+std::string_view kind_title(const Vocabulary& vocabulary);
+
+// One without pieces of each kind, in the order of the variant.
+std::vector<Vocabulary> all_kinds();
+
+// The same of one kind; nothing for a name that is none.
+std::optional<Vocabulary> vocabulary_of_kind(std::string_view name);
+
+// "llama2.c, sentencepiece, ...", for messages.
+std::string list_kinds();
+
+// What several kinds have; null for the others.
+template <class T, class AnyVocabulary, class Get>
+auto find_in_rules(AnyVocabulary& vocabulary, Get get) {
+  using Pointer = std::conditional_t<std::is_const_v<AnyVocabulary>, const T*, T*>;
+  return std::visit(
+      [&](auto& rules) -> Pointer {
+        if constexpr (std::is_invocable_v<Get, decltype(rules)>) {
+          return &get(rules);
+        } else {
+          return nullptr;
+        }
+      },
+      vocabulary.rules);
+}
+template <class AnyVocabulary>
+auto find_scores(AnyVocabulary& vocabulary) {
+  return find_in_rules<std::vector<float>>(vocabulary,
+                                           [](auto& rules) -> decltype((rules.scores)) { return rules.scores; });
+}
+template <class AnyVocabulary>
+auto find_merges(AnyVocabulary& vocabulary) {
+  return find_in_rules<std::vector<Merge>>(vocabulary,
+                                           [](auto& rules) -> decltype((rules.merges)) { return rules.merges; });
+}
+template <class AnyVocabulary>
+auto find_added(AnyVocabulary& vocabulary) {
+  return find_in_rules<std::vector<AddedToken>>(vocabulary,
+                                                [](auto& rules) -> decltype((rules.added)) { return rules.added; });
+}
 
 // Throws FormatError for a vocabulary that cannot work: no pieces, sizes that disagree, ids out of range, merges that do
 // not join.
@@ -117,7 +263,7 @@ std::string quoted_piece(std::string_view piece);
 // between. `pieces` and `types` are the vocabulary's; of equal pieces a normal one counts, and then the first. Linear in
 // the length of both. Throws FormatError for a merge that is spelled otherwise, or of which a part or the joined piece is
 // not in the vocabulary.
-std::vector<Vocabulary::Merge> resolve_merges(std::span<const std::string> pieces, std::span<const PieceType> types,
-                                              std::span<const std::string_view> merges);
+std::vector<Merge> resolve_merges(std::span<const std::string> pieces, std::span<const PieceType> types,
+                                  std::span<const std::string_view> merges);
 
 }  // namespace llama2cpp

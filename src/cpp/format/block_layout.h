@@ -24,8 +24,7 @@ inline constexpr std::int64_t kPanelRows = 16;
 inline constexpr std::int64_t kBlockCols = 32;
 inline constexpr std::int64_t kUnitBlocks = 8;
 
-// The version of all these layouts, which files of panels name. It goes up with any change of a byte in them.
-inline constexpr int kPanelVersion = 1;
+// Files hold these layouts: a change of a byte in them is a new kPanelVersion (io/panel_file.h).
 
 //   f32         [k][16 rows]                                    any format, decoded
 //   f16, bf16   [k][16 rows]                                    as they are

@@ -67,6 +67,11 @@ struct Format {
   PanelForm form = PanelForm::f32;
 };
 
+// Bytes of `columns` numbers of a row in plane 0, which are whole groups. For formats that have a group of their own.
+inline std::int64_t row_bytes(const Format& format, std::int64_t columns) {
+  return columns / format.group * format.group_bytes;
+}
+
 // One array of a weight's file form: float data, GGUF blocks, int8 values, scales, zero points ...
 struct Plane {
   const std::byte* data = nullptr;

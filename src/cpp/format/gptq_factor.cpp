@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <vector>
 
+#include "core/check.h"
+
 namespace llama2cpp {
 namespace {
 
@@ -89,6 +91,25 @@ bool gptq_factor(std::span<double> h, std::span<double> u, std::int64_t n, Threa
     }
   });
   return std::all_of(u.begin(), u.end(), [](double value) { return std::isfinite(value); });
+}
+
+double gptq_damped_factor(std::span<const double> h, double damp, std::span<double> u, std::int64_t n,
+                          ThreadPool& pool) {
+  LLAMA2CPP_CHECK(damp > 0.0 && std::isfinite(damp), "damp is ", damp, ", expected a positive number");
+  LLAMA2CPP_CHECK(std::all_of(h.begin(), h.end(), [](double v) { return std::isfinite(v); }),
+                  "the Hessian has numbers that are not finite");
+  double mean = 0.0;
+  for (std::int64_t k = 0; k < n; ++k) mean += h[static_cast<std::size_t>(k * n + k)];
+  mean /= static_cast<double>(n);
+  if (!(mean > 0.0)) mean = 1.0;  // inputs that were always 0: nothing is made up for
+  std::vector<double> damped(h.size());
+  for (;; damp *= 10.0) {
+    // With a diagonal of some 1e6 means any symmetric matrix is positive definite whose entries are not far beyond it.
+    LLAMA2CPP_CHECK(damp < 1e12, "the Hessian is not positive definite with any damping");
+    std::copy(h.begin(), h.end(), damped.begin());
+    for (std::int64_t k = 0; k < n; ++k) damped[static_cast<std::size_t>(k * n + k)] += damp * mean;
+    if (gptq_factor(damped, u, n, pool)) return damp;
+  }
 }
 
 }  // namespace llama2cpp

@@ -13,4 +13,10 @@ namespace llama2cpp {
 // Every number is summed in one order, whatever the number of threads.
 bool gptq_factor(std::span<double> h, std::span<double> u, std::int64_t n, ThreadPool& pool);
 
+// The same of H plus `damp` times its diagonal's mean on the diagonal; where that is not positive definite ten times as much,
+// and again. H stays as it is. Returns the share that was added. Throws std::invalid_argument for numbers that are not finite
+// and where no damping helps.
+double gptq_damped_factor(std::span<const double> h, double damp, std::span<double> u, std::int64_t n,
+                          ThreadPool& pool);
+
 }  // namespace llama2cpp

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 #include <vector>
 
+#include "core/check.h"
 #include "format/bf16.h"
 #include "format/blocks.h"
 #include "format/f16.h"
@@ -195,6 +197,34 @@ const Format* in_panels(const Format& numbers, PanelForm form) {
     return format.in_panels_of == &numbers && format.form == form;
   });
   return found == all.end() ? nullptr : &*found;
+}
+
+Weight plain_matrix(std::string name, const Format& format, std::int64_t rows, std::int64_t cols) {
+  Weight weight;
+  weight.name = std::move(name);
+  weight.format = &format;
+  weight.rows = rows;
+  weight.cols = cols;
+  weight.group = format.group;
+  LLAMA2CPP_CHECK(rows >= 1 && cols >= 1, "'", weight.name, "' is ", shape_text(weight),
+                  ", expected at least one number");
+  LLAMA2CPP_CHECK(weight.group > 0 && cols % weight.group == 0, "'", weight.name, "' is ", shape_text(weight),
+                  ", whose rows cannot be ", format.name);
+  return weight;
+}
+
+Weight as_in_panel_file(Weight weight) {
+  if (weight.format->in_panels_of != nullptr) return weight;
+  const Format* const format = in_panels(*weight.format, stored_form(weight));
+  LLAMA2CPP_CHECK(format != nullptr, "'", weight.name, "' is ", weight.format->name,
+                  ", which a file of panels cannot hold");
+  LLAMA2CPP_CHECK(format->form != PanelForm::int8_group || weight.group <= kMostInt8Group, "'", weight.name,
+                  "' is in groups of ", weight.group, ", expected at most ", kMostInt8Group);
+  // GPTQ's that cannot be blocks are floats, and in groups of one a reader sees that.
+  if (format->form == PanelForm::f32 && weight.format->group == 0) weight.group = 1;
+  weight.format = format;
+  if (format->form != PanelForm::blocks) weight.order = {};
+  return weight;
 }
 
 std::size_t stored_bytes(const Weight& weight) {

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "core/check.h"
+#include "format/f32.h"
+
 namespace llama2cpp {
 namespace {
 
@@ -12,7 +15,63 @@ std::size_t bytes_of_rows(const Plane& plane, std::int64_t rows) {
   return static_cast<std::size_t>(rows * plane.row_bytes);
 }
 
+std::vector<Buffer> files_of(const Weight& weight) {
+  std::vector<Buffer> files;
+  add_files(weight, files);
+  return files;
+}
+
 }  // namespace
+
+void decode(const Weight& weight, float* out) {
+  const std::vector<Buffer> files = files_of(weight);
+  const FileReads reads(files);
+  for (std::int64_t row = 0; row < weight.rows; ++row) weight.decode_row(row, out + row * weight.cols);
+  reads.check();
+}
+
+void decode_rows(const Weight& weight, std::span<const std::int64_t> rows, float* out) {
+  for (const std::int64_t row : rows) {
+    LLAMA2CPP_CHECK(row >= 0 && row < weight.rows, "row is ", row, ", but '", weight.name, "' has ", weight.rows,
+                    " rows");
+  }
+  const std::vector<Buffer> files = files_of(weight);
+  const FileReads reads(files);
+  for (const std::int64_t row : rows) {
+    weight.decode_row(row, out);
+    out += weight.cols;
+  }
+  reads.check();
+}
+
+void check_columns(const Weight& weight, std::int64_t begin, std::int64_t count) {
+  LLAMA2CPP_CHECK(begin >= 0 && count >= 0 && count <= weight.cols && begin <= weight.cols - count, "columns are ",
+                  begin, " to ", begin, " + ", count, ", but '", weight.name, "' has ", weight.cols);
+}
+
+void decode_columns(const Weight& weight, std::int64_t begin, std::int64_t count, float* out) {
+  check_columns(weight, begin, count);
+  const Format& format = *weight.format;
+  const std::int64_t unit = format.integers != nullptr ? 32 : std::max<std::int64_t>(format.group, 1);
+  const std::int64_t first = begin / unit * unit;
+  const std::int64_t last = std::min(weight.cols, (begin + count + unit - 1) / unit * unit);
+  const std::vector<Buffer> files = files_of(weight);
+  const FileReads reads(files);
+  std::vector<float> decoded(static_cast<std::size_t>(last - first));
+  for (std::int64_t row = 0; row < weight.rows && count > 0; ++row) {
+    format.decode(weight, row, first, last - first, decoded.data());
+    out = std::copy_n(decoded.data() + (begin - first), count, out);
+  }
+  reads.check();
+}
+
+void check_files(const Weight& weight) { FileReads(files_of(weight)).check(); }
+
+const float* find_floats(const Weight& weight) {
+  const std::byte* const data = weight.planes[0].data;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0;
+  return weight.format == &kF32 && aligned ? reinterpret_cast<const float*>(data) : nullptr;
+}
 
 bool is_mapped(const Weight& weight) {
   return std::ranges::any_of(weight.planes, [](const Plane& plane) { return plane.owner.mapped(); });

@@ -40,7 +40,7 @@ Weight weight_of(std::string_view name, const GgufTensor& tensor) {
   Plane& plane = weight.planes[0];
   plane.data = tensor.file.data() + tensor.begin;
   plane.bytes = tensor.end - tensor.begin;
-  plane.row_bytes = weight.cols / tensor.format->group * tensor.format->group_bytes;
+  plane.row_bytes = row_bytes(*tensor.format, weight.cols);
   plane.owner = tensor.file;
   return weight;
 }

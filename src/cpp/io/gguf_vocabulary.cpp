@@ -5,7 +5,8 @@
 // is wrong (an id that is none, a piece that text cannot become), and else the reason why there is none.
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "core/byte_alphabet.h"
@@ -15,8 +16,6 @@
 
 namespace llama2cpp {
 namespace {
-
-using Kind = Vocabulary::Kind;
 
 constexpr std::string_view kModel = "tokenizer.ggml.model";
 constexpr std::string_view kPre = "tokenizer.ggml.pre";
@@ -29,14 +28,14 @@ constexpr std::string_view kMerges = "tokenizer.ggml.merges";
 // them is shown where a name is not known.
 struct Pre {
   std::vector<std::string_view> names;
-  Vocabulary::PreTokenizer cut;
+  PreTokenizer cut;
   bool ignore_merges;
   bool add_bos;
 };
 
 // Another pre-tokenizer is one more line, once text/ cuts words as it does.
 const std::vector<Pre>& pre_table() {
-  using enum Vocabulary::PreTokenizer;
+  using enum PreTokenizer;
   static const std::vector<Pre> all = {
       {{"default"}, ggml_default, false, false},
       {{"gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum",
@@ -111,14 +110,13 @@ void read_types(const Gguf& gguf, Vocabulary& vocabulary) {
   for (std::size_t i = 0; i < types->size(); ++i) vocabulary.types[i] = type_of((*types)[i], i, vocabulary);
 }
 
-void read_scores(const Gguf& gguf, Vocabulary& vocabulary) {
+std::vector<float> read_scores(const Gguf& gguf, std::size_t pieces) {
   const auto scores = gguf.numbers(kScores);
-  vocabulary.scores.assign(vocabulary.pieces.size(), 0.0F);
-  if (!scores) return;
-  expect_count(gguf, kScores, scores->size(), vocabulary.pieces.size());
+  if (!scores) return std::vector<float>(pieces, 0.0F);
+  expect_count(gguf, kScores, scores->size(), pieces);
   const auto bad = std::find_if(scores->begin(), scores->end(), [](float score) { return std::isnan(score); });
   if (bad != scores->end()) gguf.fail(kScores, cat("NaN for piece ", bad - scores->begin()));
-  vocabulary.scores = *scores;
+  return *scores;
 }
 
 void check_pieces(Vocabulary& vocabulary) {
@@ -196,16 +194,16 @@ void escape_spaces(std::string& piece) {
 }
 
 void read_sentencepiece(const Gguf& gguf, Vocabulary& vocabulary) {
+  auto& rules = std::get<SentencePieceRules>(vocabulary.rules);
   const std::size_t pieces = vocabulary.pieces.size();
   for (std::size_t i = 0; i < pieces; ++i) {
     if (vocabulary.types[i] == PieceType::user_defined) escape_spaces(vocabulary.pieces[i]);
   }
-  vocabulary.kind = Kind::sentencepiece;
   vocabulary.bos_id = find_id(gguf, "tokenizer.ggml.bos_token_id", vocabulary, 1);
   vocabulary.unk_id = find_id(gguf, "tokenizer.ggml.unknown_token_id", vocabulary, 0);
   vocabulary.eos_ids = find_ends(gguf, vocabulary, 2);
-  vocabulary.add_dummy_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
-  vocabulary.remove_extra_whitespaces = gguf.boolean("tokenizer.ggml.remove_extra_whitespaces").value_or(false);
+  rules.add_space_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
+  rules.remove_extra_whitespaces = gguf.boolean("tokenizer.ggml.remove_extra_whitespaces").value_or(false);
   vocabulary.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(true);
 }
 
@@ -230,22 +228,21 @@ void fit(const Gguf& gguf, Vocabulary& vocabulary, std::int64_t vocab_size) {
 }
 
 void read_byte_bpe(const Gguf& gguf, const Pre& pre, Vocabulary& vocabulary) {
-  vocabulary.kind = Kind::byte_bpe;
+  auto& rules = std::get<ByteBpeRules>(vocabulary.rules);
   spell_out(vocabulary);
   // Writers leave an empty list out, and files have lost theirs.
   const auto merges = gguf.strings(kMerges);
   if (merges) {
-    vocabulary.merges = resolve_merges(vocabulary.pieces, vocabulary.types, *merges);
+    rules.merges = resolve_merges(vocabulary.pieces, vocabulary.types, *merges);
   } else if (has_longer_pieces(vocabulary)) {
     vocabulary.warnings.push_back(cat("metadata ", quote(kMerges),
                                       " is missing: taken as an empty list, so that words are spelled byte by byte"));
   }
-  vocabulary.pre_tokenizer = pre.cut;
-  vocabulary.ignore_merges = pre.ignore_merges;
+  rules.pre_tokenizer = pre.cut;
+  rules.ignore_merges = pre.ignore_merges;
   vocabulary.bos_id = find_id(gguf, "tokenizer.ggml.bos_token_id", vocabulary, -1);
   vocabulary.unk_id = find_id(gguf, "tokenizer.ggml.unknown_token_id", vocabulary, -1);
   vocabulary.eos_ids = find_ends(gguf, vocabulary, -1);
-  vocabulary.add_dummy_prefix = false;
   vocabulary.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(pre.add_bos);
 }
 
@@ -280,7 +277,12 @@ GgufVocabulary read_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
   if (tokens->empty()) gguf.fail(kTokens, "empty");
   vocabulary->pieces.assign(tokens->begin(), tokens->end());
   read_types(gguf, *vocabulary);
-  read_scores(gguf, *vocabulary);
+  std::vector<float> scores = read_scores(gguf, vocabulary->pieces.size());  // whichever kind it is, they must be right
+  if (*model == "llama") {
+    vocabulary->rules.emplace<SentencePieceRules>().scores = std::move(scores);
+  } else {
+    vocabulary->rules.emplace<ByteBpeRules>();
+  }
   check_pieces(*vocabulary);
   fit(gguf, *vocabulary, vocab_size);
   if (*model == "gpt2" && !gguf.string(kPre)) {

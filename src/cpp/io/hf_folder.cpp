@@ -15,6 +15,7 @@
 #include "io/checkpoint.h"
 #include "io/hf.h"
 #include "io/panel_file.h"
+#include "text/readers.h"
 
 namespace llama2cpp {
 namespace {
@@ -198,7 +199,7 @@ Weight weight_of(const std::string& name, const Placed& placed, Part part, const
   Plane& plane = weight.planes[0];
   plane.data = placed.bytes();
   plane.bytes = placed.tensor.end - placed.tensor.begin;
-  plane.row_bytes = shape.cols * format.group_bytes;
+  plane.row_bytes = row_bytes(format, shape.cols);
   plane.owner = placed.file;
   return weight;
 }
@@ -269,21 +270,41 @@ void check_biases(const HfBiases& biases, const Checkpoint& checkpoint) {
   }
 }
 
-// A model without a tokenizer that we know still takes and gives ids.
+Vocabulary from_tokenizer_json(const HfFolder& folder, std::int64_t vocab_size) {
+  const auto tokenizer = HfJson::find(folder, "tokenizer.json");
+  if (tokenizer == nullptr) throw FormatError("the folder has no tokenizer.json");
+  Vocabulary vocabulary = read_tokenizer_json(tokenizer->root(), vocab_size);
+  apply(read_tokenizer_settings(folder), vocabulary);
+  return vocabulary;
+}
+
+Vocabulary from_tokenizer_model(const HfFolder& folder, std::int64_t vocab_size) {
+  const Buffer file = folder.open("tokenizer.model", false, kMostText);
+  Vocabulary vocabulary = read_tokenizer_file({file.data(), file.size()}, 0);
+  apply_to_model(read_tokenizer_settings(folder), vocabulary);
+  fit(vocabulary, vocab_size, "tokenizer.model");
+  check_vocabulary(vocabulary);
+  return vocabulary;
+}
+
+// A model without a tokenizer that we know still takes and gives ids. Where tokenizer.json is missing or unknown to us there
+// may be a tokenizer.model.
 void add_vocabulary(const HfFolder& folder, Checkpoint& checkpoint) {
-  try {
-    const auto tokenizer = HfJson::find(folder, "tokenizer.json");
-    if (tokenizer == nullptr) {
-      checkpoint.no_vocabulary_reason = "the folder has no tokenizer.json";
-      return;
+  const auto add = [&](Vocabulary (*read)(const HfFolder&, std::int64_t), std::string_view what) {
+    std::string problem;
+    try {
+      checkpoint.vocabulary = std::make_shared<const Vocabulary>(read(folder, checkpoint.config.vocab_size));
+      return checkpoint.no_vocabulary_reason.clear();
+    } catch (const FormatError& error) {
+      problem = error.what();
+    } catch (const std::system_error& error) {  // a file that may not be read
+      problem = error.what();
     }
-    Vocabulary vocabulary = read_tokenizer_json(tokenizer->root(), checkpoint.config.vocab_size);
-    apply(read_tokenizer_settings(folder), vocabulary);
-    checkpoint.vocabulary = std::make_unique<Vocabulary>(std::move(vocabulary));
-  } catch (const FormatError& error) {
-    checkpoint.no_vocabulary_reason = error.what();
-  } catch (const std::system_error& error) {  // a file that may not be read
-    checkpoint.no_vocabulary_reason = error.what();
+    checkpoint.no_vocabulary_reason += cat(what, problem);
+  };
+  add(from_tokenizer_json, "");
+  if (checkpoint.vocabulary == nullptr && folder.has("tokenizer.model")) {
+    add(from_tokenizer_model, "; tokenizer.model: ");
   }
 }
 

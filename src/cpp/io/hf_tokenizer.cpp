@@ -14,24 +14,21 @@
 namespace llama2cpp {
 namespace {
 
-using Kind = Vocabulary::Kind;
-using Prefix = Vocabulary::Prefix;
-
 // \p{...} as the files have it.
-constexpr std::pair<std::string_view, Vocabulary::PreTokenizer> kPatterns[] = {
+constexpr std::pair<std::string_view, PreTokenizer> kPatterns[] = {
     {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
      R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     Vocabulary::PreTokenizer::llama3},
+     PreTokenizer::llama3},
     {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
      R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     Vocabulary::PreTokenizer::qwen2},
+     PreTokenizer::qwen2},
     {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+)"
      R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     Vocabulary::PreTokenizer::seed_coder},
+     PreTokenizer::seed_coder},
     {R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
      R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
      R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     Vocabulary::PreTokenizer::tekken},
+     PreTokenizer::tekken},
 };
 
 // One after the other, as a tokenizer.json says what llama.cpp does where a GGUF has no other rule.
@@ -111,8 +108,8 @@ bool cut_by_all(const std::vector<Json>& parts, std::span<const std::string_view
   return true;
 }
 
-std::optional<Vocabulary::PreTokenizer> find_byte_level(const std::vector<Json>& parts) {
-  using enum Vocabulary::PreTokenizer;
+std::optional<PreTokenizer> find_byte_level(const std::vector<Json>& parts) {
+  using enum PreTokenizer;
   if (parts.empty() || type_of(parts.back()) != "ByteLevel") return {};
   refuse_prefix_space(parts.back());
   if (parts.size() == 1 && is_byte_level(parts[0], true)) return gpt2;
@@ -131,17 +128,17 @@ std::optional<Vocabulary::PreTokenizer> find_byte_level(const std::vector<Json>&
 }
 
 // As files wrote it before there was a prepend_scheme: add_prefix_space.
-Prefix metaspace_prefix(const Json& metaspace) {
+SpacePrefix metaspace_prefix(const Json& metaspace) {
   const Json replacement = metaspace.get("replacement");
   if (replacement.string() != kEscapedSpace) replacement.fail(cat(excerpt(replacement.string()), ", expected U+2581"));
   if (flag(metaspace, "split", true)) {
     metaspace.fail("splits at spaces, and only \"split\": false is implemented");
   }
   const std::optional<Json> scheme = metaspace.find("prepend_scheme");
-  if (!scheme) return flag(metaspace, "add_prefix_space", true) ? Prefix::where_none : Prefix::none;
-  if (scheme->string() == "always") return Prefix::where_none;
-  if (scheme->string() == "first") return Prefix::first_where_none;
-  if (scheme->string() == "never") return Prefix::none;
+  if (!scheme) return flag(metaspace, "add_prefix_space", true) ? SpacePrefix::where_none : SpacePrefix::none;
+  if (scheme->string() == "always") return SpacePrefix::where_none;
+  if (scheme->string() == "first") return SpacePrefix::first_where_none;
+  if (scheme->string() == "never") return SpacePrefix::none;
   scheme->fail(cat(excerpt(scheme->string()), ", expected \"always\", \"first\" or \"never\""));
 }
 
@@ -151,7 +148,7 @@ bool is_space_replacement(const Json& part) {
 }
 
 // Either a normaliser [Prepend U+2581,] Replace " " by U+2581, or a pre-tokeniser Metaspace.
-Prefix read_prefix(const std::vector<Json>& normalizers, const std::vector<Json>& pre_tokenizers) {
+SpacePrefix read_prefix(const std::vector<Json>& normalizers, const std::vector<Json>& pre_tokenizers) {
   if (normalizers.empty()) {
     if (pre_tokenizers.size() == 1 && type_of(pre_tokenizers[0]) == "Metaspace") {
       return metaspace_prefix(pre_tokenizers[0]);
@@ -161,11 +158,11 @@ Prefix read_prefix(const std::vector<Json>& normalizers, const std::vector<Json>
     throw FormatError("tokenizer.json: neither a normalizer nor a pre_tokenizer, expected what makes spaces U+2581");
   }
   if (!pre_tokenizers.empty()) fail_unknown(pre_tokenizers[0], "none beside a normalizer");
-  Prefix prefix = Prefix::none;
+  SpacePrefix prefix = SpacePrefix::none;
   for (std::size_t i = 0; i < normalizers.size(); ++i) {
     const Json& part = normalizers[i];
     if (i == 0 && normalizers.size() == 2 && type_of(part) == "Prepend" && text(part, "prepend") == kEscapedSpace) {
-      prefix = Prefix::always;
+      prefix = SpacePrefix::always;
     } else if (i + 1 != normalizers.size() || type_of(part) != "Replace" || !is_space_replacement(part)) {
       fail_unknown(part, "Prepend of U+2581 and Replace of spaces by U+2581");
     }
@@ -180,6 +177,8 @@ constexpr std::int64_t kMostHoles = 1 << 20;
 
 struct Pieces {
   Vocabulary& vocabulary;
+  std::vector<Merge>& merges;                              // of its rules
+  std::vector<AddedToken>& added;                          // the same
   std::unordered_map<std::string_view, std::int32_t> ids;  // views of the document
 
   void put(const Json& where, std::string_view piece, std::int64_t id, PieceType type) {
@@ -224,9 +223,9 @@ void add_added_tokens(const Json& tokenizer, Pieces& pieces) {
       token.get("id").fail(cat(id, ", which is that of the piece ", excerpt(pieces.vocabulary.pieces[index])));
     }
     pieces.put(token, content.string(), id, special ? PieceType::control : PieceType::user_defined);
-    const Vocabulary::AddedToken added{static_cast<std::int32_t>(id), flag(token, "lstrip", false),
-                                       flag(token, "rstrip", false), flag(token, "normalized", !special)};
-    if (added.lstrip || added.rstrip || added.normalized) pieces.vocabulary.added.push_back(added);
+    const AddedToken added{static_cast<std::int32_t>(id), flag(token, "lstrip", false), flag(token, "rstrip", false),
+                           flag(token, "normalized", !special)};
+    if (added.lstrip || added.rstrip || added.normalized) pieces.added.push_back(added);
   }
 }
 
@@ -275,7 +274,7 @@ std::pair<std::string_view, std::string_view> merge_parts(const Json& merge) {
 
 void add_merges(const Json& model, Pieces& pieces) {
   const Json merges = model.get("merges");
-  pieces.vocabulary.merges.reserve(merges.size());
+  pieces.merges.reserve(merges.size());
   for (const Json merge : merges.elements()) {
     const auto [left, right] = merge_parts(merge);
     const auto id_of = [&](const std::string& piece) {
@@ -284,7 +283,7 @@ void add_merges(const Json& model, Pieces& pieces) {
       return found->second;
     };
     if (left.empty() || right.empty()) merge.fail("a piece without text");
-    pieces.vocabulary.merges.push_back(
+    pieces.merges.push_back(
         {id_of(std::string(left)), id_of(std::string(right)), id_of(std::string(left) + std::string(right))});
   }
 }
@@ -302,8 +301,8 @@ void spell_out(Vocabulary& vocabulary) {
 }
 
 // A merge joins bytes; one of pieces that are not spelled in them is never met.
-void keep_byte_merges(Vocabulary& vocabulary) {
-  std::erase_if(vocabulary.merges, [&](const Vocabulary::Merge& merge) {
+void keep_byte_merges(const Vocabulary& vocabulary, std::vector<Merge>& merges) {
+  std::erase_if(merges, [&](const Merge& merge) {
     const auto piece = [&](std::size_t i) -> const std::string& {
       return vocabulary.pieces[static_cast<std::size_t>(merge[i])];
     };
@@ -355,24 +354,19 @@ std::int32_t find_piece(const Pieces& pieces, std::string_view piece) {
 }
 
 void read_characters(const Json& model, const Pieces& pieces) {
-  Vocabulary& vocabulary = pieces.vocabulary;
-  vocabulary.kind = Kind::ranked_bpe;
-  vocabulary.add_dummy_prefix = vocabulary.prefix != Prefix::none;
   const bool falls_back = flag(model, "byte_fallback", false) && mark_bytes(pieces);
-  if (!falls_back && (vocabulary.unk_id < 0 || !flag(model, "fuse_unk", false))) {
+  if (!falls_back && (pieces.vocabulary.unk_id < 0 || !flag(model, "fuse_unk", false))) {
     model.fail(
         "without byte_fallback to pieces for all bytes, only an unk_token with \"fuse_unk\": true is implemented");
   }
 }
 
 void read_bytes(const Json& model, const Pieces& pieces) {
-  pieces.vocabulary.kind = Kind::byte_bpe;
-  pieces.vocabulary.add_dummy_prefix = false;
   if ((pieces.vocabulary.unk_id >= 0 || flag(model, "byte_fallback", false)) && !has_all_stand_ins(pieces)) {
     model.fail("some bytes have no piece, and what becomes of them then (unk_token, byte_fallback) is not implemented");
   }
   spell_out(pieces.vocabulary);
-  keep_byte_merges(pieces.vocabulary);
+  keep_byte_merges(pieces.vocabulary, pieces.merges);
 }
 
 // --- what is put around a text
@@ -427,24 +421,25 @@ Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size) {
   vocabulary.bos_id = vocabulary.unk_id = -1;
   vocabulary.eos_ids.clear();
   vocabulary.add_bos = false;
-  vocabulary.ignore_merges = flag(model, "ignore_merges", false);
 
   const std::vector<Json> normalizers = parts_of(tokenizer, "normalizer", "normalizers");
   const std::vector<Json> pre_tokenizers = parts_of(tokenizer, "pre_tokenizer", "pretokenizers");
   const auto byte_level = find_byte_level(pre_tokenizers);
   if (byte_level) {
     if (!normalizers.empty()) fail_unknown(normalizers[0], "none before ByteLevel");
-    vocabulary.pre_tokenizer = *byte_level;
+    auto& rules = vocabulary.rules.emplace<ByteBpeRules>();
+    rules.pre_tokenizer = *byte_level;
+    rules.ignore_merges = flag(model, "ignore_merges", false);
   } else {
-    vocabulary.prefix = read_prefix(normalizers, pre_tokenizers);
-    vocabulary.normalizes = !normalizers.empty();
+    auto& rules = vocabulary.rules.emplace<RankedBpeRules>();
+    rules.prefix = read_prefix(normalizers, pre_tokenizers);
+    rules.normalizes = !normalizers.empty();
   }
 
   const std::size_t size = count_pieces(tokenizer, model, vocab_size);
   vocabulary.pieces.resize(size);
   vocabulary.types.resize(size, PieceType::normal);
-  vocabulary.scores.resize(size, 0.0F);
-  Pieces pieces{vocabulary, {}};
+  Pieces pieces{vocabulary, *find_merges(vocabulary), *find_added(vocabulary), {}};
   add_vocab(model, pieces);
   add_merges(model, pieces);
   add_added_tokens(tokenizer, pieces);

@@ -7,6 +7,7 @@
 #include <system_error>
 #include <unordered_map>
 #include <utility>
+#include <variant>
 
 #include "core/file_kind.h"
 #include "core/quote.h"
@@ -249,16 +250,18 @@ namespace {
 
 void set_added(Vocabulary& vocabulary, std::size_t id, const Token& token) {
   vocabulary.types[id] = token.special ? PieceType::control : PieceType::user_defined;
-  std::erase_if(vocabulary.added, [&](const auto& old) { return old.id == static_cast<std::int32_t>(id); });
+  auto* const added = find_added(vocabulary);
+  if (added == nullptr) return;
+  std::erase_if(*added, [&](const auto& old) { return old.id == static_cast<std::int32_t>(id); });
   if (token.lstrip || token.rstrip || token.normalized) {
-    vocabulary.added.push_back({static_cast<std::int32_t>(id), token.lstrip, token.rstrip, token.normalized});
+    added->push_back({static_cast<std::int32_t>(id), token.lstrip, token.rstrip, token.normalized});
   }
 }
 
 void append(Vocabulary& vocabulary, const Token& token) {
   vocabulary.pieces.push_back(token.text);
   vocabulary.types.push_back(PieceType::control);
-  vocabulary.scores.push_back(0.0F);
+  if (auto* const scores = find_scores(vocabulary)) scores->push_back(0.0F);
   set_added(vocabulary, vocabulary.pieces.size() - 1, token);
 }
 
@@ -278,7 +281,8 @@ void add_with_ids(const TokenizerSettings& settings, Vocabulary& vocabulary) {
     }
     const auto index = static_cast<std::size_t>(id);
     // The names of Llama 3's special pieces are not in its file, and models have changed some.
-    const bool unnamed = vocabulary.merges_by_id && vocabulary.types[index] == PieceType::control;
+    const auto* const bytes = std::get_if<ByteBpeRules>(&vocabulary.rules);
+    const bool unnamed = bytes != nullptr && bytes->merges_by_id && vocabulary.types[index] == PieceType::control;
     if (known < 0 && !unnamed) {
       throw FormatError(cat("the added token ", excerpt(token.text), " has the id ", id, ", which is that of ",
                             quoted_piece(vocabulary.pieces[index])));
@@ -304,7 +308,7 @@ void add_special(const TokenizerSettings& settings, Vocabulary& vocabulary) {
 }
 
 // Every way to cut a piece in two pieces; the lower the piece's id, and then the shorter the left part, the earlier.
-std::vector<Vocabulary::Merge> all_merges(const Vocabulary& vocabulary) {
+std::vector<Merge> all_merges(const Vocabulary& vocabulary) {
   std::unordered_map<std::string_view, std::int32_t> ids;
   ids.reserve(vocabulary.pieces.size());
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
@@ -312,7 +316,7 @@ std::vector<Vocabulary::Merge> all_merges(const Vocabulary& vocabulary) {
     if (type != PieceType::normal && type != PieceType::unused && type != PieceType::user_defined) continue;
     ids.emplace(vocabulary.pieces[i], static_cast<std::int32_t>(i));
   }
-  std::vector<Vocabulary::Merge> merges;
+  std::vector<Merge> merges;
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     const std::string_view piece = vocabulary.pieces[i];
     const auto both = ids.find(piece);
@@ -330,26 +334,23 @@ std::vector<Vocabulary::Merge> all_merges(const Vocabulary& vocabulary) {
 // SentencePiece's pieces with the merges, the spaces and the added tokens of transformers' LlamaTokenizer. It knows no
 // unused pieces, and none of the model's own rules for spaces.
 void rank_merges(const TokenizerSettings& settings, Vocabulary& vocabulary) {
-  vocabulary.merges = all_merges(vocabulary);
+  RankedBpeRules rules;
+  rules.merges = all_merges(vocabulary);
   for (PieceType& type : vocabulary.types) {
     if (type == PieceType::unused) type = PieceType::normal;
     if (type == PieceType::unknown) type = PieceType::control;
   }
-  vocabulary.kind = Vocabulary::Kind::ranked_bpe;
   const bool spaced = settings.add_prefix_space.value_or(true);
-  vocabulary.prefix = !spaced           ? Vocabulary::Prefix::none
-                      : settings.legacy ? Vocabulary::Prefix::where_none
-                                        : Vocabulary::Prefix::first_where_none;
-  vocabulary.add_dummy_prefix = spaced;
-  vocabulary.remove_extra_whitespaces = false;
-  vocabulary.normalizes = false;
+  rules.prefix = !spaced           ? SpacePrefix::none
+                 : settings.legacy ? SpacePrefix::where_none
+                                   : SpacePrefix::first_where_none;
+  vocabulary.rules = std::move(rules);
 }
 
 }  // namespace
 
 void apply_to_model(const TokenizerSettings& settings, Vocabulary& vocabulary) {
-  const bool sentencepiece = vocabulary.kind == Vocabulary::Kind::sentencepiece;
-  if (sentencepiece && settings.any) rank_merges(settings, vocabulary);
+  if (vocabulary.is<SentencePieceRules>() && settings.any) rank_merges(settings, vocabulary);
   add_with_ids(settings, vocabulary);
   add_special(settings, vocabulary);
 

@@ -3,11 +3,11 @@
 //
 // A safetensors file. The metadata, all of it text:
 //   llama2cpp.layout          "panels16"; with it the header begins
-//   llama2cpp.layout_version  kPanelVersion: what format/block_layout.h says of the bytes
+//   llama2cpp.layout_version  kPanelVersion (panel_file.h)
 //   arithmetic                "contract", or "llama2.c" where the model was a file that llama2.c's runq runs
 //   config                    JSON: Config's fields
 //   names                     whose names the weights have: "llama2.c", "hugging_face" or "gguf"
-//   tokenizer                 JSON, where there is one; see panel_vocabulary.cpp
+//   tokenizer                 JSON, where there is one; see panel_vocabulary.h
 //   weights                   JSON: for each matrix {"format": "q4_0", "rows": 64, "cols": 64, "group": 32}, and for those of
 //                             LLM.int8() "outlier_threshold", which is 0 where columns are fixed
 // The tensors:
@@ -15,7 +15,7 @@
 //   its .order  I32 [cols]    GPTQ's, where columns are not as they lie: which one is at each place of the panels
 //   its .outlier_columns  I32 [n]    LLM.int8()'s fixed columns, ascending, where there are some
 //   a vector    F32, F16 or BF16 [n]
-//   tokenizer.*               see panel_vocabulary.cpp
+//   tokenizer.*               see panel_vocabulary.h
 #include "io/panel_file.h"
 
 #include <algorithm>
@@ -38,6 +38,7 @@
 #include "io/checkpoint.h"
 #include "io/json.h"
 #include "io/outliers.h"
+#include "io/panel_vocabulary.h"
 
 namespace llama2cpp {
 namespace {

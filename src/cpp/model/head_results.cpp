@@ -17,8 +17,8 @@ std::optional<Weight> columns_of(const Weight& weight, std::int64_t first, std::
   Weight part = weight;
   part.cols = count;
   part.panels = {};
-  part.planes[0].data += first / format.group * format.group_bytes;
-  part.planes[0].bytes -= static_cast<std::size_t>(first / format.group * format.group_bytes);
+  part.planes[0].data += row_bytes(format, first);
+  part.planes[0].bytes -= static_cast<std::size_t>(row_bytes(format, first));
   return part;
 }
 

@@ -82,6 +82,12 @@ class CallbackHook final : public Hook {
 
 }  // namespace
 
+Place checked_place(std::int64_t point, std::int64_t layer, const Config& config) {
+  LLAMA2CPP_CHECK(point >= 0 && point < kPoints && layer >= 0 && layer < config.n_layers, "there is no point ", point,
+                  " in layer ", layer);
+  return {static_cast<Point>(point), layer};
+}
+
 std::vector<Place> all_places(std::int64_t n_layers) {
   std::vector<Place> places = {{Point::embed, 0}};
   for (std::int64_t layer = 0; layer < n_layers; ++layer) {

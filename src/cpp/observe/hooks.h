@@ -51,6 +51,9 @@ struct Place {
   std::int64_t layer = 0;
 };
 
+// The place of those numbers. Throws std::invalid_argument where a model of that config has none.
+Place checked_place(std::int64_t point, std::int64_t layer, const Config& config);
+
 // Every place of a model, in the order of the forward.
 std::vector<Place> all_places(std::int64_t n_layers);
 

@@ -2,6 +2,7 @@
 #include "observe/recorder.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <mutex>
 #include <utility>
@@ -129,6 +130,22 @@ void Recorder::copy(Place place, std::span<const Track::Row> rows, float* out) c
       out = std::fill_n(out, rows.back().position - row.position, masked);
     }
   }
+}
+
+Recorder::Copies Recorder::copy_all(std::span<const Track::Row> rows) const {
+  Copies copies;
+  double floats = 0;
+  for (const Place& place : places_) {
+    copies.parts.push_back({place, shape(place, rows), static_cast<std::int64_t>(floats)});
+    double size = 1;
+    for (const std::int64_t n : copies.parts.back().shape) size *= static_cast<double>(n);
+    floats += std::ceil(size / 16) * 16;  // each begins on a cache line
+  }
+  need_memory(floats * sizeof(float), "a cache of this recording", "", "record fewer names or tokens");
+  copies.memory = Buffer::heap(static_cast<std::size_t>(floats) * sizeof(float));
+  auto* const begin = reinterpret_cast<float*>(copies.memory.data());
+  for (const Copies::Part& part : copies.parts) copy(part.place, rows, begin + part.begin);
+  return copies;
 }
 
 Recording::Recording(std::shared_ptr<Recorder> recorder, std::vector<std::shared_ptr<Track>> tracks)

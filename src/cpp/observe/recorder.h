@@ -60,6 +60,19 @@ class Recorder {
   // Copies it there. Masked entries of patterns are 0, those of scores -inf; what was not computed is NaN.
   void copy(Place place, std::span<const Track::Row> rows, float* out) const;
 
+  // The same of all places, in one piece of memory.
+  struct Copies {
+    struct Part {
+      Place place;
+      std::vector<std::int64_t> shape;
+      std::int64_t begin = 0;  // in floats
+    };
+    std::vector<Part> parts;
+    Buffer memory;
+  };
+  // Throws OutOfMemoryError.
+  Copies copy_all(std::span<const Track::Row> rows) const;
+
  private:
   friend class Recording;
 

@@ -7,11 +7,11 @@
 
 namespace llama2cpp {
 
-AddedTokens::AddedTokens(const Vocabulary& vocabulary, bool normalized,
+AddedTokens::AddedTokens(const Vocabulary& vocabulary, std::span<const AddedToken> added, bool normalized,
                          FunctionRef<std::string(const std::string&)> spell)
     : rules_(vocabulary.pieces.size()) {
   std::vector<bool> wanted(vocabulary.pieces.size(), !normalized);
-  for (const Vocabulary::AddedToken& token : vocabulary.added) {
+  for (const AddedToken& token : added) {
     const auto index = static_cast<std::size_t>(token.id);
     rules_[index].lstrip = token.lstrip;
     rules_[index].rstrip = token.rstrip;
@@ -21,8 +21,8 @@ AddedTokens::AddedTokens(const Vocabulary& vocabulary, bool normalized,
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     const PieceType type = vocabulary.types[i];
     rules_[i].control = type == PieceType::control;
-    const bool added = type == PieceType::control || type == PieceType::user_defined;
-    if (added && wanted[i]) tokens.emplace_back(spell(vocabulary.pieces[i]), static_cast<std::int32_t>(i));
+    const bool is_added = type == PieceType::control || type == PieceType::user_defined;
+    if (is_added && wanted[i]) tokens.emplace_back(spell(vocabulary.pieces[i]), static_cast<std::int32_t>(i));
   }
   matcher_ = PrefixMatcher(std::move(tokens));
 }

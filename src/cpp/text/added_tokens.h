@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,8 +16,9 @@ namespace llama2cpp {
 
 class AddedTokens {
  public:
-  // The tokens for which Vocabulary::AddedToken::normalized is as given, each spelled as `spell` says.
-  AddedTokens(const Vocabulary& vocabulary, bool normalized, FunctionRef<std::string(const std::string&)> spell);
+  // The tokens for which AddedToken::normalized is as given, each spelled as `spell` says. `added`: what is said of some.
+  AddedTokens(const Vocabulary& vocabulary, std::span<const AddedToken> added, bool normalized,
+              FunctionRef<std::string(const std::string&)> spell);
 
   bool empty() const { return matcher_.empty(); }
 

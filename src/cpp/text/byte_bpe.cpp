@@ -21,8 +21,12 @@ constexpr std::uint32_t kNever = std::numeric_limits<std::uint32_t>::max();
 
 class ByteBpeEncoder final : public Encoder {
  public:
-  explicit ByteBpeEncoder(const Vocabulary& vocabulary)
-      : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), merges_(vocabulary.merges), special_(vocabulary) {
+  ByteBpeEncoder(const Vocabulary& vocabulary, const ByteBpeRules& rules)
+      : vocabulary_(vocabulary),
+        rules_(rules),
+        pieces_(vocabulary.pieces.size()),
+        merges_(rules.merges),
+        special_(vocabulary, rules.merges) {
     byte_ids_.fill(-1);
     const auto count = static_cast<std::int32_t>(vocabulary.pieces.size());
     const auto note_byte = [&](int byte, std::int32_t id) {
@@ -59,7 +63,7 @@ class ByteBpeEncoder final : public Encoder {
     WordCache cache(text, ids.size());
     std::vector<Symbol> symbols;
     for (std::size_t at = 0; at < text.size();) {
-      const std::string_view word = text.substr(at, first_word(vocabulary_.pre_tokenizer, text.substr(at)));
+      const std::string_view word = text.substr(at, first_word(rules_.pre_tokenizer, text.substr(at)));
       at += word.size();
       if (word.size() == 1) {
         if (byte_id(word[0]) >= 0) append(byte_id(word[0]), ids);
@@ -87,7 +91,7 @@ class ByteBpeEncoder final : public Encoder {
 
   void encode_word(std::string_view word, std::uint64_t hash, std::vector<Symbol>& symbols,
                    std::vector<std::int32_t>& ids) const {
-    if (vocabulary_.ignore_merges) {
+    if (rules_.ignore_merges) {
       if (const std::int32_t id = pieces_.find(word, hash); id >= 0 && normal(id)) return ids.push_back(id);
     }
     const auto unknown = [&](char c) { return byte_id(c) < 0; };
@@ -108,7 +112,7 @@ class ByteBpeEncoder final : public Encoder {
 
   // What two neighbours become; `joined` is the bytes of both.
   MergeTable::Entry merge(std::int32_t left, std::int32_t right, std::string_view joined) const {
-    if (!vocabulary_.merges_by_id) return merges_.find(left, right);
+    if (!rules_.merges_by_id) return merges_.find(left, right);
     const std::int32_t id = pieces_.find(joined);
     if (id < 0 || !normal(id)) return {};
     return {0, static_cast<std::uint32_t>(id), id};
@@ -175,6 +179,7 @@ class ByteBpeEncoder final : public Encoder {
   }
 
   const Vocabulary& vocabulary_;
+  const ByteBpeRules& rules_;
   PieceTable pieces_;
   MergeTable merges_;
   SpecialPieces special_;
@@ -183,8 +188,8 @@ class ByteBpeEncoder final : public Encoder {
 
 }  // namespace
 
-std::unique_ptr<const Encoder> make_byte_bpe_encoder(const Vocabulary& vocabulary) {
-  return std::make_unique<ByteBpeEncoder>(vocabulary);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const ByteBpeRules& rules) {
+  return std::make_unique<ByteBpeEncoder>(vocabulary, rules);
 }
 
 }  // namespace llama2cpp

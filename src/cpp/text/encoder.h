@@ -1,10 +1,11 @@
-// Encoder: one rule that turns text into ids. The list of rules is make_encoder.
+// Encoder: one rule that turns text into ids. There is one for each kind of rules in core/vocabulary.h.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "core/vocabulary.h"
@@ -23,16 +24,20 @@ class Encoder {
     encode(text, bos_id, ids);
   }
 
-  // Where Vocabulary::normalizes is set, encode in two steps.
+  // Where RankedBpeRules::normalizes is set, encode in two steps.
   virtual std::string normalized(std::string_view text) const { return std::string(text); }
   virtual void encode_normalized(std::string_view text, std::vector<std::int32_t>& ids) const { encode(text, -1, ids); }
 };
 
-// The vocabulary must outlive the encoder.
-std::unique_ptr<const Encoder> make_llama2c_encoder(const Vocabulary& vocabulary);
-std::unique_ptr<const Encoder> make_sentencepiece_encoder(const Vocabulary& vocabulary);
-std::unique_ptr<const Encoder> make_byte_bpe_encoder(const Vocabulary& vocabulary);
-std::unique_ptr<const Encoder> make_ranked_bpe_encoder(const Vocabulary& vocabulary);
-std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary);
+// The vocabulary, which the rules are part of, must outlive the encoder.
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const Llama2cRules& rules);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const SentencePieceRules& rules);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const ByteBpeRules& rules);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const RankedBpeRules& rules);
+
+// A kind of rules without an encoder does not compile.
+inline std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary) {
+  return std::visit([&](const auto& rules) { return make_encoder(vocabulary, rules); }, vocabulary.rules);
+}
 
 }  // namespace llama2cpp

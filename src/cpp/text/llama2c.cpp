@@ -17,13 +17,13 @@ std::string_view name_of(const std::string& piece) { return std::string_view(pie
 
 class Llama2cEncoder final : public Encoder {
  public:
-  explicit Llama2cEncoder(const Vocabulary& vocabulary)
-      : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), merges_(vocabulary.pieces.size()) {
+  Llama2cEncoder(const Vocabulary& vocabulary, const Llama2cRules& rules)
+      : vocabulary_(vocabulary), rules_(rules), pieces_(vocabulary.pieces.size()), merges_(vocabulary.pieces.size()) {
     for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
       const std::string_view name = name_of(vocabulary.pieces[i]);
       const auto id = static_cast<std::int32_t>(i);
       pieces_.insert(name, id);
-      if (vocabulary.scores[i] > kLowestScore) merges_.insert(name, id);
+      if (rules.scores[i] > kLowestScore) merges_.insert(name, id);
     }
   }
 
@@ -43,7 +43,7 @@ class Llama2cEncoder final : public Encoder {
 
     merge_symbols(names, symbols, merges_, [&](const Symbol& left, const Symbol& right) -> Joined {
       const std::int32_t id = merges_.find(left.with(right, names));
-      return {id < 0 ? 0.0 : vocabulary_.scores[static_cast<std::size_t>(id)], id};
+      return {id < 0 ? 0.0 : rules_.scores[static_cast<std::size_t>(id)], id};
     });
     const std::size_t bos_length = bos_id < 0 ? 0 : name_of(piece(bos_id)).size();
     for (std::int32_t i = 0; i >= 0; i = symbols[static_cast<std::size_t>(i)].next) {
@@ -100,14 +100,15 @@ class Llama2cEncoder final : public Encoder {
   }
 
   const Vocabulary& vocabulary_;
+  const Llama2cRules& rules_;
   PieceTable pieces_;
   PieceTable merges_;
 };
 
 }  // namespace
 
-std::unique_ptr<const Encoder> make_llama2c_encoder(const Vocabulary& vocabulary) {
-  return std::make_unique<Llama2cEncoder>(vocabulary);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const Llama2cRules& rules) {
+  return std::make_unique<Llama2cEncoder>(vocabulary, rules);
 }
 
 }  // namespace llama2cpp

@@ -4,8 +4,7 @@
 
 namespace llama2cpp {
 
-MergeTable::MergeTable(std::span<const Vocabulary::Merge> merges)
-    : slots_(std::bit_ceil(merges.size() + merges.size() / 2 + 1)) {
+MergeTable::MergeTable(std::span<const Merge> merges) : slots_(std::bit_ceil(merges.size() + merges.size() / 2 + 1)) {
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const auto [left, right, id] = merges[rank];
     const std::uint64_t key = key_of(left, right);

@@ -19,7 +19,7 @@ class MergeTable {
   };
 
   // The rank of a merge is its place in the list; of two with the same parts the later one counts, as in `tokenizers`.
-  explicit MergeTable(std::span<const Vocabulary::Merge> merges);
+  explicit MergeTable(std::span<const Merge> merges);
 
   Entry find(std::int32_t left, std::int32_t right) const {
     const std::uint64_t key = key_of(left, right);

@@ -324,23 +324,23 @@ std::size_t deepseek_coder_word(std::string_view text) {
 
 }  // namespace
 
-std::size_t first_word(Vocabulary::PreTokenizer kind, std::string_view text) {
+std::size_t first_word(PreTokenizer kind, std::string_view text) {
   switch (kind) {
-    case Vocabulary::PreTokenizer::gpt2:
+    case PreTokenizer::gpt2:
       return gpt2_word(text, false);
-    case Vocabulary::PreTokenizer::smollm:
+    case PreTokenizer::smollm:
       return gpt2_word(text, true);
-    case Vocabulary::PreTokenizer::ggml_default:
+    case PreTokenizer::ggml_default:
       return ggml_default_word(text);
-    case Vocabulary::PreTokenizer::qwen2:
+    case PreTokenizer::qwen2:
       return llama3_word(text, {.digits = 1, .line_ends = true});
-    case Vocabulary::PreTokenizer::seed_coder:
+    case PreTokenizer::seed_coder:
       return llama3_word(text, {.digits = 1, .line_ends = false});
-    case Vocabulary::PreTokenizer::tekken:
+    case PreTokenizer::tekken:
       return tekken_word(text);
-    case Vocabulary::PreTokenizer::deepseek_coder:
+    case PreTokenizer::deepseek_coder:
       return deepseek_coder_word(text);
-    case Vocabulary::PreTokenizer::llama3:
+    case PreTokenizer::llama3:
       break;
   }
   return llama3_word(text, {.digits = 3, .line_ends = true});

@@ -28,7 +28,7 @@ namespace llama2cpp {
 //
 // The classes are those of Unicode 16.0. A byte that belongs to no character is a character of its own that is neither
 // letter nor number nor space.
-std::size_t first_word(Vocabulary::PreTokenizer kind, std::string_view text);
+std::size_t first_word(PreTokenizer kind, std::string_view text);
 
 // Bytes of the white space that a text begins or ends with.
 std::size_t spaces_at_start(std::string_view text);

@@ -15,16 +15,14 @@
 namespace llama2cpp {
 namespace {
 
-using Prefix = Vocabulary::Prefix;
-
 class RankedBpeEncoder final : public Encoder {
  public:
-  explicit RankedBpeEncoder(const Vocabulary& vocabulary)
-      : vocabulary_(vocabulary),
+  RankedBpeEncoder(const Vocabulary& vocabulary, const RankedBpeRules& rules)
+      : rules_(rules),
         characters_(vocabulary.pieces.size()),
         pieces_(vocabulary.pieces.size()),
-        merges_(vocabulary.merges),
-        special_(vocabulary),
+        merges_(rules.merges),
+        special_(vocabulary, rules.merges),
         fallback_(vocabulary) {
     // User-defined pieces at the end of the ids are not the model's: `tokenizers` counts on from the model's last id for
     // tokens that are added to it, and finds them in the text or not at all.
@@ -49,15 +47,15 @@ class RankedBpeEncoder final : public Encoder {
 
   void encode(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const override {
     if (bos_id >= 0) ids.push_back(bos_id);
-    encode_part(text, vocabulary_.prefix, ids);
+    encode_part(text, rules_.prefix, ids);
   }
 
   void encode_later(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const override {
     if (bos_id >= 0) ids.push_back(bos_id);
-    encode_part(text, vocabulary_.prefix == Prefix::first_where_none ? Prefix::none : vocabulary_.prefix, ids);
+    encode_part(text, rules_.prefix == SpacePrefix::first_where_none ? SpacePrefix::none : rules_.prefix, ids);
   }
 
-  std::string normalized(std::string_view text) const override { return normalize(text, vocabulary_.prefix); }
+  std::string normalized(std::string_view text) const override { return normalize(text, rules_.prefix); }
 
   void encode_normalized(std::string_view normalized, std::vector<std::int32_t>& ids) const override {
     std::vector<Symbol> symbols = split(normalized);
@@ -81,19 +79,19 @@ class RankedBpeEncoder final : public Encoder {
   }
 
  private:
-  void encode_part(std::string_view text, Prefix prefix, std::vector<std::int32_t>& ids) const {
+  void encode_part(std::string_view text, SpacePrefix prefix, std::vector<std::int32_t>& ids) const {
     encode_normalized(normalize(text, prefix), ids);
   }
 
   // Valid UTF-8 (each byte that is not part of a character becomes U+FFFD), spaces written U+2581.
-  static std::string normalize(std::string_view text, Prefix prefix) {
+  static std::string normalize(std::string_view text, SpacePrefix prefix) {
     std::string out;
     if (text.empty()) return out;
     LLAMA2CPP_CHECK(text.size() <= kLongestText / kEscapedSpace.size() - 1,
                     "the text is too long to encode at once: ", text.size(), " bytes");
     out.reserve(text.size() + text.size() / 2);
     const bool begins_with_space = text.starts_with(' ') || text.starts_with(kEscapedSpace);
-    if (prefix == Prefix::always || (prefix != Prefix::none && !begins_with_space)) out.append(kEscapedSpace);
+    if (prefix == SpacePrefix::always || (prefix != SpacePrefix::none && !begins_with_space)) out.append(kEscapedSpace);
     while (!text.empty()) {
       const Utf8Scan scan = scan_utf8(text);
       const bool valid = scan.state == Utf8Scan::State::valid;
@@ -121,7 +119,7 @@ class RankedBpeEncoder final : public Encoder {
     return symbols;
   }
 
-  const Vocabulary& vocabulary_;
+  const RankedBpeRules& rules_;
   PieceTable characters_;  // what a character can be; nothing that was added to the model
   PieceTable pieces_;      // what merges can make
   MergeTable merges_;
@@ -131,8 +129,8 @@ class RankedBpeEncoder final : public Encoder {
 
 }  // namespace
 
-std::unique_ptr<const Encoder> make_ranked_bpe_encoder(const Vocabulary& vocabulary) {
-  return std::make_unique<RankedBpeEncoder>(vocabulary);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const RankedBpeRules& rules) {
+  return std::make_unique<RankedBpeEncoder>(vocabulary, rules);
 }
 
 }  // namespace llama2cpp

@@ -9,6 +9,10 @@
 
 namespace llama2cpp {
 
+// Any of the files below, told apart by content. `vocab_size` is how many pieces of a tokenizer.bin are read (0: all that the
+// file holds); the others may have fewer, not more.
+Vocabulary read_tokenizer_file(std::span<const std::byte> file, std::int64_t vocab_size);
+
 // llama2.c's tokenizer.bin. It does not say how many pieces it has: `vocab_size` does, and what follows them is not
 // looked at; with 0 the file must end after a piece.
 Vocabulary read_tokenizer_bin(std::span<const std::byte> file, std::int64_t vocab_size);

@@ -17,8 +17,8 @@ namespace {
 
 class SentencePieceEncoder final : public Encoder {
  public:
-  explicit SentencePieceEncoder(const Vocabulary& vocabulary)
-      : vocabulary_(vocabulary), pieces_(vocabulary.pieces.size()), fallback_(vocabulary) {
+  SentencePieceEncoder(const Vocabulary& vocabulary, const SentencePieceRules& rules)
+      : vocabulary_(vocabulary), rules_(rules), pieces_(vocabulary.pieces.size()), fallback_(vocabulary) {
     std::vector<std::pair<std::string, std::int32_t>> user_defined;
     for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
       const std::string& piece = vocabulary.pieces[i];
@@ -53,7 +53,7 @@ class SentencePieceEncoder final : public Encoder {
       const std::int32_t id = pieces_.find(left.with(right, normalized));
       if (id < 0) return {};
       if (unused(id)) halves[id] = {left.in(normalized), right.in(normalized)};
-      return {vocabulary_.scores[static_cast<std::size_t>(id)], id};
+      return {rules_.scores[static_cast<std::size_t>(id)], id};
     });
 
     bool after_unknown = false;
@@ -83,7 +83,7 @@ class SentencePieceEncoder final : public Encoder {
   // What the text is before merging: valid UTF-8 (each byte that is not part of a character becomes U+FFFD), a space
   // before it, spaces written as U+2581, and, if the model wants it, runs of spaces as one and none at either end.
   std::string normalize(std::string_view text) const {
-    const bool tidy = vocabulary_.remove_extra_whitespaces;
+    const bool tidy = rules_.remove_extra_whitespaces;
     if (tidy) {
       while (!text.empty() && next_unit(text).first == " ") text.remove_prefix(1);
     }
@@ -92,7 +92,7 @@ class SentencePieceEncoder final : public Encoder {
     LLAMA2CPP_CHECK(text.size() <= kLongestText / kEscapedSpace.size() - 1,
                     "the text is too long to encode at once: ", text.size(), " bytes");
     out.reserve(text.size() + text.size() / 2);
-    if (vocabulary_.add_dummy_prefix) out.append(kEscapedSpace);
+    if (rules_.add_space_prefix) out.append(kEscapedSpace);
 
     bool after_space = tidy;
     while (!text.empty()) {
@@ -144,6 +144,7 @@ class SentencePieceEncoder final : public Encoder {
   }
 
   const Vocabulary& vocabulary_;
+  const SentencePieceRules& rules_;
   PieceTable pieces_;  // those that text can become
   ByteFallback fallback_;
   PrefixMatcher user_defined_;
@@ -151,8 +152,8 @@ class SentencePieceEncoder final : public Encoder {
 
 }  // namespace
 
-std::unique_ptr<const Encoder> make_sentencepiece_encoder(const Vocabulary& vocabulary) {
-  return std::make_unique<SentencePieceEncoder>(vocabulary);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const SentencePieceRules& rules) {
+  return std::make_unique<SentencePieceEncoder>(vocabulary, rules);
 }
 
 }  // namespace llama2cpp

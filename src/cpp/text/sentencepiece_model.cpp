@@ -135,7 +135,7 @@ struct Specs {
   bool escape_whitespaces = true;
 };
 
-void read_piece(const Field& message, Vocabulary& vocabulary) {
+void read_piece(const Field& message, Vocabulary& vocabulary, SentencePieceRules& rules) {
   const std::size_t id = vocabulary.pieces.size();
   std::string_view piece;
   float score = 0.0f;
@@ -154,7 +154,7 @@ void read_piece(const Field& message, Vocabulary& vocabulary) {
     vocabulary.unk_id = static_cast<std::int32_t>(id);
   }
   vocabulary.pieces.emplace_back(piece);
-  vocabulary.scores.push_back(score);
+  rules.scores.push_back(score);
   vocabulary.types.push_back(type);
 }
 
@@ -173,13 +173,13 @@ void read_trainer_spec(const Field& message, Vocabulary& vocabulary, Specs& spec
   }
 }
 
-void read_normalizer_spec(const Field& message, Vocabulary& vocabulary, Specs& specs) {
+void read_normalizer_spec(const Field& message, SentencePieceRules& rules, Specs& specs) {
   Message fields(message, "normalizer_spec");
   for (Field field; fields.next(field);) {
     if (field.id == 1) specs.normalizer = field.as_bytes("the normaliser's name");
     if (field.id == 2) specs.has_charsmap = !field.as_bytes("precompiled_charsmap").empty();
-    if (field.id == 3) vocabulary.add_dummy_prefix = field.as_bool("add_dummy_prefix");
-    if (field.id == 4) vocabulary.remove_extra_whitespaces = field.as_bool("remove_extra_whitespaces");
+    if (field.id == 3) rules.add_space_prefix = field.as_bool("add_dummy_prefix");
+    if (field.id == 4) rules.remove_extra_whitespaces = field.as_bool("remove_extra_whitespaces");
     if (field.id == 5) specs.escape_whitespaces = field.as_bool("escape_whitespaces");
   }
 }
@@ -218,16 +218,16 @@ std::int32_t control_id(const Vocabulary& vocabulary, std::string_view piece) {
 
 Vocabulary read_sentencepiece_model(std::span<const std::byte> file) {
   Vocabulary vocabulary;
-  vocabulary.kind = Vocabulary::Kind::sentencepiece;
+  auto& rules = vocabulary.rules.emplace<SentencePieceRules>();
   vocabulary.unk_id = -1;
-  vocabulary.remove_extra_whitespaces = true;  // the format's default
+  rules.remove_extra_whitespaces = true;  // the format's default
   Specs specs;
 
   Message model({reinterpret_cast<const char*>(file.data()), file.size()}, 0);
   for (Field field; model.next(field);) {
-    if (field.id == 1) read_piece(field, vocabulary);
+    if (field.id == 1) read_piece(field, vocabulary, rules);
     if (field.id == 2) read_trainer_spec(field, vocabulary, specs);
-    if (field.id == 3) read_normalizer_spec(field, vocabulary, specs);
+    if (field.id == 3) read_normalizer_spec(field, rules, specs);
     if (field.id == 5) read_denormalizer_spec(field, specs);
   }
   if (vocabulary.pieces.empty()) throw FormatError(cat(".model: found no pieces in ", file.size(), " bytes"));

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -16,8 +17,8 @@ namespace llama2cpp {
 
 class SpecialPieces {
  public:
-  explicit SpecialPieces(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {
-    for (const Vocabulary::Merge& merge : vocabulary.merges) {
+  SpecialPieces(const Vocabulary& vocabulary, std::span<const Merge> merges) : vocabulary_(vocabulary) {
+    for (const Merge& merge : merges) {
       if (control(merge[2])) halves_.try_emplace(merge[2], merge[0], merge[1]);  // the first merge counts
     }
   }

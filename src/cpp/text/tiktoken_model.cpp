@@ -80,7 +80,6 @@ void refuse_equal_pieces(const std::vector<std::string>& pieces) {
 void add_piece(Vocabulary& vocabulary, std::string piece, PieceType type) {
   vocabulary.pieces.push_back(std::move(piece));
   vocabulary.types.push_back(type);
-  vocabulary.scores.push_back(0.0f);
 }
 
 }  // namespace
@@ -88,10 +87,10 @@ void add_piece(Vocabulary& vocabulary, std::string piece, PieceType type) {
 Vocabulary read_tiktoken_model(std::span<const std::byte> file) {
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   Vocabulary vocabulary;
-  vocabulary.kind = Vocabulary::Kind::byte_bpe;
-  vocabulary.pre_tokenizer = Vocabulary::PreTokenizer::llama3;
-  vocabulary.merges_by_id = true;
-  vocabulary.ignore_merges = true;
+  auto& rules = vocabulary.rules.emplace<ByteBpeRules>();
+  rules.pre_tokenizer = PreTokenizer::llama3;
+  rules.merges_by_id = true;
+  rules.ignore_merges = true;
   vocabulary.unk_id = -1;
 
   std::bitset<256> bytes;

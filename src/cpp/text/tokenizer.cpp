@@ -3,20 +3,16 @@
 #include <algorithm>
 #include <optional>
 #include <utility>
+#include <variant>
 
-#include "core/buffer.h"
 #include "core/check.h"
-#include "core/file_kind.h"
 #include "text/added_tokens.h"
 #include "text/encoder.h"
 #include "text/pre_tokenizer.h"
 #include "text/prefix_matcher.h"
-#include "text/readers.h"
 
 namespace llama2cpp {
 namespace {
-
-using Kind = Vocabulary::Kind;
 
 // The byte that scanf's "<0x%02hhX>" finds at the start of `text`, or -1. White space may come before the number, a
 // sign is one of its two characters, and nothing is asked of what follows it.
@@ -44,13 +40,14 @@ std::string with_plain_spaces(std::string_view piece) {
 }
 
 bool escapes_spaces(const Vocabulary& vocabulary) {
-  return vocabulary.kind == Kind::sentencepiece || vocabulary.kind == Kind::ranked_bpe;
+  return vocabulary.is<SentencePieceRules>() || vocabulary.is<RankedBpeRules>();
 }
 
-// The kinds whose added tokens are found as in `tokenizers`.
-bool has_added_tokens(const Vocabulary& vocabulary) {
-  return vocabulary.kind == Kind::byte_bpe || vocabulary.kind == Kind::ranked_bpe;
-}
+// The space before a text, which decoding takes off again.
+bool puts_space(const Llama2cRules& /*rules*/) { return true; }
+bool puts_space(const SentencePieceRules& rules) { return rules.add_space_prefix || rules.remove_extra_whitespaces; }
+bool puts_space(const ByteBpeRules& /*rules*/) { return false; }
+bool puts_space(const RankedBpeRules& rules) { return rules.prefix != SpacePrefix::none; }
 
 // The pieces that are looked for in the text itself. User-defined ones of a sentencepiece vocabulary are left to its
 // encoder, which finds them too.
@@ -58,63 +55,32 @@ PrefixMatcher make_specials(const Vocabulary& vocabulary) {
   std::vector<std::pair<std::string, std::int32_t>> specials;
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     const bool control = vocabulary.types[i] == PieceType::control;
-    const bool user_defined = vocabulary.types[i] == PieceType::user_defined && vocabulary.kind != Kind::sentencepiece;
+    const bool user_defined = vocabulary.types[i] == PieceType::user_defined && !vocabulary.is<SentencePieceRules>();
     if (!control && !user_defined) continue;
     const std::string& piece = vocabulary.pieces[i];
     const auto id = static_cast<std::int32_t>(i);
     specials.emplace_back(piece, id);
     // llama2.c's files have "\n<s>\n" for <s>.
-    if (vocabulary.kind == Kind::llama2c && piece.size() > 2 && piece.starts_with('\n') && piece.ends_with('\n')) {
+    if (vocabulary.is<Llama2cRules>() && piece.size() > 2 && piece.starts_with('\n') && piece.ends_with('\n')) {
       specials.emplace_back(piece.substr(1, piece.size() - 2), id);
     }
   }
   return PrefixMatcher(std::move(specials));
 }
 
-// A tokenizer.bin begins with the length of its longest piece, so the upper bytes of that number are zero. In a .model
-// a field follows its tag and length there, and no field has a zero tag.
-bool looks_like_tokenizer_bin(std::span<const std::byte> file) {
-  return file.size() >= 4 && file[2] == std::byte{0} && file[3] == std::byte{0};
-}
-
-// A tiktoken file begins with a piece in base64 and the rank 0. Its first byte is none that a .model can begin with:
-// those are line end, 0x12, 0x1A, double quote and asterisk.
-bool looks_like_tiktoken(std::span<const std::byte> file) {
-  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
-  constexpr std::string_view kBase64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  const std::size_t end = text.find_first_not_of(kBase64);
-  return end != 0 && end != std::string_view::npos && (text[end] == '=' || text[end] == ' ');
-}
-
-// The first byte of a .model is the tag of one of ModelProto's fields 1 to 5, all of them strings or messages.
-bool looks_like_model(std::span<const std::byte> file) {
-  const auto tag = file.empty() ? 0u : std::to_integer<unsigned>(file[0]);
-  return (tag & 7) == 2 && tag >> 3 >= 1 && tag >> 3 <= 5;
-}
-
 }  // namespace
-
-std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary) {
-  switch (vocabulary.kind) {
-    case Kind::llama2c:
-      return make_llama2c_encoder(vocabulary);
-    case Kind::sentencepiece:
-      return make_sentencepiece_encoder(vocabulary);
-    case Kind::byte_bpe:
-      return make_byte_bpe_encoder(vocabulary);
-    case Kind::ranked_bpe:
-      return make_ranked_bpe_encoder(vocabulary);
-  }
-  throw FormatError("vocabulary: a kind that has no encoder");
-}
 
 struct Tokenizer::Impl {
   explicit Impl(Vocabulary from)
-      : vocabulary(std::move(from)), encoder(make_encoder(vocabulary)), specials(make_specials(vocabulary)) {
-    if (!has_added_tokens(vocabulary)) return;
-    raw_tokens.emplace(vocabulary, false, [](const std::string& piece) { return piece; });
-    normalized_tokens.emplace(vocabulary, true, [&](const std::string& piece) {
-      return vocabulary.normalizes ? encoder->normalized(piece) : piece;
+      : vocabulary(std::move(from)),
+        encoder(make_encoder(vocabulary)),
+        specials(make_specials(vocabulary)),
+        normalizes(vocabulary.is<RankedBpeRules>() && std::get<RankedBpeRules>(vocabulary.rules).normalizes) {
+    const std::vector<AddedToken>* const added = find_added(vocabulary);
+    if (added == nullptr) return;
+    raw_tokens.emplace(vocabulary, *added, false, [](const std::string& piece) { return piece; });
+    normalized_tokens.emplace(vocabulary, *added, true, [&](const std::string& piece) {
+      return normalizes ? encoder->normalized(piece) : piece;
     });
   }
 
@@ -130,11 +96,11 @@ struct Tokenizer::Impl {
     raw_tokens->cut(text, special, [&](std::string_view part, std::int32_t token) {
       if (token >= 0) return ids.push_back(token);
       if (normalized_tokens->empty()) return encode(part);
-      const std::string normalized = vocabulary.normalizes ? encoder->normalized(part) : std::string();
-      normalized_tokens->cut(vocabulary.normalizes ? normalized : part, special,
+      const std::string normalized = normalizes ? encoder->normalized(part) : std::string();
+      normalized_tokens->cut(normalizes ? normalized : part, special,
                              [&](std::string_view inner, std::int32_t inner_token) {
                                if (inner_token >= 0) return ids.push_back(inner_token);
-                               if (!vocabulary.normalizes) return encode(inner);
+                               if (!normalizes) return encode(inner);
                                encoder->encode_normalized(inner, ids);
                              });
     });
@@ -143,40 +109,14 @@ struct Tokenizer::Impl {
   const Vocabulary vocabulary;
   const std::unique_ptr<const Encoder> encoder;
   const PrefixMatcher specials;
+  const bool normalizes;
+  // Where the rules have added tokens: they are found as in `tokenizers`.
   std::optional<AddedTokens> raw_tokens, normalized_tokens;
 };
 
 Tokenizer::Tokenizer(Vocabulary vocabulary) {
   check_vocabulary(vocabulary);
   impl_ = std::make_shared<const Impl>(std::move(vocabulary));
-}
-
-Tokenizer Tokenizer::from_file(const std::string& path, std::int64_t vocab_size) {
-  // Read, not mapped: what the tokenizer keeps is a copy, and then nothing that happens to the file matters.
-  const Buffer file = Buffer::file(path, false, kMostText);
-  try {
-    return from_bytes({file.data(), file.size()}, vocab_size);
-  } catch (const FormatError& error) {
-    throw FormatError(cat(path, ": ", error.what()));
-  }
-}
-
-Tokenizer Tokenizer::from_bytes(std::span<const std::byte> file, std::int64_t vocab_size) {
-  LLAMA2CPP_CHECK(vocab_size >= 0, "vocab_size is ", vocab_size, ", expected 0 or more");
-  refuse_stand_in(file, "a tokenizer");
-  if (looks_like_tokenizer_bin(file)) return Tokenizer(read_tokenizer_bin(file, vocab_size));
-  const bool tiktoken = looks_like_tiktoken(file);
-  if (!tiktoken && !looks_like_model(file)) {
-    throw FormatError(
-        cat("expected llama2.c's tokenizer.bin, a SentencePiece .model or Llama 3's tokenizer.model, found "
-            "a file of ",
-            file.size(), " bytes that begins like none of them"));
-  }
-  Tokenizer tokenizer(tiktoken ? read_tiktoken_model(file) : read_sentencepiece_model(file));
-  if (vocab_size > 0 && tokenizer.vocab_size() > vocab_size) {
-    throw FormatError(cat(".model: expected at most ", vocab_size, " pieces, found ", tokenizer.vocab_size()));
-  }
-  return tokenizer;
 }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool bos, bool eos, bool special) const {
@@ -187,7 +127,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool bos, boo
   std::int32_t bos_id = bos && vocabulary.add_bos ? vocabulary.bos_id : -1;
   if (bos_id >= 0 && special && found.longest_prefix(text).id == bos_id) bos_id = -1;  // the text has it
 
-  if (has_added_tokens(vocabulary)) {
+  if (impl_->raw_tokens) {
     if (bos_id >= 0) ids.push_back(bos_id);
     impl_->encode_parts(text, special, ids);
     if (eos && !vocabulary.eos_ids.empty()) ids.push_back(vocabulary.eos_ids[0]);
@@ -235,7 +175,7 @@ std::string Tokenizer::piece(std::int32_t id) const {
 
 std::string Tokenizer::piece_after(std::int32_t prev, std::int32_t id) const {
   const std::size_t index = checked_index(id);
-  if (impl_->vocabulary.kind == Kind::byte_bpe) return piece(id);
+  if (impl_->vocabulary.is<ByteBpeRules>()) return piece(id);
   // The name of a byte piece is wanted here, not its byte: without this, byte 0 would be cut by the next line.
   std::string name = impl_->vocabulary.types[index] == PieceType::byte ? impl_->vocabulary.pieces[index] : piece(id);
   name.resize(std::min(name.find('\0'), name.size()));
@@ -259,16 +199,15 @@ void Tokenizer::append_text(std::int32_t id, bool& strips_space, std::string& ou
   if (strips_space && spells_its_text && vocabulary.pieces[index].starts_with(escaped ? kEscapedSpace : " ")) {
     text.erase(0, 1);
     // Where extra spaces are removed, every piece before the first text loses one.
-    strips_space = escaped && vocabulary.remove_extra_whitespaces;
+    const auto* const rules = std::get_if<SentencePieceRules>(&vocabulary.rules);
+    strips_space = rules != nullptr && rules->remove_extra_whitespaces;
   }
   if (!text.empty()) strips_space = false;
   out.append(text);
 }
 
 bool Tokenizer::strips_first_space() const {
-  const Vocabulary& vocabulary = impl_->vocabulary;
-  if (vocabulary.kind == Kind::byte_bpe) return false;
-  return vocabulary.kind == Kind::llama2c || vocabulary.add_dummy_prefix || vocabulary.remove_extra_whitespaces;
+  return std::visit([](const auto& rules) { return puts_space(rules); }, impl_->vocabulary.rules);
 }
 
 std::size_t Tokenizer::checked_index(std::int32_t id) const {
@@ -277,10 +216,11 @@ std::size_t Tokenizer::checked_index(std::int32_t id) const {
 }
 
 std::vector<std::string_view> Tokenizer::words(std::string_view text) const {
-  LLAMA2CPP_CHECK(impl_->vocabulary.kind == Kind::byte_bpe, "only byte-level BPE cuts a text into words");
+  const auto* const rules = std::get_if<ByteBpeRules>(&impl_->vocabulary.rules);
+  LLAMA2CPP_CHECK(rules != nullptr, "only byte-level BPE cuts a text into words");
   std::vector<std::string_view> words;
   while (!text.empty()) {
-    words.push_back(text.substr(0, first_word(impl_->vocabulary.pre_tokenizer, text)));
+    words.push_back(text.substr(0, first_word(rules->pre_tokenizer, text)));
     text.remove_prefix(words.back().size());
   }
   return words;

@@ -23,12 +23,6 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = default;
   Tokenizer& operator=(const Tokenizer&) = default;
 
-  // Opens llama2.c's tokenizer.bin, a SentencePiece BPE .model or Llama 3's tiktoken-style tokenizer.model, told apart
-  // by content. `vocab_size` is how many pieces of a tokenizer.bin are read (0: all that the file holds); the others may
-  // have fewer, not more.
-  static Tokenizer from_file(const std::string& path, std::int64_t vocab_size = 0);
-  static Tokenizer from_bytes(std::span<const std::byte> file, std::int64_t vocab_size = 0);
-
   // Text is raw bytes and need not be valid UTF-8. `bos` puts BOS before it if the vocabulary wants that (add_bos); `eos`
   // puts EOS behind it, where the vocabulary has one. With `special`, control and user-defined pieces found in the text
   // become their ids, the longest first, and each text between them is encoded as if it stood alone; a text that begins

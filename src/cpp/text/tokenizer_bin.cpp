@@ -35,6 +35,7 @@ Vocabulary read_tokenizer_bin(std::span<const std::byte> file, std::int64_t voca
   const auto longest = static_cast<std::int32_t>(read_u32(file, 0));
 
   Vocabulary vocabulary;
+  auto& rules = vocabulary.rules.emplace<Llama2cRules>();
   std::size_t offset = kHeaderBytes;
   for (std::int64_t id = 0; vocab_size > 0 ? id < vocab_size : offset < file.size(); ++id) {
     const auto where = [&] { return cat("tokenizer.bin: piece ", id, " at byte ", offset); };
@@ -55,7 +56,7 @@ Vocabulary read_tokenizer_bin(std::span<const std::byte> file, std::int64_t voca
     }
     const auto text = file.subspan(offset + kPieceHeaderBytes, bytes);
     vocabulary.pieces.emplace_back(reinterpret_cast<const char*>(text.data()), text.size());
-    vocabulary.scores.push_back(score);
+    rules.scores.push_back(score);
     vocabulary.types.push_back(type_of(static_cast<std::int32_t>(id), vocabulary.pieces.back()));
     offset += kPieceHeaderBytes + bytes;
   }

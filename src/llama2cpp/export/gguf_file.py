@@ -284,7 +284,7 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
         writer.add_bool("tokenizer.ggml.remove_extra_whitespaces", vocabulary.remove_extra_whitespaces)
     writer.add_token_list([_spelled(vocabulary, id) for id in range(len(vocabulary.pieces))])
-    writer.add_token_types([kind + 1 for kind in vocabulary.types])  # theirs begin at 1, and are ours otherwise
+    writer.add_token_types([gguf.TokenType[kind.upper()] for kind in vocabulary.types])
     if vocabulary.bos_id >= 0:
         writer.add_bos_token_id(vocabulary.bos_id)
     if vocabulary.unk_id >= 0:

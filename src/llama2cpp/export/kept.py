@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -74,19 +73,6 @@ def _same_rotation(wanted: _core.Config, found: _core.Config) -> bool:
 
 # --- tokenizers
 
-# Which kinds of tokenizer a field means something for; those that are not here mean it for all.
-_MEANINGS = {
-    "scores": ("llama2.c", "sentencepiece"),
-    "add_space_prefix": ("sentencepiece",),
-    "remove_extra_whitespaces": ("sentencepiece",),
-    "prefix": ("ranked_bpe",),
-    "normalizes": ("ranked_bpe",),
-    "added": ("byte_bpe", "ranked_bpe"),
-    "pre_tokenizer": ("byte_bpe",),
-    "merges": ("byte_bpe", "ranked_bpe"),
-    "merges_by_id": ("byte_bpe",),
-    "ignore_merges": ("byte_bpe",),
-}
 # These may differ in ways that change nothing, and are compared by `_changed_roles`.
 _ROLES = ("types", "bos_id", "eos_ids", "unk_id", "unk_surface", "add_bos", "add_eos")
 
@@ -97,12 +83,8 @@ def changed_settings(wanted: Vocabulary, found: Vocabulary) -> list[str]:
         return ["kind"]
     if len(wanted.pieces) != len(found.pieces):
         return ["pieces"]
-    changed = []
-    for field in fields(Vocabulary):
-        if field.name in _ROLES or wanted.kind not in _MEANINGS.get(field.name, (wanted.kind,)):
-            continue
-        if getattr(wanted, field.name) != getattr(found, field.name):
-            changed.append(field.name)
+    names = [name for name in wanted.settings if name not in _ROLES]
+    changed = [name for name in names if getattr(wanted, name) != getattr(found, name)]
     return changed + list(_changed_roles(wanted, found))
 
 

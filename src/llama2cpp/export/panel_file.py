@@ -175,38 +175,9 @@ def _small(name: str, array: NDArray[Any]) -> _Tensor:
 
 
 def _tokenizer(tokenizer: _core.Tokenizer) -> tuple[str, list[_Tensor]]:
-    """Take a tokenizer apart, to the last of what its pickle holds."""
-    reduced = tokenizer.__reduce_ex__(2)
-    assert isinstance(reduced, tuple)
-    kind, pieces, scores, types, bos, eos, unk, unk_surface, prefix_space, extra, pre, merges, *rest = reduced[2]
-    by_id, ignore, add_bos, add_eos, template, prefix, added, normalizes = rest
-    settings = {
-        "kind": kind,
-        "bos_id": bos,
-        "eos_ids": list(eos),
-        "unk_id": unk,
-        "add_dummy_prefix": prefix_space,
-        "remove_extra_whitespaces": extra,
-        "prefix": prefix,
-        "normalizes": normalizes,
-        "pre_tokenizer": pre,
-        "merges_by_id": by_id,
-        "ignore_merges": ignore,
-        "add_bos": add_bos,
-        "add_eos": add_eos,
-    }
-
-    def text(data: bytes) -> NDArray[np.uint8]:
-        return np.frombuffer(data, dtype=np.uint8)
-
-    arrays: dict[str, NDArray[Any]] = {
-        "piece_bytes": np.array([len(piece) for piece in pieces], dtype=np.int32),
-        "scores": np.array(scores, dtype=np.float32),
-        "merges": np.array(merges, dtype=np.int32).reshape(-1, 3),
-        "added": np.array(added, dtype=np.int32).reshape(-1, 4),
-        "types": np.array(types, dtype=np.uint8),
-        "pieces": text(b"".join(pieces)),
-        "unk_surface": text(unk_surface),
-        "chat_template": text(template),
-    }
-    return _json(settings), [_small(f"tokenizer.{name}", array) for name, array in arrays.items()]
+    """Give the metadata and the tensors that hold a tokenizer: see `io/panel_vocabulary.h`."""
+    settings, tensors = _core.panel_tokenizer(tokenizer)
+    return settings, [
+        _Tensor(name, dtype, shape, len(data), partial(np.frombuffer, data, np.uint8))
+        for name, dtype, shape, data in tensors
+    ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from .._core import Tokenizer
+from .._core import Tokenizer, tokenizer_settings
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(6)
-_KINDS = ("llama2.c", "sentencepiece", "byte_bpe", "ranked_bpe")
-_PREFIXES = ("none", "always", "where_none", "first_where_none")
-_PRE_TOKENIZERS = ("gpt2", "llama3", "smollm", "ggml_default", "qwen2", "seed_coder", "tekken", "deepseek_coder")
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
+    *("normal", "unknown", "control"),
+    *("user_defined", "unused", "byte"),
+)
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()  # how SentencePiece writes a space
 
 # Bytes as characters that can be seen, as files of byte-level BPE write them.
@@ -41,67 +42,62 @@ class AddedToken:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer's pieces and rules; the fields mean what those of the C++ Vocabulary mean.
+    """A tokenizer's pieces and rules, by the names of `Tokenizer.to_dict`; they mean what those in C++ mean.
 
     Attributes
     ----------
     kind : str
         "llama2.c", "sentencepiece", "byte_bpe" or "ranked_bpe". Pieces of byte_bpe are raw bytes, those of the others
         text, in which all but llama2.c's write a space as U+2581.
+    types : list of str
+        NORMAL, CONTROL, ... for each piece.
     merges : list of (int, int, int)
         Left id, right id and the id of both; the earlier ones first.
     """
 
     kind: str
     pieces: list[bytes]
-    scores: list[float]
-    types: list[int]
+    types: list[str]
     bos_id: int
     eos_ids: list[int]
     unk_id: int
     unk_surface: bytes
-    add_space_prefix: bool
-    remove_extra_whitespaces: bool
-    pre_tokenizer: str
-    merges: list[tuple[int, int, int]]
-    merges_by_id: bool
-    ignore_merges: bool
     add_bos: bool
     add_eos: bool
     chat_template: str
-    prefix: str
-    added: list[AddedToken]
-    normalizes: bool
+    # Those that not every kind has: see `settings`.
+    scores: list[float] = field(default_factory=list)
+    add_space_prefix: bool = False
+    remove_extra_whitespaces: bool = False
+    pre_tokenizer: str = "gpt2"
+    merges: list[tuple[int, int, int]] = field(default_factory=list)
+    merges_by_id: bool = False
+    ignore_merges: bool = False
+    added: list[AddedToken] = field(default_factory=list)
+    prefix: str = "none"
+    normalizes: bool = False
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Vocabulary:
-        """Take a tokenizer apart: all that its pickle holds. What that has more than this knows is an error."""
-        reduced = tokenizer.__reduce_ex__(2)
-        assert isinstance(reduced, tuple)
-        kind, pieces, scores, types, bos, eos, unk, surface, prefix_space, extra, pre, merges, by_id, *rest = reduced[2]
-        ignore, add_bos, add_eos, template, prefix, added, normalizes = rest
-        return cls(
-            kind=_KINDS[kind],
-            pieces=list(pieces),
-            scores=list(scores),
-            types=list(types),
-            bos_id=bos,
-            eos_ids=list(eos),
-            unk_id=unk,
-            unk_surface=surface,
-            add_space_prefix=prefix_space,
-            remove_extra_whitespaces=extra,
-            pre_tokenizer=_PRE_TOKENIZERS[pre],
-            merges=[(left, right, both) for left, right, both in merges],
-            merges_by_id=by_id,
-            ignore_merges=ignore,
-            add_bos=add_bos,
-            add_eos=add_eos,
-            chat_template=template.decode("utf-8", "replace"),
-            prefix=_PREFIXES[prefix],
-            added=[AddedToken(*token) for token in added],
-            normalizes=normalizes,
-        )
+        """Take a tokenizer apart. What that has more than this knows is an error."""
+        settings = tokenizer.to_dict()
+        settings["chat_template"] = settings["chat_template"].decode("utf-8", "replace")
+        if "added" in settings:
+            settings["added"] = [AddedToken(**token) for token in settings["added"]]
+        return cls(**settings)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The names of what its kind has, without the kind itself."""
+        return tokenizer_settings()[self.kind]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what `Tokenizer.from_dict` makes a tokenizer of."""
+        settings = {name: getattr(self, name) for name in ("kind", *self.settings)}
+        settings["chat_template"] = self.chat_template.encode()
+        if "added" in settings:
+            settings["added"] = [asdict(token) for token in self.added]
+        return settings
 
     def with_escaped_spaces(self) -> Vocabulary:
         """Spell llama2.c's pieces as SentencePiece would: they are its pieces with spaces, and names between lines."""
@@ -111,7 +107,7 @@ class Vocabulary:
             piece.strip(b"\n") if kind == CONTROL else piece if kind == UNKNOWN else piece.replace(b" ", _SPACE)
             for piece, kind in zip(self.pieces, self.types, strict=True)
         ]
-        return replace(self, kind="sentencepiece", pieces=pieces, prefix="always")
+        return replace(self, kind="sentencepiece", pieces=pieces, add_space_prefix=True)
 
     def with_merges(self) -> Vocabulary:
         """List the merges that follow from ids (tiktoken) or from scores (SentencePiece).
@@ -123,7 +119,7 @@ class Vocabulary:
             return replace(self, merges=list(_merges_by_id(self)), merges_by_id=False) if self.merges_by_id else self
         if self.kind == "ranked_bpe":
             return self
-        prefix = "always" if self.add_space_prefix or self.prefix == "always" else "none"
+        prefix = "always" if self.add_space_prefix else "none"
         return replace(self, kind="ranked_bpe", merges=_merges_by_score(self), prefix=prefix, normalizes=True)
 
     def with_scores(self) -> Vocabulary:

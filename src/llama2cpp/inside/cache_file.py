@@ -116,16 +116,13 @@ def _read_npz(path: Path) -> tuple[dict[str, Array], str]:
 
 def _read_npy(name: str, content: bytes) -> NDArray[Any]:
     stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"{name!r} has version {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, in_columns, dtype = read(stream, max_header_size=_MOST_HEADER)
-    data = content[stream.tell() :]
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"{name!r} is {shape} of {dtype}, which {len(data)} bytes are not")
-    flat = np.frombuffer(bytearray(data), dtype=dtype)  # writable
-    return flat.reshape(shape, order="F" if in_columns else "C")
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError(f"{name!r} is of another version than this writes")
+    shape, in_columns, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_MOST_HEADER)
+    values = np.frombuffer(bytearray(stream.read()), dtype)  # writable, and as many as there are
+    if values.size != math.prod(shape):
+        raise ValueError(f"{name!r} is {shape} of {dtype}, and there are {values.size} numbers")
+    return values.reshape(shape, order="F" if in_columns else "C")
 
 
 def _write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], facts: str) -> None:
