@@ -13,6 +13,7 @@ Message: TypeAlias = Mapping[str, Any]
 
 # Put into what looks like a special token but is only talked about. No character: Unicode keeps it out of text.
 _MARK = "\ufdd0"
+_ARGUMENTS = "arguments"  # the key of what a call of a tool is called with
 _ANSWER = "llama2cpp"  # stands for an answer where the template is asked what follows one
 
 
@@ -142,15 +143,21 @@ class ChatFormat:
             return (first,), ()
         return (), (after.splitlines()[0],)
 
-    def _spells_special(self, value: Any) -> bool:  # noqa: ANN401  # any plain data
+    def _spells_special(self, value: Any, arguments: bool = False) -> bool:  # noqa: ANN401  # any plain data
         if isinstance(value, str):
             return self._ids(value, special=True) != self._ids(value)
         if isinstance(value, Mapping):
-            return any(map(self._spells_special, [*value, *value.values()]))
-        return isinstance(value, list) and any(map(self._spells_special, value))
+            keys = map(self._spells_special, value) if arguments else ()
+            return any(keys) or any(
+                self._spells_special(item, arguments or key == _ARGUMENTS) for key, item in value.items()
+            )
+        return isinstance(value, list) and any(self._spells_special(item, arguments) for item in value)
 
-    def _marked(self, value: Any) -> Any:  # noqa: ANN401
-        """Put a mark into each spelling of a special token, behind its first character."""
+    def _marked(self, value: Any, arguments: bool = False) -> Any:  # noqa: ANN401
+        """Put a mark into each spelling of a special token, behind its first character.
+
+        Keys are what templates look for, and stay as they are; but those of a call's arguments are the model's own.
+        """
         if isinstance(value, str):
             value = value.replace(_MARK, "")
             special = _special_tokens(self._tokenizer)[0]
@@ -158,8 +165,11 @@ class ChatFormat:
                 value = special.sub(lambda match: match[0][0] + _MARK + match[0][1:], value)
             return value
         if isinstance(value, Mapping):
-            return {self._marked(key): self._marked(item) for key, item in value.items()}
-        return [self._marked(item) for item in value] if isinstance(value, list) else value
+            return {
+                self._marked(key) if arguments else key: self._marked(item, arguments or key == _ARGUMENTS)
+                for key, item in value.items()
+            }
+        return [self._marked(item, arguments) for item in value] if isinstance(value, list) else value
 
     def _encode_marked(self, text: str) -> list[int]:
         """Do what the tokenizer does with ``special=True``, but take what is marked for text."""
