@@ -304,6 +304,23 @@ print(float(view.sum()))
     assert done.stdout == ""
 
 
+def test_the_handler_shows_no_control_characters(tmp_path: Path, made: Made) -> None:
+    folder = tmp_path / "a\x1b[2Jb\nc\x7f"
+    folder.mkdir()
+    path = copy(made("llama2.c v0"), folder)
+    code = """
+import llama2cpp
+view = llama2cpp.load(path).weights["tok_embeddings.weight"]
+os.truncate(path, 100)
+print(float(view.sum()))
+"""
+    done = in_a_process(code, path)
+    assert done.returncode == -signal.SIGBUS
+    (line,) = [line for line in done.stderr.splitlines() if "SIGBUS" in line]
+    assert r"a\u001b[2Jb\u000ac\u007f/" in line
+    assert line.isprintable()
+
+
 def test_without_the_handler(tmp_path: Path, made: Made) -> None:
     path = copy(made("llama2.c v0"), tmp_path)
     code = "shortened().session().step(1)"

@@ -54,6 +54,22 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_with_a_nul_byte(writers: dict[str, Writer], name: str, tmp_path: Path) -> None:
+    writer = writers[name]
+    with pytest.raises(ValueError, match="has a NUL byte, which no file's name has") as caught:
+        writer.write(tmp_path / f"a\0{writer.name}", 0)
+    assert str(caught.value).isprintable()
+    assert names(tmp_path) == []
+
+
+def test_what_is_no_path(tmp_path: Path) -> None:
+    for kind in (_core.FileWriter, _core.FolderWriter):
+        for path in (5, None, ["a"]):
+            with pytest.raises(TypeError, match=r"expected str, bytes or os\.PathLike object, not"):
+                kind(path)  # type: ignore[arg-type]
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bind/bind.h"
+#include "bind/file_path.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/file_writer.h"
@@ -21,9 +22,9 @@ template <class Writer>
 class Closable {
  public:
   template <class... Arguments>
-  explicit Closable(const std::filesystem::path& path, Arguments... arguments) {
+  explicit Closable(const FilePath& path, Arguments... arguments) {
     const ReleasedGil released;
-    writer_ = std::make_unique<Writer>(from_native(path), arguments...);
+    writer_ = std::make_unique<Writer>(path.utf8, arguments...);
   }
 
   std::filesystem::path temporary_path() { return to_native(open().temporary_path()); }
@@ -68,13 +69,13 @@ using Folders = Closable<FolderWriter>;
 void register_files(py::module_& module) {
   using py::arg;
   py::class_<Files>(module, "FileWriter", py::is_final())
-      .def(py::init<const std::filesystem::path&>(), arg("path"))
+      .def(py::init<const FilePath&>(), arg("path"))
       .def_property_readonly("temporary_path", &Files::temporary_path)
       .def("write", &Files::write, arg("data"))
       .def("commit", &Files::commit)
       .def("close", &Files::close);
   py::class_<Folders>(module, "FolderWriter", py::is_final())
-      .def(py::init<const std::filesystem::path&, bool>(), arg("path"), arg("exchange") = true)
+      .def(py::init<const FilePath&, bool>(), arg("path"), arg("exchange") = true)
       .def_property_readonly("temporary_path", &Folders::temporary_path)
       .def("commit", &Folders::commit)
       .def("close", &Folders::close);

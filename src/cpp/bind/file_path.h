@@ -23,7 +23,8 @@ struct type_caster<llama2cpp::bind::FilePath> {
   bool load(handle path, bool /*convert*/) {
     value.utf8 = module_::import("os").attr("fsencode")(path).cast<std::string>();
     if (value.utf8.find('\0') == std::string::npos) return true;
-    throw value_error("the path " + std::string(repr(path)) + " has a NUL byte, which no file's name has");
+    const object name = module_::import("os").attr("fspath")(path);
+    throw value_error("the path " + std::string(repr(name)) + " has a NUL byte, which no file's name has");
   }
 };
 

@@ -15,7 +15,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <string>
 #include <string_view>
+
+#include "core/quote.h"
 
 namespace llama2cpp {
 
@@ -126,6 +129,7 @@ bool BusErrors::installed = false;
 
 MapWatch::MapWatch(const std::byte* begin, std::size_t bytes, const std::string& path) {
   if (!BusErrors::install()) return;
+  const std::string quoted = quote(path);  // without control characters, for the handler writes to a terminal
   for (Entry* entry = BusErrors::list.load(); entry != nullptr && entry_ == nullptr; entry = entry->next) {
     if (!entry->taken.exchange(true)) entry_ = entry;
   }
@@ -134,8 +138,8 @@ MapWatch::MapWatch(const std::byte* begin, std::size_t bytes, const std::string&
     entry_ = new Entry;
     entry_->taken.store(true);
   }
-  const std::string_view shown =
-      std::string_view(path).substr(path.size() - std::min(path.size(), entry_->path.size() - 1));
+  std::string_view shown = std::string_view(quoted).substr(1, quoted.size() - 2);
+  shown.remove_prefix(shown.size() - std::min(shown.size(), entry_->path.size() - 1));
   entry_->path.fill('\0');
   std::copy(shown.begin(), shown.end(), entry_->path.begin());
   entry_->readers.store(0);

@@ -88,7 +88,9 @@ def _checked(facts: Any) -> Facts:  # noqa: ANN401 - from JSON
 def _by_suffix(path: Path, npz: Callable[..., Any], safetensors: Callable[..., Any]) -> Callable[..., Any]:
     found = {".npz": npz, ".safetensors": safetensors}.get(path.suffix.lower())
     if found is None:
-        raise ValueError(f"{path}: expected a name that ends in .npz or .safetensors")
+        name = str(path)
+        shown = name if name.isprintable() else repr(name)
+        raise ValueError(f"{shown}: expected a name that ends in .npz or .safetensors")
     return found
 
 
