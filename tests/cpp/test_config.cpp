@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/config.h"
+#include "core/fields.h"
 #include "tiny_model.h"
 
 using llama2cpp::Config;
@@ -17,27 +18,12 @@ using llama2cpp::RopeScaling;
 
 namespace {
 
-struct Anything {
-  template <class T>
-  operator T() const;  // NOLINT: it stands for a value of any type
-};
-
-// How many fields an aggregate has: as many as it can be made of.
-template <class T, class... Fields>
-consteval std::size_t count_fields() {
-  if constexpr (requires { T{Fields{}..., Anything{}}; }) {
-    return count_fields<T, Fields..., Anything>();
-  } else {
-    return sizeof...(Fields);
-  }
-}
-
 // Where in an object the listed fields lie.
 template <class T>
 std::set<std::size_t> places() {
   std::set<std::size_t> found;
   const T object{};
-  T::each([&](const Field&, auto member) {
+  T::fields([&](const Field&, auto member) {
     found.insert(static_cast<std::size_t>(reinterpret_cast<const char*>(&(object.*member)) -
                                           reinterpret_cast<const char*>(&object)));
   });
@@ -47,7 +33,7 @@ std::set<std::size_t> places() {
 template <class T>
 std::set<std::string_view> names() {
   std::set<std::string_view> found;
-  T::each([&](const Field& field, auto) {
+  T::fields([&](const Field& field, auto) {
     found.insert(field.name);
     CHECK_FALSE(field.doc.empty());
   });
@@ -57,10 +43,10 @@ std::set<std::string_view> names() {
 }  // namespace
 
 TEST_CASE("every field is in the list, once and under a name of its own") {
-  CHECK(places<Config>().size() == count_fields<Config>());
-  CHECK(places<RopeScaling>().size() == count_fields<RopeScaling>());
-  CHECK(names<Config>().size() == count_fields<Config>());
-  CHECK(names<RopeScaling>().size() == count_fields<RopeScaling>());
+  CHECK(places<Config>().size() == llama2cpp::detail::count_members<Config>());
+  CHECK(places<RopeScaling>().size() == llama2cpp::detail::count_members<RopeScaling>());
+  CHECK(names<Config>().size() == llama2cpp::detail::count_members<Config>());
+  CHECK(names<RopeScaling>().size() == llama2cpp::detail::count_members<RopeScaling>());
 }
 
 TEST_CASE("a scaling has the fields of its kind") {
@@ -68,7 +54,7 @@ TEST_CASE("a scaling has the fields of its kind") {
     RopeScaling scaling;
     scaling.kind = kind;
     std::vector<std::string_view> found;
-    RopeScaling::each([&](const Field& field, auto) {
+    RopeScaling::fields([&](const Field& field, auto) {
       if (scaling.has(field)) found.push_back(field.name);
     });
     return found;
@@ -88,7 +74,7 @@ TEST_CASE("a size of 0, one below 0 and one above the most are refused by the fi
   const Config good = tiny::config();
   good.validate();
   int tried = 0;
-  Config::each([&](const Field& field, auto member) {
+  Config::fields([&](const Field& field, auto member) {
     if constexpr (std::is_same_v<decltype(member), std::int64_t Config::*>) {
       for (const std::int64_t value : {field.least - 1, field.most + 1}) {
         Config bad = good;

@@ -90,7 +90,7 @@ py::object to_python(const Field& /*field*/, const std::vector<float>& values) {
 py::object to_python(const Field& /*field*/, const RopeScaling& scaling) {
   if (scaling.kind == RopeScaling::Kind::none) return py::none();
   py::dict d;
-  RopeScaling::each([&](const Field& field, auto member) {
+  RopeScaling::fields([&](const Field& field, auto member) {
     if (scaling.has(field)) d[py::str(field.name)] = to_python(field, scaling.*member);
   });
   return d;
@@ -98,7 +98,7 @@ py::object to_python(const Field& /*field*/, const RopeScaling& scaling) {
 
 py::dict config_dict(const Config& config) {
   py::dict d;
-  Config::each([&](const Field& field, auto member) { d[py::str(field.name)] = to_python(field, config.*member); });
+  Config::fields([&](const Field& field, auto member) { d[py::str(field.name)] = to_python(field, config.*member); });
   return d;
 }
 
@@ -170,7 +170,7 @@ void from_python(const Field& field, py::handle given, RopeScaling& scaling) {
   if (!py::isinstance<py::dict>(given) && !py::hasattr(given, "keys")) throw_type(field, given, "a dict, or None");
   const py::dict d(py::reinterpret_borrow<py::object>(given));
   std::size_t known = 0;
-  RopeScaling::each([&](const Field& inner, auto member) {  // the type is the first
+  RopeScaling::fields([&](const Field& inner, auto member) {  // the type is the first
     if (!scaling.has(inner)) return;
     const py::str name(inner.name);
     const std::string why = scaling.kind == RopeScaling::Kind::none
@@ -184,7 +184,7 @@ void from_python(const Field& field, py::handle given, RopeScaling& scaling) {
   for (const auto& [key, value] : d) {
     const std::string name = py::str(key);
     bool is_known = false;
-    RopeScaling::each([&](const Field& inner, auto) { is_known |= scaling.has(inner) && inner.name == name; });
+    RopeScaling::fields([&](const Field& inner, auto) { is_known |= scaling.has(inner) && inner.name == name; });
     LLAMA2CPP_CHECK(is_known, field.name, " has '", name, "', which type '", to_string(scaling.kind),
                     "' does not know");
   }
@@ -208,7 +208,7 @@ Config make_config(const py::kwargs& given) {
   Config config;
   std::string missing;
   std::size_t known = 0;
-  Config::each([&](const Field& field, auto member) {
+  Config::fields([&](const Field& field, auto member) {
     using Member = decltype(member);
     const py::str name(field.name);
     const bool is_given = given.contains(name);
@@ -246,7 +246,7 @@ std::string signature() {
   std::string needed;
   std::string others;
   const Config unset;
-  Config::each([&](const Field& field, auto member) {
+  Config::fields([&](const Field& field, auto member) {
     if (is_needed<decltype(member)>(field)) {
       needed += cat(", ", field.name, ": int");
     } else {
@@ -256,18 +256,11 @@ std::string signature() {
   return cat("__init__(self, *", needed, others, ") -> None");
 }
 
-py::object field_of(const Config& config, std::string_view name) {
-  py::object found;
-  Config::each([&](const Field& field, auto member) {
-    if (field.name == name) found = to_python(field, config.*member);
-  });
-  return found;
-}
-
 py::object item_of(const Config& config, const std::string& name) {
-  if (py::object found = field_of(config, name)) return found;
+  const py::dict fields = config_dict(config);
+  if (fields.contains(name.c_str())) return fields[name.c_str()];
   const py::object close = py::module_::import("llama2cpp.common.arguments").attr("close_names");
-  throw py::key_error(cat("a Config has no '", name, "'", std::string(py::str(close(name, config_dict(config))))));
+  throw py::key_error(cat("a Config has no '", name, "'", std::string(py::str(close(name, fields)))));
 }
 
 std::string repr_of(const Config& config) {
@@ -288,10 +281,9 @@ void register_config(py::module_& module) {
     options.disable_function_signatures();  // pybind11's says **kwargs
     config.def(py::init(&make_config), signature().c_str());
   }
-  Config::each([&](const Field& field, auto) {
-    const std::string_view name = field.name;
+  Config::fields([&](const Field& field, auto member) {
     config.def_property_readonly(
-        std::string(name).c_str(), [name](const Config& c) { return field_of(c, name); },
+        std::string(field.name).c_str(), [field, member](const Config& c) { return to_python(field, c.*member); },
         std::string(field.doc).c_str());
   });
   config

@@ -31,7 +31,7 @@ void check(const std::string& /*name*/, const Field& /*field*/, RopeStyle /*valu
 void check(const std::string& /*name*/, const Field& /*field*/, bool /*value*/) {}
 
 void check(const std::string& name, const Field& /*field*/, const RopeScaling& scaling) {
-  RopeScaling::each([&](const Field& field, auto member) {
+  RopeScaling::fields([&](const Field& field, auto member) {
     if (scaling.has(field)) check(cat(name, "'s ", field.name), field, scaling.*member);
   });
 }
@@ -61,7 +61,7 @@ std::int64_t Config::usual_head_dim(const Config& config) {
 }
 
 void Config::validate() const {
-  each([&](const Field& field, auto member) { check(std::string(field.name), field, this->*member); });
+  fields([&](const Field& field, auto member) { check(std::string(field.name), field, this->*member); });
 
   // What two fields have to do with each other.
   if (n_heads % n_kv_heads != 0) {

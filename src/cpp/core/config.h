@@ -1,12 +1,14 @@
 // The sizes and constants that make one Llama differ from another. Plain data: every room may know it.
 //
-// Adding a field: the field, and its line in each(). What validates a config, hashes it, shows it to Python and takes it
-// from there, and what reads it from files of panels goes through each(); tests/cpp/test_config.cpp misses what is not there.
+// Adding a field: the field, and its line in fields(). What validates a config, hashes it, shows it to Python and takes it
+// from there, and what reads it from files of panels goes through fields().
 #pragma once
 
 #include <cstdint>
 #include <string_view>
 #include <vector>
+
+#include "core/fields.h"
 
 namespace llama2cpp {
 
@@ -66,7 +68,7 @@ struct RopeScaling {
 
   // visit(field, member) for each field, in the order in which Python shows them.
   template <class Visit>
-  static constexpr void each(Visit visit) {
+  static constexpr void fields(Visit visit) {
     constexpr std::uint32_t kLlama3 = bit(Kind::llama3), kYarn = bit(Kind::yarn), kLongrope = bit(Kind::longrope);
     constexpr std::uint32_t kWithContext = kLlama3 | kYarn | kLongrope | bit(Kind::dynamic);
     visit(Field{.name = "type", .doc = "the kind"}, &RopeScaling::kind);
@@ -148,7 +150,7 @@ struct Config {
 
   // visit(field, member) for each field, in the order in which Python shows them.
   template <class Visit>
-  static constexpr void each(Visit visit) {
+  static constexpr void fields(Visit visit) {
     visit(Field{.name = "dim", .doc = "Width of the residual stream."}, &Config::dim);
     visit(Field{.name = "hidden_dim", .doc = "Width of the gated MLP."}, &Config::hidden_dim);
     visit(Field{.name = "n_layers", .doc = "Number of layers.", .most = 100'000}, &Config::n_layers);
@@ -185,5 +187,7 @@ struct Config {
   // dim / n_heads. Throws std::invalid_argument where that is no whole number.
   static std::int64_t usual_head_dim(const Config& config);
 };
+
+static_assert(all_listed<RopeScaling>() && all_listed<Config>());
 
 }  // namespace llama2cpp

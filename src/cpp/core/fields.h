@@ -6,7 +6,7 @@
 //     static constexpr void fields(Visit visit) { visit("x", &Point::x); visit("y", &Point::y); }
 //   };
 //
-// Whatever stores, reads or compares such a struct goes through that list. all_listed() is for a static_assert beside it.
+// Whatever stores, reads or compares such a struct goes through that list. (Config's has more to say than a name.) all_listed() is for a static_assert beside it.
 #pragma once
 
 #include <cstddef>
@@ -18,13 +18,13 @@ namespace llama2cpp {
 // Calls visit(name, member) for each.
 template <class T, class Visit>
 constexpr void visit_fields(T& object, Visit&& visit) {
-  T::fields([&](std::string_view name, auto member) { visit(name, object.*member); });
+  T::fields([&](const auto& name, auto member) { visit(name, object.*member); });
 }
 
 template <class T>
 constexpr bool same_fields(const T& a, const T& b) {
   bool same = true;
-  T::fields([&](std::string_view, auto member) { same = same && a.*member == b.*member; });
+  T::fields([&](const auto&, auto member) { same = same && a.*member == b.*member; });
   return same;
 }
 
@@ -56,7 +56,7 @@ constexpr std::size_t count_members() {
 template <class T>
 constexpr bool all_listed(std::size_t others = 0) {
   std::size_t listed = others;
-  T::fields([&](std::string_view, auto) { ++listed; });
+  T::fields([&](const auto&, auto) { ++listed; });
   return listed == detail::count_members<T>();
 }
 

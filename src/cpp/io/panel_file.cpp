@@ -113,7 +113,7 @@ void read(const Json& json, RopeScaling& scaling) {
 template <class Object, class Has>
 void read_fields(const Json& json, Object& object, Has has) {
   std::vector<std::string_view> names;
-  Object::each([&](const Field& field, auto member) {
+  Object::fields([&](const Field& field, auto member) {
     if (!has(field)) return;
     names.push_back(field.name);
     const bool may_be_null = field.least == 0 || std::is_same_v<decltype(member), RopeScaling Config::*>;

@@ -71,7 +71,7 @@ void add(Fnv1a128& hash, const std::vector<float>& numbers) {
 
 // Fields of a scaling that came later are in the hash of the kinds that have them.
 void add(Fnv1a128& hash, const RopeScaling& scaling) {
-  RopeScaling::each([&](const Field& field, auto member) {
+  RopeScaling::fields([&](const Field& field, auto member) {
     using Value = std::remove_cvref_t<decltype(scaling.*member)>;
     if constexpr (!std::is_same_v<Value, std::int64_t>) {
       if (field.original || scaling.has(field)) add(hash, scaling.*member);
@@ -83,7 +83,7 @@ void add(Fnv1a128& hash, const RopeScaling& scaling) {
 // session files stay those of their models.
 void add_config(Fnv1a128& hash, const Config& config) {
   const auto add_integers = [&](const auto& object) {
-    std::remove_cvref_t<decltype(object)>::each([&](const Field& field, auto member) {
+    std::remove_cvref_t<decltype(object)>::fields([&](const Field& field, auto member) {
       using Value = std::remove_cvref_t<decltype(object.*member)>;
       if constexpr (std::is_same_v<Value, std::int64_t>) {
         if (field.original) add(hash, object.*member);
@@ -92,12 +92,12 @@ void add_config(Fnv1a128& hash, const Config& config) {
   };
   add_integers(config);
   add_integers(config.rope_scaling);
-  Config::each([&](const Field& field, auto member) {
+  Config::fields([&](const Field& field, auto member) {
     using Value = std::remove_cvref_t<decltype(config.*member)>;
     if (field.original && !std::is_same_v<Value, std::int64_t>) add(hash, config.*member);
   });
   const Config unset;
-  Config::each([&](const Field& field, auto member) {
+  Config::fields([&](const Field& field, auto member) {
     if (field.original || config.*member == unset.*member) return;
     hash.add(field.name);
     add(hash, config.*member);
