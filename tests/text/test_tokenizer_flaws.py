@@ -259,6 +259,27 @@ def test_tokenizer_json(tmp_path: Path, model_folder: Path, flaw: str) -> None:
     expect(folder_with(model_folder, tmp_path, {"tokenizer.json": data}), warns, problem)
 
 
+BESIDE: dict[str, Json] = {
+    "an id of -1": {"-1": {"content": "[X]"}},
+    "an id that is none": {"x": {"content": "[X]"}},
+    "an id far beyond": {"4294967296": {"content": "[X]"}},
+    "single_word": {"7": {"content": "[X]", "single_word": True}},
+    "no text": {"7": {"content": ""}},
+    "no content": {"7": {}},
+}
+
+
+@pytest.mark.parametrize("flaw", BESIDE)
+def test_added_tokens_beside_a_tokenizer_json(tmp_path: Path, model_folder: Path, flaw: str) -> None:
+    """A tokenizer.json has its own: what is wrong with those of tokenizer_config.json changes nothing."""
+    config = {"eos_token": "</s>", "added_tokens_decoder": BESIDE[flaw]}
+    files = {"tokenizer.json": changed(lambda data: None), "tokenizer_config.json": json.dumps(config).encode()}
+    model = folder_with(model_folder, tmp_path, files)
+    assert model.has_tokenizer, model.tokenizer_problem
+    without = folder_with(model_folder, tmp_path, files | {"tokenizer_config.json": b'{"eos_token": "</s>"}'})
+    assert model.tokenizer == without.tokenizer
+
+
 SP = SentencePieceModel([("\u2581", -1.0, 1), ("a", -2.0, 1), ("b", -3.0, 1), ("ab", -1.5, 1)])
 MODEL_FLAWS: dict[str, tuple[bytes, str, str]] = {
     "none": (SP.to_bytes(), "", ""),

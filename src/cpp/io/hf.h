@@ -161,6 +161,7 @@ struct TokenizerSettings {
     bool lstrip = false;
     bool rstrip = false;
     bool normalized = false;
+    std::string flaw;  // why it cannot be added to a tokenizer.model; its text may name BOS or EOS all the same
   };
 
   std::optional<std::string> bos_token, eos_token;  // nothing: not said, or said to be none
@@ -175,6 +176,7 @@ struct TokenizerSettings {
   std::vector<Token> special;           // those that the files name, in the order of the ids that new ones get
   std::optional<bool> add_bos, add_eos, add_prefix_space;
   bool legacy = false;
+  std::string flaw;  // of the added tokens, the first one
 };
 
 TokenizerSettings read_tokenizer_settings(const HfFolder& folder);

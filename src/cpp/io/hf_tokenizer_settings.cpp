@@ -34,10 +34,21 @@ std::optional<bool> find_flag(const Json& config, std::string_view name) {
 
 // A token is its text, or an object that has it.
 Token token_of(const Json& json, bool special) {
-  if (json.type() == Json::Type::string) return {std::string(json.string()), special};
-  if (flag(json, "single_word", false)) json.get("single_word").fail("true, and only false is implemented");
-  return {std::string(json.get("content").string()), flag(json, "special", special), flag(json, "lstrip", false),
-          flag(json, "rstrip", false), flag(json, "normalized", false)};
+  Token token;
+  token.special = special;
+  if (json.type() == Json::Type::string) {
+    token.text = json.string();
+    return token;
+  }
+  token.text = json.get("content").string();
+  token.special = flag(json, "special", special);
+  token.lstrip = flag(json, "lstrip", false);
+  token.rstrip = flag(json, "rstrip", false);
+  token.normalized = flag(json, "normalized", false);
+  if (flag(json, "single_word", false)) {
+    token.flaw = cat(json.get("single_word").path(), ": true, and only false is implemented");
+  }
+  return token;
 }
 
 bool is_null(const Json& config, std::string_view name) {
@@ -139,13 +150,27 @@ void read_decoder(const Json& decoder, TokenizerSettings& settings) {
   }
 }
 
+// A tokenizer.json has its added tokens itself: what is wrong with those beside it matters to a tokenizer.model alone.
+template <class Read>
+void note_flaw(TokenizerSettings& settings, Read read) {
+  try {
+    read();
+  } catch (const FormatError& error) {
+    settings.flaw = error.what();
+  }
+}
+
 // {"<|im_end|>": 32000}
 void read_added_tokens(const Json& tokens, const std::vector<Token>& special, TokenizerSettings& settings) {
   for (const Json member : tokens.members()) {
     const std::string_view text = member.name();
     const bool is_special =
         std::any_of(special.begin(), special.end(), [&](const Token& token) { return token.text == text; });
-    add(settings, member, member.int64(), {std::string(text), is_special, false, false, !is_special});
+    Token token;
+    token.text = text;
+    token.special = is_special;
+    token.normalized = !is_special;
+    add(settings, member, member.int64(), std::move(token));
   }
 }
 
@@ -168,7 +193,7 @@ TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
     named.read(config);
     if (const auto decoder = config.find("added_tokens_decoder")) {
       has_decoder = true;
-      read_decoder(*decoder, settings);
+      note_flaw(settings, [&] { read_decoder(*decoder, settings); });
     }
   }
   if (const auto map = HfJson::find(folder, "special_tokens_map.json")) {
@@ -191,7 +216,7 @@ TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
   settings.no_eos = settings.no_eos && !settings.eos_token;
   if (const auto tokens = has_decoder ? nullptr : HfJson::find(folder, "added_tokens.json")) {
     settings.any = true;
-    read_added_tokens(tokens->root(), settings.special, settings);
+    note_flaw(settings, [&] { read_added_tokens(tokens->root(), settings.special, settings); });
   }
   if (folder.has("chat_template.jinja")) {
     const Buffer file = folder.open("chat_template.jinja", false, kMostText);
@@ -249,6 +274,7 @@ void apply(const TokenizerSettings& settings, Vocabulary& vocabulary) {
 namespace {
 
 void set_added(Vocabulary& vocabulary, std::size_t id, const Token& token) {
+  if (!token.flaw.empty()) throw FormatError(token.flaw);
   vocabulary.types[id] = token.special ? PieceType::control : PieceType::user_defined;
   auto* const added = find_added(vocabulary);
   if (added == nullptr) return;
@@ -351,6 +377,7 @@ void rank_merges(const TokenizerSettings& settings, Vocabulary& vocabulary) {
 
 void apply_to_model(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   if (vocabulary.is<SentencePieceRules>() && settings.any) rank_merges(settings, vocabulary);
+  if (!settings.flaw.empty()) throw FormatError(settings.flaw);
   add_with_ids(settings, vocabulary);
   add_special(settings, vocabulary);
 
