@@ -103,7 +103,7 @@ def test_the_text_is_transformers(tokenizer: Any, messages: Any, beside: dict[st
 
 @pytest.fixture(scope="module")
 def model(stories: llama2cpp.Model) -> llama2cpp.Model:
-    return tiny.model(tiny.config(vocab_size=512, seq_len=400), tokenizer=stories.tokenizer)
+    return tiny.model(tiny.config(vocab_size=512, seq_len=400), tokenizer=stories.tokenizer, threads=1)
 
 
 CALL = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "root", "arguments": {"x": 101}}}]}

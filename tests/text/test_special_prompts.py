@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,3 +142,24 @@ def test_cfg(stories: llama2cpp.Model) -> None:
     assert stories.W_Q.shape == (cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_head)
     assert stories.W_in.shape == (cfg.n_layers, cfg.d_model, cfg.d_mlp)
     assert stories.W_U.shape == (cfg.d_model, cfg.d_vocab_out)
+
+
+def test_the_command() -> None:
+    def run(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "llama2cpp", "generate", "</s>Once", "-n", "1", "-t", "0", "--json", *words],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return json.loads(done.stdout)["prompt_tokens"], done.stderr
+
+    n_plain, told = run()
+    assert re.fullmatch(
+        r"llama2cpp: warning: the text spells '</s>'.*: pass --special to mean .* or --no-special if .*\n", told
+    )
+    assert run("--no-special") == (n_plain, "")
+    n_special, told = run("--special")
+    assert told == ""
+    assert n_special < n_plain

@@ -63,6 +63,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# What the package's messages begin with, which the user of a command has not called.
+_FUNCTION = re.compile(r"^(?:generate|complete|stream|load|Conversation(?:\.\w+)?): ")
 _COMMANDS: tuple[tuple[Any, str], ...] = (
     (run, RUN_EXAMPLES),
     (generate, GENERATE_EXAMPLES),
@@ -180,6 +182,7 @@ def in_command_words(message: str, command: str | None = None) -> str:
     >>> in_command_words("load: threads is 0, expected 1 or more", "generate")
     '--threads is 0, expected 1 or more'
     """
+    message = _FUNCTION.sub("", message)
     message = re.sub(r"\b\w+=[\w\"']+ \((--?[\w-]+)\)", r"\1", message)
     options = _options(command or next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
     first = re.match(r"(?:[\w.]+: )?(\w+) (?=is |must )", message)

@@ -153,8 +153,8 @@ def _warn_of_special(tokenizer: Tokenizer, text: str | bytes, ids: list[int], be
     name = tokenizer.piece(found).decode(errors="replace").strip("\n")
     warnings.warn(
         f"{function}: the text spells {name!r}, which this tokenizer has as one token, and it was read as "
-        f"{len(ids)} tokens of plain text, not as {len(meant)}: pass special=True to mean the token, "
-        "or special=False if it is text",
+        f"{len(ids)} tokens of plain text, not as {len(meant)}: pass special=True (--special) to mean the token, "
+        "or special=False (--no-special) if it is text",
         UserWarning,
         stacklevel=level_of_caller(),
     )
