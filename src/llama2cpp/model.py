@@ -934,7 +934,7 @@ class Model(StackedWeights):
 
     @property
     def activation_dtype(self) -> str:
-        """The type in which activations meet the weights: "f32", or "int8" for quantised ones."""
+        """The type in which activations meet the weights: "f32", or "int8" for quantized ones."""
         return self._core.activation_dtype
 
     @property
@@ -1029,13 +1029,13 @@ def load(
     context : int, optional
         How many tokens a session holds; what the model was trained for if not given.
     activation_dtype : str
-        "auto", "f32" or "int8": the type in which activations meet quantised weights. With int8, a version 2 file of
+        "auto", "f32" or "int8": the type in which activations meet quantized weights. With int8, a version 2 file of
         llama2.c gives the logits of its ``runq``, bit for bit.
     kv_dtype : str
         The type of keys and values: "auto", "f32" or "f16".
     precision : str
         "auto", or "exact" for f32 in both: the model computes with what its weights stand for, and nothing is rounded
-        on the way. Slower where weights are quantised.
+        on the way. Slower where weights are quantized.
     pack : str
         "auto", "always" or "never": whether weights are rearranged for speed on first use. The results do not
         depend on it.

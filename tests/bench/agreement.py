@@ -1,11 +1,11 @@
-"""Print how far this engine is from float32 transformers on a GGUF file, in each quantised form, beside llama.cpp.
+"""Print how far this engine is from float32 transformers on a GGUF file, in each quantized form, beside llama.cpp.
 
     python tests/bench/agreement.py SmolLM2-135M-Instruct.Q4_1.gguf
 
-The reference is transformers on the values that the quantised weights stand for, in float32: what is measured is the
-engine's arithmetic, not the loss of quantising. "f32" is `activation_dtype="f32"` with keys and values in f32: rounding
+The reference is transformers on the values that the quantized weights stand for, in float32: what is measured is the
+engine's arithmetic, not the loss of quantizing. "f32" is `activation_dtype="f32"` with keys and values in f32: rounding
 only. "int8" is what runs by default, with keys and values in f16. The other forms are made from the file's values by
-the gguf package, and, where llama-cpp-python is installed, K-quants by llama.cpp's own quantiser; its logits then stand
+the gguf package, and, where llama-cpp-python is installed, K-quants by llama.cpp's own quantizer; its logits then stand
 beside ours. Needs gguf, torch and transformers.
 """
 
@@ -120,7 +120,7 @@ def llama_cpp_logits(path: Path, ids: list[int]) -> Floats:
     return np.array(model.scores[: len(ids)], np.float32)
 
 
-def requantised(source: Path, form: Type, target: Path) -> Path:
+def requantized(source: Path, form: Type, target: Path) -> Path:
     """Write the file's matrices in another form; its metadata and vectors stay."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, "llama")
@@ -143,7 +143,7 @@ def requantised(source: Path, form: Type, target: Path) -> Path:
     return target
 
 
-def k_quantised(source: Path, form: str, target: Path) -> Path:
+def k_quantized(source: Path, form: str, target: Path) -> Path:
     """The same by llama.cpp, which makes a mixture of types."""
     llama_cpp = importlib.import_module("llama_cpp")
     parameters = llama_cpp.llama_model_quantize_default_params()
@@ -151,18 +151,18 @@ def k_quantised(source: Path, form: str, target: Path) -> Path:
     parameters.allow_requantize = True
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(parameters))
     if code != 0:
-        raise RuntimeError(f"llama.cpp could not quantise to {form}")
+        raise RuntimeError(f"llama.cpp could not quantize to {form}")
     return target
 
 
 def files(source: Path, folder: Path, with_k: bool) -> Iterator[tuple[str, Path]]:
     yield f"{source.name}, as it is", source
     for form in FORMS:
-        yield form.name, requantised(source, form, folder / f"{form.name}.gguf")
+        yield form.name, requantized(source, form, folder / f"{form.name}.gguf")
     if with_k:
-        whole = requantised(source, Type.F32, folder / "F32.gguf")
+        whole = requantized(source, Type.F32, folder / "F32.gguf")
         for name in K_FORMS:
-            yield name, k_quantised(whole, name, folder / f"{name}.gguf")
+            yield name, k_quantized(whole, name, folder / f"{name}.gguf")
 
 
 def main() -> None:
@@ -180,8 +180,8 @@ def main() -> None:
         for name, path in files(arguments.file, Path(folder), with_llama_cpp):
             expected = reference_logits(path, ids)
             row = [str(distance(expected, ours(path, ids, activation_dtype="f32", kv_dtype="f32")))]
-            quantised = name not in ("F16", "BF16")
-            row.append(str(distance(expected, ours(path, ids))) if quantised else "")
+            quantized = name not in ("F16", "BF16")
+            row.append(str(distance(expected, ours(path, ids))) if quantized else "")
             row.append(str(distance(expected, llama_cpp_logits(path, ids))) if with_llama_cpp else "")
             print(f"| {name} | {' | '.join(row)} |", flush=True)
             if path != arguments.file:

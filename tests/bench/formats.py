@@ -6,8 +6,8 @@
 
 Files are made in FOLDER, which is for one model, and used again when they are there; so are results, in its
 formats.json, as long as model, text and tokens are the same. Beside each of llama.cpp's types is that library's own
-quantisation of the same model, where llama-cpp-python is installed. Both are run by this engine: the difference is the
-quantiser's. Speeds are medians of rounds in which all formats take turns.
+quantization of the same model, where llama-cpp-python is installed. Both are run by this engine: the difference is the
+quantizer's. Speeds are medians of rounds in which all formats take turns.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def make(model: str, format: str, folder: Path) -> Path:
 
 
 def make_llama_cpp_s(f32: Path, format: str, folder: Path) -> Path | None:
-    """The same type by llama.cpp's quantiser, from our file in float32."""
+    """The same type by llama.cpp's quantizer, from our file in float32."""
     if format not in MIXTURES or format in ("f32", "f16", "bf16"):
         return None
     try:

@@ -154,7 +154,7 @@ int main(int argc, char** argv) try {
     Case c;
     c.name = name;
     c.weight = make_weight(name.substr(0, colon), cols, megabytes);
-    c.weight.int8_input = c.weight.format->quantised && colon == std::string::npos;
+    c.weight.int8_input = c.weight.format->quantized && colon == std::string::npos;
     const auto begin = now();
     backend.pack(c.weight);
     c.pack_speed = static_cast<double>(c.weight.planes[0].bytes) * 1e-9 / (now() - begin);

@@ -198,7 +198,7 @@ int main(int argc, char** argv) try {
   std::vector<float> out(static_cast<std::size_t>(tokens * 3 * kHidden));
   for (const std::string& format : formats) {
     Weight& w = weights.emplace_back(random_weight(format, 3 * kHidden, kDim));
-    w.int8_input = w.format->quantised;
+    w.int8_input = w.format->quantized;
     backend.pack(w);
     w.planes = {};
     const auto multiply = [&backend, &x, &out, &w](std::int64_t count) {
@@ -263,7 +263,7 @@ int main(int argc, char** argv) try {
               [&, wide, wide_up, wide_out] { backend.swiglu(wide, wide_up, wide_out); });
     memory_op("add" + times, 3.0 * row, [&, a, b] { backend.add(a, b, b); });
   }
-  memory_op("quantise activations", static_cast<double>(kDim) * 5.0, [&] {
+  memory_op("quantize activations", static_cast<double>(kDim) * 5.0, [&] {
     kernels.quantize_blocks({.x = x.data(),
                              .blocks = kDim / 32,
                              .halves = 1,

@@ -43,7 +43,7 @@ LLAMA2C_SHAPES = {
     "42m": Shape(512, 1376, 8, 8, 8, context=1024),
     "110m": Shape(768, 2048, 12, 12, 12, context=1024),
 }
-# type of the matrices -> of the output matrix, as llama.cpp's quantiser chooses
+# type of the matrices -> of the output matrix, as llama.cpp's quantizer chooses
 OUTPUT = {"q4_0": "q6_k", "q8_0": "q8_0", "q4_k": "q6_k", "f16": "f16"}
 
 FILE_TYPE = {"f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 15}

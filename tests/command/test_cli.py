@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 from conftest import ROOT
-from gptq_files import quantise_folder
+from gptq_files import quantize_folder
 from hf_folders import Spec
 
 import llama2cpp
@@ -255,24 +255,24 @@ def test_info(stories_dir: Path) -> None:
     assert re.search(r"parameters .* 260,032", table)
 
 
-@pytest.mark.parametrize("quantised", [False, True])
-def test_info_of_a_folder(tmp_path: Path, quantised: bool) -> None:
+@pytest.mark.parametrize("quantized", [False, True])
+def test_info_of_a_folder(tmp_path: Path, quantized: bool) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "vocab_size": 64}
     folder = Spec(settings=sizes).save(tmp_path / "model")
-    if quantised:
-        quantise_folder(folder, group_size=64)
+    if quantized:
+        quantize_folder(folder, group_size=64)
     code, text, errors = call("info", folder)
     assert (code, errors) == (0, "")
     table = re.sub(r"[\s\u2500-\u257f]+", " ", text.decode())  # without its frame
     # 4 bits a weight, and for 2 groups of 64 rows a scale of 2 bytes and a zero of half a byte
-    tensor = "gptq4 4,416" if quantised else "f32 32,768"
+    tensor = "gptq4 4,416" if quantized else "f32 32,768"
     assert f"model.layers.0.mlp.down_proj.weight 64 x 128 {tensor} " in table
     assert "n_kv_heads 2 " in table
     # panels of 16 rows: of f32, or units of 64 or 128 columns with a header of 64 or 128 bytes (2 scales)
     rows_of_64, rows_of_128 = 64 + 32 + 32 + 64 + 128 + 128, 64
     in_units = rows_of_64 // 16 * (64 + 512) + rows_of_128 // 16 * (128 + 1024)
-    matrices = 64 * 64 * 4 + (in_units if quantised else (rows_of_64 * 64 + rows_of_128 * 128) * 4)
-    kv = 2 * 2 * 16 * 64 * (2 if quantised else 4)
+    matrices = 64 * 64 * 4 + (in_units if quantized else (rows_of_64 * 64 + rows_of_128 * 128) * 4)
+    kv = 2 * 2 * 16 * 64 * (2 if quantized else 4)
     assert f"memory {matrices + kv:,} bytes with one full session: matrices packed, {matrices:,}" in table
 
 

@@ -158,7 +158,7 @@ TEST_CASE("numbers that a format cannot hold are refused by their place") {
   values[700] = 65505.0F;
   for (const Format* format : written()) {
     const std::string said = error_of([&] { encoded(*format, values, 2); });
-    CHECK(said == (format->quantised ? "number 700 is 65505, expected a number from -65504 to 65504" : ""));
+    CHECK(said == (format->quantized ? "number 700 is 65505, expected a number from -65504 to 65504" : ""));
   }
   values[700] = std::numeric_limits<float>::quiet_NaN();
   std::vector<std::int8_t> q(values.size());

@@ -606,7 +606,7 @@ TEST_CASE("poll may end a call, which leaves the sessions as they were") {
   }
 }
 
-TEST_CASE("the bits are the same however a prompt is cut, on any number of threads, packed or not") {
+TEST_CASE("the bits are the same with any chunked prefill, on any number of threads, packed or not") {
   const Tokens tokens = tiny::tokens(60, 1);
   struct Kind {
     const char* name;

@@ -214,7 +214,7 @@ TEST_CASE("matmul of every format is the format's own numbers, packed or not") {
         const Kind kind = tokens == 3 ? Kind::wide : tokens == 2 ? Kind::special : Kind::ordinary;
         auto x = kernel_outputs::make(static_cast<std::size_t>(tokens * blocks), kind, ++seed);
         for (const bool rounded : {false, true}) {
-          if (rounded && !weights[0].format->quantised) continue;
+          if (rounded && !weights[0].format->quantized) continue;
           weights[0].int8_input = rounded;
           weights[0].panels = {};
           const Bits wanted = expected(weights[0], x, tokens);
@@ -242,7 +242,7 @@ TEST_CASE("one matmul takes weights of different formats together") {
     std::uint64_t seed = 77;
     for (const std::size_t i : {10U, 12U, 1U, 4U, 3U}) {
       weights.push_back(make_weight(subjects()[i], 40, 512, Scales::ordinary, ++seed));
-      weights.back().int8_input = weights.back().format->quantised;
+      weights.back().int8_input = weights.back().format->quantized;
     }
     auto x = kernel_outputs::make(static_cast<std::size_t>(tokens * 512), Kind::ordinary, ++seed);
     for (const auto& backend : all) {

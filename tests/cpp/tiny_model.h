@@ -117,7 +117,7 @@ inline std::shared_ptr<const Model> model(const Config& config, const ModelOptio
   Random random(seed);
   llama2cpp::Checkpoint checkpoint;
   checkpoint.file_format = "arrays";
-  checkpoint.is_runq_s = group > 0 && config.rope_style == llama2cpp::RopeStyle::interleaved;
+  checkpoint.llama2c_arithmetic = group > 0 && config.rope_style == llama2cpp::RopeStyle::interleaved;
   checkpoint.config = config;
   for (const llama2cpp::PartFacts& row : llama2cpp::kParts) {
     if (row.need == llama2cpp::Need::optional) continue;

@@ -207,3 +207,27 @@ def test_decisions_are_dated() -> None:
         date = re.match(r"Date: (\d{4}-\d\d-\d\d)\. Status: (?:in force|replaced by `[\w-]+`)\.$", dated)
         assert date is not None, record.name
         assert record.name.startswith(f"{date[1]}-"), record.name
+
+
+# What was written once -> what is written, because people search for it.
+WORDS = {
+    r"quantis(?:e|ing|ation)": "quantize",
+    r"\bshare_out\b": "parallel_for",
+    r"\bis_runq_s\b": "llama2c_arithmetic",
+    r"\bforeign (?:hook|code)\b": "callback",
+    r"\bprompt(?:s? (?:is|are))? cuts?\b": "chunked prefill",
+    r"\bwhoever else\b": "batch-invariant",
+}
+
+
+def test_the_words_of_the_field() -> None:
+    """One spelling, in prose and in code."""
+    texts = {".py", ".pyi", ".h", ".cpp", ".inl", ".md", ".sh", ".c", ".txt", ".cmake"}
+    sources = [file for folder in ("src", "tests", "export", "docs") for file in (ROOT / folder).rglob("*")]
+    files = [*DOCUMENTS, ROOT / "pyproject.toml", *(file for file in sources if file.suffix in texts)]
+    files.remove(Path(__file__))
+    old = re.compile("|".join(WORDS), flags=re.IGNORECASE)
+    found = {
+        (file.relative_to(ROOT).as_posix(), word) for file in files for word in old.findall(file.read_text("utf-8"))
+    }
+    assert sorted(found) == []

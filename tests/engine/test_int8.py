@@ -90,7 +90,7 @@ def test_f32_activations_are_the_decoded_weights(file: Path) -> None:
     assert got.tobytes() == decoded.session().prefill(TOKENS, all_logits=True).tobytes()
 
 
-def test_int8_activations_need_quantised_weights() -> None:
+def test_int8_activations_need_quantized_weights() -> None:
     with pytest.raises(
         ValueError, match=r"activation_dtype is 'int8', but tensor 'layers\.0\.attention\.wq\.weight' is f32"
     ):

@@ -31,7 +31,7 @@ REFERENCE = {
 }
 K_QUANTS = {"q2_k": Type.Q2_K, "q3_k": Type.Q3_K, "q4_k": Type.Q4_K, "q5_k": Type.Q5_K, "q6_k": Type.Q6_K}
 FLOATS = ("f32", "f16", "bf16")
-QUANTISED = sorted({*REFERENCE, *K_QUANTS} - {*FLOATS})
+QUANTIZED = sorted({*REFERENCE, *K_QUANTS} - {*FLOATS})
 
 # Magnitudes whose scales are neither infinite in f16 nor without an inverse in f32, and zero. No -0: which of two equal
 # zeros is the least of a block is the reference's secret.
@@ -129,7 +129,7 @@ def shapes(kind: str) -> Floats:
 
 
 def llama_cpp_s(values: Floats, kind: Type) -> NDArray[np.uint8]:
-    """What llama.cpp's own quantiser makes of rows, without an importance matrix."""
+    """What llama.cpp's own quantizer makes of rows, without an importance matrix."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     (path, *_) = (Path(llama_cpp.__file__).parent / "lib").glob("*ggml-base.*")
     quantize = ctypes.CDLL(str(path)).ggml_quantize_chunk

@@ -17,7 +17,7 @@ import pytest
 import tiny
 from examples import run_examples
 from gguf import GGMLQuantizationType as Type
-from gptq_files import quantise_folder
+from gptq_files import quantize_folder
 from hf_folders import Spec
 from numpy.typing import NDArray
 
@@ -113,7 +113,7 @@ def test_rows_are_reordered_by_heads(kv_heads: int) -> None:
 
 def test_gptq_folder(tmp_path: Path) -> None:
     folder = Spec(settings={"hidden_size": 128, "intermediate_size": 160}).save(tmp_path / "gptq")
-    quantise_folder(folder, 4, 32, 1, True)
+    quantize_folder(folder, 4, 32, 1, True)
     for name, format in (("m.gguf", "f32"), ("m", "f32")):
         done = convert(folder, tmp_path / name, format)
         with opened(folder) as before, opened(done.path) as after:
@@ -193,7 +193,7 @@ def test_gguf_library_agrees_on_every_tensor(tmp_path: Path, format: str) -> Non
 
 
 def llama_cpp_types(begin: Path, end: Path, format: str) -> dict[str, str]:
-    """The type that llama.cpp's own quantiser gives each tensor."""
+    """The type that llama.cpp's own quantizer gives each tensor."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     low = llama_cpp.llama_cpp
     settings = low.llama_model_quantize_default_params()

@@ -193,7 +193,7 @@ def test_compare_command(tmp_path: Path, stories_dir: Path, stories: llama2cpp.M
     wrong = command(*arguments, "--picture", tmp_path / "drawn.txt")
     assert wrong.returncode == 1
     assert "expected a name that ends with one of .png" in wrong.stderr
-    with llama2cpp.load(b) as quantised:
-        expected = compare(stories, quantised, STORY)
+    with llama2cpp.load(b) as quantized:
+        expected = compare(stories, quantized, STORY)
     assert facts["mean_kl"] == expected.mean_kl
     assert [tensor["name"] for tensor in facts["tensors"]] == [tensor.name for tensor in expected.tensors]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from checkpoints import dequantise, quantise
-from gptq_files import quantise_folder
+from checkpoints import dequantize, quantize
+from gptq_files import quantize_folder
 from hf_folders import Spec
 from numpy.typing import NDArray
 
@@ -50,7 +50,7 @@ def converted(name: str, format: str, *, tied: bool = False) -> Callable[[Path],
 def gptq(folder: Path) -> Path:
     settings = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1, "rms_norm_eps": 1e-5}
     path = Spec(settings=settings).save(folder / "source")
-    quantise_folder(path, 4, 64, 1, True)
+    quantize_folder(path, 4, 64, 1, True)
     return path
 
 
@@ -87,7 +87,7 @@ TARGETS += [("t", format) for format in FOLDER]
 def stored(array: NDArray[np.float32], format: str, group: int) -> NDArray[np.float32]:
     """What a format keeps of some numbers."""
     if format == "int8_group":
-        return dequantise(*quantise(array, group))
+        return dequantize(*quantize(array, group))
     return _core.decode(format, _core.encode(format, array))
 
 

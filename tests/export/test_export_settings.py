@@ -147,7 +147,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def usual_errors(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[tuple[str, str], float]:
-    """What quantisation costs without any setting."""
+    """What quantization costs without any setting."""
     found = {}
     for name, format in TARGETS:
         folder = tmp_path_factory.mktemp("usual")
@@ -273,7 +273,7 @@ def test_through_two_containers(scaling: dict[str, Any] | None, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("format", ["llm_int8", "gptq8"])
-def test_from_quantised_folders(format: str, tmp_path: Path, text: Path) -> None:
+def test_from_quantized_folders(format: str, tmp_path: Path, text: Path) -> None:
     """Their weights as floats, with the settings, in every target that holds them."""
     config = config_of({"rope_scaling": YARN})
     calibration = Calibration(text, 2, 16) if format == "gptq8" else None

@@ -56,7 +56,7 @@ def test_transformers_and_we_open_shards(tmp_path: Path, shard_size: int | str) 
 
 @pytest.mark.parametrize("format", ["gptq4", "gptq3", "llm_int8", "llm_int8 with fixed outliers"])
 @pytest.mark.parametrize("shard_size", [3000, "20KB", 40_000])
-def test_shards_of_quantised_weights(tmp_path: Path, format: str, shard_size: int | str) -> None:
+def test_shards_of_quantized_weights(tmp_path: Path, format: str, shard_size: int | str) -> None:
     """The single file's tensors and logits; all tensors of a weight in one file, at multiples of their width."""
     model = tiny.model(tiny.config(dim=64, hidden_dim=96, n_heads=4, vocab_size=96))
     format, _, fixed = format.partition(" ")

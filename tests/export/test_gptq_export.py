@@ -25,7 +25,7 @@ import llama2cpp
 from llama2cpp import _core
 from llama2cpp.export import Calibration, compare, convert
 from llama2cpp.export.calibration import Hessian, importance_of_inputs
-from llama2cpp.export.gptq import PARTS, Settings, quantise, round_matrices
+from llama2cpp.export.gptq import PARTS, Settings, quantize, round_matrices
 from llama2cpp.export.source import Source
 
 Floats = NDArray[np.float32]
@@ -55,7 +55,7 @@ def unpacked(words: NDArray[np.int32], bits: int) -> NDArray[np.int64]:
     return np.asarray((by_value << np.arange(bits)[None, :, None]).sum(axis=1))
 
 
-def dequantised(planes: dict[str, NDArray[Any]], bits: int, version: int) -> Floats:
+def dequantized(planes: dict[str, NDArray[Any]], bits: int, version: int) -> Floats:
     """[rows, columns] of a module's planes."""
     q = unpacked(planes["qweight"], bits)  # [columns, rows]
     zeros = unpacked(np.ascontiguousarray(planes["qzeros"].T), bits).T  # [groups, rows]
@@ -129,7 +129,7 @@ def test_the_codes_of_the_paper(bits: int, group: int, act_order: bool, symmetri
     codes, values = paper(weight, hessian, chosen)
     np.testing.assert_array_equal(unpacked(found.planes["qweight"], bits).T, codes)
     np.testing.assert_array_equal(found.weight, values.astype(np.float32))
-    np.testing.assert_array_equal(dequantised(found.planes, bits, chosen.version), found.weight)
+    np.testing.assert_array_equal(dequantized(found.planes, bits, chosen.version), found.weight)
     np.testing.assert_array_equal(found.planes["qweight"], pack(codes.T, bits))
 
 
@@ -192,7 +192,7 @@ def test_hessians_take_pieces_of_any_size() -> None:
     assert found.count == 9000
 
 
-# --- what quantisers may be given
+# --- what quantizers may be given
 
 
 def degenerate() -> Iterator[Any]:
@@ -220,7 +220,7 @@ def degenerate() -> Iterator[Any]:
 def test_degenerate(weight: Floats, hessian: Doubles, bits: int, symmetric: bool) -> None:
     """Finite numbers, no further from the weight than they have to be, and planes that say the same."""
     found = round_matrices({"w": weight}, hessian, Settings(bits, 32, symmetric=symmetric))["w"]
-    np.testing.assert_array_equal(dequantised(found.planes, bits, 1 if symmetric else 2), found.weight)
+    np.testing.assert_array_equal(dequantized(found.planes, bits, 1 if symmetric else 2), found.weight)
     assert np.isfinite(found.planes["scales"]).all()
     assert np.isfinite(found.loss)
     damped = hessian + 0.01 * (np.diag(hessian).mean() or 100) * np.eye(64)
@@ -353,14 +353,14 @@ def float_twin(folder: Path, path: Path) -> Path:
     import torch
 
     config = json.loads((folder / "config.json").read_text())
-    quantised = config.pop("quantization_config")
-    version = 1 if quantised["checkpoint_format"] == "gptq" else 2
+    quantized = config.pop("quantization_config")
+    version = 1 if quantized["checkpoint_format"] == "gptq" else 2
     tensors = tensors_of(folder)
     floats = {name: tensor.float() for name, tensor in tensors.items() if not name.endswith(PARTS)}
     for name in tensors:
         if name.endswith(".qweight"):
             module = name.removesuffix(".qweight")
-            weight = dequantised(planes_of(folder, module), quantised["bits"], version)
+            weight = dequantized(planes_of(folder, module), quantized["bits"], version)
             floats[f"{module}.weight"] = torch.from_numpy(np.ascontiguousarray(weight))
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config))
@@ -422,7 +422,7 @@ def test_hessians_are_of_the_layers_that_have_been_rounded() -> None:
     model = tiny.model(sizes(rope_style="half_split"))
     chosen = Settings(group=32)
     sequences = some_text(model).tokens(model)
-    found = dict(quantise(Source(model), sequences, chosen))
+    found = dict(quantize(Source(model), sequences, chosen))
     arrays = {name: np.array(model.weights[name]) for name in model.weights}
     points = {
         "attn.hook_z": ["attention.wo"],
@@ -486,7 +486,7 @@ def test_biases_and_llama3_scaling_go_along(tmp_path: Path) -> None:
     scaled = llama2cpp.from_arrays(config, arrays)
     with pytest.raises(ValueError, match="no setting for this model's rotary frequencies"):
         convert(scaled, tmp_path / "scaled", "gptq8", calibration=some_text(scaled))
-    assert len(dict(quantise(Source(scaled), some_text(scaled).tokens(scaled), Settings()))) == 14
+    assert len(dict(quantize(Source(scaled), some_text(scaled).tokens(scaled), Settings()))) == 14
     model = llama2cpp.from_arrays(sizes(), arrays)
     path = convert(model, tmp_path / "m", "gptq8", calibration=some_text(model), group=32).path
     with llama2cpp.load(path, activation_dtype="f32", kv_dtype="f32") as after:
@@ -608,7 +608,7 @@ def divergence_from(
     source = Source(model)
     floats = {name: source.array(name, "half_split") for name in source.names()}
     nearest, found = dict(floats), dict(floats)
-    for name, rounded in itertools.islice(quantise(source, calibration, Settings(group=group)), layers * 7):
+    for name, rounded in itertools.islice(quantize(source, calibration, Settings(group=group)), layers * 7):
         found[name] = rounded.weight
         order = np.arange(floats[name].shape[1], dtype=np.int32)
         nearest[name] = _core.gptq_encode(floats[name], None, order, 4, group)["weight"]

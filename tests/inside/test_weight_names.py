@@ -157,7 +157,7 @@ def test_later_changes_of_the_array_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("activations", ["int8", "f32"])
-def test_one_matrix_of_a_quantised_model(tmp_path: Path, activations: str) -> None:
+def test_one_matrix_of_a_quantized_model(tmp_path: Path, activations: str) -> None:
     """The edited one becomes floats; the others keep their format, and their arithmetic."""
     model = llama2cpp.load(from_gguf(tmp_path, Type.Q4_0).path, activation_dtype=activations)
     zeros = np.zeros_like(model.weights["blocks.1.attn.W_O"])

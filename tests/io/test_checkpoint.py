@@ -16,8 +16,8 @@ from checkpoints import (
     Arrays,
     Sizes,
     checkpoint_bytes,
-    dequantise,
-    quantise,
+    dequantize,
+    quantize,
     random_arrays,
     shapes,
 )
@@ -43,7 +43,7 @@ def decoded(arrays: Arrays, version: int, group: int = GROUP) -> Arrays:
     """What the file stands for: version 2 holds matrices as int8."""
     if version != 2:
         return arrays
-    return {name: a if a.ndim == 1 else dequantise(*quantise(a, group)) for name, a in arrays.items()}
+    return {name: a if a.ndim == 1 else dequantize(*quantize(a, group)) for name, a in arrays.items()}
 
 
 def assert_holds(model: llama2cpp.Model, sizes: Sizes, arrays: Arrays) -> None:
@@ -280,7 +280,7 @@ def test_a_version_2_file_with_all_scales_last() -> None:
     gains = sum(4 * np.prod(shape) for shape in shapes(SMALL).values() if len(shape) == 1)
     start = 256 + int(gains)
     matrices = [array for array in random_arrays(SMALL).values() if array.ndim == 2]
-    values, scales = zip(*(quantise(array, GROUP) for array in matrices), strict=True)
+    values, scales = zip(*(quantize(array, GROUP) for array in matrices), strict=True)
     tensors = b"".join(array.tobytes() for array in (*values, *scales))
     assert start + len(tensors) == len(whole)
     with pytest.raises(llama2cpp.FormatError, match=r"tok_embeddings.weight: scale \d+ .* export it again"):

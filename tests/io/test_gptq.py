@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from gptq_files import quantise_folder
+from gptq_files import quantize_folder
 from gptq_models import folder_of_gguf
 from hf_folders import Json, Spec, change_json, read_json, replace_tensor, tensors_of, write_tensors
 
@@ -53,7 +53,7 @@ def test_the_same_as_the_floats_they_stand_for(
     folder: Path, bits: int, group_size: int, version: int, act_order: bool
 ) -> None:
     """Also where groups do not divide the columns: down_proj has 160."""
-    floats = quantise_folder(folder, bits, group_size, version, act_order)
+    floats = quantize_folder(folder, bits, group_size, version, act_order)
     model = llama2cpp.load(folder, kv_dtype="f32", activation_dtype="f32")
     assert model.file_format == f"Hugging Face folder, gptq{bits}" + "_v2" * (version == 2)
     assert set(model.weights) == set(floats)
@@ -78,7 +78,7 @@ def test_the_same_as_the_floats_they_stand_for(
 @pytest.mark.parametrize("act_order", [False, True])
 def test_rounded_activations(folder: Path, bits: int, group_size: int, version: int, act_order: bool) -> None:
     """They are the default, and as near as rounding to a 127th is. The sums themselves: tests/cpp."""
-    quantise_folder(folder, bits, group_size, version, act_order)
+    quantize_folder(folder, bits, group_size, version, act_order)
     with llama2cpp.load(folder, kv_dtype="f32") as model:
         assert model.activation_dtype == "int8"
         logits = model.session().prefill(TOKENS, all_logits=True)
@@ -92,7 +92,7 @@ def test_rounded_activations(folder: Path, bits: int, group_size: int, version: 
 
 @pytest.mark.parametrize("isa", tiny.ISAS)
 def test_every_isa(folder: Path, monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
-    quantise_folder(folder, act_order=True)
+    quantize_folder(folder, act_order=True)
     wanted = logits_of(folder, activation_dtype="int8")
     tiny.choose_isa(monkeypatch, isa)
     assert np.array_equal(logits_of(folder, activation_dtype="int8"), wanted)
@@ -116,14 +116,14 @@ def test_a_real_model(smollm2_path: Path, tmp_path: Path, act_order: bool) -> No
 
 
 @pytest.mark.parametrize("modules", [("q_proj",), ("gate_proj", "up_proj"), ("lm_head",), ("down_proj", "lm_head")])
-def test_only_what_is_quantised(tmp_path: Path, modules: tuple[str, ...]) -> None:
+def test_only_what_is_quantized(tmp_path: Path, modules: tuple[str, ...]) -> None:
     folder = spec(vocab_size=64).save(tmp_path / "model")
-    floats = quantise_folder(folder, modules=modules)
+    floats = quantize_folder(folder, modules=modules)
     assert np.array_equal(logits_of(folder), logits_of(float_twin(folder, floats)))
 
 
 def test_without_g_idx_and_with_biases_of_zeros(folder: Path) -> None:
-    floats = quantise_folder(folder, g_idx=False)
+    floats = quantize_folder(folder, g_idx=False)
     zeros = {
         "model.layers.0.self_attn.q_proj.bias": torch.zeros(128),
         "model.layers.0.mlp.up_proj.bias": torch.zeros(160),
@@ -134,7 +134,7 @@ def test_without_g_idx_and_with_biases_of_zeros(folder: Path) -> None:
 
 def test_settings_beside_the_config(folder: Path) -> None:
     """As AutoGPTQ first wrote them."""
-    quantise_folder(folder, bits=8)
+    quantize_folder(folder, bits=8)
     expected = logits_of(folder)
     settings = read_json(folder / "config.json")["quantization_config"]
     del settings["quant_method"]
@@ -166,7 +166,7 @@ OWN = {
 def test_rules_of_some_modules(folder: Path, name: str, version: int, g_idx: bool) -> None:
     """Bits and groups of a module's own."""
     rules, own = OWN[name]
-    floats = quantise_folder(folder, version=version, own=own, g_idx=g_idx)
+    floats = quantize_folder(folder, version=version, own=own, g_idx=g_idx)
     settings = read_json(folder / "config.json")["quantization_config"]
     change_json(folder / "config.json", quantization_config=settings | {"dynamic": rules})
     with llama2cpp.load(folder) as model:
@@ -179,7 +179,7 @@ def test_rules_of_some_modules(folder: Path, name: str, version: int, g_idx: boo
 
 
 def test_rules_that_leave_modules_out(folder: Path) -> None:
-    floats = quantise_folder(folder, modules=("q_proj", "k_proj", "v_proj", "o_proj"))
+    floats = quantize_folder(folder, modules=("q_proj", "k_proj", "v_proj", "o_proj"))
     settings = read_json(folder / "config.json")["quantization_config"]
     change_json(folder / "config.json", quantization_config=settings | {"dynamic": {r"-:.*\.mlp\..*": {}}})
     assert np.array_equal(logits_of(folder), logits_of(float_twin(folder, floats)))
@@ -190,7 +190,7 @@ def test_groups_that_could_be_of_two_sizes(folder: Path) -> None:
     own = {f"{LAYER}.mlp.down_proj": (4, 54)}
     rules = {".*down_proj": {"group_size": 54}}
     for g_idx in (True, False):
-        floats = quantise_folder(folder, group_size=64, own=own, g_idx=g_idx, modules=("down_proj",))
+        floats = quantize_folder(folder, group_size=64, own=own, g_idx=g_idx, modules=("down_proj",))
         settings = read_json(folder / "config.json")["quantization_config"]
         change_json(folder / "config.json", quantization_config=settings | {"dynamic": rules})
         if g_idx:
@@ -210,7 +210,7 @@ def test_groups_that_could_be_of_two_sizes(folder: Path) -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_scales_of_other_types(folder: Path, tmp_path: Path, scale_type: torch.dtype, exact: bool, bits: int) -> None:
     """Where they are halves all the same nothing changes; others are exact, and run as floats."""
-    floats = quantise_folder(folder, bits, scale_type=scale_type, exact=exact and scale_type == torch.float32)
+    floats = quantize_folder(folder, bits, scale_type=scale_type, exact=exact and scale_type == torch.float32)
     with llama2cpp.load(folder) as model:
         for each, tensor in floats.items():
             assert np.array_equal(model.weights[each], tensor.numpy()), each
@@ -225,7 +225,7 @@ def test_scales_of_other_types(folder: Path, tmp_path: Path, scale_type: torch.d
 
 def test_brain_floats_that_are_halves(folder: Path) -> None:
     """As most are that are scales: they have fewer digits, and their exponents are those of halves."""
-    quantise_folder(folder)
+    quantize_folder(folder)
     tensors = tensors_of(folder)
     scales = {name: tensor.bfloat16() for name, tensor in tensors.items() if name.endswith(".scales")}
     write_tensors(folder, tensors | {name: tensor.half() for name, tensor in scales.items()})
@@ -249,7 +249,7 @@ WORDS = {
 @pytest.mark.parametrize("bits", WORDS)
 @pytest.mark.parametrize("version", [1, 2])
 def test_literal_words(folder: Path, bits: int, version: int) -> None:
-    quantise_folder(folder, bits, -1, version)
+    quantize_folder(folder, bits, -1, version)
     tensors = tensors_of(folder)
     module = "model.layers.0.self_attn.q_proj"
     words = np.array([struct.unpack("<i", struct.pack("<I", word)) for word in WORDS[bits]], np.int32)
@@ -299,7 +299,7 @@ def test_literal_words(folder: Path, bits: int, version: int) -> None:
     ],
 )
 def test_refused_by_name(folder: Path, changes: Json, said: str) -> None:
-    quantise_folder(folder)
+    quantize_folder(folder)
     settings = read_json(folder / "config.json")["quantization_config"] | changes
     kept = {key: value for key, value in settings.items() if value is not ...}
     change_json(folder / "config.json", quantization_config=kept)
@@ -327,7 +327,7 @@ def test_refused_by_name(folder: Path, changes: Json, said: str) -> None:
     ],
 )
 def test_planes_that_do_not_fit(folder: Path, part: str, tensor: torch.Tensor | None, said: str) -> None:
-    quantise_folder(folder)
+    quantize_folder(folder)
     replace_tensor(folder, f"model.layers.0.self_attn.q_proj.{part}", tensor)
     with pytest.raises(llama2cpp.FormatError, match=said):
         llama2cpp.load(folder)
@@ -336,7 +336,7 @@ def test_planes_that_do_not_fit(folder: Path, part: str, tensor: torch.Tensor | 
 @pytest.mark.parametrize("group_size", [16, 48, 80])
 def test_groups_that_blocks_of_32_do_not_fit(folder: Path, group_size: int) -> None:
     """They run as floats."""
-    floats = quantise_folder(folder, group_size=group_size)
+    floats = quantize_folder(folder, group_size=group_size)
     with llama2cpp.load(folder, kv_dtype="f32") as model:
         logits = model.session().prefill(TOKENS, all_logits=True)
     assert np.array_equal(logits, logits_of(float_twin(folder, floats)))
@@ -347,8 +347,8 @@ def test_groups_that_blocks_of_32_do_not_fit(folder: Path, group_size: int) -> N
 
 
 def test_groups_of_all_sizes(folder: Path) -> None:
-    """A g_idx that no quantiser writes: its modules run as floats."""
-    quantise_folder(folder, modules=("q_proj", "o_proj"))
+    """A g_idx that no quantizer writes: its modules run as floats."""
+    quantize_folder(folder, modules=("q_proj", "o_proj"))
     tensors = tensors_of(folder)
     rng = np.random.default_rng(3)
     for name in ("q_proj", "o_proj"):
@@ -363,7 +363,7 @@ def test_groups_of_all_sizes(folder: Path) -> None:
 
 
 def test_planes_of_a_folder_of_floats(folder: Path) -> None:
-    quantise_folder(folder)
+    quantize_folder(folder)
     change_json(folder / "config.json", quantization_config=...)
     with pytest.raises(llama2cpp.FormatError, match=r"g_idx\", I32 .*has no place"):
         llama2cpp.load(folder)
@@ -371,7 +371,7 @@ def test_planes_of_a_folder_of_floats(folder: Path) -> None:
 
 def test_sessions_know_the_weights(folder: Path, tmp_path: Path) -> None:
     """The fingerprint of a session file reads planes that are no rows."""
-    quantise_folder(folder)
+    quantize_folder(folder)
     model = llama2cpp.load(folder)
     session = model.session()
     session.prefill(TOKENS)

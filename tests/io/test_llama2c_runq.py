@@ -43,7 +43,7 @@ def test_run_says_what_runq_says(files: dict[str, tuple[Path, Path]], name: str,
 def test_logits_are_runq_s_to_the_bit(
     files: dict[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch, name: str, isa: str
 ) -> None:
-    """In one call, in uneven cuts and on several threads, with packed weights and without."""
+    """In one call, in uneven chunks and on several threads, with packed weights and without."""
     tiny.choose_isa(monkeypatch, isa)
     tokens = llama2c_runq.some_tokens(512)
     whole = llama2cpp.load(files[name][0], threads=1)
@@ -51,8 +51,8 @@ def test_logits_are_runq_s_to_the_bit(
     assert llama2c_runq.bits(logits) == GOLDENS[name]["logits"]
 
     session = llama2cpp.load(files[name][0], threads=3, pack="never").session()
-    cuts = [tokens[:100], tokens[100:117], *([token] for token in tokens[117:])]
-    assert b"".join(session.prefill(cut, all_logits=True).tobytes() for cut in cuts) == logits
+    chunks = [tokens[:100], tokens[100:117], *([token] for token in tokens[117:])]
+    assert b"".join(session.prefill(chunk, all_logits=True).tobytes() for chunk in chunks) == logits
 
 
 def test_company_in_a_pass(files: dict[str, tuple[Path, Path]]) -> None:

@@ -232,7 +232,7 @@ def test_threads_and_steps(folder: Path, expected: bytes, threads: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 7, 12, 13, 100])
-def test_prompt_cuts_and_company(folder: Path, expected: bytes, cut: int) -> None:
+def test_chunked_prefill_and_batch(folder: Path, expected: bytes, cut: int) -> None:
     """Other sessions in the pass, among them one whose outliers are elsewhere, have no part in a row's."""
     model = llama2cpp.load(folder)
     session = model.session()
@@ -293,18 +293,18 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, NDArra
         for layer in model.model.layers:
             layer.input_layernorm.weight[5] = layer.post_attention_layernorm.weight[9] = 12.0
     model.save_pretrained(root / "float16")
-    quantised: Any = LlamaForCausalLM.from_pretrained(
+    quantized: Any = LlamaForCausalLM.from_pretrained(
         root / "float16",
         quantization_config=settings(load_in_8bit=True),
         device_map="cpu",
         dtype=torch.float16,
     )
-    quantised.save_pretrained(root / "int8")
+    quantized.save_pretrained(root / "int8")
     # One token at a time: bitsandbytes takes a column for an outlier of all tokens of a call.
     logits, past = [], None
     with torch.no_grad():
         for token in IDS:
-            out = quantised(torch.tensor([[token]]), past_key_values=past, use_cache=True)
+            out = quantized(torch.tensor([[token]]), past_key_values=past, use_cache=True)
             logits.append(out.logits[0, 0].double().numpy())
             past = out.past_key_values
     return root / "float16", root / "int8", np.array(logits)

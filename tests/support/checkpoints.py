@@ -88,7 +88,7 @@ def random_arrays(sizes: Sizes, seed: int = 0) -> Arrays:
     return arrays
 
 
-def quantise(array: NDArray[np.float32], group: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize(array: NDArray[np.float32], group: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Int8 values in the array's shape, and one scale for each `group` of them, in order."""
     groups = array.reshape(-1, group)
     scales = (np.abs(groups).max(axis=1) / np.float32(127)).astype(np.float32)
@@ -96,7 +96,7 @@ def quantise(array: NDArray[np.float32], group: int) -> tuple[NDArray[np.int8], 
     return np.rint(groups / divisors).astype(np.int8).reshape(array.shape), scales
 
 
-def dequantise(values: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+def dequantize(values: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """What an int8_group weight stands for: each product rounded once, to float32."""
     groups = values.reshape(scales.size, -1).astype(np.float32)
     return (groups * scales[:, None]).reshape(values.shape)
@@ -162,7 +162,7 @@ def v2_bytes(sizes: Sizes, arrays: Arrays, group: int) -> bytes:
     """A 256-byte header, float32 gains, then each matrix as its int8 values followed by its float32 scales."""
     parts = [_header(2, sizes, group), *(tensor.astype("<f4").tobytes() for tensor in _gains(arrays, sizes))]
     for matrix in _matrices(arrays, sizes):
-        values, scales = quantise(matrix, group)
+        values, scales = quantize(matrix, group)
         parts += [values.tobytes(), scales.astype("<f4").tobytes()]
     return b"".join(parts)
 

@@ -80,7 +80,7 @@ def panels(folder: Path) -> None:
 def hugging_face(folder: Path) -> None:
     """Small Llamas of floats and of every width of GPTQ, with both kinds of tokenizer: see fuzz_folder.cpp."""
     import torch
-    from gptq_files import quantise_folder
+    from gptq_files import quantize_folder
     from hf_folders import Spec
     from vocabularies import characters
 
@@ -101,7 +101,7 @@ def hugging_face(folder: Path) -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 path = Spec(settings=sizes, mistral=number % 2 == 1, dtype=torch.float16).save(Path(scratch))
                 if bits > 0:
-                    quantise_folder(path, bits, act_order=number == 1)
+                    quantize_folder(path, bits, act_order=number == 1)
                 tokenizer.save(str(path / "tokenizer.json"))
                 (path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": {"content": "</s>"}}')
                 data = b""

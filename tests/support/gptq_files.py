@@ -1,4 +1,4 @@
-"""Folders whose modules GPTQ has quantised, with random numbers in every place."""
+"""Folders whose modules GPTQ has quantized, with random numbers in every place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_folders import change_json, tensors_of, write_tensors
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def quantised(
+def quantized(
     weight: torch.Tensor,
     bits: int,
     group_size: int,
@@ -49,7 +49,7 @@ def quantised(
     return tensors, torch.from_numpy(np.ascontiguousarray(value.T))
 
 
-def quantise_folder(
+def quantize_folder(
     folder: Path,
     bits: int = 4,
     group_size: int = 32,
@@ -61,7 +61,7 @@ def quantise_folder(
     scale_type: torch.dtype = torch.float16,
     exact: bool = True,
 ) -> dict[str, torch.Tensor]:
-    """Put random quantised modules in place of a folder's. Returns the float tensors that they stand for.
+    """Put random quantized modules in place of a folder's. Returns the float tensors that they stand for.
 
     `own`: bits and group size of some modules, by their full names.
     """
@@ -74,7 +74,7 @@ def quantise_folder(
             stored[name] = floats[name] = tensor
             continue
         sizes = (own or {}).get(module, (bits, group_size))
-        parts, floats[name] = quantised(tensor, *sizes, rng, version, act_order, scale_type, exact)
+        parts, floats[name] = quantized(tensor, *sizes, rng, version, act_order, scale_type, exact)
         if not g_idx:
             del parts["g_idx"]
         stored |= {f"{module}.{part}": value for part, value in parts.items()}

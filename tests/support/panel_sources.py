@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-from gptq_files import quantise_folder
+from gptq_files import quantize_folder
 from hf_folders import Spec
 from tokenizer_files import tokenizer_bin
 
@@ -29,7 +29,7 @@ def gguf(folder: Path, format: str) -> Path:
 
 def gptq(folder: Path, **options: Any) -> Path:
     path = Spec(settings={"hidden_size": 64, "intermediate_size": 96}).save(folder / "gptq")
-    quantise_folder(path, **options)
+    quantize_folder(path, **options)
     return path
 
 

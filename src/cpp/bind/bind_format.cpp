@@ -46,7 +46,7 @@ numpy.ndarray
 Raises
 ------
 ValueError
-    If the format cannot be written or the array cannot be its. Quantised formats take magnitudes up to 65,504.
+    If the format cannot be written or the array cannot be its. Quantized formats take magnitudes up to 65,504.
 
 Notes
 -----

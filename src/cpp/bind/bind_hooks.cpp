@@ -42,7 +42,7 @@ std::vector<py::ssize_t> numpy_shape(const Tensor& activation) {  // [1, ...]
 class PythonHook final : public Hook {
  public:
   PythonHook(py::function function, py::list sessions)
-      : Hook(Kind::foreign), function_(std::move(function)), sessions_(std::move(sessions)) {}
+      : Hook(Kind::callback), function_(std::move(function)), sessions_(std::move(sessions)) {}
 
   void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) override {
     const py::gil_scoped_acquire gil;

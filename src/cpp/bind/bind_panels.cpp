@@ -112,7 +112,8 @@ class PanelPacker {
 void register_panels(py::module_& module) {
   module.attr("PANEL_VERSION") = kPanelVersion;
   module.def(
-      "panel_arithmetic", [](const Model& model) { return model.checkpoint().is_runq_s ? "llama2.c" : "contract"; },
+      "panel_arithmetic",
+      [](const Model& model) { return model.checkpoint().llama2c_arithmetic ? "llama2.c" : "contract"; },
       py::arg("model"));
   module.def(
       "panel_facts",

@@ -1,5 +1,5 @@
 // Tensor: a non-owning view of activations or keys and values. Weights are never Tensors (see format/format.h),
-// so a quantised type cannot reach a norm, a hook or NumPy.
+// so a quantized type cannot reach a norm, a hook or NumPy.
 #pragma once
 
 #include <array>

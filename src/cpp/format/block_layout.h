@@ -1,7 +1,7 @@
 // Panels: a weight's rows sixteen at a time, column by column, one layout for all instruction sets. What they are called
 // and how the units of block formats lie. Plain data only: ISA files include this.
 //
-// A panel of a format that has whole numbers in blocks of 32 columns (GGUF's quantised ones, GPTQ) is a stream of units
+// A panel of a format that has whole numbers in blocks of 32 columns (GGUF's quantized ones, GPTQ) is a stream of units
 // of up to 8 blocks, which is 256 columns. A unit of n blocks is a header and then planes:
 //
 //   header  with sub-scales    d f16 [16]; dm f16 [16]; n times { sub int8 [halves][16]; m int8 [halves][16] }

@@ -62,7 +62,7 @@ void encode_rows(const Format& format, std::span<const float> from, std::int64_t
                  std::span<const float> importance, std::byte* to, ThreadPool& pool) {
   LLAMA2CPP_CHECK(format.encode != nullptr, "format '", format.name, "' can be read and not be written");
   const std::int64_t bytes = checked_row_bytes(format, columns);
-  if (format.quantised) check_range(from, -kLargest, kLargest, "number");
+  if (format.quantized) check_range(from, -kLargest, kLargest, "number");
   if (!importance.empty()) check_range(importance, 0.0F, 1e12F, "importance");
   const float* const weights = importance.empty() ? nullptr : importance.data();
   share_rows(rows_of(from.size(), columns), pool, [&](std::int64_t begin, std::int64_t end) {

@@ -22,7 +22,7 @@ std::int64_t checked_row_columns(const Format& format, std::int64_t bytes);
 // As many threads as it pays to start for `count` numbers in `rows` rows, at most `wanted`.
 int threads_for_rows(std::int64_t rows, std::int64_t count, std::optional<int> wanted = {});
 
-// from [rows, columns] -> to [rows, row_bytes]. importance [columns] or empty; see Format::encode. Quantised formats take
+// from [rows, columns] -> to [rows, row_bytes]. importance [columns] or empty; see Format::encode. Quantized formats take
 // magnitudes up to 65,504, the largest of f16.
 void encode_rows(const Format& format, std::span<const float> from, std::int64_t columns,
                  std::span<const float> importance, std::byte* to, ThreadPool& pool);

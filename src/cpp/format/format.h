@@ -44,7 +44,7 @@ struct Format {
   std::string_view name;
   std::int64_t group;        // weights that share a scale; 1 for floats, 0 where each Weight says its own
   std::int64_t group_bytes;  // bytes of one group in plane 0
-  bool quantised;
+  bool quantized;
 
   // Writes columns [begin, begin + count) of one row as f32. `begin` and `count` are multiples of the group, or of 32 where
   // there are integers; a format without a group of its own takes any range.
@@ -89,7 +89,7 @@ struct Weight {
   std::int64_t cols = 0;
   std::int64_t group = 1;  // weights that share a scale
   // Whether matmul rounds its input to int8, group by group, and multiplies integers; else it multiplies floats by the
-  // decoded weights. Only for quantised formats; the model decides.
+  // decoded weights. Only for quantized formats; the model decides.
   bool int8_input = false;
   // llm_int8: where an input is at least this large, its column is multiplied in float; 0: nowhere, but for fixed columns.
   float outlier_threshold = 0.0F;

@@ -156,7 +156,7 @@ constexpr Format gptq_format(std::string_view name) {
   return {.name = name,
           .group = 0,
           .group_bytes = 0,
-          .quantised = true,
+          .quantized = true,
           .decode = decode_gptq<kBits, kStoredLess>,
           .encode = nullptr,
           .integers = integers_gptq<kBits, kStoredLess>,

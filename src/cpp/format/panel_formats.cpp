@@ -174,7 +174,7 @@ std::vector<Format> make_formats() {
       Format format = *numbers;
       format.decode = decode_rows_int8;
       add(*numbers, PanelForm::llm_int8, format);
-    } else if (numbers->group == 1 && !numbers->quantised) {
+    } else if (numbers->group == 1 && !numbers->quantized) {
       const PanelForm form = numbers == &kF16 ? PanelForm::f16 : numbers == &kBF16 ? PanelForm::bf16 : PanelForm::f32;
       add(*numbers, form, floats_of(*numbers, form));
     }

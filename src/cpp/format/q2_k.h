@@ -46,7 +46,7 @@ inline void encode_q2_k(const float* values, const float* importance, std::int64
 inline constexpr Format kQ2_K{.name = "q2_k",
                               .group = 256,
                               .group_bytes = 84,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q2_k, true>,
                               .encode = encode_q2_k,
                               .integers = integers_q2_k,

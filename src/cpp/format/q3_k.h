@@ -60,7 +60,7 @@ inline void encode_q3_k(const float* values, const float* importance, std::int64
 inline constexpr Format kQ3_K{.name = "q3_k",
                               .group = 256,
                               .group_bytes = 110,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q3_k, false>,
                               .encode = encode_q3_k,
                               .integers = integers_q3_k,

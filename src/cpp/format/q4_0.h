@@ -34,7 +34,7 @@ inline void encode_q4_0(const float* values, const float* importance, std::int64
 inline constexpr Format kQ4_0{.name = "q4_0",
                               .group = 32,
                               .group_bytes = 18,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q4_0, false>,
                               .encode = encode_q4_0,
                               .integers = integers_q4_0,

@@ -39,7 +39,7 @@ inline void encode_q4_1(const float* values, const float* importance, std::int64
 inline constexpr Format kQ4_1{.name = "q4_1",
                               .group = 32,
                               .group_bytes = 20,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q4_1, true>,
                               .encode = encode_q4_1,
                               .integers = integers_q4_1,

@@ -34,7 +34,7 @@ inline void encode_q4_k(const float* values, const float* importance, std::int64
 inline constexpr Format kQ4_K{.name = "q4_k",
                               .group = 256,
                               .group_bytes = 144,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q4_k, true>,
                               .encode = encode_q4_k,
                               .integers = integers_q4_k,

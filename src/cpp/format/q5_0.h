@@ -38,7 +38,7 @@ inline void encode_q5_0(const float* values, const float* importance, std::int64
 inline constexpr Format kQ5_0{.name = "q5_0",
                               .group = 32,
                               .group_bytes = 22,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q5_0, false>,
                               .encode = encode_q5_0,
                               .integers = integers_q5_0,

@@ -43,7 +43,7 @@ inline void encode_q5_1(const float* values, const float* importance, std::int64
 inline constexpr Format kQ5_1{.name = "q5_1",
                               .group = 32,
                               .group_bytes = 24,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q5_1, true>,
                               .encode = encode_q5_1,
                               .integers = integers_q5_1,

@@ -41,7 +41,7 @@ inline void encode_q5_k(const float* values, const float* importance, std::int64
 inline constexpr Format kQ5_K{.name = "q5_k",
                               .group = 256,
                               .group_bytes = 176,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q5_k, true>,
                               .encode = encode_q5_k,
                               .integers = integers_q5_k,

@@ -53,7 +53,7 @@ inline void encode_q6_k(const float* values, const float* importance, std::int64
 inline constexpr Format kQ6_K{.name = "q6_k",
                               .group = 256,
                               .group_bytes = 210,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q6_k, false>,
                               .encode = encode_q6_k,
                               .integers = integers_q6_k,

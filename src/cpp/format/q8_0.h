@@ -40,7 +40,7 @@ inline void encode_q8_0(const float* values, const float* /*importance*/, std::i
 inline constexpr Format kQ8_0{.name = "q8_0",
                               .group = 32,
                               .group_bytes = 34,
-                              .quantised = true,
+                              .quantized = true,
                               .decode = decode_blocks<integers_q8_0, false>,
                               .encode = encode_q8_0,
                               .integers = integers_q8_0,

@@ -22,7 +22,7 @@ struct Checkpoint {
   std::string file_format;  // "llama2.c v0", "GGUF v3", "arrays", ...
   Config config;
   Naming naming = Naming::meta;
-  bool is_runq_s = false;  // llama2.c's runq runs it: rounded to int8, its text should be runq's
+  bool llama2c_arithmetic = false;  // llama2.c's runq runs it: rounded to int8, its text should be runq's
   std::map<std::string, Weight, std::less<>> weights;
   std::shared_ptr<const Vocabulary> vocabulary;  // null where the file has no tokenizer, or one that we do not know
   std::string no_vocabulary_reason;              // which of the two, where it is a file that could have one

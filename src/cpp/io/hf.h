@@ -109,7 +109,7 @@ struct GptqSettings {
   std::vector<std::int64_t> group_sizes;  // groups of one of these sizes; -1: one group for all columns
 };
 
-// Nothing for a folder of floats. Throws FormatError for every other way to quantise, by its name.
+// Nothing for a folder of floats. Throws FormatError for every other way to quantize, by its name.
 std::optional<GptqSettings> read_gptq_settings(const HfFolder& folder, const Json& config);
 
 // The weight of a module ("model.layers.0.mlp.up_proj") that has a qweight.
@@ -121,7 +121,7 @@ struct LlmInt8Settings {
   bool fixed;       // each weight brings its outlier columns along
 };
 
-// Nothing where bitsandbytes is not the way to quantise. Throws FormatError for its 4 bits, by their name.
+// Nothing where bitsandbytes is not the way to quantize. Throws FormatError for its 4 bits, by their name.
 std::optional<LlmInt8Settings> read_llm_int8_settings(const Json& config);
 
 // Whether a tensor belongs to another, which is int8.

@@ -1,4 +1,4 @@
-// Weights of Hugging Face folders that bitsandbytes has quantised to 8 bits, which is LLM.int8(). Of a module
+// Weights of Hugging Face folders that bitsandbytes has quantized to 8 bits, which is LLM.int8(). Of a module
 // ("model.layers.0.mlp.up_proj") there are
 //   .weight           I8 [rows, cols]
 //   .SCB              F32 [rows], the largest magnitude of each row
@@ -6,7 +6,7 @@
 // and where our own export has fixed the outliers, which `llama2cpp_fixed_outliers` announces,
 //   .outlier_columns  I32 [n], ascending
 //   .outlier_weight   F16 [rows, n], the weights of these columns
-// A module is quantised if its weight is I8, whatever the settings say of it.
+// A module is quantized if its weight is I8, whatever the settings say of it.
 #include "core/check.h"
 #include "core/quote.h"
 #include "format/llm_int8.h"

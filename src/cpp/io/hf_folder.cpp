@@ -205,7 +205,7 @@ Weight weight_of(const std::string& name, const Placed& placed, Part part, const
 }
 
 // q_proj.qweight and its like are the weight that q_proj.weight is elsewhere. Empty for other names.
-std::string quantised_module(std::string_view name) {
+std::string quantized_module(std::string_view name) {
   for (const std::string_view part : {".qweight", ".qzeros", ".scales", ".g_idx"}) {
     if (name.ends_with(part)) return std::string(name.substr(0, name.size() - part.size()));
   }
@@ -236,7 +236,7 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
   const Config& config = checkpoint.config;
   for (const auto& [name, placed] : tensors) {
     if (is_harmless(name) || (int8 && is_llm_int8_part(tensors, name))) continue;
-    const std::string module = gptq ? quantised_module(name) : "";
+    const std::string module = gptq ? quantized_module(name) : "";
     const std::string weight = module.empty() ? name : module + ".weight";
     const auto found = find_part(Naming::hugging_face, weight, config);
     const bool matrix = found && facts(found->part).kind == PartKind::matrix;
@@ -251,7 +251,7 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
       checkpoint.weights.emplace(name, llm_int8_weight(tensors, name, *int8, shape.rows, shape.cols));
     } else if (module.empty()) {
       if (!checkpoint.weights.emplace(name, weight_of(name, placed, found->part, config)).second) {
-        throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there twice: quantised and not"));
+        throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there twice: quantized and not"));
       }
     } else if (name.ends_with(".qweight")) {
       const MatrixShape shape = part_shape(config, found->part);

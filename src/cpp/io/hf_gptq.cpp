@@ -1,4 +1,4 @@
-// Weights of Hugging Face folders that GPTQ has quantised. A module is quantised if it has a qweight, whatever the
+// Weights of Hugging Face folders that GPTQ has quantized. A module is quantized if it has a qweight, whatever the
 // settings say of it; the others are floats.
 #include <algorithm>
 #include <array>

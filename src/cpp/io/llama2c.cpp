@@ -237,7 +237,7 @@ Checkpoint open_with(const Header& header, const Buffer& file) {
   check_length(header, file);
   Checkpoint checkpoint;
   checkpoint.file_format = cat("llama2.c v", header.version);
-  checkpoint.is_runq_s = header.version == 2;
+  checkpoint.llama2c_arithmetic = header.version == 2;
   checkpoint.config = header.config;
   for_each_place(header, [&](const Place& place) {
     if (!place.item) return;

@@ -318,8 +318,8 @@ Checkpoint open(const std::string& /*path*/, const Buffer& file, const OpenBesid
                                         {{{to_string(Naming::meta), Naming::meta},
                                           {to_string(Naming::hugging_face), Naming::hugging_face},
                                           {to_string(Naming::gguf), Naming::gguf}}});
-  checkpoint.is_runq_s = choice<bool, 2>("metadata 'arithmetic'", text_of(header, "arithmetic"),
-                                         {{{"contract", false}, {"llama2.c", true}}});
+  checkpoint.llama2c_arithmetic = choice<bool, 2>("metadata 'arithmetic'", text_of(header, "arithmetic"),
+                                                  {{{"contract", false}, {"llama2.c", true}}});
   add_weights(header, file, checkpoint);
   checkpoint.weight(Part::tok_embeddings);  // vocab_size is true: pieces are counted by it
   checkpoint.vocabulary = read_panel_vocabulary(header, file);

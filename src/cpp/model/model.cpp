@@ -42,7 +42,7 @@ bool should_pack(const std::string& pack, const Config& c, Weights& weights, con
 
 // llama2.c's int8 files are run as llama2.c runs them, unless floats are asked for.
 Arithmetic arithmetic_for(const Checkpoint& checkpoint, const std::string& activations) {
-  return checkpoint.is_runq_s && activations != "f32" ? Arithmetic::llama2c : Arithmetic::contract;
+  return checkpoint.llama2c_arithmetic && activations != "f32" ? Arithmetic::llama2c : Arithmetic::contract;
 }
 
 Checkpoint edited(const Checkpoint& base, const std::vector<Weight>& edits, bool untie) {
@@ -76,12 +76,12 @@ std::size_t bytes_of_matrices(Weights& weights, const Backend& backend, bool pac
   return bytes;
 }
 
-// "int8" is what every quantised weight takes, and at least one weight. Floats beside them stay floats.
+// "int8" is what every quantized weight takes, and at least one weight. Floats beside them stay floats.
 void check_int8(const std::vector<Weight*>& matrices) {
   const auto takes = [](const Weight* weight) { return weight->int8_input; };
   const bool none = std::none_of(matrices.begin(), matrices.end(), takes);
   for (const Weight* weight : matrices) {
-    const bool refused = !weight->int8_input && (none || weight->format->quantised);
+    const bool refused = !weight->int8_input && (none || weight->format->quantized);
     LLAMA2CPP_CHECK(
         !refused, "activation_dtype is 'int8', but tensor '", weight->name, "' is ", weight->format->name,
         weight->format->blocks.zeros ? cat(" of groups of ", weight->group) : "",

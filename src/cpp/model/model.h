@@ -24,7 +24,7 @@ struct ModelOptions {
   int threads = 0;                        // 0: default_threads()
   std::int64_t context = 0;               // of a session that does not say; 0: config.seq_len
   std::string kv_dtype = "auto";          // auto: f32 for f32 weights and llama2.c's, else f16; f32; f16
-  std::string activation_dtype = "auto";  // auto: int8 for quantised weights; f32; int8
+  std::string activation_dtype = "auto";  // auto: int8 for quantized weights; f32; int8
   std::string pack = "auto";              // auto, always, never
 };
 

@@ -71,7 +71,7 @@ void to_interleaved(const float* from, float* to, std::int64_t n, std::int64_t h
 
 class CallbackHook final : public Hook {
  public:
-  explicit CallbackHook(Hooks::Callback callback) : Hook(Kind::foreign), callback_(std::move(callback)) {}
+  explicit CallbackHook(Hooks::Callback callback) : Hook(Kind::callback), callback_(std::move(callback)) {}
   void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) override {
     callback_(point, layer, activation, span);
   }
@@ -157,7 +157,7 @@ bool Hooks::edits(Point point, std::int64_t layer) const {
 void Hooks::show(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) const {
   for (const Entry& entry : entries_) {
     if (!entry.places.has(point, layer) || entry.sequence.value_or(span.sequence) != span.sequence) continue;
-    if (entry.hook->kind() == Hook::Kind::foreign) {
+    if (entry.hook->kind() == Hook::Kind::callback) {
       const Backend::Pause others_may_run(*backend_);
       entry.hook->at(point, layer, activation, span);
     } else {

@@ -110,9 +110,9 @@ struct Feed {
 class Hook {
  public:
   enum class Kind : std::uint8_t {
-    look,     // changes nothing, calls nothing
-    edit,     // may write to the activation, calls nothing
-    foreign,  // may write, and runs code that may use the backend: it runs without the lease
+    look,      // changes nothing, calls nothing
+    edit,      // may write to the activation, calls nothing
+    callback,  // may write, and runs code that may use the backend: it runs without the lease
   };
 
   explicit Hook(Kind kind) : kind_(kind) {}
@@ -141,7 +141,7 @@ class Hooks {
   Hooks() = default;  // looks at nothing
   Hooks(const Config& config, Backend& backend)
       : watched_(config.n_layers), config_(&config), backend_(&backend), any_(true) {}
-  // One foreign hook, whose places are what watch() names.
+  // One callback, whose places are what watch() names.
   Hooks(const Config& config, Backend& backend, Callback callback);
 
   // Hooks act in the order in which they were added; with a sequence, on that one only.

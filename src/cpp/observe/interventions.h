@@ -1,4 +1,4 @@
-// Interventions: changes of activations that need no foreign code, so that they cost what their arithmetic costs.
+// Interventions: changes of activations that need no Python code, so that they cost what their arithmetic costs.
 #pragma once
 
 #include <cstdint>

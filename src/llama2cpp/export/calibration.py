@@ -1,4 +1,4 @@
-"""What the inputs of a model's matrices look like on some text: what quantisers want to know."""
+"""What the inputs of a model's matrices look like on some text: what quantizers want to know."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GAINS = {gain.reads: gain for gain in LAYER_GAINS}
 
 @dataclass(frozen=True)
 class Calibration:
-    """Text that a quantiser looks at, and how much of it.
+    """Text that a quantizer looks at, and how much of it.
 
     Attributes
     ----------

@@ -108,7 +108,7 @@ def compare(
     tensors: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Comparison:
-    """Measure what B, say a quantised A, has lost.
+    """Measure what B, say a quantized A, has lost.
 
     Parameters
     ----------

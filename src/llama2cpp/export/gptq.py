@@ -133,7 +133,7 @@ def round_matrices(
     return rounded
 
 
-def quantise(
+def quantize(
     source: Source, sequences: Sequence[Sequence[int]], settings: Settings, *, threads: int | None = None
 ) -> Iterator[tuple[str, Rounded]]:
     """Round all matrices of a model's layers.

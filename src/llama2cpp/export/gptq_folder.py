@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import _core
 from ..common.parts import LAYER_MATRICES
-from .gptq import BITS, PARTS, Settings, quantise
+from .gptq import BITS, PARTS, Settings, quantize
 from .hf_folder import (
     Progress,
     array_of,
@@ -129,7 +129,7 @@ def write(
         array = array_of(source, name)
         writer.write(hugging_face_name(name), _core.encode("f16", array, threads=threads))
         progress(name, array.size)
-    for name, rounded in quantise(source, sequences, settings, threads=threads):
+    for name, rounded in quantize(source, sequences, settings, threads=threads):
         for part, plane in rounded.planes.items():
             writer.write(_plane(name, part), plane)
         if rounded.damp > settings.damp:

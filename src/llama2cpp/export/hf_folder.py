@@ -157,7 +157,7 @@ def hugging_face_name(name: str) -> str:
 
 
 def is_layer_matrix(name: str) -> bool:
-    """Whether it is a matrix of a layer, which is what quantised folders quantise."""
+    """Whether it is a matrix of a layer, which is what quantized folders quantize."""
     return find_part(name) in LAYER_MATRICES
 
 

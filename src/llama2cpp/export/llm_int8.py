@@ -68,7 +68,7 @@ def write(
     source : Source
         The model.
     config : dict
-        What config.json says of the model but its quantisation.
+        What config.json says of the model but its quantization.
     outliers : mapping of str to numpy.ndarray, optional
         The columns of each matrix that are always multiplied in float, int32 [n], ascending, by llama2.c's name. Two
         tensors more for each matrix: transformers passes over them, and decides for itself. If not given, engines

@@ -55,7 +55,7 @@ def open_meta_folder(folder: Path, tokenizer: Tokenizer | Path | None) -> TorchC
     Raises
     ------
     FormatError
-        For a setting that no Llama has, a quantised checkpoint, or shards that do not fit together.
+        For a setting that no Llama has, a quantized checkpoint, or shards that do not fit together.
     OSError, ImportError
         If a file cannot be opened, or PyTorch is missing.
     """

@@ -103,7 +103,7 @@ class Piece:
         if self.format is None:
             raise FormatError(
                 f"{file.path}: {keys[-1]} has type {tensor.dtype}, expected float32, float16, bfloat16 or float64: "
-                "a quantised checkpoint of PyTorch's is not read"
+                "a quantized checkpoint of PyTorch's is not read"
             )
 
     def tensor(self) -> torch.Tensor:
