@@ -212,9 +212,8 @@ def test_decisions_are_dated() -> None:
 # What was written once -> what is written, because people search for it.
 WORDS = {
     r"quantis(?:e|ing|ation)": "quantize",
-    r"\bshare_out\b": "parallel_for",
     r"\bis_runq_s\b": "llama2c_arithmetic",
-    r"\bforeign (?:hook|code)\b": "callback",
+    r"\bforeign hook\b": "callback",
     r"\bprompt(?:s? (?:is|are))? cuts?\b": "chunked prefill",
     r"\bwhoever else\b": "batch-invariant",
 }
