@@ -273,8 +273,16 @@ void apply(const TokenizerSettings& settings, Vocabulary& vocabulary) {
 
 namespace {
 
+void refuse_flaws(const TokenizerSettings& settings) {
+  if (!settings.flaw.empty()) throw FormatError(settings.flaw);
+  const auto refuse = [](const Token& token) {
+    if (!token.flaw.empty()) throw FormatError(token.flaw);
+  };
+  for (const auto& [id, token] : settings.added) refuse(token);
+  for (const Token& token : settings.special) refuse(token);
+}
+
 void set_added(Vocabulary& vocabulary, std::size_t id, const Token& token) {
-  if (!token.flaw.empty()) throw FormatError(token.flaw);
   vocabulary.types[id] = token.special ? PieceType::control : PieceType::user_defined;
   auto* const added = find_added(vocabulary);
   if (added == nullptr) return;
@@ -377,7 +385,7 @@ void rank_merges(const TokenizerSettings& settings, Vocabulary& vocabulary) {
 
 void apply_to_model(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   if (vocabulary.is<SentencePieceRules>() && settings.any) rank_merges(settings, vocabulary);
-  if (!settings.flaw.empty()) throw FormatError(settings.flaw);
+  refuse_flaws(settings);
   add_with_ids(settings, vocabulary);
   add_special(settings, vocabulary);
 
