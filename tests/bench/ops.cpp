@@ -8,6 +8,7 @@
 // turns over all of them; told is the median.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -225,6 +226,7 @@ int main(int argc, char** argv) try {
     llama2cpp::AttentionSpan span;
     span.count = count;
     span.position = position;
+    span.divisor = std::sqrt(static_cast<float>(kHeadDim));
     span.keys = Tensor(keys.data(), llama2cpp::DType::f16, {kKvHeads, kContext, kHeadDim});
     span.values = Tensor(values.data(), llama2cpp::DType::f16, {kKvHeads, kContext, kHeadDim});
     backend.attention(Tensor(x.data(), {count, kDim}), {&span, 1}, Tensor(out.data(), {count, kDim}),

@@ -34,6 +34,7 @@ struct Sequence {
     span.count = kRows;
     span.position = position;
     span.window = window;
+    span.divisor = std::sqrt(static_cast<float>(kHeadDim));
     span.keys = Tensor(keys.data(), {1, kContext, kHeadDim});
     span.values = Tensor(values.data(), {1, kContext, kHeadDim});
     if (look) {

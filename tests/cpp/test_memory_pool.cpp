@@ -28,7 +28,7 @@ bool keeps() { return Buffer::heap(kLarge).forget(); }
 }  // namespace
 
 TEST_CASE("a loan has the size that was asked for, whatever it is made of") {
-  MemoryPool pool;
+  MemoryPool pool(Buffer::heap);
   for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{100}, kLarge, kLarge - 1}) {
     CAPTURE(bytes);
     const Buffer loan = pool.take(bytes);
@@ -39,7 +39,7 @@ TEST_CASE("a loan has the size that was asked for, whatever it is made of") {
 }
 
 TEST_CASE("a piece that came back is lent again") {
-  MemoryPool pool;
+  MemoryPool pool(Buffer::heap);
   Buffer loan = pool.take(kLarge);
   const std::byte* const first = loan.data();
   Buffer copy = loan;
@@ -53,7 +53,7 @@ TEST_CASE("a piece that came back is lent again") {
 }
 
 TEST_CASE("a piece that is too small is not lent, nor one more than twice as large") {
-  MemoryPool pool;
+  MemoryPool pool(Buffer::heap);
   Buffer loan = pool.take(4 * kLarge);
   const std::byte* const large = loan.data();
   loan = {};
@@ -66,7 +66,7 @@ TEST_CASE("a piece that is too small is not lent, nor one more than twice as lar
 }
 
 TEST_CASE("two pieces are kept, the newest") {
-  MemoryPool pool;
+  MemoryPool pool(Buffer::heap);
   std::vector<Buffer> loans;
   std::vector<const std::byte*> places;
   for (int i = 0; i < 4; ++i) {
@@ -87,7 +87,7 @@ TEST_CASE("two pieces are kept, the newest") {
 }
 
 TEST_CASE("the last eight small pieces are kept") {
-  MemoryPool pool;
+  MemoryPool pool(Buffer::heap);
   std::vector<Buffer> loans;
   for (int i = 1; i <= 9; ++i) {
     loans.push_back(pool.take(1000));
@@ -103,7 +103,7 @@ TEST_CASE("the last eight small pieces are kept") {
 }
 
 TEST_CASE("a small piece is not kept for those who want less than half") {
-  MemoryPool pool;
+  MemoryPool pool(Buffer::heap);
   Buffer loan = pool.take(1000);
   std::memset(loan.data(), 1, 1000);
   loan = {};
@@ -112,7 +112,7 @@ TEST_CASE("a small piece is not kept for those who want less than half") {
 }
 
 TEST_CASE("a loan outlives its pool") {
-  std::optional<MemoryPool> pool(std::in_place);
+  std::optional<MemoryPool> pool(std::in_place, Buffer::heap);
   Buffer idle = pool->take(kLarge);
   idle = {};
   Buffer loan = pool->take(2 * kLarge);
@@ -124,7 +124,7 @@ TEST_CASE("a loan outlives its pool") {
 }
 
 TEST_CASE("what cannot be had is an exception, and the pool goes on") {
-  MemoryPool pool;
+  MemoryPool pool(Buffer::heap);
   CHECK_THROWS_AS(pool.take(std::numeric_limits<std::size_t>::max() / 4), std::bad_alloc);
   CHECK(pool.take(kLarge).size() == kLarge);
 }
@@ -138,7 +138,7 @@ TEST_CASE("threads never hold the same piece, and may let go of each other's") {
   const auto marked = [](const Buffer& loan) {
     return std::vector<std::byte*>{loan.data(), loan.data() + loan.size() / 2, loan.data() + loan.size() - 4};
   };
-  std::optional<MemoryPool> pool(std::in_place);
+  std::optional<MemoryPool> pool(std::in_place, Buffer::heap);
   std::mutex mutex;
   std::vector<Held> shared(3);
   std::atomic<int> wrong = 0;

@@ -111,7 +111,7 @@ TEST_CASE("a session cannot be saved in the middle of its own call") {
   const Folder folder;
   Session session(tiny::model(), 0);
   {
-    const llama2cpp::Turn turn(session, tiny::no_poll);
+    const llama2cpp::SessionLock lock(session, tiny::no_poll);
     CHECK_THROWS_AS(llama2cpp::save_session(session, folder.file("session"), tiny::no_poll), std::runtime_error);
   }
   CHECK(folder.files() == 0);

@@ -8,7 +8,9 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,26 @@ def test_fork_while_another_thread_computes() -> None:
             assert in_child(lambda: model.session().step(1).tobytes()) == expected
     finally:
         stop.set()
+        thread.join()
+
+
+def first_step(model: llama2cpp.Model) -> bytes:
+    return model.session().step(1).tobytes()
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_fork_while_another_thread_packs() -> None:
+    """The first call copies the weights: a child that has half of them begins anew."""
+    config = tiny.config(dim=504, hidden_dim=2000, vocab_size=20000)
+    arrays = tiny.arrays(config)
+    expected = first_step(llama2cpp.from_arrays(config, arrays, pack="never"))
+    for delay in (0, 0.002, 0.005, 0.01, 0.02, 0.04):
+        model = llama2cpp.from_arrays(config, arrays, threads=2, pack="always")
+        thread = threading.Thread(target=partial(first_step, model))
+        thread.start()
+        time.sleep(delay)
+        assert in_child(partial(first_step, model)) == expected
         thread.join()
 
 

@@ -7,6 +7,13 @@
 
 namespace llama2cpp {
 
+Vector Backend::make_vector(std::int64_t n) {
+  Vector vector;
+  vector.memory = alloc(static_cast<std::size_t>(n) * sizeof(float));
+  vector.view = Tensor(reinterpret_cast<float*>(vector.memory.data()), {n});
+  return vector;
+}
+
 std::shared_ptr<Backend> make_backend(std::string_view kind, int threads, Arithmetic arithmetic) {
   if (kind == "auto" || kind == "cpu") return make_cpu_backend(threads, arithmetic);
   if (kind == "metal") return make_metal_backend();

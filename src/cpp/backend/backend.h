@@ -2,7 +2,13 @@
 // fits behind it. CpuBackend implements it; forward.cpp is its only large user.
 //
 // Every op checks shapes at its door and throws std::invalid_argument with the op's name, what it expected and what it
-// got. T is the number of rows (tokens) in the pass; they may belong to several sequences.
+// got (op_checks.h). T is the number of rows (tokens) in the pass; they may belong to several sequences.
+//
+// Memory: what ops read and write is the backend's, made by alloc() or reserve(), but for weights, which lie where their
+// file does, and for spans, which are the host's and read before the op returns.
+//
+// In place: an output is the very tensor that is an input where the op says "out may be x", or overlaps nothing that the
+// op reads and no other output. Kernels need not allow for anything between the two, and an op refuses it.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +28,18 @@
 
 namespace llama2cpp {
 
+// A gain or a bias, in memory of the backend's.
+struct Vector {
+  Buffer memory;
+  Tensor view;  // [n] f32; empty where the model has none
+
+  explicit operator bool() const { return static_cast<bool>(view); }
+};
+
 // RMSNorm on the way into a matmul: the input becomes (x[t] * (1 / scale[t])) * gain.
 struct Norm {
-  Tensor scale;                 // [T, 1] from rms_scale; empty where x is normalised already
-  const float* gain = nullptr;  // [cols]
+  Tensor scale;  // [T, 1] from rms_scale; empty where x is normalised already
+  Tensor gain;   // [cols]; empty: none
 };
 
 // Rows [row, row + count) of a pass are the tokens at `position`, `position` + 1, ... of one sequence.
@@ -34,6 +48,7 @@ struct AttentionSpan {
   std::int64_t count = 0;
   std::int64_t position = 0;
   std::int64_t window = 0;  // a row at position p looks at p - window + 1 ... p; 0: at all up to p
+  float divisor = 0.0F;     // scores are q . k / divisor; to be stated, above 0
   Tensor keys;              // [n_kv_heads, context, head_dim] f32 or f16
   Tensor values;            // [n_kv_heads, context, head_dim], same type
   Tensor scores;            // [n_heads, count, position + count] f32, or empty: not wanted. Masked ones are -inf
@@ -97,8 +112,24 @@ class Backend {
   virtual bool has_warning() const = 0;
   virtual std::string take_warning() = 0;  // empty: there is none
 
-  // Zeroed memory that the ops can use.
+  // Zeroed memory that the ops can use, from any thread, with the lease or without. It may outlive the backend.
   virtual Buffer alloc(std::size_t bytes) = 0;
+
+  // The same for what is used from its beginning on, and perhaps never to its end: a context of keys and values. Where the
+  // backend can, it costs memory only where it is touched.
+  virtual Buffer reserve(std::size_t bytes) { return alloc(bytes); }
+
+  // Bytes that alloc() can still give.
+  virtual std::size_t memory_left() const = 0;
+
+  // A Vector of n zeros.
+  Vector make_vector(std::int64_t n);
+
+  // Whether matmul is faster with a layout of its own, which pack() makes.
+  virtual bool packs() const = 0;
+
+  // Whether it multiplies quantized weights by activations that are rounded to int8 (Weight::int8_input).
+  virtual bool multiplies_integers() const = 0;
 
   // Makes the layout that matmul reads (weight.panels) from the file's, on all threads. Without it, matmul reads the
   // weight where it lies, slower, with the same bits.
@@ -115,10 +146,13 @@ class Backend {
   // out[t] = table[tokens[t]]                      table [vocab, dim], tokens [T] -> out [T, dim]
   virtual void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) = 0;
 
+  // out[r] = x[rows[r]]                            x [T, n], rows [R] -> out [R, n]
+  virtual void take_rows(const Tensor& x, std::span<const std::int64_t> rows, const Tensor& out) = 0;
+
   // scale[t] = sqrt(mean(x[t]^2) + eps)            x [T, n] -> scale [T, 1]
   virtual void rms_scale(const Tensor& x, float eps, const Tensor& scale) = 0;
 
-  // out[t] = x[t] * (1 / scale[t])                 x [T, n], scale [T, 1] -> out [T, n]
+  // out[t] = x[t] * (1 / scale[t])                 x [T, n], scale [T, 1] -> out [T, n]; out may be x
   virtual void normalize(const Tensor& x, const Tensor& scale, const Tensor& out) = 0;
 
   // outs[i] = norm(x) . weights[i]^T               x [T, cols], weights[i] [rows_i, cols] -> outs[i] [T, rows_i]
@@ -138,19 +172,19 @@ class Backend {
                          AttentionStage first = AttentionStage::scores,
                          AttentionStage last = AttentionStage::values) = 0;
 
-  // out = silu(gate) * up                          all [T, hidden_dim]; out may be gate or up
+  // out = silu(gate) * up                          all [T, n]; out may be gate or up
   virtual void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) = 0;
 
   // out = a + b                                    all [T, n]; out may be a or b
   virtual void add(const Tensor& a, const Tensor& b, const Tensor& out) = 0;
 
   // x[t] = x[t] + bias                             x [T, n] in place, bias [n]
-  virtual void add_bias(const Tensor& x, std::span<const float> bias) = 0;
+  virtual void add_bias(const Tensor& x, const Tensor& bias) = 0;
 
   // Calls work(begin, end) for parts of [0, count), on all threads where the `bytes` that are moved are worth it. For what
   // is no op: copies of activations.
-  virtual void share_out(std::int64_t count, std::int64_t bytes,
-                         FunctionRef<void(std::int64_t, std::int64_t)> work) = 0;
+  virtual void parallel_for(std::int64_t count, std::int64_t bytes,
+                            FunctionRef<void(std::int64_t, std::int64_t)> work) = 0;
 
   // Returns when all ops so far have been done and their results can be read.
   virtual void sync() = 0;

@@ -52,7 +52,8 @@ struct MemoryPool::Loan {
   std::weak_ptr<Idle> pool;
 };
 
-MemoryPool::MemoryPool() : idle_(std::make_shared<Idle>()) {
+MemoryPool::MemoryPool(std::function<Buffer(std::size_t)> alloc)
+    : alloc_(std::move(alloc)), idle_(std::make_shared<Idle>()) {
   idle_->small.reserve(kSmallPieces);
   idle_->large.reserve(kLargePieces);
 }
@@ -70,7 +71,7 @@ Buffer MemoryPool::take(std::size_t bytes) {
       pieces.erase(found);
     }
   }
-  if (!piece) piece = Buffer::heap(bytes);
+  if (!piece) piece = alloc_(bytes);
   std::byte* const data = piece.data();
   return Buffer::wrap(data, bytes, std::make_shared<Loan>(std::move(piece), idle_));
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 
 #include "core/buffer.h"
@@ -11,7 +12,8 @@ namespace llama2cpp {
 
 class MemoryPool {
  public:
-  MemoryPool();
+  // alloc: makes what the pool does not have (Buffer::heap, or a backend's).
+  explicit MemoryPool(std::function<Buffer(std::size_t)> alloc);
 
   // Memory that holds anything. When the last copy of the Buffer is gone the pool keeps it for the next one who asks: up
   // to eight pieces of at most 1 MB; and two larger ones, where the system can take the pages back meanwhile
@@ -22,6 +24,7 @@ class MemoryPool {
   struct Idle;
   struct Loan;
 
+  std::function<Buffer(std::size_t)> alloc_;
   std::shared_ptr<Idle> idle_;
 };
 

@@ -34,6 +34,7 @@ struct Tensor {
   std::int64_t dim(int axis) const { return shape[static_cast<std::size_t>(axis < 0 ? rank + axis : axis)]; }
   std::int64_t columns() const { return dim(-1); }
   std::int64_t rows() const {
+    if (rank == 2) return shape[0];  // nearly always
     std::int64_t n = 1;
     for (int axis = 0; axis + 1 < rank; ++axis) n *= dim(axis);
     return n;

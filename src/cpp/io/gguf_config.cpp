@@ -1,5 +1,4 @@
-// llama.cpp writes "llama" for all models that compute as Llama does: Llama 1 to 3, Mistral, SmolLM and many others.
-// Whatever else a file says about its architecture must be known to change nothing.
+// Whatever a file says about its architecture beyond what is read here must be known to change nothing.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,14 +7,13 @@
 
 #include "core/check.h"
 #include "core/quote.h"
+#include "io/families.h"
 #include "io/gguf_model.h"
 #include "io/names.h"
 
 namespace llama2cpp {
 namespace {
 
-constexpr std::string_view kArchitecture = "llama";
-constexpr std::string_view kPrefix = "llama.";
 constexpr std::string_view kRopeFactors = "rope_freqs.weight";
 constexpr std::string_view kAttentionFactor = "rope.scaling.attn_factor";
 
@@ -52,109 +50,107 @@ constexpr std::string_view kHarmless[] = {
     "expert_feed_forward_length",
 };
 
-// What computes something else, unless it has this value.
-struct Neutral {
-  std::string_view key;
-  double value;
-};
-
-constexpr Neutral kNeutral[] = {
-    {"expert_count", 0},
-    {"expert_shared_count", 0},
-    {"use_parallel_residual", 0},
-    {"attention.causal", 1},
-    {"attention.clamp_kqv", 0},
-    {"attention.max_alibi_bias", 0},
-    {"attn_logit_softcapping", 0},
-    {"final_logit_softcapping", 0},
-    {"attention.scale", 0},  // llama.cpp: 0 is 1 / sqrt(head_dim)
-    {"attention.output_scale", 1},
-    {"attention.temperature_scale", 0},
-    {"logit_scale", 1},
-    {"residual_scale", 1},
-    {"embedding_scale", 1},
-    {"rope.scaling.yarn_log_multiplier", 0},
-    {"rope.scaling.yarn_ext_factor", 1},
-    {"rope.scaling.yarn_attn_factor", 1},
-    {"pooling_type", 0},
-};
-
-std::string full(std::string_view key) { return cat(kPrefix, key); }
-
 template <class List>
 bool is_in(const List& list, std::string_view key) {
   return std::find(std::begin(list), std::end(list), key) != std::end(list);
 }
 
-// A bool as 0 or 1.
-double any_number(const Gguf& gguf, const std::string& key) {
-  const GgufValue& value = gguf.metadata().at(key);
-  if (value.type == GgufType::boolean) return gguf.boolean(key).value_or(false) ? 1 : 0;
-  if (value.type == GgufType::f32 || value.type == GgufType::f64) return gguf.number(key).value_or(0);
-  return static_cast<double>(gguf.integer(key).value_or(0));
-}
+// A file's metadata behind the prefix of its architecture.
+class Settings {
+ public:
+  Settings(const Gguf& gguf, const Family& family) : gguf_(gguf), prefix_(cat(family.gguf, ".")) {}
 
-void refuse_unknown_metadata(const Gguf& gguf) {
-  for (const auto& [name, value] : gguf.metadata()) {
-    if (!name.starts_with(kPrefix)) continue;
-    const std::string_view key = name.substr(kPrefix.size());
-    if (is_in(kRead, key) || is_in(kHarmless, key)) continue;
-    const auto* const neutral = std::find_if(std::begin(kNeutral), std::end(kNeutral),
-                                             [&](const Neutral& candidate) { return candidate.key == key; });
-    if (neutral == std::end(kNeutral)) {
-      throw FormatError(cat("metadata ", excerpt(name), " (byte ", value.offset,
-                            ") is not known, and may stand for something that this version does not compute"));
+  std::string full(std::string_view key) const { return cat(prefix_, key); }
+  std::optional<std::int64_t> integer(std::string_view key) const { return gguf_.integer(full(key)); }
+  std::optional<std::string_view> string(std::string_view key) const { return gguf_.string(full(key)); }
+  std::optional<float> find_float(std::string_view key) const {
+    const auto value = gguf_.number(full(key));
+    return value ? std::optional(static_cast<float>(*value)) : std::nullopt;
+  }
+
+  std::int64_t need(std::string_view key) const {
+    const auto value = integer(key);
+    if (!value) throw_missing(key);
+    return *value;
+  }
+  float need_float(std::string_view key) const {
+    const auto value = find_float(key);
+    if (!value) throw_missing(key);
+    return *value;
+  }
+
+  // A number, or one for each layer where all are equal.
+  std::optional<std::int64_t> find_uniform(std::string_view key) const {
+    const auto found = gguf_.metadata().find(full(key));
+    if (found == gguf_.metadata().end() || !found->second.is_array) return integer(key);
+    const std::vector<std::int64_t> values = gguf_.integers(full(key)).value();
+    const auto other = [&](std::int64_t value) { return value != values.front(); };
+    if (values.empty() || std::any_of(values.begin(), values.end(), other)) {
+      fail(key, "an array of numbers that differ, and layers that differ are not implemented");
     }
-    const double found = any_number(gguf, std::string(name));
-    if (found != neutral->value) {
-      gguf.fail(name, cat(found, ", and only ", neutral->value,
-                          " is implemented: the model computes something that "
-                          "this version does not"));
+    return values.front();
+  }
+
+  void expect_equal(std::string_view key, std::int64_t expected, const char* whose) const {
+    const auto value = integer(key);
+    if (value && *value != expected) {
+      fail(key, cat(*value, ", and only ", expected, ", ", whose, ", is implemented"));
     }
   }
-}
 
-std::int64_t need(const Gguf& gguf, std::string_view key) {
-  const auto value = gguf.integer(full(key));
-  if (!value) throw FormatError(cat("metadata '", full(key), "' is missing"));
-  return *value;
-}
-
-std::optional<float> find_float(const Gguf& gguf, std::string_view key) {
-  const auto value = gguf.number(full(key));
-  return value ? std::optional(static_cast<float>(*value)) : std::nullopt;
-}
-
-// A number, or one for each layer where all are equal.
-std::optional<std::int64_t> find_uniform(const Gguf& gguf, std::string_view key) {
-  const auto found = gguf.metadata().find(full(key));
-  if (found == gguf.metadata().end() || !found->second.is_array) return gguf.integer(full(key));
-  const std::vector<std::int64_t> values = gguf.integers(full(key)).value();
-  const auto other = [&](std::int64_t value) { return value != values.front(); };
-  if (values.empty() || std::any_of(values.begin(), values.end(), other)) {
-    gguf.fail(full(key), "an array of numbers that differ, and layers that differ are not implemented");
+  void refuse_unknown(const Family& family) const {
+    for (const auto& [name, value] : gguf_.metadata()) {
+      if (!name.starts_with(prefix_)) continue;
+      const std::string_view key = std::string_view(name).substr(prefix_.size());
+      if (is_in(kRead, key) || is_in(kHarmless, key)) continue;
+      const auto all = switches();
+      const auto found = std::find_if(all.begin(), all.end(),
+                                      [&](const Switch& setting) { return !key.empty() && setting.gguf == key; });
+      if (found == all.end()) {
+        throw FormatError(cat("metadata ", excerpt(name), " (byte ", value.offset,
+                              ") is not known, and may stand for something that this version does not compute"));
+      }
+      if (family.computes_switch(*found)) continue;
+      const double stated = any_number(std::string(name));
+      if (stated != found->neutral) {
+        fail(key, cat(stated, ", and only ", found->neutral,
+                      " is implemented: the model computes something that this version does not"));
+      }
+    }
   }
-  return values.front();
-}
 
-void expect_equal(const Gguf& gguf, std::string_view key, std::int64_t value, std::int64_t expected,
-                  const char* whose) {
-  if (value != expected) gguf.fail(full(key), cat(value, ", and only ", expected, ", ", whose, ", is implemented"));
-}
+  [[noreturn]] void fail(std::string_view key, const std::string& what) const { gguf_.fail(full(key), what); }
 
-RopeScaling read_rope_scaling(const Gguf& gguf, std::int64_t seq_len) {
+ private:
+  [[noreturn]] void throw_missing(std::string_view key) const {
+    throw FormatError(cat("metadata '", full(key), "' is missing"));
+  }
+
+  // A bool as 0 or 1.
+  double any_number(const std::string& name) const {
+    const GgufValue& value = gguf_.metadata().at(name);
+    if (value.type == GgufType::boolean) return gguf_.boolean(name).value_or(false) ? 1 : 0;
+    if (value.type == GgufType::f32 || value.type == GgufType::f64) return gguf_.number(name).value_or(0);
+    return static_cast<double>(gguf_.integer(name).value_or(0));
+  }
+
+  const Gguf& gguf_;
+  std::string prefix_;
+};
+
+RopeScaling read_rope_scaling(const Settings& settings, std::int64_t seq_len) {
   // llama.cpp: a factor without a type is of linear scaling, and 0 is no factor. Whatever the type, cos and sin are multiplied
   // by attn_factor.
-  const float attention = find_float(gguf, kAttentionFactor).value_or(1.0F);
-  float factor = find_float(gguf, "rope.scaling.factor").value_or(0.0F);
-  if (factor == 0.0F) factor = find_float(gguf, "rope.scale_linear").value_or(0.0F);
-  const std::string_view type = gguf.string(full("rope.scaling.type")).value_or("linear");
+  const float attention = settings.find_float(kAttentionFactor).value_or(1.0F);
+  float factor = settings.find_float("rope.scaling.factor").value_or(0.0F);
+  if (factor == 0.0F) factor = settings.find_float("rope.scale_linear").value_or(0.0F);
+  const std::string_view type = settings.string("rope.scaling.type").value_or("linear");
   if (type != "linear" && type != "none" && type != "yarn") {
-    gguf.fail(full("rope.scaling.type"),
-              cat(excerpt(type), ", expected \"none\", \"linear\" or \"yarn\": others are not implemented"));
+    settings.fail("rope.scaling.type",
+                  cat(excerpt(type), ", expected \"none\", \"linear\" or \"yarn\": others are not implemented"));
   }
   if (attention != 1.0F && type != "yarn") {
-    gguf.fail(full(kAttentionFactor), cat(attention, ", and without rope.scaling.type \"yarn\" only 1 is implemented"));
+    settings.fail(kAttentionFactor, cat(attention, ", and without rope.scaling.type \"yarn\" only 1 is implemented"));
   }
   if (factor == 0.0F) factor = 1.0F;
   RopeScaling scaling;
@@ -164,11 +160,11 @@ RopeScaling read_rope_scaling(const Gguf& gguf, std::int64_t seq_len) {
   if (type == "linear") return scaling;
   // llama.cpp's YaRN is transformers' without options; it has attn_factor beside what follows from the factor.
   scaling.kind = RopeScaling::Kind::yarn;
-  scaling.original_context = gguf.integer(full("rope.scaling.original_context_length")).value_or(seq_len);
+  scaling.original_context = settings.integer("rope.scaling.original_context_length").value_or(seq_len);
   const double from_factor = factor <= 1.0F ? 1.0 : 0.1 * std::log(double{factor}) + 1.0;
   scaling.attention_factor = static_cast<float>(from_factor * double{attention});
-  scaling.beta_fast = find_float(gguf, "rope.scaling.yarn_beta_fast").value_or(scaling.beta_fast);
-  scaling.beta_slow = find_float(gguf, "rope.scaling.yarn_beta_slow").value_or(scaling.beta_slow);
+  scaling.beta_fast = settings.find_float("rope.scaling.yarn_beta_fast").value_or(scaling.beta_fast);
+  scaling.beta_slow = settings.find_float("rope.scaling.yarn_beta_slow").value_or(scaling.beta_slow);
   return scaling;
 }
 
@@ -196,55 +192,52 @@ std::int64_t embedding_rows(const Gguf& gguf) {
   return found->second.shape[1];
 }
 
-void check_architecture(const Gguf& gguf) {
+const Family& find_family(const Gguf& gguf) {
   if (const auto type = gguf.string("general.type"); type && *type != "model") {
     gguf.fail("general.type", cat(excerpt(*type), ", expected \"model\": this file is no model of its own"));
   }
   const auto architecture = gguf.string("general.architecture");
   if (!architecture) throw FormatError("metadata 'general.architecture' is missing");
-  if (*architecture != kArchitecture) {
+  const Family* const family = find_gguf_family(*architecture);
+  if (family == nullptr) {
     gguf.fail("general.architecture",
-              cat(excerpt(*architecture), ", expected \"", kArchitecture, "\": this version computes no other"));
+              cat(excerpt(*architecture), ", expected ", gguf_families(), ": this version computes no other"));
   }
+  return *family;
 }
 
 }  // namespace
 
 Config read_gguf_config(const Gguf& gguf) {
-  check_architecture(gguf);
-  refuse_unknown_metadata(gguf);
+  const Family& family = find_family(gguf);
+  const Settings settings(gguf, family);
+  settings.refuse_unknown(family);
   Config config;
-  config.dim = need(gguf, "embedding_length");
-  config.hidden_dim = find_uniform(gguf, "feed_forward_length").value_or(0);
-  config.n_layers = need(gguf, "block_count");
-  config.n_heads = find_uniform(gguf, "attention.head_count").value_or(0);
-  config.n_kv_heads = find_uniform(gguf, "attention.head_count_kv").value_or(config.n_heads);
-  const auto key_length = gguf.integer(full("attention.key_length"));
+  config.dim = settings.need("embedding_length");
+  config.hidden_dim = settings.find_uniform("feed_forward_length").value_or(0);
+  config.n_layers = settings.need("block_count");
+  config.n_heads = settings.find_uniform("attention.head_count").value_or(0);
+  config.n_kv_heads = settings.find_uniform("attention.head_count_kv").value_or(config.n_heads);
+  const auto key_length = settings.integer("attention.key_length");
   if (!key_length && (config.n_heads < 1 || config.dim % config.n_heads != 0)) {
     throw FormatError(cat("config: dim is ", config.dim, ", which n_heads ", config.n_heads,
-                          " does not divide, and there is no metadata '", full("attention.key_length"), "'"));
+                          " does not divide, and there is no metadata '", settings.full("attention.key_length"), "'"));
   }
   config.head_dim = key_length ? *key_length : config.dim / config.n_heads;
-  config.vocab_size = gguf.integer(full("vocab_size")).value_or(0);
+  config.vocab_size = settings.integer("vocab_size").value_or(0);
   if (config.vocab_size == 0) config.vocab_size = embedding_rows(gguf);
-  config.seq_len = need(gguf, "context_length");
-  const auto eps = find_float(gguf, "attention.layer_norm_rms_epsilon");
-  if (!eps) throw FormatError(cat("metadata '", full("attention.layer_norm_rms_epsilon"), "' is missing"));
-  config.norm_eps = *eps;
-  config.rope_theta = find_float(gguf, "rope.freq_base").value_or(config.rope_theta);
-  config.rope_scaling = read_rope_scaling(gguf, config.seq_len);
-  config.sliding_window = gguf.integer(full("attention.sliding_window")).value_or(0);
-  config.rope_style = RopeStyle::interleaved;
+  config.seq_len = settings.need("context_length");
+  config.norm_eps = settings.need_float("attention.layer_norm_rms_epsilon");
+  config.rope_theta = settings.find_float("rope.freq_base").value_or(config.rope_theta);
+  config.rope_scaling = read_rope_scaling(settings, config.seq_len);
+  config.sliding_window = settings.integer("attention.sliding_window").value_or(0);
+  config.rope_style = family.gguf_rope_style;
   config.tied = !gguf.tensors().contains(weight_name(Naming::gguf, Part::output));
   config.validate();  // before what depends on head_dim
 
   config.rope_factors = read_rope_factors(gguf, config);
-  if (const auto value_length = gguf.integer(full("attention.value_length"))) {
-    expect_equal(gguf, "attention.value_length", *value_length, config.head_dim, "the length of keys");
-  }
-  if (const auto turned = gguf.integer(full("rope.dimension_count"))) {
-    expect_equal(gguf, "rope.dimension_count", *turned, config.head_dim, "the length of a head");
-  }
+  settings.expect_equal("attention.value_length", config.head_dim, "the length of keys");
+  settings.expect_equal("rope.dimension_count", config.head_dim, "the length of a head");
   config.validate();
   return config;
 }

@@ -13,8 +13,8 @@
 
 namespace llama2cpp {
 
-// Sizes and constants of a file of architecture "llama". Throws FormatError for any other, and for metadata that would
-// change the result in a way that is not implemented.
+// Sizes and constants of a file of an architecture in families.h. Throws FormatError for any other, and for metadata that
+// would change the result in a way that is not implemented.
 Config read_gguf_config(const Gguf& gguf);
 
 // A model in several files, NAME-00001-of-00003.gguf and so on: the first has the metadata, and each some of the tensors.

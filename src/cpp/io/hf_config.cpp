@@ -8,51 +8,11 @@
 
 #include "core/check.h"
 #include "core/quote.h"
+#include "io/families.h"
 #include "io/hf.h"
 
 namespace llama2cpp {
 namespace {
-
-// transformers' defaults, for what a file leaves out.
-struct Architecture {
-  std::string_view model_type;
-  std::string_view names[3];  // what `architectures` may say; the last is the model without its output matrix
-  std::int64_t seq_len;
-  std::optional<std::int64_t> n_kv_heads;  // nothing: as many as query heads
-  std::int64_t sliding_window;             // 0: none
-  bool has_window;
-  bool has_biases;
-};
-
-constexpr Architecture kArchitectures[] = {
-    {"llama", {"LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"}, 2048, std::nullopt, 0, false, true},
-    {"mistral", {"MistralForCausalLM", "", "MistralModel"}, 131072, 8, 4096, true, false},
-};
-
-// What computes something else, unless it is missing, null, or this.
-struct Neutral {
-  std::string_view name;
-  double value;
-};
-
-constexpr Neutral kNeutral[] = {
-    {"rope_interleaved", 0},
-    {"use_qk_norm", 0},
-    {"qk_norm", 0},
-    {"attn_logit_softcapping", 0},
-    {"final_logit_softcapping", 0},
-    {"embedding_multiplier", 1},
-    {"residual_multiplier", 1},
-    {"logits_scaling", 1},
-    {"logit_scale", 1},
-    {"clip_qkv", 0},
-    {"num_experts", 0},
-    {"num_local_experts", 0},
-    {"is_encoder_decoder", 0},
-    {"add_cross_attention", 0},
-};
-// pretraining_tp is not among them: it splits products into parts that are summed afterwards, as they were in training,
-// and only rounding tells the difference.
 
 // What transformers computes rotary frequencies from. Each type passes over what the others use.
 constexpr std::string_view kRotaryKeys[] = {
@@ -93,20 +53,17 @@ std::string listed(const Json& names) {
   return text;
 }
 
-const Architecture& find_architecture(const Json& config) {
+const Family& find_family(const Json& config) {
   const Json type = config.get("model_type");
-  const auto* const found =
-      std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
-                   [&](const Architecture& candidate) { return candidate.model_type == type.string(); });
-  if (found == std::end(kArchitectures)) {
-    type.fail(cat(excerpt(type.string()), ", expected \"llama\" or \"mistral\": this version computes no other"));
+  const Family* const found = find_hugging_face_family(type.string());
+  if (found == nullptr) {
+    type.fail(cat(excerpt(type.string()), ", expected ", hugging_face_families(), ": this version computes no other"));
   }
   const std::optional<Json> names = config.find("architectures");
-  const auto known = [&](std::string_view name) {
-    return !name.empty() && std::find(std::begin(found->names), std::end(found->names), name) != std::end(found->names);
-  };
+  const auto known = [&](std::string_view name) { return !name.empty() && is_in(found->architectures, name); };
   if (names && names->size() > 0 && (names->size() != 1 || !known(names->at(0).string()))) {
-    names->fail(cat(listed(*names), ", expected ", excerpt(found->names[0]), ": this version computes no other"));
+    names->fail(
+        cat(listed(*names), ", expected ", excerpt(found->architectures[0]), ": this version computes no other"));
   }
   return *found;
 }
@@ -133,12 +90,11 @@ void refuse_own_code(const Json& config) {
       "transformers' Llama does, remove auto_map from config.json");
 }
 
-void refuse_settings(const Json& config, const Architecture& architecture) {
+void refuse_settings(const Json& config, const Family& family) {
   refuse_own_code(config);
-  for (const Neutral& neutral : kNeutral) refuse_unless_neutral(config, neutral.name, neutral.value);
-  if (!architecture.has_biases) {
-    refuse_unless_neutral(config, "attention_bias", 0);
-    refuse_unless_neutral(config, "mlp_bias", 0);
+  for (const Switch& setting : switches()) {
+    if (setting.hugging_face.empty() || family.computes_switch(setting)) continue;
+    refuse_unless_neutral(config, setting.hugging_face, setting.neutral);
   }
   if (const auto act = config.find("hidden_act"); act && act->string() != "silu" && act->string() != "swish") {
     act->fail(cat(excerpt(act->string()), ", expected \"silu\": this version computes no other"));
@@ -159,13 +115,13 @@ std::optional<double> find_number(const Json& object, std::string_view name) {
 }
 
 // The settings may state it, or config.json itself. Only where neither does it is transformers' default.
-float read_theta(const Json& config, const std::optional<Json>& rotary) {
+float read_theta(const Json& config, const std::optional<Json>& rotary, const Family& family) {
   const std::optional<double> outside = find_number(config, "rope_theta");
   const std::optional<double> inside = rotary ? find_number(*rotary, "rope_theta") : std::nullopt;
   if (outside && inside && *outside != *inside) {
     rotary->get("rope_theta").fail(cat(*inside, ", but rope_theta of ", config.path(), " is ", *outside));
   }
-  return static_cast<float>(inside ? *inside : outside.value_or(10000.0));
+  return static_cast<float>(inside ? *inside : outside.value_or(family.rope_theta));
 }
 
 std::string_view rotary_type(const Json& rotary) {
@@ -263,9 +219,9 @@ std::vector<float> proportional_factors(const Json& settings, double part, const
   return factors;
 }
 
-Rotary read_rotary(const Json& config, const std::optional<Json>& settings, const Config& sizes) {
+Rotary read_rotary(const Json& config, const std::optional<Json>& settings, const Config& sizes, const Family& family) {
   Rotary rotary;
-  rotary.theta = read_theta(config, settings);
+  rotary.theta = read_theta(config, settings, family);
   const std::string_view type = settings ? rotary_type(*settings) : "default";
   constexpr std::string_view kTypes[] = {"default", "linear", "llama3", "yarn", "dynamic", "longrope", "proportional"};
   if (!is_in(kTypes, type)) {
@@ -309,7 +265,7 @@ Rotary read_rotary(const Json& config, const std::optional<Json>& settings, cons
 
 // The settings are rope_parameters since transformers 5, rope_scaling before; an empty one says nothing. Some files have
 // both, for old and new programs: then they must say the same.
-Rotary read_rotary(const Json& config, const Config& sizes) {
+Rotary read_rotary(const Json& config, const Config& sizes, const Family& family) {
   const auto find = [&](std::string_view name) {
     std::optional<Json> found = config.find(name);
     if (found && found->size() == 0) found.reset();
@@ -317,22 +273,23 @@ Rotary read_rotary(const Json& config, const Config& sizes) {
   };
   const std::optional<Json> now = find("rope_parameters");
   const std::optional<Json> before = find("rope_scaling");
-  Rotary rotary = read_rotary(config, now ? now : before, sizes);
-  if (now && before && read_rotary(config, before, sizes) != rotary) {
+  Rotary rotary = read_rotary(config, now ? now : before, sizes, family);
+  if (now && before && read_rotary(config, before, sizes, family) != rotary) {
     before->fail("there are rope_parameters too, which say otherwise: expected one of the two, or the same in both");
   }
   return rotary;
 }
 
 // Missing is not null: Mistral's window is 4096 where config.json does not speak of it, and none where it says null.
-std::int64_t read_window(const Json& config, const Architecture& architecture, std::int64_t seq_len) {
-  if (!states(config, "sliding_window")) return architecture.sliding_window;
+std::int64_t read_window(const Json& config, const Family& family, std::int64_t seq_len) {
+  if (!states(config, "sliding_window")) return family.sliding_window;
   const std::optional<Json> found = config.find("sliding_window");
   if (!found) return 0;
   if (found->int64() < 1) found->fail(cat(found->int64(), ", expected 1 or more, or null"));
-  if (architecture.has_window) return found->int64();
+  if (family.has_window) return found->int64();
   // transformers' Llama has no window, and others that read such files have.
-  if (found->int64() < seq_len) found->fail(cat(found->int64(), ", and a model of type \"llama\" has no window"));
+  if (found->int64() < seq_len)
+    found->fail(cat(found->int64(), ", and a model of type ", excerpt(family.model_type), " has no window"));
   return 0;
 }
 
@@ -351,8 +308,8 @@ void check_layer_types(const Json& config, const Config& read) {
 }  // namespace
 
 Config read_hf_config(const Json& config) {
-  const Architecture& architecture = find_architecture(config);
-  refuse_settings(config, architecture);
+  const Family& family = find_family(config);
+  refuse_settings(config, family);
   Config read;
   read.dim = config.get("hidden_size").int64();
   read.hidden_dim = config.get("intermediate_size").int64();
@@ -360,7 +317,7 @@ Config read_hf_config(const Json& config) {
   read.n_heads = config.get("num_attention_heads").int64();
   const bool states_kv_heads = states(config, "num_key_value_heads");
   read.n_kv_heads = integer_or(config, "num_key_value_heads",
-                               states_kv_heads ? read.n_heads : architecture.n_kv_heads.value_or(read.n_heads));
+                               states_kv_heads ? read.n_heads : family.n_kv_heads.value_or(read.n_heads));
   const std::optional<Json> head_dim = config.find("head_dim");
   if (!head_dim && (read.n_heads < 1 || read.dim % read.n_heads != 0)) {
     throw FormatError(cat("config.json: hidden_size is ", read.dim, ", which num_attention_heads ", read.n_heads,
@@ -368,15 +325,15 @@ Config read_hf_config(const Json& config) {
   }
   read.head_dim = head_dim ? head_dim->int64() : read.dim / read.n_heads;
   read.vocab_size = config.get("vocab_size").int64();
-  read.seq_len = integer_or(config, "max_position_embeddings", architecture.seq_len);
-  read.norm_eps = static_cast<float>(find_number(config, "rms_norm_eps").value_or(1e-6));
-  read.sliding_window = read_window(config, architecture, read.seq_len);
-  read.rope_style = RopeStyle::half_split;
+  read.seq_len = integer_or(config, "max_position_embeddings", family.seq_len);
+  read.norm_eps = static_cast<float>(find_number(config, "rms_norm_eps").value_or(family.norm_eps));
+  read.sliding_window = read_window(config, family, read.seq_len);
+  read.rope_style = family.hugging_face_rope_style;
   const std::optional<Json> tied = config.find("tie_word_embeddings");
   read.tied = tied && tied->boolean();
   check_layer_types(config, read);
   read.validate();  // before what depends on head_dim and the context
-  Rotary rotary = read_rotary(config, read);
+  Rotary rotary = read_rotary(config, read, family);
   read.rope_theta = rotary.theta;
   read.rope_scaling = rotary.scaling;
   read.rope_factors = std::move(rotary.factors);

@@ -6,27 +6,52 @@
 
 namespace llama2cpp {
 
+namespace {
+
+constexpr std::int64_t kLine = 64 / sizeof(float);  // vector loads of a view are aligned, on every backend
+constexpr std::int64_t kViews = 14;
+
+// x, normalized, attn_out, mlp_out, last; q, z; k, v; gate, up; cos and sin; scale
+std::int64_t row_floats(const Config& c) {
+  return 5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 1;
+}
+
+// Hands out views one after the other.
+class Views {
+ public:
+  explicit Views(const Buffer& memory) : next_(reinterpret_cast<float*>(memory.data())) {}
+
+  Tensor operator()(std::int64_t rows, std::int64_t width) {
+    const Tensor view(next_, {rows, width});
+    next_ += (rows * width + kLine - 1) / kLine * kLine;
+    return view;
+  }
+
+ private:
+  float* next_;
+};
+
+}  // namespace
+
+double Activations::bytes(const Config& config, std::int64_t rows) {
+  const double floats = static_cast<double>(rows) * static_cast<double>(row_floats(config));
+  return (floats + static_cast<double>(kViews * kLine)) * sizeof(float);
+}
+
 Activations::Activations(const Config& config, Backend& backend, std::int64_t capacity)
     : config_(config), backend_(backend), capacity_(capacity) {
-  const Config& c = config_;
-  // x, normalized, attn_out, mlp_out, last; q, z; k, v; gate, up; cos and sin; scale
-  const std::int64_t row = 5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 1;
-  const double bytes = static_cast<double>(capacity) * static_cast<double>(row) * sizeof(float);
-  if (bytes >= kWorthChecking) {
-    need_memory(bytes, cat("a pass of ", capacity, " tokens at once"), "", "use fewer tokens, or hooks that only look");
+  const double needed = bytes(config, capacity);
+  if (needed >= kWorthChecking) {
+    need_memory(needed, cat("a pass of ", capacity, " tokens at once"), "", "use fewer tokens, or hooks that only look",
+                backend.memory_left());
   }
-  memory_ = backend_.alloc(static_cast<std::size_t>(capacity * row) * sizeof(float));
+  memory_ = backend_.alloc(static_cast<std::size_t>(needed));
 }
 
 void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to) {
   LLAMA2CPP_CHECK(rows <= capacity_, "activations for ", capacity_, " rows, ", rows, " were asked for");
   const Config& c = config_;
-  auto* next = reinterpret_cast<float*>(memory_.data());
-  const auto view = [&](std::int64_t n, std::int64_t width) {
-    Tensor tensor(next, {n, width});
-    next += n * width;
-    return tensor;
-  };
+  Views view(memory_);
   x = view(rows, c.dim);
   scale = view(rows, 1);
   normalized = view(rows, c.dim);
@@ -50,11 +75,11 @@ void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to) 
 void Activations::add_results(std::int64_t width) {
   const std::int64_t n = x.rows();
   const std::int64_t results_width = config_.n_heads * config_.dim;
-  const auto bytes = static_cast<std::size_t>(capacity_ * (results_width + config_.q_dim())) * sizeof(float);
-  if (!results_memory_) results_memory_ = backend_.alloc(bytes);
-  auto* const memory = reinterpret_cast<float*>(results_memory_.data());
-  results = Tensor(memory, {n, results_width});
-  one_head = Tensor(memory + n * results_width, {n, width});
+  const std::int64_t floats = capacity_ * (results_width + config_.q_dim()) + 2 * kLine;
+  if (!results_memory_) results_memory_ = backend_.alloc(static_cast<std::size_t>(floats) * sizeof(float));
+  Views view(results_memory_);
+  results = view(n, results_width);
+  one_head = view(n, width);
 }
 
 }  // namespace llama2cpp

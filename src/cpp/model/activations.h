@@ -12,7 +12,10 @@ class Activations {
  public:
   Activations(const Config& config, Backend& backend, std::int64_t capacity);
 
-  // Makes the views below for T rows, T <= capacity.
+  // What that many rows take, without logits.
+  static double bytes(const Config& config, std::int64_t rows);
+
+  // Makes the views below for T rows, T <= capacity. Each begins on a cache line.
   // to: memory for the logits, [R, vocab_size]; their own if null.
   void resize(std::int64_t rows, std::int64_t logit_rows, float* to = nullptr);
 

@@ -5,29 +5,29 @@
 #include <cstring>
 #include <new>
 
-#include "core/available_memory.h"
 #include "core/check.h"
 #include "core/memory_needs.h"
 
 namespace llama2cpp {
 
-KvCache::KvCache(const Config& config, std::int64_t context, DType dtype)
+KvCache::KvCache(const Config& config, std::int64_t context, DType dtype, Backend& backend)
     : n_layers_(config.n_layers),
       n_kv_heads_(config.n_kv_heads),
       context_(context),
       head_dim_(config.head_dim),
-      dtype_(dtype) {
+      dtype_(dtype),
+      backend_(backend) {
   config.check_context(context);
   // No product of integers: `context` may be a number that nobody would count to.
   const double bytes = static_cast<double>(context) * static_cast<double>(row_bytes());
   constexpr double kAddresses = 9e18;  // less than 2^63: what no system has, and what still is a size_t
   try {
     if (bytes > kAddresses) throw std::bad_alloc();
-    memory_ = Buffer::reserve(static_cast<std::size_t>(context) * static_cast<std::size_t>(row_bytes()));
+    memory_ = backend.reserve(static_cast<std::size_t>(context) * static_cast<std::size_t>(row_bytes()));
   } catch (const std::bad_alloc&) {
-    throw OutOfMemoryError(
-        cat("a context of ", context, " tokens needs ", gigabytes(bytes), " of addresses for keys and values, and ",
-            gigabytes(static_cast<double>(available_memory())), " of memory are available: ask for a smaller context"));
+    throw OutOfMemoryError(cat(
+        "a context of ", context, " tokens needs ", gigabytes(bytes), " of addresses for keys and values, and ",
+        gigabytes(static_cast<double>(backend.memory_left())), " of memory are available: ask for a smaller context"));
   }
 }
 
@@ -41,7 +41,8 @@ void KvCache::need(std::int64_t count) {
   if (count <= touched_) return;
   const double bytes = static_cast<double>(count - touched_) * static_cast<double>(row_bytes());
   if (bytes >= kWorthChecking) {
-    need_memory(bytes, cat("room for keys and values of ", count - touched_, " positions"), "", "use fewer tokens");
+    need_memory(bytes, cat("room for keys and values of ", count - touched_, " positions"), "", "use fewer tokens",
+                backend_.memory_left());
   }
   touched_ = count;
 }

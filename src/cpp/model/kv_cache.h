@@ -1,9 +1,10 @@
 // KvCache: the keys and values that one sequence has left behind, per layer [n_kv_heads][position][head_dim], so that a
-// head streams. The context is address space only; memory is taken as positions are used.
+// head streams. On the CPU the context is address space only: memory is taken as positions are used.
 #pragma once
 
 #include <vector>
 
+#include "backend/backend.h"
 #include "core/buffer.h"
 #include "core/config.h"
 #include "core/tensor.h"
@@ -12,8 +13,8 @@ namespace llama2cpp {
 
 class KvCache {
  public:
-  // dtype: f32 or f16. 1 <= context.
-  KvCache(const Config& config, std::int64_t context, DType dtype);
+  // dtype: f32 or f16. 1 <= context. The backend outlives the cache, but not what memory() is copied to.
+  KvCache(const Config& config, std::int64_t context, DType dtype, Backend& backend);
 
   std::int64_t context() const { return context_; }
   DType dtype() const { return dtype_; }
@@ -39,6 +40,7 @@ class KvCache {
 
   std::int64_t n_layers_, n_kv_heads_, context_, head_dim_;
   DType dtype_;
+  const Backend& backend_;
   std::int64_t touched_ = 0;  // positions that have been asked for: their memory is taken
   Buffer memory_;             // [n_layers][keys, values][n_kv_heads][context][head_dim]
 };

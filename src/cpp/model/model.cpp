@@ -2,15 +2,14 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <new>
 
-#include "core/available_memory.h"
 #include "core/check.h"
 #include "format/panel_layout.h"
 #include "format/weight_rows.h"
-#include "model/kv_cache.h"
 
 namespace llama2cpp {
 namespace {
@@ -32,12 +31,14 @@ bool should_pack(const std::string& pack, const Config& c, Weights& weights, con
                  std::int64_t context, DType kv) {
   LLAMA2CPP_CHECK(pack == "auto" || pack == "always" || pack == "never", "pack is '", pack,
                   "', expected one of: auto, always, never");
-  if (pack != "auto") return pack == "always";
+  LLAMA2CPP_CHECK(pack != "always" || backend.packs(), "pack is 'always', but the ", backend.name(),
+                  " backend reads weights where they lie");
+  if (pack != "auto" || !backend.packs()) return pack == "always";
   double bytes = 2.0 * static_cast<double>(c.n_layers * c.kv_dim()) * static_cast<double>(context * size_of(kv));
   for (const Weight* weight : weights.matrices()) {
     if (!weight->panels) bytes += static_cast<double>(backend.packed_bytes(*weight));
   }
-  return bytes < static_cast<double>(available_memory());
+  return bytes < static_cast<double>(backend.memory_left());
 }
 
 // llama2.c's int8 files are run as llama2.c runs them, unless floats are asked for.
@@ -76,8 +77,21 @@ std::size_t bytes_of_matrices(Weights& weights, const Backend& backend, bool pac
   return bytes;
 }
 
+std::vector<Weight*> without_panels(const std::vector<Weight*>& matrices) {
+  std::vector<Weight*> found;
+  std::copy_if(matrices.begin(), matrices.end(), std::back_inserter(found), [](const Weight* w) { return !w->panels; });
+  return found;
+}
+
+// For the model's pool, which goes before its backend does.
+std::function<Buffer(std::size_t)> allocator(Backend& backend) {
+  return [&backend](std::size_t bytes) { return backend.alloc(bytes); };
+}
+
 // "int8" is what every quantized weight takes, and at least one weight. Floats beside them stay floats.
-void check_int8(const std::vector<Weight*>& matrices) {
+void check_int8(const std::vector<Weight*>& matrices, const Backend& backend) {
+  LLAMA2CPP_CHECK(backend.multiplies_integers(), "activation_dtype is 'int8', but the ", backend.name(),
+                  " backend multiplies floats only");
   const auto takes = [](const Weight* weight) { return weight->int8_input; };
   const bool none = std::none_of(matrices.begin(), matrices.end(), takes);
   for (const Weight* weight : matrices) {
@@ -95,12 +109,14 @@ void check_int8(const std::vector<Weight*>& matrices) {
 Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie, FunctionRef<void()> poll)
     : checkpoint_(edited(base.checkpoint_, edits, untie)),
       backend_(base.backend_),
-      weights_(checkpoint_),
+      weights_(checkpoint_, *backend_),
       rope_(base.rope_),
+      plan_(base.plan_),
       context_(base.context_),
       kv_dtype_(base.kv_dtype_),
       pack_(base.pack_),
-      all_files_(mapped_files(checkpoint_)) {
+      all_files_(mapped_files(checkpoint_)),
+      memory_(allocator(*backend_)) {
   base.prepare(poll);
   const std::vector<Weight*> theirs = base.weights_.matrices();
   const std::vector<Weight*> ours = weights_.matrices();
@@ -111,33 +127,43 @@ Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie, Fu
     int8_activations_ = int8_activations_ || ours[i]->int8_input;
   }
   matrix_bytes_ = bytes_of_matrices(weights_, *backend_, pack_);
+  unpacked_ = without_panels(ours);
 }
 
-Model::Model(Checkpoint checkpoint, const ModelOptions& options)
+Model::Model(Checkpoint checkpoint, const ModelOptions& options, std::shared_ptr<Backend> backend)
     : checkpoint_(std::move(checkpoint)),
-      backend_(make_backend(options.backend, options.threads, arithmetic_for(checkpoint_, options.activation_dtype))),
-      weights_(checkpoint_),
+      backend_(backend ? std::move(backend)
+                       : make_backend(options.backend, options.threads,
+                                      arithmetic_for(checkpoint_, options.activation_dtype))),
+      weights_(checkpoint_, *backend_),
       rope_(checkpoint_.config, arithmetic_for(checkpoint_, options.activation_dtype)),
+      plan_(plan_layers(checkpoint_.config)),
       context_(options.context == 0 ? checkpoint_.config.default_context() : options.context),
       kv_dtype_(kv_dtype_for(options.kv_dtype, weights_)),
-      all_files_(mapped_files(checkpoint_)) {
+      all_files_(mapped_files(checkpoint_)),
+      memory_(allocator(*backend_)) {
   config().check_context(context_);
-  if (options.context != 0) KvCache(config(), context_, kv_dtype_);  // refuses here what a session of it would
+  if (options.context != 0) make_cache(context_);  // refuses here what a session of it would
   const std::string& activations = options.activation_dtype;
   LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activation_dtype is '",
                   activations, "', expected one of: auto, f32, int8");
   const std::vector<Weight*> matrices = weights_.matrices();
   for (Weight* weight : matrices) {
     const std::string_view format = weight->format->name;
-    const bool takes_int8 = in_blocks(*weight) || format == "int8_group" || format == "llm_int8";
-    weight->int8_input = takes_int8 && activations != "f32";
+    const bool has_integers = in_blocks(*weight) || format == "int8_group" || format == "llm_int8";
+    weight->int8_input = has_integers && activations != "f32" && backend_->multiplies_integers();
     int8_activations_ = int8_activations_ || weight->int8_input;
     // A file's panels of int8 are for rounded input: floats need others, which are packed as from any file.
     if (weight->panels && weight->format->form != panel_form(*weight)) weight->panels = {};
   }
-  if (activations == "int8") check_int8(matrices);
+  if (activations == "int8") check_int8(matrices, *backend_);
   pack_ = should_pack(options.pack, config(), weights_, *backend_, context_, kv_dtype_);
   matrix_bytes_ = bytes_of_matrices(weights_, *backend_, pack_);
+  unpacked_ = without_panels(matrices);
+}
+
+std::unique_ptr<KvCache> Model::make_cache(std::int64_t context) const {
+  return std::make_unique<KvCache>(config(), context, kv_dtype_, *backend_);
 }
 
 void Model::prepare(FunctionRef<void()> poll) const {
@@ -147,7 +173,10 @@ void Model::prepare(FunctionRef<void()> poll) const {
   if (prepared_.load(std::memory_order_relaxed)) return;
   const Backend::Lease lease(*backend_, poll);
   const std::vector<Weight*> matrices = weights_.matrices();
-  backend_->pack(matrices);
+  if (prepare_lock_.inherited()) {
+    for (Weight* weight : unpacked_) std::construct_at(&weight->panels);  // half written, perhaps: left alone
+  }
+  backend_->pack(unpacked_);
   FileReads(all_files_).check();  // the panels are of one state of the files, the one that was opened
   std::vector<Buffer> files;
   add_files(weights_.tok_embeddings, files);

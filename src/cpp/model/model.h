@@ -14,6 +14,8 @@
 #include "core/wait_lock.h"
 #include "io/checkpoint.h"
 #include "model/activations.h"
+#include "model/kv_cache.h"
+#include "model/layer_plan.h"
 #include "model/rope.h"
 #include "model/weights.h"
 
@@ -31,7 +33,8 @@ struct ModelOptions {
 class Model {
  public:
   // Throws FormatError for tensors that do not fit the config, std::invalid_argument for options.
-  Model(Checkpoint checkpoint, const ModelOptions& options);
+  // With a backend of the caller's, what the options say of it does not matter.
+  Model(Checkpoint checkpoint, const ModelOptions& options, std::shared_ptr<Backend> backend = nullptr);
 
   // `base` with some of its matrices replaced, by the names in its file. All others, packed ones too, and the backend are
   // shared with it. Where the output is the embedding table, an edit of the output gives it a matrix of its own; so does
@@ -43,6 +46,7 @@ class Model {
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const Weights& weights() const { return weights_; }
   const RopeAngles& rope() const { return rope_; }
+  const LayerPlan& plan(std::int64_t layer) const { return plan_[static_cast<std::size_t>(layer)]; }
   Backend& backend() const { return *backend_; }
   std::int64_t context() const { return context_; }
   DType kv_dtype() const { return kv_dtype_; }
@@ -63,6 +67,9 @@ class Model {
   using ActivationsLoan = std::unique_ptr<Activations, std::function<void(Activations*)>>;
   ActivationsLoan borrow_activations(std::int64_t rows) const;
 
+  // Room for a session's keys and values. Throws what KvCache does.
+  std::unique_ptr<KvCache> make_cache(std::int64_t context) const;
+
   // Memory for what a caller keeps, which the ops can write to. It holds anything.
   Buffer borrow_memory(std::size_t bytes) const { return memory_.take(bytes); }
 
@@ -71,11 +78,13 @@ class Model {
   std::shared_ptr<Backend> backend_;
   mutable Weights weights_;  // packing adds panels, and changes nothing that anyone can see
   RopeAngles rope_;
+  std::vector<LayerPlan> plan_;  // [n_layers]
   std::int64_t context_;
   DType kv_dtype_;
   bool pack_;
   std::size_t matrix_bytes_ = 0;              // counted once: later another thread may be packing
   bool int8_activations_ = false;             // matmuls round their input to int8
+  std::vector<Weight*> unpacked_;             // of weights_, those that had no panels when the model was made
   std::vector<Buffer> all_files_;             // of all weights
   mutable std::vector<Buffer> packed_files_;  // of what is not packed: set before prepared_ is
   mutable WaitLock prepare_lock_;

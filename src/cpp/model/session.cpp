@@ -13,9 +13,7 @@
 namespace llama2cpp {
 
 Session::Session(std::shared_ptr<const Model> model, std::int64_t context)
-    : model_(std::move(model)),
-      kv_(std::make_unique<KvCache>(model_->config(), context == 0 ? model_->context() : context, model_->kv_dtype())) {
-}
+    : model_(std::move(model)), kv_(model_->make_cache(context == 0 ? model_->context() : context)) {}
 
 Session::Session(std::shared_ptr<const Model> model, std::unique_ptr<KvCache> kv, std::vector<std::int32_t> tokens,
                  std::span<const float> logits)
@@ -51,7 +49,7 @@ void Session::set_logits(std::span<const float> logits) {
 }
 
 void Session::rewind(std::int64_t position, FunctionRef<void()> poll) {
-  const Turn turn(*this, poll);
+  const SessionLock held(*this, poll);
   LLAMA2CPP_CHECK(position >= 0 && position <= this->position(), "position is ", position, ", expected 0 to ",
                   this->position());
   const std::lock_guard lock(state_lock_);
@@ -61,7 +59,7 @@ void Session::rewind(std::int64_t position, FunctionRef<void()> poll) {
 
 std::unique_ptr<Session> Session::fork(FunctionRef<void()> poll) {
   auto copy = std::make_unique<Session>(model_, context());
-  const Turn turn(*this, poll);
+  const SessionLock held(*this, poll);
   copy->kv_->copy_from(*kv_, position());
   copy->tokens_ = tokens_;
   copy->set_logits(logits());
@@ -92,133 +90,186 @@ void check(std::span<const Work> work) {
   }
 }
 
+// Locks all sessions, in the order of their addresses: two calls with the same sessions never wait for each
+// other.
+std::vector<SessionLock> lock_all(std::span<const Work> work, FunctionRef<void()> poll) {
+  std::vector<Session*> sessions;
+  for (const Work& w : work) sessions.push_back(w.session);
+  std::sort(sessions.begin(), sessions.end(), std::less<>());  // < says nothing of pointers into different objects
+  sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
+  std::vector<SessionLock> locks;
+  locks.reserve(sessions.size());
+  for (Session* session : sessions) locks.emplace_back(*session, poll);
+  return locks;
+}
+
 }  // namespace
+
+// A call of run(), whose sessions are locked.
+class Call {
+ public:
+  Call(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll, std::optional<std::int64_t> most_rows)
+      : work_(work), hooks_(hooks), poll_(poll), model_(work[0].session->model()) {
+    for (const Work& w : work) total_ += size_of(w);
+    chunk_ = hooks.need_one_pass() ? total_ : most_rows.value_or(chunk_of(model_.config()));
+  }
+
+  void compute() {
+    make_room();
+    const auto activations = model_.borrow_activations(std::min(chunk_, total_));
+    begin_hooks();
+    auto polled = Clock::now();
+    const auto poll_now_and_then = [&] {
+      if (Clock::now() - polled < kPollEvery) return;
+      const Backend::Pause others_may_run(model_.backend());
+      poll_();
+      polled = Clock::now();
+    };
+    while (next_ < work_.size()) {
+      const Pass pass = plan_pass();
+      activations->resize(pass.rows, pass.logit_rows, pass.together);
+      {
+        const Backend::Lease lease(model_.backend(), poll_);
+        forward(model_, pass.sequences, *activations, hooks_, poll_now_and_then);
+      }
+      if (!hooks_.stop_at_layer) hand_out(pass, activations->logits);
+    }
+  }
+
+  // All sessions move on. Nothing here can fail.
+  void commit() noexcept {
+    hooks_.succeeded();
+    for (const Work& w : work_) {
+      Session& session = *w.session;
+      const std::lock_guard lock(session.state_lock_);
+      session.tokens_.insert(session.tokens_.end(), w.tokens.begin(), w.tokens.end());
+      std::swap(session.logits_, session.next_logits_);
+      session.has_logits_ = true;
+      if (w.last_logits != nullptr) std::copy_n(session.logits().data(), vocab_size(), w.last_logits);
+    }
+  }
+
+ private:
+  struct Pass {
+    std::vector<SequenceInput> sequences;
+    std::vector<std::span<float>> places;  // where the logits of each go; empty for those that have none
+    std::size_t first = 0;                 // sequences[i] are tokens of work[first + i]
+    std::int64_t rows = 0;
+    std::int64_t logit_rows = 0;
+    float* together = nullptr;  // all places in one piece, if they are
+  };
+
+  static std::int64_t size_of(const Work& w) { return static_cast<std::int64_t>(w.tokens.size()); }
+  static float* next_logits(const Work& w) { return reinterpret_cast<float*>(w.session->next_logits_.data()); }
+  std::int64_t vocab_size() const { return model_.config().vocab_size; }
+
+  // Memory that is taken while the call runs, or when it has succeeded, is asked for before.
+  void make_room() {
+    for (const Work& w : work_) {
+      w.session->kv_->need(w.session->position() + size_of(w));
+      const std::lock_guard lock(w.session->state_lock_);
+      std::vector<std::int32_t>& tokens = w.session->tokens_;
+      const std::size_t needed = tokens.size() + w.tokens.size();
+      if (tokens.capacity() < needed) tokens.reserve(std::max(needed, 2 * tokens.capacity()));
+      if (w.session->next_logits_) continue;
+      w.session->next_logits_ = model_.backend().alloc(static_cast<std::size_t>(vocab_size()) * sizeof(float));
+    }
+  }
+
+  void begin_hooks() const {
+    if (!hooks_.any()) return;
+    std::vector<Feed> feeds;
+    for (const Work& w : work_) feeds.push_back({w.session->tokens_, w.tokens});
+    hooks_.begin(feeds);
+  }
+
+  // Takes tokens from the sessions in turn until the pass is full.
+  Pass plan_pass() {
+    Pass pass;
+    pass.first = next_;
+    while (next_ < work_.size() && pass.rows < chunk_) {
+      const Work& w = work_[next_];
+      const std::int64_t left = size_of(w) - fed_;
+      const std::int64_t count = std::min(left, chunk_ - pass.rows);
+      const auto wanted = w.all_logits != nullptr ? SequenceInput::Logits::all
+                          : count == left         ? SequenceInput::Logits::last
+                                                  : SequenceInput::Logits::none;
+      pass.sequences.push_back({w.session->kv_.get(), w.session->position() + fed_,
+                                w.tokens.subspan(static_cast<std::size_t>(fed_), static_cast<std::size_t>(count)),
+                                wanted, next_});
+      pass.places.push_back(place_of(w, wanted, count));
+      pass.rows += count;
+      pass.logit_rows += static_cast<std::int64_t>(pass.places.back().size()) / vocab_size();
+      fed_ = count == left ? 0 : fed_ + count;
+      if (count == left) ++next_;
+    }
+    pass.together = one_place(pass);
+    return pass;
+  }
+
+  // Where the logits of a session's next `count` tokens go.
+  std::span<float> place_of(const Work& w, SequenceInput::Logits wanted, std::int64_t count) const {
+    const auto row = static_cast<std::size_t>(vocab_size());
+    if (wanted == SequenceInput::Logits::none) return {};
+    if (wanted == SequenceInput::Logits::last) return {next_logits(w), row};
+    return {w.all_logits + fed_ * vocab_size(), static_cast<std::size_t>(count) * row};
+  }
+
+  // Where all logits of a pass go, if that is one piece of memory: a session's own, or some that the caller wants together.
+  static float* one_place(const Pass& pass) {
+    float* begin = nullptr;
+    const float* end = nullptr;
+    bool callers = true;
+    for (std::size_t i = 0; i < pass.places.size(); ++i) {
+      const std::span<float> place = pass.places[i];
+      if (place.empty()) continue;
+      callers = callers && pass.sequences[i].logits == SequenceInput::Logits::all;
+      if (begin == nullptr) {
+        begin = place.data();
+      } else if (!callers || end != place.data()) {
+        return nullptr;
+      }
+      end = place.data() + place.size();
+    }
+    return begin;
+  }
+
+  void hand_out(const Pass& pass, const Tensor& logits) const {
+    const float* made = logits.row(0);
+    for (std::size_t i = 0; i < pass.places.size(); ++i) {
+      const std::span<float> to = pass.places[i];
+      if (to.empty()) continue;
+      if (pass.together == nullptr) std::copy_n(made, to.size(), to.data());
+      made += to.size();
+      const Work& w = work_[pass.first + i];
+      if (w.all_logits != nullptr) std::copy_n(made - vocab_size(), vocab_size(), next_logits(w));
+    }
+  }
+
+  std::span<const Work> work_;
+  const Hooks& hooks_;
+  FunctionRef<void()> poll_;
+  const Model& model_;
+  std::int64_t total_ = 0;
+  std::int64_t chunk_ = 0;
+  std::size_t next_ = 0;  // the first session with tokens left
+  std::int64_t fed_ = 0;  // how many of its tokens have been fed
+};
 
 void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll,
          std::optional<std::int64_t> most_rows) {
   if (work.empty()) return;
   LLAMA2CPP_CHECK(!most_rows || *most_rows >= 1, "chunk is ", *most_rows, ", expected 1 or more");
-
-  // Taken in the order of their addresses, so that two calls with the same sessions never wait for each other.
-  std::vector<Session*> sessions;
-  for (const Work& w : work) sessions.push_back(w.session);
-  std::sort(sessions.begin(), sessions.end(), std::less<>());  // < says nothing of pointers into different objects
-  sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
-  std::vector<Turn> turns;
-  turns.reserve(sessions.size());
-  for (Session* session : sessions) turns.emplace_back(*session, poll);
+  const std::vector<SessionLock> locks = lock_all(work, poll);
   check(work);
-
   const Model& model = work[0].session->model();
-  const std::int64_t vocab_size = model.config().vocab_size;
-  const auto logits_bytes = static_cast<std::size_t>(vocab_size) * sizeof(float);
-  const auto next_logits = [](const Work& w) { return reinterpret_cast<float*>(w.session->next_logits_.data()); };
   model.prepare(poll);
   const FileReads reads(model.files());
-
-  std::int64_t total = 0;
-  for (const Work& w : work) total += static_cast<std::int64_t>(w.tokens.size());
-  const std::int64_t chunk = hooks.need_one_pass() ? total : most_rows.value_or(chunk_of(model.config()));
-  // Memory that is taken page by page while the call runs is asked for before.
-  for (const Work& w : work) {
-    w.session->kv_->need(w.session->position() + static_cast<std::int64_t>(w.tokens.size()));
-  }
-  const auto activations = model.borrow_activations(std::min(chunk, total));
-
-  auto polled = Clock::now();
-  const auto poll_now_and_then = [&] {
-    if (Clock::now() - polled < kPollEvery) return;
-    const Backend::Pause others_may_run(model.backend());
-    poll();
-    polled = Clock::now();
-  };
-
-  for (const Work& w : work) {
-    const std::lock_guard lock(w.session->state_lock_);
-    std::vector<std::int32_t>& tokens = w.session->tokens_;
-    const std::size_t needed = tokens.size() + w.tokens.size();
-    if (tokens.capacity() < needed) tokens.reserve(std::max(needed, 2 * tokens.capacity()));
-    if (!w.session->next_logits_) w.session->next_logits_ = model.backend().alloc(logits_bytes);
-  }
-
-  if (hooks.any()) {
-    std::vector<Feed> feeds;
-    for (const Work& w : work) feeds.push_back({w.session->tokens_, w.tokens});
-    hooks.begin(feeds);
-  }
-
-  // Where the logits of a session's part of a pass go: tokens [begin, begin + count).
-  const auto place_of = [&](const Work& w, SequenceInput::Logits wanted, std::int64_t begin, std::int64_t count) {
-    if (wanted == SequenceInput::Logits::last) return std::span(next_logits(w), static_cast<std::size_t>(vocab_size));
-    return std::span(w.all_logits + begin * vocab_size, static_cast<std::size_t>(count * vocab_size));
-  };
-
-  // Each pass takes tokens from the sessions in turn until it is full.
-  std::vector<SequenceInput> pass;
-  std::size_t next = 0;  // the first session with tokens left
-  std::int64_t fed = 0;  // of them, how many of its tokens have been fed
-  while (next < work.size()) {
-    pass.clear();
-    const std::size_t first = next;
-    const std::int64_t first_fed = fed;
-    std::int64_t rows = 0;
-    std::int64_t logit_rows = 0;
-    float* logits_begin = nullptr;  // where the pass's logits go, if they lie together there
-    float* logits_end = nullptr;
-    bool together = true;
-    while (next < work.size() && rows < chunk) {
-      const Work& w = work[next];
-      const auto left = static_cast<std::int64_t>(w.tokens.size()) - fed;
-      const std::int64_t count = std::min(left, chunk - rows);
-      const auto wanted = w.all_logits != nullptr ? SequenceInput::Logits::all
-                          : count == left         ? SequenceInput::Logits::last
-                                                  : SequenceInput::Logits::none;
-      pass.push_back({w.session->kv_.get(), w.session->position() + fed,
-                      w.tokens.subspan(static_cast<std::size_t>(fed), static_cast<std::size_t>(count)), wanted, next});
-      rows += count;
-      if (wanted != SequenceInput::Logits::none) {
-        const std::span<float> to = place_of(w, wanted, fed, count);
-        together = together && (logits_end == nullptr || logits_end == to.data());
-        if (logits_end == nullptr) logits_begin = to.data();
-        logits_end = to.data() + to.size();
-        logit_rows += static_cast<std::int64_t>(to.size()) / vocab_size;
-      }
-      fed = count == left ? 0 : fed + count;
-      if (count == left) ++next;
-    }
-    if (!together) logits_begin = nullptr;
-    activations->resize(rows, logit_rows, logits_begin);
-    {
-      const Backend::Lease lease(model.backend(), poll);
-      forward(model, pass, *activations, hooks, poll_now_and_then);
-    }
-    if (hooks.stop_at_layer) continue;
-
-    const float* made = activations->logits.row(0);
-    for (std::size_t i = 0; i < pass.size(); ++i) {
-      if (pass[i].logits == SequenceInput::Logits::none) continue;
-      const Work& w = work[first + i];
-      const auto count = static_cast<std::int64_t>(pass[i].tokens.size());
-      const std::span<float> to = place_of(w, pass[i].logits, i == 0 ? first_fed : 0, count);
-      if (logits_begin == nullptr) std::copy_n(made, to.size(), to.data());
-      made += to.size();
-      if (w.all_logits != nullptr) std::copy_n(made - vocab_size, vocab_size, next_logits(w));
-    }
-  }
-
+  Call call(work, hooks, poll, most_rows);
+  call.compute();
   reads.check();
   if (model.backend().has_warning()) poll();
-  if (hooks.stop_at_layer) return;
-  // Nothing below can fail: all move on together.
-  hooks.succeeded();
-  for (std::size_t i = 0; i < work.size(); ++i) {
-    Session& session = *work[i].session;
-    const std::lock_guard lock(session.state_lock_);
-    session.tokens_.insert(session.tokens_.end(), work[i].tokens.begin(), work[i].tokens.end());
-    std::swap(session.logits_, session.next_logits_);
-    session.has_logits_ = true;
-    if (work[i].last_logits != nullptr) std::copy_n(session.logits().data(), vocab_size, work[i].last_logits);
-  }
+  if (!hooks.stop_at_layer) call.commit();
 }
 
 }  // namespace llama2cpp

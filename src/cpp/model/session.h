@@ -10,7 +10,7 @@
 #include "core/wait_lock.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
-#include "model/turn.h"
+#include "model/session_lock.h"
 #include "observe/hooks.h"
 
 namespace llama2cpp {
@@ -35,7 +35,7 @@ class Session {
   // Calls see(logits [vocab_size]), or see(empty) where there are none yet or since a rewind. Meanwhile they stay.
   void with_logits(FunctionRef<void(std::span<const float>)> see) const;
 
-  // These two take the session's turn: `poll` may end the waiting for it.
+  // These two lock the session: `poll` may end the waiting for it.
   // Keeps the first `position` tokens.
   void rewind(std::int64_t position, FunctionRef<void()> poll);
 
@@ -43,16 +43,15 @@ class Session {
   std::unique_ptr<Session> fork(FunctionRef<void()> poll);
 
  private:
-  friend class Turn;
-  friend void run(std::span<const struct Work> work, const Hooks& hooks, FunctionRef<void()> poll,
-                  std::optional<std::int64_t> chunk);
+  friend class SessionLock;
+  friend class Call;  // of run()
 
   std::span<const float> logits() const;  // empty: none
   void set_logits(std::span<const float> logits);
 
   std::shared_ptr<const Model> model_;
   std::unique_ptr<KvCache> kv_;
-  WaitLock turn_;                // held for a whole call
+  WaitLock lock_;                // held for a whole call
   mutable WaitLock state_lock_;  // held while tokens and logits are read or written
   std::vector<std::int32_t> tokens_;
   bool has_logits_ = false;
@@ -64,7 +63,9 @@ class Session {
 struct Work {
   Session* session = nullptr;
   std::span<const std::int32_t> tokens;
-  float* all_logits = nullptr;   // [tokens, vocab_size], or null: only the last token's are made. The ops write to it
+  // [tokens, vocab_size], or null: only the last token's are made. The ops write to it. Where those of several sessions
+  // follow each other, they are one piece of memory.
+  float* all_logits = nullptr;
   float* last_logits = nullptr;  // [vocab_size], or null: the last token's are left in the session only
 };
 

@@ -21,7 +21,6 @@
 #include <new>
 #include <vector>
 
-#include "core/available_memory.h"
 #include "core/check.h"
 #include "core/file_writer.h"
 #include "core/quote.h"
@@ -161,13 +160,13 @@ void check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocab_size)
 // The file says nothing else about the size of a context, so a damaged one shows only here.
 std::unique_ptr<KvCache> reserve_kv(const Model& model, std::int64_t saved_context) {
   try {
-    return std::make_unique<KvCache>(model.config(), saved_context, model.kv_dtype());
+    return model.make_cache(saved_context);
   } catch (const OutOfMemoryError&) {
     // Addresses for what would fit into memory are there in any process but one that is short of memory now.
     const Config& c = model.config();
     const double row = 2.0 * static_cast<double>(c.n_layers * c.kv_dim() * size_of(model.kv_dtype()));
     const double bytes = static_cast<double>(saved_context) * row;
-    if (bytes <= static_cast<double>(available_memory())) throw;
+    if (bytes <= static_cast<double>(model.backend().memory_left())) throw;
     throw FormatError(cat("metadata 'context' is ", saved_context,
                           ", for which there is no room in memory; a smaller context can be asked for"));
   }
@@ -226,8 +225,7 @@ std::unique_ptr<Session> read_session(std::shared_ptr<const Model> model, const 
   std::vector<float> logits;
   if (with_logits) logits = read_numbers<float>(file, tensor("logits"));
 
-  auto kv =
-      context == 0 ? reserve_kv(*model, saved_context) : std::make_unique<KvCache>(config, context, model->kv_dtype());
+  auto kv = context == 0 ? reserve_kv(*model, saved_context) : model->make_cache(context);
   NowAndThen poll_now_and_then(poll);
   const auto fill = [&](const Tensor& cache, const SafetensorsTensor& from) {
     const std::byte* next = file.data() + from.begin;
@@ -245,7 +243,7 @@ std::unique_ptr<Session> read_session(std::shared_ptr<const Model> model, const 
 }
 
 void save_session(Session& session, const std::string& path, FunctionRef<void()> poll) {
-  const Turn turn(session, poll);
+  const SessionLock held(session, poll);
   FileWriter file(path);
   write_session(
       session, [&](std::span<const std::byte> bytes) { file.write(bytes); }, poll);

@@ -12,7 +12,7 @@
 
 namespace llama2cpp {
 
-// Waits for the session's turn. The file appears whole or not at all, and until then replaces nothing. Throws
+// Locks the session. The file appears whole or not at all, and until then replaces nothing. Throws
 // std::system_error. `poll` is called about every 50 ms of a long call and may throw to end it; so with the others.
 void save_session(Session& session, const std::string& path, FunctionRef<void()> poll);
 
@@ -26,7 +26,7 @@ std::unique_ptr<Session> load_session(std::shared_ptr<const Model> model, const 
 std::unique_ptr<Session> read_session(std::shared_ptr<const Model> model, const Buffer& file, std::int64_t context,
                                       FunctionRef<void()> poll);
 
-// Gives `write` the bytes of the file, front to back. The caller has the session's turn.
+// Gives `write` the bytes of the file, front to back. The caller has locked the session.
 void write_session(const Session& session, FunctionRef<void(std::span<const std::byte>)> write,
                    FunctionRef<void()> poll);
 

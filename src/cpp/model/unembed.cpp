@@ -30,7 +30,7 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
     Norm ln_final;
     if (norm) {
       be.rms_scale(a->last, c.norm_eps, a->scale);  // [T, dim] -> [T, 1]
-      ln_final = {a->scale, model.weights().norm.data()};
+      ln_final = {a->scale, model.weights().norm.view};
     }
     const Weight* const output[] = {&model.weights().output};
     be.matmul(output, a->last, {&a->logits, 1}, ln_final);  // [T, dim] -> [T, vocab_size]

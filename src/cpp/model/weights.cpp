@@ -10,7 +10,7 @@ bool has(const Checkpoint& checkpoint, Part part, std::int64_t layer) {
   return checkpoint.weights.contains(weight_name(checkpoint.naming, part, layer));
 }
 
-void take(const Checkpoint& checkpoint, Part part, std::int64_t layer, Weight& field) {
+void take(const Checkpoint& checkpoint, Backend& /*backend*/, Part part, std::int64_t layer, Weight& field) {
   const bool shared = checkpoint.config.tied && facts(part).need == Need::untied;
   const Weight& weight = checkpoint.weight(shared ? Part::tok_embeddings : part, layer);
   const auto [rows, cols] = part_shape(checkpoint.config, part);
@@ -21,25 +21,25 @@ void take(const Checkpoint& checkpoint, Part part, std::int64_t layer, Weight& f
 }
 
 // Vectors are small and every row of every layer needs them: kept as floats whatever the file holds.
-void take(const Checkpoint& checkpoint, Part part, std::int64_t layer, std::vector<float>& field) {
+void take(const Checkpoint& checkpoint, Backend& backend, Part part, std::int64_t layer, Vector& field) {
   // An optional one that layer 0 has, all have; one that it lacks, none has.
   if (facts(part).need == Need::optional && !has(checkpoint, part, 0)) {
     if (!has(checkpoint, part, layer)) return;
     throw FormatError(cat("tensor '", weight_name(checkpoint.naming, part, layer), "' is there, but layer 0 has none"));
   }
   Weight weight;
-  take(checkpoint, part, layer, weight);
-  field.resize(static_cast<std::size_t>(weight.cols));
-  weight.decode_row(0, field.data());
+  take(checkpoint, backend, part, layer, weight);
+  field = backend.make_vector(weight.cols);
+  weight.decode_row(0, field.view.row(0));
 }
 
 }  // namespace
 
-Weights::Weights(const Checkpoint& checkpoint) {
+Weights::Weights(const Checkpoint& checkpoint, Backend& backend) {
   const std::vector<Buffer> files = mapped_files(checkpoint);
   const FileReads reads(files);
   const auto taker = [&](std::int64_t layer) {
-    return [&checkpoint, layer](Part part, auto& field) { take(checkpoint, part, layer, field); };
+    return [&, layer](Part part, auto& field) { take(checkpoint, backend, part, layer, field); };
   };
   each(taker(0));
   layers.resize(static_cast<std::size_t>(checkpoint.config.n_layers));

@@ -4,15 +4,17 @@
 #include <type_traits>
 #include <vector>
 
+#include "backend/backend.h"
 #include "core/parts.h"
 #include "format/format.h"
 #include "io/checkpoint.h"
 
 namespace llama2cpp {
 
-// Gains and biases as floats, empty where a model lacks an optional one; all else as it lies in the file.
+// Gains and biases as floats in memory of the backend's, empty where a model lacks an optional one; all else as it lies in
+// the file.
 template <PartKind kKind>
-using PartValue = std::conditional_t<is_vector(kKind), std::vector<float>, Weight>;
+using PartValue = std::conditional_t<is_vector(kKind), Vector, Weight>;
 
 // A layer's weights: a field for each row of core/parts.inc, by its name.
 struct LayerWeights {
@@ -35,7 +37,7 @@ struct Weights {
 
   // Throws FormatError for a missing tensor, a shape that the config does not give, and an optional part that only some
   // layers have.
-  explicit Weights(const Checkpoint& checkpoint);
+  Weights(const Checkpoint& checkpoint, Backend& backend);
 
   // Every matrix that matmul reads.
   std::vector<Weight*> matrices();

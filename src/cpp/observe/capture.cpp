@@ -83,14 +83,14 @@ void Capture::at(Point point, std::int64_t layer, const Tensor& activation, cons
         std::fill(row + end, row + tokens_, masked);
       }
     };
-    return backend_->share_out(heads * kept, bytes_of(heads * kept * tokens_), copy_rows);
+    return backend_->parallel_for(heads * kept, bytes_of(heads * kept * tokens_), copy_rows);
   }
 
   const std::int64_t width = activation.rows() * activation.columns() / span.count;  // floats of a token
   float* const first = memory_ + to.begin + sequence * kept * width;
   const float* const from = activation.row(0);
   if (all_rows_) {
-    return backend_->share_out(span.count, bytes_of(span.count * width), [&](std::int64_t begin, std::int64_t last) {
+    return backend_->parallel_for(span.count, bytes_of(span.count * width), [&](std::int64_t begin, std::int64_t last) {
       std::copy_n(from + begin * width, (last - begin) * width, first + (span.position + begin) * width);
     });
   }

@@ -187,11 +187,11 @@ void Hooks::call(Point point, std::int64_t layer, const Tensor& activation, std:
     }
     const std::int64_t heads = span.count * shape.heads;
     const std::unique_ptr<float[]> shown(new float[static_cast<std::size_t>(heads * shape.width)]);  // not zeroed
-    backend_->share_out(heads, heads * shape.width * static_cast<std::int64_t>(sizeof(float)),
-                        [&](std::int64_t begin, std::int64_t end) {
-                          const std::int64_t offset = begin * shape.width;
-                          to_half_split(part.row(0) + offset, shown.get() + offset, end - begin, shape.width);
-                        });
+    backend_->parallel_for(heads, heads * shape.width * static_cast<std::int64_t>(sizeof(float)),
+                           [&](std::int64_t begin, std::int64_t end) {
+                             const std::int64_t offset = begin * shape.width;
+                             to_half_split(part.row(0) + offset, shown.get() + offset, end - begin, shape.width);
+                           });
     show(point, layer, Tensor(shown.get(), {span.count, shape.heads, shape.width}), span);
     if (edits(point, layer)) to_interleaved(shown.get(), part.row(0), heads, shape.width);
   }

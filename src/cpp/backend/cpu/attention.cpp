@@ -1,11 +1,10 @@
 // Attention on the CPU: writing keys and values to the cache, and sharing out (token, head) pairs.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "backend/cpu/cpu_backend.h"
-#include "core/check.h"
+#include "backend/op_checks.h"
 
 namespace llama2cpp {
 namespace {
@@ -17,21 +16,6 @@ constexpr std::int64_t kMostTokens = 16;             // that go together: a quer
 std::byte* entry(const Tensor& cache, std::int64_t head, std::int64_t position) {
   return static_cast<std::byte*>(cache.data) +
          (head * cache.dim(1) + position) * cache.row_stride * size_of(cache.dtype);
-}
-
-void check_spans(const char* op, std::span<const AttentionSpan> spans, std::int64_t rows) {
-  std::int64_t next = 0;
-  for (const AttentionSpan& span : spans) {
-    LLAMA2CPP_CHECK(span.row == next && span.count > 0, "[", op, "] a span begins at row ", span.row, " and has ",
-                    span.count, " rows, expected it to begin at row ", next);
-    LLAMA2CPP_CHECK(span.keys.rank == 3 && span.keys.shape == span.values.shape && span.keys.dtype == span.values.dtype,
-                    "[", op, "] keys are ", shape_text(span.keys), " but values are ", shape_text(span.values));
-    LLAMA2CPP_CHECK(span.position >= 0 && span.position + span.count <= span.keys.dim(1), "[", op, "] positions ",
-                    span.position, " to ", span.position + span.count - 1, " do not fit into keys of ",
-                    shape_text(span.keys));
-    next += span.count;
-  }
-  LLAMA2CPP_CHECK(next == rows, "[", op, "] the spans have ", next, " rows, expected ", rows);
 }
 
 // The row of [n_heads, count, positions] that belongs to one head and one of the span's tokens.
@@ -137,7 +121,7 @@ struct AttentionJob {
                      .keys = reinterpret_cast<const T*>(entry(span.keys, kv_head, begin)),
                      .n = end - begin,
                      .head_dim = head_dim,
-                     .root = std::sqrt(static_cast<float>(head_dim)),
+                     .root = span.divisor,
                      .out = {},
                      .ahead = ahead<T>(span, span.values, kv_head, begin)};
     for (std::int64_t i = 0; i < count; ++i) {
@@ -182,13 +166,9 @@ struct AttentionJob {
 }  // namespace
 
 void CpuBackend::store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans) {
-  LLAMA2CPP_CHECK(k.rows() == v.rows() && k.columns() == v.columns(), "[store_kv] k is ", shape_text(k), " but v is ",
-                  shape_text(v));
-  check_spans("store_kv", spans, k.rows());
+  op_checks::store_kv(k, v, spans);
   for (const AttentionSpan& span : spans) {
     const std::int64_t head_dim = span.keys.columns();
-    LLAMA2CPP_CHECK(k.columns() == span.keys.dim(0) * head_dim, "[store_kv] k is ", shape_text(k), " but keys are ",
-                    shape_text(span.keys));
     for (std::int64_t t = 0; t < span.count; ++t) {
       for (std::int64_t head = 0; head < span.keys.dim(0); ++head) {
         const auto copy = [&](const Tensor& from, const Tensor& cache) {
@@ -209,35 +189,20 @@ void CpuBackend::store_kv(const Tensor& k, const Tensor& v, std::span<const Atte
 
 void CpuBackend::attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tensor& z, AttentionStage first,
                            AttentionStage last) {
-  LLAMA2CPP_CHECK(q.rows() == z.rows() && q.columns() == z.columns(), "[attention] q is ", shape_text(q), " but z is ",
-                  shape_text(z));
-  check_spans("attention", spans, q.rows());
+  op_checks::attention(q, spans, z, first, last);
   std::int64_t most_keys = 0;
   std::int64_t all_keys = 0;
   for (const AttentionSpan& span : spans) {
-    const std::int64_t head_dim = span.keys.columns();
-    const std::int64_t kv_dim = span.keys.dim(0) * head_dim;
-    LLAMA2CPP_CHECK(q.columns() % kv_dim == 0, "[attention] q is ", shape_text(q), ", which keys of ",
-                    shape_text(span.keys), " do not divide");
-    const auto check_pattern = [&](const Tensor& t, const char* name, bool needed) {
-      LLAMA2CPP_CHECK(t || !needed, "[attention] a stage alone needs a place for ", name);
-      LLAMA2CPP_CHECK(!t || (t.rank == 3 && t.dim(0) == q.columns() / head_dim && t.dim(1) == span.count &&
-                             t.dim(2) == span.position + span.count),
-                      "[attention] ", name, " is ", shape_text(t), ", expected [", q.columns() / head_dim, ", ",
-                      span.count, ", ", span.position + span.count, "]");
-    };
-    check_pattern(span.scores, "scores", first == AttentionStage::pattern || last == AttentionStage::scores);
-    check_pattern(span.pattern, "pattern", first == AttentionStage::values || last == AttentionStage::pattern);
-    LLAMA2CPP_CHECK(span.window >= 0, "[attention] the window is ", span.window, ", expected 0 or more");
     most_keys = std::max(most_keys, span.position + span.count);
     all_keys += span.count * (span.position + span.count);
   }
 
   const std::int64_t row_width = most_keys + q.columns();  // a query's scores, and a tile of its z
   const std::int64_t together = std::clamp(kScoresInCache / row_width, std::int64_t{4}, kMostQueries);
-  reserve_scratch(together * row_width);
+  reserve_scratch(together * row_width * static_cast<std::int64_t>(sizeof(float)));
   region(all_keys * q.columns() / 8, [&](int w, int workers) {
-    const AttentionJob job{kernels_, q, z, first, last, scratch(w), row_width, together};
+    auto* const memory = reinterpret_cast<float*>(scratch(w));
+    const AttentionJob job{kernels_, q, z, first, last, memory, row_width, together};
     // A few tokens' pieces go to workers in turn, since later tokens have more keys than earlier ones.
     for (const AttentionSpan& span : spans) {
       const std::int64_t heads = q.columns() / span.keys.columns();

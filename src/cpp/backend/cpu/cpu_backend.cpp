@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <utility>
 
 #include "backend/cpu/isa/select.h"
-#include "core/check.h"
+#include "backend/op_checks.h"
+#include "core/available_memory.h"
 #include "format/weight_rows.h"
 
 namespace llama2cpp {
@@ -17,12 +19,6 @@ namespace {
 // A region costs a few hundred nanoseconds where threads still spin and ten times that where they sleep. Below this
 // much work one thread is faster.
 constexpr std::int64_t kWorthWaking = 4000;
-
-// Shapes that all elementwise ops expect: [T, n] views with the same T and n.
-void check_same(const char* op, const Tensor& a, const Tensor& b, const char* a_name, const char* b_name) {
-  LLAMA2CPP_CHECK(a.rows() == b.rows() && a.columns() == b.columns(), "[", op, "] ", a_name, " is ", shape_text(a),
-                  " but ", b_name, " is ", shape_text(b));
-}
 
 }  // namespace
 
@@ -37,6 +33,10 @@ CpuBackend::CpuBackend(int threads, const KernelTable& kernels, ThreadPool::Star
 
 void CpuBackend::acquire(FunctionRef<void()> poll) {
   lease_.lock(poll);
+  if (lease_.inherited()) {  // half written, perhaps: left alone
+    std::construct_at(&scratch_, static_cast<std::size_t>(threads()));
+    std::construct_at(&tiles_);
+  }
   poll_ = poll;
   std::fegetenv(&callers_float_mode_);
   std::fesetenv(FE_DFL_ENV);
@@ -53,6 +53,8 @@ std::string CpuBackend::take_warning() {
   has_warning_.store(false, std::memory_order_relaxed);
   return std::exchange(warning_, {});
 }
+
+std::size_t CpuBackend::memory_left() const { return available_memory(); }
 
 void CpuBackend::region(std::int64_t cost, FunctionRef<void(int, int)> work) {
   if (threads() == 1 || cost < kWorthWaking) return work(0, 1);
@@ -71,45 +73,46 @@ void CpuBackend::each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionR
   });
 }
 
-void CpuBackend::share_out(std::int64_t count, std::int64_t bytes, FunctionRef<void(std::int64_t, std::int64_t)> work) {
+void CpuBackend::parallel_for(std::int64_t count, std::int64_t bytes,
+                              FunctionRef<void(std::int64_t, std::int64_t)> work) {
   region(count > 1 ? bytes / 8 : 0, [&](int w, int n) {
     const Range mine = share(count, w, n);
     if (mine.begin < mine.end) work(mine.begin, mine.end);
   });
 }
 
-void CpuBackend::reserve_scratch(std::int64_t floats) {
-  const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
+void CpuBackend::reserve_scratch(std::int64_t bytes) {
+  const auto needed = static_cast<std::size_t>(bytes);
   for (Buffer& memory : scratch_) {
-    if (memory.size() < bytes) memory = Buffer::heap(bytes + bytes / 2);
+    if (memory.size() < needed) memory = Buffer::heap(needed + needed / 2);
   }
 }
 
 void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) {
+  op_checks::embed(table, tokens, out);
   const auto rows = static_cast<std::int64_t>(tokens.size());
-  LLAMA2CPP_CHECK(out.rows() == rows && out.columns() == table.cols, "[embed] table is ", shape_text(table), " and ",
-                  rows, " tokens were given, but out is ", shape_text(out));
-  for (std::size_t t = 0; t < tokens.size(); ++t) {
-    LLAMA2CPP_CHECK(tokens[t] >= 0 && tokens[t] < table.rows, "[embed] token ", t, " is ", tokens[t],
-                    ", expected 0 to ", table.rows - 1);
-  }
   if (!has_file_rows(table)) {
     return each_row(rows, table.cols / 4,
                     [&](std::int64_t t) { table.decode_row(tokens[static_cast<std::size_t>(t)], out.row(t)); });
   }
-  reserve_scratch(static_cast<std::int64_t>(rows_memory(table, 1) / sizeof(float)));
+  reserve_scratch(static_cast<std::int64_t>(rows_memory(table, 1)));
   region(rows > 1 ? rows * table.cols / 4 : 0, [&](int w, int n) {
     const Range mine = share(rows, w, n);
-    auto* const memory = reinterpret_cast<std::byte*>(scratch(w));
     for (std::int64_t t = mine.begin; t < mine.end; ++t) {
-      read_rows(table, tokens[static_cast<std::size_t>(t)], 1, memory).decode_row(0, out.row(t));
+      read_rows(table, tokens[static_cast<std::size_t>(t)], 1, scratch(w)).decode_row(0, out.row(t));
     }
   });
 }
 
+void CpuBackend::take_rows(const Tensor& x, std::span<const std::int64_t> rows, const Tensor& out) {
+  op_checks::take_rows(x, rows, out);
+  const std::int64_t n = x.columns();
+  each_row(out.rows(), n / 8,
+           [&](std::int64_t r) { std::copy_n(x.row(rows[static_cast<std::size_t>(r)]), n, out.row(r)); });
+}
+
 void CpuBackend::rms_scale(const Tensor& x, float eps, const Tensor& scale) {
-  LLAMA2CPP_CHECK(scale.rows() == x.rows() && scale.columns() == 1, "[rms_scale] x is ", shape_text(x),
-                  " but scale is ", shape_text(scale));
+  op_checks::rms_scale(x, scale);
   const std::int64_t n = x.columns();
   each_row(x.rows(), n / 8, [&](std::int64_t t) {
     const float mean = kernels_.sum_squares(x.row(t), n) / static_cast<float>(n);
@@ -118,20 +121,14 @@ void CpuBackend::rms_scale(const Tensor& x, float eps, const Tensor& scale) {
 }
 
 void CpuBackend::normalize(const Tensor& x, const Tensor& scale, const Tensor& out) {
-  check_same("normalize", x, out, "x", "out");
-  LLAMA2CPP_CHECK(scale.rows() == x.rows() && scale.columns() == 1, "[normalize] x is ", shape_text(x),
-                  " but scale is ", shape_text(scale));
+  op_checks::normalize(x, scale, out);
   const std::int64_t n = x.columns();
   each_row(x.rows(), n / 8,
            [&](std::int64_t t) { kernels_.scale(x.row(t), 1.0F / *scale.row(t), nullptr, out.row(t), n); });
 }
 
 void CpuBackend::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) {
-  check_same("rope", cos, sin, "cos", "sin");
-  LLAMA2CPP_CHECK(head_dim > 0 && head_dim % 2 == 0 && x.columns() % head_dim == 0, "[rope] x is ", shape_text(x),
-                  ", which heads of ", head_dim, " do not fill");
-  LLAMA2CPP_CHECK(cos.rows() == x.rows() && cos.columns() == head_dim / 2, "[rope] x is ", shape_text(x),
-                  " in heads of ", head_dim, " but cos is ", shape_text(cos));
+  op_checks::rope(x, cos, sin, head_dim);
   const auto turn = style == RopeStyle::interleaved ? kernels_.rope_interleaved : kernels_.rope_half_split;
   each_row(x.rows(), x.columns() / 4, [&](std::int64_t t) {
     for (std::int64_t i = 0; i < x.columns(); i += head_dim) turn(x.row(t) + i, cos.row(t), sin.row(t), head_dim);
@@ -139,8 +136,7 @@ void CpuBackend::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std
 }
 
 void CpuBackend::swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) {
-  check_same("swiglu", gate, up, "gate", "up");
-  check_same("swiglu", gate, out, "gate", "out");
+  op_checks::swiglu(gate, up, out);
   // A row of a large model is worth sharing out by itself, so pieces of rows and not rows are the unit.
   constexpr std::int64_t kPiece = 1024;
   const std::int64_t n = gate.columns();
@@ -156,17 +152,15 @@ void CpuBackend::swiglu(const Tensor& gate, const Tensor& up, const Tensor& out)
 }
 
 void CpuBackend::add(const Tensor& a, const Tensor& b, const Tensor& out) {
-  check_same("add", a, b, "a", "b");
-  check_same("add", a, out, "a", "out");
+  op_checks::add(a, b, out);
   const std::int64_t n = a.columns();
   each_row(a.rows(), n / 8, [&](std::int64_t t) { kernels_.add(a.row(t), b.row(t), out.row(t), n); });
 }
 
-void CpuBackend::add_bias(const Tensor& x, std::span<const float> bias) {
+void CpuBackend::add_bias(const Tensor& x, const Tensor& bias) {
+  op_checks::add_bias(x, bias);
   const std::int64_t n = x.columns();
-  LLAMA2CPP_CHECK(static_cast<std::int64_t>(bias.size()) == n, "[add_bias] x is ", shape_text(x), " but bias has ",
-                  bias.size(), " values");
-  each_row(x.rows(), n / 8, [&](std::int64_t t) { kernels_.add(x.row(t), bias.data(), x.row(t), n); });
+  each_row(x.rows(), n / 8, [&](std::int64_t t) { kernels_.add(x.row(t), bias.row(0), x.row(t), n); });
 }
 
 }  // namespace llama2cpp

@@ -30,10 +30,15 @@ class CpuBackend final : public Backend {
   bool has_warning() const override { return has_warning_.load(std::memory_order_relaxed); }
   std::string take_warning() override;
   Buffer alloc(std::size_t bytes) override { return Buffer::heap(bytes); }
+  Buffer reserve(std::size_t bytes) override { return Buffer::reserve(bytes); }
+  std::size_t memory_left() const override;
+  bool packs() const override { return true; }
+  bool multiplies_integers() const override { return true; }
   using Backend::pack;
   void pack(std::span<Weight* const> weights) override;
   std::size_t packed_bytes(const Weight& weight) const override;
   void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) override;
+  void take_rows(const Tensor& x, std::span<const std::int64_t> rows, const Tensor& out) override;
   void rms_scale(const Tensor& x, float eps, const Tensor& scale) override;
   void normalize(const Tensor& x, const Tensor& scale, const Tensor& out) override;
   void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
@@ -44,8 +49,9 @@ class CpuBackend final : public Backend {
                  AttentionStage last) override;
   void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override;
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
-  void add_bias(const Tensor& x, std::span<const float> bias) override;
-  void share_out(std::int64_t count, std::int64_t bytes, FunctionRef<void(std::int64_t, std::int64_t)> work) override;
+  void add_bias(const Tensor& x, const Tensor& bias) override;
+  void parallel_for(std::int64_t count, std::int64_t bytes,
+                    FunctionRef<void(std::int64_t, std::int64_t)> work) override;
   void sync() override {}
 
  private:
@@ -60,8 +66,8 @@ class CpuBackend final : public Backend {
   void each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionRef<void(std::int64_t)> row);
 
   // Each worker's own memory. It is made before the region; it grows and is kept.
-  void reserve_scratch(std::int64_t floats);
-  float* scratch(int worker) { return reinterpret_cast<float*>(scratch_[static_cast<std::size_t>(worker)].data()); }
+  void reserve_scratch(std::int64_t bytes);
+  std::byte* scratch(int worker) { return scratch_[static_cast<std::size_t>(worker)].data(); }
 
   const KernelTable& kernels_;
   ThreadPool pool_;

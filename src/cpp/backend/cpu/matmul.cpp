@@ -7,11 +7,14 @@
 // A block of a few panels stays in the first-level cache while the tiles pass by.
 #include <algorithm>
 #include <array>
+#include <optional>
 
+#include "backend/cpu/arena.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/matmul_input.h"
 #include "backend/cpu/matmul_job.h"
 #include "backend/cpu/panels.h"
+#include "backend/op_checks.h"
 #include "core/check.h"
 #include "format/int8_group.h"
 #include "format/llm_int8.h"
@@ -20,29 +23,138 @@
 namespace llama2cpp {
 namespace {
 
-// The different forms of input of one call, and whose is whose.
+// The input in the different forms that the weights of a call take.
 constexpr std::size_t kMostForms = 4;
-struct Layouts {
-  std::array<InputLayout, kMostForms> all;
+struct Inputs {
+  std::array<std::optional<MatmulInput>, kMostForms> all;  // optional: those that are not there cost nothing
   std::size_t count = 0;
 
-  std::size_t index(const Weight& weight) {
-    const InputForm form = input_form(weight);
+  // The first of the form, or count.
+  std::size_t index(const InputForm& form) const {
     std::size_t i = 0;
-    while (i < count && all[i].form() != form) ++i;
-    LLAMA2CPP_CHECK(i < kMostForms, "[matmul] the weights take their input in more than ", kMostForms, " forms");
-    if (i == count) all[count++] = InputLayout(form, weight.cols);
+    while (i < count && all[i]->form() != form) ++i;
     return i;
   }
-  std::int64_t bytes(std::int64_t tokens) const {
+  const MatmulInput& of(const Weight& weight) const { return *all[count == 1 ? 0 : index(input_form(weight))]; }
+
+  void add(const Weight& weight, std::int64_t tokens) {
+    const InputForm form = input_form(weight);
+    const std::size_t i = index(form);
+    LLAMA2CPP_CHECK(i < kMostForms, "[matmul] the weights take their input in more than ", kMostForms, " forms");
+    if (i == count) all[count++].emplace(form, weight.cols, tokens);
+  }
+  std::int64_t bytes() const {
     std::int64_t sum = 0;
-    for (std::size_t i = 0; i < count; ++i) sum += all[i].bytes(tokens);
+    for (std::size_t i = 0; i < count; ++i) sum += all[i]->bytes();
     return sum;
   }
   std::int64_t scratch_bytes() const {
     std::int64_t most = 0;
-    for (std::size_t i = 0; i < count; ++i) most = std::max(most, all[i].scratch_bytes());
-    return round_to_line(most);
+    for (std::size_t i = 0; i < count; ++i) most = std::max(most, all[i]->scratch_bytes());
+    return most;
+  }
+  Inputs at(std::byte* memory) const {
+    Inputs there;
+    for (; there.count < count; ++there.count) {
+      MatmulInput& input = there.all[there.count].emplace(*all[there.count]);
+      input.use(memory);
+      memory += input.bytes();
+    }
+    return there;
+  }
+};
+
+// What a worker needs of its own.
+struct WorkerMemory {
+  float* row;           // [cols] a normalised token
+  std::byte* rounding;  // what a layout needs to put it in its place
+  std::byte* lone;      // the input, where it is one token
+  MatmulScratch weights;
+};
+
+// One call, as all its workers see it.
+struct MatmulCall {
+  const KernelTable& kernels;
+  std::span<const Weight* const> weights;
+  const Tensor& x;
+  std::span<const Tensor> outs;
+  const Norm& norm;
+  Inputs forms;  // without memory
+  std::int64_t all_panels = 0;
+  Tiles tiles;
+  std::int64_t group;  // panels that go through a block together
+  MatmulScratch::Sizes scratch_sizes;
+
+  MatmulCall(const KernelTable& table, std::span<const Weight* const> matrices, const Tensor& input,
+             std::span<const Tensor> outputs, const Norm& input_norm)
+      : kernels(table),
+        weights(matrices),
+        x(input),
+        outs(outputs),
+        norm(input_norm),
+        tiles(input.rows(), table.tile),
+        group(group_of(input.rows())),
+        scratch_sizes(matrices, group, input.rows()) {
+    for (const Weight* w : weights) {
+      forms.add(*w, tiles.tokens);
+      all_panels += panel_count(*w);
+    }
+  }
+
+  bool lone() const { return tiles.tokens == 1; }
+
+  WorkerMemory carve(Arena& arena) const {
+    auto* const row = arena.take<float>(x.columns());
+    auto* const rounding = arena.take<std::byte>(forms.scratch_bytes());
+    auto* const input = arena.take<std::byte>(lone() ? forms.bytes() : 0);
+    return {row, rounding, input, MatmulScratch(arena, scratch_sizes)};
+  }
+  std::int64_t worker_bytes() const {
+    Arena arena;
+    carve(arena);
+    return arena.used();
+  }
+
+  // Lays the tokens of some tiles out.
+  void lay_out(Range mine, Inputs& inputs, const WorkerMemory& memory) const {
+    for (std::int64_t tile = mine.begin; tile < mine.end; ++tile) {
+      const Range part = tiles.of(tile);
+      for (std::int64_t t = part.begin; t < part.end; ++t) {
+        float* const from = normalised(t, memory.row);
+        for (std::size_t i = 0; i < inputs.count; ++i) {
+          MatmulInput& input = *inputs.all[i];
+          if (lone() && input.form() == InputForm{}) {
+            input.use_row(from);
+          } else {
+            input.put(kernels, from, part, t - part.begin, memory.rounding);
+          }
+        }
+      }
+    }
+  }
+
+  // The weights' panels count as one row of panels, of which each worker takes a contiguous share.
+  void multiply(Range mine, const Inputs& inputs, const WorkerMemory& memory) const {
+    std::int64_t before = 0;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const std::int64_t panels = panel_count(*weights[i]);
+      const Range part{std::max(mine.begin - before, std::int64_t{0}), std::min(mine.end - before, panels)};
+      const MatmulJob job{kernels, *weights[i], outs[i], inputs.of(*weights[i]), tiles, memory.weights};
+      if (part.begin < part.end) job.run(part, group);
+      before += panels;
+    }
+  }
+
+ private:
+  // Many where there are few tokens to do with each weight.
+  static std::int64_t group_of(std::int64_t tokens) { return tokens <= 2 ? 8 : tokens <= 4 ? 4 : 2; }
+
+  float* normalised(std::int64_t t, float* row) const {
+    if (!norm.scale && !norm.gain) return x.row(t);
+    // Without a scale the product with 1 leaves the bits alone.
+    const float factor = norm.scale ? 1.0F / *norm.scale.row(t) : 1.0F;
+    kernels.scale(x.row(t), factor, norm.gain ? norm.gain.row(0) : nullptr, row, x.columns());
+    return row;
   }
 };
 
@@ -54,6 +166,18 @@ std::int64_t panels_at_once(const Weight& weight) {
   if (!has_file_rows(weight)) return 0;
   const std::size_t one = std::max<std::size_t>(1, rows_memory(weight, kPanelRows));
   return static_cast<std::int64_t>(std::max<std::size_t>(1, kReadAtOnce / one));
+}
+
+// What this backend's sums of integers have room for.
+void check_columns(std::span<const Weight* const> weights) {
+  for (const Weight* weight : weights) {
+    const Weight& w = *weight;
+    LLAMA2CPP_CHECK(w.format != &kLlmInt8 || w.cols <= kMostLlmInt8Columns, "[matmul] w is ", shape_text(w), " (",
+                    w.format->name, "), expected at most ", kMostLlmInt8Columns, " columns");
+    LLAMA2CPP_CHECK(!w.int8_input || panel_form(w) != PanelForm::int8_group || w.group <= kMostInt8Group,
+                    "[matmul] w is ", shape_text(w), " (", w.format->name, ") in groups of ", w.group,
+                    ", expected at most ", kMostInt8Group);
+  }
 }
 
 }  // namespace
@@ -133,114 +257,29 @@ void CpuBackend::pack(std::span<Weight* const> weights) {
 
 void CpuBackend::matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
                         const Norm& norm) {
-  LLAMA2CPP_CHECK(weights.size() == outs.size() && !weights.empty(), "[matmul] ", weights.size(), " weights but ",
-                  outs.size(), " outs");
-  const std::int64_t tokens = x.rows();
-  const std::int64_t cols = x.columns();
-  Layouts layouts;
-  std::int64_t all_panels = 0;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    const Weight& w = *weights[i];
-    LLAMA2CPP_CHECK(w.cols == cols, "[matmul] w is ", shape_text(w), " but x is ", shape_text(x));
-    LLAMA2CPP_CHECK(outs[i].rows() == tokens && outs[i].columns() == w.rows, "[matmul] w is ", shape_text(w),
-                    " and x is ", shape_text(x), " but out is ", shape_text(outs[i]));
-    LLAMA2CPP_CHECK(w.format->group <= 1 || cols % w.format->group == 0, "[matmul] w is ", shape_text(w),
-                    ", and groups of ", w.format->group, " (", w.format->name, ") do not fill its rows");
-    LLAMA2CPP_CHECK(w.format != &kLlmInt8 || cols <= kMostLlmInt8Columns, "[matmul] w is ", shape_text(w), " (",
-                    w.format->name, "), expected at most ", kMostLlmInt8Columns, " columns");
-    LLAMA2CPP_CHECK(!w.int8_input || panel_form(w) != PanelForm::int8_group || w.group <= kMostInt8Group,
-                    "[matmul] w is ", shape_text(w), " (", w.format->name, ") in groups of ", w.group,
-                    ", expected at most ", kMostInt8Group);
-    layouts.index(w);
-    all_panels += panel_count(w);
-  }
-  LLAMA2CPP_CHECK(!norm.scale || (norm.scale.rows() == tokens && norm.scale.columns() == 1), "[matmul] x is ",
-                  shape_text(x), " but norm.scale is ", shape_text(norm.scale));
-  if (tokens == 0) return;
-
-  const Tiles tiles(tokens, kernels_.tile);
-  // Panels that go through a block together: a wide group where there are few tokens to do with each weight.
-  const std::int64_t group = tokens <= 2 ? 8 : tokens <= 4 ? 4 : 2;
-
-  // Each worker's memory: one normalised token, its rounding, a lone token's input, and weights.
-  std::int64_t packed_bytes = 0;
-  std::int64_t open_bytes = 0;
-  std::int64_t wide_bytes = 0;
-  std::int64_t sums_bytes = 0;
-  for (const Weight* w : weights) {
-    packed_bytes = std::max(packed_bytes, MatmulScratch::packed_bytes(*w, group));
-    open_bytes = std::max(open_bytes, MatmulScratch::open_bytes(*w, group));
-    wide_bytes = std::max(wide_bytes, MatmulScratch::wide_bytes(*w, group));
-    sums_bytes = std::max(sums_bytes, MatmulScratch::sums_bytes(*w, group, tokens));
-  }
-  const std::int64_t row_bytes = round_to_line(cols * 4);
-  const std::int64_t q_bytes = layouts.scratch_bytes();
-  const std::int64_t input_bytes = layouts.bytes(tokens);
-  const std::int64_t lone_bytes = tokens == 1 ? input_bytes : 0;
-  reserve_scratch((row_bytes + q_bytes + lone_bytes + packed_bytes + open_bytes + wide_bytes + sums_bytes) / 4);
-  if (tokens > 1 && tiles_.size() < static_cast<std::size_t>(input_bytes)) {
-    tiles_ = Buffer::heap(static_cast<std::size_t>(input_bytes));
-  }
-
-  // Lays `mine` of the tiles out and returns the inputs. `row` and `lone` are a worker's.
-  using Inputs = std::array<Input, kMostForms>;
-  const auto lay_out = [&](float* row, std::byte* lone, Range mine) {  // row [cols]
-    auto* const q = reinterpret_cast<std::byte*>(row) + row_bytes;
-    const auto normalised = [&](std::int64_t t) -> float* {
-      if (!norm.scale && norm.gain == nullptr) return x.row(t);
-      // Without a scale the product with 1 leaves the bits alone.
-      kernels_.scale(x.row(t), norm.scale ? 1.0F / *norm.scale.row(t) : 1.0F, norm.gain, row, cols);
-      return row;
-    };
-
-    Inputs inputs;
-    std::byte* next = tokens == 1 ? lone : tiles_.data();
-    for (std::size_t i = 0; i < layouts.count; ++i) {
-      inputs[i] = layouts.all[i].at(next, tokens);
-      next += layouts.all[i].bytes(tokens);
-    }
-    for (std::int64_t tile = mine.begin; tile < mine.end; ++tile) {
-      const Range part = tiles.of(tile);
-      for (std::int64_t t = part.begin; t < part.end; ++t) {
-        float* const from = normalised(t);
-        for (std::size_t i = 0; i < layouts.count; ++i) {
-          if (tokens == 1 && layouts.all[i].form() == InputForm{}) {
-            inputs[i].f32 = from;  // a row is a tile already
-            continue;
-          }
-          layouts.all[i].put(kernels_, from, inputs[i], tokens, part, t - part.begin, q);
-        }
-      }
-    }
-    return inputs;
-  };
-
-  if (tokens > 1) {
-    region(tokens * cols,
-           [&](int worker, int workers) { lay_out(scratch(worker), nullptr, share(tiles.count, worker, workers)); });
+  op_checks::matmul(weights, x, outs, norm);
+  check_columns(weights);
+  if (x.rows() == 0) return;
+  const MatmulCall call(kernels_, weights, x, outs, norm);
+  reserve_scratch(call.worker_bytes());
+  const std::int64_t inputs_cost = x.rows() * x.columns();
+  if (!call.lone()) {
+    const auto bytes = static_cast<std::size_t>(call.forms.bytes());
+    if (tiles_.size() < bytes) tiles_ = Buffer::heap(bytes);
+    region(inputs_cost, [&](int worker, int workers) {
+      Arena arena(scratch(worker));
+      Inputs inputs = call.forms.at(tiles_.data());
+      call.lay_out(share(call.tiles.count, worker, workers), inputs, call.carve(arena));
+    });
   }
   const bool integers = weights[0]->int8_input;
-  region(tokens * cols * all_panels / (integers ? 4 : 1), [&](int worker, int workers) {
-    auto* const row = scratch(worker);  // [cols]
-    std::byte* const lone = reinterpret_cast<std::byte*>(row) + row_bytes + q_bytes;
-    std::byte* const packed = lone + lone_bytes;
-    const MatmulScratch memory{packed, reinterpret_cast<std::uint8_t*>(packed + packed_bytes),
-                               reinterpret_cast<float*>(packed + packed_bytes + open_bytes),
-                               reinterpret_cast<float*>(packed + packed_bytes + open_bytes + wide_bytes)};
+  region(inputs_cost * call.all_panels / (integers ? 4 : 1), [&](int worker, int workers) {
+    Arena arena(scratch(worker));
+    const WorkerMemory memory = call.carve(arena);
+    Inputs inputs = call.forms.at(call.lone() ? memory.lone : tiles_.data());
     // One token: each worker makes its own input, which is cheaper than waiting for another.
-    const Inputs inputs = lay_out(row, lone, {0, tokens == 1 ? 1 : 0});
-
-    // The weights' panels count as one row of panels, of which each worker takes a contiguous share.
-    const Range mine = share(all_panels, worker, workers);
-    std::int64_t before = 0;
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-      const std::int64_t panels = panel_count(*weights[i]);
-      const Range part{std::max(mine.begin - before, std::int64_t{0}), std::min(mine.end - before, panels)};
-      const std::size_t form = layouts.index(*weights[i]);
-      const MatmulJob job{kernels_, *weights[i], outs[i], layouts.all[form], inputs[form], tiles, memory};
-      if (part.begin < part.end) job.run(part, group);
-      before += panels;
-    }
+    if (call.lone()) call.lay_out({0, 1}, inputs, memory);
+    call.multiply(share(call.all_panels, worker, workers), inputs, memory);
   });
 }
 

@@ -45,7 +45,8 @@ std::int64_t step_cols(const InputForm& form) {
   return std::max(std::int64_t{1}, 4 * kBlock / form.group) * form.group;
 }
 
-InputLayout::InputLayout(InputForm form, std::int64_t cols) : form_(form), cols_(cols), step_(step_cols(form)) {
+MatmulInput::MatmulInput(InputForm form, std::int64_t cols, std::int64_t tokens)
+    : form_(form), cols_(cols), tokens_(tokens), step_(step_cols(form)) {
   if (!integers()) return;
   if (form.kind == InputForm::Kind::blocks) step_ = cols;  // kernels take any number of blocks
   group_ = form.group;
@@ -54,103 +55,122 @@ InputLayout::InputLayout(InputForm form, std::int64_t cols) : form_(form), cols_
   halves_ = form.halves;
 }
 
-std::int64_t InputLayout::bytes(std::int64_t tokens) const {
+std::int64_t MatmulInput::bytes() const {
   const std::int64_t own = form_.own_outliers() ? 4 + 8 * outliers() : 4 * outliers();
   const std::int64_t token = integers() ? groups_ * (4 + halves_ * 8 + quads_ * 4) + own : cols_ * 4;
-  return (tokens * token + 63) / 64 * 64;
+  return (tokens_ * token + 63) / 64 * 64;
 }
 
-Input InputLayout::at(std::byte* memory, std::int64_t tokens) const {
-  Input input;
+void MatmulInput::use(std::byte* memory) {
+  InputParts& parts = parts_;
   if (!integers()) {
-    input.f32 = reinterpret_cast<float*>(memory);
-    return input;
+    parts.f32 = reinterpret_cast<float*>(memory);
+    return;
   }
-  input.scales = reinterpret_cast<float*>(memory);
-  input.sums = input.scales + groups_ * tokens;
-  input.starts = reinterpret_cast<std::int32_t*>(input.sums + groups_ * halves_ * tokens);
-  input.outliers = reinterpret_cast<float*>(input.starts + groups_ * halves_ * tokens);
-  std::int32_t* next = reinterpret_cast<std::int32_t*>(input.outliers + outliers() * tokens);
+  parts.scales = reinterpret_cast<float*>(memory);
+  parts.sums = parts.scales + groups_ * tokens_;
+  parts.starts = reinterpret_cast<std::int32_t*>(parts.sums + groups_ * halves_ * tokens_);
+  parts.outliers = reinterpret_cast<float*>(parts.starts + groups_ * halves_ * tokens_);
+  std::int32_t* next = reinterpret_cast<std::int32_t*>(parts.outliers + outliers() * tokens_);
   if (form_.own_outliers()) {
-    input.columns = next;
-    input.counts = input.columns + outliers() * tokens;
-    next = input.counts + tokens;
+    parts.columns = next;
+    parts.counts = parts.columns + outliers() * tokens_;
+    next = parts.counts + tokens_;
   }
-  input.int8 = reinterpret_cast<std::int8_t*>(next);
-  return input;
+  parts.int8 = reinterpret_cast<std::int8_t*>(next);
 }
 
-std::int64_t InputLayout::outliers() const {
+std::int64_t MatmulInput::outliers() const {
   if (form_.own_outliers()) return cols_;
   return static_cast<std::int64_t>(form_.fixed.size());
 }
 
-void InputLayout::put(const KernelTable& kernels, const float* row, const Input& to, std::int64_t all_tokens,
-                      Range tokens, std::int64_t t, std::byte* scratch) const {
-  const std::int64_t n = tokens.end - tokens.begin;
+MatmulInput::Scratch MatmulInput::carve(Arena& arena) const {
+  return {.ordered = arena.take<float>(static_cast<std::int64_t>(form_.order.size())),
+          .others = arena.take<float>(form_.fixed.empty() ? 0 : cols_),
+          .scales = arena.take<float>(groups_),
+          .q = arena.take<std::int8_t>(integers() ? cols_ : 0)};
+}
+
+std::int64_t MatmulInput::scratch_bytes() const {
+  Arena arena;
+  carve(arena);
+  return arena.used();
+}
+
+void MatmulInput::put(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t,
+                      std::byte* memory) const {
+  Arena arena(memory);
+  const Scratch scratch = carve(arena);
   if (!form_.order.empty()) {
-    auto* const ordered = reinterpret_cast<float*>(scratch);
-    for (std::size_t i = 0; i < form_.order.size(); ++i) ordered[i] = row[form_.order[i]];
-    row = ordered;
-    scratch += form_.order.size_bytes();
+    for (std::size_t i = 0; i < form_.order.size(); ++i) scratch.ordered[i] = row[form_.order[i]];
+    row = scratch.ordered;
   }
-  if (!integers()) {
-    for (std::int64_t begin = 0; begin < cols_; begin += step_) {
-      float* out = tile(to, all_tokens, tokens, begin).f32 + t;
-      for (std::int64_t k = begin; k < std::min(begin + step_, cols_); ++k, out += n) *out = row[k];
-    }
-    return;
-  }
+  if (!integers()) return put_floats(row, tokens, t);
   if (!form_.fixed.empty()) {
-    auto* const others = reinterpret_cast<float*>(scratch);
-    std::copy_n(row, cols_, others);
-    float* out = tile(to, all_tokens, tokens, 0).outliers + t;
+    std::copy_n(row, cols_, scratch.others);
+    const std::int64_t n = tokens.end - tokens.begin;
+    float* out = tile(tokens, 0).outliers + t;
     for (const std::int32_t column : form_.fixed) {
-      *out = std::exchange(others[column], 0.0F);
+      *out = std::exchange(scratch.others[column], 0.0F);
       out += n;
     }
-    row = others;
-    scratch += cols_ * 4;
+    row = scratch.others;
   }
-  if (form_.kind == InputForm::Kind::blocks) {
-    const Input part = tile(to, all_tokens, tokens, 0);
-    return kernels.quantize_blocks({.x = row,
-                                    .blocks = groups_,
-                                    .halves = halves_,
-                                    .n_tokens = n,
-                                    .q = part.int8 + t * 4,
-                                    .scales = part.scales + t,
-                                    .starts = part.starts + t,
-                                    .sums = part.sums + t});
+  if (form_.kind == InputForm::Kind::blocks) return put_blocks(kernels, row, tokens, t);
+  put_integers(kernels, row, tokens, t, scratch);
+}
+
+void MatmulInput::put_floats(const float* row, Range tokens, std::int64_t t) const {
+  const std::int64_t n = tokens.end - tokens.begin;
+  for (std::int64_t begin = 0; begin < cols_; begin += step_) {
+    float* out = tile(tokens, begin).f32 + t;
+    for (std::int64_t k = begin; k < std::min(begin + step_, cols_); ++k, out += n) *out = row[k];
   }
-  const bool in_place = all_tokens == 1 && group_ % 4 == 0;
-  auto* const q_scales = reinterpret_cast<float*>(scratch);
-  auto* const q = in_place ? to.int8 : reinterpret_cast<std::int8_t*>(q_scales + groups_);
+}
+
+void MatmulInput::put_blocks(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t) const {
+  const InputParts part = tile(tokens, 0);
+  kernels.quantize_blocks({.x = row,
+                           .blocks = groups_,
+                           .halves = halves_,
+                           .n_tokens = tokens.end - tokens.begin,
+                           .q = part.int8 + t * 4,
+                           .scales = part.scales + t,
+                           .starts = part.starts + t,
+                           .sums = part.sums + t});
+}
+
+void MatmulInput::put_integers(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t,
+                               const Scratch& scratch) const {
+  const std::int64_t n = tokens.end - tokens.begin;
+  const bool in_place = tokens_ == 1 && group_ % 4 == 0;
+  std::int8_t* const q = in_place ? parts_.int8 : scratch.q;
   if (form_.kind == InputForm::Kind::llm_int8) {
-    const Input part = tile(to, all_tokens, tokens, 0);
+    const InputParts part = tile(tokens, 0);
     const bool own = form_.own_outliers();
     const std::int64_t count = kernels.quantize_row({.x = row,
                                                      .n = cols_,
                                                      .limit = form_.limit,
                                                      .q = q,
-                                                     .scale = q_scales,
+                                                     .scale = scratch.scales,
                                                      .columns = own ? part.columns + t * cols_ : nullptr,
                                                      .outliers = own ? part.outliers + t * cols_ : nullptr});
     if (own) part.counts[t] = static_cast<std::int32_t>(count);
   } else {
-    kernels.quantize(row, groups_, group_, q, q_scales);
+    kernels.quantize(row, groups_, group_, q, scratch.scales);
   }
   for (std::int64_t begin = 0; begin < cols_; begin += step_) {
-    const Input part = tile(to, all_tokens, tokens, begin);
+    const InputParts part = tile(tokens, begin);
     const std::int64_t first = begin / group_;
     const std::int64_t count = std::min(step_, cols_ - begin) / group_;
     for (std::int64_t g = 0; g < count; ++g) {
-      put_group(q + (first + g) * group_, q_scales[first + g], part, n, t, g, in_place);
+      put_group(q + (first + g) * group_, scratch.scales[first + g], part, n, t, g, in_place);
     }
   }
 }
 
-void InputLayout::put_group(const std::int8_t* q, float scale, const Input& to, std::int64_t n, std::int64_t t,
+void MatmulInput::put_group(const std::int8_t* q, float scale, const InputParts& to, std::int64_t n, std::int64_t t,
                             std::int64_t g, bool in_place) const {
   to.scales[g * n + t] = scale;
   std::int32_t sum = 0;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <span>
 
+#include "backend/cpu/arena.h"
 #include "backend/cpu/kernel_table.h"
 #include "core/thread_pool.h"
 #include "format/format.h"
@@ -42,7 +43,7 @@ struct Tiles {
 // All tiles' columns of one step (what kernels go through at once) lie together, so that they stream past the weights:
 // [steps][tiles] of what follows, for a tile of n tokens. In the form `blocks` there is one step, and a group is a block of
 // 32.
-struct Input {
+struct InputParts {
   float* f32 = nullptr;             // [columns][n]
   std::int8_t* int8 = nullptr;      // [groups][quads][n][4]
   float* scales = nullptr;          // [groups][n]
@@ -53,68 +54,83 @@ struct Input {
   std::int32_t* counts = nullptr;   // [n], likewise
 };
 
-class InputLayout {
+// A matmul's input in one form: the whole of it, or the part of one worker that has its own.
+class MatmulInput {
  public:
-  InputLayout() = default;
-  InputLayout(InputForm form, std::int64_t cols);
+  MatmulInput() = default;
+  MatmulInput(InputForm form, std::int64_t cols, std::int64_t tokens);
 
-  // Memory for an Input of some tokens, a multiple of 64, and for what `put` needs beside it.
-  std::int64_t bytes(std::int64_t tokens) const;
-  std::int64_t scratch_bytes() const {
-    const auto reordered = static_cast<std::int64_t>(form_.order.size_bytes());
-    return (integers() ? cols_ + groups_ * 4 : 0) + reordered + (form_.fixed.empty() ? 0 : cols_ * 4);
-  }
-  Input at(std::byte* memory, std::int64_t tokens) const;
+  // Memory for all tokens, a multiple of 64, and for what `put` needs beside it.
+  std::int64_t bytes() const;
+  std::int64_t scratch_bytes() const;
+  // Takes that memory for its parts.
+  void use(std::byte* memory);
+  // For one token whose row is as it should be: it is a tile already.
+  void use_row(float* row) { parts_.f32 = row; }
 
   // The part of one tile from column k on, which is where a step begins, or a block of 32.
-  Input tile(const Input& input, std::int64_t all_tokens, Range tokens, std::int64_t k) const;
+  InputParts tile(Range tokens, std::int64_t k) const;
 
-  // Takes one token (a row of x) to place `t` of the tile with these tokens.
-  void put(const KernelTable& kernels, const float* row, const Input& to, std::int64_t all_tokens, Range tokens,
-           std::int64_t t, std::byte* scratch) const;
+  // Takes one token (a row of x) to place t of the tile with `tokens`.
+  void put(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t, std::byte* scratch) const;
 
   const InputForm& form() const { return form_; }
   std::int64_t quads() const { return quads_; }
 
  private:
-  // One group's integers q [group], as place `t` of the tile's n, and as its g-th group.
-  void put_group(const std::int8_t* q, float scale, const Input& to, std::int64_t n, std::int64_t t, std::int64_t g,
-                 bool in_place) const;
+  // What put() does not do in place.
+  struct Scratch {
+    float* ordered;  // [cols] where the weight has an order
+    float* others;   // [cols] where it has fixed outliers
+    float* scales;   // [groups]
+    std::int8_t* q;  // [cols]
+  };
+  Scratch carve(Arena& arena) const;
+
+  void put_floats(const float* row, Range tokens, std::int64_t t) const;
+  void put_blocks(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t) const;
+  void put_integers(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t,
+                    const Scratch& scratch) const;
+  // One group's integers q [group], as place t of the tile's n, and as the g-th group of `to`.
+  void put_group(const std::int8_t* q, float scale, const InputParts& to, std::int64_t n, std::int64_t t,
+                 std::int64_t g, bool in_place) const;
   // Outliers of a token, at most.
   std::int64_t outliers() const;
   bool integers() const { return form_.kind != InputForm::Kind::f32; }
 
   InputForm form_;
   std::int64_t cols_ = 0;
-  std::int64_t step_ = 1;   // columns of a step
-  std::int64_t group_ = 1;  // columns of a group
+  std::int64_t tokens_ = 0;  // all
+  std::int64_t step_ = 1;    // columns of a step
+  std::int64_t group_ = 1;   // columns of a group
   std::int64_t groups_ = 0;
   std::int64_t quads_ = 0;  // of a group
   std::int64_t halves_ = 1;
+  InputParts parts_;
 };
 
 // In the header: a result that is copied whole waits for all that was stored before it.
-inline Input InputLayout::tile(const Input& input, std::int64_t all_tokens, Range tokens, std::int64_t k) const {
+inline InputParts MatmulInput::tile(Range tokens, std::int64_t k) const {
   // columns of all tokens before this step, of this step before this tile, and of this tile before k
   const std::int64_t step = k / step_ * step_;
   const std::int64_t before =
-      step * all_tokens + std::min(step_, cols_ - step) * tokens.begin + (k - step) * (tokens.end - tokens.begin);
-  if (!integers()) return {.f32 = input.f32 + before};
+      step * tokens_ + std::min(step_, cols_ - step) * tokens.begin + (k - step) * (tokens.end - tokens.begin);
+  if (!integers()) return {.f32 = parts_.f32 + before};
   const std::int64_t groups = before / group_;
   if (form_.kind == InputForm::Kind::llm_int8) {
     const bool own = form_.own_outliers();
-    return {.int8 = input.int8 + tokens.begin * quads_ * 4,
-            .scales = input.scales + tokens.begin,
-            .starts = input.starts + tokens.begin,
-            .sums = input.sums + tokens.begin,
-            .outliers = input.outliers + tokens.begin * outliers(),
-            .columns = own ? input.columns + tokens.begin * cols_ : nullptr,
-            .counts = own ? input.counts + tokens.begin : nullptr};
+    return {.int8 = parts_.int8 + tokens.begin * quads_ * 4,
+            .scales = parts_.scales + tokens.begin,
+            .starts = parts_.starts + tokens.begin,
+            .sums = parts_.sums + tokens.begin,
+            .outliers = parts_.outliers + tokens.begin * outliers(),
+            .columns = own ? parts_.columns + tokens.begin * cols_ : nullptr,
+            .counts = own ? parts_.counts + tokens.begin : nullptr};
   }
-  return {.int8 = input.int8 + groups * quads_ * 4,
-          .scales = input.scales + groups,
-          .starts = input.starts + groups * halves_,
-          .sums = input.sums + groups * halves_};
+  return {.int8 = parts_.int8 + groups * quads_ * 4,
+          .scales = parts_.scales + groups,
+          .starts = parts_.starts + groups * halves_,
+          .sums = parts_.sums + groups * halves_};
 }
 
 }  // namespace llama2cpp

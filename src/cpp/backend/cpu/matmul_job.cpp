@@ -5,6 +5,16 @@
 
 namespace llama2cpp {
 
+MatmulScratch::Sizes::Sizes(std::span<const Weight* const> weights, std::int64_t group, std::int64_t tokens) {
+  for (const Weight* w : weights) {
+    if (!w->panels) packed = std::max(packed, group * panel_bytes(*w, step_cols(input_form(*w))));
+    if (panel_form(*w) != PanelForm::blocks) continue;
+    open = std::max(open, group * open_units(*w) * kOpenBytes);
+    if (!w->int8_input) wide = group * kBlock * kPanelRows;
+    sums = tokens * group * kPanelRows;
+  }
+}
+
 // Panels [begin, begin + n) from column k on, packed; `count` columns of them if they must be packed here and now.
 MatmulJob::Panels MatmulJob::packed(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
   if (w.panels) {
@@ -29,7 +39,7 @@ void MatmulJob::multiply_floats(void (*kernel)(const PanelBlockOf<T>&), const T*
             .panel_stride = stride,
             .n_panels = n,
             .n_k = count,
-            .x = layout.tile(input, tiles.tokens, part, k).f32,
+            .x = input.tile(part, k).f32,
             .n_tokens = part.end - part.begin,
             .out = out.row(part.begin) + begin * kPanelRows,
             .out_stride = out.row_stride,
@@ -42,12 +52,12 @@ void MatmulJob::multiply_groups(const Panels& panels, std::int64_t begin, std::i
                                 std::int64_t count) const {
   for (std::int64_t i = 0; i < tiles.count; ++i) {
     const Range part = tiles.of(i);
-    const Input tile = layout.tile(input, tiles.tokens, part, k);
+    const InputParts tile = input.tile(part, k);
     kernels.matmul_int8({.panels = reinterpret_cast<const std::uint8_t*>(panels.data),
                          .panel_stride = panels.stride,
                          .n_panels = n,
                          .groups = count / w.group,
-                         .quads = layout.quads(),
+                         .quads = input.quads(),
                          .x = tile.int8,
                          .x_scales = tile.scales,
                          .x_starts = tile.starts,
@@ -63,16 +73,16 @@ void MatmulJob::multiply_groups(const Panels& panels, std::int64_t begin, std::i
 void MatmulJob::multiply_rows(const Panels& panels, std::int64_t begin, std::int64_t n) const {
   for (std::int64_t i = 0; i < tiles.count; ++i) {
     const Range part = tiles.of(i);
-    const Input tile = layout.tile(input, tiles.tokens, part, 0);
+    const InputParts tile = input.tile(part, 0);
     kernels.matmul_llm_int8({.panels = reinterpret_cast<const std::uint8_t*>(panels.data),
                              .panel_stride = panels.stride,
                              .n_panels = n,
-                             .quads = layout.quads(),
+                             .quads = input.quads(),
                              .x = tile.int8,
                              .x_scales = tile.scales,
                              .x_starts = tile.starts,
                              .n_tokens = part.end - part.begin,
-                             .fixed = static_cast<std::int64_t>(layout.form().fixed.size()),
+                             .fixed = static_cast<std::int64_t>(input.form().fixed.size()),
                              .x_fixed = tile.outliers,
                              .counts = tile.counts,
                              .columns = tile.columns,
@@ -90,7 +100,7 @@ void MatmulJob::multiply_blocks(void (*kernel)(const BlockCall&), const std::uin
                                 std::int64_t k, std::int64_t count) const {
   for (std::int64_t i = 0; i < tiles.count; ++i) {
     const Range part = tiles.of(i);
-    const Input tile = layout.tile(input, tiles.tokens, part, k);
+    const InputParts tile = input.tile(part, k);
     kernel({.layout = layout_of(w),
             .panels = panels,
             .panel_stride = stride,

@@ -2,16 +2,16 @@
 #pragma once
 
 #include <algorithm>
+#include <span>
 
+#include "backend/cpu/arena.h"
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/matmul_input.h"
 #include "backend/cpu/panels.h"
 #include "core/tensor.h"
+#include "format/format.h"
 
 namespace llama2cpp {
-
-// Bytes up to the next cache line.
-inline std::int64_t round_to_line(std::int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Units of a panel that are open at a time, at most: 2048 columns. What is open is read again for each tile of tokens, so
 // it has to stay in the second-level cache; the sums of a tile stay in registers all that long.
@@ -20,25 +20,27 @@ inline constexpr std::int64_t kMostOpenUnits = 8;
 // A worker's memory for weights: a group of panels, one step of k.
 struct MatmulScratch {
   std::byte* packed;   // [group] of panel_bytes: where the weight is not packed
-  std::uint8_t* open;  // [group][open_units] of kOpenBytes: units of block formats, opened for many tokens
-  float* wide;         // [group][kBlock][16]: opened units as floats, where the input stays floats
+  std::uint8_t* open;  // [group][open_units] of kOpenBytes: units of block formats, unpacked for many tokens
+  float* wide;         // [group][kBlock][16]: unpacked units as floats, where the input stays floats
   float* sums;         // [tokens][16 * group]: the outputs while steps follow each other
 
-  // Bytes that a weight needs for `group` panels.
-  static std::int64_t packed_bytes(const Weight& w, std::int64_t group) {
-    return w.panels ? 0 : round_to_line(group * panel_bytes(w, step_cols(input_form(w))));
-  }
-  static std::int64_t open_bytes(const Weight& w, std::int64_t group) {
-    return panel_form(w) == PanelForm::blocks ? group * open_units(w) * kOpenBytes : 0;
-  }
+  // How much of each any of the weights needs for `group` panels.
+  struct Sizes {
+    std::int64_t packed = 0;
+    std::int64_t open = 0;
+    std::int64_t wide = 0;
+    std::int64_t sums = 0;
+    Sizes(std::span<const Weight* const> weights, std::int64_t group, std::int64_t tokens);
+  };
+
+  MatmulScratch(Arena& arena, const Sizes& sizes)
+      : packed(arena.take<std::byte>(sizes.packed)),
+        open(arena.take<std::uint8_t>(sizes.open)),
+        wide(arena.take<float>(sizes.wide)),
+        sums(arena.take<float>(sizes.sums)) {}
+
   static std::int64_t open_units(const Weight& w) {
     return w.int8_input ? std::min(kMostOpenUnits, (w.cols + kBlock - 1) / kBlock) : 1;
-  }
-  static std::int64_t wide_bytes(const Weight& w, std::int64_t group) {
-    return panel_form(w) == PanelForm::blocks && !w.int8_input ? group * kBlock * kPanelRows * 4 : 0;
-  }
-  static std::int64_t sums_bytes(const Weight& w, std::int64_t group, std::int64_t tokens) {
-    return panel_form(w) == PanelForm::blocks ? tokens * group * kPanelRows * 4 : 0;
   }
 };
 
@@ -47,8 +49,7 @@ struct MatmulJob {
   const KernelTable& kernels;
   const Weight& w;
   const Tensor& out;
-  const InputLayout& layout;
-  const Input& input;
+  const MatmulInput& input;
   const Tiles& tiles;
   const MatmulScratch& scratch;
 

@@ -1,4 +1,4 @@
-// Turns: a session does one thing at a time. Threads that would wait for each other for ever are told so instead.
+// SessionLock: a session does one thing at a time. Threads that would wait for each other for ever are told so instead.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +11,15 @@ namespace llama2cpp {
 
 class Session;
 
-class Turn {
+class SessionLock {
  public:
   // Waits while another thread has the session; `poll` is called about every 50 ms and may throw to end the wait. Throws
   // std::runtime_error if this thread has the session already (a hook may use other sessions, not its own), and if its
   // owner waits, directly or through others, for a session that this thread has: hooks that use each other's sessions.
-  Turn(Session& session, FunctionRef<void()> poll);
-  ~Turn();
-  Turn(Turn&& other) noexcept : session_(std::exchange(other.session_, nullptr)) {}
-  Turn& operator=(Turn&&) = delete;
+  SessionLock(Session& session, FunctionRef<void()> poll);
+  ~SessionLock();
+  SessionLock(SessionLock&& other) noexcept : session_(std::exchange(other.session_, nullptr)) {}
+  SessionLock& operator=(SessionLock&&) = delete;
 
  private:
   class Waiting;

@@ -1,6 +1,6 @@
 // A thread that has to wait for a session is in one list, under one lock; no other thread is. A thread in the list sleeps: it
 // releases none of its sessions and gets no other, so what is read there is true.
-#include "model/turn.h"
+#include "model/session_lock.h"
 
 #include <algorithm>
 #include <memory>
@@ -49,7 +49,7 @@ std::string name(const Session& session) {
 }  // namespace
 
 // This thread's entry in the list.
-class Turn::Waiting {
+class SessionLock::Waiting {
  public:
   explicit Waiting(Session& wanted) : me_(this_thread_number()), wanted_(wanted) { enter(); }
   ~Waiting() { leave(); }
@@ -73,7 +73,7 @@ class Turn::Waiting {
     const Session* session = &wanted_;
     std::string others;
     for (std::size_t step = 0; step <= all.size(); ++step) {
-      const std::uint64_t owner = session->turn_.owner();
+      const std::uint64_t owner = session->lock_.owner();
       if (owner == me_) {
         throw std::runtime_error(cat("this call wants ", name(wanted_), ", whose own call waits for ", others,
                                      name(*session),
@@ -91,21 +91,21 @@ class Turn::Waiting {
   Session& wanted_;
 };
 
-Turn::Turn(Session& session, FunctionRef<void()> poll) : session_(&session) {
-  if (session.turn_.try_lock()) return;
-  if (session.turn_.mine()) {
+SessionLock::SessionLock(Session& session, FunctionRef<void()> poll) : session_(&session) {
+  if (session.lock_.try_lock()) return;
+  if (session.lock_.mine()) {
     throw std::runtime_error("this session is in the middle of a call (a hook may use other sessions, not its own)");
   }
   Waiting waiting(session);
-  session.turn_.lock([&] {
+  session.lock_.lock([&] {
     waiting.leave();  // a signal handler that poll() calls may use sessions
     poll();
     waiting.enter();
   });
 }
 
-Turn::~Turn() {
-  if (session_ != nullptr) session_->turn_.unlock();
+SessionLock::~SessionLock() {
+  if (session_ != nullptr) session_->lock_.unlock();
 }
 
 }  // namespace llama2cpp

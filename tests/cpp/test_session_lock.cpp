@@ -33,8 +33,8 @@ using llama2cpp::HookSpan;
 using llama2cpp::Model;
 using llama2cpp::Point;
 using llama2cpp::Session;
+using llama2cpp::SessionLock;
 using llama2cpp::Tensor;
-using llama2cpp::Turn;
 using llama2cpp::Work;
 
 // Runs `begin`, which gets something, in a thread of its own, and keeps it until this is destroyed.

@@ -1,0 +1,20 @@
+// What one layer computes that another layer, or another family of models, may compute otherwise. forward.cpp reads it and
+// knows no family: a family is a Config (io/families.h), and what follows from that for each layer is said here.
+#pragma once
+
+#include <vector>
+
+#include "core/config.h"
+
+namespace llama2cpp {
+
+struct LayerPlan {
+  std::int64_t window = 0;     // a position sees itself and the window - 1 before it; 0: all before it
+  RopeStyle rope_style{};      // which numbers of a head rotary embedding turns together
+  float score_divisor = 1.0F;  // scores are q . k / score_divisor
+};
+
+// One for each layer.
+std::vector<LayerPlan> plan_layers(const Config& config);
+
+}  // namespace llama2cpp
