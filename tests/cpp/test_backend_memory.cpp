@@ -34,7 +34,7 @@ namespace {
 // A tiny model with biases in all its layers.
 Checkpoint with_biases(const Config& config, std::int64_t group = 0) {
   Checkpoint checkpoint = tiny::model(config, {.threads = 1}, 1, group)->checkpoint();
-  checkpoint.is_runq_s = false;  // of one arithmetic on every backend
+  checkpoint.llama2c_arithmetic = false;  // of one arithmetic on every backend
   tiny::Random random(5);
   for (const Part part : {Part::bq, Part::bk, Part::bv, Part::bo, Part::b1, Part::b2, Part::b3}) {
     const auto [rows, cols] = llama2cpp::part_shape(config, part);

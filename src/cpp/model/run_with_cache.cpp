@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/memory_needs.h"
+#include "model/activations.h"
 
 namespace llama2cpp {
 namespace {
@@ -30,15 +31,14 @@ Place place_before(std::int64_t layer) {
 double cached_run_bytes(const Config& c, std::span<const Capture::Slot> slots, double kept_bytes, double out_bytes,
                         std::int64_t sequences, std::int64_t tokens, bool one_pass) {
   const double rows = static_cast<double>(one_pass ? sequences * tokens : std::min(chunk_of(c), sequences * tokens));
-  double row = static_cast<double>(5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 1);
-  if (out_bytes > 0) row += static_cast<double>(c.vocab_size);
+  double row = out_bytes > 0 ? static_cast<double>(c.vocab_size) : 0.0;  // floats, beside a pass's activations
   const auto pattern = [](const Capture::Slot& slot) { return is_pattern(slot.place.point); };
   const auto result = [](const Capture::Slot& slot) { return slot.place.point == Point::result; };
   if (std::any_of(slots.begin(), slots.end(), pattern)) {
     row += 2.0 * static_cast<double>(c.n_heads) * static_cast<double>(tokens);
   }
   if (std::any_of(slots.begin(), slots.end(), result)) row += static_cast<double>(c.n_heads * c.dim + c.q_dim());
-  return kept_bytes + out_bytes + rows * row * sizeof(float);
+  return kept_bytes + out_bytes + Activations::bytes(c, static_cast<std::int64_t>(rows)) + rows * row * sizeof(float);
 }
 
 CachedRun run_with_cache(const Model& model, std::span<Session* const> sessions,
@@ -60,7 +60,7 @@ CachedRun run_with_cache(const Model& model, std::span<Session* const> sessions,
   const double out = static_cast<double>(sequences) * static_cast<double>(tokens * done.width) * sizeof(float);
   need_memory(cached_run_bytes(c, done.slots, kept, out, sequences, tokens, hooks.need_one_pass()), "run_with_cache",
               cat(gigabytes(kept), " of activations, ", gigabytes(out), " of logits"),
-              "ask for fewer names, positions or tokens");
+              "ask for fewer names, positions or tokens", model.backend().memory_left());
 
   done.activations = model.borrow_memory(static_cast<std::size_t>(capture->floats()) * sizeof(float));
   capture->write_to(reinterpret_cast<float*>(done.activations.data()), model.backend());
