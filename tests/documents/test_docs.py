@@ -212,6 +212,7 @@ def test_decisions_are_dated() -> None:
 # What was written once -> what is written, because people search for it.
 WORDS = {
     r"quantis(?:e|ing|ation)": "quantize",
+    r"\bshare_out\b": "parallel_for",
     r"\bis_runq_s\b": "llama2c_arithmetic",
     r"\bforeign hook\b": "callback",
     r"\bprompt(?:s? (?:is|are))? cuts?\b": "chunked prefill",
