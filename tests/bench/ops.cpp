@@ -116,7 +116,7 @@ double float_peak(const llama2cpp::KernelTable& kernels, int threads) {
 
 // The same of block formats' integers.
 double integer_peak(const llama2cpp::KernelTable& kernels, const llama2cpp::BlockLayout& layout, int threads) {
-  const std::vector<std::uint8_t> open(2 * llama2cpp::kOpenBytes, 0);
+  const std::vector<std::uint8_t> open(2 * llama2cpp::kUnpackedBytes, 0);
   const auto tile = static_cast<std::size_t>(kernels.tile);
   const std::vector<std::int8_t> x(256 * tile, 1);
   const std::vector<float> scales(16 * tile, 0.5F);
@@ -128,7 +128,7 @@ double integer_peak(const llama2cpp::KernelTable& kernels, const llama2cpp::Bloc
       for (int i = 0; i < 1000; ++i) {
         kernels.matmul_open({.layout = layout,
                              .panels = open.data(),
-                             .panel_stride = llama2cpp::kOpenBytes,
+                             .panel_stride = llama2cpp::kUnpackedBytes,
                              .n_panels = 2,
                              .blocks = 8,
                              .input = {x.data(), scales.data(), starts.data(), scales.data()},

@@ -124,26 +124,26 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
         const auto units = make_units(layout, panels, blocks, kind, ++seed);
         const std::int64_t stride = static_cast<std::int64_t>(units.size()) / panels;
         const std::int64_t opened = std::min<std::int64_t>(blocks, 8);  // of the first unit
-        const std::int64_t open_stride = (blocks + 7) / 8 * llama2cpp::kOpenBytes;
+        const std::int64_t open_stride = (blocks + 7) / 8 * llama2cpp::kUnpackedBytes;
         std::vector<std::uint8_t> open(static_cast<std::size_t>(panels * open_stride));
         std::vector<float> wide(static_cast<std::size_t>(opened * 32 * 16 + 1), kGuard);
         for (std::int64_t panel = 0; panel < panels; ++panel) {
           std::uint8_t* to = open.data() + panel * open_stride;
-          table.open_blocks(layout, units.data() + panel * stride, opened, to);
+          table.unpack_blocks(layout, units.data() + panel * stride, opened, to);
           for (std::int64_t i = 0; i < opened * 512; i += 4) {
-            bits["open_blocks"].add(static_cast<std::uint32_t>(to[i] | to[i + 1] << 8 | to[i + 2] << 16) |
-                                    std::uint32_t{to[i + 3]} << 24);
+            bits["unpack_blocks"].add(static_cast<std::uint32_t>(to[i] | to[i + 1] << 8 | to[i + 2] << 16) |
+                                      std::uint32_t{to[i + 3]} << 24);
           }
-          for (std::int64_t i = llama2cpp::kOpenScales; i < llama2cpp::kOpenBytes; i += 4) {
+          for (std::int64_t i = llama2cpp::kUnpackedScales; i < llama2cpp::kUnpackedBytes; i += 4) {
             float value = 0.0F;
             std::copy_n(to + i, 4, reinterpret_cast<std::uint8_t*>(&value));
-            bits["open_blocks"].add(value);
+            bits["unpack_blocks"].add(value);
           }
           // matmul_open and widen_blocks get what the reference opens: a mistake shows in one place only
           for (std::int64_t block = 0; block < blocks; block += 8) {
             const std::uint8_t* unit = units.data() + panel * stride + block / 8 * unit_bytes(layout, 8);
-            llama2cpp::reference_kernels()->open_blocks(layout, unit, std::min<std::int64_t>(blocks - block, 8),
-                                                        to + block / 8 * llama2cpp::kOpenBytes);
+            llama2cpp::reference_kernels()->unpack_blocks(layout, unit, std::min<std::int64_t>(blocks - block, 8),
+                                                          to + block / 8 * llama2cpp::kUnpackedBytes);
           }
           if (panel > 0) continue;
           table.widen_blocks(layout, to, opened, wide.data());

@@ -94,11 +94,11 @@ const Planted kPlanted[] = {
          nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
        };
      }},
-    {"open_blocks",
+    {"unpack_blocks",
      [](KernelTable& t) {
-       t.open_blocks = [](const llama2cpp::BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
-                          std::uint8_t* open) {
-         g_real->open_blocks(layout, unit, blocks, open);
+       t.unpack_blocks = [](const llama2cpp::BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
+                            std::uint8_t* open) {
+         g_real->unpack_blocks(layout, unit, blocks, open);
          open[blocks * 512 - 1] ^= 1;
        };
      }},

@@ -234,7 +234,7 @@ SWAPS = {
         ("header_of(layout, count)", "header_of(layout, kUnitBlocks)"),
         ("header_of(layout, count)", "header_of(L, count)"),
     ],
-    "open_blocks.inl": [
+    "unpack_blocks.inl": [
         ("part % 2 == 1", "part % 2 == 0"),
         ("quad * layout.halves / 8 * 64", "quad / 8 * 64"),
         ("(2 << shift_of_offset) <= b.layout.offset", "(2 << shift_of_offset) < b.layout.offset"),

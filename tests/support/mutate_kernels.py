@@ -39,7 +39,7 @@ GROUPS = {
     "llm_int8.inl": "llm_int8",
     "matmul.inl": "matmul",
     "matmul_blocks.inl": "blocks",
-    "open_blocks.inl": "blocks",
+    "unpack_blocks.inl": "blocks",
     "scores_of_many.inl": "vectors",
     "wide_blocks.inl": "blocks",
 }

@@ -8,11 +8,11 @@
 
 namespace llama2cpp {
 
-// A unit opened up, for several tiles of tokens: [64 quads][16 rows][4] bytes, then f32 [8 blocks][halves][16 rows] of D,
+// A unit unpacked, for several tiles of tokens: [64 quads][16 rows][4] bytes, then f32 [8 blocks][halves][16 rows] of D,
 // and the same of M where there is a minimum, or of zero points. Fewer blocks leave the rest of each part as it was.
-inline constexpr std::int64_t kOpenScales = 4096;
-inline constexpr std::int64_t kOpenMinimums = 5120;
-inline constexpr std::int64_t kOpenBytes = 6144;
+inline constexpr std::int64_t kUnpackedScales = 4096;
+inline constexpr std::int64_t kUnpackedMinimums = 5120;
+inline constexpr std::int64_t kUnpackedBytes = 6144;
 
 // One tile of tokens, its input rounded to int8 in blocks of 32.
 struct BlockInput {
@@ -39,12 +39,12 @@ struct BlockRounding {
 // n_panels panels times one tile of tokens.
 struct BlockCall {
   BlockLayout layout;
-  const std::uint8_t* panels;  // packed units, [n_panels] of as many as `blocks` fill; or as many opened ones
+  const std::uint8_t* panels;  // packed units, [n_panels] of as many as `blocks` fill; or as many unpacked ones
   std::int64_t panel_stride;   // bytes from one panel to the next
   std::int64_t n_panels;
   std::int64_t blocks;  // of 32 columns
   BlockInput input;
-  std::int64_t n_tokens;  // packed: 1 to kFewTokens; opened: 1 to KernelTable::tile
+  std::int64_t n_tokens;  // packed: 1 to kFewTokens; unpacked: 1 to KernelTable::tile
   float* out;             // [n_tokens][16 * n_panels]
   std::int64_t out_stride;
   std::int64_t last_rows;  // rows of the last panel that exist, 1 to 16

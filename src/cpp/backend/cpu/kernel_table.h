@@ -99,13 +99,13 @@ struct KernelTable {
   //                                                x [groups * group] -> q the same, scales [groups]
   void (*quantize)(const float* x, std::int64_t groups, std::int64_t group, std::int8_t* q, float* scales);
 
-  // Block formats. Packed units times at most kFewTokens tokens; or units opened first and then times a tile.
+  // Block formats. Packed units times at most kFewTokens tokens; or units unpacked first and then times a tile.
   void (*matmul_blocks)(const BlockCall& call);
   void (*matmul_open)(const BlockCall& call);
   // Packed units times at most kFewTokens tokens whose input stays floats: the weights become floats in registers.
   void (*matmul_wide)(const BlockCall& call);
-  void (*open_blocks)(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open);
-  // An opened unit's weights as floats               -> out [32 * blocks][16]
+  void (*unpack_blocks)(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open);
+  // An unpacked unit's weights as floats               -> out [32 * blocks][16]
   void (*widen_blocks)(const BlockLayout& layout, const std::uint8_t* open, std::int64_t blocks, float* out);
   // Rounds a row and puts it into a tile.
   void (*quantize_blocks)(const BlockRounding& row);

@@ -6,7 +6,7 @@
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
 #include "backend/cpu/matmul_blocks.inl"
-#include "backend/cpu/open_blocks.inl"
+#include "backend/cpu/unpack_blocks.inl"
 #include "backend/cpu/llm_int8.inl"
 #include "backend/cpu/wide_blocks.inl"
 #include "backend/cpu/matmul.inl"
@@ -24,7 +24,7 @@
     .matmul_blocks = matmul_blocks,
     .matmul_open = matmul_open,
     .matmul_wide = matmul_wide,
-    .open_blocks = open_blocks,
+    .unpack_blocks = unpack_blocks,
     .widen_blocks = widen_blocks,
     .quantize_blocks = quantize_blocks,
     .matmul_llm_int8 = matmul_llm_int8,

@@ -9,7 +9,7 @@ MatmulScratch::Sizes::Sizes(std::span<const Weight* const> weights, std::int64_t
   for (const Weight* w : weights) {
     if (!w->panels) packed = std::max(packed, group * panel_bytes(*w, step_cols(input_form(*w))));
     if (panel_form(*w) != PanelForm::blocks) continue;
-    open = std::max(open, group * open_units(*w) * kOpenBytes);
+    open = std::max(open, group * unpack_units(*w) * kUnpackedBytes);
     if (!w->int8_input) wide = group * kBlock * kPanelRows;
     sums = tokens * group * kPanelRows;
   }
@@ -118,13 +118,13 @@ void MatmulJob::multiply_blocks(void (*kernel)(const BlockCall&), const std::uin
 // Blocks for several tiles: each unit is opened once.
 void MatmulJob::open_and_multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
   const BlockLayout blocks = layout_of(w);
-  const std::int64_t stride = MatmulScratch::open_units(w) * kOpenBytes;
+  const std::int64_t stride = MatmulScratch::unpack_units(w) * kUnpackedBytes;
   for (std::int64_t p = 0; p < n; ++p) {
     std::uint8_t* open = scratch.open + p * stride;
-    for (std::int64_t from = k; from < k + count; from += kBlock, open += kOpenBytes) {
+    for (std::int64_t from = k; from < k + count; from += kBlock, open += kUnpackedBytes) {
       const std::int64_t columns = std::min(kBlock, k + count - from);
       const auto* unit = reinterpret_cast<const std::uint8_t*>(packed(begin + p, 1, from, columns).data);
-      kernels.open_blocks(blocks, unit, columns / kBlockCols, open);
+      kernels.unpack_blocks(blocks, unit, columns / kBlockCols, open);
     }
   }
   if (w.int8_input) {
@@ -143,7 +143,7 @@ void MatmulJob::open_and_multiply(std::int64_t begin, std::int64_t n, std::int64
   }
   constexpr std::int64_t kStride = kBlock * kPanelRows;
   for (std::int64_t p = 0; p < n; ++p) {
-    kernels.widen_blocks(blocks, scratch.open + p * kOpenBytes, count / kBlockCols, scratch.wide + p * kStride);
+    kernels.widen_blocks(blocks, scratch.open + p * kUnpackedBytes, count / kBlockCols, scratch.wide + p * kStride);
   }
   multiply_floats(kernels.matmul_f32, scratch.wide, kStride, begin, n, k, count);
 }
@@ -178,7 +178,7 @@ void MatmulJob::run(Range panels, std::int64_t group) const {
   const bool whole = w.panels && tiles.tokens <= kFewTokens;
   if (whole) return multiply(panels.begin, panels.end - panels.begin, 0, w.cols);
   std::int64_t step = step_cols(input_form(w));
-  if (panel_form(w) == PanelForm::blocks && tiles.tokens > kFewTokens) step = MatmulScratch::open_units(w) * kBlock;
+  if (panel_form(w) == PanelForm::blocks && tiles.tokens > kFewTokens) step = MatmulScratch::unpack_units(w) * kBlock;
   // Weights that become floats here are eight times as large: two panels of them stay in the first-level cache.
   if (panel_form(w) == PanelForm::blocks && !w.int8_input) group = 2;
   for (std::int64_t begin = panels.begin; begin < panels.end; begin += group) {

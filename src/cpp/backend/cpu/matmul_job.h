@@ -20,7 +20,7 @@ inline constexpr std::int64_t kMostOpenUnits = 8;
 // A worker's memory for weights: a group of panels, one step of k.
 struct MatmulScratch {
   std::byte* packed;   // [group] of panel_bytes: where the weight is not packed
-  std::uint8_t* open;  // [group][open_units] of kOpenBytes: units of block formats, unpacked for many tokens
+  std::uint8_t* open;  // [group][unpack_units] of kUnpackedBytes: units of block formats, unpacked for many tokens
   float* wide;         // [group][kBlock][16]: unpacked units as floats, where the input stays floats
   float* sums;         // [tokens][16 * group]: the outputs while steps follow each other
 
@@ -39,7 +39,7 @@ struct MatmulScratch {
         wide(arena.take<float>(sizes.wide)),
         sums(arena.take<float>(sizes.sums)) {}
 
-  static std::int64_t open_units(const Weight& w) {
+  static std::int64_t unpack_units(const Weight& w) {
     return w.int8_input ? std::min(kMostOpenUnits, (w.cols + kBlock - 1) / kBlock) : 1;
   }
 };

@@ -240,7 +240,7 @@ constexpr KernelTable kTable{
     .matmul_blocks = reference_matmul_blocks,
     .matmul_open = reference_matmul_open,
     .matmul_wide = reference_matmul_wide,
-    .open_blocks = reference_open_blocks,
+    .unpack_blocks = reference_unpack_blocks,
     .widen_blocks = reference_widen_blocks,
     .quantize_blocks = reference_quantize_blocks,
     .matmul_llm_int8 = reference_matmul_llm_int8,

@@ -139,16 +139,16 @@ void reference_matmul_blocks(const BlockCall& b) {
 
 void reference_matmul_open(const BlockCall& b) {
   each_output(b, [&](const std::uint8_t* open, std::int64_t row, std::int64_t token, float p) {
-    for (std::int64_t block = 0; block < b.blocks; block += kUnitBlocks, open += kOpenBytes) {
+    for (std::int64_t block = 0; block < b.blocks; block += kUnitBlocks, open += kUnpackedBytes) {
       p = sum_blocks(
           b, block, std::min(b.blocks - block, kUnitBlocks), token, p,
           [&](std::int64_t i, std::int64_t k) { return int{open[((i * 8 + k / 4) * 16 + row) * 4 + k % 4]}; },
           [&](std::int64_t i, std::int64_t half, std::int64_t field) {
-            return float_of(open + (field == 0 ? kOpenScales : kOpenMinimums) +
+            return float_of(open + (field == 0 ? kUnpackedScales : kUnpackedMinimums) +
                             ((i * b.layout.halves + half) * 16 + row) * 4);
           },
           [&](std::int64_t i) {
-            return b.layout.zeros ? static_cast<int>(float_of(open + kOpenMinimums + (i * 16 + row) * 4)) : 0;
+            return b.layout.zeros ? static_cast<int>(float_of(open + kUnpackedMinimums + (i * 16 + row) * 4)) : 0;
           });
     }
     return p;
@@ -177,8 +177,8 @@ void reference_matmul_wide(const BlockCall& b) {
   });
 }
 
-void reference_open_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
-                           std::uint8_t* open) {
+void reference_unpack_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
+                             std::uint8_t* open) {
   const Unit from{layout, unit, blocks};
   for (std::int64_t i = 0; i < blocks; ++i) {
     for (std::int64_t row = 0; row < kPanelRows; ++row) {
@@ -188,10 +188,10 @@ void reference_open_blocks(const BlockLayout& layout, const std::uint8_t* unit, 
       for (std::int64_t half = 0; half < layout.halves; ++half) {
         const std::int64_t at = ((i * layout.halves + half) * 16 + row) * 4;
         const float scale = from.scale(i, half, row, 0);
-        std::memcpy(open + kOpenScales + at, &scale, sizeof(scale));
+        std::memcpy(open + kUnpackedScales + at, &scale, sizeof(scale));
         if (!layout.minimum && !layout.zeros) continue;
         const float minimum = layout.zeros ? static_cast<float>(from.zero(i, row)) : from.scale(i, half, row, 1);
-        std::memcpy(open + kOpenMinimums + at, &minimum, sizeof(minimum));
+        std::memcpy(open + kUnpackedMinimums + at, &minimum, sizeof(minimum));
       }
     }
   }
@@ -204,9 +204,9 @@ void reference_widen_blocks(const BlockLayout& layout, const std::uint8_t* open,
     const std::int64_t part = k * layout.halves / kBlockCols;  // block * halves + half
     for (std::int64_t row = 0; row < kPanelRows; ++row) {
       const int q = int{open[(k / 4 * 16 + row) * 4 + k % 4]} - layout.offset;
-      const float second = float_of(open + kOpenMinimums + (part * 16 + row) * 4);
+      const float second = float_of(open + kUnpackedMinimums + (part * 16 + row) * 4);
       const float whole = static_cast<float>(q) - (layout.zeros ? second : 0.0F);
-      const float value = float_of(open + kOpenScales + (part * 16 + row) * 4) * whole;
+      const float value = float_of(open + kUnpackedScales + (part * 16 + row) * 4) * whole;
       out[k * kPanelRows + row] = layout.minimum ? value + second : value;
     }
   }

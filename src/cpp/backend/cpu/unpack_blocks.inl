@@ -1,13 +1,13 @@
-// Block formats and many tokens: a unit is opened into bytes and float scales, which several tiles are multiplied with.
+// Block formats and many tokens: a unit is unpacked into bytes and float scales, which several tiles are multiplied with.
 // And their input's rounding. The arithmetic is specified in reference_blocks.cpp.
 
 // Two panels in flight, where there are registers for it; one dot and one sum for each panel and token.
-constexpr int kOpenTokens = kTileTokens / 2;
-constexpr int kOpenPanels = kTilePanels;
+constexpr int kUnpackedTokens = kTileTokens / 2;
+constexpr int kUnpackedPanels = kTilePanels;
 
-// An opened unit: its weights as bytes, its scales as floats.
+// An unpacked unit: its weights as bytes, its scales as floats.
 template <BlockLayout L, int J>
-inline void open_quad(const std::uint8_t* planes, std::uint8_t* out) {
+inline void unpack_quad(const std::uint8_t* planes, std::uint8_t* out) {
   if constexpr (L.bits == 8) {
     store_bytes64(out + J * 64, load_bytes64(planes + J * 64));
   } else {
@@ -16,36 +16,37 @@ inline void open_quad(const std::uint8_t* planes, std::uint8_t* out) {
 }
 
 template <BlockLayout L>
-inline void open_of(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open) {
-  // The panel's next unit is opened when all tiles have gone past this one: time enough for it to come from memory.
+inline void unpack_of(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open) {
+  // The panel's next unit is unpacked when all tiles have gone past this one: time enough for it to come from memory.
   const std::uint8_t* next = unit + unit_of(layout);
   for (std::int64_t line = 0; line < unit_of(L); line += 64) prefetch(next + line);
   const std::uint8_t* planes = unit + header_of(layout, blocks);
   for (std::int64_t i = 0; i < blocks; ++i, planes += L.bits * 64) {
     std::uint8_t* out = open + i * 512;
-    open_quad<L, 0>(planes, out);
-    open_quad<L, 1>(planes, out);
-    open_quad<L, 2>(planes, out);
-    open_quad<L, 3>(planes, out);
-    open_quad<L, 4>(planes, out);
-    open_quad<L, 5>(planes, out);
-    open_quad<L, 6>(planes, out);
-    open_quad<L, 7>(planes, out);
+    unpack_quad<L, 0>(planes, out);
+    unpack_quad<L, 1>(planes, out);
+    unpack_quad<L, 2>(planes, out);
+    unpack_quad<L, 3>(planes, out);
+    unpack_quad<L, 4>(planes, out);
+    unpack_quad<L, 5>(planes, out);
+    unpack_quad<L, 6>(planes, out);
+    unpack_quad<L, 7>(planes, out);
     for (int half = 0; half < L.halves; ++half) {
       const std::int64_t at = (i * L.halves + half) * 64;
-      store(reinterpret_cast<float*>(open + kOpenScales + at), block_scale<L>(unit, layout.share, i, half, 0));
+      store(reinterpret_cast<float*>(open + kUnpackedScales + at), block_scale<L>(unit, layout.share, i, half, 0));
       if constexpr (L.minimum) {
-        store(reinterpret_cast<float*>(open + kOpenMinimums + at), block_scale<L>(unit, layout.share, i, half, 1));
+        store(reinterpret_cast<float*>(open + kUnpackedMinimums + at), block_scale<L>(unit, layout.share, i, half, 1));
       }
       if constexpr (L.zeros) {
-        store(reinterpret_cast<float*>(open + kOpenMinimums + at), block_zeros(unit, layout.share, i));
+        store(reinterpret_cast<float*>(open + kUnpackedMinimums + at), block_zeros(unit, layout.share, i));
       }
     }
   }
 }
 
-inline void open_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks, std::uint8_t* open) {
-  with_layout(layout, [&]<BlockLayout L>() { open_of<L>(layout, unit, blocks, open); });
+inline void unpack_blocks(const BlockLayout& layout, const std::uint8_t* unit, std::int64_t blocks,
+                          std::uint8_t* open) {
+  with_layout(layout, [&]<BlockLayout L>() { unpack_of<L>(layout, unit, blocks, open); });
 }
 
 // What a format has beside scales.
@@ -62,7 +63,7 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
   const float* scales = b.input.scales + token;
   const std::int32_t* starts = b.input.starts + token;
   const float* sums = b.input.sums + token;
-  for (std::int64_t block = 0; block < b.blocks; block += kUnitBlocks, open += kOpenBytes) {
+  for (std::int64_t block = 0; block < b.blocks; block += kUnitBlocks, open += kUnpackedBytes) {
     const std::int64_t blocks = b.blocks - block < kUnitBlocks ? b.blocks - block : kUnitBlocks;
     const std::uint8_t* w = open;
     for (std::int64_t part = 0; part < blocks * kHalves; ++part) {
@@ -76,7 +77,7 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
       if constexpr (kSecond == Second::zeros) {
         for (int p = 0; p < P; ++p) {
           const std::uint8_t* at = open + p * b.panel_stride + part * 64;
-          const i32x16 zeros = to_int(load(reinterpret_cast<const float*>(at + kOpenMinimums)));
+          const i32x16 zeros = to_int(load(reinterpret_cast<const float*>(at + kUnpackedMinimums)));
           for (int n = 0; n < N; ++n) dots[p][n] = add_product(dots[p][n], zeros, starts + n);
         }
       }
@@ -97,10 +98,10 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
       }
       for (int p = 0; p < P; ++p) {
         const std::uint8_t* at = open + p * b.panel_stride + part * 64;
-        const f32x16 scale = load(reinterpret_cast<const float*>(at + kOpenScales));
+        const f32x16 scale = load(reinterpret_cast<const float*>(at + kUnpackedScales));
         for (int n = 0; n < N; ++n) sum[p][n] = fma(mul(scale, set1(scales[n])), to_float(dots[p][n]), sum[p][n]);
         if constexpr (kSecond == Second::minimum) {
-          const f32x16 minimum = load(reinterpret_cast<const float*>(at + kOpenMinimums));
+          const f32x16 minimum = load(reinterpret_cast<const float*>(at + kUnpackedMinimums));
           for (int n = 0; n < N; ++n) sum[p][n] = fma(minimum, set1(sums[n]), sum[p][n]);
         }
       }
@@ -119,10 +120,10 @@ inline void open_tokens(const BlockCall& b, std::int64_t token, std::int64_t cou
     if (count < N) return open_tokens<kHalves, kSecond, kWide, N - 1>(b, token, count, shift_of_offset);
   }
   std::int64_t panel = 0;
-  for (; panel + kOpenPanels <= b.n_panels; panel += kOpenPanels) {
-    open_tile<kHalves, kSecond, kWide, kOpenPanels, N>(b, panel, token, shift_of_offset);
+  for (; panel + kUnpackedPanels <= b.n_panels; panel += kUnpackedPanels) {
+    open_tile<kHalves, kSecond, kWide, kUnpackedPanels, N>(b, panel, token, shift_of_offset);
   }
-  if constexpr (kOpenPanels > 1) {
+  if constexpr (kUnpackedPanels > 1) {
     for (; panel < b.n_panels; ++panel) open_tile<kHalves, kSecond, kWide, 1, N>(b, panel, token, shift_of_offset);
   }
 }
@@ -131,10 +132,11 @@ template <int kHalves, Second kSecond, bool kWide>
 inline void open_all(const BlockCall& b) {
   int shift_of_offset = 0;
   while ((2 << shift_of_offset) <= b.layout.offset) ++shift_of_offset;
-  const std::int64_t parts = (b.n_tokens + kOpenTokens - 1) / kOpenTokens;  // of a tile, as even as can be
+  const std::int64_t parts = (b.n_tokens + kUnpackedTokens - 1) / kUnpackedTokens;  // of a tile, as even as can be
   for (std::int64_t i = 0; i < parts; ++i) {
     const std::int64_t token = b.n_tokens * i / parts;
-    open_tokens<kHalves, kSecond, kWide, kOpenTokens>(b, token, b.n_tokens * (i + 1) / parts - token, shift_of_offset);
+    open_tokens<kHalves, kSecond, kWide, kUnpackedTokens>(b, token, b.n_tokens * (i + 1) / parts - token,
+                                                          shift_of_offset);
   }
 }
 
@@ -160,8 +162,8 @@ inline void widen_blocks(const BlockLayout& layout, const std::uint8_t* open, st
   for (std::int64_t quad = 0; quad < blocks * 8; ++quad, out += 64) {
     const std::int64_t at = quad * layout.halves / 8 * 64;
     const bytes64 w = load_bytes64(open + quad * 64);
-    const f32x16 scale = load(reinterpret_cast<const float*>(open + kOpenScales + at));
-    const auto* const second = reinterpret_cast<const float*>(open + kOpenMinimums + at);
+    const f32x16 scale = load(reinterpret_cast<const float*>(open + kUnpackedScales + at));
+    const auto* const second = reinterpret_cast<const float*>(open + kUnpackedMinimums + at);
     const float* minimum = layout.minimum ? second : nullptr;
     const f32x16 zero = layout.zeros ? add(offset, load(second)) : offset;
     widen_column<0>(w, zero, scale, minimum, out);
