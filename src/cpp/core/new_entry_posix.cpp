@@ -158,7 +158,10 @@ void if_abandoned(const fs::path& entry, void (*remove)(const fs::path&)) {
   if (lock(opened.value) == Lock::ours && is_at(opened.value, entry)) remove(entry);
 }
 
-bool may_write(const fs::path& path) { return ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0; }
+// What is there no more (another process is about to put a new one in its place) forbids nothing.
+bool may_write(const fs::path& path) {
+  return ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0 || errno == ENOENT;
+}
 
 void sync_folder(const fs::path& folder) noexcept {
   const Descriptor opened(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_CLOEXEC));
