@@ -236,7 +236,11 @@ Config make_config(const py::kwargs& given) {
 // --- how it is called, for help() and the test of the stub
 
 std::string default_text(std::int64_t /*value*/) { return "int | None = None"; }
-std::string default_text(float value) { return cat("float = ", value); }
+std::string default_text(float value) {
+  const std::string text = cat(value);
+  const bool whole = text.find_first_of(".e") == std::string::npos;  // Python writes 10000.0
+  return cat("float = ", text, whole ? ".0" : "");
+}
 std::string default_text(bool value) { return cat("bool = ", value ? "True" : "False"); }
 std::string default_text(RopeStyle value) { return cat("str = '", to_string(value), "'"); }
 std::string default_text(const RopeScaling& /*value*/) { return "collections.abc.Mapping | None = None"; }
