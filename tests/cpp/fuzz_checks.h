@@ -4,9 +4,11 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
+#include "backend/backend.h"
 #include "io/checkpoint.h"
 #include "model/weights.h"
 #include "text/tokenizer.h"
@@ -66,7 +68,8 @@ void check_checkpoint(const llama2cpp::Checkpoint& checkpoint, CheckPlane check_
   }
   check(checkpoint.vocabulary == nullptr || checkpoint.no_vocabulary_reason.empty());
   if (checkpoint.vocabulary != nullptr) try_vocabulary(*checkpoint.vocabulary);
-  const llama2cpp::Weights weights(checkpoint);
+  static const std::shared_ptr<llama2cpp::Backend> backend = llama2cpp::make_backend("cpu", 1);
+  const llama2cpp::Weights weights(checkpoint, *backend);
   check(static_cast<std::int64_t>(weights.layers.size()) == checkpoint.config.n_layers);
 }
 
