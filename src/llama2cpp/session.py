@@ -121,7 +121,7 @@ class KVCache:
         >>> bool(numpy.allclose(keys[0], keys[2], atol=1e-5)), bool(numpy.allclose(*session.kv.keys(0)[[0, 2]]))
         (True, False)
         """
-        keys = self.keys(layer)
+        keys = self._core.keys(self._layer(layer, "KVCache.unrotated_keys"))
         cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(len(keys)))
         length = _rotary_length(self._core.config)
         if length != 1:

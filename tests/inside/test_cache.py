@@ -87,6 +87,9 @@ def test_it_is_a_mapping(cache: ActivationCache) -> None:
     for key in ("q7", ("q", 3), ("resid_post", -4)):
         with pytest.raises(KeyError, match="among the 66"):
             cache[key]
+    for layer in (-4, -10, CONFIG.n_layers):  # as it was given
+        with pytest.raises(KeyError, match=rf"blocks\.{layer}\.hook_resid_post"):
+            cache["resid_post", layer]
     assert repr(cache).startswith("<llama2cpp.ActivationCache: 66 activations, ")
     assert cache.nbytes == sum(array.nbytes for array in cache.values())
 

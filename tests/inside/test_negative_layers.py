@@ -51,6 +51,15 @@ def same(take: Callable[[int], Any], layers: range = range(N), zero: int = N) ->
             take(layer)
 
 
+def test_errors_of_the_cache_name_the_function(model: llama2cpp.Model) -> None:
+    kv = model.session().kv
+    for function in (kv.keys, kv.values, kv.unrotated_keys):
+        with pytest.raises(
+            ValueError, match=rf"^KVCache\.{function.__name__}: layer is {N}, expected -{N} to {N - 1}$"
+        ):
+            function(N)
+
+
 def with_splice(model: llama2cpp.Model, layer: int) -> Any:
     a, b = model.session(), model.session()
     a.prefill([1, 2, 3])

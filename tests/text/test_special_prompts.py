@@ -73,6 +73,15 @@ def test_special(which: int, stories_dir: Path) -> None:
         assert take(PROMPT) == as_text  # told once
 
 
+@pytest.mark.parametrize("spelled", ["<s>", "</s>", "<s></s>"])
+@pytest.mark.parametrize("text", ["{}Once", "Once {}", "{} upon", "a{}b"])
+def test_what_is_named_is_a_control_token(text: str, spelled: str, stories_dir: Path) -> None:
+    """Not a piece of text that is cut otherwise beside one."""
+    model = fresh(stories_dir)
+    with pytest.warns(UserWarning, match=f"the text spells '{spelled[: spelled.index('>') + 1]}'"):
+        model.to_tokens(text.format(spelled))
+
+
 def test_the_table_is_whole(stories: llama2cpp.Model) -> None:
     """Everything public that has a prompt takes special=."""
     listed = {function.__name__ for _, function, _ in takers(stories)}

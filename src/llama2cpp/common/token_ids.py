@@ -149,7 +149,8 @@ def _warn_of_special(tokenizer: Tokenizer, text: str | bytes, ids: list[int], be
     if meant == ids:
         return
     _told[tokenizer] = True
-    found = next((id for id in meant if id not in ids), meant[0])
+    spelled = tokenizer.encode(text, bos=False, eos=False, special=True)  # a BOS that is there is one of the text
+    found = next((id for id in dict.fromkeys(spelled) if _is_control(tokenizer, id)), spelled[0])
     name = tokenizer.piece(found).decode(errors="replace").strip("\n")
     warnings.warn(
         f"{function}: the text spells {name!r}, which this tokenizer has as one token, and it was read as "
@@ -158,3 +159,10 @@ def _warn_of_special(tokenizer: Tokenizer, text: str | bytes, ids: list[int], be
         UserWarning,
         stacklevel=level_of_caller(),
     )
+
+
+def _is_control(tokenizer: Tokenizer, id: int) -> bool:
+    """Whether only ``special=True`` gives the token to a text that spells it."""
+    piece = tokenizer.piece(id)
+    as_token, as_text = (tokenizer.encode(piece, bos=False, eos=False, special=special) for special in (True, False))
+    return id in as_token and id not in as_text

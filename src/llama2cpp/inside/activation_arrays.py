@@ -98,7 +98,8 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         name, layer, *layer_type = key
         if layer is not None and not isinstance(layer, str):
             layer = integer(layer, "layer", "ActivationCache")
-            layer = layer if layer >= 0 else self._need_model().config.n_layers + layer
+            n_layers = self._need_model().config.n_layers if layer < 0 else 0
+            layer = n_layers + layer if -n_layers <= layer < 0 else layer
         return get_act_name(name, layer, *layer_type)
 
     def __getitem__(self, key: Key) -> Array:
