@@ -138,8 +138,8 @@ def generate(
     echo : bool
         Put the prompt before the text.
     special : bool, optional
-        Whether a text that spells control tokens, such as "<|im_start|>", gets them; else they are text like any other.
-        By default they are, and the first prompt that spells one is a UserWarning.
+        Whether a text that spells control tokens, such as "<|im_start|>", gets them. If not, they are
+        text like any other. Not given is False, with a UserWarning for the first prompt that spells one.
     logprobs : int, optional
         Return completions, with the log probability of each token and of this many likeliest alternatives, in place of
         texts. `complete` is made for that.

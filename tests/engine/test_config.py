@@ -175,3 +175,9 @@ def test_integers_and_numbers_of_numpy() -> None:
     given: Any = {name: np.int32(value) for name, value in NEEDED.items()}
     config = Config(**given, norm_eps=np.float32(0.5), rope_factors=np.ones(8, np.float32), tied=np.True_)
     assert (config.norm_eps, config.rope_factors, config.tied) == (0.5, (1.0,) * 8, True)
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, 1.5, float("nan"), "yes", [], {}, np.int32(1)])
+def test_only_truth_values_say_whether(value: Any) -> None:
+    with pytest.raises(TypeError, match="tied"):
+        Config(**NEEDED, tied=value)

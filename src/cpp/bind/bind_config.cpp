@@ -11,6 +11,7 @@
 
 #include "bind/bind.h"
 #include "bind/integer.h"
+#include "bind/numpy.h"
 #include "core/check.h"
 #include "core/config.h"
 #include "core/quote.h"
@@ -123,8 +124,7 @@ void from_python(const Field& field, py::handle given, float& value) {
 }
 
 void from_python(const Field& field, py::handle given, bool& value) {
-  const bool is_no_truth = given.is_none() || py::isinstance<py::str>(given);
-  const int truth = is_no_truth ? -1 : PyObject_IsTrue(given.ptr());
+  const int truth = is_bool(given) ? PyObject_IsTrue(given.ptr()) : -1;
   if (truth < 0) {
     PyErr_Clear();
     throw_type(field, given, "True or False");

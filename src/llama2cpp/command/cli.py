@@ -183,7 +183,7 @@ def in_command_words(message: str, command: str | None = None) -> str:
     '--threads is 0, expected 1 or more'
     """
     message = _FUNCTION.sub("", message)
-    message = re.sub(r"\b\w+=[\w\"']+ \((--?[\w-]+)\)", r"\1", message)
+    message = re.sub(r"\b\w+=[\w\"']* \((--?[\w-]+)\)", r"\1", message)
     options = _options(command or next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
     first = re.match(r"(?:[\w.]+: )?(\w+) (?=is |must )", message)
     if first is not None and first[1] in options:

@@ -87,7 +87,7 @@ class ChatFormat:
         source = tokenizer.chat_template if template is None else template
         if source is None:
             raise ValueError(
-                "the model has no chat template: if it was made for chats, pass template= with one of "
+                "the model has no chat template: if it was made for chats, pass template= (--template) with one of "
                 f"{', '.join(NAMED)} or the text of its own; if not, generate() continues a text"
             )
         self._tokenizer = tokenizer
