@@ -61,6 +61,13 @@ class _Talk:
     def show(self, pieces: Any) -> None:  # noqa: ANN401 - a generator of str, to be closed
         raise NotImplementedError
 
+    def hear(self, line: str) -> None:
+        """Obey a command, answer a message, and pass over an empty line."""
+        if line.startswith("/"):
+            self.obey(line)
+        elif line.strip():
+            self.answer(line)
+
     def obey(self, line: str) -> None:
         """Do what a line with a slash says."""
         name, _, argument = line.partition(" ")
@@ -162,10 +169,7 @@ class _InPipe(_Talk):
         for line in sys.stdin.buffer:
             text = line.decode(errors="replace").rstrip("\r\n")
             try:
-                if text.startswith("/"):
-                    self.obey(text)
-                elif text.strip():
-                    self.answer(text)
+                self.hear(text)
             except _Left:
                 return
 
@@ -204,10 +208,7 @@ class _InTerminal(_Talk):
             interrupted = False
             self._history.add(text)
             try:
-                if text.startswith("/"):
-                    self.obey(text)
-                elif text.strip():
-                    self.answer(text)
+                self.hear(text)
             except _Left:
                 return
             except KeyboardInterrupt:
