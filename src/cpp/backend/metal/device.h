@@ -1,0 +1,113 @@
+// The GPU as the backend sees it: its limits, its command queue, and kernels that are compiled when they are first wanted.
+// No Metal header is included here: what only passes pointers on need not parse it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace NS {
+class Error;
+}
+namespace MTL {
+class Buffer;
+class CommandBuffer;
+class CommandQueue;
+class ComputeCommandEncoder;
+class ComputePipelineState;
+class Device;
+class Library;
+class ResidencySet;
+}  // namespace MTL
+
+namespace llama2cpp::metal {
+
+// Why there is no such backend here: no GPU, or one that lacks what the kernels need.
+struct Unavailable : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// A reference of ours to an object of Metal's.
+template <class T>
+struct Release {
+  void operator()(T* object) const noexcept { object->release(); }
+};
+template <class T>
+using Held = std::unique_ptr<T, Release<T>>;
+
+// Metal's temporary objects live until the pool of the thread that asked for them goes.
+class Pool {
+ public:
+  Pool();
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+ private:
+  void* pool_;
+};
+
+// "<what>: <what Metal says>", and advice where the error is one that users meet.
+std::string error_text(std::string_view what, const NS::Error* error);
+
+// The value of a function constant: `constant uint kName [[function_constant(index)]];`.
+struct Constant {
+  std::uint32_t index = 0;
+  std::uint32_t value = 0;
+};
+
+// A kernel that is ready to run.
+struct Kernel {
+  std::string library;
+  std::string name;
+  std::uint32_t most_threads = 0;  // of a threadgroup
+  MTL::ComputePipelineState* pipeline = nullptr;
+};
+
+struct Limits {
+  std::size_t buffer = 0;       // bytes of the largest MTLBuffer
+  std::size_t working_set = 0;  // bytes that the GPU should have in use
+  std::size_t page = 0;         // no-copy buffers are whole pages
+  std::uint32_t shared = 0;     // bytes of memory of a threadgroup
+  int family = 0;               // 7: Apple7 (M1), 8: M2, 9: M3 and M4 ...
+  std::string device;           // "Apple M2"
+};
+
+class Device {
+ public:
+  // The system's own GPU. Throws Unavailable.
+  Device();
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  // A kernel of kernels/<library>.metal, made for these constants: all that the kernel reads. Compiled on first use, which takes
+  // long, and kept. Under the backend's lease.
+  const Kernel& kernel(std::string_view library, std::string_view name, std::initializer_list<Constant> constants = {});
+
+  const Limits& limits() const { return limits_; }
+  std::size_t allocated() const;  // bytes of all buffers of this process
+
+  MTL::Device& get() const { return *device_; }
+  MTL::CommandQueue& queue() const { return *queue_; }
+  void renew_queue();  // after an error: a queue may refuse all that follows
+
+ private:
+  struct Kernels;
+
+  MTL::Library& library(std::string_view name);
+
+  Limits limits_;
+  Held<MTL::Device> device_;
+  Held<MTL::CommandQueue> queue_;
+  std::map<std::string, Held<MTL::Library>, std::less<>> libraries_;
+  std::unique_ptr<Kernels> kernels_;  // that are ready
+};
+
+}  // namespace llama2cpp::metal
