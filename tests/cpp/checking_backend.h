@@ -67,9 +67,9 @@ class CheckingBackend final : public llama2cpp::Backend {
     expect("rms_scale", {x, scale});
     cpu_.rms_scale(x, eps, scale);
   }
-  void normalize(const Tensor& x, const Tensor& scale, const Tensor& out) override {
-    expect("normalize", {x, scale, out});
-    cpu_.normalize(x, scale, out);
+  void normalize(const Tensor& x, const llama2cpp::Norm& norm, const Tensor& out) override {
+    expect("normalize", {x, norm.scale, norm.gain, out});
+    cpu_.normalize(x, norm, out);
   }
   void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
               const llama2cpp::Norm& norm) override {

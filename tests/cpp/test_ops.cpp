@@ -143,14 +143,30 @@ const Refused kRefused[] = {
      }},
 
     {"[normalize] x is [3, 8] but out is [3, 4]",
-     [](Backend& be, Operands& o) { be.normalize(o.x, o.column, o.half); }},
-    {"[normalize] x is [3, 8] but scale is [3, 2]",
-     [](Backend& be, Operands& o) { be.normalize(o.x, o.angles, o.out); }},
-    {"[normalize] out [2, 8] overlaps x [2, 8], expected the same tensor or memory of its own",
-     [](Backend& be, Operands& o) { be.normalize(o.x.slice(0, 2), o.column.slice(0, 2), shifted(o.x).slice(0, 2)); }},
-    {"[normalize] out [3, 8] overlaps scale [3, 1]",
      [](Backend& be, Operands& o) {
-       be.normalize(o.x, Tensor(o.out.row(1), {3, 1}), o.out);
+       be.normalize(o.x, {o.column, {}}, o.half);
+     }},
+    {"[normalize] x is [3, 8] but norm.scale is [3, 2]",
+     [](Backend& be, Operands& o) {
+       be.normalize(o.x, {o.angles, {}}, o.out);
+     }},
+    {"[normalize] x is [3, 8] but there is no norm.scale",
+     [](Backend& be, Operands& o) { be.normalize(o.x, {}, o.out); }},
+    {"[normalize] x is [3, 4] but norm.gain is [8], expected [4]",
+     [](Backend& be, Operands& o) {
+       be.normalize(o.half, {o.column, o.vector}, o.half2);
+     }},
+    {"[normalize] out [2, 8] overlaps x [2, 8], expected the same tensor or memory of its own",
+     [](Backend& be, Operands& o) {
+       be.normalize(o.x.slice(0, 2), {o.column.slice(0, 2), {}}, shifted(o.x).slice(0, 2));
+     }},
+    {"[normalize] out [3, 8] overlaps norm.scale [3, 1]",
+     [](Backend& be, Operands& o) {
+       be.normalize(o.x, {Tensor(o.out.row(1), {3, 1}), {}}, o.out);
+     }},
+    {"[normalize] out [3, 8] overlaps norm.gain [8]",
+     [](Backend& be, Operands& o) {
+       be.normalize(o.x, {o.column, Tensor(o.out.row(1), {kColumns})}, o.out);
      }},
 
     {"[matmul] 2 weights but 1 outs",
@@ -284,9 +300,7 @@ const Refused kRefused[] = {
      }},
     {"[attention] z [3, 8] overlaps q [3, 8]", [](Backend& be, Operands& o) { attend(be, o.x, o.span, o.x); }},
     {"[attention] z [3, 8] overlaps keys [1, 5, 4]",
-     [](Backend& be, Operands& o) {
-       attend(be, o.x, o.span, Tensor(o.span.keys.row(0), {3, 8}));
-     }},
+     [](Backend& be, Operands& o) { attend(be, o.x, o.span, Tensor(o.span.keys.row(0), {3, 8})); }},
 
     {"[swiglu] gate is [3, 8] but up is [3, 4]", [](Backend& be, Operands& o) { be.swiglu(o.x, o.half, o.out); }},
     {"[swiglu] gate is [3, 8] but out is [3, 4]", [](Backend& be, Operands& o) { be.swiglu(o.x, o.y, o.half); }},
@@ -341,9 +355,9 @@ TEST_CASE("what fits is computed, in place too, with the same bits") {
   for (const int threads : {1, 3}) {
     Operands o(threads);
     Backend& be = o.backend();
-    be.normalize(o.x, o.column, o.out);
+    be.normalize(o.x, {o.column, {}}, o.out);
     Operands in_place(threads);
-    in_place.backend().normalize(in_place.x, in_place.column, in_place.x);
+    in_place.backend().normalize(in_place.x, {in_place.column, {}}, in_place.x);
     CHECK(values_of(o.out) == values_of(in_place.x));
 
     const auto both = [&](auto op) {  // op(backend, a, b, out), out may be a or b
@@ -358,6 +372,31 @@ TEST_CASE("what fits is computed, in place too, with the same bits") {
     };
     both([](Backend& b, const Tensor& x, const Tensor& y, const Tensor& out) { b.add(x, y, out); });
     both([](Backend& b, const Tensor& x, const Tensor& y, const Tensor& out) { b.swiglu(x, y, out); });
+  }
+}
+
+TEST_CASE("normalize multiplies by a gain, which each head of a row may share") {
+  constexpr std::int64_t kHeadDim = 20;  // neither a multiple of the lanes nor one long
+  for (const int threads : {1, 3}) {
+    Operands o(threads);
+    const Tensor x = o.tensor({7, 3 * kHeadDim});
+    const Tensor heads(x.row(0), {7 * 3, kHeadDim});  // rows that lie behind each other
+    const Tensor scale = o.tensor({7 * 3, 1});
+    const Tensor gain = o.tensor({kHeadDim});
+    const Tensor out = o.tensor({7 * 3, kHeadDim});
+    o.backend().rms_scale(heads, 1e-6F, scale);
+    o.backend().normalize(heads, {scale, gain}, out);
+    std::vector<float> expected;
+    for (std::int64_t r = 0; r < heads.rows(); ++r) {
+      const float factor = 1.0F / *scale.row(r);
+      for (std::int64_t j = 0; j < kHeadDim; ++j) {
+        const float product = heads.row(r)[j] * factor;
+        expected.push_back(product * gain.row(0)[j]);
+      }
+    }
+    CHECK(values_of(out) == expected);
+    o.backend().normalize(heads, {scale, gain}, heads);
+    CHECK(values_of(heads) == expected);
   }
 }
 

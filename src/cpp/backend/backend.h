@@ -36,10 +36,10 @@ struct Vector {
   explicit operator bool() const { return static_cast<bool>(view); }
 };
 
-// RMSNorm on the way into a matmul: the input becomes (x[t] * (1 / scale[t])) * gain.
+// The second half of an RMSNorm: x[t] becomes (x[t] * (1 / scale[t])) * gain.
 struct Norm {
-  Tensor scale;  // [T, 1] from rms_scale; empty where x is normalised already
-  Tensor gain;   // [cols]; empty: none
+  Tensor scale;  // [T, 1] from rms_scale; for matmul also empty, where x is normalised already
+  Tensor gain;   // [n], n numbers in a row of x; empty: none
 };
 
 // Rows [row, row + count) of a pass are the tokens at `position`, `position` + 1, ... of one sequence.
@@ -152,8 +152,8 @@ class Backend {
   // scale[t] = sqrt(mean(x[t]^2) + eps)            x [T, n] -> scale [T, 1]
   virtual void rms_scale(const Tensor& x, float eps, const Tensor& scale) = 0;
 
-  // out[t] = x[t] * (1 / scale[t])                 x [T, n], scale [T, 1] -> out [T, n]; out may be x
-  virtual void normalize(const Tensor& x, const Tensor& scale, const Tensor& out) = 0;
+  // out[t] = (x[t] * (1 / scale[t])) * gain        x [T, n] -> out [T, n]; out may be x
+  virtual void normalize(const Tensor& x, const Norm& norm, const Tensor& out) = 0;
 
   // outs[i] = norm(x) . weights[i]^T               x [T, cols], weights[i] [rows_i, cols] -> outs[i] [T, rows_i]
   virtual void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,

@@ -143,11 +143,14 @@ void rms_scale(const Tensor& x, const Tensor& scale) {
   need_apart("rms_scale", {"scale", scale}, {"x", x});
 }
 
-void normalize(const Tensor& x, const Tensor& scale, const Tensor& out) {
+void normalize(const Tensor& x, const Norm& norm, const Tensor& out) {
   need_same_shape("normalize", {"x", x}, {"out", out});
-  need_scale("normalize", x, {"scale", scale});
+  LLAMA2CPP_CHECK(norm.scale, "[normalize] x is ", shape_text(x), " but there is no norm.scale");
+  need_scale("normalize", x, {"norm.scale", norm.scale});
+  if (norm.gain) need_vector("normalize", x, {"norm.gain", norm.gain});
   need_same_or_apart("normalize", {"out", out}, {"x", x});
-  need_apart("normalize", {"out", out}, {"scale", scale});
+  need_apart("normalize", {"out", out}, {"norm.scale", norm.scale});
+  need_apart("normalize", {"out", out}, {"norm.gain", norm.gain});
 }
 
 void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs, const Norm& norm) {

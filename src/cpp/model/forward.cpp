@@ -126,7 +126,7 @@ struct Pass {
     hooks.at(points.scale, i, scale, spans);
     if (!hooks.active(points.normalized, i)) return {x, {scale, gain.view}};
     const Tensor normalized = a.normalized.slice(0, x.rows());
-    be.normalize(x, scale, normalized);  // [T, dim]
+    be.normalize(x, {scale, {}}, normalized);  // [T, dim]
     hooks.at(points.normalized, i, normalized, spans);
     return {normalized, {{}, gain.view}};
   }

@@ -120,11 +120,12 @@ void CpuBackend::rms_scale(const Tensor& x, float eps, const Tensor& scale) {
   });
 }
 
-void CpuBackend::normalize(const Tensor& x, const Tensor& scale, const Tensor& out) {
-  op_checks::normalize(x, scale, out);
+void CpuBackend::normalize(const Tensor& x, const Norm& norm, const Tensor& out) {
+  op_checks::normalize(x, norm, out);
   const std::int64_t n = x.columns();
+  const float* const gain = norm.gain ? norm.gain.row(0) : nullptr;
   each_row(x.rows(), n / 8,
-           [&](std::int64_t t) { kernels_.scale(x.row(t), 1.0F / *scale.row(t), nullptr, out.row(t), n); });
+           [&](std::int64_t t) { kernels_.scale(x.row(t), 1.0F / *norm.scale.row(t), gain, out.row(t), n); });
 }
 
 void CpuBackend::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) {
