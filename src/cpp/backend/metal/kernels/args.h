@@ -8,12 +8,53 @@ namespace llama2cpp::metal {
 using std::uint32_t;
 #endif
 
-// add, swiglu, add_bias: [rows, columns] each.
+// add, swiglu, add_bias, take_rows: out [rows, columns].
 struct ElementwiseArgs {
-  uint32_t rows, columns;
-  uint32_t a_stride, b_stride, out_stride;
+  uint32_t columns;
+  uint32_t a_stride;
+  uint32_t b_stride;
+  uint32_t out_stride;
 };
-static_assert(sizeof(ElementwiseArgs) == 20, "both sides");
+static_assert(sizeof(ElementwiseArgs) == 16, "the same on both sides");
+
+// rms_scale, normalize: x [rows, columns], scale [rows, 1].
+struct NormArgs {
+  uint32_t columns;
+  uint32_t x_stride;
+  uint32_t scale_stride;
+  uint32_t out_stride;
+  float eps;
+};
+static_assert(sizeof(NormArgs) == 20, "the same on both sides");
+
+// rope: x [rows, 2 * pairs], cos and sin [rows, head_dim / 2].
+struct RopeArgs {
+  uint32_t pairs;
+  uint32_t x_stride;
+  uint32_t cos_stride;
+  uint32_t sin_stride;
+};
+static_assert(sizeof(RopeArgs) == 16, "the same on both sides");
+
+// A span of attention, or of store_kv: rows of q, k, v, z; a cache of [kv_heads, context, head_dim].
+struct SpanArgs {
+  uint32_t rows;
+  uint32_t position;  // of the first row
+  uint32_t window;    // 0: none
+  uint32_t heads;     // of q
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t context;
+  uint32_t cache_stride;  // of keys and values, from position to position
+  uint32_t in_stride;     // of q, or of k and v
+  uint32_t out_stride;    // of z
+  uint32_t keys;          // columns of scores and pattern
+  uint32_t splits;        // parts that a row's keys are cut into
+  uint32_t scores_stride;
+  uint32_t pattern_stride;
+  float factor;  // scores are q . k * factor
+};
+static_assert(sizeof(SpanArgs) == 60, "the same on both sides");
 
 #ifndef __METAL_VERSION__
 }  // namespace llama2cpp::metal

@@ -1,0 +1,114 @@
+// Ops that take each number by itself. Apple's compiler counts on it that arguments do not overlap, so each op that may write
+// over an input has a kernel in which that is one argument.
+//
+// Grid: x: pieces of kPiece columns, y: rows.
+#include <metal_stdlib>
+#include "args.h"
+
+using namespace metal;
+
+constant uint kPiece = 1024;
+
+// The columns of this thread: from `column` on, in steps of the group's threads.
+#define EACH_COLUMN(column)                                                                                    \
+  for (uint column = group.x * kPiece + thread_in_group.x, end = min(group.x * kPiece + kPiece, args.columns); \
+       column < end; column += threads.x)
+
+// x / (1 + exp(-x)), without a number that overflows.
+static inline float silu(float x) {
+  const float e = precise::exp(-fabs(x));
+  const float numerator = x >= 0.0f ? 1.0f : e;
+  return x * (numerator / (1.0f + e));
+}
+
+kernel void add(device const float* a [[buffer(0)]], device const float* b [[buffer(1)]],
+                device float* out [[buffer(2)]], constant ElementwiseArgs& args [[buffer(3)]],
+                uint3 group [[threadgroup_position_in_grid]], uint3 thread_in_group [[thread_position_in_threadgroup]],
+                uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { out[row * args.out_stride + c] = a[row * args.a_stride + c] + b[row * args.b_stride + c]; }
+}
+
+// a = a + b
+kernel void add_in_place(device float* a [[buffer(0)]], device const float* b [[buffer(1)]],
+                         constant ElementwiseArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
+                         uint3 thread_in_group [[thread_position_in_threadgroup]],
+                         uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { a[row * args.a_stride + c] += b[row * args.b_stride + c]; }
+}
+
+// x = x + x
+kernel void double_in_place(device float* x [[buffer(0)]], constant ElementwiseArgs& args [[buffer(1)]],
+                            uint3 group [[threadgroup_position_in_grid]],
+                            uint3 thread_in_group [[thread_position_in_threadgroup]],
+                            uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { x[row * args.a_stride + c] += x[row * args.a_stride + c]; }
+}
+
+// x[row] = x[row] + bias
+kernel void add_bias(device float* x [[buffer(0)]], device const float* bias [[buffer(1)]],
+                     constant ElementwiseArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
+                     uint3 thread_in_group [[thread_position_in_threadgroup]],
+                     uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { x[row * args.a_stride + c] += bias[c]; }
+}
+
+// out = silu(a) * b
+kernel void swiglu(device const float* a [[buffer(0)]], device const float* b [[buffer(1)]],
+                   device float* out [[buffer(2)]], constant ElementwiseArgs& args [[buffer(3)]],
+                   uint3 group [[threadgroup_position_in_grid]],
+                   uint3 thread_in_group [[thread_position_in_threadgroup]],
+                   uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { out[row * args.out_stride + c] = silu(a[row * args.a_stride + c]) * b[row * args.b_stride + c]; }
+}
+
+// a = silu(a) * b
+kernel void swiglu_in_gate(device float* a [[buffer(0)]], device const float* b [[buffer(1)]],
+                           constant ElementwiseArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
+                           uint3 thread_in_group [[thread_position_in_threadgroup]],
+                           uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) {
+    const ulong at = row * args.a_stride + c;
+    a[at] = silu(a[at]) * b[row * args.b_stride + c];
+  }
+}
+
+// b = silu(a) * b
+kernel void swiglu_in_up(device const float* a [[buffer(0)]], device float* b [[buffer(1)]],
+                         constant ElementwiseArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
+                         uint3 thread_in_group [[thread_position_in_threadgroup]],
+                         uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) {
+    const ulong at = row * args.b_stride + c;
+    b[at] = silu(a[row * args.a_stride + c]) * b[at];
+  }
+}
+
+// x = silu(x) * x
+kernel void swiglu_in_both(device float* x [[buffer(0)]], constant ElementwiseArgs& args [[buffer(1)]],
+                           uint3 group [[threadgroup_position_in_grid]],
+                           uint3 thread_in_group [[thread_position_in_threadgroup]],
+                           uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) {
+    const ulong at = row * args.a_stride + c;
+    x[at] = silu(x[at]) * x[at];
+  }
+}
+
+// out[i] = x[rows[i]]
+kernel void take_rows(device const float* x [[buffer(0)]], constant uint* rows [[buffer(1)]],
+                      device float* out [[buffer(2)]], constant ElementwiseArgs& args [[buffer(3)]],
+                      uint3 group [[threadgroup_position_in_grid]],
+                      uint3 thread_in_group [[thread_position_in_threadgroup]],
+                      uint3 threads [[threads_per_threadgroup]]) {
+  const ulong from = rows[group.y];
+  const ulong to = group.y;
+  EACH_COLUMN(c) { out[to * args.out_stride + c] = x[from * args.a_stride + c]; }
+}
