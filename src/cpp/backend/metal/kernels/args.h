@@ -56,6 +56,30 @@ struct SpanArgs {
 };
 static_assert(sizeof(SpanArgs) == 60, "the same on both sides");
 
+// A weight [rows, columns] as its planes hold it. Bytes are from one row to the next, in plane 0 and in plane 1.
+struct WeightArgs {
+  uint32_t rows, columns;
+  uint32_t row_bytes, scale_bytes;
+  uint32_t groups;  // of a row, where it has scales of its own
+};
+static_assert(sizeof(WeightArgs) == 20, "both sides");
+
+// matmul: x [tokens, columns] -> out [tokens, rows].
+struct ProductArgs {
+  WeightArgs weight;
+  uint32_t tokens;
+  uint32_t x_stride, out_stride;
+};
+static_assert(sizeof(ProductArgs) == 32, "both sides");
+
+// embed: tokens [tokens] -> out [tokens, columns].
+struct EmbedArgs {
+  WeightArgs weight;
+  uint32_t tokens;
+  uint32_t out_stride;
+};
+static_assert(sizeof(EmbedArgs) == 28, "both sides");
+
 #ifndef __METAL_VERSION__
 }  // namespace llama2cpp::metal
 #endif

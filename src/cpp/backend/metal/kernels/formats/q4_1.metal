@@ -1,0 +1,24 @@
+// Q4_1: 32 weights in 20 bytes, weight = d * q + m (format/q4_1.h). A piece is 8 bytes of q: weights i to i + 7 of a block in
+// their low halves, i + 16 to i + 23 in their high halves.
+#include "common.metal"
+
+struct Format {
+  static constant constexpr uint kSize = 16;
+  static constant constexpr uint kRun = 8;
+  static constant constexpr uint kStep = 16;
+  static constant constexpr uint kRows = 4;
+  static constant constexpr bool kRowsTogether = false;
+  Planes planes;
+  WeightArgs of;
+
+  void load(uint row, uint piece, thread float* w) const {
+    device const uchar* const block = planes.codes + ulong(row) * of.row_bytes + piece / 2 * 20;
+    uint q[16];
+    load_nibbles(block + 4 + piece % 2 * 8, q);
+    scale_codes(q, 16, half_at(block), half_at(block + 2), w);
+  }
+};
+
+#include "matvec.metal"
+#include "matmul.metal"
+#include "embed.metal"
