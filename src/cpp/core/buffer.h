@@ -39,6 +39,9 @@ class Buffer {
   std::size_t size() const { return size_; }
   bool mapped() const { return kind_ == Kind::file; }
 
+  // Expired when nobody has this memory any more: for what is made of it, and goes when it does.
+  std::weak_ptr<const void> watch() const { return memory_; }
+
   // Copies bytes from `begin` on, which lie in this memory. From a mapped file they are read instead of touched: then what goes
   // wrong is an exception. Throws what File::read does.
   void read(const std::byte* begin, std::span<std::byte> to) const;

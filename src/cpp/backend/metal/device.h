@@ -29,8 +29,8 @@ class ResidencySet;
 namespace llama2cpp::metal {
 
 // Why there is no such backend here: no GPU, or one that lacks what the kernels need.
-struct Unavailable : std::runtime_error {
-  using std::runtime_error::runtime_error;
+struct Unavailable : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
 };
 
 // A reference of ours to an object of Metal's.
@@ -41,7 +41,7 @@ struct Release {
 template <class T>
 using Held = std::unique_ptr<T, Release<T>>;
 
-// Metal's temporary objects live until the pool of the thread that asked for them goes.
+// What Metal hands out for the moment lives until the pool goes, which is the thread's own.
 class Pool {
  public:
   Pool();
@@ -64,8 +64,7 @@ struct Constant {
 
 // A kernel that is ready to run.
 struct Kernel {
-  std::string library;
-  std::string name;
+  std::string name;  // with its library and constants, for messages
   std::uint32_t most_threads = 0;  // of a threadgroup
   MTL::ComputePipelineState* pipeline = nullptr;
 };
@@ -98,14 +97,24 @@ class Device {
   MTL::CommandQueue& queue() const { return *queue_; }
   void renew_queue();  // after an error: a queue may refuse all that follows
 
+  // Keeps buffers in the GPU's memory between passes; null before macOS 15.
+  MTL::ResidencySet* residency() const { return residency_.get(); }
+
+  // Whether this process is a fork() of the one that made the device: then nothing of Metal's is to be touched.
+  bool forked() const;
+  // Throws std::runtime_error there.
+  void check_process() const;
+
  private:
   struct Kernels;
 
   MTL::Library& library(std::string_view name);
 
+  int forks_;
   Limits limits_;
   Held<MTL::Device> device_;
   Held<MTL::CommandQueue> queue_;
+  Held<MTL::ResidencySet> residency_;
   std::map<std::string, Held<MTL::Library>, std::less<>> libraries_;
   std::unique_ptr<Kernels> kernels_;  // that are ready
 };

@@ -50,6 +50,7 @@ class MemoryMap {
 
  private:
   struct State;
+  const Device& device_;
   std::shared_ptr<State> state_;  // memory of alloc() knows it too
 };
 

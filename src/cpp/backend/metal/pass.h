@@ -82,12 +82,12 @@ class Pass {
  private:
   void encode(const Kernel& kernel, std::span<const Operand> operands, const void* args, std::size_t args_bytes,
               const Grid& grid, Cost cost);
-  void end_encoding() noexcept;
+  void begin();
   void await_oldest();
 
   Device& device_;
   Held<MTL::CommandBuffer> open_;  // not handed over yet
-  MTL::ComputeCommandEncoder* encoder_ = nullptr;
+  Held<MTL::ComputeCommandEncoder> encoder_;
   double seconds_ = 0;                             // estimate of the open one
   std::vector<Held<MTL::CommandBuffer>> running_;  // oldest first
 };

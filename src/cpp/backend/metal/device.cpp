@@ -1,0 +1,182 @@
+#include "backend/metal/device.h"
+
+#ifdef _WIN32
+#error "Metal is of Apple's systems, and the software device of Linux"
+#endif
+#include <unistd.h>
+
+#include <Foundation/Foundation.hpp>
+#include <Metal/Metal.hpp>
+#include <utility>
+
+#include "backend/metal/metal_source.h"
+#include "core/check.h"
+#include "core/thread_number.h"
+
+namespace llama2cpp::metal {
+namespace {
+
+constexpr int kLeastFamily = 7;    // M1: reductions over simdgroups, and their matrices
+constexpr int kMostFamily = 15;    // that is asked for
+constexpr NS::UInteger kSimd = 32;  // threads of a simdgroup: kernels count on it
+
+std::string text_of(const NS::String* text) { return text == nullptr ? std::string() : text->utf8String(); }
+
+NS::String* string_of(std::string_view text) {
+  return NS::String::string(std::string(text).c_str(), NS::UTF8StringEncoding);
+}
+
+bool has_macos(NS::Integer major) {
+  return NS::ProcessInfo::processInfo()->isOperatingSystemAtLeastVersion({major, 0, 0});
+}
+
+// Arithmetic as it is written, but for products and sums that the compiler fuses.
+void be_exact(MTL::CompileOptions& options) {
+  options.setLanguageVersion(MTL::LanguageVersion3_0);
+  if (has_macos(15)) {
+    options.setMathMode(MTL::MathModeSafe);
+  } else {
+    options.setFastMathEnabled(false);
+  }
+}
+
+// What a user can do about an error, by what Metal says.
+std::string_view advice_for(std::string_view text, NS::Integer code) {
+  const auto says = [&](std::string_view part) { return text.find(part) != std::string_view::npos; };
+  if (code == MTL::CommandBufferErrorOutOfMemory || says("Insufficient Memory")) {
+    return "ask for a smaller context, feed fewer tokens at a time, or use backend='cpu'";
+  }
+  if (says("SubmissionsIgnored") || says("ignored")) {
+    return "macOS takes no more work of this process: start it anew";
+  }
+  if (code == MTL::CommandBufferErrorTimeout || says("Impacting Interactivity")) {
+    return "the system ended what kept the GPU from the display for too long: feed fewer tokens at a time, or close what "
+           "else uses it";
+  }
+  return {};
+}
+
+}  // namespace
+
+Pool::Pool() : pool_(NS::AutoreleasePool::alloc()->init()) {}
+
+Pool::~Pool() { static_cast<NS::AutoreleasePool*>(pool_)->release(); }
+
+std::string error_text(std::string_view what, const NS::Error* error) {
+  if (error == nullptr) return cat(what, " failed, and Metal does not say why");
+  const std::string text = text_of(error->localizedDescription());
+  const std::string_view advice = advice_for(text, error->code());
+  return cat(what, ": ", text, advice.empty() ? "" : ": ", advice);
+}
+
+struct Device::Kernels {
+  std::map<std::string, Kernel, std::less<>> by_key;
+  std::vector<Held<MTL::ComputePipelineState>> pipelines;
+};
+
+Device::Device() : forks_(fork_generation()), kernels_(std::make_unique<Kernels>()) {
+  const Pool pool;
+  device_.reset(MTL::CreateSystemDefaultDevice());
+  if (!device_) throw Unavailable("this machine has no GPU that Metal can use");
+  limits_.device = text_of(device_->name());
+  for (int family = kLeastFamily; family <= kMostFamily; ++family) {
+    if (device_->supportsFamily(static_cast<MTL::GPUFamily>(1000 + family))) limits_.family = family;
+  }
+  if (limits_.family == 0) {
+    throw Unavailable(cat("the GPU '", limits_.device, "' is not of the family Apple", kLeastFamily,
+                          " or a later one (M1 and later), which the kernels need"));
+  }
+  if (!device_->hasUnifiedMemory()) {
+    throw Unavailable(cat("the GPU '", limits_.device, "' has a memory of its own, and weights are used where they lie"));
+  }
+  limits_.buffer = device_->maxBufferLength();
+  limits_.working_set = static_cast<std::size_t>(device_->recommendedMaxWorkingSetSize());
+  limits_.shared = static_cast<std::uint32_t>(device_->maxThreadgroupMemoryLength());
+  limits_.page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  if (has_macos(15)) {
+    const Held<MTL::ResidencySetDescriptor> descriptor(MTL::ResidencySetDescriptor::alloc()->init());
+    NS::Error* error = nullptr;
+    residency_.reset(device_->newResidencySet(descriptor.get(), &error));  // none: only slower
+  }
+  renew_queue();
+}
+
+Device::~Device() {
+  if (forked()) {  // Metal's objects are of the parent's: not even to be let go of
+    static_cast<void>(kernels_.release());
+    for (auto& [name, library] : libraries_) static_cast<void>(library.release());
+    static_cast<void>(residency_.release());
+    static_cast<void>(queue_.release());
+    static_cast<void>(device_.release());
+    return;
+  }
+  const Pool pool;
+  if (residency_) queue_->removeResidencySet(residency_.get());
+  kernels_.reset();
+  libraries_.clear();
+  residency_.reset();
+  queue_.reset();
+  device_.reset();
+}
+
+bool Device::forked() const { return fork_generation() != forks_; }
+
+void Device::check_process() const {
+  if (!forked()) return;
+  throw std::runtime_error(
+      "this process is a fork of the one that opened the model, and Metal does not work in a fork: start processes with "
+      "multiprocessing's 'spawn', or open the model in each of them");
+}
+
+std::size_t Device::allocated() const { return device_->currentAllocatedSize(); }
+
+void Device::renew_queue() {
+  Held<MTL::CommandQueue> fresh(device_->newCommandQueue());
+  if (!fresh) throw std::runtime_error(cat("Metal gives no command queue on '", limits_.device, "'"));
+  if (residency_) fresh->addResidencySet(residency_.get());
+  queue_ = std::move(fresh);
+}
+
+MTL::Library& Device::library(std::string_view name) {
+  const auto found = libraries_.find(name);
+  if (found != libraries_.end()) return *found->second;
+  const std::string_view source = metal_source(name);
+  LLAMA2CPP_CHECK(!source.empty(), "there are no kernels called '", name, "'");
+  const Held<MTL::CompileOptions> options(MTL::CompileOptions::alloc()->init());
+  be_exact(*options);
+  NS::Error* error = nullptr;
+  Held<MTL::Library> made(device_->newLibrary(string_of(source), options.get(), &error));
+  if (!made) throw std::runtime_error(error_text(cat("compiling the kernels of '", name, "'"), error));
+  return *libraries_.emplace(name, std::move(made)).first->second;
+}
+
+const Kernel& Device::kernel(std::string_view library_name, std::string_view name,
+                             std::initializer_list<Constant> constants) {
+  std::string key;
+  key.append(library_name).append("/").append(name);
+  for (const Constant& constant : constants) {
+    key.append(" ").append(std::to_string(constant.index)).append("=").append(std::to_string(constant.value));
+  }
+  const auto found = kernels_->by_key.find(key);
+  if (found != kernels_->by_key.end()) return found->second;
+
+  const Held<MTL::FunctionConstantValues> values(MTL::FunctionConstantValues::alloc()->init());
+  for (const Constant& constant : constants) {
+    values->setConstantValue(&constant.value, MTL::DataTypeUInt, NS::UInteger{constant.index});
+  }
+  NS::Error* error = nullptr;
+  const Held<MTL::Function> function(library(library_name).newFunction(string_of(name), values.get(), &error));
+  if (!function) throw std::runtime_error(error_text(cat("the kernel ", key), error));
+  Held<MTL::ComputePipelineState> pipeline(device_->newComputePipelineState(function.get(), &error));
+  if (!pipeline) throw std::runtime_error(error_text(cat("preparing the kernel ", key), error));
+  if (pipeline->threadExecutionWidth() != kSimd) {
+    throw Unavailable(cat("the GPU '", limits_.device, "' has simdgroups of ", pipeline->threadExecutionWidth(),
+                          " threads, expected ", kSimd));
+  }
+  const auto threads = static_cast<std::uint32_t>(pipeline->maxTotalThreadsPerThreadgroup());
+  MTL::ComputePipelineState* const state = pipeline.get();
+  kernels_->pipelines.push_back(std::move(pipeline));
+  return kernels_->by_key.emplace(key, Kernel{key, threads, state}).first->second;
+}
+
+}  // namespace llama2cpp::metal
