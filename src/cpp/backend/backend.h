@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -118,9 +119,15 @@ class Backend {
   // The same for what is used from its beginning on, and perhaps never to its end: a context of keys and values. Where the
   // backend can, it costs memory only where it is touched.
   virtual Buffer reserve(std::size_t bytes) { return alloc(bytes); }
+  // Whether it can.
+  virtual bool reserves() const { return false; }
 
-  // Bytes that alloc() can still give.
+  // Bytes that alloc() can still give, and of the largest piece of it.
   virtual std::size_t memory_left() const = 0;
+  virtual std::size_t largest_piece() const { return std::numeric_limits<std::size_t>::max(); }
+
+  // Why the ops cannot use a weight: "is of format q3_k, which has no kernel". Empty where they can.
+  virtual std::string refuses(const Weight& /*weight*/) const { return {}; }
 
   // A Vector of n zeros.
   Vector make_vector(std::int64_t n);

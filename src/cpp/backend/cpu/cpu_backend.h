@@ -31,6 +31,7 @@ class CpuBackend final : public Backend {
   std::string take_warning() override;
   Buffer alloc(std::size_t bytes) override { return Buffer::heap(bytes); }
   Buffer reserve(std::size_t bytes) override { return Buffer::reserve(bytes); }
+  bool reserves() const override { return true; }
   std::size_t memory_left() const override;
   bool packs() const override { return true; }
   bool multiplies_integers() const override { return true; }

@@ -16,8 +16,8 @@
 namespace llama2cpp::metal {
 namespace {
 
-constexpr int kLeastFamily = 7;    // M1: reductions over simdgroups, and their matrices
-constexpr int kMostFamily = 15;    // that is asked for
+constexpr int kLeastFamily = 7;     // M1: reductions over simdgroups, and their matrices
+constexpr int kMostFamily = 15;     // that is asked for
 constexpr NS::UInteger kSimd = 32;  // threads of a simdgroup: kernels count on it
 
 std::string text_of(const NS::String* text) { return text == nullptr ? std::string() : text->utf8String(); }
@@ -40,22 +40,6 @@ void be_exact(MTL::CompileOptions& options) {
   }
 }
 
-// What a user can do about an error, by what Metal says.
-std::string_view advice_for(std::string_view text, NS::Integer code) {
-  const auto says = [&](std::string_view part) { return text.find(part) != std::string_view::npos; };
-  if (code == MTL::CommandBufferErrorOutOfMemory || says("Insufficient Memory")) {
-    return "ask for a smaller context, feed fewer tokens at a time, or use backend='cpu'";
-  }
-  if (says("SubmissionsIgnored") || says("ignored")) {
-    return "macOS takes no more work of this process: start it anew";
-  }
-  if (code == MTL::CommandBufferErrorTimeout || says("Impacting Interactivity")) {
-    return "the system ended what kept the GPU from the display for too long: feed fewer tokens at a time, or close what "
-           "else uses it";
-  }
-  return {};
-}
-
 }  // namespace
 
 Pool::Pool() : pool_(NS::AutoreleasePool::alloc()->init()) {}
@@ -63,10 +47,8 @@ Pool::Pool() : pool_(NS::AutoreleasePool::alloc()->init()) {}
 Pool::~Pool() { static_cast<NS::AutoreleasePool*>(pool_)->release(); }
 
 std::string error_text(std::string_view what, const NS::Error* error) {
-  if (error == nullptr) return cat(what, " failed, and Metal does not say why");
-  const std::string text = text_of(error->localizedDescription());
-  const std::string_view advice = advice_for(text, error->code());
-  return cat(what, ": ", text, advice.empty() ? "" : ": ", advice);
+  if (error == nullptr) return cat(what, ": failed, and Metal does not say why");
+  return cat(what, ": ", text_of(error->localizedDescription()));
 }
 
 struct Device::Kernels {
@@ -87,7 +69,8 @@ Device::Device() : forks_(fork_generation()), kernels_(std::make_unique<Kernels>
                           " or a later one (M1 and later), which the kernels need"));
   }
   if (!device_->hasUnifiedMemory()) {
-    throw Unavailable(cat("the GPU '", limits_.device, "' has a memory of its own, and weights are used where they lie"));
+    throw Unavailable(
+        cat("the GPU '", limits_.device, "' has a memory of its own, and weights are used where they lie"));
   }
   limits_.buffer = device_->maxBufferLength();
   limits_.working_set = static_cast<std::size_t>(device_->recommendedMaxWorkingSetSize());
@@ -124,7 +107,8 @@ bool Device::forked() const { return fork_generation() != forks_; }
 void Device::check_process() const {
   if (!forked()) return;
   throw std::runtime_error(
-      "this process is a fork of the one that opened the model, and Metal does not work in a fork: start processes with "
+      "this process is a fork of the one that opened the model, and Metal does not work in a fork: start processes "
+      "with "
       "multiprocessing's 'spawn', or open the model in each of them");
 }
 
@@ -151,7 +135,7 @@ MTL::Library& Device::library(std::string_view name) {
 }
 
 const Kernel& Device::kernel(std::string_view library_name, std::string_view name,
-                             std::initializer_list<Constant> constants) {
+                             std::span<const Constant> constants) {
   std::string key;
   key.append(library_name).append("/").append(name);
   for (const Constant& constant : constants) {

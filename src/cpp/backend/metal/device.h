@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -53,7 +54,7 @@ class Pool {
   void* pool_;
 };
 
-// "<what>: <what Metal says>", and advice where the error is one that users meet.
+// "<what>: <what Metal says>"
 std::string error_text(std::string_view what, const NS::Error* error);
 
 // The value of a function constant: `constant uint kName [[function_constant(index)]];`.
@@ -64,7 +65,7 @@ struct Constant {
 
 // A kernel that is ready to run.
 struct Kernel {
-  std::string name;  // with its library and constants, for messages
+  std::string name;                // with its library and constants, for messages
   std::uint32_t most_threads = 0;  // of a threadgroup
   MTL::ComputePipelineState* pipeline = nullptr;
 };
@@ -88,7 +89,10 @@ class Device {
 
   // A kernel of kernels/<library>.metal, made for these constants: all that the kernel reads. Compiled on first use, which takes
   // long, and kept. Under the backend's lease.
-  const Kernel& kernel(std::string_view library, std::string_view name, std::initializer_list<Constant> constants = {});
+  const Kernel& kernel(std::string_view library, std::string_view name, std::span<const Constant> constants = {});
+  const Kernel& kernel(std::string_view library, std::string_view name, std::initializer_list<Constant> constants) {
+    return kernel(library, name, std::span(constants.begin(), constants.size()));
+  }
 
   const Limits& limits() const { return limits_; }
   std::size_t allocated() const;  // bytes of all buffers of this process

@@ -67,7 +67,8 @@ struct MemoryMap::State {
 
   Held<MTL::Buffer> make(std::size_t bytes) {
     if (bytes > largest) {
-      throw OutOfMemoryError(cat(gigabytes(static_cast<double>(bytes)), " in one piece are more than a buffer of the GPU's can have, ",
+      throw OutOfMemoryError(cat(gigabytes(static_cast<double>(bytes)),
+                                 " in one piece are more than a buffer of the GPU's can have, ",
                                  gigabytes(static_cast<double>(largest))));
     }
     Held<MTL::Buffer> buffer(device->newBuffer(bytes, MTL::ResourceStorageModeShared));
@@ -125,8 +126,8 @@ struct MemoryMap::State {
     if (owner.mapped() && reinterpret_cast<std::uintptr_t>(owner.data()) % page == 0) {
       // As much of the file as a buffer can have; what reaches into the next one gets a view that begins before it.
       const std::size_t first = owner.size() <= largest / page * page ? 0 : begin / page * page;
-      const std::size_t length =
-          std::min(largest / page * page, (owner.size() - first + page - 1) / page * page);  // the last page is mapped whole
+      const std::size_t length = std::min(
+          largest / page * page, (owner.size() - first + page - 1) / page * page);  // the last page is mapped whole
       if (first + length >= begin + bytes) {
         Held<MTL::Buffer> buffer(
             device->newBuffer(owner.data() + first, length, MTL::ResourceStorageModeShared, nullptr));
@@ -194,8 +195,7 @@ Place MemoryMap::weight(const Plane& plane, std::size_t alignment) {
   for (const View& view : copies.views) {
     if (view.has(begin, plane.bytes)) return {view.buffer.get(), begin - view.begin};
   }
-  const View& copy =
-      state_->add(copies, {begin, plane.bytes, state_->copy(plane.owner, plane.data, plane.bytes)});
+  const View& copy = state_->add(copies, {begin, plane.bytes, state_->copy(plane.owner, plane.data, plane.bytes)});
   return {copy.buffer.get(), 0};
 }
 
@@ -209,7 +209,8 @@ Place MemoryMap::resolve(const void* address, std::size_t bytes, const char* op,
     const std::size_t length = found->second->length();
     if (offset <= length && bytes <= length - offset) return {found->second.get(), offset};
   }
-  throw std::invalid_argument(cat("[", op, "] ", operand, " is no memory of the Metal backend's: make it with alloc()"));
+  throw std::invalid_argument(
+      cat("[", op, "] ", operand, " is no memory of the Metal backend's: make it with alloc()"));
 }
 
 std::size_t MemoryMap::left() const {
@@ -217,6 +218,12 @@ std::size_t MemoryMap::left() const {
   const std::size_t taken = device_.allocated();
   const std::size_t all = device_.limits().working_set;
   return taken < all ? all - taken : 0;
+}
+
+void MemoryMap::want_resident() {
+  if (!state_->residency) return;
+  const std::lock_guard lock(state_->lock);
+  state_->residency->requestResidency();
 }
 
 void MemoryMap::purge() {

@@ -45,6 +45,9 @@ class MemoryMap {
   // Bytes that alloc() can still give.
   std::size_t left() const;
 
+  // Asks the system to have all of it ready: what a second has passed over is taken from the GPU.
+  void want_resident();
+
   // Lets go of what was made for weights that are no more.
   void purge();
 

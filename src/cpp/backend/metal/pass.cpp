@@ -15,8 +15,8 @@ namespace {
 // What the slowest of these GPUs does in a second (M1): a portion is short on it, and shorter elsewhere.
 constexpr double kBytesPerSecond = 50e9;
 constexpr double kFlopsPerSecond = 1.2e12;
-constexpr double kPortion = 0.02;     // seconds
-constexpr std::size_t kAtOnce = 2;    // portions under way: one that runs, and one that the GPU goes on with
+constexpr double kPortion = 0.02;   // seconds
+constexpr std::size_t kAtOnce = 2;  // portions under way: one that runs, and one that the GPU goes on with
 
 NS::UInteger number(std::uint32_t value) { return value; }
 
@@ -30,12 +30,38 @@ void declare([[maybe_unused]] MTL::ComputeCommandEncoder& encoder, [[maybe_unuse
 #endif
 }
 
+// What a user can do about an error of a command buffer's.
+std::string_view advice_for(std::string_view text, NS::Integer code) {
+  const auto says = [&](std::string_view part) { return text.find(part) != std::string_view::npos; };
+  if (code == MTL::CommandBufferErrorOutOfMemory || says("Insufficient Memory")) {
+    return "ask for a smaller context, feed fewer tokens at a time, or use backend='cpu'";
+  }
+  if (says("SubmissionsIgnored") || says("ignored")) {
+    return "macOS takes no more work of this process: start it anew";
+  }
+  if (code == MTL::CommandBufferErrorTimeout || says("Impacting Interactivity")) {
+    return "the system ended what kept the GPU from the display for too long: feed fewer tokens at a time, or close "
+           "what "
+           "else uses it";
+  }
+  return "use backend='cpu' if it comes again";
+}
+
+std::string problem_of(const MTL::CommandBuffer& buffer) {
+  const NS::Error* const error = buffer.error();
+  const std::string text = error_text("the GPU did not finish", error);
+  return cat(text, ": ", advice_for(text, error == nullptr ? 0 : error->code()));
+}
+
 }  // namespace
 
 Pass::Pass(Device& device) : device_(device) {}
 
 Pass::~Pass() {
-  if (!device_.forked()) return drop();
+  if (!device_.forked()) {
+    drop();
+    return;
+  }
   static_cast<void>(encoder_.release());
   static_cast<void>(open_.release());
   for (auto& buffer : running_) static_cast<void>(buffer.release());
@@ -93,10 +119,9 @@ void Pass::flush() {
 void Pass::await_oldest() {
   const Held<MTL::CommandBuffer> oldest = std::move(running_.front());
   running_.erase(running_.begin());
-  std::string problem;
   oldest->waitUntilCompleted();
-  if (oldest->status() == MTL::CommandBufferStatusError) problem = error_text("the GPU", oldest->error());
-  if (problem.empty()) return;
+  if (oldest->status() != MTL::CommandBufferStatusError) return;
+  const std::string problem = problem_of(*oldest);
   drop();
   device_.renew_queue();
   throw std::runtime_error(problem);

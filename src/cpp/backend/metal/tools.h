@@ -13,7 +13,7 @@
 namespace llama2cpp::metal {
 
 // Memory that an op uses between its dispatches.
-enum class Scratch : std::uint8_t { normalized, gathered, partial, kCount };
+enum class Scratch : std::uint8_t { normalized, gathered, partial, pattern, kCount };
 
 struct Tools {
   Device device;
@@ -38,6 +38,9 @@ struct Tools {
 
 // out[t] = (x[t] * (1 / norm.scale[t])) * norm.gain; either may be empty. out may be x.
 void encode_normalize(Tools& tools, const Tensor& x, const Norm& norm, const Tensor& out, const char* op);
+
+// A grid over rows (y) and pieces of so many columns (x); the threads of a group share a piece out.
+Grid by_pieces(std::int64_t rows, std::int64_t columns, std::int64_t piece, const char* op);
 
 // A size as kernels take it. Throws std::invalid_argument where it does not fit.
 std::uint32_t size32(std::int64_t size, const char* op);

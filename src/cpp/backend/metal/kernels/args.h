@@ -46,8 +46,8 @@ struct SpanArgs {
   uint32_t head_dim;
   uint32_t context;
   uint32_t cache_stride;  // of keys and values, from position to position
-  uint32_t in_stride;     // of q, or of k and v
-  uint32_t out_stride;    // of z
+  uint32_t in_stride;     // of q, or of k
+  uint32_t out_stride;    // of z, or of v
   uint32_t keys;          // columns of scores and pattern
   uint32_t splits;        // parts that a row's keys are cut into
   uint32_t scores_stride;

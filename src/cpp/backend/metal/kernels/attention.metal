@@ -114,13 +114,13 @@ static inline void weighted_sum(Pattern pattern, device const T* values, uint n,
 constant uint kPiece = 512;
 
 template <class T>
-static inline void store(device const float* in, device T* cache, constant SpanArgs& args, uint3 group, uint index,
+static inline void store(device const float* in, uint stride, device T* cache, constant SpanArgs& args, uint3 group, uint index,
                          uint threads) {
   const uint columns = args.kv_heads * kHeadDim;
   const uint end = min(group.x * kPiece + kPiece, columns);
   for (uint c = group.x * kPiece + index; c < end; c += threads) {
     const ulong to = entry(args, c / kHeadDim, args.position + group.y) + c % kHeadDim;
-    cache[to] = T(in[ulong(group.y) * args.in_stride + c]);
+    cache[to] = T(in[ulong(group.y) * stride + c]);
   }
 }
 
@@ -129,9 +129,9 @@ kernel void store_kv_f32(device const float* k [[buffer(0)]], device const float
                          constant SpanArgs& args [[buffer(4)]], uint3 group [[threadgroup_position_in_grid]],
                          uint index [[thread_index_in_threadgroup]], uint3 threads [[threads_per_threadgroup]]) {
   if (group.z == 0) {
-    store(k, keys, args, group, index, threads.x);
+    store(k, args.in_stride, keys, args, group, index, threads.x);
   } else {
-    store(v, values, args, group, index, threads.x);
+    store(v, args.out_stride, values, args, group, index, threads.x);
   }
 }
 
@@ -140,9 +140,9 @@ kernel void store_kv_f16(device const float* k [[buffer(0)]], device const float
                          constant SpanArgs& args [[buffer(4)]], uint3 group [[threadgroup_position_in_grid]],
                          uint index [[thread_index_in_threadgroup]], uint3 threads [[threads_per_threadgroup]]) {
   if (group.z == 0) {
-    store(k, keys, args, group, index, threads.x);
+    store(k, args.in_stride, keys, args, group, index, threads.x);
   } else {
-    store(v, values, args, group, index, threads.x);
+    store(v, args.out_stride, values, args, group, index, threads.x);
   }
 }
 
