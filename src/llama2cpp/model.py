@@ -919,12 +919,12 @@ class Model(StackedWeights):
 
     @property
     def backend(self) -> str:
-        """What computes: "cpu"."""
+        """What computes: "cpu" or "metal"."""
         return self._core.backend
 
     @property
     def isa(self) -> str:
-        """Which kernels run: "avx512", "avx2", "neon", "scalar" or "reference"."""
+        """Which kernels run: "avx512", "avx2", "neon", "scalar", "reference", or a GPU's family, such as "apple8"."""
         return self._core.isa
 
     @property
@@ -1022,12 +1022,15 @@ def load(
         ``tokenizer.json``. Without it the tokenizer is what the checkpoint itself holds; llama2.c's hold none, and the
         model then takes and gives ids only.
     backend : str
-        "auto" or "cpu".
+        "cpu", "metal" (the GPU of a Mac with Apple silicon) or "auto": Metal where there is such a GPU, with kernels
+        for all of the model's weights and room for them, unless an option or a llama2.c int8 file asks for what only
+        the CPU does; else the CPU.
     threads : int, optional
-        How many threads compute. The default is what this process may use: its CPU affinity and quota. The results
-        do not depend on it.
+        How many threads compute, on the CPU. The default is what this process may use: its CPU affinity and quota. The
+        results do not depend on it.
     context : int, optional
-        How many tokens a session holds; what the model was trained for if not given.
+        How many tokens a session holds; what the model was trained for if not given, or on a GPU, which takes all of
+        the memory at once, what half of the memory that the weights leave has room for.
     activation_dtype : str
         "auto", "f32" or "int8": the type in which activations meet quantized weights. With int8, a version 2 file of
         llama2.c gives the logits of its ``runq``, bit for bit.

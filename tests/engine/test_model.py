@@ -233,5 +233,6 @@ def test_closing() -> None:
 def test_build_info() -> None:
     info = llama2cpp.build_info()
     assert info["version"] == llama2cpp.__version__
-    assert info["backends"] == ("cpu",)
+    assert info["backends"] == (("cpu", "metal") if "device" in info else ("cpu",))
+    assert info.get("device") or info.get("no_metal")
     assert info["threads"] >= 1

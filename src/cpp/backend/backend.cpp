@@ -15,7 +15,7 @@ Vector Backend::make_vector(std::int64_t n) {
 }
 
 std::shared_ptr<Backend> make_backend(std::string_view kind, int threads, Arithmetic arithmetic) {
-  if (kind == "auto" || kind == "cpu") return make_cpu_backend(threads, arithmetic);
+  if (kind == "cpu") return make_cpu_backend(threads, arithmetic);
   if (kind == "metal") return make_metal_backend();
   throw std::invalid_argument(cat("backend is '", kind, "', expected one of: auto, cpu, metal"));
 }

@@ -197,8 +197,17 @@ class Backend {
   virtual void sync() = 0;
 };
 
-// kind: "auto", "cpu" or "metal". threads: 0 for default_threads(). The environment variable LLAMA2CPP_ISA, where it
+// kind: "cpu" or "metal". threads: 0 for default_threads(). The environment variable LLAMA2CPP_ISA, where it
 // is set, names the CPU kernels: reference, scalar, avx2, avx512, neon or a variant of one (isa/select.cpp has the list).
 std::shared_ptr<Backend> make_backend(std::string_view kind, int threads, Arithmetic arithmetic = Arithmetic::contract);
+
+// Metal's device on this machine.
+struct MetalStatus {
+  std::string device;  // "Apple M2"; empty: there is none that can be used
+  std::string reason;  // why not
+};
+MetalStatus metal_status();
+// Whether "auto" may take it where it is there: not the software device, which is for tests.
+bool metal_by_itself();
 
 }  // namespace llama2cpp

@@ -187,7 +187,14 @@ py::dict build_info() {
 #elif defined(_MSC_VER)
   info["compiler"] = "msvc " + std::to_string(_MSC_VER);
 #endif
-  info["backends"] = py::make_tuple("cpu");
+  const MetalStatus metal = metal_status();
+  if (metal.device.empty()) {
+    info["backends"] = py::make_tuple("cpu");
+    info["no_metal"] = metal.reason;
+  } else {
+    info["backends"] = py::make_tuple("cpu", "metal");
+    info["device"] = metal.device;
+  }
   info["isa"] = std::string(make_backend("cpu", 1)->isa());
   info["threads"] = default_threads();
   return info;
@@ -204,14 +211,15 @@ void register_model(py::module_& module) {
 Returns
 -------
 dict
-    ``version``, ``compiler``, ``backends``, ``isa`` (the kernels that a model made now would run) and ``threads``
-    (how many it would use).
+    ``version``, ``compiler``, ``backends``, ``isa`` (the kernels that a model made now would run on the CPU) and
+    ``threads`` (how many it would use); ``device``, the GPU that the backend "metal" would use, or ``no_metal``, why
+    there is none.
 
 Examples
 --------
 >>> import llama2cpp
->>> llama2cpp.build_info()["backends"]
-('cpu',)
+>>> llama2cpp.build_info()["backends"][0]
+'cpu'
 )");
 
   py::class_<Model, std::shared_ptr<Model>>(module, "Model", "Config and weights on a backend; see llama2cpp.Model.")

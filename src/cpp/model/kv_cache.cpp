@@ -25,10 +25,12 @@ KvCache::KvCache(const Config& config, std::int64_t context, DType dtype, Backen
     if (bytes > kAddresses) throw std::bad_alloc();
     memory_ = backend.reserve(static_cast<std::size_t>(context) * static_cast<std::size_t>(row_bytes()));
   } catch (const std::bad_alloc&) {
-    throw OutOfMemoryError(cat(
-        "a context of ", context, " tokens needs ", gigabytes(bytes), " of addresses for keys and values, and ",
-        gigabytes(static_cast<double>(backend.memory_left())), " of memory are available: ask for a smaller context"));
+    throw OutOfMemoryError(cat("a context of ", context, " tokens needs ", gigabytes(bytes),
+                               " of addresses for keys and values, and ",
+                               gigabytes(static_cast<double>(std::min(backend.memory_left(), backend.largest_piece()))),
+                               " of memory are available: ask for a smaller context"));
   }
+  if (!backend.reserves()) touched_ = context;  // all of it was taken
 }
 
 Tensor KvCache::view(std::int64_t layer, std::int64_t which) const {

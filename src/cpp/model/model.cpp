@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "format/panel_layout.h"
 #include "format/weight_rows.h"
+#include "model/choose_backend.h"
 
 namespace llama2cpp {
 namespace {
@@ -41,9 +42,18 @@ bool should_pack(const std::string& pack, const Config& c, Weights& weights, con
   return bytes < static_cast<double>(backend.memory_left());
 }
 
-// llama2.c's int8 files are run as llama2.c runs them, unless floats are asked for.
-Arithmetic arithmetic_for(const Checkpoint& checkpoint, const std::string& activations) {
-  return checkpoint.llama2c_arithmetic && activations != "f32" ? Arithmetic::llama2c : Arithmetic::contract;
+// As many positions as the config has, or fewer, where all of a context's memory is taken at once: then what fits into half of
+// what the weights leave.
+std::int64_t default_context(const Config& c, Weights& weights, const Backend& backend, DType kv) {
+  const std::int64_t wanted = c.default_context();
+  if (backend.reserves()) return wanted;
+  std::size_t left = backend.memory_left();
+  for (const Weight* weight : weights.matrices()) {
+    for (const Plane& plane : weight->planes) left -= std::min(left, plane.bytes);
+  }
+  const std::size_t room = std::min(left / 2, backend.largest_piece());
+  const std::int64_t row = 2 * c.n_layers * c.kv_dim() * size_of(kv);
+  return std::clamp(static_cast<std::int64_t>(room) / row, std::int64_t{1}, wanted);
 }
 
 Checkpoint edited(const Checkpoint& base, const std::vector<Weight>& edits, bool untie) {
@@ -112,8 +122,9 @@ Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie, Fu
       weights_(checkpoint_, *backend_),
       rope_(base.rope_),
       plan_(base.plan_),
-      context_(base.context_),
       kv_dtype_(base.kv_dtype_),
+      context_(base.context_),
+      context_is_cut_(base.context_is_cut_),
       pack_(base.pack_),
       all_files_(mapped_files(checkpoint_)),
       memory_(allocator(*backend_)) {
@@ -132,17 +143,16 @@ Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie, Fu
 
 Model::Model(Checkpoint checkpoint, const ModelOptions& options, std::shared_ptr<Backend> backend)
     : checkpoint_(std::move(checkpoint)),
-      backend_(backend ? std::move(backend)
-                       : make_backend(options.backend, options.threads,
-                                      arithmetic_for(checkpoint_, options.activation_dtype))),
+      backend_(backend ? std::move(backend) : choose_backend(checkpoint_, options)),
       weights_(checkpoint_, *backend_),
       rope_(checkpoint_.config, arithmetic_for(checkpoint_, options.activation_dtype)),
       plan_(plan_layers(checkpoint_.config)),
-      context_(options.context == 0 ? checkpoint_.config.default_context() : options.context),
       kv_dtype_(kv_dtype_for(options.kv_dtype, weights_)),
+      context_(options.context == 0 ? default_context(config(), weights_, *backend_, kv_dtype_) : options.context),
       all_files_(mapped_files(checkpoint_)),
       memory_(allocator(*backend_)) {
   config().check_context(context_);
+  context_is_cut_ = options.context == 0 && context_ < config().default_context();
   if (options.context != 0) make_cache(context_);  // refuses here what a session of it would
   const std::string& activations = options.activation_dtype;
   LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activation_dtype is '",

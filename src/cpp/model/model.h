@@ -22,10 +22,10 @@
 namespace llama2cpp {
 
 struct ModelOptions {
-  std::string backend = "auto";           // auto, cpu, metal
-  int threads = 0;                        // 0: default_threads()
-  std::int64_t context = 0;               // of a session that does not say; 0: config.seq_len
-  std::string kv_dtype = "auto";          // auto: f32 for f32 weights and llama2.c's, else f16; f32; f16
+  std::string backend = "auto";   // auto, cpu, metal
+  int threads = 0;                // 0: default_threads()
+  std::int64_t context = 0;       // of a session that does not say; 0: config.seq_len, or what memory has room for
+  std::string kv_dtype = "auto";  // auto: f32 for f32 weights and llama2.c's, else f16; f32; f16
   std::string activation_dtype = "auto";  // auto: int8 for quantized weights; f32; int8
   std::string pack = "auto";              // auto, always, never
 };
@@ -49,6 +49,8 @@ class Model {
   const LayerPlan& plan(std::int64_t layer) const { return plan_[static_cast<std::size_t>(layer)]; }
   Backend& backend() const { return *backend_; }
   std::int64_t context() const { return context_; }
+  // Whether that is less than the model's own for want of memory.
+  bool context_is_cut() const { return context_is_cut_; }
   DType kv_dtype() const { return kv_dtype_; }
   bool packed() const { return pack_; }
   bool int8_activations() const { return int8_activations_; }
@@ -79,8 +81,9 @@ class Model {
   mutable Weights weights_;  // packing adds panels, and changes nothing that anyone can see
   RopeAngles rope_;
   std::vector<LayerPlan> plan_;  // [n_layers]
-  std::int64_t context_;
   DType kv_dtype_;
+  std::int64_t context_;
+  bool context_is_cut_ = false;
   bool pack_;
   std::size_t matrix_bytes_ = 0;              // counted once: later another thread may be packing
   bool int8_activations_ = false;             // matmuls round their input to int8

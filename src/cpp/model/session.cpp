@@ -84,8 +84,13 @@ void check(std::span<const Work> work) {
     }
     const auto count = static_cast<std::int64_t>(w.tokens.size());
     if (count > w.session->context() - w.session->position()) {
-      throw ContextFullError(cat("the session is at position ", w.session->position(), " of ", w.session->context(),
-                                 " and has no room for ", count, " more tokens"));
+      const bool cut = model.context_is_cut() && w.session->context() == model.context();
+      throw ContextFullError(
+          cat("the session is at position ", w.session->position(), " of ", w.session->context(),
+              " and has no room for ", count, " more tokens",
+              cut ? "; the model's own context has more, which half of the memory that is left to the "
+                    "GPU has no room for: ask for one with context="
+                  : ""));
     }
   }
 }

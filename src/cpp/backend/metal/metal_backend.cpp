@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <exception>
 #include <optional>
 #include <span>
 #include <string>
@@ -34,6 +36,7 @@ class MetalBackend final : public Backend {
   std::string_view name() const override { return "metal"; }
   std::string_view isa() const override { return isa_; }
   int threads() const override { return 1; }
+  std::string_view device() const { return tools_.device.limits().device; }
 
   void acquire(FunctionRef<void()> poll) override {
     tools_.device.check_process();
@@ -218,11 +221,39 @@ class MetalBackend final : public Backend {
 }  // namespace
 }  // namespace metal
 
-std::shared_ptr<Backend> make_metal_backend() {
+namespace {
+
+std::shared_ptr<metal::MetalBackend> make_tested() {
   const metal::Pool pool;
   auto backend = std::make_shared<metal::MetalBackend>();
   metal::self_test(*backend);
   return backend;
+}
+
+}  // namespace
+
+std::shared_ptr<Backend> make_metal_backend() {
+  try {
+    return make_tested();
+  } catch (const metal::Unavailable& e) {
+    throw std::invalid_argument(cat("backend is 'metal', but ", e.what(), "; use 'cpu'"));
+  }
+}
+
+MetalStatus metal_status() {
+  try {
+    return {std::string(make_tested()->device()), {}};
+  } catch (const std::exception& e) {
+    return {{}, e.what()};
+  }
+}
+
+bool metal_by_itself() {
+#ifdef LLAMA2CPP_SOFT_METAL
+  return std::getenv("LLAMA2CPP_AUTO_METAL") != nullptr;
+#else
+  return true;
+#endif
 }
 
 }  // namespace llama2cpp

@@ -7,6 +7,7 @@
 
 namespace llama2cpp {
 
+// Throws std::invalid_argument with the reason where there is no GPU that it can use, and where the GPU fails the self-test.
 std::shared_ptr<Backend> make_metal_backend();
 
 }  // namespace llama2cpp

@@ -3,9 +3,18 @@
 #include "core/check.h"
 
 namespace llama2cpp {
+namespace {
+
+constexpr const char* kReason = "this build does not have it";
+
+}  // namespace
 
 std::shared_ptr<Backend> make_metal_backend() {
-  throw std::invalid_argument("backend is 'metal', which this build does not have; use 'cpu'");
+  throw std::invalid_argument(cat("backend is 'metal', but ", kReason, "; use 'cpu'"));
 }
+
+MetalStatus metal_status() { return {{}, kReason}; }
+
+bool metal_by_itself() { return false; }
 
 }  // namespace llama2cpp

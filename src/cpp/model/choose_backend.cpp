@@ -1,0 +1,63 @@
+#include "model/choose_backend.h"
+
+#include <algorithm>
+#include <exception>
+#include <vector>
+
+#include "core/check.h"
+
+namespace llama2cpp {
+namespace {
+
+// The matrices that the model's parts are; what else a file has nobody multiplies.
+std::vector<const Weight*> matrices_of(const Checkpoint& checkpoint) {
+  std::vector<const Weight*> matrices;
+  for (const auto& [name, weight] : checkpoint.weights) {
+    if (find_part(checkpoint.naming, name) && !is_vector(checkpoint, weight)) matrices.push_back(&weight);
+  }
+  return matrices;
+}
+
+// Whether the options, or the model's own arithmetic, ask for what only the CPU does.
+bool asks_for_cpu(const Checkpoint& checkpoint, const ModelOptions& options) {
+  return options.activation_dtype == "int8" || options.pack == "always" || options.threads != 0 ||
+         arithmetic_for(checkpoint, options.activation_dtype) == Arithmetic::llama2c;
+}
+
+// Whether a backend has kernels for all of a model, and room.
+bool suits(const Backend& backend, const Checkpoint& checkpoint) {
+  const std::vector<const Weight*> matrices = matrices_of(checkpoint);
+  std::size_t bytes = 0;
+  for (const Weight* weight : matrices) {
+    for (const Plane& plane : weight->planes) bytes += plane.bytes;
+  }
+  return bytes <= backend.memory_left() && std::all_of(matrices.begin(), matrices.end(), [&](const Weight* weight) {
+           return backend.refuses(*weight).empty();
+         });
+}
+
+}  // namespace
+
+Arithmetic arithmetic_for(const Checkpoint& checkpoint, const std::string& activations) {
+  return checkpoint.llama2c_arithmetic && activations != "f32" ? Arithmetic::llama2c : Arithmetic::contract;
+}
+
+std::shared_ptr<Backend> choose_backend(const Checkpoint& checkpoint, const ModelOptions& options) {
+  if (options.backend == "auto" && metal_by_itself() && !asks_for_cpu(checkpoint, options)) {
+    try {
+      auto backend = make_backend("metal", options.threads);
+      if (suits(*backend, checkpoint)) return backend;
+    } catch (const std::exception&) {
+      // There is none, or none that works (metal_status() says why): the CPU can do all of it.
+    }
+  }
+  const std::string_view kind = options.backend == "auto" ? "cpu" : std::string_view(options.backend);
+  auto backend = make_backend(kind, options.threads, arithmetic_for(checkpoint, options.activation_dtype));
+  for (const Weight* weight : matrices_of(checkpoint)) {
+    const std::string reason = backend->refuses(*weight);
+    if (!reason.empty()) throw FormatError(cat("tensor '", weight->name, "': ", reason, "; use backend='cpu'"));
+  }
+  return backend;
+}
+
+}  // namespace llama2cpp
