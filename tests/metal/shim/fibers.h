@@ -11,6 +11,8 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "simdgroup.h"
+
 namespace soft {
 
 inline constexpr std::uint32_t simd_width = 32;
@@ -78,19 +80,5 @@ std::uint64_t run_grid(std::string_view kernel, const Size3& groups, const Size3
 // Ends the grid from within a thread: run_grid throws `fault`. The thread's stack is dropped, not unwound, so this may be
 // called from where nothing may be thrown (trace.h).
 [[noreturn]] void fail(std::exception_ptr fault);
-
-// Where a kernel calls a function that threads wait in.
-struct CallSite {
-  const char* function;
-  const char* file;
-  int line;
-};
-
-// For metal_stdlib. All lanes hand over `bytes` (at most 16) and see what all 32 did: lane k's at k * 16. It holds until the
-// lane's next-but-one exchange.
-const std::byte* exchange(const void* value, std::size_t bytes, const CallSite& site);
-std::uint32_t active_lanes();  // of the running thread's simdgroup: 32, fewer in the last one of an odd threadgroup
-void wait_for_simdgroup(unsigned flags, const CallSite& site);
-void wait_for_threadgroup(unsigned flags, const CallSite& site);
 
 }  // namespace soft

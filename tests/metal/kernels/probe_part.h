@@ -1,0 +1,6 @@
+// Included by probe.metal.
+#pragma once
+
+struct ProbeArgs {
+  uint32_t n;
+};
