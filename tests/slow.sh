@@ -131,8 +131,9 @@ same_bits() {
 aarch64() {
   cpp aarch64 -DCMAKE_TOOLCHAIN_FILE=tests/cpp/aarch64-linux-gnu.cmake "-DDOCTEST_INCLUDE_DIR=$(doctest_include)"
   # The emulator (qemu-user 7.2) stops with an assertion of its own where the child of a threaded program starts threads.
+  # That the comparison finds a kernel which is one ulp off is shown on x86-64 in seconds; here it takes half an hour.
   qemu-aarch64 -L /usr/aarch64-linux-gnu "$build/aarch64/tests/cpp/llama2cpp_tests" \
-    --test-case-exclude='a forked child makes workers*' >"$build/aarch64.out" || { cat "$build/aarch64.out" && return 1; }
+    --test-case-exclude='a forked child makes workers*,a child of fork() can be made*,*one ulp off*' >"$build/aarch64.out" || { cat "$build/aarch64.out" && return 1; }
   tail -n 4 "$build/aarch64.out"
   same_bits "$build/aarch64.out"
 }
