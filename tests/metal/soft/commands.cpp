@@ -67,7 +67,8 @@ FailureText failure_text(Failure failure) {
   return {MTL::CommandBufferErrorInternal, "Innocent Victim (00000005:kIOGPUCommandBufferCallbackErrorInnocentVictim)"};
 }
 
-constexpr std::size_t kMostHidden = 1U << 20;  // of one range; of longer ones its two ends
+constexpr std::size_t kMostHidden = 1U << 20;    // of one range; of longer ones its two ends
+constexpr std::size_t kMostWatched = 64U << 10;  // of one range that is read; longer ones are not compared
 
 }  // namespace
 
@@ -98,13 +99,26 @@ void Machine::hide(const Commands& commands) {
   };
   for (const Dispatch& dispatch : commands.dispatches) {
     for (const Operand& operand : dispatch.operands) {
-      if (!operand.writes || !operand.declared || !operand.buffer->own_) continue;
+      if (!operand.writes || !operand.declared || !operand.buffer->is_own()) continue;
       if (operand.bytes <= kMostHidden) {
         hide_one(operand.begin, operand.bytes);
       } else {
         hide_one(operand.begin, kMostHidden / 2);
         hide_one(operand.begin + operand.bytes - kMostHidden / 2, kMostHidden / 2);
       }
+    }
+  }
+  for (const Dispatch& dispatch : commands.dispatches) {
+    for (const Operand& operand : dispatch.operands) {
+      if (operand.writes || !operand.declared || !operand.buffer->is_own() || operand.bytes > kMostWatched) continue;
+      const bool computed = std::any_of(hidden.begin(), hidden.end(), [&](const Hidden& each) {
+        return each.begin < operand.begin + operand.bytes && operand.begin < each.begin + each.truth.size();
+      });
+      if (computed) continue;
+      Input& input = inputs[operand.begin];
+      if (input.value.size() >= operand.bytes) continue;
+      input.value.assign(operand.begin, operand.begin + operand.bytes);
+      input.reader = describe(dispatch, operand);
     }
   }
 }
@@ -117,6 +131,14 @@ void Machine::show() {
     std::memcpy(each.begin, each.truth.data(), each.truth.size());
   }
   hidden.clear();
+  std::string changed;
+  for (const auto& [begin, input] : inputs) {
+    if (std::memcmp(begin, input.value.data(), input.value.size()) != 0) changed = input.reader;
+  }
+  inputs.clear();
+  if (!changed.empty()) {
+    throw DeviceFault(FaultKind::in_flight, changed + ": the host wrote to it after the commit, before it had waited");
+  }
   if (touched) {
     throw DeviceFault(FaultKind::in_flight,
                       "the host wrote to memory that a committed command writes, before it had waited");

@@ -111,8 +111,15 @@ struct Machine {
   };
   std::vector<Hidden> hidden;
 
+  // What they read, where it is small and no pending command writes it: the host must not either.
+  struct Input {
+    std::vector<std::byte> value;
+    std::string reader;
+  };
+  std::map<const std::byte*, Input> inputs;
+
   void hide(const Commands& commands);
-  void show();  // throws where the host has written to what was hidden; everything is shown in any case
+  void show();  // throws where the host has written to what is in use; everything is shown in any case
   void wait(MTL::CommandBuffer& until);
 
  private:

@@ -268,7 +268,7 @@ class Watch final : public GridWatcher {
         nearest = &range;
       }
     }
-    if (nearest == nullptr || distance > (std::size_t{1} << 40)) {
+    if (nearest == nullptr || distance > (std::size_t{1} << 31)) {
       found(FaultKind::out_of_bounds,
             verb(bytes, writes) + "at " + hex(address) + ", which is nowhere near a bound buffer");
     }

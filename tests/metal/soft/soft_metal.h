@@ -66,7 +66,7 @@ struct Options {
   unsigned os = 15;       // macOS
   std::size_t max_buffer = std::size_t{1} << 33;
   std::size_t memory = std::size_t{1} << 34;  // recommendedMaxWorkingSetSize
-  std::size_t page = 16384;
+  std::size_t page = 4096;      // of no-copy memory; Apple's is 16k, and mmap of Linux gives no more than this
   unsigned width = 32;          // threadExecutionWidth that pipelines report
   unsigned max_threads = 1024;  // maxTotalThreadsPerThreadgroup that pipelines report
   Failure fail = Failure::none;
@@ -79,6 +79,8 @@ Options parse_options(std::string_view text, const Options& base = {});
 // At first, what the environment variable LLAMA2CPP_SOFT_METAL says.
 Options options();
 void set_options(const Options& options);
+// The knobs that the text names are set, all others are as at first.
+void set_options(std::string_view text);
 
 struct Counters {
   std::uint64_t commits = 0, waits = 0, encoders = 0;

@@ -213,6 +213,8 @@ void set_options(const Options& options) {
   all.ignoring = false;
 }
 
+void set_options(std::string_view text) { set_options(parse_options(text)); }
+
 Counters counters() {
   State& all = state();
   const std::lock_guard lock(all.mutex);

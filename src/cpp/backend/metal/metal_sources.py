@@ -295,7 +295,7 @@ def thunks(library: Library) -> str:
         f'#include "{library.name}.metal"\n#pragma clang diagnostic pop\n\n'
     )
     for _, name in library.constants:
-        out.append(f"SOFT_UNTRACED const uint {name} {{ return {name}_value; }}\n#undef {name}\n")
+        out.append(f"[[gnu::noinline]] const uint {name} {{ return {name}_value; }}\n#undef {name}\n")
     out.append(
         "\n}  // namespace\n\n#undef kernel\n#undef device\n#undef constant\n#undef thread\n#undef threadgroup\n\n"
     )
