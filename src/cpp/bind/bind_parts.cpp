@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "bind/bind.h"
 #include "core/check.h"
 #include "core/parts.h"
+#include "io/families.h"
 #include "io/names.h"
 
 namespace llama2cpp::bind {
@@ -84,6 +87,58 @@ Examples
 'blk.3.attn_q.weight'
 )doc";
 
+constexpr const char* kFolderFamilyDoc = R"doc(What config.json calls the models that compute as this one does.
+
+Parameters
+----------
+config : Config
+    The model's.
+parts : sequence of str
+    The ``name`` in `parts` of each optional one that it has.
+
+Returns
+-------
+dict
+    ``model_type``; ``architecture``; ``rope_style``, the order of its files' rotary rows; ``has_window``, whether it states
+    one; ``biases``, which of its settings say that a half of a layer has biases.
+
+Raises
+------
+ValueError
+    Where transformers has no such model.
+
+Examples
+--------
+>>> import llama2cpp
+>>> from llama2cpp import _core
+>>> _core.hugging_face_family(llama2cpp.load("storyteller").config, ["bq"])["architecture"]
+'LlamaForCausalLM'
+)doc";
+
+constexpr const char* kGgufFamilyDoc = R"doc(What GGUF files call the models that have these optional parts.
+
+Parameters
+----------
+parts : sequence of str
+    The ``name`` in `parts` of each.
+
+Returns
+-------
+dict
+    ``architecture``; ``rope_style``, the order of its files' rotary rows.
+
+Raises
+------
+ValueError
+    Where llama.cpp has no such model.
+
+Examples
+--------
+>>> from llama2cpp import _core
+>>> _core.gguf_family(["bq"])
+{'architecture': 'llama', 'rope_style': 'interleaved'}
+)doc";
+
 py::list part_rows() {
   py::list rows;
   for (const PartFacts& row : kParts) {
@@ -104,12 +159,46 @@ py::list part_rows() {
   return rows;
 }
 
-py::tuple shape_of_part(const std::string& name, const Config& config) {
+Part part_named(const std::string& name) {
   const auto* const row =
       std::find_if(std::begin(kParts), std::end(kParts), [&](const PartFacts& other) { return other.name == name; });
   LLAMA2CPP_CHECK(row != std::end(kParts), "part is '", name, "', which no Llama has");
-  const MatrixShape shape = part_shape(config, row->part);
-  if (is_vector(row->part)) return py::make_tuple(shape.cols);
+  return row->part;
+}
+
+std::vector<Part> parts_named(const std::vector<std::string>& names) {
+  std::vector<Part> parts;
+  for (const std::string& name : names) parts.push_back(part_named(name));
+  return parts;
+}
+
+py::dict hugging_face_family(const Config& config, const std::vector<std::string>& names) {
+  const Family& family = hugging_face_family_of(config, parts_named(names));
+  py::list biases;
+  for (const std::string_view name : {bias_switch(Scope::attention), bias_switch(Scope::mlp)}) {
+    if (family.computes_switch(name)) biases.append(name);
+  }
+  py::dict d;
+  d["model_type"] = family.model_type;
+  d["architecture"] = family.architectures[0];
+  d["rope_style"] = to_string(family.hugging_face_rope_style);
+  d["has_window"] = family.has_window;
+  d["biases"] = biases;
+  return d;
+}
+
+py::dict gguf_family(const std::vector<std::string>& names) {
+  const Family& family = gguf_family_of(parts_named(names));
+  py::dict d;
+  d["architecture"] = family.gguf;
+  d["rope_style"] = to_string(family.gguf_rope_style);
+  return d;
+}
+
+py::tuple shape_of_part(const std::string& name, const Config& config) {
+  const Part part = part_named(name);
+  const MatrixShape shape = part_shape(config, part);
+  if (is_vector(part)) return py::make_tuple(shape.cols);
   return py::make_tuple(shape.rows, shape.cols);
 }
 
@@ -132,6 +221,8 @@ void register_parts(py::module_& module) {
   module.attr("NAMINGS") = py::tuple(namings);
   module.def("parts", &part_rows, kPartsDoc);
   module.def("part_shape", &shape_of_part, py::arg("part"), py::arg("config"), kShapeDoc);
+  module.def("hugging_face_family", &hugging_face_family, py::arg("config"), py::arg("parts"), kFolderFamilyDoc);
+  module.def("gguf_family", &gguf_family, py::arg("parts"), kGgufFamilyDoc);
   module.def("rename_weight", &rename_weight, py::arg("name"), py::arg("family"), kRenameDoc);
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <stdexcept>
 #include <vector>
 
 #include "core/check.h"
@@ -13,7 +14,9 @@ namespace {
 
 constexpr Switch kSwitches[] = {
     {"attention_bias", "", 0},
+    {"attention_out_bias", "", 0},
     {"mlp_bias", "", 0},
+    {"use_bias", "", 0},
     {"rope_interleaved", "", 0},
     {"use_qk_norm", "", 0},
     {"qk_norm", "", 0},
@@ -29,7 +32,8 @@ constexpr Switch kSwitches[] = {
     {"is_encoder_decoder", "", 0},
     {"add_cross_attention", "", 0},
     {"", "expert_shared_count", 0},
-    {"", "use_parallel_residual", 0},
+    {"use_parallel_residual", "use_parallel_residual", 0},
+    {"no_rope_layers", "", 1},  // a number for each layer
     {"", "attention.causal", 1},
     {"", "attention.max_alibi_bias", 0},
     {"", "attention.scale", 0},  // llama.cpp: 0 is 1 / sqrt(head_dim)
@@ -77,6 +81,27 @@ const Family* find(std::string_view Family::*name, std::string_view wanted) {
   return found == std::end(kFamilies) || wanted.empty() ? nullptr : found;
 }
 
+bool contains(std::span<const Part> parts, Part part) {
+  return std::find(parts.begin(), parts.end(), part) != parts.end();
+}
+
+bool holds(const Family& family, std::span<const Part> parts) {
+  return std::all_of(parts.begin(), parts.end(), [&](Part part) { return family.may_have(part); }) &&
+         std::all_of(family.parts.begin(), family.parts.end(), [&](Part part) { return contains(parts, part); });
+}
+
+// "a sliding window (sliding_window) and biases"
+std::string features(const Config* config, std::span<const Part> parts) {
+  std::string text = config != nullptr && config->sliding_window > 0 ? "a sliding window (sliding_window)" : "";
+  bool biases = false;
+  for (const Part part : parts) {
+    const bool bias = facts(part).kind == PartKind::bias;
+    if (!bias || !biases) text += cat(text.empty() ? "" : " and ", bias ? "biases" : facts(part).name);
+    biases |= bias;
+  }
+  return text;
+}
+
 std::string list(std::string_view Family::*name) {
   std::vector<std::string> names;
   for (const Family& family : kFamilies) {
@@ -93,13 +118,31 @@ std::string list(std::string_view Family::*name) {
 
 std::span<const Switch> switches() { return kSwitches; }
 
-bool Family::computes_switch(const Switch& setting) const {
-  return !setting.hugging_face.empty() &&
-         std::find(std::begin(computes), std::end(computes), setting.hugging_face) != std::end(computes);
+bool Family::computes_switch(std::string_view hugging_face) const {
+  return !hugging_face.empty() &&
+         std::find(std::begin(computes), std::end(computes), hugging_face) != std::end(computes);
+}
+
+bool Family::may_have(Part part) const {
+  return facts(part).kind == PartKind::bias ? computes_switch(bias_switch(part)) : contains(parts, part);
 }
 
 const Family* find_hugging_face_family(std::string_view model_type) { return find(&Family::model_type, model_type); }
 const Family* find_gguf_family(std::string_view architecture) { return find(&Family::gguf, architecture); }
+
+const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts) {
+  for (const Family& family : kFamilies) {
+    if (family.has_window == (config.sliding_window > 0) && holds(family, parts)) return family;
+  }
+  throw std::invalid_argument(cat("transformers has no model that this version knows with ", features(&config, parts)));
+}
+
+const Family& gguf_family_of(std::span<const Part> parts) {
+  for (const Family& family : kFamilies) {
+    if (!family.gguf.empty() && holds(family, parts)) return family;
+  }
+  throw std::invalid_argument(cat("llama.cpp has no model that this version knows with ", features(nullptr, parts)));
+}
 
 std::string hugging_face_families() { return list(&Family::model_type); }
 std::string gguf_families() { return list(&Family::gguf); }

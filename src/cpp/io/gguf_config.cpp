@@ -110,7 +110,7 @@ class Settings {
         throw FormatError(cat("metadata ", excerpt(name), " (byte ", value.offset,
                               ") is not known, and may stand for something that this version does not compute"));
       }
-      if (family.computes_switch(*found)) continue;
+      if (family.computes_switch(found->hugging_face)) continue;
       const double stated = any_number(std::string(name));
       if (stated != found->neutral) {
         fail(key, cat(stated, ", and only ", found->neutral,
@@ -192,7 +192,9 @@ std::int64_t embedding_rows(const Gguf& gguf) {
   return found->second.shape[1];
 }
 
-const Family& find_family(const Gguf& gguf) {
+}  // namespace
+
+const Family& read_gguf_family(const Gguf& gguf) {
   if (const auto type = gguf.string("general.type"); type && *type != "model") {
     gguf.fail("general.type", cat(excerpt(*type), ", expected \"model\": this file is no model of its own"));
   }
@@ -206,10 +208,7 @@ const Family& find_family(const Gguf& gguf) {
   return *family;
 }
 
-}  // namespace
-
-Config read_gguf_config(const Gguf& gguf) {
-  const Family& family = find_family(gguf);
+Config read_gguf_config(const Gguf& gguf, const Family& family) {
   const Settings settings(gguf, family);
   settings.refuse_unknown(family);
   Config config;

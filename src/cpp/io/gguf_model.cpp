@@ -17,8 +17,13 @@ bool is_harmless(std::string_view name) {
   return name == "rope_freqs.weight" || (name.starts_with("blk.") && name.ends_with(".attn_rot_embd.weight"));
 }
 
-void refuse_unknown(std::string_view name, const GgufTensor& tensor, const Config& config) {
-  if (find_part(Naming::gguf, name, config)) return;
+// Biases are there or not, as a file pleases; the family says of all other parts.
+bool has_place(Part part, const Family& family) {
+  return facts(part).need != Need::optional || facts(part).kind == PartKind::bias || family.may_have(part);
+}
+
+void refuse_unknown(std::string_view name, const GgufTensor& tensor, const Config& config, const Family& family) {
+  if (const auto found = find_part(Naming::gguf, name, config); found && has_place(found->part, family)) return;
   throw FormatError(cat("tensor ", excerpt(name), " (byte ", tensor.described, ") has no place in a Llama of ",
                         config.n_layers, " layers, so this file computes something that this version does not"));
 }
@@ -53,11 +58,15 @@ Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& o
   checkpoint.file_format = cat("GGUF v", gguf.version());
   if (!parts.empty()) checkpoint.file_format += cat(", ", parts.size() + 1, " files");
   checkpoint.naming = Naming::gguf;
-  checkpoint.config = read_gguf_config(gguf);
+  const Family& family = read_gguf_family(gguf);
+  checkpoint.config = read_gguf_config(gguf, family);
   for (const auto& [name, tensor] : gguf.tensors()) {
     if (is_harmless(name)) continue;
-    refuse_unknown(name, tensor, checkpoint.config);
+    refuse_unknown(name, tensor, checkpoint.config, family);
     checkpoint.weights.emplace(name, weight_of(name, tensor));
+  }
+  for (const Part part : family.parts) {
+    for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(part, layer);
   }
   auto [vocabulary, reason] = read_gguf_vocabulary(gguf, checkpoint.config.vocab_size);
   checkpoint.vocabulary = std::move(vocabulary);

@@ -9,13 +9,16 @@
 
 #include "core/config.h"
 #include "core/vocabulary.h"
+#include "io/families.h"
 #include "io/gguf.h"
 
 namespace llama2cpp {
 
-// Sizes and constants of a file of an architecture in families.h. Throws FormatError for any other, and for metadata that
-// would change the result in a way that is not implemented.
-Config read_gguf_config(const Gguf& gguf);
+// The family of a file's architecture. Throws FormatError for one that is not in families.h.
+const Family& read_gguf_family(const Gguf& gguf);
+
+// Sizes and constants. Throws FormatError for metadata that would change the result in a way that is not implemented.
+Config read_gguf_config(const Gguf& gguf, const Family& family);
 
 // A model in several files, NAME-00001-of-00003.gguf and so on: the first has the metadata, and each some of the tensors.
 // Given the first, adds the tensors of the others, which `open` opens by their paths, and returns those files. Throws

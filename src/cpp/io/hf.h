@@ -16,6 +16,7 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/file_kind.h"
+#include "core/parts.h"
 #include "core/vocabulary.h"
 #include "format/format.h"
 #include "io/json.h"
@@ -136,13 +137,8 @@ Weight llm_int8_weight(const Tensors& tensors, const std::string& name, const Ll
 // is not implemented.
 Config read_hf_config(const Json& config);
 
-// Which biases config.json announces.
-struct HfBiases {
-  bool attention;
-  bool mlp;
-};
-
-HfBiases read_hf_biases(const Json& config);
+// The optional parts that a config.json which has been read announces: its family's, and biases that it says.
+std::vector<Part> read_hf_parts(const Json& config);
 
 // The ids of eos_token_id, in config.json or generation_config.json: a number, a list of them, or nothing.
 std::vector<std::int64_t> read_eos_ids(const Json& config);

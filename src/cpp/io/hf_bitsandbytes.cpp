@@ -16,7 +16,7 @@
 namespace llama2cpp {
 namespace {
 
-constexpr std::string_view kParts[] = {".SCB", ".weight_format", ".outlier_columns", ".outlier_weight"};
+constexpr std::string_view kPlanes[] = {".SCB", ".weight_format", ".outlier_columns", ".outlier_weight"};
 constexpr float kUsualThreshold = 6.0F;  // where the settings do not say
 
 // The ways in which bitsandbytes once laid weights out for certain GPUs, by their numbers.
@@ -100,7 +100,7 @@ std::optional<LlmInt8Settings> read_llm_int8_settings(const Json& config) {
 }
 
 bool is_llm_int8_part(const Tensors& tensors, const std::string& name) {
-  for (const std::string_view part : kParts) {
+  for (const std::string_view part : kPlanes) {
     if (!name.ends_with(part)) continue;
     const Placed* const weight = find_part_of(tensors, name.substr(0, name.size() - part.size()), ".weight");
     return weight != nullptr && weight->tensor.dtype == "I8";

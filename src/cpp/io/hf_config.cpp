@@ -73,11 +73,31 @@ double any_number(const Json& value) {
   return value.number();
 }
 
+void refuse_unless_neutral(const Json& value, double neutral) {
+  if (value.is_null()) return;
+  if (value.type() == Json::Type::array) {  // one for each layer
+    for (const Json element : value.elements()) refuse_unless_neutral(element, neutral);
+  } else if (any_number(value) != neutral) {
+    value.fail(cat(any_number(value), ", and only ", neutral,
+                   " is implemented: the model computes something that this version does not"));
+  }
+}
+
 void refuse_unless_neutral(const Json& object, std::string_view name, double neutral) {
-  const std::optional<Json> found = object.find(name);
-  if (!found || any_number(*found) == neutral) return;
-  found->fail(cat(any_number(*found), ", and only ", neutral,
-                  " is implemented: the model computes something that this version does not"));
+  if (const std::optional<Json> found = object.find(name)) refuse_unless_neutral(*found, neutral);
+}
+
+// What scores are multiplied by: attention_multiplier in Granite, 1 / sqrt(query_pre_attn_scalar) in Gemma.
+void refuse_other_scale(const Json& config, std::int64_t head_dim) {
+  const auto dim = static_cast<double>(head_dim);
+  const auto refuse = [&](std::string_view name, double implemented) {
+    const std::optional<Json> found = config.find(name);
+    if (!found || std::abs(found->number() - implemented) < 1e-6 * implemented) return;
+    found->fail(cat(found->number(), ", and only ", implemented, " is implemented for heads of ", head_dim,
+                    ": the model computes something that this version does not"));
+  };
+  refuse("attention_multiplier", 1 / std::sqrt(dim));
+  refuse("query_pre_attn_scalar", dim);
 }
 
 // Code that comes with a model may compute anything.
@@ -93,9 +113,11 @@ void refuse_own_code(const Json& config) {
 void refuse_settings(const Json& config, const Family& family) {
   refuse_own_code(config);
   for (const Switch& setting : switches()) {
-    if (setting.hugging_face.empty() || family.computes_switch(setting)) continue;
+    if (setting.hugging_face.empty() || family.computes_switch(setting.hugging_face)) continue;
     refuse_unless_neutral(config, setting.hugging_face, setting.neutral);
   }
+  // Says which layers have no rotary embedding where no_rope_layers does not.
+  if (!config.find("no_rope_layers")) refuse_unless_neutral(config, "no_rope_layer_interval", 0);
   if (const auto act = config.find("hidden_act"); act && act->string() != "silu" && act->string() != "swish") {
     act->fail(cat(excerpt(act->string()), ", expected \"silu\": this version computes no other"));
   }
@@ -333,6 +355,7 @@ Config read_hf_config(const Json& config) {
   read.tied = tied && tied->boolean();
   check_layer_types(config, read);
   read.validate();  // before what depends on head_dim and the context
+  refuse_other_scale(config, read.head_dim);
   Rotary rotary = read_rotary(config, read, family);
   read.rope_theta = rotary.theta;
   read.rope_scaling = rotary.scaling;
@@ -341,12 +364,15 @@ Config read_hf_config(const Json& config) {
   return read;
 }
 
-HfBiases read_hf_biases(const Json& config) {
-  const auto says = [&](std::string_view name) {
-    const std::optional<Json> found = config.find(name);
-    return found && found->boolean();
-  };
-  return {says("attention_bias"), says("mlp_bias")};
+std::vector<Part> read_hf_parts(const Json& config) {
+  const Family& family = find_family(config);
+  std::vector<Part> parts(family.parts.begin(), family.parts.end());
+  for (const PartFacts& row : kParts) {
+    if (row.kind != PartKind::bias) continue;
+    const std::optional<Json> said = config.find(bias_switch(row.part));
+    if (said && said->boolean()) parts.push_back(row.part);
+  }
+  return parts;
 }
 
 std::vector<std::int64_t> read_eos_ids(const Json& config) {

@@ -13,6 +13,7 @@
 #include "format/f64.h"
 #include "format/llm_int8.h"
 #include "io/checkpoint.h"
+#include "io/families.h"
 #include "io/hf.h"
 #include "io/panel_file.h"
 #include "text/readers.h"
@@ -212,27 +213,33 @@ std::string quantized_module(std::string_view name) {
   return {};
 }
 
+bool contains(const std::vector<Part>& parts, Part part) {
+  return std::find(parts.begin(), parts.end(), part) != parts.end();
+}
+
 bool is_zero(const Placed& placed) {
   const std::byte* const begin = placed.bytes();
   const std::byte* const end = begin + (placed.tensor.end - placed.tensor.begin);
   return std::all_of(begin, end, [](std::byte b) { return b == std::byte{0}; });
 }
 
-bool announces(const HfBiases& biases, Part part) {
-  return facts(part).scope == Scope::mlp ? biases.mlp : biases.attention;
-}
-
 // GPTQ's writers add biases of zeros where a model has none. Others that config.json does not announce, transformers
 // would not add.
-bool is_no_bias(const std::string& name, const Placed& placed, Part part, const HfBiases& biases) {
-  if (facts(part).kind != PartKind::bias || announces(biases, part)) return false;
+bool is_no_bias(const std::string& name, const Placed& placed, Part part, const std::vector<Part>& announced) {
+  if (facts(part).kind != PartKind::bias || contains(announced, part)) return false;
   if (is_zero(placed)) return true;
-  throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there, but config.json has no ",
-                        facts(part).scope == Scope::mlp ? "mlp_bias" : "attention_bias"));
+  throw FormatError(
+      cat(placed.file_name, ": tensor ", excerpt(name), " is there, but config.json has no ", bias_switch(part)));
+}
+
+// Whether a model of the folder's family has the part.
+bool has_place(Part part, const std::vector<Part>& announced) {
+  return facts(part).need != Need::optional || facts(part).kind == PartKind::bias || contains(announced, part);
 }
 
 void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq,
-                 const std::optional<LlmInt8Settings>& int8, const HfBiases& biases, Checkpoint& checkpoint) {
+                 const std::optional<LlmInt8Settings>& int8, const std::vector<Part>& announced,
+                 Checkpoint& checkpoint) {
   const Config& config = checkpoint.config;
   for (const auto& [name, placed] : tensors) {
     if (is_harmless(name) || (int8 && is_llm_int8_part(tensors, name))) continue;
@@ -240,12 +247,12 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
     const std::string weight = module.empty() ? name : module + ".weight";
     const auto found = find_part(Naming::hugging_face, weight, config);
     const bool matrix = found && facts(found->part).kind == PartKind::matrix;
-    if (!found || (!module.empty() && !matrix)) {
+    if (!found || !has_place(found->part, announced) || (!module.empty() && !matrix)) {
       throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), ", ", placed.describe(),
                             ", has no place in a Llama of ", config.n_layers,
                             " layers, so this folder computes something that this version does not"));
     }
-    if (is_no_bias(name, placed, found->part, biases)) continue;
+    if (is_no_bias(name, placed, found->part, announced)) continue;
     if (int8 && matrix && placed.tensor.dtype == "I8") {
       const MatrixShape shape = part_shape(config, found->part);
       checkpoint.weights.emplace(name, llm_int8_weight(tensors, name, *int8, shape.rows, shape.cols));
@@ -263,10 +270,9 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
 }
 
 // What config.json announces, all layers have.
-void check_biases(const HfBiases& biases, const Checkpoint& checkpoint) {
-  for (const PartFacts& row : kParts) {
-    if (row.kind != PartKind::bias || !announces(biases, row.part)) continue;
-    for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(row.part, layer);
+void check_announced(const std::vector<Part>& announced, const Checkpoint& checkpoint) {
+  for (const Part part : announced) {
+    for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(part, layer);
   }
 }
 
@@ -393,12 +399,12 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   std::vector<Buffer> files;
   for (const auto& [name, placed] : tensors) placed.file.add_to(files);
   const FileReads reads(files);
-  const HfBiases biases = read_hf_biases(config.root());
-  add_weights(tensors, gptq, int8, biases, checkpoint);
+  const std::vector<Part> announced = read_hf_parts(config.root());
+  add_weights(tensors, gptq, int8, announced, checkpoint);
   // As in transformers: an output matrix that is there is the output.
   const std::string output = weight_name(Naming::hugging_face, Part::output);
   checkpoint.config.tied = checkpoint.config.tied && !checkpoint.weights.contains(output);
-  check_biases(biases, checkpoint);
+  check_announced(announced, checkpoint);
   checkpoint.weight(Part::tok_embeddings);  // vocab_size is true: pieces are counted by it
   add_vocabulary(folder, checkpoint);
   reads.check();

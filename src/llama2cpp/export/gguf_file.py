@@ -90,7 +90,8 @@ def write(
     threads : int, optional
         How many threads encode.
     """
-    writer = _make_writer(path)
+    family = _core.gguf_family([part.name for part in source.optional_parts()])
+    writer = _make_writer(path, family["architecture"])
     try:
         _add_config(writer, source, name, file_type)
         if vocabulary is None:
@@ -110,13 +111,13 @@ def write(
     with path.open("ab") as file:
         if factors is not None:
             _append(file, factors, writer.data_alignment)
-        for weight, array in source.arrays(list(formats), "interleaved"):
+        for weight, array in source.arrays(list(formats), family["rope_style"]):
             encoded = _encode(array, formats[weight], importance.get(weight), threads)
             _append(file, encoded, writer.data_alignment)
             progress(weight, array.size)
 
 
-def _make_writer(path: Path) -> GGUFWriter:
+def _make_writer(path: Path, architecture: str) -> GGUFWriter:
     """Make a writer that keeps lists without members: the library leaves them out, and readers miss them."""
     import gguf
 
@@ -132,7 +133,7 @@ def _make_writer(path: Path) -> GGUFWriter:
                 return super()._pack_val(val, vtype, add_vtype, sub_type)
             return struct.pack("<IIQ", vtype, sub_type, 0)[0 if add_vtype else 4 :]
 
-    return Writer(path, "llama")
+    return Writer(path, architecture)
 
 
 def _append(file: BinaryIO, data: np.ndarray[Any, Any], alignment: int) -> None:
@@ -249,7 +250,7 @@ def check_vocabulary(vocabulary: Vocabulary) -> None:
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """Write a file that holds nothing but a tokenizer."""
-    writer = _make_writer(path)
+    writer = _make_writer(path, _core.gguf_family([])["architecture"])
     try:
         _add_vocabulary(writer, vocabulary)
         writer.write_header_to_file(path)

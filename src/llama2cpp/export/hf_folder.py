@@ -57,22 +57,23 @@ def _biased(source: Source) -> set[str]:
     return {part.scope for part in source.optional_parts() if part.kind == "bias"}
 
 
+def _family(source: Source) -> dict[str, Any]:
+    return _core.hugging_face_family(source.config, [part.name for part in source.optional_parts()])
+
+
 def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> dict[str, Any]:
     """Make what config.json says of a model.
 
     Raises
     ------
     ValueError
-        For rotary frequencies that transformers has no setting for.
+        For rotary frequencies that transformers has no setting for, and where it has no such model.
     """
     config = source.config
-    mistral = config.sliding_window is not None
-    biased = _biased(source)
-    if mistral and biased:
-        raise ValueError("transformers has no model with a sliding window (sliding_window) and biases")
+    family = _family(source)
     settings: dict[str, Any] = {
-        "architectures": ["MistralForCausalLM" if mistral else "LlamaForCausalLM"],
-        "model_type": "mistral" if mistral else "llama",
+        "architectures": [family["architecture"]],
+        "model_type": family["model_type"],
         "hidden_size": config.dim,
         "intermediate_size": config.hidden_dim,
         "num_hidden_layers": config.n_layers,
@@ -90,10 +91,10 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
         "bos_token_id": None,
         "eos_token_id": None,
     }
-    if mistral:
+    if family["has_window"]:
         settings["sliding_window"] = config.sliding_window
-    else:
-        settings |= {"attention_bias": "attention" in biased, "mlp_bias": "mlp" in biased}
+    biased = _biased(source)
+    settings |= {name: name.removesuffix("_bias") in biased for name in family["biases"]}
     if vocabulary is not None:
         ends = vocabulary.eos_ids
         settings["bos_token_id"] = vocabulary.bos_id if vocabulary.bos_id >= 0 else None
@@ -173,8 +174,12 @@ def parameters_of(source: Source, names: list[str]) -> int:
 
 
 def array_of(source: Source, name: str) -> Array:
-    """Decode one of `weights_to_write`, rows in transformers' order: a bias that the source has not is zeros."""
-    return source.array(name, "half_split") if name in source else np.zeros(shape_of(source, name), np.float32)
+    """Decode one of `weights_to_write`, rows in its family's order: a bias that the source has not is zeros."""
+    return (
+        source.array(name, _family(source)["rope_style"])
+        if name in source
+        else np.zeros(shape_of(source, name), np.float32)
+    )
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> Path:
