@@ -58,7 +58,7 @@ function(llama2cpp_add_metal_libraries target folder)
     -fno-vectorize -fno-slp-vectorize -ftrivial-auto-var-init=pattern -Xclang -ffloat16-excess-precision=none
     -fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0
     -mllvm -tsan-instrument-read-before-write=1
-    -Wall -Wextra -Wdouble-promotion -Wno-unknown-attributes -Wno-ignored-attributes -Wno-ignored-qualifiers
+    -Wall -Wextra -Wno-unknown-attributes -Wno-ignored-attributes -Wno-ignored-qualifiers
     -Wno-c23-extensions $<$<BOOL:${LLAMA2CPP_WERROR}>:-Werror>)
   foreach(file IN LISTS files)
     get_filename_component(name ${file} NAME_WE)
