@@ -197,7 +197,8 @@ kernel void matrices(device const float* a [[buffer(0)]], device const float* b 
   simdgroup_store(sum, d, 8);
   simdgroup_multiply(sum, left, simdgroup_float8x8(2.0f));
   simdgroup_store(sum, d + 64, 16, ulong2(8, 0), true);  // [8][16], the right half
-  const simdgroup_float8x8 same = make_filled_simdgroup_matrix<float, 8, 8>(3.0f);
+  simdgroup_float8x8 same = make_filled_simdgroup_matrix<float, 8, 8>(2.0f);
+  for (uint i = 0; i < 2; ++i) same.thread_elements()[i] += 1.0f;
   simdgroup_store(same, d + 64, 16);
 }
 
