@@ -5,7 +5,7 @@
 //     static constant constexpr uint kRows;               // rows that a simdgroup of matvec has
 //     static constant constexpr bool kRowsTogether;       // whether neighbours in memory are rows, not columns
 //     Planes planes;
-//     WeightArgs of;
+//     constant WeightArgs* of;
 //     void load(uint row, uint piece, thread float* w) const;  // decodes one piece -> w [kSize]
 //   };
 //
@@ -119,17 +119,12 @@ inline void load_pairs(device const uchar* p, thread uint* codes) {
   }
 }
 
-// Of 64 columns of a block of Q4_K or Q5_K: what its first and its second 32 are multiplied by, and what is added.
-struct KScales {
-  float scale[2];
-  float minimum[2];
-};
-
-// Of columns [64 * quarter, 64 * quarter + 64) of a block, which begins with d and dmin, f16, and 12 bytes of 6-bit scales and
-// minima, eight of each (format/blocks.h). Two neighbours at a time, each in a byte of a ushort:
+// What a weight's code is multiplied by, for the first and the second 32 of columns [64 * quarter, 64 * quarter + 64) of a
+// block of Q4_K or Q5_K, and then what is added to each. The block begins with d and dmin, f16, and 12 bytes of 6-bit scales
+// and minima, eight of each (format/blocks.h). Two neighbours at a time, each in a byte of a ushort:
 //   bytes 0-3: scale 0-3, on top the high 2 bits of scale 4-7;  bytes 4-7: minimum 0-3, on top those of minimum 4-7;
 //   bytes 8-11: the low 4 bits of scale 4-7, and above them those of minimum 4-7
-inline KScales k_scales(device const uchar* block, uint quarter) {
+inline float4 k_scales(device const uchar* block, uint quarter) {
   device const uchar* const p = block + 4 + quarter % 2 * 2;
   const uint a = ushort_at(p);
   const uint b = ushort_at(p + 4);
@@ -139,10 +134,5 @@ inline KScales k_scales(device const uchar* block, uint quarter) {
   const uint m = late ? (c >> 4 & 0x0F0F) | (b & 0xC0C0) >> 2 : b & 0x3F3F;
   const float d = half_at(block);
   const float dmin = -half_at(block + 2);
-  KScales k;
-  k.scale[0] = d * float(s & 255);
-  k.scale[1] = d * float(s >> 8);
-  k.minimum[0] = dmin * float(m & 255);
-  k.minimum[1] = dmin * float(m >> 8);
-  return k;
+  return float4(d * float(s & 255), d * float(s >> 8), dmin * float(m & 255), dmin * float(m >> 8));
 }

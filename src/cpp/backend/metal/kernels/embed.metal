@@ -3,7 +3,7 @@ kernel void embed(device const uchar* codes [[buffer(0)]], device const uchar* s
                   device const uchar* zeros [[buffer(2)]], device const uchar* groups [[buffer(3)]],
                   constant uint* tokens [[buffer(4)]], device float* out [[buffer(5)]],
                   constant EmbedArgs& args [[buffer(6)]], uint3 position [[thread_position_in_grid]]) {
-  const Format weights{{codes, scales, zeros, groups}, args.weight};
+  const Format weights{{codes, scales, zeros, groups}, &args.weight};
   const uint columns = args.weight.columns;
   const uint piece = position.x;
   const uint token = position.y;

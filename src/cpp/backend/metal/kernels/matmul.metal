@@ -24,7 +24,7 @@ kernel void matmul(device const uchar* codes [[buffer(0)]], device const uchar* 
                    uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
                    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const uint kPieces = kTileColumns / Format::kSize;  // of a row in a step
-  const Format weights{{codes, scales, zeros, groups}, args.weight};
+  const Format weights{{codes, scales, zeros, groups}, &args.weight};
   const uint columns = args.weight.columns;
   const uint pieces = pieces_of<Format>(columns);
   const uint first_token = group.x * kTileTokens;

@@ -45,7 +45,7 @@ kernel void matvec_1(device const uchar* codes [[buffer(0)]], device const uchar
                      device const float* x [[buffer(4)]], device float* out [[buffer(5)]],
                      constant ProductArgs& args [[buffer(6)]], uint3 group [[threadgroup_position_in_grid]],
                      uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  const Format weights{{codes, scales, zeros, groups}, args.weight};
+  const Format weights{{codes, scales, zeros, groups}, &args.weight};
   matvec<1>(weights, x, out, args, group, simdgroup, lane);
 }
 
@@ -54,7 +54,7 @@ kernel void matvec_2(device const uchar* codes [[buffer(0)]], device const uchar
                      device const float* x [[buffer(4)]], device float* out [[buffer(5)]],
                      constant ProductArgs& args [[buffer(6)]], uint3 group [[threadgroup_position_in_grid]],
                      uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  const Format weights{{codes, scales, zeros, groups}, args.weight};
+  const Format weights{{codes, scales, zeros, groups}, &args.weight};
   matvec<2>(weights, x, out, args, group, simdgroup, lane);
 }
 
@@ -63,6 +63,6 @@ kernel void matvec_4(device const uchar* codes [[buffer(0)]], device const uchar
                      device const float* x [[buffer(4)]], device float* out [[buffer(5)]],
                      constant ProductArgs& args [[buffer(6)]], uint3 group [[threadgroup_position_in_grid]],
                      uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  const Format weights{{codes, scales, zeros, groups}, args.weight};
+  const Format weights{{codes, scales, zeros, groups}, &args.weight};
   matvec<4>(weights, x, out, args, group, simdgroup, lane);
 }

@@ -46,7 +46,7 @@ kernel void matvec_1(device const uchar* codes [[buffer(0)]], device const uchar
                      constant ProductArgs& args [[buffer(6)]], threadgroup float* shared [[threadgroup(0)]],
                      uint3 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                      uint lane [[thread_index_in_simdgroup]]) {
-  const Format weights{{codes, scales, zeros, groups}, args.weight};
+  const Format weights{{codes, scales, zeros, groups}, &args.weight};
   matvec<1>(weights, x, out, args, shared, group, simdgroup, lane);
 }
 
@@ -56,7 +56,7 @@ kernel void matvec_2(device const uchar* codes [[buffer(0)]], device const uchar
                      constant ProductArgs& args [[buffer(6)]], threadgroup float* shared [[threadgroup(0)]],
                      uint3 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                      uint lane [[thread_index_in_simdgroup]]) {
-  const Format weights{{codes, scales, zeros, groups}, args.weight};
+  const Format weights{{codes, scales, zeros, groups}, &args.weight};
   matvec<2>(weights, x, out, args, shared, group, simdgroup, lane);
 }
 
@@ -66,6 +66,6 @@ kernel void matvec_4(device const uchar* codes [[buffer(0)]], device const uchar
                      constant ProductArgs& args [[buffer(6)]], threadgroup float* shared [[threadgroup(0)]],
                      uint3 group [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                      uint lane [[thread_index_in_simdgroup]]) {
-  const Format weights{{codes, scales, zeros, groups}, args.weight};
+  const Format weights{{codes, scales, zeros, groups}, &args.weight};
   matvec<4>(weights, x, out, args, shared, group, simdgroup, lane);
 }

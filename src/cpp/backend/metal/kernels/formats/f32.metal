@@ -8,11 +8,11 @@ struct Format {
   static constant constexpr uint kRows = 2;
   static constant constexpr bool kRowsTogether = false;
   Planes planes;
-  WeightArgs of;
+  constant WeightArgs* of;
 
   void load(uint row, uint piece, thread float* w) const {
-    device const float* const numbers = (device const float*)(planes.codes + ulong(row) * of.row_bytes);
-    const float4 four = load4(numbers, 4 * piece, of.columns);
+    device const float* const numbers = (device const float*)(planes.codes + ulong(row) * of->row_bytes);
+    const float4 four = load4(numbers, 4 * piece, of->columns);
     for (uint i = 0; i < 4; ++i) w[i] = four[i];
   }
 };

@@ -19,25 +19,25 @@ struct Format {
   static constant constexpr uint kRows = 1;
   static constant constexpr bool kRowsTogether = true;
   Planes planes;
-  WeightArgs of;
+  constant WeightArgs* of;
 
   // A file may change after its reader has checked the groups: they are held within the planes.
   uint group_of(uint column) const {
-    return min(kIndexed ? ((device const uint*)planes.groups)[column] : column / kGroup, of.groups - 1);
+    return min(kIndexed ? ((device const uint*)planes.groups)[column] : column / kGroup, of->groups - 1);
   }
 
   float scale_of(uint row, uint group) const {
-    const ulong place = ulong(group) * of.rows + row;
+    const ulong place = ulong(group) * of->rows + row;
     return kFloatScales ? ((device const float*)planes.scales)[place] : float(((device const half*)planes.scales)[place]);
   }
 
   int zero_of(uint row, uint group) const {
-    const uint word = ((device const uint*)planes.zeros)[ulong(group) * (of.rows / 8) + row / 8];
+    const uint word = ((device const uint*)planes.zeros)[ulong(group) * (of->rows / 8) + row / 8];
     return int((word >> row % 8 * 4) + kStoredLess & 15);
   }
 
   void load(uint row, uint piece, thread float* w) const {
-    const uint word = ((device const uint*)planes.codes)[ulong(piece) * of.rows + row];
+    const uint word = ((device const uint*)planes.codes)[ulong(piece) * of->rows + row];
     const bool one_group = !kIndexed && kGroup % 8 == 0;
     float scale = 0.0f;
     int zero = 0;

@@ -12,16 +12,16 @@ struct Format {
   static constant constexpr uint kRows = 4;
   static constant constexpr bool kRowsTogether = false;
   Planes planes;
-  WeightArgs of;
+  constant WeightArgs* of;
 
   void load(uint row, uint piece, thread float* w) const {
-    device const char* const values = (device const char*)(planes.codes + ulong(row) * of.row_bytes);
-    device const float* const scales = (device const float*)(planes.scales + ulong(row) * of.scale_bytes);
+    device const char* const values = (device const char*)(planes.codes + ulong(row) * of->row_bytes);
+    device const float* const scales = (device const float*)(planes.scales + ulong(row) * of->scale_bytes);
     for (uint k = 0; k < 8; k += 4) {
       const uint column = 8 * piece + k;
-      const char4 four = load4(values, column, of.columns);
+      const char4 four = load4(values, column, of->columns);
       for (uint i = 0; i < 4; ++i) {
-        const uint group = kAligned ? 8 * piece / kGroup : min(column + i, of.columns - 1) / kGroup;
+        const uint group = kAligned ? 8 * piece / kGroup : min(column + i, of->columns - 1) / kGroup;
         w[k + i] = float(four[i]) * scales[group];
       }
     }

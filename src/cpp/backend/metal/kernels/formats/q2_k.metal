@@ -9,12 +9,12 @@ struct Format {
   static constant constexpr uint kRows = 2;
   static constant constexpr bool kRowsTogether = false;
   Planes planes;
-  WeightArgs of;
+  constant WeightArgs* of;
 
   void load(uint row, uint piece, thread float* w) const {
     const uint half_block = piece % 16 / 8;  // 128 of the 256
     const uint i = piece % 8 * 4;
-    device const uchar* const block = planes.codes + ulong(row) * of.row_bytes + piece / 16 * 84;
+    device const uchar* const block = planes.codes + ulong(row) * of->row_bytes + piece / 16 * 84;
     device const uchar* const s = block + half_block * 8 + i / 16;
     uint q[16];
     load_pairs(block + 16 + half_block * 32 + i, q);

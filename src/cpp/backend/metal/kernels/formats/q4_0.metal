@@ -9,10 +9,10 @@ struct Format {
   static constant constexpr uint kRows = 4;
   static constant constexpr bool kRowsTogether = false;
   Planes planes;
-  WeightArgs of;
+  constant WeightArgs* of;
 
   void load(uint row, uint piece, thread float* w) const {
-    device const uchar* const block = planes.codes + ulong(row) * of.row_bytes + piece / 2 * 18;
+    device const uchar* const block = planes.codes + ulong(row) * of->row_bytes + piece / 2 * 18;
     uint q[16];
     load_nibbles(block + 2 + piece % 2 * 8, q);
     const float d = half_at(block);

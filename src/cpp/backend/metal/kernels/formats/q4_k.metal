@@ -10,16 +10,16 @@ struct Format {
   static constant constexpr uint kRows = 2;
   static constant constexpr bool kRowsTogether = false;
   Planes planes;
-  WeightArgs of;
+  constant WeightArgs* of;
 
   void load(uint row, uint piece, thread float* w) const {
     const uint quarter = piece % 16 / 4;  // 64 of the 256
-    device const uchar* const block = planes.codes + ulong(row) * of.row_bytes + piece / 16 * 144;
-    const KScales k = k_scales(block, quarter);
+    device const uchar* const block = planes.codes + ulong(row) * of->row_bytes + piece / 16 * 144;
+    const float4 k = k_scales(block, quarter);
     uint q[16];
     load_nibbles(block + 16 + quarter * 32 + piece % 4 * 8, q);
-    scale_codes(q, 8, k.scale[0], k.minimum[0], w);
-    scale_codes(q + 8, 8, k.scale[1], k.minimum[1], w + 8);
+    scale_codes(q, 8, k.x, k.z, w);
+    scale_codes(q + 8, 8, k.y, k.w, w + 8);
   }
 };
 

@@ -10,13 +10,13 @@ struct Format {
   static constant constexpr uint kRows = 2;
   static constant constexpr bool kRowsTogether = false;
   Planes planes;
-  WeightArgs of;
+  constant WeightArgs* of;
 
   void load(uint row, uint piece, thread float* w) const {
     const uint quarter = piece % 16 / 4;  // 64 of the 256
-    device const uchar* const block = planes.codes + ulong(row) * of.row_bytes + piece / 16 * 176;
+    device const uchar* const block = planes.codes + ulong(row) * of->row_bytes + piece / 16 * 176;
     device const uchar* const high = block + 16 + piece % 4 * 8;
-    const KScales k = k_scales(block, quarter);
+    const float4 k = k_scales(block, quarter);
     uint q[16];
     load_nibbles(block + 48 + quarter * 32 + piece % 4 * 8, q);
     for (uint i = 0; i < 8; i += 2) {
@@ -26,8 +26,8 @@ struct Format {
       q[i + 8] |= (bits >> 1 & 1) << 4;
       q[i + 9] |= (bits >> 9 & 1) << 4;
     }
-    scale_codes(q, 8, k.scale[0], k.minimum[0], w);
-    scale_codes(q + 8, 8, k.scale[1], k.minimum[1], w + 8);
+    scale_codes(q, 8, k.x, k.z, w);
+    scale_codes(q + 8, 8, k.y, k.w, w + 8);
   }
 };
 

@@ -10,12 +10,12 @@ struct Format {
   static constant constexpr uint kRows = 2;
   static constant constexpr bool kRowsTogether = false;
   Planes planes;
-  WeightArgs of;
+  constant WeightArgs* of;
 
   void load(uint row, uint piece, thread float* w) const {
     const uint half_block = piece % 16 / 8;  // 128 of the 256
     const uint i = piece % 8 * 4;
-    device const uchar* const block = planes.codes + ulong(row) * of.row_bytes + piece / 16 * 210;
+    device const uchar* const block = planes.codes + ulong(row) * of->row_bytes + piece / 16 * 210;
     device const uchar* const low = block + half_block * 64 + i;
     uint q[16];
     load_pairs(block + 128 + half_block * 32 + i, q);

@@ -8,10 +8,10 @@ struct Format {
   static constant constexpr uint kRows = 2;
   static constant constexpr bool kRowsTogether = false;
   Planes planes;
-  WeightArgs of;
+  constant WeightArgs* of;
 
   void load(uint row, uint piece, thread float* w) const {
-    device const uchar* const block = planes.codes + ulong(row) * of.row_bytes + piece / 4 * 34;
+    device const uchar* const block = planes.codes + ulong(row) * of->row_bytes + piece / 4 * 34;
     device const uchar* const q = block + 2 + piece % 4 * 8;
     const float d = half_at(block);
     for (uint i = 0; i < 8; i += 2) {
