@@ -9,7 +9,10 @@ set(LLAMA2CPP_METAL_LIBRARIES
   formats/bf16.metal
   formats/f16.metal
   formats/f32.metal
+  formats/gptq2.metal
+  formats/gptq3.metal
   formats/gptq4.metal
+  formats/gptq8.metal
   formats/int8_group.metal
   formats/q2_k.metal
   formats/q3_k.metal

@@ -37,8 +37,11 @@ constexpr FormatFacts kFormats[] = {
     {"q2_k", "q2_k", Kind::blocks, 2, 2},    {"q3_k", "q3_k", Kind::blocks, 2, 2},
     {"q4_k", "q4_k", Kind::blocks, 2, 2},    {"q5_k", "q5_k", Kind::blocks, 2, 2},
     {"q6_k", "q6_k", Kind::blocks, 2, 2},    {"int8_group", "int8_group", Kind::int8_group, 1, 4},
-    {"gptq4", "gptq4", Kind::gptq, 4, 0},  // lanes are rows
-    {"gptq4_v2", "gptq4", Kind::gptq, 4, 0},
+    {"gptq2", "gptq2", Kind::gptq, 4, 0},  // lanes are rows
+    {"gptq2_v2", "gptq2", Kind::gptq, 4, 0}, {"gptq3", "gptq3", Kind::gptq, 4, 0},
+    {"gptq3_v2", "gptq3", Kind::gptq, 4, 0}, {"gptq4", "gptq4", Kind::gptq, 4, 0},
+    {"gptq4_v2", "gptq4", Kind::gptq, 4, 0}, {"gptq8", "gptq8", Kind::gptq, 4, 0},
+    {"gptq8_v2", "gptq8", Kind::gptq, 4, 0},
 };
 
 const FormatFacts* find_facts(const Weight& weight) {
@@ -97,25 +100,26 @@ struct Binder {
   }
 
   void bind_gptq(Bound& bound) const {
-    LLAMA2CPP_CHECK(weight.rows % 8 == 0 && weight.cols % 8 == 0, "[", op, "] w is ", shape_text(weight), " (",
-                    weight.format->name, "), expected multiples of 8");
-    const bool indexed = weight.planes[3].data != nullptr;
-    const bool floats = weight.planes[1].row_bytes != 0;
+    const auto bits = static_cast<std::size_t>(weight.format->blocks.bits);
     const auto cols = static_cast<std::size_t>(weight.cols);
     const auto n = static_cast<std::size_t>(weight.rows);
+    LLAMA2CPP_CHECK(n * bits % 32 == 0 && cols * bits % 32 == 0, "[", op, "] w is ", shape_text(weight), " (",
+                    weight.format->name, "), which words of 32 bits do not fill");
+    const bool indexed = weight.planes[3].data != nullptr;
+    const bool floats = weight.planes[1].row_bytes != 0;
     const std::size_t group_bytes = n * (floats ? 4 : 2);
     const std::size_t groups = weight.planes[1].bytes / group_bytes;
     LLAMA2CPP_CHECK(groups > 0, "[", op, "] w is ", shape_text(weight), " (", weight.format->name,
                     ") and has no scales");
-    bound.planes[0] = plane(0, cols / 8 * n * 4, 4);
+    bound.planes[0] = plane(0, cols * bits / 32 * n * 4, 4);
     bound.planes[1] = plane(1, groups * group_bytes, floats ? 4 : 2);
-    bound.planes[2] = plane(2, groups * (n / 8) * 4, 4);
+    bound.planes[2] = plane(2, groups * (n * bits / 32) * 4, 4);
     if (indexed) bound.planes[3] = plane(3, cols * 4, 4);
     bound.args.groups = size32(static_cast<std::int64_t>(groups), op);
     bound.constants[1] = {1, size32(weight.group, op)};
     bound.constants[2] = {2, indexed ? 1U : 0U};
     bound.constants[3] = {3, floats ? 1U : 0U};
-    bound.constants[4] = {4, weight.format->name == "gptq4" ? 1U : 0U};
+    bound.constants[4] = {4, weight.format->name.ends_with("_v2") ? 0U : 1U};
     bound.constant_count = 5;
     bound.aligned = true;
   }
