@@ -175,7 +175,9 @@ def _gptq(name: str) -> FormatFacts:
         g_idx = str(rng.choice(["none", "none", "order", "uneven"]))
         return gptq_weight(name, rows, cols, min(group, cols), g_idx, rng, single=extreme)
 
-    return FormatFacts(name, 8, 8, False, make)
+    bits = int(name.removeprefix("gptq")[0])
+    whole = 32 if bits == 3 else 32 // bits  # values that fill words
+    return FormatFacts(name, whole, whole, False, make)
 
 
 # The order in which the Metal backend's issue names them.
@@ -187,6 +189,7 @@ FORMATS = {
         FormatFacts("int8_group", 1, 1, False, _int8),
         *map(_gptq, ("gptq4", "gptq4_v2")),
         *map(_gguf, ("q5_0", "q5_1", "q5_k", "q3_k", "q2_k")),
+        *map(_gptq, ("gptq2", "gptq3", "gptq8", "gptq2_v2", "gptq3_v2", "gptq8_v2")),
     )
 }
 

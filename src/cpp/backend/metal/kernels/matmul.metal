@@ -14,7 +14,8 @@ inline uint place_of(uint a, uint column) {
 //
 // A threadgroup has 64 rows and 32 tokens, a simdgroup of it 32 rows and 16 tokens: 4 x 2 blocks of 8 x 8 sums in registers.
 // Each step is for 32 columns, whole pieces, in the order in which pieces have them: that is any order, the same for
-// weights and inputs. Both are float32, so that no operand is rounded.
+// weights and inputs. Both are float32, so that no operand is rounded. A step sums up what is its own, which is then added
+// to the total: one chain of additions through all columns would lose several times as much to rounding.
 //   shared [64 rows][32 columns] weights, then [32 tokens][32 columns] inputs; at the end [32 tokens][64 rows] sums
 // Threadgroups [tokens / 32, rows / 64]: neighbours read the same weights.
 kernel void matmul(device const uchar* codes [[buffer(0)]], device const uchar* scales [[buffer(1)]],
@@ -34,9 +35,9 @@ kernel void matmul(device const uchar* codes [[buffer(0)]], device const uchar* 
 
   const uint rows_of_ours = simdgroup % 2 * 32;  // within the tile
   const uint tokens_of_ours = simdgroup / 2 * 16;
-  simdgroup_float8x8 sums[2][4];
+  simdgroup_float8x8 totals[2][4];  // [token][row]
   for (uint t = 0; t < 2; ++t) {
-    for (uint r = 0; r < 4; ++r) sums[t][r] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    for (uint r = 0; r < 4; ++r) totals[t][r] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
 
   for (uint first_piece = 0; first_piece < pieces; first_piece += kPieces) {
@@ -63,6 +64,10 @@ kernel void matmul(device const uchar* codes [[buffer(0)]], device const uchar* 
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
+    simdgroup_float8x8 sums[2][4];
+    for (uint t = 0; t < 2; ++t) {
+      for (uint r = 0; r < 4; ++r) sums[t][r] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    }
     for (uint k = 0; k < kTileColumns; k += 8) {
       simdgroup_float8x8 inputs[2];  // [token][column]
       simdgroup_float8x8 turned[4];  // [column][row]
@@ -74,12 +79,17 @@ kernel void matmul(device const uchar* codes [[buffer(0)]], device const uchar* 
         for (uint r = 0; r < 4; ++r) simdgroup_multiply_accumulate(sums[t][r], inputs[t], turned[r], sums[t][r]);
       }
     }
+    for (uint t = 0; t < 2; ++t) {
+      for (uint r = 0; r < 4; ++r) {
+        for (uint i = 0; i < 2; ++i) totals[t][r].thread_elements()[i] += sums[t][r].thread_elements()[i];
+      }
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the next step overwrites the tiles
   }
 
   for (uint t = 0; t < 2; ++t) {
     for (uint r = 0; r < 4; ++r) {
-      simdgroup_store(sums[t][r], shared + (tokens_of_ours + 8 * t) * kTileRows + rows_of_ours + 8 * r, kTileRows);
+      simdgroup_store(totals[t][r], shared + (tokens_of_ours + 8 * t) * kTileRows + rows_of_ours + 8 * r, kTileRows);
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -34,9 +34,12 @@ void matvec(thread const Format& weights, device const float* x, device float* o
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const uint token = first_token + simdgroup;
   if (simdgroup < kTokens && token < args.tokens && row < args.weight.rows) {
-    float sum = 0.0f;
-    for (uint s = 0; s < kSplits; ++s) sum += shared[(s * kTokens + simdgroup) * kSimdgroup + lane];
-    out[ulong(token) * args.out_stride + row] = sum;
+    float parts[kSplits];
+    for (uint s = 0; s < kSplits; ++s) parts[s] = shared[(s * kTokens + simdgroup) * kSimdgroup + lane];
+    for (uint width = kSplits / 2; width > 0; width /= 2) {
+      for (uint s = 0; s < width; ++s) parts[s] += parts[s + width];
+    }
+    out[ulong(token) * args.out_stride + row] = parts[0];
   }
 }
 
