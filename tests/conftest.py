@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,43 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+# What runs under --backend metal where no file is named: the engine's own tests. Others read, write or make text, where
+# the backend has no part; or start programs, which choose for themselves.
+METAL_FOLDERS = ("engine", "inside")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backend", choices=["cpu", "metal"], help="what models run on whose test does not say")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "cpu_bits(reason): compares bits that are the CPU's alone, or asks what it alone does"
+    )
+    backend = config.getoption("backend") or ("cpu" if sys.platform == "darwin" else None)
+    if backend is None:
+        return
+    for opener in (llama2cpp.load, llama2cpp.from_arrays):
+        defaults = inspect.unwrap(opener).__kwdefaults__
+        assert defaults["backend"] == "auto"
+        defaults["backend"] = backend
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("backend") != "metal":
+        return
+    named = [Path(argument.split("::")[0]).is_file() for argument in config.args]
+    if not any(named):
+        folders = [ROOT / "tests" / folder for folder in METAL_FOLDERS]
+        left_out = [item for item in items if not any(folder in item.path.parents for folder in folders)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    for item in items:
+        marker = item.get_closest_marker("cpu_bits")
+        if marker is not None:
+            item.add_marker(pytest.mark.skip(reason=f"on the CPU only: {marker.args[0]}"))
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,15 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
-import transformers
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import transformers
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -61,7 +61,9 @@ class Mode:
     ftz: str = "off"
 
     def options(self, seed: int = 1) -> str:
-        return f"threads={self.threads},groups={self.groups},contract={self.contract},ftz={self.ftz},seed={seed}"
+        return (
+            f"page=4k,threads={self.threads},groups={self.groups},contract={self.contract},ftz={self.ftz},seed={seed}"
+        )
 
 
 ORDERS = ("forward", "reverse", "shuffled")

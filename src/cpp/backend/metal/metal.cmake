@@ -101,6 +101,33 @@ if(LLAMA2CPP_SOFT_METAL)
   target_include_directories(llama2cpp_shim PUBLIC ${LLAMA2CPP_SHIM_DIR})
   target_link_libraries(llama2cpp_shim PRIVATE llama2cpp_flags)
   list(TRANSFORM LLAMA2CPP_METAL_LIBRARIES PREPEND ${LLAMA2CPP_METAL_DIR}/kernels/)
-  llama2cpp_add_metal_libraries(llama2cpp_core ${CMAKE_CURRENT_BINARY_DIR}/metal DEVICE ${LLAMA2CPP_METAL_LIBRARIES})
-  target_link_libraries(llama2cpp_core PRIVATE llama2cpp_shim)
+  add_library(llama2cpp_metal_kernels STATIC)
+  target_include_directories(llama2cpp_metal_kernels PRIVATE src/cpp)
+  target_link_libraries(llama2cpp_metal_kernels PRIVATE llama2cpp_shim llama2cpp_flags)
+  llama2cpp_add_metal_libraries(llama2cpp_metal_kernels ${CMAKE_CURRENT_BINARY_DIR}/metal DEVICE
+    ${LLAMA2CPP_METAL_LIBRARIES})
+  set(LLAMA2CPP_SOFT_DIR ${CMAKE_CURRENT_SOURCE_DIR}/tests/metal/soft)
+  add_library(llama2cpp_soft_metal STATIC
+    ${LLAMA2CPP_SOFT_DIR}/commands.cpp
+    ${LLAMA2CPP_SOFT_DIR}/device.cpp
+    ${LLAMA2CPP_SOFT_DIR}/objects.cpp
+    ${LLAMA2CPP_SOFT_DIR}/run.cpp
+    ${LLAMA2CPP_SOFT_DIR}/state.cpp
+  )
+  target_include_directories(llama2cpp_soft_metal PUBLIC ${LLAMA2CPP_SOFT_DIR})
+  target_link_libraries(llama2cpp_soft_metal PUBLIC llama2cpp_shim PRIVATE llama2cpp_metal_kernels llama2cpp_flags)
+  target_sources(llama2cpp_core PRIVATE
+    ${LLAMA2CPP_METAL_DIR}/attention.cpp
+    ${LLAMA2CPP_METAL_DIR}/device.cpp
+    ${LLAMA2CPP_METAL_DIR}/memory_map.cpp
+    ${LLAMA2CPP_METAL_DIR}/metal_backend.cpp
+    ${LLAMA2CPP_METAL_DIR}/pass.cpp
+    ${LLAMA2CPP_METAL_DIR}/products.cpp
+    ${LLAMA2CPP_METAL_DIR}/self_test.cpp
+    ${LLAMA2CPP_METAL_DIR}/tools.cpp
+  )
+  target_compile_definitions(llama2cpp_core PUBLIC LLAMA2CPP_SOFT_METAL)
+  target_link_libraries(llama2cpp_core PRIVATE llama2cpp_soft_metal llama2cpp_metal_kernels)
+else()
+  target_sources(llama2cpp_core PRIVATE ${LLAMA2CPP_METAL_DIR}/no_metal.cpp)
 endif()
