@@ -12,9 +12,14 @@
 namespace llama2cpp::metal {
 namespace {
 
-// What the slowest of these GPUs does in a second (M1): a portion is short on it, and shorter elsewhere.
-constexpr double kBytesPerSecond = 50e9;
+// What the slowest of these GPUs does in a second: a portion is short on it, and shorter elsewhere.
+#ifdef LLAMA2CPP_SOFT_METAL
+constexpr double kBytesPerSecond = 20e6;
+constexpr double kFlopsPerSecond = 5e6;
+#else
+constexpr double kBytesPerSecond = 50e9;  // M1
 constexpr double kFlopsPerSecond = 1.2e12;
+#endif
 constexpr double kPortion = 0.02;   // seconds
 constexpr std::size_t kAtOnce = 2;  // portions under way: one that runs, and one that the GPU goes on with
 

@@ -1,0 +1,220 @@
+"""A model on Metal, which here is the software device, does all that it does on the CPU."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike
+
+import llama2cpp
+from llama2cpp import Model
+
+pytestmark = pytest.mark.skipif("metal" not in llama2cpp.build_info()["backends"], reason="no Metal in this build")
+
+IDS = [1, 403, 407, 261, 378, 31, 44]
+
+
+def near(found: ArrayLike, expected: ArrayLike, kv_dtype: str = "f32") -> bool:
+    """Within a few rounding errors of the largest: the two sum in different orders. One of f16 may be among them."""
+    a, b = np.asarray(found, np.float32), np.asarray(expected, np.float32)
+    most = 1e-3 if kv_dtype == "f16" else 4e-6
+    return a.shape == b.shape and bool(np.abs(a - b).max() <= most * max(1.0, float(np.abs(b).max())))
+
+
+class Pair(NamedTuple):
+    """The same file on the CPU and on Metal, with keys and values of one type."""
+
+    cpu: Model
+    metal: Model
+
+    def near(self, found: ArrayLike, expected: ArrayLike) -> bool:
+        return near(found, expected, self.metal.kv_dtype)
+
+
+@pytest.fixture(scope="module", params=["f32", "f16"])
+def pair(request: pytest.FixtureRequest, models_dir: Path) -> Iterator[Pair]:
+    path = models_dir / "stories260K" / "stories260K.bin"
+    tokenizer = models_dir / "stories260K" / "tok512.bin"
+    cpu, metal = (
+        llama2cpp.load(path, tokenizer=tokenizer, backend=backend, activation_dtype="f32", kv_dtype=request.param)
+        for backend in ("cpu", "metal")
+    )
+    assert (metal.backend, metal.isa, metal.threads) == ("metal", "apple7", 1)
+    yield Pair(cpu, metal)
+    metal.close()
+
+
+def test_greedy_text_is_the_cpus(pair: Pair) -> None:
+    cpu, metal = pair
+    texts = [str(model.generate("Once upon a time", max_tokens=24, temperature=0)) for model in (cpu, metal)]
+    assert texts[0] == texts[1]
+
+
+def test_a_prompt_then_steps_then_a_fork_a_rewind_and_a_file(pair: Pair, tmp_path: Path) -> None:
+    cpu, metal = pair
+    a, b = cpu.session(), metal.session()
+    assert pair.near(b.prefill(IDS, all_logits=True), a.prefill(IDS, all_logits=True))
+    for token in (5, 17):
+        assert pair.near(b.step(token), a.step(token))
+    assert pair.near(b.fork().step(9), a.fork().step(9))
+    b.save(tmp_path / "session")
+    assert pair.near(metal.load_session(tmp_path / "session").step(9), a.fork().step(9))
+    for session in (a, b):
+        session.rewind(4)
+    assert pair.near(b.step(3), a.step(3))
+
+
+def test_keys_and_values_are_views_and_an_edit_counts(pair: Pair) -> None:
+    cpu, metal = pair
+    sessions = [model.session() for model in (cpu, metal)]
+    for session in sessions:
+        session.prefill(IDS)
+        for layer in range(2):
+            session.kv.keys(layer)[:, 2] = 0.25
+            session.kv.values(layer)[:, 3] *= 2
+    a, b = sessions
+    assert pair.near(b.kv.keys(1), a.kv.keys(1))
+    assert pair.near(b.kv.values(1), a.kv.values(1))
+    assert pair.near(b.step(8), a.step(8))
+
+
+def test_sessions_in_one_pass(pair: Pair) -> None:
+    cpu, metal = pair
+    logits = []
+    for model in (cpu, metal):
+        first, second, third = (model.session() for _ in range(3))
+        first.prefill(IDS)
+        logits.append(model.forward([(first, [4]), (second, IDS[:3]), (third, IDS)]))
+    for expected, found in zip(*logits, strict=True):
+        assert pair.near(found, expected)
+
+
+def test_every_activation_is_seen_and_can_be_changed(pair: Pair) -> None:
+    cpu, metal = pair
+    caches = [model.run_with_cache(IDS)[1] for model in pair]
+    assert list(caches[0]) == list(caches[1])
+    for name in caches[0]:
+        a, b = np.asarray(caches[0][name]), np.asarray(caches[1][name])
+        seen = np.isfinite(a)
+        assert np.array_equal(seen, np.isfinite(b)), name
+        assert pair.near(b[seen], a[seen]), name
+
+    def change(activation: np.ndarray, hook: object) -> None:
+        activation[..., 0] *= 0.5
+
+    for place in ("attn.hook_attn_scores", "attn.hook_pattern", "attn.hook_result", "hook_mlp_out", "ln1.hook_scale"):
+        logits = [model.run_with_hooks(IDS, fwd_hooks=[("blocks.2." + place, change)]) for model in (cpu, metal)]
+        assert pair.near(logits[1], logits[0]), place
+
+
+def test_weights_from_memory_and_edited_ones(pair: Pair, models_dir: Path) -> None:
+    path = models_dir / "stories260K" / "stories260K.bin"
+    read = llama2cpp.load(path, backend="metal", mmap=False)
+    expected = pair[0].session().prefill(IDS)
+    if pair[0].kv_dtype == "f32":
+        assert pair.near(read.session().prefill(IDS), expected)
+    name = next(iter(pair[0].weights))
+    change = {name: np.asarray(pair[0].weights[name]) * np.float32(0.5)}
+    logits = [model.with_weights(change).session().prefill(IDS) for model in pair]
+    assert pair.near(logits[1], logits[0])
+    assert not pair.near(logits[1], expected)
+
+
+def test_a_prompt_of_more_tokens_than_a_tile_has(models_dir: Path) -> None:
+    path = models_dir / "stories260K" / "stories260K.bin"
+    ids = [1 + i * 7 % 500 for i in range(70)]
+    logits = [
+        llama2cpp.load(path, backend=backend, activation_dtype="f32").session().prefill(ids)
+        for backend in ("cpu", "metal")
+    ]
+    assert near(logits[1], logits[0])
+
+
+def test_options_of_the_cpus_are_refused_by_name(models_dir: Path) -> None:
+    path = models_dir / "stories260K" / "stories260K.bin"
+    with pytest.raises(ValueError, match="activation_dtype is 'int8', but the metal backend multiplies floats only"):
+        llama2cpp.load(path, backend="metal", activation_dtype="int8")
+    with pytest.raises(ValueError, match="pack is 'always', but the metal backend reads weights where they lie"):
+        llama2cpp.load(path, backend="metal", pack="always")
+
+
+def in_a_fork(model: Model) -> str:
+    """What a forked child hears that goes on with its parent's model."""
+    try:
+        model.session()
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_a_forked_child_is_told_to_be_spawned(pair: Pair) -> None:
+    _, metal = pair
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, in_a_fork(metal).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert "spawn" in answer.read()
+    os.waitpid(child, 0)
+    assert pair.near(metal.session().prefill(IDS), pair[0].session().prefill(IDS))
+
+
+def open_and_step(path: str) -> int:
+    """In a process of its own."""
+    return int(np.argmax(llama2cpp.load(path, backend="metal").session().prefill(IDS)))
+
+
+def test_a_spawned_process_opens_its_own(models_dir: Path) -> None:
+    path = models_dir / "stories260K" / "stories260K.bin"
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(open_and_step, (str(path),))
+    assert found == int(np.argmax(llama2cpp.load(path, activation_dtype="f32").session().prefill(IDS)))
+
+
+def test_ctrl_c_ends_a_long_pass_and_the_session_stays(pair: Pair) -> None:
+    _, metal = pair
+    session = metal.session()
+    session.prefill(IDS)
+    before = session.tokens
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, interrupt)
+    started = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            session.prefill([3] * 500)  # half a minute
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    assert time.monotonic() - started < 20
+    assert session.tokens == before
+    assert pair.near(session.step(5), pair.cpu.session().prefill([*IDS, 5]))
+
+
+def test_an_exception_in_a_hook_leaves_the_session_where_it_was(pair: Pair) -> None:
+    _, metal = pair
+    session = metal.session()
+    session.prefill(IDS)
+
+    def fail(activation: np.ndarray, hook: object) -> None:
+        raise LookupError("on purpose")
+
+    with pytest.raises(LookupError, match="on purpose"), session.hooks([("blocks.2.hook_mlp_out", fail)]):
+        session.step(5)
+    assert session.position == len(IDS)
+    assert pair.near(session.step(5), pair[1].session().prefill([*IDS, 5]))
