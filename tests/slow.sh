@@ -1,6 +1,6 @@
 #!/bin/bash
 # The long checks. They need Linux on x86-64 and what .ci/run installs; `aarch64` needs Debian's g++-aarch64-linux-gnu
-# and qemu-user, `macos` PyPI's ziglang, `windows` that and Debian's wine64; `fuzz`, `allocations`, `leaks`, `threads`,
+# and qemu-user, `macos` PyPI's ziglang and pybind11, `windows` ziglang and Debian's wine64; `fuzz`, `allocations`, `leaks`, `threads`,
 # `kills` and `mutants` need this package, installed with its tests.
 #
 #   tests/slow.sh [-m MINUTES] [-b FOLDER] [CHECK...]
@@ -14,7 +14,8 @@
 #   clang       C++ tests as clang++ compiles them for users
 #   aarch64     C++ tests built for aarch64, run by an emulator: the same bits as here
 #   windows     C++ tests built for Windows on x86-64, run by Wine: the same bits as here
-#   macos       C++ tests built for macOS on aarch64 (and not run)
+#   macos       the extension and C++ tests built for macOS on aarch64 (and not run); macOS and CPython have all that it imports
+#   macos-core  the core compiled for that, and not linked: a short form of it
 #   costs       tests/chat/test_chat_template_costs.py with all operations
 #   allocations tests/engine/test_allocations.py: up to 3,000 allocations of each operation fail in turn
 #   leaks       tests/engine/test_leaks.py with 10,000 cycles
@@ -138,26 +139,59 @@ aarch64() {
   same_bits "$build/aarch64.out"
 }
 
-# C++ tests for another system, with the compiler that PyPI's ziglang brings.
-zig_tests() {
-  local target=$1 system=$2 processor=$3 tool
+# Wrappers of the compiler that PyPI's ziglang brings, which CMake takes for a compiler of its own.
+zig() {
+  local tool
   mkdir -p "$build/zig"
-  for tool in c++ ar ranlib; do
+  for tool in cc c++ ar ranlib; do
     printf '#!/bin/sh\nexec %s -m ziglang %s "$@"\n' "$python" "$tool" >"$build/zig/$tool"
     chmod +x "$build/zig/$tool"
   done
-  cpp "$target" -DCMAKE_SYSTEM_NAME="$system" -DCMAKE_SYSTEM_PROCESSOR="$processor" \
-    -DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY -DCMAKE_CXX_COMPILER="$build/zig/c++" \
-    -DCMAKE_CXX_FLAGS="-target $target" -DCMAKE_AR="$build/zig/ar" -DCMAKE_RANLIB="$build/zig/ranlib" \
-    "-DDOCTEST_INCLUDE_DIR=$(doctest_include)"
 }
 
-macos() { zig_tests aarch64-macos Darwin arm64; }
+# for_macos NAME [CMake options]: with Metal, by the headers and the library that tests/cpp/metal-cpp.txt pins. Apple's
+# frameworks are text stubs of what that library imports.
+for_macos() {
+  zig
+  "$python" tests/support/metal_cpp.py "$build/metal"
+  "$python" tests/support/macho.py stubs "$build/metal/mlx/lib/libmlx.dylib" "$build/metal/stubs"
+  cpp "$1" -DCMAKE_TOOLCHAIN_FILE=tests/cpp/aarch64-macos.cmake "-DLLAMA2CPP_ZIG=$build/zig" \
+    "-DLLAMA2CPP_STUBS=$build/metal/stubs" "-DLLAMA2CPP_METAL_CPP=$build/metal/mlx/include/metal_cpp" "${@:2}"
+}
+
+macos() {
+  local known=$build/metal/mlx/lib/libmlx.dylib suffix
+  suffix=.cpython-$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')-darwin.so
+  for_macos macos -DLLAMA2CPP_PYTHON=ON "-Dpybind11_DIR=$("$python" -m pybind11 --cmakedir)" \
+    "-DPython_EXECUTABLE=$(command -v "$python")" "-DPYTHON_MODULE_EXTENSION=$suffix" -DPYTHON_MODULE_DEBUG_POSTFIX= \
+    "-DDOCTEST_INCLUDE_DIR=$(doctest_include)"
+  "$python" tests/support/macho.py check "$build/macos/_core$suffix" "$known"
+  imports_are_checked "$known"
+}
+
+# A module with one import that nothing has, of each kind, fails.
+imports_are_checked() {
+  local symbol from="$build/macos/bad.c" bad="$build/macos/bad.so"
+  for symbol in PyNone_Such none_such; do
+    printf 'void %s(void); void PyInit__core(void) { %s(); }\n' "$symbol" "$symbol" >"$from"
+    "$build/zig/cc" -target aarch64-macos.13.0 -shared -Wl,-undefined,dynamic_lookup -o "$bad" "$from"
+    if "$python" tests/support/macho.py check "$bad" "$1" 2>"$bad.said"; then
+      echo "a module that imports $symbol passed" && return 1
+    fi
+    grep -F "_$symbol is" "$bad.said"
+  done
+}
+
+# -O0 takes a quarter of the time.
+macos-core() { for_macos macos-core -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O0" -DLLAMA2CPP_TESTS=OFF; }
 
 windows() {
-  zig_tests x86_64-windows-gnu Windows AMD64
+  zig
+  cpp windows -DCMAKE_SYSTEM_NAME=Windows -DCMAKE_SYSTEM_PROCESSOR=AMD64 -DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY \
+    -DCMAKE_CXX_COMPILER="$build/zig/c++" -DCMAKE_CXX_FLAGS="-target x86_64-windows-gnu" -DCMAKE_AR="$build/zig/ar" \
+    -DCMAKE_RANLIB="$build/zig/ranlib" "-DDOCTEST_INCLUDE_DIR=$(doctest_include)"
   export WINEPREFIX=$build/wine WINEDEBUG=-all
-  local tests=$build/x86_64-windows-gnu/tests/cpp
+  local tests=$build/windows/tests/cpp
   wine "$tests/llama2cpp_tests.exe" | tr -d '\r' >"$build/windows.out" || { cat "$build/windows.out" && return 1; }
   tail -n 4 "$build/windows.out"
   same_bits "$build/windows.out"
@@ -189,7 +223,7 @@ mutants() {
 {
   for check in "${checks[@]}"; do
     case $check in
-      asan | fuzz | tsan | clang | aarch64 | windows | macos | costs | allocations | leaks | threads | libm | kills | mutants) ;;
+      asan | fuzz | tsan | clang | aarch64 | windows | macos | macos-core | costs | allocations | leaks | threads | libm | kills | mutants) ;;
       *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
     esac
   done

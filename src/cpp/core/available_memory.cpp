@@ -58,8 +58,10 @@ std::size_t available_memory() {
       host_statistics64(host, HOST_VM_INFO64, reinterpret_cast<host_info64_t>(&memory), &count) == KERN_SUCCESS;
   mach_port_deallocate(mach_task_self(), host);
   if (!known) return std::numeric_limits<std::size_t>::max();
-  // Inactive pages are taken before anything is swapped: most are files'.
-  const auto pages = static_cast<std::size_t>(memory.free_count) + static_cast<std::size_t>(memory.inactive_count);
+  // Free pages, those of files and what programs said they can lose: all but what would have to be compressed or swapped. It
+  // is what Activity Monitor does not count as used. Inactive pages are no measure: many are programs' own.
+  std::size_t pages = 0;
+  for (const natural_t count : {memory.free_count, memory.external_page_count, memory.purgeable_count}) pages += count;
   return pages * static_cast<std::size_t>(page);
 }
 

@@ -15,6 +15,7 @@ BENCH_EXAMPLES = examples(
     "llama2cpp bench",
     "llama2cpp bench smollm2-135m",
     "llama2cpp bench stories260K.bin --threads 1 --threads 4 --prefill 32 --json",
+    "llama2cpp bench llama2-7b.gguf --backend metal --bandwidth 100 --teraflops 3.6",
 )
 
 
@@ -32,13 +33,26 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Times that everything is measured.", min=1)] = 5,
     activation_dtype: ActivationDtype = "auto",
     kv_dtype: KvDtype = "auto",
+    backend: Annotated[str, typer.Option(help="Where to compute: auto, cpu or metal.")] = "auto",
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(
+            help="Gigabytes a second that the machine reads.", show_default="measured; of a GPU, by its name", min=1e-3
+        ),
+    ] = None,
+    teraflops: Annotated[
+        float | None,
+        typer.Option(
+            help="Float32 teraflops a second that it computes.", show_default="of a GPU, by its name", min=1e-6
+        ),
+    ] = None,
     activations: Annotated[str | None, typer.Option("--activations", hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast a model decodes and reads prompts, beside how fast the machine reads memory.
 
-    A decoded token reads every weight once, so the speed of reading is its limit. All measurements take turns, round
-    after round; told is the median, with the least and the most.
+    A decoded token reads every weight once, so the speed of reading is its limit; a prompt's is the speed of computing.
+    All measurements take turns, round after round; told is the median, with the least and the most.
     """
     from .bench import measure, print_table
 
@@ -46,7 +60,7 @@ def bench(
         warn_of_old_name("--activations", "--activation-dtype")
         activation_dtype = activations
 
-    with load(checkpoint) as model:  # also finds names
+    with load(checkpoint, backend=backend) as model:  # also finds names
         longest = model.context
         most_threads = model.threads
     report = measure(
@@ -58,6 +72,9 @@ def bench(
         rounds=rounds,
         activation_dtype=activation_dtype,
         kv_dtype=kv_dtype,
+        backend=backend,
+        gigabytes=bandwidth,
+        teraflops=teraflops,
     )
     if as_json:
         say_json(report)
