@@ -60,7 +60,8 @@ def bench(
         warn_of_old_name("--activations", "--activation-dtype")
         activation_dtype = activations
 
-    with load(checkpoint, backend=backend) as model:  # also finds names
+    with load(checkpoint, backend=backend, threads=threads[0] if threads else None) as model:  # also finds names
+        backend = model.backend
         longest = model.context
         most_threads = model.threads
     report = measure(
