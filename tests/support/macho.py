@@ -21,7 +21,7 @@ from pathlib import Path
 LIB_SYSTEM = "/usr/lib/libSystem.B.dylib"
 LEAST_MACOS = (13, 0)
 _FLAT = 0xFE  # a symbol's library, where any loaded one will do
-# Operators new and delete, which any program may replace, of the C++ library that zig links in; and what the linker adds.
+# Operators new and delete of the C++ library that zig links in, which any program may replace; and the linker's own.
 _NOT_OURS = re.compile(r"__Z(da|dl|na|nw)|__mh_dylib_header$|___dso_handle$")
 
 
