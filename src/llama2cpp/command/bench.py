@@ -233,8 +233,9 @@ def measure(
             raise ValueError(f"{name} is {list(numbers)}, expected numbers of 1 and more")
     report: Report | None = None
     for count in threads:
-        kinds = {"activation_dtype": activation_dtype, "kv_dtype": kv_dtype, "backend": backend}
-        with load(source, threads=count, **kinds) as model:
+        with load(
+            source, backend=backend, threads=count, activation_dtype=activation_dtype, kv_dtype=kv_dtype
+        ) as model:
             longest = max(depth + steps, *prefills)
             if longest > model.context:
                 raise ValueError(f"{longest} positions were asked for, but the model's context is {model.context}")
