@@ -14,6 +14,11 @@
 #include <utility>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 // Saves this stack's registers, leaves its pointer at *from, and goes on where `to` was left. What the x86-64 ABI wants
 // kept across a call is all there is to save; the floating-point mode is the same for all fibers.
 extern "C" void soft_switch_stack(void** from, void* to);
@@ -71,6 +76,29 @@ class Stacks {
  private:
   static constexpr std::size_t kEach = kStackBytes + kGuardBytes;
   std::byte* memory_ = nullptr;
+};
+
+// Where an address sanitizer looks on, it has to know which stack is in use.
+class Sanitizer {
+ public:
+#ifdef __SANITIZE_ADDRESS__
+  void enter(std::span<std::byte> stack) { __sanitizer_start_switch_fiber(nullptr, stack.data(), stack.size()); }
+  void entered() { __sanitizer_finish_switch_fiber(nullptr, &scheduler_, &scheduler_bytes_); }
+  void leave() { __sanitizer_start_switch_fiber(nullptr, scheduler_, scheduler_bytes_); }
+  void left() { __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr); }
+  // A fault leaves a stack without unwinding it, and the marks on it.
+  void renew(std::span<std::byte> stack) { __asan_unpoison_memory_region(stack.data(), stack.size()); }
+
+ private:
+  const void* scheduler_ = nullptr;
+  std::size_t scheduler_bytes_ = 0;
+#else
+  void enter(std::span<std::byte>) {}
+  void entered() {}
+  void leave() {}
+  void left() {}
+  void renew(std::span<std::byte>) {}
+#endif
 };
 
 enum class State { ready, in_simdgroup, in_threadgroup, returned };
@@ -189,6 +217,7 @@ class Grid {
   std::uint32_t lanes() const { return simdgroups_[current_->ids.simdgroup].lanes; }
 
   void run_current() {
+    sanitizer_.entered();
     try {
       body_(current_->ids);
     } catch (...) {
@@ -245,7 +274,9 @@ class Grid {
       const std::span<std::byte> stack = stacks_.at(fiber.ids.index);
       running = {&fiber.ids, stack.data(), stack.data() + stack.size()};
       ++switches_;
+      sanitizer_.enter(stack);
       soft_switch_stack(&scheduler_, fiber.stack);
+      sanitizer_.left();
       running = {};
       if (fault_) std::rethrow_exception(std::exchange(fault_, nullptr));
     }
@@ -254,7 +285,11 @@ class Grid {
 
   void prepare(std::size_t i);
 
-  void leave() { soft_switch_stack(&current_->stack, scheduler_); }
+  void leave() {
+    sanitizer_.leave();
+    soft_switch_stack(&current_->stack, scheduler_);
+    sanitizer_.entered();
+  }
 
   void wait(State state, const CallSite& site) {
     current_->state = state;
@@ -334,6 +369,7 @@ class Grid {
   CallSite barrier_site_{};
   std::exception_ptr fault_;
   std::uint64_t switches_ = 0;
+  Sanitizer sanitizer_;
 };
 
 Grid* grid = nullptr;  // the one that runs
@@ -357,6 +393,7 @@ void Grid::prepare(std::size_t i) {
   fiber.state = State::ready;
   // As soft_switch_stack leaves a stack: six registers, then where to go on. A function begins 8 bytes off 16.
   const std::span<std::byte> stack = stacks_.at(i);
+  sanitizer_.renew(stack);
   void** top = reinterpret_cast<void**>(stack.data() + stack.size());
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&fiber_main);

@@ -76,8 +76,9 @@ void release(const Counted* object) noexcept {
 
 void autorelease(const Counted* object) {
   if (pools().empty()) {
-    throw DeviceFault(FaultKind::no_pool,
-                      std::string("a ") + object->kind() + " was autoreleased, and this thread has no pool: it leaks");
+    const std::string kind = object->kind();
+    release(object);  // on macOS it would stay for ever
+    throw DeviceFault(FaultKind::no_pool, "a " + kind + " was autoreleased, and this thread has no pool: it leaks");
   }
   pools().back()->objects_.push_back(object);
 }

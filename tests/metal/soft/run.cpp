@@ -223,7 +223,7 @@ class Watch final : public GridWatcher {
 
  private:
   [[noreturn]] void found(FaultKind kind, const std::string& text) const {
-    fail(std::make_exception_ptr(DeviceFault(kind, where() + ": " + text)));
+    throw DeviceFault(kind, where() + ": " + text);
   }
 
   static std::string verb(std::size_t bytes, bool writes) {
@@ -356,7 +356,14 @@ Watch* watch = nullptr;  // of the grid that runs
 
 void trace(const void* address, std::size_t bytes, std::size_t alignment, bool writes) {
   if (running.ids == nullptr) return;
-  watch->access(reinterpret_cast<std::uintptr_t>(address), bytes, alignment, writes);
+  std::exception_ptr fault;
+  try {
+    watch->access(reinterpret_cast<std::uintptr_t>(address), bytes, alignment, writes);
+  } catch (const DeviceFault&) {
+    fault = std::current_exception();
+  }
+  // The kernel's own frames are dropped, not unwound: nothing can be thrown through them.
+  if (fault != nullptr) fail(std::move(fault));
 }
 
 void check_memory(const Dispatch& dispatch) {
