@@ -22,26 +22,27 @@ enum class Kind : std::uint8_t { numbers, blocks, int8_group, gptq };
 
 struct FormatFacts {
   std::string_view format;
-  std::string_view library;
   Kind kind;
   std::uint32_t bytes;  // that plane 0 is read by, at least: its alignment
-  std::uint32_t rows;   // of a simdgroup of matvec: the library's kRows
+  std::uint32_t rows;   // of a simdgroup of matvec: the library's kRows; 0 where lanes are rows
+
+  // GPTQ's two versions have one.
+  std::string_view library() const { return format.substr(0, format.find("_v2")); }
 };
 
 // THE list of formats that have kernels.
 constexpr FormatFacts kFormats[] = {
-    {"f32", "f32", Kind::numbers, 4, 2},     {"f16", "f16", Kind::numbers, 2, 2},
-    {"bf16", "bf16", Kind::numbers, 2, 2},   {"q8_0", "q8_0", Kind::blocks, 2, 2},
-    {"q4_0", "q4_0", Kind::blocks, 2, 4},    {"q4_1", "q4_1", Kind::blocks, 2, 4},
-    {"q5_0", "q5_0", Kind::blocks, 2, 2},    {"q5_1", "q5_1", Kind::blocks, 2, 2},
-    {"q2_k", "q2_k", Kind::blocks, 2, 2},    {"q3_k", "q3_k", Kind::blocks, 2, 2},
-    {"q4_k", "q4_k", Kind::blocks, 2, 2},    {"q5_k", "q5_k", Kind::blocks, 2, 2},
-    {"q6_k", "q6_k", Kind::blocks, 2, 2},    {"int8_group", "int8_group", Kind::int8_group, 1, 4},
-    {"gptq2", "gptq2", Kind::gptq, 4, 0},  // lanes are rows
-    {"gptq2_v2", "gptq2", Kind::gptq, 4, 0}, {"gptq3", "gptq3", Kind::gptq, 4, 0},
-    {"gptq3_v2", "gptq3", Kind::gptq, 4, 0}, {"gptq4", "gptq4", Kind::gptq, 4, 0},
-    {"gptq4_v2", "gptq4", Kind::gptq, 4, 0}, {"gptq8", "gptq8", Kind::gptq, 4, 0},
-    {"gptq8_v2", "gptq8", Kind::gptq, 4, 0},
+    {"f32", Kind::numbers, 4, 2},  {"f16", Kind::numbers, 2, 2},
+    {"bf16", Kind::numbers, 2, 2}, {"q8_0", Kind::blocks, 2, 2},
+    {"q4_0", Kind::blocks, 2, 4},  {"q4_1", Kind::blocks, 2, 4},
+    {"q5_0", Kind::blocks, 2, 2},  {"q5_1", Kind::blocks, 2, 2},
+    {"q2_k", Kind::blocks, 2, 2},  {"q3_k", Kind::blocks, 2, 2},
+    {"q4_k", Kind::blocks, 2, 2},  {"q5_k", Kind::blocks, 2, 2},
+    {"q6_k", Kind::blocks, 2, 2},  {"int8_group", Kind::int8_group, 1, 4},
+    {"gptq2", Kind::gptq, 4, 0},   {"gptq2_v2", Kind::gptq, 4, 0},
+    {"gptq3", Kind::gptq, 4, 0},   {"gptq3_v2", Kind::gptq, 4, 0},
+    {"gptq4", Kind::gptq, 4, 0},   {"gptq4_v2", Kind::gptq, 4, 0},
+    {"gptq8", Kind::gptq, 4, 0},   {"gptq8_v2", Kind::gptq, 4, 0},
 };
 
 const FormatFacts* find_facts(const Weight& weight) {
@@ -156,7 +157,7 @@ struct Binder {
 const Kernel& kernel_of(Tools& tools, const Bound& bound, std::string_view name, bool aligned) {
   std::array<Constant, 5> constants = bound.constants;
   constants[0] = {0, aligned ? 1U : 0U};
-  return tools.device.kernel(bound.facts->library, name, std::span(constants).first(bound.constant_count));
+  return tools.device.kernel(bound.facts->library(), name, std::span(constants).first(bound.constant_count));
 }
 
 // Whether rows of floats may be loaded four at a time.
