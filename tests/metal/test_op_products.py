@@ -123,7 +123,7 @@ def test_matmul(
 @given(scene=scenes, count=tokens, names=st.lists(st.sampled_from(list(op_weights.FORMATS)), min_size=2, max_size=3))
 @few
 def test_matmul_of_several_formats(bench: Bench, scene: Scene, count: int, names: list[str]) -> None:
-    raws = [op_weights.FORMATS[name].make(24, 256, scene.rng, False) for name in names]
+    raws = [op_weights.FORMATS[name].make(32, 256, scene.rng, False) for name in names]
     check_matmul(bench, scene, raws, [op_weights.weight(bench.ops, raw) for raw in raws], count, "gain", "matmul")
 
 
@@ -131,13 +131,13 @@ def test_matmul_of_several_formats(bench: Bench, scene: Scene, count: int, names
 @pytest.mark.parametrize("name", op_weights.FORMATS)
 def test_what_is_not_finite_stays_in_its_token(bench: Bench, name: str, count: int) -> None:
     """A NaN or an infinity in a row of x shows in that row of out; tiles and small batches keep the rest apart."""
-    raw = op_weights.FORMATS[name].make(40, 256, np.random.default_rng(count + 1000), False)
+    raw = op_weights.FORMATS[name].make(64, 256, np.random.default_rng(count + 1000), False)
     weight = op_weights.weight(bench.ops, raw)
     scene = Scene(Mode(), count, "ordinary")
     backend = scene.backend(bench)
     values = scene.values(count, 256)
     for bad in (np.nan, np.inf):
-        x, out = Operand(backend, values), Operand(backend, np.zeros((count, 40), np.float32))
+        x, out = Operand(backend, values), Operand(backend, np.zeros((count, 64), np.float32))
         row = count // 2
         x.view[row, 77] = bad
         backend.matmul([weight], x.view, [out.view])
@@ -206,8 +206,8 @@ def test_products_in_every_mode(bench: Bench, name: str, count: int) -> None:
     for mode in bench.modes:
         scene = Scene(mode, 5, "ordinary")
         rng = np.random.default_rng(6)
-        cols = {256: 512, 32: 96, 8: 72, 1: 75}[facts.cols]
-        raw = facts.make(72 if facts.rows == 8 else 67, cols, rng, False)
+        cols = {256: 512, 32: 96, 16: 80, 8: 72, 4: 76, 1: 75}[facts.cols]
+        raw = facts.make(-(-67 // facts.rows) * facts.rows, cols, rng, False)
         backend = scene.backend(bench)
         x, out = Operand(backend, scene.values(count, cols)), Operand(backend, np.zeros((count, raw.rows), np.float32))
         backend.matmul([op_weights.weight(bench.ops, raw)], x.view, [out.view])
