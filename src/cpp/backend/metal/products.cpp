@@ -52,14 +52,21 @@ const FormatFacts* find_facts(const Weight& weight) {
 
 std::uint32_t ceil_div(std::uint32_t a, std::uint32_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
+// How kernels may load four neighbours of rows of numbers of `size` bytes: kFours of kernels/common.metal.
+std::uint32_t fours_of(const Operand& operand, std::int64_t row_bytes, std::int64_t size, std::int64_t columns) {
+  if (columns % 4 != 0) return 0;
+  const bool aligned = static_cast<std::int64_t>(operand.place.offset) % (4 * size) == 0 && row_bytes % (4 * size) == 0;
+  return aligned ? 2 : 1;
+}
+
 // A weight as kernels are given it: buffers 0 to 3, what goes into args, and the constants of its library.
 struct Bound {
   const FormatFacts* facts = nullptr;
   std::array<Operand, 4> planes{};
   WeightArgs args{};
-  std::array<Constant, 5> constants{};  // kAligned is the first; the caller's x or out decides too
+  std::array<Constant, 5> constants{};  // the first is kFours, which x decides too
   std::size_t constant_count = 1;
-  bool aligned = false;
+  std::uint32_t fours = 2;
   double bytes = 0;  // of memory that all rows take
 };
 
@@ -82,12 +89,6 @@ struct Binder {
     return plane(index, static_cast<std::size_t>(bytes), alignment);
   }
 
-  // Whether four neighbours of `bytes` each are at a multiple of their size wherever they may be loaded together.
-  bool in_fours(const Operand& plane, std::int64_t row_bytes, std::size_t bytes) const {
-    return plane.place.offset % (4 * bytes) == 0 && row_bytes % static_cast<std::int64_t>(4 * bytes) == 0 &&
-           weight.cols % 4 == 0;
-  }
-
   void bind_int8_group(Bound& bound) const {
     const std::int64_t groups = weight.cols / weight.group;
     bound.planes[0] = rows(0, weight.cols, 1);
@@ -96,8 +97,8 @@ struct Binder {
     bound.args.groups = size32(groups, op);
     bound.constants[1] = {1, size32(weight.group, op)};
     bound.constant_count = 2;
-    bound.aligned =
-        in_fours(bound.planes[0], weight.planes[0].row_bytes, 1) && weight.cols % 8 == 0 && weight.group % 8 == 0;
+    // A piece is 8 columns.
+    bound.fours = weight.cols % 8 == 0 ? fours_of(bound.planes[0], weight.planes[0].row_bytes, 1, weight.cols) : 0;
   }
 
   void bind_gptq(Bound& bound) const {
@@ -122,7 +123,6 @@ struct Binder {
     bound.constants[3] = {3, floats ? 1U : 0U};
     bound.constants[4] = {4, weight.format->name.ends_with("_v2") ? 0U : 1U};
     bound.constant_count = 5;
-    bound.aligned = true;
   }
 
   Bound bind() const {
@@ -142,8 +142,9 @@ struct Binder {
       case Kind::numbers:
       case Kind::blocks:
         bound.planes[0] = rows(0, row_bytes(*weight.format, weight.cols), bound.facts->bytes);
-        bound.aligned = bound.facts->kind == Kind::blocks ||
-                        in_fours(bound.planes[0], weight.planes[0].row_bytes, bound.facts->bytes);
+        if (bound.facts->kind == Kind::numbers) {
+          bound.fours = fours_of(bound.planes[0], weight.planes[0].row_bytes, bound.facts->bytes, weight.cols);
+        }
         break;
     }
     for (Operand& operand : bound.planes) {
@@ -154,16 +155,10 @@ struct Binder {
   }
 };
 
-const Kernel& kernel_of(Tools& tools, const Bound& bound, std::string_view name, bool aligned) {
+const Kernel& kernel_of(Tools& tools, const Bound& bound, std::string_view name, std::uint32_t fours) {
   std::array<Constant, 5> constants = bound.constants;
-  constants[0] = {0, aligned ? 1U : 0U};
+  constants[0] = {0, fours};
   return tools.device.kernel(bound.facts->library(), name, std::span(constants).first(bound.constant_count));
-}
-
-// Whether rows of floats may be loaded four at a time.
-bool in_fours(const Operand& operand, const Tensor& tensor) {
-  return operand.place.offset % 16 == 0 && tensor.columns() % 4 == 0 &&
-         (tensor.row_stride % 4 == 0 || tensor.rows() == 1);
 }
 
 struct Form {
@@ -198,7 +193,8 @@ void encode_product(Tools& tools, const Weight& weight, const Tensor& x, const T
                          .x_stride = size32(x.row_stride, "matmul"),
                          .out_stride = size32(out.row_stride, "matmul")};
   const Form form = form_of(*bound.facts, args.weight.rows, args.tokens);
-  const Kernel& kernel = kernel_of(tools, bound, form.kernel, bound.aligned && in_fours(input, x));
+  const std::uint32_t fours = std::min(bound.fours, fours_of(input, x.row_stride * 4, 4, x.columns()));
+  const Kernel& kernel = kernel_of(tools, bound, form.kernel, fours);
   const Operand operands[] = {bound.planes[0], bound.planes[1], bound.planes[2], bound.planes[3], input, output};
   const double macs = static_cast<double>(weight.rows) * static_cast<double>(weight.cols);
   tools.pass.dispatch(kernel, operands, args, form.grid,
@@ -226,7 +222,7 @@ void matmul(Tools& tools, std::span<const Weight* const> weights, const Tensor& 
 
 void embed(Tools& tools, const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) {
   const Bound bound = Binder{tools, table, "embed"}.bind();
-  const Kernel& kernel = kernel_of(tools, bound, "embed", bound.aligned);
+  const Kernel& kernel = kernel_of(tools, bound, "embed", bound.fours);
   for (std::size_t first = 0; first < tokens.size(); first += kMostIds) {
     const auto ids = tokens.subspan(first, std::min(kMostIds, tokens.size() - first));
     const auto count = static_cast<std::int64_t>(ids.size());

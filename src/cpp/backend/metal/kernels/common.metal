@@ -21,9 +21,9 @@
 
 using namespace metal;
 
-// Whether four neighbouring numbers may be loaded at once: rows of x, of out and of weights that are plain numbers begin at
-// multiples of four of theirs, and so do the ends of rows.
-constant uint kAligned [[function_constant(0)]];
+// How four neighbouring numbers of a row are loaded, of x and of weights that are plain numbers. 2: at once, as rows begin at
+// multiples of four of them; 1: one by one, as rows begin anywhere; 0: and the last piece of a row may not be whole.
+constant uint kFours [[function_constant(0)]];
 
 constant constexpr uint kSimdgroup = 32;
 
@@ -52,9 +52,11 @@ uint column_of(uint piece, uint run) {
 // Numbers [column, column + 4) of a row, `column` a multiple of 4. Zeros after its end.
 template <class T>
 vec<T, 4> load4(device const T* row, uint column, uint columns) {
-  if (kAligned) return *(device const vec<T, 4>*)(row + column);
-  return vec<T, 4>(column < columns ? row[column] : T(0), column + 1 < columns ? row[column + 1] : T(0),
-                   column + 2 < columns ? row[column + 2] : T(0), column + 3 < columns ? row[column + 3] : T(0));
+  device const T* const p = row + column;
+  if (kFours == 2) return *(device const vec<T, 4>*)p;
+  if (kFours == 1) return vec<T, 4>(p[0], p[1], p[2], p[3]);
+  const uint left = columns - min(column, columns);
+  return vec<T, 4>(left > 0 ? p[0] : T(0), left > 1 ? p[1] : T(0), left > 2 ? p[2] : T(0), left > 3 ? p[3] : T(0));
 }
 
 // A row of x where a piece's weights lie -> values [kSize].

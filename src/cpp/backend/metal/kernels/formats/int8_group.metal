@@ -2,7 +2,7 @@
 // 8 values.
 #include "common.metal"
 
-// Columns that share a scale. A multiple of 8 where kAligned, so that a piece has one; else anything.
+// Columns that share a scale: any number that divides a row's.
 constant uint kGroup [[function_constant(1)]];
 
 struct Format {
@@ -21,7 +21,7 @@ struct Format {
       const uint column = 8 * piece + k;
       const char4 four = load4(values, column, of->columns);
       for (uint i = 0; i < 4; ++i) {
-        const uint group = kAligned ? 8 * piece / kGroup : min(column + i, of->columns - 1) / kGroup;
+        const uint group = kGroup % 8 == 0 ? 8 * piece / kGroup : min(column + i, of->columns - 1) / kGroup;
         w[k + i] = float(four[i]) * scales[group];
       }
     }
