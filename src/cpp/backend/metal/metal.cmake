@@ -25,6 +25,9 @@ set(LLAMA2CPP_METAL_LIBRARIES
   formats/q6_k.metal
   formats/q8_0.metal
 )
+list(TRANSFORM LLAMA2CPP_METAL_LIBRARIES PREPEND ${LLAMA2CPP_METAL_DIR}/kernels/)
+set(LLAMA2CPP_METAL_HOST attention.cpp device.cpp memory_map.cpp metal_backend.cpp pass.cpp products.cpp self_test.cpp tools.cpp)
+list(TRANSFORM LLAMA2CPP_METAL_HOST PREPEND ${LLAMA2CPP_METAL_DIR}/)
 set(LLAMA2CPP_SHIM_DIR ${CMAKE_CURRENT_SOURCE_DIR}/tests/metal/shim)
 
 # Adds the libraries' strings, metal_source.cpp, to a target; with DEVICE also the compiled kernels and their table.
@@ -82,6 +85,9 @@ function(llama2cpp_add_metal_libraries target folder)
   target_include_directories(${target} PRIVATE ${LLAMA2CPP_SHIM_DIR})
 endfunction()
 
+if(APPLE AND LLAMA2CPP_CPU MATCHES "^(aarch64|arm64)$")
+  include(${LLAMA2CPP_METAL_DIR}/apple.cmake)
+endif()
 if(LLAMA2CPP_SOFT_METAL)
   if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR NOT LLAMA2CPP_CPU MATCHES "^(x86_64|amd64)$")
     message(FATAL_ERROR " LLAMA2CPP_SOFT_METAL: the software Metal device runs on Linux on x86-64, and this is "
@@ -100,7 +106,6 @@ if(LLAMA2CPP_SOFT_METAL)
   add_library(llama2cpp_shim STATIC ${LLAMA2CPP_SHIM_DIR}/fibers.cpp ${LLAMA2CPP_SHIM_DIR}/trace.cpp)
   target_include_directories(llama2cpp_shim PUBLIC ${LLAMA2CPP_SHIM_DIR})
   target_link_libraries(llama2cpp_shim PRIVATE llama2cpp_flags)
-  list(TRANSFORM LLAMA2CPP_METAL_LIBRARIES PREPEND ${LLAMA2CPP_METAL_DIR}/kernels/)
   add_library(llama2cpp_metal_kernels STATIC)
   target_include_directories(llama2cpp_metal_kernels PRIVATE src/cpp)
   target_link_libraries(llama2cpp_metal_kernels PRIVATE llama2cpp_shim llama2cpp_flags)
@@ -116,18 +121,14 @@ if(LLAMA2CPP_SOFT_METAL)
   )
   target_include_directories(llama2cpp_soft_metal PUBLIC ${LLAMA2CPP_SOFT_DIR})
   target_link_libraries(llama2cpp_soft_metal PUBLIC llama2cpp_shim PRIVATE llama2cpp_metal_kernels llama2cpp_flags)
-  target_sources(llama2cpp_core PRIVATE
-    ${LLAMA2CPP_METAL_DIR}/attention.cpp
-    ${LLAMA2CPP_METAL_DIR}/device.cpp
-    ${LLAMA2CPP_METAL_DIR}/memory_map.cpp
-    ${LLAMA2CPP_METAL_DIR}/metal_backend.cpp
-    ${LLAMA2CPP_METAL_DIR}/pass.cpp
-    ${LLAMA2CPP_METAL_DIR}/products.cpp
-    ${LLAMA2CPP_METAL_DIR}/self_test.cpp
-    ${LLAMA2CPP_METAL_DIR}/tools.cpp
-  )
+  target_sources(llama2cpp_core PRIVATE ${LLAMA2CPP_METAL_HOST})
   target_compile_definitions(llama2cpp_core PUBLIC LLAMA2CPP_SOFT_METAL)
   target_link_libraries(llama2cpp_core PRIVATE llama2cpp_soft_metal llama2cpp_metal_kernels)
+elseif(APPLE AND LLAMA2CPP_METAL_CPP)
+  llama2cpp_add_metal_libraries(llama2cpp_core ${CMAKE_CURRENT_BINARY_DIR}/metal ${LLAMA2CPP_METAL_LIBRARIES})
+  target_sources(llama2cpp_core PRIVATE ${LLAMA2CPP_METAL_HOST} ${LLAMA2CPP_METAL_DIR}/apple.cpp)
+  target_include_directories(llama2cpp_core SYSTEM PRIVATE ${LLAMA2CPP_METAL_CPP})
+  target_link_libraries(llama2cpp_core PUBLIC "-framework Metal" "-framework Foundation" objc)
 else()
   target_sources(llama2cpp_core PRIVATE ${LLAMA2CPP_METAL_DIR}/no_metal.cpp)
 endif()
