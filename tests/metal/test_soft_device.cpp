@@ -14,6 +14,7 @@
 #include <numeric>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "backend/metal/metal_source.h"
@@ -181,7 +182,8 @@ TEST_CASE("soft device: a kernel's reads and writes stay inside of each bound ra
   expect(FaultKind::out_of_bounds, {"reads 4 bytes", "byte -4 of buffer 0 'x'"}, [&] { twice(16, -1, 0); });
   expect(FaultKind::out_of_bounds, {"writes 4 bytes", "byte 64 of buffer 1 'out'"}, [&] { twice(16, 0, 1); });
   expect(FaultKind::out_of_bounds, {"writes 4 bytes", "byte -4 of buffer 1 'out'"}, [&] { twice(16, 0, -1); });
-  expect(FaultKind::out_of_bounds, {"nowhere near"}, [&] { twice(16, -(1 << 30), 0); });
+  expect(FaultKind::out_of_bounds, {"nowhere near"},
+         [&] { twice(16, std::numeric_limits<std::int32_t>::max() - 64, 0); });
   // Undeclared, the range ends with the buffer.
   bench.run("twice", {undeclared(x.get(), 64), undeclared(out.get())}, FaultArgs{48, 0, 0}, 64);
   expect(FaultKind::out_of_bounds, {"byte 192 of buffer 0 'x'", "192 bytes are bound"}, [&] {
@@ -671,6 +673,8 @@ TEST_CASE("soft device: limits of memory") {
   const auto x = bench.buffer(65536);
   CHECK(bench.device->currentAllocatedSize() == 65536);
   expect(FaultKind::limit, {"0 bytes"}, [&] { bench.device->newBuffer(0, 0); });
+  expect(FaultKind::misuse, {"untracked"},
+         [&] { bench.device->newBuffer(16, MTL::ResourceHazardTrackingModeUntracked); });
   {
     // More than the GPU can have in use: memory is given, commands fail.
     const auto y = bench.buffer(65536), z = bench.buffer(1);
@@ -689,6 +693,56 @@ TEST_CASE("soft device: limits of memory") {
   expect(FaultKind::overrun, {"60 bytes"}, [&] {
     bench.run("twice_in_place", {writes(y.get(), 0, 60)}, FaultArgs{15, 0, 0}, 16);
   });
+}
+
+TEST_CASE("soft device: offsets beyond 32 bits are the ones that were meant") {
+  const With with("max_buffer=8g");
+  Bench bench;
+  // Nothing of it but two pages is ever touched.
+  const std::size_t bytes = (std::size_t{5} << 30);
+  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  REQUIRE(memory != MAP_FAILED);
+  {
+    const auto x = NS::TransferPtr(bench.device->newBuffer(memory, bytes, MTL::ResourceStorageModeShared, nullptr));
+    const auto out = bench.floats(std::vector<float>(16, 0.0F));
+    static_cast<float*>(memory)[bytes / 4 - 16] = 3.0F;
+    bench.run("twice", {reads(x.get(), bytes - 64, 64), writes(out.get(), 0, 64)}, FaultArgs{16, 0, 0}, 16);
+    CHECK(values(out)[0] == 6.0F);
+    // A kernel that loses the upper half of an offset is 4 GiB off.
+    expect(FaultKind::out_of_bounds, {"'x'", "-4294967296"}, [&] {
+      bench.run("twice", {reads(x.get(), bytes - 64, 64), writes(out.get(), 0, 64)}, FaultArgs{16, -(1 << 30), 0}, 16);
+    });
+    expect(FaultKind::out_of_bounds, {"declareRange"}, [&] {
+      bench.run("twice", {reads(x.get(), bytes - 64, 68), writes(out.get(), 0, 64)}, FaultArgs{16, 0, 0}, 16);
+    });
+  }
+  munmap(memory, bytes);
+}
+
+TEST_CASE("soft device: threads of the host may each have their own command buffers") {
+  const With with;
+  Bench bench;
+  std::vector<std::thread> threads;
+  std::vector<float> sums(4);
+  for (std::size_t t = 0; t < sums.size(); ++t) {
+    threads.emplace_back([&, t] {
+      auto* pool = NS::AutoreleasePool::alloc()->init();
+      {
+        const auto x = bench.floats(counting(64)), out = bench.buffer(256);
+        for (int again = 0; again < 20; ++again) {
+          auto* commands =
+              bench.encode("twice", {reads(x.get(), 0, 256), writes(out.get(), 0, 256)}, FaultArgs{64, 0, 0}, 64);
+          commands->commit();
+          commands->waitUntilCompleted();
+          sums[t] += values(out)[63];
+        }
+      }
+      pool->release();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(sums == std::vector<float>(4, 20 * 128.0F));
+  CHECK(soft::take_late_faults().empty());
 }
 
 TEST_CASE("soft device: a command buffer that fails") {

@@ -118,7 +118,8 @@ struct Simdgroup {
 };
 
 bool same(const CallSite& a, const CallSite& b) {
-  return a.line == b.line && std::strcmp(a.function, b.function) == 0 && std::strcmp(a.file, b.file) == 0;
+  const auto equal = [](const char* x, const char* y) { return x == y || std::strcmp(x, y) == 0; };
+  return a.line == b.line && equal(a.function, b.function) && equal(a.file, b.file);
 }
 
 std::string text(const CallSite& site) {

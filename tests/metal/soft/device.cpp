@@ -121,6 +121,9 @@ NS::UInteger Device::currentAllocatedSize() const {
 Buffer* Device::make_buffer(NS::UInteger length, ResourceOptions options) {
   soft::check_call(this, machine_.get(), "newBuffer");
   if (length == 0) throw DeviceFault(FaultKind::limit, "newBuffer of 0 bytes");
+  if ((options & ResourceHazardTrackingModeUntracked) != 0) {
+    throw DeviceFault(FaultKind::misuse, "an untracked buffer needs fences between encoders, which are not seen here");
+  }
   if (length > soft::options().max_buffer) return nullptr;  // as Metal does
   auto* buffer = Maker::make<Buffer>("Buffer");
   buffer->device_ = retain();

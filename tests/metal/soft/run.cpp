@@ -171,6 +171,11 @@ class Watch final : public GridWatcher {
     }
     first_ = ranges_.data();
     last_ = first_ + ranges_.size();
+    for (const ConstantParameter& constant : dispatch.library->constants) {
+      if (dispatch.constants->contains(static_cast<NS::UInteger>(constant.index))) {
+        constants_.push_back(reinterpret_cast<std::uintptr_t>(constant.variable));
+      }
+    }
     dispatch_time_ = ++memory_.time;
     empty_before_[device_space] = dispatch_time_;
   }
@@ -248,11 +253,10 @@ class Watch final : public GridWatcher {
   void elsewhere(std::uintptr_t address, std::size_t bytes, bool writes) const {
     const auto stack_begin = reinterpret_cast<std::uintptr_t>(running.stack_begin);
     const auto stack_end = reinterpret_cast<std::uintptr_t>(running.stack_end);
-    if (address - stack_begin < stack_end - stack_begin) return;
-    if (bytes == 0) return;
+    if (address - stack_begin < stack_end - stack_begin || bytes == 0) return;
+    if (!writes && std::find(constants_.begin(), constants_.end(), address) != constants_.end()) return;
     for (const ConstantParameter& constant : dispatch_.library->constants) {
       if (address != reinterpret_cast<std::uintptr_t>(constant.variable) || writes) continue;
-      if (dispatch_.constants->contains(static_cast<NS::UInteger>(constant.index))) return;
       found(FaultKind::constant, "reads function constant " + std::to_string(constant.index) + " '" + constant.name +
                                      "', which was not set for this pipeline");
     }
@@ -268,7 +272,7 @@ class Watch final : public GridWatcher {
         nearest = &range;
       }
     }
-    if (nearest == nullptr || distance > (std::size_t{1} << 31)) {
+    if (nearest == nullptr || distance > (std::size_t{6} << 30)) {
       found(FaultKind::out_of_bounds,
             verb(bytes, writes) + "at " + hex(address) + ", which is nowhere near a bound buffer");
     }
@@ -342,6 +346,7 @@ class Watch final : public GridWatcher {
   Memory& memory_;
   Arguments arguments_;
   std::vector<Range> ranges_;
+  std::vector<std::uintptr_t> constants_;  // that were set
   const Range* first_ = nullptr;
   const Range* last_ = nullptr;
   std::uint64_t accesses_ = 0;
