@@ -35,6 +35,8 @@ kernel void matmul(device const uchar* codes [[buffer(0)]], device const uchar* 
 
   const uint rows_of_ours = simdgroup % 2 * 32;  // within the tile
   const uint tokens_of_ours = simdgroup / 2 * 16;
+  // Where all of ours are beyond the end, there is nothing to multiply.
+  const bool busy = first_row + rows_of_ours < args.weight.rows && first_token + tokens_of_ours < args.tokens;
   simdgroup_float8x8 totals[2][4];  // [token][row]
   for (uint t = 0; t < 2; ++t) {
     for (uint r = 0; r < 4; ++r) totals[t][r] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -64,24 +66,26 @@ kernel void matmul(device const uchar* codes [[buffer(0)]], device const uchar* 
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    simdgroup_float8x8 sums[2][4];
-    for (uint t = 0; t < 2; ++t) {
-      for (uint r = 0; r < 4; ++r) sums[t][r] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-    for (uint k = 0; k < kTileColumns; k += 8) {
-      simdgroup_float8x8 inputs[2];  // [token][column]
-      simdgroup_float8x8 turned[4];  // [column][row]
-      for (uint t = 0; t < 2; ++t) simdgroup_load(inputs[t], tile_inputs + place_of(tokens_of_ours + 8 * t, k), 8);
-      for (uint r = 0; r < 4; ++r) {
-        simdgroup_load(turned[r], tile_weights + place_of(rows_of_ours + 8 * r, k), 8, ulong2(0, 0), true);
+    if (busy) {
+      simdgroup_float8x8 sums[2][4];
+      for (uint t = 0; t < 2; ++t) {
+        for (uint r = 0; r < 4; ++r) sums[t][r] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+      }
+      for (uint k = 0; k < kTileColumns; k += 8) {
+        simdgroup_float8x8 inputs[2];  // [token][column]
+        simdgroup_float8x8 turned[4];  // [column][row]
+        for (uint t = 0; t < 2; ++t) simdgroup_load(inputs[t], tile_inputs + place_of(tokens_of_ours + 8 * t, k), 8);
+        for (uint r = 0; r < 4; ++r) {
+          simdgroup_load(turned[r], tile_weights + place_of(rows_of_ours + 8 * r, k), 8, ulong2(0, 0), true);
+        }
+        for (uint t = 0; t < 2; ++t) {
+          for (uint r = 0; r < 4; ++r) simdgroup_multiply_accumulate(sums[t][r], inputs[t], turned[r], sums[t][r]);
+        }
       }
       for (uint t = 0; t < 2; ++t) {
-        for (uint r = 0; r < 4; ++r) simdgroup_multiply_accumulate(sums[t][r], inputs[t], turned[r], sums[t][r]);
-      }
-    }
-    for (uint t = 0; t < 2; ++t) {
-      for (uint r = 0; r < 4; ++r) {
-        for (uint i = 0; i < 2; ++i) totals[t][r].thread_elements()[i] += sums[t][r].thread_elements()[i];
+        for (uint r = 0; r < 4; ++r) {
+          for (uint i = 0; i < 2; ++i) totals[t][r].thread_elements()[i] += sums[t][r].thread_elements()[i];
+        }
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the next step overwrites the tiles
