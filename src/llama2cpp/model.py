@@ -438,6 +438,7 @@ class Model(StackedWeights):
             self, function, text_or_tokens, names_filter, remove_batch_dim, stop_at_layer, positions, special
         )
 
+    @checked
     def run_with_hooks(
         self, text_or_tokens: Prompts, fwd_hooks: Sequence[Hook] | None = (), special: bool | None = None
     ) -> NDArray[np.float32]:
@@ -555,6 +556,7 @@ class Model(StackedWeights):
         """
         return Recording(self._core, None, names_filter, tokens, self)
 
+    @checked
     def perplexity(self, text: Prompt, special: bool | None = None) -> float:
         """How surprised the model is by a text: exp of the mean of -log p over its tokens.
 
@@ -605,6 +607,7 @@ class Model(StackedWeights):
                 total -= float(generation.log_softmax(logits)[np.arange(len(targets)), targets].sum())
         return float(np.exp(total / (len(ids) - 1)))
 
+    @checked
     def unembed(self, x: ArrayLike, apply_ln: bool = False) -> NDArray[np.float32]:
         """Turn vectors of the residual stream into logits: what the model would say if it stopped there.
 
@@ -671,6 +674,7 @@ class Model(StackedWeights):
         """
         return Model(edited(self._core, weights), self._find_tokenizer())
 
+    @checked
     def to_single_token(self, text: str) -> int:
         """Find the one token that has this text.
 
@@ -697,8 +701,9 @@ class Model(StackedWeights):
         b' time'
         """
         tokenizer = self.tokenizer
+        with naming("to_single_token"):
+            ids = tokenizer.encode(text, bos=False, eos=False)
         wanted = text.encode()
-        ids = tokenizer.encode(text, bos=False, eos=False)
         if len(ids) == 1 and tokenizer.piece(ids[0]) == wanted:
             return ids[0]
         found = [id for id in _all_ids(tokenizer) if tokenizer.piece(id) == wanted]
@@ -713,6 +718,7 @@ class Model(StackedWeights):
             raise ValueError(f"{text!r} is not one token: the tokenizer makes {pieces} of it{hint}")
         return found[-1]
 
+    @checked
     def to_str_tokens(self, text: Prompt, prepend_bos: bool | None = None, special: bool | None = None) -> TokenList:
         """Cut a text into tokens, and show the text of each.
 
@@ -742,6 +748,7 @@ class Model(StackedWeights):
         """
         return token_list(self.tokenizer, self._text_ids("to_str_tokens", text, prepend_bos, special))
 
+    @checked
     def to_tokens(
         self, input: Prompt | Sequence[Prompt], prepend_bos: bool | None = None, special: bool | None = None
     ) -> NDArray[np.int64]:

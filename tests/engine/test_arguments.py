@@ -30,9 +30,11 @@ from llama2cpp.session import KVCache
 torch = pytest.importorskip("torch")
 
 SCALARS = [2.5, math.nan, math.inf, -math.inf, "4", b"4", [1], np.array([1, 2]), np.float32(2.5), np.float64(2.5)]
+SCALARS += [True, False, np.True_, np.array(True), torch.tensor(True)]  # a truth value stands for no number
 SCALARS += [np.array(2.5), Fraction(5, 2), Fraction(2), Decimal("2.5"), Decimal(2), 1j, object(), 2**70, -(2**70)]
 SEVERAL = [2.5, math.nan, "4", b"4", [2.5], [math.nan], ["4"], np.array([2.5]), Fraction(5, 2), [Decimal(2)], [None]]
-SEVERAL += [[2**70], object()]
+SEVERAL += [[2**70], object(), True, np.False_, [True], [np.True_]]
+YES = ["yes", "", 0, 1, 1.0, [], [True], object(), np.array([True, False]), np.int64(1)]
 
 CONFIG: dict[str, Any] = {"dim": 64, "hidden_dim": 96, "n_layers": 3, "n_heads": 4, "vocab_size": 97, "seq_len": 48}
 STUB = ast.parse((ROOT / "src" / "llama2cpp" / "_core.pyi").read_text())
@@ -64,28 +66,43 @@ def public() -> Iterator[tuple[str, Callable[..., Any]]]:
                     yield member.__qualname__.removesuffix(".__init__"), member
 
 
-def of_package() -> Iterator[tuple[str, str, str]]:
-    """Give (function, argument, annotation) of each integer argument."""
+def is_integer(annotation: str) -> bool:
+    return several(annotation) is not None
+
+
+def is_truth(annotation: str) -> bool:
+    return "bool" in [part.strip() for part in annotation.split("|")]
+
+
+def of_package(wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, str]]:
+    """Give (function, argument, annotation) of each argument whose annotation is wanted."""
     for label, function in dict(public()).items():
         for name, parameter in inspect.signature(function).parameters.items():
-            if several(str(parameter.annotation)) is not None:
+            if wanted(str(parameter.annotation)):
                 yield label, name, str(parameter.annotation)
 
 
-def of_core(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def of_core(
+    wanted: Callable[[str], bool], body: list[ast.stmt] = STUB.body, prefix: str = ""
+) -> Iterator[tuple[str, str, str]]:
     """The same of the extension module, from its stub."""
     for node in body:
         if isinstance(node, ast.ClassDef):
-            yield from of_core(node.body, f"{node.name}.")
+            yield from of_core(wanted, node.body, f"{node.name}.")
         elif isinstance(node, ast.FunctionDef):
             for argument in [*node.args.args, *node.args.kwonlyargs]:
                 annotation = "" if argument.annotation is None else ast.unparse(argument.annotation)
-                if several(annotation) is not None:
+                if wanted(annotation):
                     yield f"_core.{prefix}{node.name}".removesuffix(".__init__"), argument.arg, annotation
 
 
-PACKAGE = list(of_package())
-CORE = list(of_core(STUB.body))
+PACKAGE = list(of_package(is_integer))
+CORE = list(of_core(is_integer))
+TRUTHS = [*of_package(is_truth), *of_core(is_truth)]
+# Calls that True (the MLP behind the last layer) or False (to replace no file) makes wrong in another way.
+NEEDS_MORE = {("convert", "force"), ("ResidualStream.accumulated_resid", "mlp_input")}
+NEEDS_MORE |= {("ResidualStream.apply_ln_to_stack", "mlp_input"), ("ResidualStream.decompose_resid", "mlp_input")}
+NEEDS_MORE |= {("ActivationCache.get_full_resid_decomposition", "mlp_input")}
 # Messages call what is in these arguments a token id.
 IDS = {"token", "tokens", "id", "ids", "history", "incorrect_tokens"}
 
@@ -110,6 +127,8 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
     decoder = _core.StreamDecoder(tokenizer)
     recorder = _core.Recorder(core, [(0, 0)])
     stack = cache.decompose_resid()
+    talk = llama2cpp.Conversation(stories, template="llama2")
+    talk.save(folder / "talk", session=True)
 
     def plain(function: Callable[..., Any], **right: Any) -> Callable[..., Any]:
         return lambda **given: function(**{**right, **given})
@@ -138,16 +157,22 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         },
         "stream": lambda **given: list(plain(llama2cpp.stream, **text, **{"max_tokens": 1})(**given)),
         "logit_lens": plain(llama2cpp.logit_lens, model=model, input=[1, 2, 3, 4]),
+        "Model.perplexity": plain(stories.perplexity, text="Once upon a time"),
+        "Model.run_with_hooks": plain(stories.run_with_hooks, text_or_tokens="Once"),
+        "Model.to_str_tokens": plain(stories.to_str_tokens, text="Once"),
+        "Model.to_tokens": plain(stories.to_tokens, input="Once"),
+        "Model.unembed": plain(model.unembed, x=np.zeros(64)),
+        "Model.forward": lambda **given: stories.forward([(stories.session(), "Once")], **given),
         "Model.session": model.session,
         "Model.load_session": plain(model.load_session, path=folder / "session"),
         "Model.run_with_cache": plain(model.run_with_cache, text_or_tokens=[1, 2, 3, 4]),
         "Model.record": model.record,
-        "StackedWeights.accumulated_bias": model.accumulated_bias,
+        "StackedWeights.accumulated_bias": plain(model.accumulated_bias, **{"layer": 1}),
         "StackedWeights.tokens_to_residual_directions": model.tokens_to_residual_directions,
         "Weights.head": plain(model.weights.head, name="blocks.0.attn.W_Q"),
         "Session.step": lambda **given: session.fork().step(**given),
         "Session.rewind": lambda **given: session.fork().rewind(**given),
-        "Session.prefill": lambda **given: session.fork().prefill(**given),
+        "Session.prefill": lambda **given: session.fork().prefill(**{"tokens": [1], **given}),
         "Session.record": session.record,
         "KVCache.keys": session.kv.keys,
         "KVCache.values": session.kv.values,
@@ -156,6 +181,8 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "Recording": plain(llama2cpp.Recording, core=core, session=None, names_filter="z", model=model),
         "TokenList": plain(llama2cpp.TokenList, texts=["a"]),
         "Recording.bytes_for": model.record("z").bytes_for,
+        "Conversation.save": plain(talk.save, path=folder / "talk"),
+        "Conversation.load": plain(talk.load, path=folder / "talk"),
         "Conversation": plain(llama2cpp.Conversation, model=stories, template="llama2"),
         "ActivationArrays": plain(llama2cpp.ActivationCache, arrays={}, model=None),
         "ActivationArrays.apply_slice_to_batch_dim": cache.apply_slice_to_batch_dim,
@@ -221,7 +248,7 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
             _core.Intervention, change="set", values=np.zeros((1, 1, 1)), heads=[], positions=[], neurons=[]
         ),
         "_core.Session.step": lambda **given: session.fork()._core.step(**given),
-        "_core.Session.prefill": lambda **given: session.fork()._core.prefill(**given),
+        "_core.Session.prefill": lambda **given: session.fork()._core.prefill(**{"tokens": [1], **given}),
         "_core.Session.rewind": lambda **given: session.fork()._core.rewind(**given),
         "_core.Session.rotary": session._core.rotary,
         "_core.Session.keys": session._core.keys,
@@ -229,6 +256,10 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "_core.Tokenizer.from_file": plain(
             _core.Tokenizer.from_file, path=ROOT / "src/llama2cpp/storyteller/tokenizer.model"
         ),
+        "_core.Tokenizer.encode": plain(tokenizer.encode, text="Once"),
+        "_core.Model.unembed": plain(core.unembed, x=np.zeros((1, 64), dtype=np.float32)),
+        "_core.Model.with_weights": plain(core.with_weights, arrays={}),
+        "_core.FolderWriter": plain(_core.FolderWriter, path=folder / "out"),
         "_core.Tokenizer.decode": tokenizer.decode,
         "_core.Tokenizer.decode_bytes": tokenizer.decode_bytes,
         "_core.Tokenizer.piece": tokenizer.piece,
@@ -281,7 +312,20 @@ def test_integers(label: str, name: str, annotation: str, calls: dict[str, Calla
         call(**{name: [good] if many and not annotation.startswith(("Index", "Selection", "int")) else good})
 
 
-@pytest.mark.parametrize("value", [2.5, "4", np.float32(2.5), None, Fraction(2)])
+@pytest.mark.parametrize(("label", "name", "annotation"), TRUTHS, ids=lambda value: str(value)[:40])
+def test_truth_values(label: str, name: str, annotation: str, calls: dict[str, Callable[..., Any]]) -> None:
+    call = calls[label]
+    for value in YES if "None" in annotation else [*YES, None]:
+        with pytest.raises(TypeError, match=rf"\b{name} is .*expected True") as caught:
+            call(**{name: value})
+        own = label.removeprefix("_core.").rpartition(".")[2]
+        assert own in str(caught.value) or label.removeprefix("_core.") in str(caught.value)
+    for value in (True, np.True_, False):
+        if (label, name) not in NEEDS_MORE:
+            call(**{name: value})
+
+
+@pytest.mark.parametrize("value", [2.5, "4", np.float32(2.5), None, Fraction(2), True])
 def test_nested_integers(value: Any, model: llama2cpp.Model) -> None:
     core = model._core
     with pytest.raises(ValueError, match="token id"):

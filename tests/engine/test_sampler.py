@@ -267,7 +267,7 @@ def test_without_a_seed_the_system_chooses() -> None:
         ("repetition_penalty", 0.0, "repetition_penalty is 0"),
         ("repetition_penalty", -1.0, "repetition_penalty is -1"),
         ("repetition_penalty", float("nan"), "repetition_penalty is nan"),
-        ("seed", -1, "seed is -1, expected a number from 0 to 2[*][*]64 - 1"),
+        ("seed", -1, "seed is -1, expected 0 to 2[*][*]64 - 1"),
         ("seed", 1 << 64, "seed is 18446744073709551616"),
     ],
 )

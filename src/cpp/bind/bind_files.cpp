@@ -10,6 +10,7 @@
 
 #include "bind/bind.h"
 #include "bind/file_path.h"
+#include "bind/integer.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/file_writer.h"
@@ -75,7 +76,7 @@ void register_files(py::module_& module) {
       .def("commit", &Files::commit)
       .def("close", &Files::close);
   py::class_<Folders>(module, "FolderWriter", py::is_final())
-      .def(py::init<const FilePath&, bool>(), arg("path"), arg("exchange") = true)
+      .def(py::init<const FilePath&, Flag<"FolderWriter", "exchange">>(), arg("path"), arg("exchange") = true)
       .def_property_readonly("temporary_path", &Folders::temporary_path)
       .def("commit", &Folders::commit)
       .def("close", &Folders::close);

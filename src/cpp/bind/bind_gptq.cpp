@@ -189,8 +189,9 @@ void check_shapes(std::int64_t cols, const std::optional<Array<double>>& factor,
 
 py::dict encode(const Array<float>& weight, const std::optional<Array<double>>& factor,
                 const Array<std::int32_t>& order, Int<"gptq_encode", "bits", int> bits,
-                Int<"gptq_encode", "group"> group, bool symmetric, bool search,
-                Int<"gptq_encode", "version", int> version, std::optional<Int<"gptq_encode", "threads", int>> threads) {
+                Int<"gptq_encode", "group"> group, Flag<"gptq_encode", "symmetric"> symmetric,
+                Flag<"gptq_encode", "search"> search, Int<"gptq_encode", "version", int> version,
+                std::optional<Int<"gptq_encode", "threads", int>> threads) {
   LLAMA2CPP_CHECK(weight.ndim() == 2 && weight.size() > 0, "the weight has shape ", shape_of(weight),
                   ", expected rows and columns");
   const std::int64_t rows = weight.shape(0);

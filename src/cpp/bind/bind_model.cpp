@@ -30,7 +30,8 @@ namespace llama2cpp::bind {
 namespace {
 
 // The output of a model on rows of any leading shape: x [..., dim] -> [..., vocab_size].
-py::array_t<float> unembed_array(const Model& model, const py::array_t<float, py::array::c_style>& x, bool norm) {
+py::array_t<float> unembed_array(const Model& model, const py::array_t<float, py::array::c_style>& x,
+                                 Flag<"Model.unembed", "norm"> norm) {
   LLAMA2CPP_CHECK(x.ndim() >= 1 && x.shape(x.ndim() - 1) == model.config().dim, "x has shape ",
                   std::string(py::str(x.attr("shape"))), ", expected [..., ", model.config().dim, "]");
   std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
@@ -129,7 +130,8 @@ void release_weight(const Weight& weight) {
   for (const Plane& plane : weight.planes) plane.owner.drop_pages(plane.data, plane.bytes);
 }
 
-std::shared_ptr<Model> with_weights(const Model& model, const py::dict& arrays, bool untie) {
+std::shared_ptr<Model> with_weights(const Model& model, const py::dict& arrays,
+                                    Flag<"Model.with_weights", "untie"> untie) {
   const Checkpoint& checkpoint = model.checkpoint();
   std::vector<Weight> edits;
   for (const auto& item : arrays) {
@@ -227,7 +229,7 @@ Examples
           "open",
           [](const FilePath& path, const std::string& backend, std::optional<Int<"load", "threads", int>> threads,
              std::optional<Int<"load", "context">> context, const std::string& kv, const std::string& activations,
-             const std::string& pack, bool mmap) {
+             const std::string& pack, Flag<"Model.open", "mmap"> mmap) {
             const ModelOptions options = make_options(backend, threads, context, kv, activations, pack);
             const ReleasedGil released;
             return std::make_shared<Model>(open_checkpoint(path.utf8, mmap), options);

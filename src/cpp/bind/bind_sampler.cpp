@@ -6,6 +6,7 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "bind/bind.h"
@@ -127,13 +128,12 @@ std::uint64_t to_seed(const py::object& object) {
     std::random_device random;
     return (std::uint64_t{random()} << 32) | random();
   }
-  const std::optional<py::object> number = PyBool_Check(object.ptr()) ? std::nullopt : as_index(object);
+  const std::optional<py::object> number = as_index(object);
   if (!number) throw py::type_error(cat("Sampler: seed is ", shown(object), ", expected an integer or None"));
   const std::uint64_t seed = PyLong_AsUnsignedLongLong(number->ptr());
   if (PyErr_Occurred() != nullptr) {
     PyErr_Clear();
-    throw std::invalid_argument(
-        cat("Sampler: seed is ", std::string(py::repr(*number)), ", expected a number from 0 to 2**64 - 1"));
+    throw std::invalid_argument(cat("Sampler: seed is ", std::string(py::repr(*number)), ", expected 0 to 2**64 - 1"));
   }
   return seed;
 }
@@ -165,23 +165,50 @@ std::string repr(const Sampler& sampler) {
              ", min_p=", text(o.min_p), ", seed=", o.seed, ", repetition_penalty=", text(o.repetition_penalty), ")");
 }
 
-py::tuple get_state(const Sampler& sampler) {
-  const ObjectLock turn(sampler);
-  const SamplerOptions& o = sampler.options();
-  return py::make_tuple(o.temperature, o.top_p, o.top_k, o.min_p, o.seed, o.repetition_penalty, sampler.state());
+// What a pickle holds: visit(name, member) for each argument of the constructor. The generator's state is beside them.
+template <class Visit>
+void each_option(Visit visit) {
+  visit("temperature", &SamplerOptions::temperature);
+  visit("top_p", &SamplerOptions::top_p);
+  visit("top_k", &SamplerOptions::top_k);
+  visit("min_p", &SamplerOptions::min_p);
+  visit("seed", &SamplerOptions::seed);
+  visit("repetition_penalty", &SamplerOptions::repetition_penalty);
 }
 
-Sampler set_state(const py::tuple& state) {
-  LLAMA2CPP_CHECK(state.size() == 7, "a pickled Sampler has ", state.size(), " fields, expected 7");
-  Sampler sampler({
-      .temperature = state[0].cast<float>(),
-      .top_p = state[1].cast<float>(),
-      .top_k = state[2].cast<std::int64_t>(),
-      .min_p = state[3].cast<float>(),
-      .repetition_penalty = state[5].cast<float>(),
-      .seed = state[4].cast<std::uint64_t>(),
-  });
-  sampler.set_state(state[6].cast<std::uint64_t>());
+constexpr const char* kState = "state";
+
+py::dict get_state(const Sampler& sampler) {
+  const ObjectLock turn(sampler);
+  py::dict state;
+  each_option([&](const char* name, auto member) { state[name] = sampler.options().*member; });
+  state[kState] = sampler.state();
+  return state;
+}
+
+Sampler set_state(const py::object& given) {
+  if (!py::isinstance<py::dict>(given)) {
+    throw py::type_error(cat("a pickled Sampler is ", shown(given),
+                             ", expected a dict; a pickle of an older version has to be made again"));
+  }
+  const py::dict state(given);
+  std::size_t known = 0;
+  const auto take = [&](const char* name, auto& value) {
+    LLAMA2CPP_CHECK(state.contains(name), "a pickled Sampler has no '", name, "'");
+    try {
+      value = state[name].cast<std::remove_reference_t<decltype(value)>>();
+    } catch (const py::cast_error&) {
+      throw py::type_error(cat("a pickled Sampler: ", name, " is ", shown(state[name]), ", expected a number"));
+    }
+    ++known;
+  };
+  SamplerOptions options;
+  each_option([&](const char* name, auto member) { take(name, options.*member); });
+  std::uint64_t generator = 0;
+  take(kState, generator);
+  LLAMA2CPP_CHECK(known == state.size(), "a pickled Sampler has ", state.size(), " fields, expected ", known);
+  Sampler sampler(options);
+  sampler.set_state(generator);
   return sampler;
 }
 

@@ -81,7 +81,8 @@ py::array step(Session& session, const py::object& token, const py::object& hook
   return logits;
 }
 
-py::array prefill(Session& session, const py::object& tokens, bool all_logits, const py::object& hooks) {
+py::array prefill(Session& session, const py::object& tokens, Flag<"Session.prefill", "all_logits"> all_logits,
+                  const py::object& hooks) {
   const std::vector<std::int32_t> ids = to_ids(tokens);
   Work work = {.session = &session, .tokens = ids, .all_logits = nullptr, .last_logits = nullptr};
   py::array_t<float> logits;

@@ -370,7 +370,7 @@ Examples
 
 // An id of the vocabulary. What no id can be is reported like any other wrong id.
 std::int32_t to_known_id(py::handle value, const Tokenizer& tokenizer) {
-  const std::optional<py::object> number = is_bool(value) ? std::nullopt : as_index(value);
+  const std::optional<py::object> number = as_index(value);
   if (!number) throw py::type_error(cat("id is ", shown(value), ", expected an integer"));
   int overflow = 0;
   const long long id = PyLong_AsLongLongAndOverflow(number->ptr(), &overflow);
@@ -385,13 +385,28 @@ std::vector<std::int32_t> to_known_ids(py::handle values, const Tokenizer& token
   return ids;
 }
 
+// Half of a UTF-16 pair, which Python's str can hold and no text has.
+[[noreturn]] void throw_surrogate(const py::object& text) {
+  if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) == 0) throw py::error_already_set();
+  PyErr_Clear();
+  const Py_ssize_t length = PyUnicode_GetLength(text.ptr());
+  for (Py_ssize_t i = 0; i < length; ++i) {
+    const Py_UCS4 c = PyUnicode_ReadChar(text.ptr(), i);
+    if (c < 0xD800 || c > 0xDFFF) continue;
+    const std::string hex = py::str("{:04X}").format(static_cast<std::uint32_t>(c));
+    throw py::value_error(cat("text has the lone surrogate U+", hex, " at character ", i,
+                              ", which stands for no character and has no tokens"));
+  }
+  throw py::value_error("text cannot be encoded as UTF-8");
+}
+
 // The view lives as long as the object does.
 std::string_view view_of(const py::object& text) {
   char* data = nullptr;
   Py_ssize_t size = 0;
   if (PyUnicode_Check(text.ptr())) {
     const char* utf8 = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
-    if (utf8 == nullptr) throw py::error_already_set();
+    if (utf8 == nullptr) throw_surrogate(text);
     return {utf8, static_cast<std::size_t>(size)};
   }
   if (PyBytes_Check(text.ptr())) {
@@ -408,10 +423,12 @@ py::str to_str(const std::string& bytes) {
   return py::reinterpret_steal<py::str>(text);
 }
 
-std::vector<std::int32_t> encode(const Tokenizer& tokenizer, const py::object& text, bool bos, std::optional<bool> eos,
-                                 bool special) {
+std::vector<std::int32_t> encode(const Tokenizer& tokenizer, const py::object& text,
+                                 Flag<"Tokenizer.encode", "bos"> bos,
+                                 std::optional<Flag<"Tokenizer.encode", "eos">> eos,
+                                 Flag<"Tokenizer.encode", "special"> special) {
   const std::string_view bytes = view_of(text);
-  const bool with_eos = eos.value_or(tokenizer.vocabulary().add_eos);
+  const bool with_eos = eos ? *eos : tokenizer.vocabulary().add_eos;
   if (bytes.size() < kLongText) return tokenizer.encode(bytes, bos, with_eos, special);
   const ReleasedGil release;
   return tokenizer.encode(bytes, bos, with_eos, special);

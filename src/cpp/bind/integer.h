@@ -1,8 +1,9 @@
-// Integer arguments: what a function takes for one, and what it says of the rest.
+// Integer arguments and truth values: what a function takes for one, and what it says of the rest.
 //
 // pybind11's own caster goes through __int__ as well, which cuts NumPy's floats, Fraction and Decimal down; and its
 // message names no argument. Int<"Session.rewind", "position"> takes what has __index__ (Python's and NumPy's integers
-// and arrays of no dimensions), and everything else is a TypeError, or a ValueError beyond its type's range.
+// and arrays of no dimensions), and everything else, True and False too, is a TypeError, or a ValueError beyond its type's
+// range.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -31,9 +32,18 @@ inline std::string shown(py::handle object) {
   return text + " (" + type_name(object) + ")";
 }
 
-// The Python int of whatever has __index__; nothing for the rest.
+// Whether it is a truth value, Python's or another library's, which may have __index__: tensor(True).
+inline bool is_bool(py::handle object) {
+  if (PyBool_Check(object.ptr())) return true;
+  if (PyLong_CheckExact(object.ptr()) || !py::hasattr(object, "dtype")) return false;
+  const py::object dtype = object.attr("dtype");
+  if (py::hasattr(dtype, "kind")) return py::object(dtype.attr("kind")).equal(py::str("b"));  // NumPy's
+  return std::string(py::str(dtype)).ends_with("bool");
+}
+
+// The Python int of whatever has __index__; nothing for the rest, truth values among it.
 inline std::optional<py::object> as_index(py::handle object) {
-  if (!PyIndex_Check(object.ptr())) return {};
+  if (!PyIndex_Check(object.ptr()) || is_bool(object)) return {};
   auto number = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
   if (number) return number;
   PyErr_Clear();  // arrays have __index__ and refuse it where they are not one integer
@@ -67,7 +77,14 @@ struct Int {
   operator T() const { return value; }  // NOLINT: it stands for one
 };
 
-// A sequence of them, or an array of one dimension.
+// A truth value: True and False, NumPy's too, and nothing else.
+template <Text Function, Text Name>
+struct Flag {
+  bool value = false;
+  operator bool() const { return value; }  // NOLINT: it stands for one
+};
+
+// A sequence of integers, or an array of one dimension.
 template <Text Function, Text Name>
 struct Ints {
   std::vector<std::int64_t> values;
@@ -86,6 +103,23 @@ struct type_caster<llama2cpp::bind::Int<Function, Name, T>> {
     return true;
   }
   static handle cast(const Type& source, return_value_policy, handle) { return int_(source.value).release(); }
+};
+
+template <llama2cpp::bind::Text Function, llama2cpp::bind::Text Name>
+struct type_caster<llama2cpp::bind::Flag<Function, Name>> {
+  using Type = llama2cpp::bind::Flag<Function, Name>;
+  PYBIND11_TYPE_CASTER(Type, const_name("bool"));
+  bool load(handle source, bool) {
+    const int truth = llama2cpp::bind::is_bool(source) ? PyObject_IsTrue(source.ptr()) : -1;
+    if (truth < 0) {
+      PyErr_Clear();
+      throw type_error(llama2cpp::cat(Function.data, ": ", Name.data, " is ", llama2cpp::bind::shown(source),
+                                      ", expected True or False"));
+    }
+    value.value = truth != 0;
+    return true;
+  }
+  static handle cast(const Type& source, return_value_policy, handle) { return bool_(source.value).release(); }
 };
 
 template <llama2cpp::bind::Text Function, llama2cpp::bind::Text Name>

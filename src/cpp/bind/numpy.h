@@ -42,19 +42,10 @@ inline py::array_t<float> float_array(const Buffer& memory, std::int64_t begin, 
   return py::array_t<float>(std::move(shape), reinterpret_cast<const float*>(memory.data()) + begin, keeper(memory));
 }
 
-// Whether it is a truth value, Python's or another library's, which may have __index__: tensor(True).
-inline bool is_bool(py::handle object) {
-  if (PyBool_Check(object.ptr())) return true;
-  if (PyLong_CheckExact(object.ptr()) || !py::hasattr(object, "dtype")) return false;
-  const py::object dtype = object.attr("dtype");
-  if (py::hasattr(dtype, "kind")) return py::object(dtype.attr("kind")).equal(py::str("b"));  // NumPy's
-  return std::string(py::str(dtype)).ends_with("bool");
-}
-
 // One token id from an int, a NumPy integer or an array of no dimensions. Throws std::invalid_argument that says what was
 // received; whether the id is in the vocabulary is for the core to say.
 inline std::int32_t to_id(py::handle object) {
-  const std::optional<py::object> number = is_bool(object) ? std::nullopt : as_index(object);
+  const std::optional<py::object> number = as_index(object);
   if (!number) throw std::invalid_argument("a token id is " + shown(object) + ", expected an integer");
   int overflow = 0;
   const long long value = PyLong_AsLongLongAndOverflow(number->ptr(), &overflow);

@@ -77,7 +77,7 @@ void read(const Where& where, py::handle object, bool& value) {
 }
 
 void read(const Where& where, py::handle object, std::int32_t& value) {
-  const std::optional<py::object> number = PyBool_Check(object.ptr()) ? std::nullopt : as_index(object);
+  const std::optional<py::object> number = as_index(object);
   if (!number) refuse(where, object, "an integer");
   int overflow = 0;
   const long long found = PyLong_AsLongLongAndOverflow(number->ptr(), &overflow);

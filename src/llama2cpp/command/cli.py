@@ -127,7 +127,9 @@ def _run() -> int:
         if message is None:
             tell(traceback.format_exc().rstrip())
             return 1
-        return _fail(message() + _close_command(error), _exit_code(getattr(error, "exit_code", 2)))
+        return _fail(
+            _in_plain_words(error, message()) + _close_command(error), _exit_code(getattr(error, "exit_code", 2))
+        )
 
 
 def _exit_code(code: object) -> int:
@@ -205,6 +207,28 @@ def _options(command: str) -> dict[str, str]:
                 spelled = spelled or [f"--{name.replace('_', '-')}"]
                 options[name] = next((word for word in spelled if word.startswith("--")), spelled[0])
     return options
+
+
+# What typer's checks call a wrong value -> what it is. Others keep typer's words.
+_WRONG = {
+    "int_parsing": "{input!r} is not an integer",
+    "int_from_float": "{input!r} is not an integer",
+    "int_parsing_size": "{input!r} is out of range",
+    "float_parsing": "{input!r} is not a number",
+    "bool_parsing": "{input!r} is not true or false",
+    "greater_than_equal": "{input} is less than {ge}",
+    "less_than_equal": "{input} is more than {le}",
+}
+
+
+def _in_plain_words(error: Exception, message: str) -> str:
+    """Say what is wrong with an option's value as other errors do, where typer shows pydantic's words for it."""
+    details = getattr(error.__cause__, "errors", None)
+    for found in details() if callable(details) else ():
+        if found.get("type") in _WRONG:
+            wrong = _WRONG[found["type"]].format(input=found.get("input"), **found.get("ctx", {}))
+            message = message.replace(found["msg"], wrong)
+    return message
 
 
 def _close_command(error: Exception) -> str:

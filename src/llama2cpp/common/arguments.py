@@ -78,7 +78,6 @@ _OWNERS = dict.fromkeys(("source", "context", "threads", "backend", "kv_dtype", 
 _OWNERS |= {"system": "Conversation", "template": "chat", "force": "export.convert"}
 _INPUTS = ("prompt", "text_or_tokens", "text", "tokens", "messages", "input")  # what is read, by the function
 _FOREIGN_INPUTS = {*_INPUTS, "input_ids", "inputs", "query"}
-_IDS = {"targets", "target", "tokens", "token", "vocab"}  # integers that no bool stands for
 _WHOLE = {"max_tokens"}  # integers for which 2.0 will do
 _MANY = re.compile(r"(Sequence|Iterable|tuple|list)\[int|\bIndex\b|\bSelection\b")  # annotations of several integers
 # Annotations that are checked by isinstance, and classes that are known by their names.
@@ -91,11 +90,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "Literal[False]": (),
 }
 _CLASSES = {"Model", "Opened", "Tokenizer", "Config", "Calibration", "ActivationCache"}
-_LARGEST = {"seed": 2**64 - 1}  # others are of 64 bits with a sign
+_RANGES = {"seed": (0, 2**64 - 1)}  # others are of 64 bits with a sign
 
 
 def integer(value: object, name: str, function: str, *, whole: bool = False) -> int:
     """Make an int of an argument that stands for one: Python's, NumPy's, or an array or tensor of no dimensions.
+
+    A truth value stands for none, here and in the extension module.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ def integer(value: object, name: str, function: str, *, whole: bool = False) -> 
     ...     print(error)
     generate: max_tokens is 2.5 (float), expected an integer
     """
-    if name in _IDS and _is_bool(value):
+    if _is_bool(value):
         raise TypeError(f"{function}: {name} is {_shown(value)}, expected an integer")
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # its error is what is asked for
@@ -130,9 +131,32 @@ def integer(value: object, name: str, function: str, *, whole: bool = False) -> 
         if not (whole and isinstance(value, float | np.floating) and float(value).is_integer()):
             raise TypeError(f"{function}: {name} is {_shown(value)}, expected an integer") from None
         number = int(value)
-    if not -(2**63) <= number <= _LARGEST.get(name, 2**63 - 1):
-        raise ValueError(f"{function}: {name} is {_shown(value)}, which is out of range")
+    least, most = _RANGES.get(name, (-(2**63), 2**63 - 1))
+    if not least <= number <= most:
+        wrong = seed_message(number) if name == "seed" else f"{name} is {_shown(value)}, which is out of range"
+        raise ValueError(f"{function}: {wrong}")
     return number
+
+
+def seed_message(seed: int) -> str:
+    """Say that a seed is none.
+
+    Parameters
+    ----------
+    seed : int
+        The number.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import seed_message
+    >>> seed_message(-1)
+    'seed is -1, expected 0 to 2**64 - 1'
+    """
+    return f"seed is {seed}, expected 0 to 2**64 - 1"
 
 
 def index(value: object, count: int, name: str, function: str) -> int:
@@ -561,6 +585,8 @@ def _check_of(name: str, annotation: str, function: str) -> Callable[[Any], Any]
         }
         return functools.partial(integers, name=name, function=function, **own)
     parts = {part.strip() for part in annotation.split("|")}
+    if parts in ({"bool"}, {"bool", "None"}):
+        return functools.partial(truth, name=name, function=function, optional="None" in parts)
     if parts in ({"float"}, {"float", "None"}):
         return functools.partial(_real, name=name, function=function, optional="None" in parts)
     if "int" not in parts:
@@ -569,9 +595,10 @@ def _check_of(name: str, annotation: str, function: str) -> Callable[[Any], Any]
             return functools.partial(_kind, name=name, function=function, annotation=annotation, kinds=kinds)
         return None
     optional, text, whole = "None" in parts, "str" in parts, name in _WHOLE
+    least = 0 if name in _RANGES else -(2**63)
 
     def check(value: Any) -> Any:  # noqa: ANN401
-        if type(value) is int and -(2**63) <= value < 2**63:  # almost always
+        if type(value) is int and least <= value < 2**63:  # almost always
             return value
         if (value is None and optional) or (text and isinstance(value, str)):
             return value
@@ -596,6 +623,41 @@ def _no_bool(value: object, name: str, function: str) -> int:
     if _is_bool(value):
         raise TypeError(f"{function}: {name} has {_shown(value)} in it, expected integers")
     return integer(value, name, function, whole=True)
+
+
+def truth(value: object, name: str, function: str, *, optional: bool = False) -> Any:  # noqa: ANN401
+    """Check an argument that says yes or no: True or False, NumPy's too, and nothing that Python calls true.
+
+    Parameters
+    ----------
+    value : object
+        What was passed.
+    name, function : str
+        Of what, for the message.
+    optional : bool
+        Whether it may be None.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import truth
+    >>> try:
+    ...     truth("yes", "special", "generate")
+    ... except TypeError as error:
+    ...     print(error)
+    generate: special is 'yes' (str), expected True or False
+    """
+    if value is True or value is False or (value is None and optional):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(
+        f"{function}: {name} is {_shown(value)}, expected True{', False or None' if optional else ' or False'}"
+    )
 
 
 def _is_bool(value: object) -> bool:

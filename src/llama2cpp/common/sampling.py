@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, TypedDict
 
 from .._core import Sampler
-from .arguments import naming
+from .arguments import naming, seed_message
 
 Stop: TypeAlias = str | Sequence[str | None] | None
 
@@ -75,7 +75,7 @@ class Sampling:
         seed = int.from_bytes(os.urandom(8), "little") if self.seed is None else self.seed
         seed = operator.index(seed)  # NumPy's integers would overflow below
         if not 0 <= seed < _SEEDS:
-            raise ValueError(f"seed must be from 0 to 2**64 - 1, got {seed}")
+            raise ValueError(seed_message(seed))
         return [
             Sampler(
                 temperature=self.temperature,

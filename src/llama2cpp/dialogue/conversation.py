@@ -318,6 +318,7 @@ class Conversation:
         self._forgotten = min(self._forgotten, last)
         return str(text)
 
+    @checked
     def save(self, path: str | PathLike[str], *, session: bool = False) -> None:
         """Write the history to a JSON file, which is complete or not there.
 
@@ -357,6 +358,7 @@ class Conversation:
             if session:
                 self._session.save(_session_path(target))
 
+    @checked
     def load(self, path: str | PathLike[str], *, session: bool = False) -> None:
         """Go on with a history that `save` has written, perhaps with another model.
 
