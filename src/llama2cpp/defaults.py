@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from . import generation
+from .common.later import Later
 from .dialogue import answers
 from .model import Model, load
 
@@ -43,7 +44,8 @@ def default_model() -> Model:
 def _with_default(function: Function) -> Function:
     @functools.wraps(function)
     def call(*args: Any, model: Model | None = None, **options: Any) -> Any:  # noqa: ANN401
-        return function(*args, model=default_model() if model is None else model, **options)
+        # It is opened when the other arguments have been found right.
+        return function(*args, model=Later(default_model) if model is None else model, **options)
 
     return cast(Function, call)
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from ._core import Sampler, StreamDecoder, Tokenizer
 from .common.arguments import checked, naming, spelled_out
+from .common.later import Later, now
 from .common.sampling import Sampling, SamplingOptions
 from .common.token_ids import Prompt as Prompt
-from .common.token_ids import listed, several
+from .common.token_ids import check_prompt, listed, several
 from .common.token_ids import to_ids as to_ids
 from .inside.hooks import for_call
 from .inside.html_views import details_html, facts_html, table
@@ -171,7 +172,8 @@ def generate(
     ValueError
         For an argument that cannot be, or a model without a tokenizer.
     TypeError
-        For an argument that is no integer where one is wanted, or that there is not.
+        For an argument that is no integer where one is wanted, or that there is not. (An id in a prompt that is no
+        integer is a ValueError, like one that is not in the vocabulary.)
     ContextFullError
         If the prompt does not fit in the context.
 
@@ -315,7 +317,7 @@ class _Begun:
 def _begin(
     function: str,
     given: Prompt | Sequence[Prompt],
-    model: Model | None,
+    model: Model | Later[Model] | None,
     n: int | None,
     sampling: Sampling,
     special: bool | None,
@@ -327,12 +329,15 @@ def _begin(
     if logprobs is not None and logprobs < 0:
         raise ValueError(f"{function}: logprobs must not be negative, got {logprobs}")
     sampling = sampling.checked(function)
-    assert model is not None  # defaults.py has put one there
     given = listed(given)
     many = several(given)
     if function == "stream" and many is not None and (len(many) > 1 or isinstance(many[0], str | bytes)):
         raise TypeError(f"stream: prompt is a list of {len(many)}, expected one prompt; generate() takes several")
     prompts: list[Prompt] = [given] if many is None else many  # type: ignore[list-item]
+    for prompt in prompts:
+        check_prompt(prompt, function)
+    model = now(model)
+    assert model is not None  # defaults.py has put one there
     tokenizer = model.tokenizer
     rows = []
     for i, prompt in enumerate(prompts):

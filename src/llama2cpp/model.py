@@ -867,6 +867,12 @@ class Model(StackedWeights):
             raise TypeError("a model of arrays or edited weights cannot be pickled: it has no file to open again")
         return _load_again, (str(Path(path).absolute()), self._tokenizer, dict(self._reopen))
 
+    def __copy__(self) -> Model:
+        return Model(self._core, self._tokenizer, self._reopen)  # it never changes, so the weights are shared
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return self.__copy__()
+
     def __enter__(self) -> Self:
         return self
 

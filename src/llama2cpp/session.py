@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .common.arguments import checked, index
+from .common.not_pickled import NotPickled
 from .common.token_ids import Prompt, to_ids
 from .inside.hooks import ActiveHooks, for_call, forked
 from .inside.html_views import chips, facts_html, size_text, token_list
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .inside.readable_model import ReadableModel
 
 
-class KVCache:
+class KVCache(NotPickled):
     """The keys and values of a session, layer by layer, as arrays that can be read and written in place.
 
     Got from ``session.kv``. Keys lie after rotary embedding, in the file's order (``model.config.rope_style``).
@@ -40,6 +41,8 @@ class KVCache:
     ((3, 2, 32), (3, 2, 32))
     >>> session.kv.values(4)[1] = 0  # the second token has nothing more to say in the last layer
     """
+
+    _instead = "session.fork() copies the session that it is of, session.save(path) writes it"
 
     def __init__(self, core: _core.Session) -> None:
         self._core = core
@@ -246,7 +249,7 @@ def _turned(pairs: NDArray[np.float64], cos: NDArray[Any], sin: NDArray[Any]) ->
     return np.stack([a * cos - b * sin, b * cos + a * sin], axis=-2)
 
 
-class Session:
+class Session(NotPickled):
     """One sequence: the tokens so far, their keys and values, and the logits for what comes next.
 
     Made by ``model.session()``. It keeps the model's memory alive. Different sessions may be used from different
@@ -263,6 +266,10 @@ class Session:
     >>> session
     <llama2cpp.Session: position 5 of 512>
     """
+
+    _instead = (
+        "save(path) writes it, and model.load_session(path) opens it again, in another process too; fork() copies it"
+    )
 
     def __init__(self, core: _core.Session, model: ReadableModel | None = None) -> None:
         self._open_core: _core.Session | None = core
@@ -446,7 +453,9 @@ class Session:
         return fork
 
     def copy(self) -> Session:
-        """Copy the session: `fork` under the name that Python's containers have for it. ``copy.copy`` does so too.
+        """Copy the session: `fork` under the name that Python's containers have for it.
+
+        ``copy.copy`` and ``copy.deepcopy`` do so too.
 
         Returns
         -------
@@ -464,6 +473,9 @@ class Session:
         return self.fork()
 
     __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        return self.fork()
 
     def close(self) -> None:
         """Let go of the keys and values. Arrays and forks made before go on working, and keep what they need.

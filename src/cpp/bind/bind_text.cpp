@@ -468,6 +468,8 @@ void warn_of(const Vocabulary& vocabulary, int level) {
 }
 
 void register_text(py::module_& module) {
+  module.def(
+      "check_text", [](const py::object& text) { view_of(text); }, py::arg("text"));
   py::class_<Tokenizer, py::smart_holder>(module, "Tokenizer", kTokenizerDoc, py::is_final())
       .def_static(
           "from_file",

@@ -16,13 +16,14 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from .later import Later
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -584,6 +585,8 @@ def _check_of(name: str, annotation: str, function: str) -> Callable[[Any], Any]
             "text": "str" in annotation,
         }
         return functools.partial(integers, name=name, function=function, **own)
+    if annotation.startswith("Sequence[Mapping["):
+        return functools.partial(_mappings, name=name, function=function, optional="None" in annotation)
     parts = {part.strip() for part in annotation.split("|")}
     if parts in ({"bool"}, {"bool", "None"}):
         return functools.partial(truth, name=name, function=function, optional="None" in parts)
@@ -609,6 +612,8 @@ def _check_of(name: str, annotation: str, function: str) -> Callable[[Any], Any]
 
 def _kind(value: object, name: str, function: str, annotation: str, kinds: set[str]) -> object:
     """Check an argument that is a text, a path, a mapping or one of the package's own."""
+    if isinstance(value, Later):
+        return value
     known = [kind for part in kinds for kind in _KINDS.get(part, ())]
     classes = {kind.__name__ for kind in type(value).__mro__}  # by name: they are defined above this module
     off = value is False and "Literal[False]" in kinds
@@ -616,6 +621,20 @@ def _kind(value: object, name: str, function: str, annotation: str, kinds: set[s
         return value
     expected = re.sub(r"\[[^|]*\]", "", annotation.replace("Literal[False]", "False")).replace(" | ", ", ")
     raise TypeError(f"{function}: {name} is {_shown(value)}, expected one of: {expected}")
+
+
+def _mappings(value: object, name: str, function: str, optional: bool) -> object:
+    """Check a sequence of mappings: JSON objects."""
+    if value is None and optional:
+        return value
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise TypeError(
+            f"{function}: {name} is {_shown(value)}, expected a sequence of dicts{' or None' if optional else ''}"
+        )
+    for i, item in enumerate(value):
+        if not isinstance(item, Mapping):
+            raise TypeError(f"{function}: {name}[{i}] is {_shown(item)}, expected a dict")
+    return value
 
 
 def _no_bool(value: object, name: str, function: str) -> int:

@@ -83,6 +83,7 @@ def to_ids(
     if not isinstance(text, str | bytes):
         with naming(function):
             return _core.token_ids(text)
+    check_prompt(text, function)
     tokenizer = model.tokenizer
     with naming(function):
         ids = tokenizer.encode(text, bos=bool(begin), eos=False, special=bool(special))
@@ -90,6 +91,35 @@ def to_ids(
             _warn_of_special(tokenizer, text, ids, bool(begin), function)
     # A model has to begin with something, even one that knows no BOS before a text.
     return [tokenizer.bos_id] if not ids and begin and tokenizer.bos_id is not None else ids
+
+
+def check_prompt(prompt: object, function: str) -> None:
+    r"""Refuse what no tokenizer can read, before there is one: half of a UTF-16 pair, which Python's str can hold.
+
+    Parameters
+    ----------
+    prompt : object
+        A prompt; all but a str is left alone.
+    function : str
+        What was called, for the message.
+
+    Raises
+    ------
+    ValueError
+        For a lone surrogate, with its place.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.token_ids import check_prompt
+    >>> try:
+    ...     check_prompt("Once \ud83d", "generate")
+    ... except ValueError as error:
+    ...     print(error)
+    generate: text has the lone surrogate U+D83D at character 5, which stands for no character and has no tokens
+    """
+    if isinstance(prompt, str):
+        with naming(function):
+            _core.check_text(prompt)
 
 
 def several(given: Any) -> list[Any] | None:  # noqa: ANN401

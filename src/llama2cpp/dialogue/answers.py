@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import generation
 from .._core import Tokenizer
-from ..common.arguments import checked, spelled_out, unknown_argument
+from ..common.arguments import checked, naming, spelled_out, unknown_argument
+from ..common.later import Later, now
 from ..common.sampling import Sampling, SamplingOptions
 from .chat_format import ChatFormat, Message, checked_messages, read_by
 
@@ -132,22 +133,28 @@ def chat_stream(
 def _answer(
     function: str,
     messages: str | Sequence[Message],
-    model: Model | None,
+    given_model: Model | Later[Model] | None,
     template: str | None,
     special_in_content: bool,
     tools: Sequence[Mapping[str, Any]] | None,
     documents: Sequence[Mapping[str, Any]] | None,
     options: Mapping[str, Any],
 ) -> Iterator[str]:
+    with naming(function):
+        said = checked_messages(messages)
+    sampled, variables = split_options(options)
+    sampling = sampling_of(function, sampled)
+    model = now(given_model)
     assert model is not None  # defaults.py has put one there
     own = ("messages", "model", "template", "special_in_content", "tools", "documents")
-    sampled, variables = split_options(function, options, template, model, own)
-    sampling = sampling_of(function, sampled)
+    check_variables(function, variables, template, model, own)
     form = ChatFormat(
         model.tokenizer, template, special_in_content, tools=tools, documents=documents, variables=variables
     )
     session = model.session()
-    session.prefill(form.encode(checked_messages(messages)))
+    with naming(function):
+        ids = form.encode(said)
+    session.prefill(ids)
     sample = begin_answer(model.tokenizer, session, form, sampling)
     return (text for _, text in generation.decode(model, [sample]) if text)
 
@@ -158,20 +165,26 @@ def sampling_of(function: str, options: SamplingOptions) -> Sampling:
     return Sampling(**merged).checked(function)
 
 
-def split_options(
-    function: str, options: Mapping[str, Any], template: str | None, model: Model, own: Sequence[str]
-) -> tuple[SamplingOptions, dict[str, Any]]:
+def split_options(options: Mapping[str, Any]) -> tuple[SamplingOptions, dict[str, Any]]:
     """Tell how to sample from what a template reads by name."""
     names = [field.name for field in fields(Sampling)]
     variables = {name: value for name, value in options.items() if name not in names}
-    if variables:
-        source = template if template is not None or not model.has_tokenizer else model.tokenizer.chat_template
-        read = set() if source is None else read_by(source)
-        for name in variables:
-            if name not in read:
-                raise TypeError(unknown_argument(name, [*own, *names], function))
     sampled = {name: options[name] for name in names if name in options}
     return sampled, variables  # type: ignore[return-value]
+
+
+def check_variables(
+    function: str, variables: Mapping[str, Any], template: str | None, model: Model, own: Sequence[str]
+) -> None:
+    """Refuse names that a template does not read; `own` are the function's."""
+    if not variables:
+        return
+    source = template if template is not None or not model.has_tokenizer else model.tokenizer.chat_template
+    read = set() if source is None else read_by(source)
+    for name in variables:
+        if name not in read:
+            names = [field.name for field in fields(Sampling)]
+            raise TypeError(unknown_argument(name, [*own, *names], function))
 
 
 def begin_answer(tokenizer: Tokenizer, session: Session, form: ChatFormat, sampling: Sampling) -> generation.Sample:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .._core import Tokenizer
@@ -23,6 +23,10 @@ def checked_messages(messages: str | Sequence[Message]) -> list[dict[str, Any]]:
 
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
+    if not isinstance(messages, Iterable) or isinstance(messages, bytes):
+        raise TypeError(
+            f"messages is {messages!r:.80} ({type(messages).__name__}), expected a str or a sequence of dicts"
+        )
     checked = []
     for i, message in enumerate(messages):
         # An assistant's message that calls tools need not say anything.

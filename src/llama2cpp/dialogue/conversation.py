@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import _core, generation
 from .._core import ContextFullError, FormatError
-from ..common.arguments import checked, checked_options, spelled_out
+from ..common.arguments import checked, checked_options, naming, spelled_out
 from ..common.file_kinds import stand_in
 from ..common.new_files import new_file
+from ..common.not_pickled import NotPickled
 from ..common.sampling import Sampling, SamplingOptions
 from ..defaults import default_model
 from ..model import Model
-from .answers import DEFAULTS, begin_answer, sampling_of, split_options
+from .answers import DEFAULTS, begin_answer, check_variables, sampling_of, split_options
 from .chat_format import ChatFormat, checked_messages
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Turn:
     forgotten: int
 
 
-class Conversation:
+class Conversation(NotPickled):
     """Messages that go back and forth, and one session that keeps what was computed for them.
 
     Before each answer the template's text of all messages is compared with what the session holds, and only what
@@ -111,6 +112,8 @@ class Conversation:
     (4, True)
     """
 
+    _instead = "save(path) writes it, and load(path) of another conversation goes on with it"
+
     @checked
     @spelled_out(Sampling, "template_variables", **DEFAULTS)
     def __init__(
@@ -125,10 +128,11 @@ class Conversation:
         documents: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,  # noqa: ANN401
     ) -> None:
+        self._options, variables = split_options(options)
+        sampling_of("Conversation", self._options)
         self._model = default_model() if model is None else model
         own = ("model", "system", "context", "template", "special_in_content", "tools", "documents")
-        self._options, variables = split_options("Conversation", options, template, self._model, own)
-        sampling_of("Conversation", self._options)
+        check_variables("Conversation", variables, template, self._model, own)
         self._tokenizer = self._model.tokenizer
         self._format = ChatFormat(
             self._tokenizer, template, special_in_content, tools=tools, documents=documents, variables=variables
@@ -215,7 +219,7 @@ class Conversation:
             answers = sum(message["role"] == "assistant" for message in self._messages)
             sampling = replace(sampling, seed=(int(sampling.seed) + answers) % 2**64)
         question = {"role": "user", "content": text}
-        ids, forgotten = self._fit(question, sampling.max_tokens)
+        ids, forgotten = self._fit(function, question, sampling.max_tokens)
         began = time.perf_counter()
         reused = self._rewind_to(ids)
         self._session.prefill(ids[reused:])
@@ -248,20 +252,21 @@ class Conversation:
             self._answering.close()
             self._answering = None
 
-    def _encode(self, forgotten: int, *more: dict[str, Any]) -> list[int]:
+    def _encode(self, function: str, forgotten: int, *more: dict[str, Any]) -> list[int]:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return self._format.encode([*system, *self._messages[forgotten:], *more])
+        with naming(function):
+            return self._format.encode([*system, *self._messages[forgotten:], *more])
 
-    def _fit(self, question: dict[str, Any], max_tokens: int | None) -> tuple[list[int], int]:
+    def _fit(self, function: str, question: dict[str, Any], max_tokens: int | None) -> tuple[list[int], int]:
         """Give the ids of the messages that leave room for an answer, and how many are not among them."""
         context, forgotten = self._session.context, self._forgotten
-        ids = self._encode(forgotten, question)
+        ids = self._encode(function, forgotten, question)
         room = context // 4 if max_tokens is None else min(max_tokens, context // 4)
         if len(ids) + room > context:
             while len(ids) > context // 2 and forgotten < len(self._messages):
                 roles = [message["role"] for message in self._messages]
                 forgotten = roles.index("user", forgotten + 1) if "user" in roles[forgotten + 1 :] else len(roles)
-                ids = self._encode(forgotten, question)
+                ids = self._encode(function, forgotten, question)
         if len(ids) > context:
             what = "the message" if self.system is None else "the system message and the message"
             raise ContextFullError(f"{what} take {len(ids)} tokens, and the context holds {context}")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..common.not_pickled import NotPickled
 from ..interventions import Intervention
 from .places import Names, find_places
 
@@ -92,8 +93,10 @@ class Scope:
 _active: ContextVar[tuple[Scope, ...]] = ContextVar("llama2cpp_hooks", default=())
 
 
-class Scoped:
+class Scoped(NotPickled):
     """A context manager in which something looks at calls: what hooks and recordings have in common."""
+
+    _instead = "hooks are on in one process; pass on the list that they were made of"
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope

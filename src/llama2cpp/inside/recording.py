@@ -38,6 +38,8 @@ class Recording(Scoped):
     <llama2cpp.Recording: 1 sequence, 12 tokens>
     """
 
+    _instead = "cache() makes an ActivationCache of it, which can be"
+
     @checked
     def __init__(
         self,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .. import _core
 from .._core import Config
 from ..common.arguments import checked, close_names, float_array, index
+from ..common.not_pickled import NotPickled
 from ..common.parts import EMBEDDING, LAYER_PARTS, MODEL_PARTS, OUTPUT, Part, get_part, in_forward_order
 from .activation_names import from_first
 from .html_views import details_html, size_text, table
@@ -154,7 +155,7 @@ class _Source:
         return _to_lens(np.broadcast_to(np.float32(0), shape), part, self.config).shape
 
 
-class LensWeights(Mapping[str, NDArray[np.float32]]):
+class LensWeights(NotPickled, Mapping[str, NDArray[np.float32]]):
     """The weights of a model under TransformerLens's names and in its shapes, decoded to float32 when asked for.
 
     Got from ``model.weights.transformer_lens``; ``model.weights`` takes these names too.
@@ -190,6 +191,8 @@ class LensWeights(Mapping[str, NDArray[np.float32]]):
     ['embed.W_E', 'blocks.0.ln1.w', 'blocks.0.attn.W_Q']
     """
 
+    _instead = "dict(weights) holds copies of the arrays, and a model that has a file can be pickled"
+
     def __init__(self, source: _Source) -> None:
         self._source = source
 
@@ -217,7 +220,7 @@ class LensWeights(Mapping[str, NDArray[np.float32]]):
         return f"<llama2cpp.LensWeights: {len(self)} matrices>"
 
 
-class Weights(Mapping[str, NDArray[np.float32]]):
+class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
     """The parameter matrices of a model by name, decoded to float32 when asked for.
 
     Got from ``model.weights``. Iterating gives the names in the file; where the file holds float32 the array is a
@@ -238,6 +241,8 @@ class Weights(Mapping[str, NDArray[np.float32]]):
     >>> len(model.weights)
     47
     """
+
+    _instead = "dict(weights) holds copies of the arrays, and a model that has a file can be pickled"
 
     def __init__(self, core: _core.Model) -> None:
         self._source = _Source(core)
