@@ -317,7 +317,7 @@ class _Begun:
 def _begin(
     function: str,
     given: Prompt | Sequence[Prompt],
-    model: Model | Later[Model] | None,
+    given_model: Model | Later[Model] | None,
     n: int | None,
     sampling: Sampling,
     special: bool | None,
@@ -336,8 +336,8 @@ def _begin(
     prompts: list[Prompt] = [given] if many is None else many  # type: ignore[list-item]
     for prompt in prompts:
         check_prompt(prompt, function)
-    model = now(model)
-    assert model is not None  # defaults.py has put one there
+    assert given_model is not None  # defaults.py has put one there
+    model = now(given_model)
     tokenizer = model.tokenizer
     rows = []
     for i, prompt in enumerate(prompts):

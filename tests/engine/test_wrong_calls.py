@@ -45,7 +45,9 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-GENERATE = [(llama2cpp.generate, wrong) for wrong in WRONG] + [(llama2cpp.complete, wrong) for wrong in WRONG]
+GENERATE: list[tuple[Callable[..., Any], dict[str, Any]]] = [(llama2cpp.generate, wrong) for wrong in WRONG] + [
+    (llama2cpp.complete, wrong) for wrong in WRONG
+]
 GENERATE += [(llama2cpp.stream, wrong) for wrong in WRONG if "n" not in wrong and wrong != WRONG[-1]]  # it takes one
 
 
@@ -75,7 +77,7 @@ WRONG_CHATS: list[dict[str, Any]] = [
 ]
 
 
-CHATS = [
+CHATS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (chat, {"messages": "Hello", **wrong}) for chat in (llama2cpp.chat, llama2cpp.chat_stream) for wrong in WRONG_CHATS
 ]
 CHATS += [(llama2cpp.Conversation, wrong) for wrong in WRONG_CHATS if "messages" not in wrong]  # it has none yet

@@ -144,8 +144,8 @@ def _answer(
         said = checked_messages(messages)
     sampled, variables = split_options(options)
     sampling = sampling_of(function, sampled)
+    assert given_model is not None  # defaults.py has put one there
     model = now(given_model)
-    assert model is not None  # defaults.py has put one there
     own = ("messages", "model", "template", "special_in_content", "tools", "documents")
     check_variables(function, variables, template, model, own)
     form = ChatFormat(
