@@ -334,14 +334,14 @@ def _begin(
     if function == "stream" and many is not None and (len(many) > 1 or isinstance(many[0], str | bytes)):
         raise TypeError(f"stream: prompt is a list of {len(many)}, expected one prompt; generate() takes several")
     prompts: list[Prompt] = [given] if many is None else many  # type: ignore[list-item]
-    for prompt in prompts:
-        check_prompt(prompt, function)
+    places = [function if many is None else f"{function}: prompt {i}" for i in range(len(prompts))]
+    for prompt, where in zip(prompts, places, strict=True):
+        check_prompt(prompt, where)
     assert given_model is not None  # defaults.py has put one there
     model = now(given_model)
     tokenizer = model.tokenizer
     rows = []
-    for i, prompt in enumerate(prompts):
-        where = function if many is None else f"{function}: prompt {i}"
+    for prompt, where in zip(prompts, places, strict=True):
         rows.append((prompt, where, to_ids(model, prompt, function=where, special=special)))
     samples = []
     for prompt, where, ids in rows:

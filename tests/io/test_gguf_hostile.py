@@ -488,6 +488,7 @@ WHOLE = llama(**(BPE | {"tokenizer__chat_template": "{{ messages }}"})).to_bytes
 HEADER = len(WHOLE) - llama().data_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:the file's tokenizer")  # what damage leaves may be usable, with a warning
 @given(
     st.lists(st.tuples(st.integers(0, HEADER - 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
     st.integers(0, 64),

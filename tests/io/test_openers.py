@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import openers
 import pytest
 from conftest import SUPPORT
 from typer.testing import CliRunner
 
+import llama2cpp
 from llama2cpp.command import cli
+from llama2cpp.export import convert
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="these kinds of files are POSIX's")
 
@@ -62,3 +66,25 @@ def test_a_prompt_that_is_longer_than_a_file_name() -> None:
 
 def test_interrupted_system_calls(stories_dir: Path, tmp_path: Path) -> None:
     assert run(stories_dir, "interrupted", str(tmp_path)) == "True\n"
+
+
+def test_no_control_character_of_a_path_is_in_a_message(tmp_path: Path, stories_dir: Path) -> None:
+    """What a file is called cannot reach a terminal or a log as a command, whoever raises the error."""
+    stories = llama2cpp.load(stories_dir / "stories260K.bin", tokenizer=stories_dir / "tok512.bin")
+    conversation = llama2cpp.Conversation(stories, template="llama2")
+    opened: list[tuple[str, Callable[[Path], Any]]] = [
+        *((suffix, llama2cpp.load) for suffix in (".gguf", ".bin", ".safetensors")),
+        *((suffix, llama2cpp.Tokenizer.from_file) for suffix in (".bin", ".model", ".json", ".gguf")),
+        (".safetensors", stories.load_session),
+        (".json", conversation.load),
+        (".npz", llama2cpp.ActivationCache.load),
+        (".safetensors", llama2cpp.ActivationCache.load),
+        (".pt", lambda path: convert(path, tmp_path / "out.gguf")),
+    ]
+    for suffix, opener in opened:
+        path = tmp_path / f"a\x1b[31m\n\x9b{suffix}"
+        path.write_bytes(b"GGUF" if suffix == ".gguf" else b"\x1b[31m, which is nothing\n" * 3)
+        with pytest.raises(llama2cpp.FormatError) as caught:
+            opener(path)
+        assert r"a\x1b[31m\n\x9b" in str(caught.value), str(caught.value)
+        assert str(caught.value).isprintable()

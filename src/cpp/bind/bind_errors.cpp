@@ -13,9 +13,29 @@
 
 namespace llama2cpp::bind {
 
+namespace {
+
+// Control characters of a path or of a file's texts, escaped: a message goes to terminals and logs.
+py::object without_controls(const py::object& error) {
+  const py::object text = py::module_::import("builtins").attr("ValueError").attr("__str__")(error);
+  if (py::cast<bool>(text.attr("isprintable")())) return text;
+  const py::object is_control = py::module_::import("unicodedata").attr("category");
+  py::list shown;
+  for (const py::handle c : text) {
+    const bool control = std::string(py::str(is_control(c))) == "Cc";
+    shown.append(control ? py::object(c.attr("encode")("unicode_escape").attr("decode")("ascii"))
+                         : py::reinterpret_borrow<py::object>(c));
+  }
+  return py::str("").attr("join")(shown);
+}
+
+}  // namespace
+
 void register_errors(py::module_& module) {
-  py::register_exception<FormatError>(module, "FormatError", PyExc_ValueError).doc() =
-      "A file is damaged, foreign or not supported: what was expected, what was found, and where.";
+  const auto format_error = py::register_exception<FormatError>(module, "FormatError", PyExc_ValueError);
+  format_error.doc() =
+      "A file is damaged, of another kind or not supported: what was expected, what was found, and where.";
+  format_error.attr("__str__") = py::cpp_function(&without_controls, py::is_method(format_error), py::name("__str__"));
   py::register_exception<ContextFullError>(module, "ContextFullError", PyExc_RuntimeError).doc() =
       "A session has no room for the tokens it was given. It is as it was before the call.";
 
