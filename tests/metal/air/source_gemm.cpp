@@ -22,9 +22,8 @@ void gemm_source(const Gemm& of, const soft::ThreadIds& ids) {
   static_assert(sizeof(GEMMParams) == sizeof(of.parameters));
   const GEMMAddMMParams unused{0, 0, 0, 0.0f, 0.0f};  // of a sum with another matrix; it is referred to
   align_K = align_M = align_N = of.aligned;
-  gemm<float, 64, 64, 16, 2, 2, false, true, float>(of.a, of.b, nullptr, of.out,
-                                                    reinterpret_cast<const GEMMParams*>(&of.parameters), &unused, nullptr,
-                                                    nullptr, ids.lane, ids.simdgroup,
-                                                    metal::uint3(ids.group.x, ids.group.y, ids.group.z),
-                                                    metal::uint3(ids.thread.x, ids.thread.y, ids.thread.z));
+  gemm<float, 64, 64, 16, 2, 2, false, true, float>(
+      of.a, of.b, nullptr, of.out, reinterpret_cast<const GEMMParams*>(&of.parameters), &unused, nullptr, nullptr,
+      ids.lane, ids.simdgroup, metal::uint3(ids.group.x, ids.group.y, ids.group.z),
+      metal::uint3(ids.thread.x, ids.thread.y, ids.thread.z));
 }
