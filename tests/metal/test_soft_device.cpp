@@ -936,7 +936,8 @@ TEST_CASE("soft device: what it says of itself, and methods that an older macOS 
 TEST_CASE("soft device: knobs are read, and what is not one is refused by name") {
   const With with;
   const soft::Options options = soft::parse_options(
-      "threads=reverse,simdgroups=shuffled,groups=shuffled,seed=3,contract=on,ftz=off,check=off,hide=off,unified=off,"
+      "threads=reverse,simdgroups=shuffled,groups=shuffled,seed=3,contract=on,ftz=off,check=off,hide=off,exit=on,"
+      "unified=off,"
       "family=apple9,os=13,max_buffer=1g,memory=2m,page=16k,width=64,max_threads=512,fail=timeout@5");
   CHECK(options.orders.threads == soft::Order::reverse);
   CHECK(options.orders.simdgroups == soft::Order::shuffled);
@@ -946,6 +947,7 @@ TEST_CASE("soft device: knobs are read, and what is not one is refused by name")
   CHECK_FALSE(options.ftz);
   CHECK_FALSE(options.check);
   CHECK_FALSE(options.hide);
+  CHECK(options.exit);
   CHECK_FALSE(options.unified);
   CHECK(options.family == 9);
   CHECK(options.os == 13);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -89,6 +90,8 @@ void set_one(Options& options, std::string_view key, std::string_view value) {
     options.check = truth(key, value);
   } else if (key == "hide") {
     options.hide = truth(key, value);
+  } else if (key == "exit") {
+    options.exit = truth(key, value);
   } else if (key == "unified") {
     options.unified = truth(key, value);
   } else if (key == "family") {
@@ -114,9 +117,20 @@ void set_one(Options& options, std::string_view key, std::string_view value) {
   } else {
     throw unknown(
         key, value,
-        "one of threads, simdgroups, groups, seed, contract, ftz, check, hide, unified, family, os, max_buffer, "
+        "one of threads, simdgroups, groups, seed, contract, ftz, check, hide, exit, unified, family, os, max_buffer, "
         "memory, page, width, max_threads, fail");
   }
+}
+
+void at_exit() {
+  if (!options().exit || fork_count() != 0) return;
+  std::string text = describe_live_objects();
+  if (!text.empty()) text = "never released: " + text + "\n";
+  for (const std::string& fault : take_late_faults()) text += fault + "\n";
+  if (text.empty()) return;
+  std::fflush(nullptr);
+  std::fputs(("soft Metal at exit: " + text).c_str(), stderr);
+  std::_Exit(70);
 }
 
 }  // namespace
@@ -192,6 +206,7 @@ State& state() {
     const char* text = std::getenv("LLAMA2CPP_SOFT_METAL");
     if (text != nullptr) made->options = parse_options(text);
     pthread_atfork(nullptr, nullptr, [] { ++forks; });
+    std::atexit(at_exit);
     return made;
   }();
   return *all;

@@ -43,7 +43,8 @@ function(llama2cpp_add_metal_libraries target folder)
     list(APPEND written ${folder}/libraries.cpp)
     foreach(file IN LISTS files)
       get_filename_component(name ${file} NAME_WE)
-      list(APPEND written ${folder}/${name}.cpp)
+      # The .metal too: kernels are compiled from it, and an unchanged .cpp includes it.
+      list(APPEND written ${folder}/${name}.cpp ${folder}/${name}.metal)
     endforeach()
   endif()
   # Any of them may be included by another.
