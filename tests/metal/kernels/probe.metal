@@ -66,6 +66,8 @@ static_assert(is_same_v<decltype(half(1.0f) * 2), half>, "half and int is half")
 static_assert(is_same_v<decltype(half(1.0f) + 2.0f), float>, "half and float is float");
 static_assert(is_same_v<decltype(uchar(1) + uchar(1)), int>, "as in C");
 static_assert(is_same_v<char4, vec<char, 4>>, "char is Metal's signed byte");
+static_assert(float(numeric_limits<half>::max()) == 65504.0f, "not 0");
+static_assert(numeric_limits<float>::max() == FLT_MAX, "as in C");
 static_assert(sizeof(float3) == 16 && alignof(float3) == 16, "as float4");
 static_assert(sizeof(float4) == 16 && alignof(float4) == 16, "of its size");
 static_assert(sizeof(half4) == 8 && alignof(half4) == 8 && sizeof(uchar4) == 4 && alignof(uchar4) == 4, "of its size");
