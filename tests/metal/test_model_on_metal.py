@@ -5,17 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import checkpoints
 import numpy as np
+import panel_sources
 import pytest
+import tiny
 from numpy.typing import ArrayLike
 
 import llama2cpp
 from llama2cpp import Model
+from llama2cpp.export import convert
 
 pytestmark = pytest.mark.skipif("metal" not in llama2cpp.build_info()["backends"], reason="no Metal in this build")
 
@@ -146,6 +150,57 @@ def test_options_of_the_cpus_are_refused_by_name(models_dir: Path) -> None:
         llama2cpp.load(path, backend="metal", pack="always")
 
 
+def files_of_each_kind(folder: Path) -> dict[str, Path]:
+    """A model as floats, as blocks, as llama2.c's int8, and as the CPU's panels."""
+    config = tiny.config(dim=64, hidden_dim=96, n_heads=4, n_kv_heads=2)
+    floats = tiny.write_v0(folder / "f32.bin", config, tiny.arrays(config))
+    int8 = folder / "int8.bin"
+    sizes = checkpoints.Sizes(32, 64, 2, 4, 2, 50, 32)
+    int8.write_bytes(checkpoints.v2_bytes(sizes, checkpoints.random_arrays(sizes), 8))
+    return {
+        "f32": floats,
+        "q8_0": convert(floats, folder / "q8_0.gguf", "q8_0").path,
+        "int8": int8,
+        "panels": convert(floats, folder / "panels.safetensors", "q8_0").path,
+    }
+
+
+def test_auto_takes_metal_where_all_can_be_done_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = files_of_each_kind(tmp_path)
+    monkeypatch.setenv("LLAMA2CPP_AUTO_METAL", "1")  # the software device is for tests that ask for it
+    chosen = {kind: llama2cpp.load(path).backend for kind, path in files.items()}
+    assert chosen == {"f32": "metal", "q8_0": "metal", "int8": "cpu", "panels": "cpu"}
+    assert llama2cpp.load(files["int8"], activation_dtype="f32").backend == "metal"
+    for option in ({"threads": 2}, {"activation_dtype": "int8"}, {"pack": "always"}):
+        assert llama2cpp.load(files["q8_0"], **option).backend == "cpu"
+    monkeypatch.delenv("LLAMA2CPP_AUTO_METAL")
+    assert llama2cpp.load(files["f32"]).backend == ("metal" if sys.platform == "darwin" else "cpu")
+
+
+def test_weights_without_kernels_are_refused_by_name(tmp_path: Path) -> None:
+    files = files_of_each_kind(tmp_path)
+    with pytest.raises(llama2cpp.FormatError, match=r"tensor '.*panels, which are made for the CPU; use backend='cpu'"):
+        llama2cpp.load(files["panels"], backend="metal")
+    llm_int8 = panel_sources.llm_int8(tmp_path)
+    with pytest.raises(llama2cpp.FormatError, match=r"tensor '.*llm_int8; use backend='cpu'"):
+        llama2cpp.load(llm_int8, backend="metal")
+
+
+def test_a_session_of_rounded_activations_is_the_cpus(tmp_path: Path) -> None:
+    path = files_of_each_kind(tmp_path)["q8_0"]
+    cpu, metal = (llama2cpp.load(path, backend=backend) for backend in ("cpu", "metal"))
+    assert (cpu.activation_dtype, metal.activation_dtype) == ("int8", "f32")
+    session = cpu.session()
+    session.prefill([3, 4])
+    session.save(tmp_path / "session")
+    with pytest.raises(ValueError, match="int8"):
+        metal.load_session(tmp_path / "session")
+    floats = llama2cpp.load(path, backend="cpu", activation_dtype="f32").session()
+    floats.prefill([3, 4])
+    floats.save(tmp_path / "floats")
+    assert near(metal.load_session(tmp_path / "floats").step(5), floats.step(5), "f16")
+
+
 def in_a_fork(model: Model) -> str:
     """What a forked child hears that goes on with its parent's model."""
     try:
@@ -193,7 +248,6 @@ def test_ctrl_c_ends_a_long_pass_and_the_session_stays(pair: Pair) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGALRM, interrupt)
-    started = time.monotonic()
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(KeyboardInterrupt):
@@ -201,8 +255,7 @@ def test_ctrl_c_ends_a_long_pass_and_the_session_stays(pair: Pair) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    assert time.monotonic() - started < 20
-    assert session.tokens == before
+    assert session.tokens == before  # it had not come to its end
     assert pair.near(session.step(5), pair.cpu.session().prefill([*IDS, 5]))
 
 

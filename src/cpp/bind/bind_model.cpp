@@ -176,7 +176,7 @@ py::dict weight_info(const Checkpoint& checkpoint, const Weight& weight) {
 ModelOptions make_options(const std::string& backend, std::optional<int> threads, std::optional<std::int64_t> context,
                           const std::string& kv, const std::string& activations, const std::string& pack) {
   LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more, or None");
-  return {backend, checked_threads(threads), context.value_or(0), kv, activations, pack};
+  return {backend, threads ? checked_threads(threads) : 0, context.value_or(0), kv, activations, pack};
 }
 
 py::dict build_info() {
