@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hf_folders import Spec
 from numpy.typing import NDArray
+from vocabularies import SPACE, characters
 
 import llama2cpp
 from llama2cpp.inside.activation_names import get_act_name
@@ -22,6 +24,7 @@ with warnings.catch_warnings():  # its imports', and theirs
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
+    from tokenizers.processors import TemplateProcessing
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.utilities import get_act_name as their_act_name
     from transformers import PreTrainedTokenizerFast
@@ -270,3 +273,64 @@ def test_circuitsvis_draws_our_arrays(stories: llama2cpp.Model) -> None:
     drawn = str(circuitsvis.attention.attention_patterns(tokens=tokens, attention=cache["pattern", 0]))
     assert "AttentionPatterns" in drawn
     assert " upon" in drawn or "up" in drawn
+
+
+# --- what there is beside activations: sizes, ids and text under their names
+
+# Their -1 and None stand for what we state: the square root of a head's width, as many heads, the whole head.
+STANDS_FOR = {"attn_scale": -1.0, "n_key_value_heads": None, "rotary_dim": None}
+
+
+def test_config(pair: Pair) -> None:
+    ours = dataclasses.asdict(pair.ours.cfg)
+    assert len(ours) > 15
+    for name, value in ours.items():
+        theirs = getattr(pair.theirs.cfg, name)
+        if name == "rotary_base":  # theirs is the default of transformers, whatever rope_parameters says
+            theirs = pair.theirs.original_model.config.rope_parameters["rope_theta"]
+        if name in STANDS_FOR and theirs == STANDS_FOR[name]:
+            meant = {"attn_scale": ours["d_head"] ** 0.5, "n_key_value_heads": ours["n_heads"]}
+            theirs = meant.get(name, ours["d_head"])
+        assert value == pytest.approx(theirs) if isinstance(value, float) else value == theirs, name
+
+
+class Texts(NamedTuple):
+    ours: llama2cpp.Model
+    theirs: Any
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["with BOS", "without BOS"])
+def texts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Texts:
+    """Models that have a tokenizer which cuts any text, and which puts BOS before it or not."""
+    folder = tmp_path_factory.mktemp("texts")
+    tokenizer = characters([("a", "b"), ("ab", "c"), (SPACE, "a")], alphabet="abc\u00e9", prefix="Replace")
+    if request.param:
+        tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    spec = Spec(seed=8, settings={"vocab_size": tokenizer.get_vocab_size()})
+    spec.save(folder)
+    make_tokenizer: Any = PreTrainedTokenizerFast
+    make_tokenizer(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    ).save_pretrained(folder)
+    theirs = TransformerBridge.boot_transformers(str(folder), hf_model=spec.model())
+    return Texts(llama2cpp.load(folder), theirs)
+
+
+@pytest.mark.parametrize(
+    "text", ["abc", "a", " abcabc ab", "caf\u00e9 \u65e5\u672c", "x\n\ty", ["ac", "bc"], ["a", "b", " "]]
+)
+@pytest.mark.parametrize("prepend_bos", [None, True, False])
+def test_texts_as_tokens_and_back(texts: Texts, text: Any, prepend_bos: bool | None) -> None:
+    options = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
+    # Where nothing is asked for, they put BOS before any model's texts, and we where its tokenizer does.
+    used_to_it = {"prepend_bos": texts.ours.cfg.default_prepend_bos}
+    theirs = texts.theirs.to_tokens(text, **(options or used_to_it))
+    ours = texts.ours.to_tokens(text, **options)
+    assert ours.tolist() == theirs.tolist()
+    assert texts.ours.to_string(ours) == texts.theirs.to_string(theirs)
+    for row in theirs:
+        assert texts.ours.to_string(row.numpy()) == texts.theirs.to_string(row)
+        assert texts.ours.to_string(row.tolist()) == texts.theirs.to_string(row.tolist())
+        assert texts.ours.to_string(int(row[-1])) == texts.theirs.to_string(int(row[-1]))
+    if isinstance(text, str):
+        assert texts.ours.to_str_tokens(text, **options) == texts.theirs.to_str_tokens(text, **(options or used_to_it))
