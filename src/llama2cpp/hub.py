@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from .common import hf_cache
+from .common.file_kinds import TOKENIZER_FILES
 from .common.new_files import new_file, scratch_folder
 
 Progress: TypeAlias = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
@@ -44,16 +45,10 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)
 # What of a repository is a model's folder.
 _FOLDER_FILES = (
     "config.json",
-    "generation_config.json",
     "*.safetensors",
     "model.safetensors.index.json",
     "quantize_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
+    *TOKENIZER_FILES,
 )
 
 

@@ -26,7 +26,7 @@ using llama2cpp::OutOfMemoryError;
 using llama2cpp::Place;
 using llama2cpp::Point;
 using llama2cpp::Recorder;
-using llama2cpp::Recording;
+using llama2cpp::RecorderHook;
 using llama2cpp::Session;
 using llama2cpp::Tensor;
 using llama2cpp::Track;
@@ -48,7 +48,7 @@ float mark(int call, std::size_t place, std::int64_t position) {
 }
 
 // Shows a recording the activations of `count` tokens at `position`, as forward.cpp would.
-void show(Recording& recording, const Recorder& recorder, std::size_t sequence, std::int64_t position,
+void show(RecorderHook& recording, const Recorder& recorder, std::size_t sequence, std::int64_t position,
           std::int64_t count, int call) {
   const Config c = tiny::config();
   for (std::size_t i = 0; i < recorder.places().size(); ++i) {
@@ -76,7 +76,7 @@ enum class End { succeeds, fails };
 // One call that feeds `tokens` after `before` to one track, in passes of two tokens.
 void call(const std::shared_ptr<Recorder>& recorder, const std::shared_ptr<Track>& track, const Tokens& before,
           const Tokens& tokens, int number, End end = End::succeeds) {
-  Recording recording(recorder, {track});
+  RecorderHook recording(recorder, {track});
   const Feed feed{before, tokens};
   recording.begin({&feed, 1});
   const auto first = static_cast<std::int64_t>(before.size());
@@ -175,7 +175,7 @@ TEST_CASE("a call that fails leaves nothing, and gives its memory back") {
 TEST_CASE("one call feeds several sequences, of which some are recorded") {
   const auto recorder = recorder_of();
   const std::vector<std::shared_ptr<Track>> tracks = {std::make_shared<Track>(), nullptr, std::make_shared<Track>()};
-  Recording recording(recorder, tracks);
+  RecorderHook recording(recorder, tracks);
   const Tokens before = {1, 2};
   const Tokens tokens = {3, 4};
   const std::vector<Feed> feeds = {{{}, tokens}, {before, tokens}, {before, tokens}};
@@ -277,7 +277,7 @@ TEST_CASE("rows outlive the recorder, and new blocks of memory do not move them"
 TEST_CASE("what the last norm was not asked for is NaN") {
   const auto recorder = recorder_of({{Point::ln_final_scale, 2}, {Point::resid_post, 2}});
   const auto track = std::make_shared<Track>();
-  Recording recording(recorder, {track});
+  RecorderHook recording(recorder, {track});
   const Tokens tokens = {1, 2, 3};
   const Feed feed{{}, tokens};
   recording.begin({&feed, 1});
@@ -295,7 +295,7 @@ TEST_CASE("what the last norm was not asked for is NaN") {
 TEST_CASE("a recorder's arguments are checked") {
   CHECK_THROWS_AS(recorder_of({{Point::z, 1}, {Point::z, 0}, {Point::z, 1}}), std::invalid_argument);
   const auto recorder = recorder_of();
-  Recording recording(recorder, {std::make_shared<Track>()});
+  RecorderHook recording(recorder, {std::make_shared<Track>()});
   const std::vector<Feed> feeds(2);
   CHECK_THROWS_AS(recording.begin(feeds), std::invalid_argument);
   CHECK(recorder->bytes_taken() == 0);
@@ -312,7 +312,7 @@ TEST_CASE("a model's recording has the bits of a capture, across forks, rewinds 
       if (fails) throw std::runtime_error("stop here");
     });
     hooks.watch(Point::mlp_out, 1);
-    const auto recording = std::make_shared<Recording>(recorder, std::vector<std::shared_ptr<Track>>{track});
+    const auto recording = std::make_shared<RecorderHook>(recorder, std::vector<std::shared_ptr<Track>>{track});
     hooks.add(recording, recording->places());
     std::vector<float> logits(tokens.size() * static_cast<std::size_t>(c.vocab_size));  // so that ln_final is there
     const Work work{&session, tokens, logits.data()};

@@ -214,7 +214,7 @@ void register_hooks(py::module_& module) {
       .def(
           "add_recorder",
           [](CallHooks& call, std::shared_ptr<Recorder> recorder, std::vector<std::shared_ptr<Track>> tracks) {
-            const auto recording = std::make_shared<Recording>(std::move(recorder), std::move(tracks));
+            const auto recording = std::make_shared<RecorderHook>(std::move(recorder), std::move(tracks));
             const PlaceSet places = recording->places();
             call.hooks().add(recording, call.checked(places));
           },

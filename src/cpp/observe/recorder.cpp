@@ -148,20 +148,20 @@ Recorder::Copies Recorder::copy_all(std::span<const Track::Row> rows) const {
   return copies;
 }
 
-Recording::Recording(std::shared_ptr<Recorder> recorder, std::vector<std::shared_ptr<Track>> tracks)
+RecorderHook::RecorderHook(std::shared_ptr<Recorder> recorder, std::vector<std::shared_ptr<Track>> tracks)
     : Hook(Kind::look), recorder_(std::move(recorder)), tracks_(std::move(tracks)) {}
 
-Recording::~Recording() {
+RecorderHook::~RecorderHook() {
   if (piece_.bytes > 0) recorder_->give_back(piece_);
 }
 
-PlaceSet Recording::places() const {
+PlaceSet RecorderHook::places() const {
   PlaceSet set(recorder_->config_.n_layers);
   for (const Place& place : recorder_->places()) set.add(place);
   return set;
 }
 
-void Recording::begin(std::span<const Feed> feeds) {
+void RecorderHook::begin(std::span<const Feed> feeds) {
   const Recorder& r = *recorder_;
   LLAMA2CPP_CHECK(feeds.size() == tracks_.size(), "there are ", tracks_.size(), " tracks for ", feeds.size(),
                   " sequences");
@@ -215,7 +215,7 @@ void Recording::begin(std::span<const Feed> feeds) {
   }
 }
 
-void Recording::at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) {
+void RecorderHook::at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) {
   if (!tracks_[span.sequence]) return;
   const Recorder::Slot& to = recorder_->slot(point, layer);
   const Pending& pending = pending_[span.sequence];
@@ -233,7 +233,7 @@ void Recording::at(Point point, std::int64_t layer, const Tensor& activation, co
   }
 }
 
-void Recording::succeeded() noexcept {
+void RecorderHook::succeeded() noexcept {
   for (std::size_t s = 0; s < tracks_.size(); ++s) {
     if (!tracks_[s]) continue;
     Pending& pending = pending_[s];

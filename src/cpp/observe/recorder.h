@@ -32,7 +32,7 @@ class Track {
   std::shared_ptr<Track> fork() const;  // the same so far, and apart from here on
 
  private:
-  friend class Recording;
+  friend class RecorderHook;
 
   mutable WaitLock lock_;  // held while the below is read or written
   Rows rows_;
@@ -74,7 +74,7 @@ class Recorder {
   Copies copy_all(std::span<const Track::Row> rows) const;
 
  private:
-  friend class Recording;
+  friend class RecorderHook;
 
   struct Piece {
     Buffer memory;
@@ -111,11 +111,11 @@ class Recorder {
 };
 
 // One call's hook: what it has copied belongs to the tracks when the call has succeeded, and is forgotten otherwise.
-class Recording final : public Hook {
+class RecorderHook final : public Hook {
  public:
   // tracks: of each sequence of the call, null where it is not recorded.
-  Recording(std::shared_ptr<Recorder> recorder, std::vector<std::shared_ptr<Track>> tracks);
-  ~Recording() override;
+  RecorderHook(std::shared_ptr<Recorder> recorder, std::vector<std::shared_ptr<Track>> tracks);
+  ~RecorderHook() override;
 
   PlaceSet places() const;
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from ..common.file_kinds import TOKENIZER_FILES
 from ..common.parts import LAYER_MATRICES, LAYER_PARTS, find_part
 from .hf_shards import ShardWriter
 from .hf_tokenizer import tokenizer_json
@@ -22,17 +23,6 @@ from .vocabulary import Vocabulary
 Progress = Callable[[str, int], None]
 
 FORMATS = {"f32": ("F32", "float32"), "f16": ("F16", "float16"), "bf16": ("BF16", "bfloat16")}
-
-# What of a source folder belongs to its tokenizer.
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 # GGUF files hold Llama 3's scaling as its divisors; these are the settings that known models come with.
 _LLAMA3 = [
@@ -216,6 +206,6 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> Path:
 
 def copy_tokenizer(from_folder: Path, folder: Path) -> None:
     """Take a source folder's tokenizer along as it is."""
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         if (from_folder / name).is_file():
             shutil.copyfile(from_folder / name, folder / name)
