@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hf_folders import Spec
 from numpy.typing import NDArray
-from vocabularies import SPACE, characters
+from vocabularies import characters
 
 import llama2cpp
 from llama2cpp.inside.activation_names import get_act_name
@@ -32,6 +32,7 @@ with warnings.catch_warnings():  # its imports', and theirs
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 TOLERANCE = 1e-4
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 SPECS = {
     "plain": Spec(seed=1, settings={"num_hidden_layers": 3}),
