@@ -175,6 +175,14 @@ def check_embed(bench: Bench, scene: Scene, raw: op_weights.RawWeight, ids: NDAr
     out.check("out")
 
 
+def test_no_tokens(bench: Bench) -> None:
+    backend = bench.backend(Mode())
+    weight = op_weights.weight(bench.ops, op_weights.FORMATS["q8_0"].make(5, 64, np.random.default_rng(1), False))
+    x, out = (Operand(backend, np.zeros((0, n), np.float32)) for n in (64, 5))
+    backend.matmul([weight], x.view, [out.view])
+    backend.embed(weight, [], x.view)
+
+
 @pytest.mark.parametrize("count", [1024, 1025, 2500])
 def test_embed_of_more_ids_than_setbytes_takes(bench: Bench, count: int) -> None:
     scene = Scene(Mode(), count, "ordinary")

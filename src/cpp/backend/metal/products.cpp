@@ -212,6 +212,7 @@ std::string refused(const Weight& weight) {
 
 void matmul(Tools& tools, std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
             const Norm& norm) {
+  if (x.rows() == 0) return;
   Tensor input = x;
   if (norm.scale || norm.gain) {
     input = tools.scratch(Scratch::normalized, x.rows(), x.columns());
