@@ -19,7 +19,6 @@
 #include "core/buffer.h"
 #include "core/check.h"
 #include "core/tensor.h"
-#include "core/wait_lock.h"
 #include "format/format.h"
 #ifdef LLAMA2CPP_SOFT_METAL
 #include "ops_soft_device.h"
@@ -141,7 +140,7 @@ class Runner {
   }
 
   void begin() {
-    backend_->acquire(kNoPoll);
+    backend_->acquire(poll_);
     in_pass_ = true;
   }
   void end(bool done) {
@@ -159,13 +158,21 @@ class Runner {
       op(*backend_);
       return;
     }
-    const Backend::Lease lease(*backend_, kNoPoll);
+    const Backend::Lease lease(*backend_, poll_);
     op(*backend_);
     backend_->sync();
   }
 
  private:
+  // Ctrl-C ends a test that waits for a pass which another never ended.
+  struct Poll {
+    void operator()() const {
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    }
+  };
+
   std::shared_ptr<Backend> backend_;
+  Poll poll_;
   bool in_pass_ = false;
 };
 

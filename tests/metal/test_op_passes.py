@@ -37,22 +37,26 @@ def layer(
     span = bench.ops.Span(row=0, count=count, position=2, keys=keys, values=values, divisor=4.0)
     if one_pass:
         backend.begin()
-    backend.rms_scale(x, 1e-5, scale)
-    backend.matmul([weights["q"], weights["k"], weights["v"]], x, [q, k, v], scale=scale, gain=gain)
-    backend.rope(q, cos, sin, head_dim, True)
-    backend.rope(k, cos, sin, head_dim, True)
-    backend.store_kv(k, v, [span])
-    backend.attention(q, [span], z)
-    backend.matmul([weights["o"]], z, [out])
-    backend.add(x, out, x)
-    backend.rms_scale(x, 1e-5, scale)
-    backend.matmul([weights["gate"], weights["up"]], x, [gate, up], scale=scale, gain=gain)
-    backend.swiglu(gate, up, gate)
-    backend.matmul([weights["down"]], gate, [out])
-    backend.add(x, out, x)
-    backend.take_rows(x, [count - 1], last)
-    if one_pass:
-        backend.end()
+    done = False
+    try:
+        backend.rms_scale(x, 1e-5, scale)
+        backend.matmul([weights["q"], weights["k"], weights["v"]], x, [q, k, v], scale=scale, gain=gain)
+        backend.rope(q, cos, sin, head_dim, True)
+        backend.rope(k, cos, sin, head_dim, True)
+        backend.store_kv(k, v, [span])
+        backend.attention(q, [span], z)
+        backend.matmul([weights["o"]], z, [out])
+        backend.add(x, out, x)
+        backend.rms_scale(x, 1e-5, scale)
+        backend.matmul([weights["gate"], weights["up"]], x, [gate, up], scale=scale, gain=gain)
+        backend.swiglu(gate, up, gate)
+        backend.matmul([weights["down"]], gate, [out])
+        backend.add(x, out, x)
+        backend.take_rows(x, [count - 1], last)
+        done = True
+    finally:
+        if one_pass:
+            backend.end(done)
     assert heads == 4
     return [np.array(t) for t in (x, q, k, z, gate, keys, values, last)]
 
