@@ -130,7 +130,9 @@ def ops() -> Iterator[Any]:
 
 @pytest.fixture(scope="session", params=["cpu", "metal"])
 def bench(request: pytest.FixtureRequest, ops: Any) -> op_bench.Bench:
-    """Backends to test ops on. Metal may be missing, but not where LLAMA2CPP_OPS names a build."""
-    if request.param == "metal" and not ops.has_metal and "LLAMA2CPP_OPS" not in os.environ:
-        pytest.skip("this build has no Metal (cmake -DLLAMA2CPP_SOFT_METAL=ON has the software device)")
+    """Backends to test ops on. Metal may be missing, but not where LLAMA2CPP_OPS names a build, or one has the device."""
+    if request.param == "metal" and ops.metal_problem:
+        if ops.has_soft_device or "LLAMA2CPP_OPS" in os.environ:
+            pytest.fail(ops.metal_problem)
+        pytest.skip(f"{ops.metal_problem} (cmake -DLLAMA2CPP_SOFT_METAL=ON has the software device)")
     return op_bench.Bench(ops, request.param)

@@ -59,12 +59,13 @@ struct Span {
   std::vector<py::object> arrays;  // kept alive
 };
 
-bool has_metal() {
+// Why there is no Metal backend here; empty where there is.
+std::string metal_problem() {
   try {
     make_backend("metal", 1);
-    return true;
-  } catch (const std::exception&) {
-    return false;
+    return {};
+  } catch (const std::exception& e) {
+    return e.what();
   }
 }
 
@@ -197,7 +198,7 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
     for (const Format* format : all_formats()) names.append(std::string(format->name));
     return py::tuple(names);
   }();
-  module.attr("has_metal") = has_metal();
+  module.attr("metal_problem") = metal_problem();
   module.attr("has_soft_device") =
 #ifdef LLAMA2CPP_SOFT_METAL
       true;
