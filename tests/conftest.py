@@ -130,7 +130,7 @@ def ops() -> Iterator[Any]:
 
 @pytest.fixture(scope="session", params=["cpu", "metal"])
 def bench(request: pytest.FixtureRequest, ops: Any) -> op_bench.Bench:
-    """Backends to test ops on. Metal may be missing, but not where LLAMA2CPP_OPS names a build, or one has the device."""
+    """Backends to test ops on. Metal may be missing, but not where LLAMA2CPP_OPS names a build or the device is."""
     if request.param == "metal" and ops.metal_problem:
         if ops.has_soft_device or "LLAMA2CPP_OPS" in os.environ:
             pytest.fail(ops.metal_problem)

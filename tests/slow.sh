@@ -16,6 +16,8 @@
 #   windows     C++ tests built for Windows on x86-64, run by Wine: the same bits as here
 #   macos       the extension and C++ tests built for macOS on aarch64 (and not run); macOS and CPython have all that it imports
 #   macos-core  the core compiled for that, and not linked: a short form of it
+#   metal       the Metal backend on the software device: the device itself, every op in every order of threads, the engine's
+#               tests, and planted faults, each of which must be found
 #   costs       tests/chat/test_chat_template_costs.py with all operations
 #   allocations tests/engine/test_allocations.py: up to 3,000 allocations of each operation fail in turn
 #   leaks       tests/engine/test_leaks.py with 10,000 cycles
@@ -36,7 +38,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos costs allocations leaks threads libm kills mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos metal costs allocations leaks threads libm kills mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -196,6 +198,37 @@ windows() {
   tail -n 4 "$build/windows.out"
   same_bits "$build/windows.out"
   wine "$tests/stress_sessions.exe"
+}
+
+# The Metal backend on the software device. -m below 1: fewer examples, modes, engine's tests and planted faults.
+metal() {
+  local folder=$build/metal package=$build/metal/package short= every=1 log=$build/metal.log
+  [ "$seconds" -ge 60 ] || { short=1 && every=9; }
+  if [ -n "${LLAMA2CPP_METAL_BUILD:-}" ]; then
+    folder=$LLAMA2CPP_METAL_BUILD # one that has everything already, as .ci/run's has
+  else
+    cmake -S . -B "$folder" -G Ninja -DLLAMA2CPP_TESTS=ON -DLLAMA2CPP_SOFT_METAL=ON -DLLAMA2CPP_WERROR=ON \
+      -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
+      -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >"$log" 2>&1 || { cat "$log" && return 1; }
+    cmake --build "$folder" -- --quiet
+  fi
+  # The package with this build's _core.
+  mkdir -p "$package/llama2cpp"
+  ln -sfn "$PWD"/src/llama2cpp/* "$folder"/_core.*.so "$package/llama2cpp/"
+  export PYTHONPATH=$package LLAMA2CPP_OPS=$folder LLAMA2CPP_OPS_TABLE=$build/ops.json CI=${CI:-1}
+  export LLAMA2CPP_OP_EXAMPLES=${short:+3}
+  export LLAMA2CPP_OP_EXAMPLES=${LLAMA2CPP_OP_EXAMPLES:-40}
+  ctest --test-dir "$folder" -R metal --output-on-failure --no-tests=error
+  "$folder/tests/cpp/llama2cpp_tests" --test-case='*etal*'
+  "$python" -m pytest -q tests/metal --ignore=tests/metal/test_macho.py
+  if [ -n "$short" ]; then
+    "$python" -m pytest -q --backend metal tests/engine/test_session.py tests/engine/test_kv.py tests/inside/test_hooks.py
+  else
+    "$python" -m pytest -q --backend metal
+  fi
+  "$python" tests/metal/mutate.py "$folder" --every $every | tee "$build/mutations.txt"
+  "$python" tests/support/op_bench.py "$build/ops.json"
+  echo "metal: $("$python" tests/support/op_bench.py --line "$build/ops.json"), $(tail -n 1 "$build/mutations.txt"), texts equal"
 }
 
 costs() { LLAMA2CPP_TEMPLATE_COSTS=1 "$python" -m pytest -q tests/chat/test_chat_template_costs.py; }

@@ -217,7 +217,10 @@ def test_products_in_every_mode(bench: Bench, name: str, count: int) -> None:
         cols = {256: 512, 32: 96, 16: 80, 8: 72, 4: 76, 1: 75}[facts.cols]
         raw = facts.make(-(-67 // facts.rows) * facts.rows, cols, rng, False)
         backend = scene.backend(bench)
-        x, out = Operand(backend, scene.values(count, cols)), Operand(backend, np.zeros((count, raw.rows), np.float32))
+        x, out = (
+            Operand(backend, scene.values(count, cols), gap=5),
+            Operand(backend, np.zeros((count, raw.rows), np.float32), gap=3),
+        )
         backend.matmul([op_weights.weight(bench.ops, raw)], x.view, [out.view])
         exact_x = x.view.astype(np.float64)
         unit = U * (np.abs(exact_x) @ np.abs(raw.values).T)

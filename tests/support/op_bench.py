@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -31,7 +31,9 @@ TINY = 2.0**-126  # the least normal float: what is below may be flushed to 0
 
 EXAMPLES = int(os.environ.get("LLAMA2CPP_OP_EXAMPLES", "8"))
 COST = 400_000  # products that one example may ask for
-few = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+# A planted fault need not be made small.
+PHASES = [Phase.generate] if "LLAMA2CPP_OP_MUTATION" in os.environ else [Phase.reuse, Phase.generate, Phase.shrink]
+few = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 many = settings(few, max_examples=3 * EXAMPLES)
 
 
@@ -70,6 +72,10 @@ ORDERS = ("forward", "reverse", "shuffled")
 MODES = [Mode(*mode) for mode in itertools.product(ORDERS, ORDERS, ("off", "on"), ("off", "on"))]
 
 
+# Every order of threads with every order of groups; each order of either with three ways to round.
+FEW_MODES = [mode for i, mode in enumerate(MODES) if i % 4 == (i // 12 + i // 4) % 3 + 1]
+
+
 class Bench:
     """Backends of one kind, made once for each mode that they must be made in."""
 
@@ -77,7 +83,7 @@ class Bench:
         self.ops = ops
         self.kind = kind
         self.soft = kind == "metal" and ops.has_soft_device
-        self.modes = MODES if self.soft else [Mode()]
+        self.modes = (MODES if EXAMPLES >= 8 else FEW_MODES) if self.soft else [Mode()]
         self.made: dict[tuple[str, str], Any] = {}
 
     def backend(self, mode: Mode, seed: int = 1) -> Any:
@@ -215,3 +221,22 @@ def write_table() -> None:
         return
     rows = [[*key, *dataclasses.astuple(largest)] for key, largest in TABLE.items()]
     Path(path).write_text(json.dumps(rows), encoding="utf-8")
+
+
+def main() -> None:
+    """Print the table that LLAMA2CPP_OPS_TABLE named, or with --line what it amounts to."""
+    path = Path(sys.argv[-1])
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    metal = [row for row in rows if row[0].startswith("metal ")]
+    assert metal, "no op ran on Metal"
+    if "--line" in sys.argv:
+        formats = {row[1] for row in metal if row[0].startswith("metal matmul")}
+        print(f"{sum(row[4] for row in metal)} op cases, {len(formats)} formats")
+        return
+    for op, kind, error, bound, cases, unit in sorted(metal):
+        largest = unit if unit == "equal bits" else f"at most {error:.2f} of {bound:.1f} {unit}"
+        print(f"{op.removeprefix('metal '):<24} {kind:<11} {cases:>5} cases  {largest}")
+
+
+if __name__ == "__main__":
+    main()
