@@ -273,3 +273,21 @@ def test_help_has_examples(command: str) -> None:
     assert (code, errors) == (0, "")
     assert re.search(rf"^ +llama2cpp {command} smollm2-135m", text, re.MULTILINE)
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--seed", "1.5", r"'1\.5' is not an? (valid )?integer"),
+        ("--seed", "-1", r"-1 is (less than 0|not in the range)"),
+        ("--seed", str(2**64), rf"{2**64} is (more than {2**64 - 1}|not in the range)"),
+        ("--max-tokens", "many", r"'many' is not an? (valid )?integer"),
+        ("--context", "1.5", r"'1\.5' is not an? (valid )?integer"),
+        ("--temperature", "hot", r"'hot' is not a (number|valid float)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_a_wrong_value_is_said_plainly(command: str, option: str, value: str, said: str) -> None:
+    result = subprocess.run([*COMMAND, command, "storyteller", option, value], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert re.fullmatch(rf"llama2cpp: error: Invalid value for .*{option}.*: {said}.*\n", result.stderr), result.stderr

@@ -23,7 +23,7 @@ from .. import __version__
 from ..common.arguments import close_names
 from .bench_command import BENCH_EXAMPLES, bench
 from .chat_command import CHAT_EXAMPLES, chat
-from .display import one_line, say, tell
+from .display import one_line, say, tell, without_function
 from .early_interrupt import end_early
 from .export_command import COMPARE_EXAMPLES, EXPORT_EXAMPLES, compare, export
 from .generate_command import GENERATE_EXAMPLES, generate
@@ -63,8 +63,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# What the package's messages begin with, which the user of a command has not called.
-_FUNCTION = re.compile(r"^(?:generate|complete|stream|load|Conversation(?:\.\w+)?): ")
 _COMMANDS: tuple[tuple[Any, str], ...] = (
     (run, RUN_EXAMPLES),
     (generate, GENERATE_EXAMPLES),
@@ -184,7 +182,7 @@ def in_command_words(message: str, command: str | None = None) -> str:
     >>> in_command_words("load: threads is 0, expected 1 or more", "generate")
     '--threads is 0, expected 1 or more'
     """
-    message = _FUNCTION.sub("", message)
+    message = without_function(message)
     message = re.sub(r"\b\w+=[\w\"']* \((--?[\w-]+)\)", r"\1", message)
     options = _options(command or next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
     first = re.match(r"(?:[\w.]+: )?(\w+) (?=is |must )", message)

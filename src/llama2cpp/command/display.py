@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,31 @@ _SPELLED = [
 _ALL = {code: chr(code).encode("ascii", "backslashreplace").decode() for code in _SPELLED}
 _ALL |= {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)}
 _TEXT = {code: spelled for code, spelled in _ALL.items() if chr(code) not in "\n\t"}
+
+
+# What the package's messages begin with, which the user of a command has not called.
+_FUNCTION = re.compile(r"^(?:generate|complete|stream|load|chat|chat_stream|Conversation(?:\.\w+)?): ")
+
+
+def without_function(message: str) -> str:
+    """Take the function away that a message of the package begins with.
+
+    Parameters
+    ----------
+    message : str
+        Of an exception.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from llama2cpp.command.display import without_function
+    >>> without_function("Conversation.say: text has the lone surrogate U+D800 at character 0")
+    'text has the lone surrogate U+D800 at character 0'
+    """
+    return _FUNCTION.sub("", message)
 
 
 def visible(text: str) -> str:

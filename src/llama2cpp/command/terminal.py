@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..common.arguments import close_names
 from ..dialogue.conversation import Conversation, Turn
-from .display import TextOutput, one_line, say, tell, visible
+from .display import TextOutput, one_line, say, tell, visible, without_function
 from .line_history import LineHistory, history_path
 from .word_wrap import WordWrap
 
@@ -217,7 +217,7 @@ class _InTerminal(_Talk):
             except BrokenPipeError:
                 raise
             except (ValueError, OSError, RuntimeError) as error:
-                self.note(f"error: {error}")
+                self.note(f"error: {without_function(str(error))}")
 
     def note(self, text: str) -> None:
         begin, end = self._dim  # our own, so behind the filter
