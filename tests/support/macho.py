@@ -70,7 +70,7 @@ def read(path: Path) -> Library:
             if not kind & 0x10:
                 found.exports.append(symbol)
         else:
-            ordinal = description >> 8
+            ordinal = description >> 8  # zig's linker writes 0 where any library will do
             flat = ordinal == _FLAT or not 0 < ordinal <= len(found.libraries)
             found.imports[symbol] = None if flat else found.libraries[ordinal - 1]
     return found
