@@ -98,6 +98,10 @@ if(LLAMA2CPP_SOFT_METAL)
     message(FATAL_ERROR " LLAMA2CPP_SOFT_METAL cannot be built with the thread sanitizer: the device itself defines what "
       "that one's library does")
   endif()
+  if(LLAMA2CPP_SANITIZE MATCHES "address")
+    message(FATAL_ERROR " LLAMA2CPP_SOFT_METAL cannot be built with the address sanitizer: it takes the stacks of GPU "
+      "threads for memory that is not to be used")
+  endif()
   find_program(LLAMA2CPP_KERNEL_COMPILER clang++-19 DOC "Compiles Metal kernels for the software device")
   if(NOT LLAMA2CPP_KERNEL_COMPILER)
     message(FATAL_ERROR " LLAMA2CPP_SOFT_METAL compiles the Metal kernels with clang++-19, and it was not found. Install "
