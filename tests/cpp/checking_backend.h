@@ -44,6 +44,7 @@ class CheckingBackend final : public llama2cpp::Backend {
     reserved += bytes;
     return alloc(bytes);
   }
+  bool reserves() const override { return true; }
   std::size_t memory_left() const override { return left; }
   bool packs() const override { return can_pack; }
   bool multiplies_integers() const override { return can_multiply_integers; }
