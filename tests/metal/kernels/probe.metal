@@ -66,6 +66,7 @@ static_assert(is_same_v<decltype(half(1.0f) * 2), half>, "half and int is half")
 static_assert(is_same_v<decltype(half(1.0f) + 2.0f), float>, "half and float is float");
 static_assert(is_same_v<decltype(uchar(1) + uchar(1)), int>, "as in C");
 static_assert(is_same_v<char4, vec<char, 4>>, "char is Metal's signed byte");
+static_assert(uint(mem_flags::mem_device | mem_flags::mem_threadgroup) == 3u, "both");
 static_assert(float(numeric_limits<half>::max()) == 65504.0f, "not 0");
 static_assert(numeric_limits<float>::max() == FLT_MAX, "as in C");
 static_assert(sizeof(float3) == 16 && alignof(float3) == 16, "as float4");
