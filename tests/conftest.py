@@ -13,6 +13,7 @@ from typing import Any
 
 import checkpoints
 import hypothesis
+import on_metal
 import op_bench
 import pytest
 import tiny
@@ -46,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "cpu_bits(reason): compares bits that are the CPU's alone, or asks what it alone does"
     )
     backend = config.getoption("backend") or ("cpu" if sys.platform == "darwin" else None)
+    on_metal.ON_METAL = backend == "metal"
     if backend is None:
         return
     for opener in (llama2cpp.load, llama2cpp.from_arrays):

@@ -260,6 +260,7 @@ def test_results_of_heads(any_stories: llama2cpp.Model) -> None:
     np.testing.assert_allclose(edited["attn_out", 1][0, 2], others.sum(0), atol=1e-5)
 
 
+@pytest.mark.cpu_bits("int8 activations")
 def test_results_on_a_quantized_model(smollm2_path: Path) -> None:
     """In the arithmetic of the product itself, rounding to int8 included, so the sum is as close as floats can be."""
     for activations in ("int8", "f32"):

@@ -112,11 +112,11 @@ KERNELS = [
     ),
     Mutation(
         "a tile's last columns keep what was there",
-        "q4_0",
+        "f32",
         "if (first_piece + piece < pieces) {",
         "if (true) {",
         PRODUCTS,
-        "q4_0",
+        "f32",
     ),
     # formats
     Mutation("nibbles swapped", "q4_0", "codes[i] = two & 15;", "codes[i] = two >> 4 & 15;", PRODUCTS, "q4_0"),
