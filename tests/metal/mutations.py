@@ -324,7 +324,6 @@ HOST = [
         "oldest->status() != MTL::CommandBufferStatusError || true",
         DEVICE,
     ),
-    Mutation("the queue of a failed command stays", "pass.cpp", "  device_.renew_queue();\n", "", DEVICE),
     Mutation(
         "a binding left out",
         "pass.cpp",

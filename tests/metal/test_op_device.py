@@ -201,6 +201,22 @@ def test_a_long_pass_is_committed_in_portions(bench: Bench, soft: Any, tmp_path:
     assert soft.counters()["commits"] == 4
 
 
+def test_what_was_committed_is_done_when_a_pass_is_given_up(bench: Bench, soft: Any, tmp_path: Path) -> None:
+    """Its memory is the host's again: the device tells of a write to memory that a command still uses."""
+    soft.set_options("max_buffer=8g")
+    backend = bench.ops.Backend("metal")
+    raw, weight = sparse_weight(bench, tmp_path)
+    x, out = backend.array([1, raw.cols]), backend.array([1, raw.rows])
+    backend.begin()
+    backend.matmul([weight], x, [out])
+    assert soft.counters()["commits"] > 0
+    backend.end(False)
+    assert soft.counters()["waits"] == soft.counters()["commits"]
+    x[...], out[...] = 2, 3
+    backend.add(out, out, out)
+    assert np.array_equal(out, np.full((1, raw.rows), 6))
+
+
 def test_a_forked_child_is_refused_with_advice(bench: Bench, soft: Any) -> None:
     backend = bench.ops.Backend("metal")
     x = backend.array([1, 4])
