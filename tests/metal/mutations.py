@@ -405,9 +405,9 @@ HOST = [
     ),
     Mutation(
         "badly aligned weights where they lie",
-        "memory_map.cpp",
-        "if (begin % alignment == 0) {",
-        "if (true) {",
+        "products.cpp",
+        "row_bytes(*weight.format, weight.cols), bound.facts->bytes)",
+        "row_bytes(*weight.format, weight.cols), 1)",
         PRODUCTS,
         "f16",
     ),
