@@ -351,6 +351,12 @@ TEST_CASE("a GPU that lacks what kernels need is refused with the reason") {
   for (const char* os : {"os=13", "os=14", "os=26"}) CHECK(reason(os).empty());
 }
 
+// As in a command-line program that is not linked with the system's graphics.
+TEST_CASE("a GPU that is not the system's default for this program is found in the list of all") {
+  const Options chosen("default=off");
+  CHECK(message_of([] { llama2cpp::make_metal_backend(); }).empty());
+}
+
 TEST_CASE("the context of a session that says none is what half of the memory has room for, and a full one says so") {
   llama2cpp::Config config = tiny::config();
   config.seq_len = 100'000;

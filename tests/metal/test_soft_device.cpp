@@ -937,7 +937,7 @@ TEST_CASE("soft device: knobs are read, and what is not one is refused by name")
   const With with;
   const soft::Options options = soft::parse_options(
       "threads=reverse,simdgroups=shuffled,groups=shuffled,seed=3,contract=on,ftz=off,check=off,hide=off,exit=on,"
-      "unified=off,"
+      "unified=off,default=off,"
       "family=apple9,os=13,max_buffer=1g,memory=2m,page=16k,width=64,max_threads=512,fail=timeout@5");
   CHECK(options.orders.threads == soft::Order::reverse);
   CHECK(options.orders.simdgroups == soft::Order::shuffled);
@@ -949,6 +949,7 @@ TEST_CASE("soft device: knobs are read, and what is not one is refused by name")
   CHECK_FALSE(options.hide);
   CHECK(options.exit);
   CHECK_FALSE(options.unified);
+  CHECK_FALSE(options.named);
   CHECK(options.family == 9);
   CHECK(options.os == 13);
   CHECK(options.max_buffer == std::size_t{1} << 30);

@@ -82,9 +82,9 @@ class Backend {
    private:
     Backend& backend_;
   };
-  // Within a lease: finishes the ops so far and lets go of it while foreign code runs (a hook, a signal handler), which
+  // Within a lease: finishes the ops so far and lets go of it while other code runs (a hook, a signal handler), which
   // may want the backend for itself. At its end it waits for the lease again, with the lease's own poll. If that throws, or
-  // the foreign code has, the lease stays let go: nobody needs it on the way out.
+  // that code has, the lease stays let go: nobody needs it on the way out.
   class Pause {
    public:
     explicit Pause(Backend& backend)

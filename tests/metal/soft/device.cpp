@@ -65,7 +65,7 @@ using soft::Maker;
 
 // ---- device
 
-Device* CreateSystemDefaultDevice() {
+Device* make_device() {
   static const unsigned first_forks = soft::fork_count();
   const soft::Options options = soft::options();
   if (soft::fork_count() != first_forks) {
@@ -80,8 +80,10 @@ Device* CreateSystemDefaultDevice() {
   return device;
 }
 
+Device* CreateSystemDefaultDevice() { return soft::options().named ? make_device() : nullptr; }
+
 NS::Array* CopyAllDevices() {
-  Device* device = CreateSystemDefaultDevice();
+  Device* device = make_device();
   NS::Array* array = NS::make_array({device});
   device->release();
   return array;

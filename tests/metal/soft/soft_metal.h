@@ -62,6 +62,7 @@ struct Options {
   bool check = true;      // see each load and store
   bool hide = true;       // results are NaN between commit and wait
   bool unified = true;    // hasUnifiedMemory
+  bool named = true;      // whether there is a system default device; the list of all has it anyway
   unsigned family = 7;    // the highest Apple family; 5 is the paravirtual GPU of hosted runners
   unsigned os = 15;       // macOS
   std::size_t max_buffer = std::size_t{1} << 33;

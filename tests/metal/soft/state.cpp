@@ -94,6 +94,8 @@ void set_one(Options& options, std::string_view key, std::string_view value) {
     options.exit = truth(key, value);
   } else if (key == "unified") {
     options.unified = truth(key, value);
+  } else if (key == "default") {
+    options.named = truth(key, value);
   } else if (key == "family") {
     std::string_view digits = value;
     if (digits.starts_with("apple")) digits.remove_prefix(5);
@@ -117,8 +119,8 @@ void set_one(Options& options, std::string_view key, std::string_view value) {
   } else {
     throw unknown(
         key, value,
-        "one of threads, simdgroups, groups, seed, contract, ftz, check, hide, exit, unified, family, os, max_buffer, "
-        "memory, page, width, max_threads, fail");
+        "one of threads, simdgroups, groups, seed, contract, ftz, check, hide, exit, unified, default, family, os, "
+        "max_buffer, memory, page, width, max_threads, fail");
   }
 }
 

@@ -40,6 +40,15 @@ void be_exact(MTL::CompileOptions& options) {
   }
 }
 
+// The system names a default device only to programs that are linked with its graphics, as Python need not be. The list of all
+// devices has it anyway.
+MTL::Device* find_device() {
+  if (MTL::Device* const device = MTL::CreateSystemDefaultDevice()) return device;
+  const Held<NS::Array> all(MTL::CopyAllDevices());
+  if (!all || all->count() == 0) return nullptr;
+  return all->object<MTL::Device>(0)->retain();
+}
+
 }  // namespace
 
 Pool::Pool() : pool_(NS::AutoreleasePool::alloc()->init()) {}
@@ -58,7 +67,7 @@ struct Device::Kernels {
 
 Device::Device() : forks_(fork_generation()), kernels_(std::make_unique<Kernels>()) {
   const Pool pool;
-  device_.reset(MTL::CreateSystemDefaultDevice());
+  device_.reset(find_device());
   if (!device_) throw Unavailable("this machine has no GPU that Metal can use");
   limits_.device = text_of(device_->name());
   for (int family = kLeastFamily; family <= kMostFamily; ++family) {

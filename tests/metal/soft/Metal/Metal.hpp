@@ -398,7 +398,7 @@ class Device : public NS::Referencing<Device> {
   soft::Machine* machine() const { return machine_.get(); }  // the software device's own
 
  private:
-  friend Device* CreateSystemDefaultDevice();
+  friend Device* make_device();  // device.cpp
   void dispose() noexcept override;
   Buffer* make_buffer(NS::UInteger length, ResourceOptions options);
   NS::String* name_ = nullptr;
