@@ -1,9 +1,12 @@
 // MLX's product of a 4-bit matrix and a vector, as published, through the shim's header.
 #include "mlx_utils.h"
 
-#include "mlx/backend/metal/kernels/quantized.h"
-#include "mlx/backend/metal/kernels/quantized_utils.h"
+// In the order in which they need each other.
 #include "mlx/backend/metal/kernels/steel/gemm/gemm.h"
+
+#include "mlx/backend/metal/kernels/quantized_utils.h"
+
+#include "mlx/backend/metal/kernels/quantized.h"
 
 #undef kernel
 #undef constant
