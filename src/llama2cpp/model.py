@@ -987,7 +987,7 @@ class Model(StackedWeights):
         return (
             f"<llama2cpp.Model: {self.path or 'arrays'} ({self.file_format}), {config.n_layers} layers, "
             f"dim {config.dim}, vocabulary {config.vocab_size}, context {self.context}, "
-            f"{self.isa} x {self.threads} threads>"
+            f"{hardware(self)}>"
         )
 
     def _repr_html_(self) -> str:
@@ -1004,6 +1004,27 @@ class Model(StackedWeights):
             "activations": self.activation_dtype,
         }
         return facts_html("llama2cpp.Model", facts) + details_html("configuration", config_html(self.config))
+
+
+def hardware(model: Model) -> str:
+    """Say what a model runs on, in a few words.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp.model import hardware
+    >>> hardware(llama2cpp.load("storyteller", threads=1)).endswith(" x 1 threads")
+    True
+    """
+    return f"{model.isa} x {model.threads} threads" if model.backend == "cpu" else f"{model.backend} ({model.isa})"
 
 
 @checked

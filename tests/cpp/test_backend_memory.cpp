@@ -159,8 +159,10 @@ TEST_CASE("a backend that packs nothing is not asked to") {
   const auto model = [&](const char* pack) {
     return std::make_shared<const Model>(with_biases(tiny::config()), ModelOptions{.pack = pack}, checking);
   };
-  CHECK_THROWS_WITH_AS(model("always"), "pack is 'always', but the checking backend reads weights where they lie",
-                       std::invalid_argument);
+  CHECK_THROWS_WITH_AS(
+      model("always"),
+      "pack is 'always', but the checking backend reads weights where they lie; use 'auto', or backend='cpu'",
+      std::invalid_argument);
   const auto plain = std::make_shared<const Model>(with_biases(tiny::config()), ModelOptions{.threads = 1});
   for (const char* pack : {"auto", "never"}) {
     CHECK_FALSE(model(pack)->packed());
@@ -176,8 +178,10 @@ TEST_CASE("a backend that multiplies floats only gets float activations") {
     return std::make_shared<const Model>(with_biases(config, 2), ModelOptions{.activation_dtype = activations},
                                          checking);
   };
-  CHECK_THROWS_WITH_AS(model("int8"), "activation_dtype is 'int8', but the checking backend multiplies floats only",
-                       std::invalid_argument);
+  CHECK_THROWS_WITH_AS(
+      model("int8"),
+      "activation_dtype is 'int8', but the checking backend multiplies floats only; use 'f32', or backend='cpu'",
+      std::invalid_argument);
   CHECK_FALSE(model("auto")->int8_activations());
   const auto floats =
       std::make_shared<const Model>(with_biases(config, 2), ModelOptions{.threads = 1, .activation_dtype = "f32"});

@@ -226,6 +226,32 @@ def test_a_forked_child_is_told_to_be_spawned(pair: Pair) -> None:
     assert pair.near(metal.session().prefill(IDS), pair[0].session().prefill(IDS))
 
 
+def test_a_fork_of_a_process_with_metal_gets_the_cpu(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device of its own would end it on macOS."""
+    path = pair[1].path
+    monkeypatch.setenv("LLAMA2CPP_AUTO_METAL", "1")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            told = [str(llama2cpp.build_info().get("no_metal")), llama2cpp.load(path).backend]
+            try:
+                llama2cpp.load(path, backend="metal")
+            except ValueError as error:
+                told.append(str(error))
+            os.write(write, "\n".join(told).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        reason, backend, refusal = answer.read().split("\n")
+    os.waitpid(child, 0)
+    assert "a fork of one that has used Metal" in reason
+    assert backend == "cpu"
+    assert refusal == f"backend is 'metal', but {reason}; use 'cpu'"
+    assert llama2cpp.load(path).backend == "metal"
+
+
 def open_and_step(path: str) -> int:
     """In a process of its own."""
     return int(np.argmax(llama2cpp.load(path, backend="metal").session().prefill(IDS)))

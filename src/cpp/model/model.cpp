@@ -33,7 +33,7 @@ bool should_pack(const std::string& pack, const Config& c, Weights& weights, con
   LLAMA2CPP_CHECK(pack == "auto" || pack == "always" || pack == "never", "pack is '", pack,
                   "', expected one of: auto, always, never");
   LLAMA2CPP_CHECK(pack != "always" || backend.packs(), "pack is 'always', but the ", backend.name(),
-                  " backend reads weights where they lie");
+                  " backend reads weights where they lie; use 'auto', or backend='cpu'");
   if (pack != "auto" || !backend.packs()) return pack == "always";
   double bytes = 2.0 * static_cast<double>(c.n_layers * c.kv_dim()) * static_cast<double>(context * size_of(kv));
   for (const Weight* weight : weights.matrices()) {
@@ -101,7 +101,7 @@ std::function<Buffer(std::size_t)> allocator(Backend& backend) {
 // "int8" is what every quantized weight takes, and at least one weight. Floats beside them stay floats.
 void check_int8(const std::vector<Weight*>& matrices, const Backend& backend) {
   LLAMA2CPP_CHECK(backend.multiplies_integers(), "activation_dtype is 'int8', but the ", backend.name(),
-                  " backend multiplies floats only");
+                  " backend multiplies floats only; use 'f32', or backend='cpu'");
   const auto takes = [](const Weight* weight) { return weight->int8_input; };
   const bool none = std::none_of(matrices.begin(), matrices.end(), takes);
   for (const Weight* weight : matrices) {

@@ -9,7 +9,7 @@ import typer
 from ..common.arguments import warn_of_old_name
 from ..model import load
 from .display import say_json
-from .options import STORYTELLER, ActivationDtype, AsJson, KvDtype, ModelOrStoryteller, examples
+from .options import STORYTELLER, ActivationDtype, AsJson, Backend, KvDtype, ModelOrStoryteller, examples
 
 BENCH_EXAMPLES = examples(
     "llama2cpp bench",
@@ -33,7 +33,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Times that everything is measured.", min=1)] = 5,
     activation_dtype: ActivationDtype = "auto",
     kv_dtype: KvDtype = "auto",
-    backend: Annotated[str, typer.Option(help="Where to compute: auto, cpu or metal.")] = "auto",
+    backend: Backend = "auto",
     bandwidth: Annotated[
         float | None,
         typer.Option(

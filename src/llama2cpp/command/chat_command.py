@@ -9,7 +9,7 @@ import typer
 
 from .. import _core
 from ..dialogue.conversation import Conversation
-from ..model import load
+from ..model import hardware, load
 from .options import Model, Opening, SampledAnswers, TokenizerFile, examples, grouped, is_file
 
 CHAT_EXAMPLES = examples(
@@ -44,5 +44,5 @@ def chat(
         template = _core.read_file(template).decode()
     with load(model, tokenizer=tokenizer, **opening.arguments()) as loaded:
         conversation = Conversation(loaded, system, template=template, **sampled.arguments())
-        greeting = f"{model}, context {loaded.context}, {loaded.isa} x {loaded.threads} threads"
+        greeting = f"{model}, context {loaded.context}, {hardware(loaded)}"
         talk(conversation, greeting, sampled.seed)

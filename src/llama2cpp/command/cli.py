@@ -181,10 +181,17 @@ def in_command_words(message: str, command: str | None = None) -> str:
     'm.gguf exists; pass --force to replace it'
     >>> in_command_words("load: threads is 0, expected 1 or more", "generate")
     '--threads is 0, expected 1 or more'
+    >>> in_command_words("there is no Metal kernel for it; use backend='cpu'", "generate")
+    'there is no Metal kernel for it; use --backend cpu'
     """
     message = without_function(message)
     message = re.sub(r"\b\w+=[\w\"']* \((--?[\w-]+)\)", r"\1", message)
     options = _options(command or next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
+    message = re.sub(
+        r"\b(\w+)='(\w+)'",
+        lambda found: f"{options[found[1]]} {found[2]}" if found[1] in options else found[0],
+        message,
+    )
     first = re.match(r"(?:[\w.]+: )?(\w+) (?=is |must )", message)
     if first is not None and first[1] in options:
         return f"{options[first[1]]} {message[first.end() :]}"

@@ -56,6 +56,7 @@ Threads = Annotated[
 ActivationDtype = Annotated[
     str, typer.Option("--activation-dtype", help="Activations that meet quantized weights: auto, f32 or int8.")
 ]
+Backend = Annotated[str, typer.Option("--backend", help="Where to compute: auto, cpu or metal.")]
 KvDtype = Annotated[str, typer.Option("--kv-dtype", help="Keys and values: auto, f32 or f16.")]
 Picture = Annotated[
     Path | None, typer.Option("--picture", help="Draw what differs, as .png, .svg or .pdf.", show_default=False)
@@ -70,6 +71,7 @@ class Opening:
     context: Annotated[
         int | None, typer.Option("--context", help="Context in tokens.", show_default="the model's", min=1)
     ] = None
+    backend: Backend = "auto"
     threads: Threads = None
     activation_dtype: ActivationDtype = "auto"
     kv_dtype: KvDtype = "auto"
@@ -134,7 +136,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     ...     print(opening.threads)
     >>> command = options.grouped(show)
     >>> list(inspect.signature(command).parameters)
-    ['context', 'threads', 'activation_dtype', 'kv_dtype']
+    ['context', 'backend', 'threads', 'activation_dtype', 'kv_dtype']
     >>> command(threads=3)
     3
     """

@@ -48,7 +48,7 @@ def run(
     """
     if mode not in ("generate", "chat"):
         raise typer.BadParameter(f"expected generate or chat, got {mode!r}", param_hint="'-m'")
-    model = load(checkpoint, tokenizer=tokenizer)
+    model = load(checkpoint, tokenizer=tokenizer, backend="cpu")  # the same text is promised there only
     sampler = Sampler(
         temperature=max(temperature, 0.0),
         top_p=top_p if 0 <= top_p <= 1 else 0.9,

@@ -7,6 +7,7 @@
 
 #include <Foundation/Foundation.hpp>
 #include <Metal/Metal.hpp>
+#include <atomic>
 #include <utility>
 
 #include "backend/metal/metal_source.h"
@@ -19,6 +20,18 @@ namespace {
 constexpr int kLeastFamily = 7;     // M1: reductions over simdgroups, and their matrices
 constexpr int kMostFamily = 15;     // that is asked for
 constexpr NS::UInteger kSimd = 32;  // threads of a simdgroup: kernels count on it
+
+// The fork_generation() that first had a device; -1: none yet. What Metal was then is dead in a child, and asking it for
+// anything, a device of the child's own too, ends the process.
+std::atomic<int> first_user{-1};
+
+void check_first_user(int forks) {
+  int first = -1;
+  if (first_user.compare_exchange_strong(first, forks) || first == forks) return;
+  throw Unavailable(
+      "this process is a fork of one that has used Metal, which does not work in a fork: start processes with "
+      "multiprocessing's 'spawn'");
+}
 
 std::string text_of(const NS::String* text) { return text == nullptr ? std::string() : text->utf8String(); }
 
@@ -66,6 +79,7 @@ struct Device::Kernels {
 };
 
 Device::Device() : forks_(fork_generation()), kernels_(std::make_unique<Kernels>()) {
+  check_first_user(forks_);
   const Pool pool;
   device_.reset(find_device());
   if (!device_) throw Unavailable("this machine has no GPU that Metal can use");
@@ -117,8 +131,7 @@ void Device::check_process() const {
   if (!forked()) return;
   throw std::runtime_error(
       "this process is a fork of the one that opened the model, and Metal does not work in a fork: start processes "
-      "with "
-      "multiprocessing's 'spawn', or open the model in each of them");
+      "with multiprocessing's 'spawn'");
 }
 
 std::size_t Device::allocated() const { return device_->currentAllocatedSize(); }

@@ -12,10 +12,10 @@ using namespace metal;
 
 constant uint kHeadDim [[function_constant(0)]];
 
-constant uint kSplit = 1024;   // keys of a group of decode
-constant uint kKeys = 4;       // that a simdgroup adds up apart, so that sums are short
-constant uint kColumns = 128;  // of z that are made together
-constant uint kLanes = 32;
+constant constexpr uint kSplit = 1024;   // keys of a group of decode
+constant constexpr uint kKeys = 4;       // that a simdgroup adds up apart, so that sums are short
+constant constexpr uint kColumns = 128;  // of z that are made together
+constant constexpr uint kLanes = 32;
 
 // Which of a group's threads this one is.
 struct Thread {
@@ -111,7 +111,7 @@ static inline void weighted_sum(Pattern pattern, device const T* values, uint n,
 
 // ---- store_kv: z of the grid is 0 for keys, 1 for values; x: pieces of kPiece columns, y: rows.
 
-constant uint kPiece = 512;
+constant constexpr uint kPiece = 512;
 
 template <class T>
 static inline void store(device const float* in, uint stride, device T* cache, constant SpanArgs& args, uint3 group, uint index,
@@ -238,7 +238,7 @@ kernel void combine(device const float* parts [[buffer(0)]], device float* z [[b
 
 // ---- The stages. scores and pattern: [heads, rows, keys].
 
-constant uint kBlock = 64;  // keys of a group
+constant constexpr uint kBlock = 64;  // keys of a group
 
 // Grid: x: blocks of keys, y: heads, z: rows.
 template <class T>

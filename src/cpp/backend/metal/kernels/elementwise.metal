@@ -7,7 +7,7 @@
 
 using namespace metal;
 
-constant uint kPiece = 1024;
+constant constexpr uint kPiece = 1024;
 
 // The columns of this thread: from `column` on, in steps of the group's threads.
 #define EACH_COLUMN(column)                                                                                    \

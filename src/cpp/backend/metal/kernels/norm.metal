@@ -28,7 +28,7 @@ kernel void rms_scale(device const float* x [[buffer(0)]], device float* scale [
   }
 }
 
-constant uint kPiece = 1024;
+constant constexpr uint kPiece = 1024;
 
 // (value * (1 / scale)) * gain, where there are such
 static inline float normalized(float value, float scale, float gain) {

@@ -7,7 +7,7 @@ using namespace metal;
 constant uint kHalf [[function_constant(0)]];       // head_dim / 2: pairs of a head
 constant uint kHalfSplit [[function_constant(1)]];  // pairs are (j, j + head_dim / 2) of a head, not (2j, 2j + 1)
 
-constant uint kPiece = 256;
+constant constexpr uint kPiece = 256;
 
 // Grid: x: pieces of kPiece pairs, y: rows.
 kernel void rope(device float* x [[buffer(0)]], device const float* cos [[buffer(1)]],
