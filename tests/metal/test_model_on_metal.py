@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,6 +186,24 @@ def test_weights_without_kernels_are_refused_by_name(tmp_path: Path) -> None:
     llm_int8 = panel_sources.llm_int8(tmp_path)
     with pytest.raises(llama2cpp.FormatError, match=r"tensor '.*llm_int8; use backend='cpu'"):
         llama2cpp.load(llm_int8, backend="metal")
+
+
+def test_kernels_that_do_not_compile_are_found_when_a_model_is_opened(tmp_path: Path) -> None:
+    """With "auto" the model is the CPU's; and one that does not need them stays on Metal."""
+    files = files_of_each_kind(tmp_path)
+    code = (
+        "import sys, llama2cpp\n"
+        "print(*[llama2cpp.load(path).backend for path in sys.argv[1:]])\n"
+        "llama2cpp.load(sys.argv[1], backend='metal')"
+    )
+    knobs = {"LLAMA2CPP_AUTO_METAL": "1", "LLAMA2CPP_SOFT_METAL": "refuse=q8_0"}
+    command = [sys.executable, "-c", code, str(files["q8_0"]), str(files["f32"])]
+    told = subprocess.run(command, env=os.environ | knobs, capture_output=True, text=True, timeout=120)
+    assert told.stdout == "cpu metal\n"
+    assert re.search(
+        r"FormatError: tensor '.*': compiling the kernels of 'q8_0': .*error: refused; use backend='cpu'\n$",
+        told.stderr,
+    )
 
 
 def test_a_session_of_rounded_activations_is_the_cpus(tmp_path: Path) -> None:

@@ -253,6 +253,10 @@ Library* Device::newLibrary(const NS::String* source, const CompileOptions* opti
     }
     ++all.counters.libraries;
   }
+  if (found != nullptr && soft::options().refuse == found->name) {
+    soft::put_error(error, "MTLLibraryErrorDomain", LibraryErrorCompileFailure, "program_source:1:1: error: refused");
+    return nullptr;
+  }
   if (found == nullptr) {
     soft::put_error(error, "MTLLibraryErrorDomain", LibraryErrorCompileFailure,
                     "the software device was not compiled with this text");

@@ -70,7 +70,8 @@ struct Options {
   std::size_t page = 4096;      // of no-copy memory; Apple's is 16k, and mmap of Linux gives no more than this
   unsigned width = 32;          // threadExecutionWidth that pipelines report
   unsigned max_threads = 1024;  // maxTotalThreadsPerThreadgroup that pipelines report
-  bool exit = false;  // end the process with status 70 where it leaves objects or late faults behind, and say which
+  bool exit = false;   // end the process with status 70 where it leaves objects or late faults behind, and say which
+  std::string refuse;  // the library that newLibrary does not compile
   Failure fail = Failure::none;
   std::uint64_t fail_at = 1;  // the how-manieth commit after the options were set fails
 };

@@ -114,13 +114,15 @@ void set_one(Options& options, std::string_view key, std::string_view value) {
     options.width = small(key, value);
   } else if (key == "max_threads") {
     options.max_threads = small(key, value);
+  } else if (key == "refuse") {
+    options.refuse = value;
   } else if (key == "fail") {
     set_failure(options, key, value);
   } else {
     throw unknown(
         key, value,
         "one of threads, simdgroups, groups, seed, contract, ftz, check, hide, exit, unified, default, family, os, "
-        "max_buffer, memory, page, width, max_threads, fail");
+        "max_buffer, memory, page, width, max_threads, refuse, fail");
   }
 }
 

@@ -156,6 +156,16 @@ MTL::Library& Device::library(std::string_view name) {
   return *libraries_.emplace(name, std::move(made)).first->second;
 }
 
+std::string Device::problem_of(std::string_view library_name) {
+  try {
+    const Pool pool;
+    library(library_name);
+    return {};
+  } catch (const std::runtime_error& e) {
+    return e.what();
+  }
+}
+
 const Kernel& Device::kernel(std::string_view library_name, std::string_view name,
                              std::span<const Constant> constants) {
   std::string key;

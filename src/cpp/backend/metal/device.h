@@ -94,6 +94,9 @@ class Device {
     return kernel(library, name, std::span(constants.begin(), constants.size()));
   }
 
+  // What is wrong with a library for this system's compiler; empty where nothing is, and then it is compiled.
+  std::string problem_of(std::string_view library);
+
   const Limits& limits() const { return limits_; }
   std::size_t allocated() const;  // bytes of all buffers of this process
 

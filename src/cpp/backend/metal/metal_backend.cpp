@@ -68,7 +68,12 @@ class MetalBackend final : public Backend {
   using Backend::pack;
   void pack(std::span<Weight* const>) override {}
   std::size_t packed_bytes(const Weight&) const override { return 0; }
-  std::string refuses(const Weight& weight) const override { return refused(weight); }
+
+  // Kernels that this system's compiler does not take are found here, when a backend is chosen: not in the first pass.
+  std::string refuses(const Weight& weight) const override {
+    std::string reason = refused(weight);
+    return reason.empty() ? tools_.device.problem_of(library_of(weight)) : reason;
+  }
 
   void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) override {
     op_checks::embed(table, tokens, out);
@@ -211,7 +216,7 @@ class MetalBackend final : public Backend {
                          by_pieces(out.rows(), out.columns(), kPiece, kernel), cost(out, 3));
   }
 
-  Tools tools_;
+  mutable Tools tools_;  // refuses() compiles
   std::string isa_;
   WaitLock lease_;
   std::optional<FunctionRef<void()>> poll_;  // of whoever has the lease, and so are the next

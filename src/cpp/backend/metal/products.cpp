@@ -210,6 +210,12 @@ std::string refused(const Weight& weight) {
   return cat("there is no Metal kernel for weights of format ", weight.format->name);
 }
 
+std::string_view library_of(const Weight& weight) {
+  const FormatFacts* const facts = find_facts(weight);
+  LLAMA2CPP_CHECK(facts != nullptr, refused(weight));
+  return facts->library();
+}
+
 void matmul(Tools& tools, std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
             const Norm& norm) {
   if (x.rows() == 0) return;

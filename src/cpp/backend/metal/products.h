@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "backend/backend.h"
 #include "backend/metal/tools.h"
@@ -13,6 +14,9 @@ namespace llama2cpp::metal {
 
 // Why a weight cannot be multiplied here: "there is no Metal kernel for weights of format f64". Empty where it can.
 std::string refused(const Weight& weight);
+
+// The kernels of a weight that is not refused: of kernels/formats.
+std::string_view library_of(const Weight& weight);
 
 // As Backend's, after op_checks. Throw FormatError for a weight that is refused.
 void matmul(Tools& tools, std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
