@@ -204,6 +204,13 @@ def test_kernels_that_do_not_compile_are_found_when_a_model_is_opened(tmp_path: 
         r"FormatError: tensor '.*': compiling the kernels of 'q8_0': .*error: refused; use backend='cpu'\n$",
         told.stderr,
     )
+    knobs["LLAMA2CPP_SOFT_METAL"] = "refuse=attention"  # which all models need
+    told = subprocess.run(command, env=os.environ | knobs, capture_output=True, text=True, timeout=120)
+    assert told.stdout == "cpu cpu\n"
+    assert re.search(
+        r"ValueError: backend is 'metal', but compiling the kernels of 'attention': .*error: refused; use 'cpu'\n$",
+        told.stderr,
+    )
 
 
 def test_a_session_of_rounded_activations_is_the_cpus(tmp_path: Path) -> None:

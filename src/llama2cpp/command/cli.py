@@ -183,13 +183,15 @@ def in_command_words(message: str, command: str | None = None) -> str:
     '--threads is 0, expected 1 or more'
     >>> in_command_words("there is no Metal kernel for it; use backend='cpu'", "generate")
     'there is no Metal kernel for it; use --backend cpu'
+    >>> in_command_words("it has no room: ask for one with context=", "generate")
+    'it has no room: ask for one with --context'
     """
     message = without_function(message)
     message = re.sub(r"\b\w+=[\w\"']* \((--?[\w-]+)\)", r"\1", message)
     options = _options(command or next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
     message = re.sub(
-        r"\b(\w+)='(\w+)'",
-        lambda found: f"{options[found[1]]} {found[2]}" if found[1] in options else found[0],
+        r"\b(\w+)=(?:'(\w+)'|(?=[\s;,.)]|$))",
+        lambda found: f"{options[found[1]]} {found[2] or ''}".rstrip() if found[1] in options else found[0],
         message,
     )
     first = re.match(r"(?:[\w.]+: )?(\w+) (?=is |must )", message)

@@ -152,7 +152,7 @@ MTL::Library& Device::library(std::string_view name) {
   be_exact(*options);
   NS::Error* error = nullptr;
   Held<MTL::Library> made(device_->newLibrary(string_of(source), options.get(), &error));
-  if (!made) throw std::runtime_error(error_text(cat("compiling the kernels of '", name, "'"), error));
+  if (!made) throw Unavailable(error_text(cat("compiling the kernels of '", name, "'"), error));
   return *libraries_.emplace(name, std::move(made)).first->second;
 }
 
@@ -161,7 +161,7 @@ std::string Device::problem_of(std::string_view library_name) {
     const Pool pool;
     library(library_name);
     return {};
-  } catch (const std::runtime_error& e) {
+  } catch (const Unavailable& e) {
     return e.what();
   }
 }
