@@ -215,12 +215,12 @@ metal() {
   # The package with this build's _core.
   mkdir -p "$package/llama2cpp"
   ln -sfn "$PWD"/src/llama2cpp/* "$folder"/_core.*.so "$package/llama2cpp/"
-  export PYTHONPATH=$package LLAMA2CPP_OPS=$folder LLAMA2CPP_OPS_TABLE=$build/ops.json CI=${CI:-1}
+  export PYTHONPATH=$package LLAMA2CPP_OPS=$folder CI=${CI:-1}
   export LLAMA2CPP_OP_EXAMPLES=${short:+3}
   export LLAMA2CPP_OP_EXAMPLES=${LLAMA2CPP_OP_EXAMPLES:-40}
   ctest --test-dir "$folder" -R metal --output-on-failure --no-tests=error
   "$folder/tests/cpp/llama2cpp_tests" --test-case='*etal*'
-  "$python" -m pytest -q tests/metal --ignore=tests/metal/test_macho.py
+  LLAMA2CPP_OPS_TABLE=$build/ops.json "$python" -m pytest -q tests/metal --ignore=tests/metal/test_macho.py
   if [ -n "$short" ]; then
     LLAMA2CPP_SOFT_METAL=check=off "$python" -m pytest -q --backend metal tests/engine/test_kv.py tests/engine/test_forward.py \
       tests/inside/test_hooks.py

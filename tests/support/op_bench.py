@@ -229,8 +229,14 @@ def main() -> None:
     rows = json.loads(path.read_text(encoding="utf-8"))
     metal = [row for row in rows if row[0].startswith("metal ")]
     assert metal, "no op ran on Metal"
+    wrong = [row for row in metal if not row[2] <= row[3]]
+    assert not wrong, f"beyond their bounds: {wrong}"
     if "--line" in sys.argv:
         formats = {row[1] for row in metal if row[0].startswith("metal matmul")}
+        kernels = list(Path(__file__).parents[2].glob("src/cpp/backend/metal/kernels/formats/*.metal"))
+        assert len(formats) >= len(kernels) > 0, (
+            f"products ran in {sorted(formats)}, and there are {len(kernels)} kernels"
+        )
         print(f"{sum(row[4] for row in metal)} op cases, {len(formats)} formats")
         return
     for op, kind, error, bound, cases, unit in sorted(metal):
