@@ -60,6 +60,7 @@ def check_matmul(
         # What is flushed: each product, each x, each decoded number.
         lost = cols + np.abs(raw.values).sum(1)[None, :] + np.abs(exact_x).sum(1)[:, None]
         name = f"{op} {'norm ' if norm != 'none' else ''}T {'1-8' if count <= 8 else '9-70'}"
+        name += " wide" if scene.numbers == "wide" else ""
         within(
             f"{bench.kind} {name}",
             raw.format,
