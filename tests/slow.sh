@@ -220,7 +220,8 @@ metal() {
   export LLAMA2CPP_OP_EXAMPLES=${LLAMA2CPP_OP_EXAMPLES:-40}
   ctest --test-dir "$folder" -R metal --output-on-failure --no-tests=error
   "$folder/tests/cpp/llama2cpp_tests" --test-case='*etal*'
-  LLAMA2CPP_OPS_TABLE=$build/ops.json "$python" -m pytest -q tests/metal --ignore=tests/metal/test_macho.py
+  LLAMA2CPP_OPS_TABLE=$build/ops.json "$python" -m pytest -q tests/metal --ignore=tests/metal/test_macho.py \
+    ${short:+--ignore=tests/metal/test_kernel_text.py --ignore=tests/metal/test_third_party.py} # need no device
   if [ -n "$short" ]; then
     LLAMA2CPP_SOFT_METAL=check=off "$python" -m pytest -q --backend metal tests/engine/test_kv.py tests/engine/test_forward.py \
       tests/inside/test_hooks.py
