@@ -9,14 +9,6 @@
 namespace llama2cpp::metal {
 namespace {
 
-// As attention.metal has them.
-constexpr std::int64_t kSplit = 1024;
-constexpr std::int64_t kKeys = 4;
-constexpr std::int64_t kColumns = 128;
-constexpr std::int64_t kBlock = 64;
-constexpr std::int64_t kPiece = 512;
-constexpr std::int64_t kMostSimdgroups = 8;
-
 constexpr const char* kOp = "attention";
 
 // How a span lies, as its kernels are told. q, k, v and z are the span's rows.
@@ -77,7 +69,7 @@ class SpanJob {
 
   void scores(const Tensor& to) {
     args_.scores_stride = size32(to.row_stride, kOp);
-    const Grid grid{.groups = {size32((to.columns() + kBlock - 1) / kBlock, kOp), args_.heads, args_.rows},
+    const Grid grid{.groups = {size32((to.columns() + kKeyPiece - 1) / kKeyPiece, kOp), args_.heads, args_.rows},
                     .threads = {threads(), 1, 1}};
     tools_.pass.dispatch(
         kernel("scores" + type_),
@@ -125,7 +117,7 @@ class SpanJob {
   const Kernel& kernel(const std::string& name) const {
     return tools_.device.kernel("attention", name, {{0, args_.head_dim}});
   }
-  std::uint32_t threads() const { return static_cast<std::uint32_t>(32 * simdgroups_); }
+  std::uint32_t threads() const { return static_cast<std::uint32_t>(kSimdgroup * simdgroups_); }
   std::int64_t heads() const { return args_.heads; }
   std::int64_t head_dim() const { return args_.head_dim; }
 
@@ -155,7 +147,7 @@ void store_kv(Tools& tools, const Tensor& k, const Tensor& v, std::span<const At
     const Tensor from_v = v.slice(span.row, span.count);
     SpanArgs args = args_of(span, from_k, from_k, op);
     args.out_stride = size32(from_v.row_stride, op);
-    Grid grid = by_pieces(span.count, k.columns(), kPiece, op);
+    Grid grid = by_pieces(span.count, k.columns(), kStorePiece, op);
     grid.groups.z = 2;
     const Kernel& kernel = tools.device.kernel(
         "attention", span.keys.dtype == DType::f16 ? "store_kv_f16" : "store_kv_f32", {{0, args.head_dim}});

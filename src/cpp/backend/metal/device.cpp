@@ -10,6 +10,7 @@
 #include <atomic>
 #include <utility>
 
+#include "backend/metal/kernels/args.h"
 #include "backend/metal/metal_source.h"
 #include "core/check.h"
 #include "core/thread_number.h"
@@ -17,9 +18,8 @@
 namespace llama2cpp::metal {
 namespace {
 
-constexpr int kLeastFamily = 7;     // M1: reductions over simdgroups, and their matrices
-constexpr int kMostFamily = 15;     // that is asked for
-constexpr NS::UInteger kSimd = 32;  // threads of a simdgroup: kernels count on it
+constexpr int kLeastFamily = 7;  // M1: reductions over simdgroups, and their matrices
+constexpr int kMostFamily = 15;  // that is asked for
 
 // The fork_generation() that first had a device; -1: none yet. What Metal was then is dead in a child, and asking it for
 // anything, a device of the child's own too, ends the process.
@@ -185,9 +185,9 @@ const Kernel& Device::kernel(std::string_view library_name, std::string_view nam
   if (!function) throw std::runtime_error(error_text(cat("the kernel ", key), error));
   Held<MTL::ComputePipelineState> pipeline(device_->newComputePipelineState(function.get(), &error));
   if (!pipeline) throw std::runtime_error(error_text(cat("preparing the kernel ", key), error));
-  if (pipeline->threadExecutionWidth() != kSimd) {
+  if (pipeline->threadExecutionWidth() != kSimdgroup) {
     throw Unavailable(cat("the GPU '", limits_.device, "' has simdgroups of ", pipeline->threadExecutionWidth(),
-                          " threads, expected ", kSimd));
+                          " threads, expected ", kSimdgroup));
   }
   const auto threads = static_cast<std::uint32_t>(pipeline->maxTotalThreadsPerThreadgroup());
   MTL::ComputePipelineState* const state = pipeline.get();

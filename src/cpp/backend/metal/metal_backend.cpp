@@ -24,8 +24,6 @@ namespace llama2cpp {
 namespace metal {
 namespace {
 
-constexpr std::int64_t kPiece = 1024;  // columns of a group, as elementwise.metal has it
-
 // Whether an output is the very tensor that an input is: then they are one argument of the kernel.
 bool same(const Tensor& a, const Tensor& b) { return a.data == b.data; }
 
@@ -125,7 +123,6 @@ class MetalBackend final : public Backend {
 
   void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) override {
     constexpr const char* op = "rope";
-    constexpr std::int64_t kPairs = 256;  // of a group, as rope.metal has it
     op_checks::rope(x, cos, sin, head_dim);
     const RopeArgs args{.pairs = size32(x.columns() / 2, op),
                         .x_stride = size32(x.row_stride, op),
@@ -136,7 +133,7 @@ class MetalBackend final : public Backend {
     tools_.pass.dispatch(
         kernel,
         {tools_.operand(x, Access::read_write, op, "x"), tools_.reads(cos, op, "cos"), tools_.reads(sin, op, "sin")},
-        args, by_pieces(x.rows(), x.columns() / 2, kPairs, op), cost(x, 2));
+        args, by_pieces(x.rows(), x.columns() / 2, kPairPiece, op), cost(x, 2));
   }
 
   void store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans) override {
@@ -213,7 +210,7 @@ class MetalBackend final : public Backend {
                                .b_stride = size32(b.row_stride, kernel),
                                .out_stride = size32(out.row_stride, kernel)};
     tools_.pass.dispatch(tools_.device.kernel("elementwise", kernel), operands, args,
-                         by_pieces(out.rows(), out.columns(), kPiece, kernel), cost(out, 3));
+                         by_pieces(out.rows(), out.columns(), kColumnPiece, kernel), cost(out, 3));
   }
 
   mutable Tools tools_;  // refuses() compiles

@@ -11,10 +11,8 @@
 namespace llama2cpp::metal {
 namespace {
 
-constexpr std::int64_t kFewTokens = 8;   // up to here matvec is faster than tiles
-constexpr std::uint32_t kTileRows = 64;  // of kernels/matmul.metal
-constexpr std::uint32_t kTileTokens = 32;
-constexpr std::size_t kTileBytes = (kTileRows + kTileTokens) * 32 * sizeof(float);
+constexpr std::int64_t kFewTokens = 8;  // up to here matvec is faster than tiles
+constexpr std::size_t kTileBytes = (kTileRows + kTileTokens) * kTileColumns * sizeof(float);
 constexpr std::size_t kMostIds = kMostValues / sizeof(std::int32_t);
 
 // How the planes of a weight are read.
@@ -169,19 +167,21 @@ struct Form {
 // Tokens in `tokens` columns of the grid's groups, weights in the other.
 Form form_of(const FormatFacts& facts, std::uint32_t rows, std::uint32_t tokens) {
   if (tokens > kFewTokens) {
-    return {
-        "matmul",
-        {.groups = {ceil_div(tokens, kTileTokens), ceil_div(rows, kTileRows)}, .threads = {128}, .shared = kTileBytes}};
+    return {"matmul",
+            {.groups = {ceil_div(tokens, kTileTokens), ceil_div(rows, kTileRows)},
+             .threads = {kTileThreads},
+             .shared = kTileBytes}};
   }
   const std::uint32_t together = tokens <= 2 ? tokens : 4;  // that share one read of the weights
   const std::string_view kernel = together == 1 ? "matvec_1" : together == 2 ? "matvec_2" : "matvec_4";
   if (facts.kind == Kind::gptq) {
     return {kernel,
-            {.groups = {ceil_div(rows, 32), ceil_div(tokens, together)},
-             .threads = {256},
-             .shared = std::size_t{8} * together * 32 * sizeof(float)}};
+            {.groups = {ceil_div(rows, kSimdgroup), ceil_div(tokens, together)},
+             .threads = {kRowSimdgroups * kSimdgroup},
+             .shared = std::size_t{kRowSimdgroups} * together * kSimdgroup * sizeof(float)}};
   }
-  return {kernel, {.groups = {ceil_div(rows, 2 * facts.rows), ceil_div(tokens, together)}, .threads = {64}}};
+  return {kernel,
+          {.groups = {ceil_div(rows, 2 * facts.rows), ceil_div(tokens, together)}, .threads = {2 * kSimdgroup}}};
 }
 
 void encode_product(Tools& tools, const Weight& weight, const Tensor& x, const Tensor& out) {

@@ -7,11 +7,6 @@
 #include "core/check.h"
 
 namespace llama2cpp::metal {
-namespace {
-
-constexpr std::int64_t kPiece = 1024;  // columns of a group, as norm.metal and elementwise.metal have it
-
-}  // namespace
 
 std::uint32_t size32(std::int64_t size, const char* op) {
   LLAMA2CPP_CHECK(size >= 0 && size <= std::numeric_limits<std::uint32_t>::max(), "[", op, "] a size is ", size,
@@ -51,7 +46,7 @@ void encode_normalize(Tools& tools, const Tensor& x, const Norm& norm, const Ten
                       .scale_stride = size32(norm.scale ? norm.scale.row_stride : 0, op),
                       .out_stride = size32(out.row_stride, op),
                       .eps = 0.0F};
-  const Grid grid = by_pieces(x.rows(), x.columns(), kPiece, op);
+  const Grid grid = by_pieces(x.rows(), x.columns(), kColumnPiece, op);
   const Cost cost{.bytes = 8.0 * static_cast<double>(x.rows() * x.columns())};
   const Operand divisor = tools.reads(scale, op, "norm.scale");
   const Operand factor = tools.reads(gain, op, "norm.gain");

@@ -1,12 +1,33 @@
-// What the host passes to kernels by value, as both sides see it: structs of 4-byte scalars only, so that no compiler can lay
-// them out in another way. Strides are in elements, from one row to the next.
+// What host and kernels agree on, as both sides see it: the sizes that a grid is cut into, and what is passed by value, in
+// structs of 4-byte scalars only, so that no compiler can lay them out in another way. Strides are in elements, from one row
+// to the next.
 #pragma once
 
 #ifndef __METAL_VERSION__
 #include <cstdint>
 namespace llama2cpp::metal {
 using std::uint32_t;
+#define LLAMA2CPP_SIZE inline constexpr
+#else
+#define LLAMA2CPP_SIZE constant constexpr
 #endif
+
+LLAMA2CPP_SIZE uint32_t kSimdgroup = 32;  // threads of a simdgroup
+
+// Of a group of threads.
+LLAMA2CPP_SIZE uint32_t kColumnPiece = 1024;  // elementwise and norm: columns
+LLAMA2CPP_SIZE uint32_t kPairPiece = 256;     // rope: pairs
+LLAMA2CPP_SIZE uint32_t kStorePiece = 512;    // store_kv: columns
+LLAMA2CPP_SIZE uint32_t kKeyPiece = 64;       // scores: keys
+LLAMA2CPP_SIZE uint32_t kSplit = 1024;        // decode: keys
+LLAMA2CPP_SIZE uint32_t kMostSimdgroups = 8;  // attention
+LLAMA2CPP_SIZE uint32_t kKeys = 4;           // keys that a simdgroup of attention adds up apart, so that sums are short
+LLAMA2CPP_SIZE uint32_t kColumns = 128;      // of z that a group of attention makes together
+LLAMA2CPP_SIZE uint32_t kTileRows = 64;      // matmul
+LLAMA2CPP_SIZE uint32_t kTileTokens = 32;    //
+LLAMA2CPP_SIZE uint32_t kTileColumns = 32;   // of a step
+LLAMA2CPP_SIZE uint32_t kTileThreads = 128;  // 4 simdgroups
+LLAMA2CPP_SIZE uint32_t kRowSimdgroups = 8;  // matvec_rows
 
 // add, swiglu, add_bias, take_rows: out [rows, columns].
 struct ElementwiseArgs {

@@ -12,10 +12,6 @@ using namespace metal;
 
 constant uint kHeadDim [[function_constant(0)]];
 
-constant constexpr uint kSplit = 1024;   // keys of a group of decode
-constant constexpr uint kKeys = 4;       // that a simdgroup adds up apart, so that sums are short
-constant constexpr uint kColumns = 128;  // of z that are made together
-constant constexpr uint kLanes = 32;
 
 // Which of a group's threads this one is.
 struct Thread {
@@ -49,7 +45,7 @@ static inline uint kv_head_of(constant SpanArgs& args, uint head) { return head 
 template <class T>
 static inline float dot_of(device const float* q, device const T* key, uint lane) {
   float sum = 0.0f;
-  for (uint d = lane; d < kHeadDim; d += kLanes) sum = fma(q[d], float(key[d]), sum);
+  for (uint d = lane; d < kHeadDim; d += kSimdgroup) sum = fma(q[d], float(key[d]), sum);
   return simd_sum(sum);
 }
 
@@ -82,25 +78,25 @@ template <class T, class Pattern>
 static inline void weighted_sum(Pattern pattern, device const T* values, uint n, uint stride, float divisor,
                                 device float* out, threadgroup float* sums, Thread t) {
   for (uint first = 0; first < kHeadDim; first += kColumns) {
-    float part[kKeys][kColumns / kLanes];
+    float part[kKeys][kColumns / kSimdgroup];
     for (uint k = 0; k < kKeys; ++k) {
-      for (uint c = 0; c < kColumns / kLanes; ++c) part[k][c] = 0.0f;
+      for (uint c = 0; c < kColumns / kSimdgroup; ++c) part[k][c] = 0.0f;
     }
     for (uint i = t.simdgroup * kKeys; i < n; i += t.simdgroups * kKeys) {
       for (uint k = 0; k < kKeys && i + k < n; ++k) {
         const float p = pattern[i + k];
         device const T* const value = values + ulong(i + k) * stride + first;
-        for (uint c = 0; c < kColumns / kLanes; ++c) {
-          const uint d = c * kLanes + t.lane;
+        for (uint c = 0; c < kColumns / kSimdgroup; ++c) {
+          const uint d = c * kSimdgroup + t.lane;
           if (first + d < kHeadDim) part[k][c] = fma(p, float(value[d]), part[k][c]);
         }
       }
     }
-    for (uint c = 0; c < kColumns / kLanes; ++c) {
-      sums[t.simdgroup * kColumns + c * kLanes + t.lane] = (part[0][c] + part[1][c]) + (part[2][c] + part[3][c]);
+    for (uint c = 0; c < kColumns / kSimdgroup; ++c) {
+      sums[t.simdgroup * kColumns + c * kSimdgroup + t.lane] = (part[0][c] + part[1][c]) + (part[2][c] + part[3][c]);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint d = t.index; d < kColumns && first + d < kHeadDim; d += t.simdgroups * kLanes) {
+    for (uint d = t.index; d < kColumns && first + d < kHeadDim; d += t.simdgroups * kSimdgroup) {
       float sum = sums[d];
       for (uint i = 1; i < t.simdgroups; ++i) sum += sums[i * kColumns + d];
       out[first + d] = sum / divisor;
@@ -109,16 +105,14 @@ static inline void weighted_sum(Pattern pattern, device const T* values, uint n,
   }
 }
 
-// ---- store_kv: z of the grid is 0 for keys, 1 for values; x: pieces of kPiece columns, y: rows.
-
-constant constexpr uint kPiece = 512;
+// ---- store_kv: z of the grid is 0 for keys, 1 for values; x: pieces of kStorePiece columns, y: rows.
 
 template <class T>
 static inline void store(device const float* in, uint stride, device T* cache, constant SpanArgs& args, uint3 group, uint index,
                          uint threads) {
   const uint columns = args.kv_heads * kHeadDim;
-  const uint end = min(group.x * kPiece + kPiece, columns);
-  for (uint c = group.x * kPiece + index; c < end; c += threads) {
+  const uint end = min(group.x * kStorePiece + kStorePiece, columns);
+  for (uint c = group.x * kStorePiece + index; c < end; c += threads) {
     const ulong to = entry(args, c / kHeadDim, args.position + group.y) + c % kHeadDim;
     cache[to] = T(in[ulong(group.y) * stride + c]);
   }
@@ -148,7 +142,7 @@ kernel void store_kv_f16(device const float* k [[buffer(0)]], device const float
 
 // ---- decode. Grid: x: heads, y: rows, z: splits.
 // out: z [rows, heads * head_dim], or of each row, head and split: head_dim sums, the largest score, the sum of exponentials.
-// shared: [kSplit] scores, 2 * 8 for reductions, [simdgroups][kColumns].
+// shared: [kSplit] scores, [2][kMostSimdgroups] for reductions, [simdgroups][kColumns].
 
 template <class T>
 static inline void decode(device const float* q, device const T* keys, device const T* values, device float* out,
@@ -162,7 +156,7 @@ static inline void decode(device const float* q, device const T* keys, device co
   device float* const to =
       out + (args.splits == 1 ? ulong(row) * args.out_stride + ulong(head) * kHeadDim : part * (kHeadDim + 2));
   if (mine.begin >= mine.end) {  // a row of fewer splits than others
-    for (uint d = t.index; d < kHeadDim; d += t.simdgroups * kLanes) to[d] = 0.0f;
+    for (uint d = t.index; d < kHeadDim; d += t.simdgroups * kSimdgroup) to[d] = 0.0f;
     if (t.index == 0) {
       to[kHeadDim] = -INFINITY;
       to[kHeadDim + 1] = 0.0f;
@@ -181,15 +175,15 @@ static inline void decode(device const float* q, device const T* keys, device co
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   float value = -INFINITY;
-  for (uint i = t.index; i < n; i += t.simdgroups * kLanes) value = max(value, scores[i]);
+  for (uint i = t.index; i < n; i += t.simdgroups * kSimdgroup) value = max(value, scores[i]);
   const float largest = largest_of(value, room, t);
   value = 0.0f;
-  for (uint i = t.index; i < n; i += t.simdgroups * kLanes) {
+  for (uint i = t.index; i < n; i += t.simdgroups * kSimdgroup) {
     scores[i] = exp_of(scores[i], largest);
     value += scores[i];
   }
-  const float sum = sum_of(value, room + 8, t);  // its barrier is the exponentials', too
-  weighted_sum(scores, values + first, n, args.cache_stride, args.splits == 1 ? sum : 1.0f, to, room + 16, t);
+  const float sum = sum_of(value, room + kMostSimdgroups, t);  // its barrier is the exponentials', too
+  weighted_sum(scores, values + first, n, args.cache_stride, args.splits == 1 ? sum : 1.0f, to, room + 2 * kMostSimdgroups, t);
   if (args.splits > 1 && t.index == 0) {
     to[kHeadDim] = largest;
     to[kHeadDim + 1] = sum;
@@ -238,8 +232,6 @@ kernel void combine(device const float* parts [[buffer(0)]], device float* z [[b
 
 // ---- The stages. scores and pattern: [heads, rows, keys].
 
-constant constexpr uint kBlock = 64;  // keys of a group
-
 // Grid: x: blocks of keys, y: heads, z: rows.
 template <class T>
 static inline void scores_of(device const float* q, device const T* keys, device float* scores, constant SpanArgs& args,
@@ -247,10 +239,10 @@ static inline void scores_of(device const float* q, device const T* keys, device
   const uint head = group.y;
   const uint row = group.z;
   const Keys mine = keys_of(args, row);
-  const uint end = min(group.x * kBlock + kBlock, args.keys);
+  const uint end = min(group.x * kKeyPiece + kKeyPiece, args.keys);
   device const float* const query = q + ulong(row) * args.in_stride + ulong(head) * kHeadDim;
   device float* const to = scores + (ulong(head) * args.rows + row) * args.scores_stride;
-  for (uint i = group.x * kBlock + t.simdgroup; i < end; i += t.simdgroups) {
+  for (uint i = group.x * kKeyPiece + t.simdgroup; i < end; i += t.simdgroups) {
     float score = -INFINITY;
     if (i >= mine.begin && i < mine.end) {  // the same for all lanes
       score = dot_of(query, keys + entry(args, kv_head_of(args, head), i), t.lane) * args.factor;
@@ -275,17 +267,17 @@ kernel void scores_f16(device const float* q [[buffer(0)]], device const half* k
   scores_of(q, keys, scores, args, group, Thread{index, lane, simdgroup, simdgroups});
 }
 
-// Softmax of a row over its keys, 0 elsewhere. Grid: x: heads, y: rows. room: 2 * 8.
+// Softmax of a row over its keys, 0 elsewhere. Grid: x: heads, y: rows. room: [2][kMostSimdgroups].
 static inline void softmax(device const float* scores, device float* pattern, constant SpanArgs& args,
                            threadgroup float* room, uint row, Thread t) {
   const Keys mine = keys_of(args, row);
-  const uint threads = t.simdgroups * kLanes;
+  const uint threads = t.simdgroups * kSimdgroup;
   float value = -INFINITY;
   for (uint i = mine.begin + t.index; i < mine.end; i += threads) value = max(value, scores[i]);
   const float largest = largest_of(value, room, t);
   value = 0.0f;
   for (uint i = mine.begin + t.index; i < mine.end; i += threads) value += exp_of(scores[i], largest);
-  const float sum = sum_of(value, room + 8, t);
+  const float sum = sum_of(value, room + kMostSimdgroups, t);
   // Each thread reads what it then writes, and nothing else, so pattern may be scores.
   for (uint i = t.index; i < args.keys; i += threads) {
     const bool seen = i >= mine.begin && i < mine.end;

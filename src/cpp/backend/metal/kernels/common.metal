@@ -25,8 +25,6 @@ using namespace metal;
 // multiples of four of them; 1: one by one, as rows begin anywhere; 0: and the last piece of a row may not be whole.
 constant uint kFours [[function_constant(0)]];
 
-constant constexpr uint kSimdgroup = 32;
-
 // A weight's planes (format.h). A format that has fewer is given the first one again.
 struct Planes {
   device const uchar* codes;

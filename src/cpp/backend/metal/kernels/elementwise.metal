@@ -1,17 +1,16 @@
 // Ops that take each number by itself. Apple's compiler counts on it that arguments do not overlap, so each op that may write
 // over an input has a kernel in which that is one argument.
 //
-// Grid: x: pieces of kPiece columns, y: rows.
+// Grid: x: pieces of kColumnPiece columns, y: rows.
 #include <metal_stdlib>
 #include "args.h"
 
 using namespace metal;
 
-constant constexpr uint kPiece = 1024;
-
 // The columns of this thread: from `column` on, in steps of the group's threads.
-#define EACH_COLUMN(column)                                                                                    \
-  for (uint column = group.x * kPiece + thread_in_group.x, end = min(group.x * kPiece + kPiece, args.columns); \
+#define EACH_COLUMN(column)                                                   \
+  for (uint column = group.x * kColumnPiece + thread_in_group.x,              \
+            end = min(group.x * kColumnPiece + kColumnPiece, args.columns);   \
        column < end; column += threads.x)
 
 // x / (1 + exp(-x)), without a number that overflows.

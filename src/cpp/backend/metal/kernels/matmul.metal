@@ -1,10 +1,5 @@
 // x . w^T for many tokens, in tiles: each weight that is decoded serves 32 tokens, each input 64 rows.
 
-constant constexpr uint kTileRows = 64;
-constant constexpr uint kTileTokens = 32;
-constant constexpr uint kTileColumns = 32;
-constant constexpr uint kTileThreads = 128;  // 4 simdgroups
-
 // Tiles are made of blocks of 8 x 8 that lie one after another: this is where [a][column] is, in a tile of 32 columns.
 inline uint place_of(uint a, uint column) {
   return (a / 8 * (kTileColumns / 8) + column / 8) * 64 + a % 8 * 8 + column % 8;

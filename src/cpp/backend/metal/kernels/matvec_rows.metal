@@ -1,14 +1,12 @@
 // matvec.metal for formats whose neighbours in memory are rows: there a simdgroup's lanes are rows.
 
-constant constexpr uint kSplits = 8;  // simdgroups of a threadgroup
-
 // out[t][row] = sum of w[row][k] * x[t][k] over k.
 //
 // Lane l has row 32 * group.x + l and kTokens tokens; simdgroup s decodes pieces s, s + 8, s + 16, ... of it. Neighbouring
 // lanes read neighbouring words, and all lanes the same inputs. The simdgroups' sums meet in
-//   shared [kSplits][kTokens][32 rows]
+//   shared [kRowSimdgroups][kTokens][32 rows]
 // where simdgroup t adds up those of token t.
-// Threadgroups [rows / 32, tokens / kTokens] of kSplits simdgroups.
+// Threadgroups [rows / 32, tokens / kTokens] of kRowSimdgroups simdgroups.
 template <uint kTokens>
 void matvec(thread const Format& weights, device const float* x, device float* out, constant ProductArgs& args,
             threadgroup float* shared, uint3 group, uint simdgroup, uint lane) {
@@ -19,7 +17,7 @@ void matvec(thread const Format& weights, device const float* x, device float* o
   float sums[kTokens];
   for (uint t = 0; t < kTokens; ++t) sums[t] = 0.0f;
 
-  for (uint piece = simdgroup; piece < pieces_of<Format>(columns); piece += kSplits) {
+  for (uint piece = simdgroup; piece < pieces_of<Format>(columns); piece += kRowSimdgroups) {
     float w[Format::kSize];
     weights.load(min(row, args.weight.rows - 1), piece, w);
     for (uint t = 0; t < kTokens; ++t) {
@@ -34,9 +32,9 @@ void matvec(thread const Format& weights, device const float* x, device float* o
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const uint token = first_token + simdgroup;
   if (simdgroup < kTokens && token < args.tokens && row < args.weight.rows) {
-    float parts[kSplits];
-    for (uint s = 0; s < kSplits; ++s) parts[s] = shared[(s * kTokens + simdgroup) * kSimdgroup + lane];
-    for (uint width = kSplits / 2; width > 0; width /= 2) {
+    float parts[kRowSimdgroups];
+    for (uint s = 0; s < kRowSimdgroups; ++s) parts[s] = shared[(s * kTokens + simdgroup) * kSimdgroup + lane];
+    for (uint width = kRowSimdgroups / 2; width > 0; width /= 2) {
       for (uint s = 0; s < width; ++s) parts[s] += parts[s + width];
     }
     out[ulong(token) * args.out_stride + row] = parts[0];

@@ -28,8 +28,6 @@ kernel void rms_scale(device const float* x [[buffer(0)]], device float* scale [
   }
 }
 
-constant constexpr uint kPiece = 1024;
-
 // (value * (1 / scale)) * gain, where there are such
 static inline float normalized(float value, float scale, float gain) {
   if (kScaled != 0) value *= 1.0f / scale;
@@ -37,7 +35,7 @@ static inline float normalized(float value, float scale, float gain) {
   return value;
 }
 
-// Grid: x: pieces of kPiece columns, y: rows. Of scale and gain, what there is not is the other.
+// Grid: x: pieces of kColumnPiece columns, y: rows. Of scale and gain, what there is not is the other.
 kernel void rms_normalize(device const float* x [[buffer(0)]], device const float* scale [[buffer(1)]],
                           device const float* gain [[buffer(2)]], device float* out [[buffer(3)]],
                           constant NormArgs& args [[buffer(4)]], uint3 group [[threadgroup_position_in_grid]],
@@ -45,8 +43,8 @@ kernel void rms_normalize(device const float* x [[buffer(0)]], device const floa
                           uint3 thread_in_group [[thread_position_in_threadgroup]]) {
   const ulong row = group.y;
   const float divisor = kScaled != 0 ? scale[row * args.scale_stride] : 1.0f;
-  const uint end = min(group.x * kPiece + kPiece, args.columns);
-  for (uint c = group.x * kPiece + thread_in_group.x; c < end; c += threads.x) {
+  const uint end = min(group.x * kColumnPiece + kColumnPiece, args.columns);
+  for (uint c = group.x * kColumnPiece + thread_in_group.x; c < end; c += threads.x) {
     const float factor = kGained != 0 ? gain[c] : 1.0f;
     out[row * args.out_stride + c] = normalized(x[row * args.x_stride + c], divisor, factor);
   }
@@ -59,8 +57,8 @@ kernel void rms_normalize_in_place(device float* x [[buffer(0)]], device const f
                                    uint3 thread_in_group [[thread_position_in_threadgroup]]) {
   const ulong row = group.y;
   const float divisor = kScaled != 0 ? scale[row * args.scale_stride] : 1.0f;
-  const uint end = min(group.x * kPiece + kPiece, args.columns);
-  for (uint c = group.x * kPiece + thread_in_group.x; c < end; c += threads.x) {
+  const uint end = min(group.x * kColumnPiece + kColumnPiece, args.columns);
+  for (uint c = group.x * kColumnPiece + thread_in_group.x; c < end; c += threads.x) {
     const float factor = kGained != 0 ? gain[c] : 1.0f;
     const ulong at = row * args.x_stride + c;
     x[at] = normalized(x[at], divisor, factor);

@@ -7,16 +7,14 @@ using namespace metal;
 constant uint kHalf [[function_constant(0)]];       // head_dim / 2: pairs of a head
 constant uint kHalfSplit [[function_constant(1)]];  // pairs are (j, j + head_dim / 2) of a head, not (2j, 2j + 1)
 
-constant constexpr uint kPiece = 256;
-
-// Grid: x: pieces of kPiece pairs, y: rows.
+// Grid: x: pieces of kPairPiece pairs, y: rows.
 kernel void rope(device float* x [[buffer(0)]], device const float* cos [[buffer(1)]],
                  device const float* sin [[buffer(2)]], constant RopeArgs& args [[buffer(3)]],
                  uint3 group [[threadgroup_position_in_grid]], uint3 threads [[threads_per_threadgroup]],
                  uint3 thread_in_group [[thread_position_in_threadgroup]]) {
   const ulong row = group.y;
-  const uint end = min(group.x * kPiece + kPiece, args.pairs);
-  for (uint pair = group.x * kPiece + thread_in_group.x; pair < end; pair += threads.x) {
+  const uint end = min(group.x * kPairPiece + kPairPiece, args.pairs);
+  for (uint pair = group.x * kPairPiece + thread_in_group.x; pair < end; pair += threads.x) {
     const uint head = pair / kHalf;
     const uint j = pair % kHalf;
     const uint first = 2 * kHalf * head + (kHalfSplit != 0 ? j : 2 * j);
