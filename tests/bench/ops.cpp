@@ -262,7 +262,7 @@ int main(int argc, char** argv) try {
     memory_op("rope" + times, 2.0 * row,
               [&, b, angles] { backend.rope(b, angles, angles, kHeadDim, llama2cpp::RopeStyle::interleaved); });
     memory_op("swiglu" + times, static_cast<double>(count * kHidden) * 12.0,
-              [&, wide, wide_up, wide_out] { backend.swiglu(wide, wide_up, wide_out); });
+              [&, wide, wide_up, wide_out] { backend.gated(llama2cpp::Activation::silu, wide, wide_up, wide_out); });
     memory_op("add" + times, 3.0 * row, [&, a, b] { backend.add(a, b, b); });
   }
   memory_op("quantize activations", static_cast<double>(kDim) * 5.0, [&] {

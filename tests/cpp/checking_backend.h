@@ -95,9 +95,13 @@ class CheckingBackend final : public llama2cpp::Backend {
     for (const auto& span : spans) expect("attention", {span.keys, span.values, span.scores, span.pattern});
     cpu_.attention(q, spans, z, first, last);
   }
-  void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override {
-    expect("swiglu", {gate, up, out});
-    cpu_.swiglu(gate, up, out);
+  void gated(llama2cpp::Activation activation, const Tensor& gate, const Tensor& up, const Tensor& out) override {
+    expect("gated", {gate, up, out});
+    cpu_.gated(activation, gate, up, out);
+  }
+  void activate(llama2cpp::Activation activation, const Tensor& x, const Tensor& out) override {
+    expect("activate", {x, out});
+    cpu_.activate(activation, x, out);
   }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override {
     expect("add", {a, b, out});

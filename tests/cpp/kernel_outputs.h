@@ -19,7 +19,13 @@
 
 namespace kernel_outputs {
 
+using llama2cpp::Activation;
 using llama2cpp::KernelTable;
+
+constexpr Activation kActivations[] = {Activation::silu, Activation::gelu_tanh, Activation::relu_squared};
+inline std::string name_of(Activation activation) {
+  return activation == Activation::silu ? "silu" : activation == Activation::gelu_tanh ? "gelu_tanh" : "relu_squared";
+}
 
 // W is how panels hold a weight; `stored` makes one of a float.
 template <class W, class Stored>
@@ -230,14 +236,19 @@ inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
     out = output(n);
     table.add(a.data(), b.data(), out.data(), n);
     bits["add"].add(out);
-    out = output(n);
-    table.swiglu(a.data(), b.data(), out.data(), n);
-    bits["swiglu"].add(out);
     auto wide = a;
     for (float& x : wide) x *= 100.0F;  // where the sigmoid saturates
-    out = output(n);
-    table.swiglu(wide.data(), b.data(), out.data(), n);
-    bits["swiglu"].add(out);
+    for (const Activation activation : kActivations) {
+      for (const bool far : {false, true}) {
+        const auto& gate = far ? wide : a;
+        out = output(n);
+        table.gated(activation, gate.data(), b.data(), out.data(), n);
+        bits["gated_" + name_of(activation)].add(out);
+        out = output(n);
+        table.gated(activation, gate.data(), nullptr, out.data(), n);
+        bits["activate_" + name_of(activation)].add(out);
+      }
+    }
     std::vector<std::uint16_t> halves(size(n + 1), 0x1234);
     table.narrow(a.data(), halves.data(), n);
     bits["narrow"].add(halves);

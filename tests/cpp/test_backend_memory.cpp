@@ -109,7 +109,7 @@ TEST_CASE("a model's ops read and write their backend's memory only, and the bit
       const auto plain = std::make_shared<const Model>(with_biases(config, group), ModelOptions{.threads = 1});
       CHECK(use(on_it) == use(plain));
       for (const char* op : {"embed", "take_rows", "rms_scale", "normalize", "matmul", "rope", "store_kv", "attention",
-                             "swiglu", "add", "add_bias"}) {
+                             "gated", "add", "add_bias"}) {
         CAPTURE(op);
         CHECK(checking->calls[op] > 0);
       }

@@ -12,6 +12,7 @@
 #include "kernel_outputs.h"
 #include "tiny_model.h"
 
+using llama2cpp::Activation;
 using llama2cpp::AttentionSpan;
 using llama2cpp::AttentionStage;
 using llama2cpp::Backend;
@@ -302,12 +303,21 @@ const Refused kRefused[] = {
     {"[attention] z [3, 8] overlaps keys [1, 5, 4]",
      [](Backend& be, Operands& o) { attend(be, o.x, o.span, Tensor(o.span.keys.row(0), {3, 8})); }},
 
-    {"[swiglu] gate is [3, 8] but up is [3, 4]", [](Backend& be, Operands& o) { be.swiglu(o.x, o.half, o.out); }},
-    {"[swiglu] gate is [3, 8] but out is [3, 4]", [](Backend& be, Operands& o) { be.swiglu(o.x, o.y, o.half); }},
-    {"[swiglu] out [2, 8] overlaps gate [2, 8], expected the same tensor or memory of its own",
-     [](Backend& be, Operands& o) { be.swiglu(o.x.slice(0, 2), o.y.slice(0, 2), o.x.slice(1, 2)); }},
-    {"[swiglu] out [2, 8] overlaps up [2, 8]",
-     [](Backend& be, Operands& o) { be.swiglu(o.x.slice(0, 2), o.y.slice(0, 2), o.y.slice(1, 2)); }},
+    {"[gated] gate is [3, 8] but up is [3, 4]",
+     [](Backend& be, Operands& o) { be.gated(Activation::silu, o.x, o.half, o.out); }},
+    {"[gated] gate is [3, 8] but out is [3, 4]",
+     [](Backend& be, Operands& o) { be.gated(Activation::silu, o.x, o.y, o.half); }},
+    {"[gated] out [2, 8] overlaps gate [2, 8], expected the same tensor or memory of its own",
+     [](Backend& be, Operands& o) { be.gated(Activation::silu, o.x.slice(0, 2), o.y.slice(0, 2), o.x.slice(1, 2)); }},
+    {"[gated] out [2, 8] overlaps up [2, 8]",
+     [](Backend& be, Operands& o) { be.gated(Activation::silu, o.x.slice(0, 2), o.y.slice(0, 2), o.y.slice(1, 2)); }},
+
+    {"[activate] x is [3, 8] but out is [3, 4]",
+     [](Backend& be, Operands& o) { be.activate(Activation::relu_squared, o.x, o.half); }},
+    {"[activate] x is [3, 8] but out is [2, 8]",
+     [](Backend& be, Operands& o) { be.activate(Activation::relu_squared, o.x, o.out.slice(0, 2)); }},
+    {"[activate] out [2, 8] overlaps x [2, 8], expected the same tensor or memory of its own",
+     [](Backend& be, Operands& o) { be.activate(Activation::gelu_tanh, o.x.slice(0, 2), shifted(o.x).slice(0, 2)); }},
 
     {"[add] a is [3, 8] but b is [3, 4]", [](Backend& be, Operands& o) { be.add(o.x, o.half, o.out); }},
     {"[add] a is [3, 8] but out is [3, 4]", [](Backend& be, Operands& o) { be.add(o.x, o.y, o.half); }},
@@ -343,7 +353,7 @@ TEST_CASE("ops refuse operands that do not fit, and say what they expected") {
 
 TEST_CASE("every op has lines among the refused") {
   for (const char* op : {"embed", "take_rows", "rms_scale", "normalize", "matmul", "rope", "store_kv", "attention",
-                         "swiglu", "add", "add_bias"}) {
+                         "gated", "activate", "add", "add_bias"}) {
     CAPTURE(op);
     const std::string begin = llama2cpp::cat("[", op, "]");
     CHECK(std::count_if(std::begin(kRefused), std::end(kRefused),
@@ -371,7 +381,13 @@ TEST_CASE("what fits is computed, in place too, with the same bits") {
       CHECK(values_of(apart.out) == values_of(second.y));
     };
     both([](Backend& b, const Tensor& x, const Tensor& y, const Tensor& out) { b.add(x, y, out); });
-    both([](Backend& b, const Tensor& x, const Tensor& y, const Tensor& out) { b.swiglu(x, y, out); });
+    for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::relu_squared}) {
+      both([&](Backend& b, const Tensor& x, const Tensor& y, const Tensor& out) { b.gated(activation, x, y, out); });
+      Operands one(threads);
+      one.backend().activate(activation, one.x, one.out);
+      one.backend().activate(activation, one.x, one.x);
+      CHECK(values_of(one.out) == values_of(one.x));
+    }
   }
 }
 

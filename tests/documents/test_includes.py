@@ -74,6 +74,7 @@ PLAIN_DATA = {
     "backend/cpu/block_panels.h",
     "backend/cpu/kernel_table.h",
     "backend/cpu/llm_int8.h",
+    "core/activation.h",
     "core/glibc_float.h",
     "format/block_layout.h",
 }

@@ -203,7 +203,7 @@ KERNELS = [
         "turned the other way", "rope", "*b = fma(*b, c, before * s);", "*b = fma(*b, c, -(before * s));", ROWS, "rope"
     ),
     Mutation("half-split pairs a place apart", "rope", "a + (kHalfSplit != 0 ? kHalf : 1)", "a + 1", ROWS, "rope"),
-    Mutation("exp overflows", "elementwise", "precise::exp(-fabs(x))", "precise::exp(-x)", ROWS, "swiglu"),
+    Mutation("exp overflows", "elementwise", "precise::exp(-fabs(x))", "precise::exp(-x)", ROWS, "gated"),
     Mutation(
         "a row's stride of another operand",
         "elementwise",
@@ -419,7 +419,7 @@ HOST = [
         "bool same(const Tensor& a, const Tensor& b) { return a.data == b.data; }",
         "bool same(const Tensor&, const Tensor&) { return false; }",
         ROWS,
-        "add or swiglu",
+        "add or gated",
     ),
     Mutation(
         "ids beyond 1024 of the first 1024",

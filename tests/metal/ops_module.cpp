@@ -207,6 +207,11 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
       false;
 #endif
 
+  py::enum_<Activation>(module, "Activation", local())
+      .value("silu", Activation::silu)
+      .value("gelu_tanh", Activation::gelu_tanh)
+      .value("relu_squared", Activation::relu_squared);
+
   py::enum_<AttentionStage>(module, "Stage", local())
       .value("scores", AttentionStage::scores)
       .value("pattern", AttentionStage::pattern)
@@ -302,9 +307,13 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
             r.run([&](Backend& be) { be.attention(tensor_of(q), spans_of(spans), tensor_of(z), first, last); });
           },
           arg("q"), arg("spans"), arg("z"), arg("first") = AttentionStage::scores, arg("last") = AttentionStage::values)
-      .def("swiglu",
-           [](Runner& r, const py::array& gate, const py::array& up, const py::array& out) {
-             r.run([&](Backend& be) { be.swiglu(tensor_of(gate), tensor_of(up), tensor_of(out)); });
+      .def("gated",
+           [](Runner& r, Activation activation, const py::array& gate, const py::array& up, const py::array& out) {
+             r.run([&](Backend& be) { be.gated(activation, tensor_of(gate), tensor_of(up), tensor_of(out)); });
+           })
+      .def("activate",
+           [](Runner& r, Activation activation, const py::array& x, const py::array& out) {
+             r.run([&](Backend& be) { be.activate(activation, tensor_of(x), tensor_of(out)); });
            })
       .def("add",
            [](Runner& r, const py::array& a, const py::array& b, const py::array& out) {

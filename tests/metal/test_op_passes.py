@@ -49,7 +49,7 @@ def layer(
         backend.add(x, out, x)
         backend.rms_scale(x, 1e-5, scale)
         backend.matmul([weights["gate"], weights["up"]], x, [gate, up], scale=scale, gain=gain)
-        backend.swiglu(gate, up, gate)
+        backend.gated(bench.ops.Activation.silu, gate, up, gate)
         backend.matmul([weights["down"]], gate, [out])
         backend.add(x, out, x)
         backend.take_rows(x, [count - 1], last)

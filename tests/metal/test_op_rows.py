@@ -1,4 +1,4 @@
-"""Ops on rows: norms, rope, sums, swiglu, and copies of rows."""
+"""Ops on rows: norms, rope, sums, activations, and copies of rows."""
 
 from __future__ import annotations
 
@@ -107,22 +107,61 @@ def test_rope(bench: Bench, scene: Scene, count: int, heads: int, head_dim: int,
         operand.check("rope")
 
 
-@given(scene=scenes, count=tokens, n=st.integers(1, 700), out=st.sampled_from(["new", "gate", "up"]))
+ACTIVATIONS = st.sampled_from(["silu", "gelu_tanh", "relu_squared"])
+
+
+def activated(name: str, x: Doubles) -> tuple[Doubles, Doubles]:
+    """f(x), and in u |f(x)| how far a float may be from it.
+
+    e^-|y| is some units off, and by |y| times as much as y is, which for GELU is rounded four times.
+    """
+    if name == "relu_squared":
+        return np.maximum(x, 0) ** 2, np.ones_like(x)
+    y = x if name == "silu" else np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)
+    with np.errstate(over="ignore"):
+        return x / (1 + np.exp(-y)), 11 + (0 if name == "silu" else 4.5 * np.maximum(0, -y)) + np.zeros_like(x)
+
+
+@given(
+    scene=scenes,
+    count=tokens,
+    n=st.integers(1, 700),
+    activation=ACTIVATIONS,
+    out=st.sampled_from(["new", "gate", "up"]),
+)
 @many
-def test_swiglu(bench: Bench, scene: Scene, count: int, n: int, out: str) -> None:
+def test_gated(bench: Bench, scene: Scene, count: int, n: int, activation: str, out: str) -> None:
     backend = scene.backend(bench)
     gate, up = (scene.operand(backend, scene.values(count, n)) for _ in range(2))
     gate.view[...] *= np.float32(scene.rng.choice([1, 10, 60]))
     g, v = gate.view.astype(np.float64), up.view.astype(np.float64)
-    with np.errstate(over="ignore"):
-        exact = g / (1 + np.exp(-g)) * v
+    value, units = activated(activation, g)
+    exact = value * v
     place = {"new": scene.empty(backend, count, n), "gate": gate, "up": up}[out]
-    backend.swiglu(gate.view, up.view, place.view)
-    # e^-|gate| may be flushed, or taken for 0 a little above the least normal number, and then counts g * up times.
+    backend.gated(getattr(bench.ops.Activation, activation), gate.view, up.view, place.view)
+    # e^-|y| may be flushed, or taken for 0 a little above the least normal number, and then counts g * up times.
     slack = 2 * TINY * (1 + np.abs(v) + np.abs(g * v))
-    within(f"{bench.kind} swiglu", "", place.view, exact, U * np.abs(exact), 12.0, "u |out|", slack)
+    bound = 12.0 if activation == "silu" else 1.0
+    unit = U * np.abs(exact) * (1 if activation == "silu" else units + 1)
+    within(f"{bench.kind} gated", activation, place.view, exact, unit, bound, "u |out|", slack)
     for operand in (gate, up, place):
-        operand.check("swiglu")
+        operand.check("gated")
+
+
+@given(scene=scenes, count=tokens, n=st.integers(1, 700), activation=ACTIVATIONS, in_place=st.booleans())
+@many
+def test_activate(bench: Bench, scene: Scene, count: int, n: int, activation: str, in_place: bool) -> None:
+    backend = scene.backend(bench)
+    x = scene.operand(backend, scene.values(count, n))
+    x.view[...] *= np.float32(scene.rng.choice([1, 10, 60]))
+    before = x.view.astype(np.float64)
+    exact, units = activated(activation, before)
+    place = x if in_place else scene.empty(backend, count, n)
+    backend.activate(getattr(bench.ops.Activation, activation), x.view, place.view)
+    slack = 2 * TINY * (1 + np.abs(before))
+    within(f"{bench.kind} activate", activation, place.view, exact, U * np.abs(exact) * units, 1.0, "u f(y)", slack)
+    for operand in (x, place):
+        operand.check("activate")
 
 
 @given(scene=scenes, count=tokens, n=st.integers(1, 700), out=st.sampled_from(["new", "a", "b"]))

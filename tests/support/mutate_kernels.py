@@ -33,6 +33,7 @@ FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-fno-math-errno"]
 
 # Which outputs tell, as tests/cpp/mutants.cpp names them.
 GROUPS = {
+    "activations.inl": "vectors",
     "attention.inl": "vectors",
     "elementwise.inl": "vectors",
     "llama2c_order.inl": "llama2c",

@@ -21,6 +21,7 @@
 #include <string_view>
 
 #include "backend/arithmetic.h"
+#include "core/activation.h"
 #include "core/buffer.h"
 #include "core/config.h"
 #include "core/function_ref.h"
@@ -179,8 +180,11 @@ class Backend {
                          AttentionStage first = AttentionStage::scores,
                          AttentionStage last = AttentionStage::values) = 0;
 
-  // out = silu(gate) * up                          all [T, n]; out may be gate or up
-  virtual void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) = 0;
+  // out = activation(gate) * up                    all [T, n]; out may be gate or up
+  virtual void gated(Activation activation, const Tensor& gate, const Tensor& up, const Tensor& out) = 0;
+
+  // out = activation(x)                            x [T, n] -> out [T, n]; out may be x
+  virtual void activate(Activation activation, const Tensor& x, const Tensor& out) = 0;
 
   // out = a + b                                    all [T, n]; out may be a or b
   virtual void add(const Tensor& a, const Tensor& b, const Tensor& out) = 0;

@@ -231,11 +231,16 @@ void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tens
   }
 }
 
-void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) {
-  need_same_shape("swiglu", {"gate", gate}, {"up", up});
-  need_same_shape("swiglu", {"gate", gate}, {"out", out});
-  need_same_or_apart("swiglu", {"out", out}, {"gate", gate});
-  need_same_or_apart("swiglu", {"out", out}, {"up", up});
+void gated(const Tensor& gate, const Tensor& up, const Tensor& out) {
+  need_same_shape("gated", {"gate", gate}, {"up", up});
+  need_same_shape("gated", {"gate", gate}, {"out", out});
+  need_same_or_apart("gated", {"out", out}, {"gate", gate});
+  need_same_or_apart("gated", {"out", out}, {"up", up});
+}
+
+void activate(const Tensor& x, const Tensor& out) {
+  need_same_shape("activate", {"x", x}, {"out", out});
+  need_same_or_apart("activate", {"out", out}, {"x", x});
 }
 
 void add(const Tensor& a, const Tensor& b, const Tensor& out) {

@@ -21,7 +21,8 @@ void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t he
 void store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans);
 void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tensor& z, AttentionStage first,
                AttentionStage last);
-void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out);
+void gated(const Tensor& gate, const Tensor& up, const Tensor& out);
+void activate(const Tensor& x, const Tensor& out);
 void add(const Tensor& a, const Tensor& b, const Tensor& out);
 void add_bias(const Tensor& x, const Tensor& bias);
 

@@ -103,7 +103,7 @@ struct Pass {
     multiply(x, {{l.w1, l.b1, a.gate}, {l.w3, l.b3, a.up}});  // [T, dim] -> [T, hidden_dim] twice
     see(Point::mlp_pre, i, a.gate);
     see(Point::mlp_pre_linear, i, a.up);
-    be.swiglu(a.gate, a.up, a.gate);  // [T, hidden_dim]
+    be.gated(Activation::silu, a.gate, a.up, a.gate);  // [T, hidden_dim]
     see(Point::mlp_post, i, a.gate);
     multiply({a.gate}, {{l.w2, l.b2, a.mlp_out}});  // -> [T, dim]
     see(Point::mlp_out, i, a.mlp_out);

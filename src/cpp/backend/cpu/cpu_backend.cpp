@@ -136,18 +136,28 @@ void CpuBackend::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std
   });
 }
 
-void CpuBackend::swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) {
-  op_checks::swiglu(gate, up, out);
+void CpuBackend::gated(Activation activation, const Tensor& gate, const Tensor& up, const Tensor& out) {
+  op_checks::gated(gate, up, out);
+  apply(activation, gate, up, out);
+}
+
+void CpuBackend::activate(Activation activation, const Tensor& x, const Tensor& out) {
+  op_checks::activate(x, out);
+  apply(activation, x, {}, out);
+}
+
+void CpuBackend::apply(Activation activation, const Tensor& x, const Tensor& up, const Tensor& out) {
   // A row of a large model is worth sharing out by itself, so pieces of rows and not rows are the unit.
   constexpr std::int64_t kPiece = 1024;
-  const std::int64_t n = gate.columns();
+  const std::int64_t n = x.columns();
   const std::int64_t pieces = (n + kPiece - 1) / kPiece;
-  region(gate.rows() * n, [&](int w, int workers) {
-    const Range mine = share(gate.rows() * pieces, w, workers);
+  region(x.rows() * n, [&](int w, int workers) {
+    const Range mine = share(x.rows() * pieces, w, workers);
     for (std::int64_t i = mine.begin; i < mine.end; ++i) {
       const std::int64_t t = i / pieces;
       const std::int64_t begin = i % pieces * kPiece;
-      kernels_.swiglu(gate.row(t) + begin, up.row(t) + begin, out.row(t) + begin, std::min(kPiece, n - begin));
+      kernels_.gated(activation, x.row(t) + begin, up ? up.row(t) + begin : nullptr, out.row(t) + begin,
+                     std::min(kPiece, n - begin));
     }
   });
 }

@@ -48,7 +48,8 @@ class CpuBackend final : public Backend {
   void store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans) override;
   void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tensor& z, AttentionStage first,
                  AttentionStage last) override;
-  void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override;
+  void gated(Activation activation, const Tensor& gate, const Tensor& up, const Tensor& out) override;
+  void activate(Activation activation, const Tensor& x, const Tensor& out) override;
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
   void add_bias(const Tensor& x, const Tensor& bias) override;
   void parallel_for(std::int64_t count, std::int64_t bytes,
@@ -62,6 +63,9 @@ class CpuBackend final : public Backend {
 
   // A weight of a mapped file, all of it in memory.
   Weight read_planes(const Weight& weight);
+
+  // gated, or without `up` activate.
+  void apply(Activation activation, const Tensor& x, const Tensor& up, const Tensor& out);
 
   // Calls row(t) for each t in [0, rows), shared out.
   void each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionRef<void(std::int64_t)> row);

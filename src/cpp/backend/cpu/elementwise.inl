@@ -1,32 +1,6 @@
 // Kernels along one vector. kernels.inl includes this and the other .inl files beside it, once for each ISA, after f32x16
 // and its operations. The arithmetic is specified in reference.cpp.
 
-// e^x for x <= 0, as in reference.cpp.
-inline f32x16 exp_nonpositive(f32x16 x) {
-  const f32x16 round = set1(12582912.0F);
-  const f32x16 t = fma(x, set1(1.44269504F), round);
-  const f32x16 n = sub(t, round);
-  f32x16 r = fma(n, set1(-0.693145752F), x);
-  r = fma(n, set1(-1.42860677e-6F), r);
-  f32x16 p = set1(1.0F / 5040.0F);
-  p = fma(p, r, set1(1.0F / 720.0F));
-  p = fma(p, r, set1(1.0F / 120.0F));
-  p = fma(p, r, set1(1.0F / 24.0F));
-  p = fma(p, r, set1(1.0F / 6.0F));
-  p = fma(p, r, set1(0.5F));
-  p = fma(p, r, set1(1.0F));
-  p = fma(p, r, set1(1.0F));
-  return if_less(x, set1(-87.0F), set1(0.0F), mul(p, power_of_two(t)));
-}
-
-inline f32x16 silu(f32x16 x) {
-  const f32x16 e = exp_nonpositive(negative_abs(x));
-  const f32x16 one = set1(1.0F);
-  // x >= 0 ? 1 : e. A NaN in x is in e too, so either choice gives NaN.
-  const f32x16 numerator = if_less(x, set1(0.0F), e, one);
-  return mul(x, div(numerator, add(one, e)));
-}
-
 inline float sum_squares(const float* x, std::int64_t n) {
   f32x16 lanes = set1(0.0F);
   std::int64_t i = 0;
@@ -58,12 +32,6 @@ inline void add_vectors(const float* a, const float* b, float* out, std::int64_t
   std::int64_t i = 0;
   for (; i + 16 <= n; i += 16) store(out + i, add(load(a + i), load(b + i)));
   if (i < n) store_part(out + i, add(load_part(a + i, n - i), load_part(b + i, n - i)), n - i);
-}
-
-inline void swiglu(const float* gate, const float* up, float* out, std::int64_t n) {
-  std::int64_t i = 0;
-  for (; i + 16 <= n; i += 16) store(out + i, mul(silu(load(gate + i)), load(up + i)));
-  if (i < n) store_part(out + i, mul(silu(load_part(gate + i, n - i)), load_part(up + i, n - i)), n - i);
 }
 
 // One element's turn: (a cos - b sin) or, with sin's sign changed, (b cos + a sin); `partner` is the other of the pair.

@@ -10,6 +10,7 @@
 #include "backend/arithmetic.h"
 #include "backend/cpu/block_panels.h"
 #include "backend/cpu/llm_int8.h"
+#include "core/activation.h"
 
 namespace llama2cpp {
 
@@ -120,8 +121,8 @@ struct KernelTable {
   void (*scale)(const float* x, float factor, const float* gain, float* out, std::int64_t n);
   // out = a + b
   void (*add)(const float* a, const float* b, float* out, std::int64_t n);
-  // out = silu(gate) * up
-  void (*swiglu)(const float* gate, const float* up, float* out, std::int64_t n);
+  // out = activation(gate) * up; without the product where up is null
+  void (*gated)(Activation activation, const float* gate, const float* up, float* out, std::int64_t n);
   // Turns pairs (x[2j], x[2j + 1]) or (x[j], x[j + n/2]).   x [n], cos and sin [n / 2]
   void (*rope_interleaved)(float* x, const float* cos, const float* sin, std::int64_t n);
   void (*rope_half_split)(float* x, const float* cos, const float* sin, std::int64_t n);

@@ -3,6 +3,7 @@
 
 // In this order: each builds on the ones before.
 // clang-format off
+#include "backend/cpu/activations.inl"
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
 #include "backend/cpu/matmul_blocks.inl"
@@ -32,7 +33,7 @@
     .sum_squares = sum_squares,
     .scale = scale,
     .add = add_vectors,
-    .swiglu = swiglu,
+    .gated = gated,
     .rope_interleaved = rope_interleaved,
     .rope_half_split = rope_half_split,
     .narrow = narrow,

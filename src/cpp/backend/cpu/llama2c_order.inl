@@ -23,16 +23,16 @@ inline float sum_squares(const float* x, std::int64_t n) {
   return sum;
 }
 
-inline f32x16 gated(f32x16 gate, f32x16 up) {
+inline f32x16 silu_of_runq(f32x16 x) {
   const f32x16 one = set1(1.0F);
-  const f32x16 e = exponential(sub(set1(0.0F), gate));
-  return mul(mul(gate, div(one, add(one, e))), up);
+  const f32x16 e = exponential(sub(set1(0.0F), x));
+  return mul(x, div(one, add(one, e)));
 }
 
-inline void swiglu(const float* gate, const float* up, float* out, std::int64_t n) {
-  std::int64_t i = 0;
-  for (; i + 16 <= n; i += 16) store(out + i, gated(load(gate + i), load(up + i)));
-  if (i < n) store_part(out + i, gated(load_part(gate + i, n - i), load_part(up + i, n - i)), n - i);
+inline void gated(Activation activation, const float* gate, const float* up, float* out, std::int64_t n) {
+  if (activation != Activation::silu) return llama2cpp::gated(activation, gate, up, out, n);
+  const auto f = [](f32x16 x) { return silu_of_runq(x); };
+  return up == nullptr ? each(f, gate, out, n) : gate_by(f, gate, up, out, n);
 }
 
 inline f32x16 turn(f32x16 x, f32x16 partner, f32x16 cos, f32x16 signed_sin) {
@@ -191,7 +191,7 @@ inline void mix(const MixOf<T>& call) {
 
 constexpr KernelTable in_order(KernelTable table) {
   table.sum_squares = sum_squares;
-  table.swiglu = swiglu;
+  table.gated = gated;
   table.rope_interleaved = rope_interleaved;
   table.rope_half_split = rope_half_split;
   table.scores_f32 = scores<float>;

@@ -32,10 +32,13 @@ float sum_squares(const float* x, std::int64_t n) {
   return sum;
 }
 
-void swiglu(const float* gate, const float* up, float* out, std::int64_t n) {
+// runq knows silu alone.
+void gated(Activation activation, const float* gate, const float* up, float* out, std::int64_t n) {
+  if (activation != Activation::silu) return reference_kernels()->gated(activation, gate, up, out, n);
   for (std::int64_t i = 0; i < n; ++i) {
     const float sigmoid = 1.0F / (1.0F + llama2c_exponential(-gate[i]));
-    out[i] = gate[i] * sigmoid * up[i];
+    const float value = gate[i] * sigmoid;
+    out[i] = up == nullptr ? value : value * up[i];
   }
 }
 
@@ -105,7 +108,7 @@ void mix(const MixOf<T>& call) {
 KernelTable reference_in_llama2c_order(KernelTable contract) {
   KernelTable table = contract;
   table.sum_squares = sum_squares;
-  table.swiglu = swiglu;
+  table.gated = gated;
   table.rope_interleaved = rope_interleaved;
   table.rope_half_split = rope_half_split;
   table.scores_f32 = scores<float>;

@@ -47,11 +47,35 @@ float exp_nonpositive(float x) {
   return std::ldexp(p, static_cast<int>(n));
 }
 
-// x / (1 + e^-x), written with e^-|x| so that nothing overflows.
-float silu(float x) {
+// 1 / (1 + e^-x), written with e^-|x| so that nothing overflows.
+float sigmoid(float x) {
   const float e = exp_nonpositive(-std::fabs(x));
   const float numerator = x >= 0.0F ? 1.0F : e;
-  return x * (numerator / (1.0F + e));
+  return numerator / (1.0F + e);
+}
+
+// GELU is x times the normal distribution's integral up to x. The tanh that approximates it, (1 + tanh(y / 2)) / 2, is
+// sigmoid(y), y = 2 sqrt(2 / pi) (x + 0.044715 x^3), and nothing is lost where tanh is almost -1.
+float gelu_tanh(float x) {
+  const float slope = std::fma(x * x, 0.0713548163F, 1.59576912F);
+  return x * sigmoid(x * slope);
+}
+
+float relu_squared(float x) {
+  const float positive = x < 0.0F ? 0.0F : x;  // a NaN stays
+  return positive * positive;
+}
+
+float activated(Activation activation, float x) {
+  switch (activation) {
+    case Activation::silu:
+      return x * sigmoid(x);
+    case Activation::gelu_tanh:
+      return gelu_tanh(x);
+    case Activation::relu_squared:
+      return relu_squared(x);
+  }
+  return x;
 }
 
 float widen(float value) { return value; }
@@ -151,8 +175,11 @@ void add(const float* a, const float* b, float* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
 
-void swiglu(const float* gate, const float* up, float* out, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) out[i] = silu(gate[i]) * up[i];
+void gated(Activation activation, const float* gate, const float* up, float* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float value = activated(activation, gate[i]);
+    out[i] = up == nullptr ? value : value * up[i];
+  }
 }
 
 // (a, b) turned by the angle: (a cos - b sin, b cos + a sin), the second product rounded, the first one fused.
@@ -248,7 +275,7 @@ constexpr KernelTable kTable{
     .sum_squares = sum_squares,
     .scale = scale,
     .add = add,
-    .swiglu = swiglu,
+    .gated = gated,
     .rope_interleaved = rope_interleaved,
     .rope_half_split = rope_half_split,
     .narrow = narrow,

@@ -147,20 +147,32 @@ class MetalBackend final : public Backend {
     metal::attention(tools_, q, spans, z, first, last);
   }
 
-  void swiglu(const Tensor& gate, const Tensor& up, const Tensor& out) override {
-    op_checks::swiglu(gate, up, out);
+  void gated(Activation activation, const Tensor& gate, const Tensor& up, const Tensor& out) override {
+    constexpr const char* op = "gated";
+    op_checks::gated(gate, up, out);
+    const Constant constants[] = {{0, static_cast<std::uint32_t>(activation)}};
     const bool in_gate = same(out, gate);
     const bool in_up = same(out, up);
     if (in_gate && in_up) {
-      run("swiglu_in_both", gate, up, out, {changes(gate, "swiglu", "gate")});
+      run("gated_in_both", gate, up, out, {changes(gate, op, "gate")}, constants);
     } else if (in_gate) {
-      run("swiglu_in_gate", gate, up, out, {changes(gate, "swiglu", "gate"), tools_.reads(up, "swiglu", "up")});
+      run("gated_in_gate", gate, up, out, {changes(gate, op, "gate"), tools_.reads(up, op, "up")}, constants);
     } else if (in_up) {
-      run("swiglu_in_up", gate, up, out, {tools_.reads(gate, "swiglu", "gate"), changes(up, "swiglu", "up")});
+      run("gated_in_up", gate, up, out, {tools_.reads(gate, op, "gate"), changes(up, op, "up")}, constants);
     } else {
-      run("swiglu", gate, up, out,
-          {tools_.reads(gate, "swiglu", "gate"), tools_.reads(up, "swiglu", "up"),
-           tools_.writes(out, "swiglu", "out")});
+      run("gated", gate, up, out,
+          {tools_.reads(gate, op, "gate"), tools_.reads(up, op, "up"), tools_.writes(out, op, "out")}, constants);
+    }
+  }
+
+  void activate(Activation activation, const Tensor& x, const Tensor& out) override {
+    constexpr const char* op = "activate";
+    op_checks::activate(x, out);
+    const Constant constants[] = {{0, static_cast<std::uint32_t>(activation)}};
+    if (same(out, x)) {
+      run("activate_in_place", x, x, out, {changes(x, op, "x")}, constants);
+    } else {
+      run("activate", x, x, out, {tools_.reads(x, op, "x"), tools_.writes(out, op, "out")}, constants);
     }
   }
 
@@ -204,12 +216,12 @@ class MetalBackend final : public Backend {
 
   // A kernel of elementwise.metal.
   void run(const char* kernel, const Tensor& a, const Tensor& b, const Tensor& out,
-           std::initializer_list<Operand> operands) {
+           std::initializer_list<Operand> operands, std::span<const Constant> constants = {}) {
     const ElementwiseArgs args{.columns = size32(out.columns(), kernel),
                                .a_stride = size32(a.row_stride, kernel),
                                .b_stride = size32(b.row_stride, kernel),
                                .out_stride = size32(out.row_stride, kernel)};
-    tools_.pass.dispatch(tools_.device.kernel("elementwise", kernel), operands, args,
+    tools_.pass.dispatch(tools_.device.kernel("elementwise", kernel, constants), operands, args,
                          by_pieces(out.rows(), out.columns(), kColumnPiece, kernel), cost(out, 3));
   }
 

@@ -188,11 +188,11 @@ class Test {
     const Numbers a = numbers(gate);
     const Numbers b = numbers(up);
     const Tensor out = tensor({kRows, kWidth});
-    backend_.swiglu(gate, up, out);
+    backend_.gated(Activation::silu, gate, up, out);
     backend_.add(out, up, out);
     Numbers expected;
     for (std::size_t i = 0; i < a.size(); ++i) expected.push_back(a[i] / (1 + std::exp(-a[i])) * b[i] + b[i]);
-    expect("swiglu and add", out, expected);
+    expect("gated and add", out, expected);
   }
 
   Backend& backend_;

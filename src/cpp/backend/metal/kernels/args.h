@@ -29,7 +29,7 @@ LLAMA2CPP_SIZE uint32_t kTileColumns = 32;   // of a step
 LLAMA2CPP_SIZE uint32_t kTileThreads = 128;  // 4 simdgroups
 LLAMA2CPP_SIZE uint32_t kRowSimdgroups = 8;  // matvec_rows
 
-// add, swiglu, add_bias, take_rows: out [rows, columns].
+// add, gated, activate, add_bias, take_rows: out [rows, columns].
 struct ElementwiseArgs {
   uint32_t columns;
   uint32_t a_stride;

@@ -13,11 +13,19 @@ using namespace metal;
             end = min(group.x * kColumnPiece + kColumnPiece, args.columns);   \
        column < end; column += threads.x)
 
-// x / (1 + exp(-x)), without a number that overflows.
-static inline float silu(float x) {
+constant uint kActivation [[function_constant(0)]];  // core/activation.h: 0 silu, 1 gelu_tanh, 2 relu_squared
+
+// 1 / (1 + exp(-x)), without a number that overflows.
+static inline float sigmoid(float x) {
   const float e = precise::exp(-fabs(x));
   const float numerator = x >= 0.0f ? 1.0f : e;
-  return x * (numerator / (1.0f + e));
+  return numerator / (1.0f + e);
+}
+
+static inline float activated(float x) {
+  if (kActivation == 1) return x * sigmoid(x * fma(x * x, 0.0713548163f, 1.59576912f));
+  if (kActivation == 2) return x < 0.0f ? 0.0f : x * x;
+  return x * sigmoid(x);
 }
 
 kernel void add(device const float* a [[buffer(0)]], device const float* b [[buffer(1)]],
@@ -55,50 +63,67 @@ kernel void add_bias(device float* x [[buffer(0)]], device const float* bias [[b
   EACH_COLUMN(c) { x[row * args.a_stride + c] += bias[c]; }
 }
 
-// out = silu(a) * b
-kernel void swiglu(device const float* a [[buffer(0)]], device const float* b [[buffer(1)]],
+// out = activated(a) * b
+kernel void gated(device const float* a [[buffer(0)]], device const float* b [[buffer(1)]],
                    device float* out [[buffer(2)]], constant ElementwiseArgs& args [[buffer(3)]],
                    uint3 group [[threadgroup_position_in_grid]],
                    uint3 thread_in_group [[thread_position_in_threadgroup]],
                    uint3 threads [[threads_per_threadgroup]]) {
   const ulong row = group.y;
-  EACH_COLUMN(c) { out[row * args.out_stride + c] = silu(a[row * args.a_stride + c]) * b[row * args.b_stride + c]; }
+  EACH_COLUMN(c) { out[row * args.out_stride + c] = activated(a[row * args.a_stride + c]) * b[row * args.b_stride + c]; }
 }
 
-// a = silu(a) * b
-kernel void swiglu_in_gate(device float* a [[buffer(0)]], device const float* b [[buffer(1)]],
+// a = activated(a) * b
+kernel void gated_in_gate(device float* a [[buffer(0)]], device const float* b [[buffer(1)]],
                            constant ElementwiseArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
                            uint3 thread_in_group [[thread_position_in_threadgroup]],
                            uint3 threads [[threads_per_threadgroup]]) {
   const ulong row = group.y;
   EACH_COLUMN(c) {
     const ulong at = row * args.a_stride + c;
-    a[at] = silu(a[at]) * b[row * args.b_stride + c];
+    a[at] = activated(a[at]) * b[row * args.b_stride + c];
   }
 }
 
-// b = silu(a) * b
-kernel void swiglu_in_up(device const float* a [[buffer(0)]], device float* b [[buffer(1)]],
+// b = activated(a) * b
+kernel void gated_in_up(device const float* a [[buffer(0)]], device float* b [[buffer(1)]],
                          constant ElementwiseArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
                          uint3 thread_in_group [[thread_position_in_threadgroup]],
                          uint3 threads [[threads_per_threadgroup]]) {
   const ulong row = group.y;
   EACH_COLUMN(c) {
     const ulong at = row * args.b_stride + c;
-    b[at] = silu(a[row * args.a_stride + c]) * b[at];
+    b[at] = activated(a[row * args.a_stride + c]) * b[at];
   }
 }
 
-// x = silu(x) * x
-kernel void swiglu_in_both(device float* x [[buffer(0)]], constant ElementwiseArgs& args [[buffer(1)]],
+// x = activated(x) * x
+kernel void gated_in_both(device float* x [[buffer(0)]], constant ElementwiseArgs& args [[buffer(1)]],
                            uint3 group [[threadgroup_position_in_grid]],
                            uint3 thread_in_group [[thread_position_in_threadgroup]],
                            uint3 threads [[threads_per_threadgroup]]) {
   const ulong row = group.y;
   EACH_COLUMN(c) {
     const ulong at = row * args.a_stride + c;
-    x[at] = silu(x[at]) * x[at];
+    x[at] = activated(x[at]) * x[at];
   }
+}
+
+// out = activated(x)
+kernel void activate(device const float* x [[buffer(0)]], device float* out [[buffer(1)]],
+                     constant ElementwiseArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
+                     uint3 thread_in_group [[thread_position_in_threadgroup]],
+                     uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { out[row * args.out_stride + c] = activated(x[row * args.a_stride + c]); }
+}
+
+kernel void activate_in_place(device float* x [[buffer(0)]], constant ElementwiseArgs& args [[buffer(1)]],
+                              uint3 group [[threadgroup_position_in_grid]],
+                              uint3 thread_in_group [[thread_position_in_threadgroup]],
+                              uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { x[row * args.a_stride + c] = activated(x[row * args.a_stride + c]); }
 }
 
 // out[i] = x[rows[i]]

@@ -1,0 +1,64 @@
+// Exponentials, and what an MLP makes of them. The arithmetic is specified in reference.cpp.
+
+// e^x for x <= 0, as in reference.cpp.
+inline f32x16 exp_nonpositive(f32x16 x) {
+  const f32x16 round = set1(12582912.0F);
+  const f32x16 t = fma(x, set1(1.44269504F), round);
+  const f32x16 n = sub(t, round);
+  f32x16 r = fma(n, set1(-0.693145752F), x);
+  r = fma(n, set1(-1.42860677e-6F), r);
+  f32x16 p = set1(1.0F / 5040.0F);
+  p = fma(p, r, set1(1.0F / 720.0F));
+  p = fma(p, r, set1(1.0F / 120.0F));
+  p = fma(p, r, set1(1.0F / 24.0F));
+  p = fma(p, r, set1(1.0F / 6.0F));
+  p = fma(p, r, set1(0.5F));
+  p = fma(p, r, set1(1.0F));
+  p = fma(p, r, set1(1.0F));
+  return if_less(x, set1(-87.0F), set1(0.0F), mul(p, power_of_two(t)));
+}
+
+inline f32x16 sigmoid(f32x16 x) {
+  const f32x16 e = exp_nonpositive(negative_abs(x));
+  const f32x16 one = set1(1.0F);
+  // x >= 0 ? 1 : e. A NaN in x is in e too, so either choice gives NaN.
+  return div(if_less(x, set1(0.0F), e, one), add(one, e));
+}
+
+inline f32x16 silu(f32x16 x) { return mul(x, sigmoid(x)); }
+
+inline f32x16 gelu_tanh(f32x16 x) {
+  const f32x16 slope = fma(mul(x, x), set1(0.0713548163F), set1(1.59576912F));
+  return mul(x, sigmoid(mul(x, slope)));
+}
+
+inline f32x16 relu_squared(f32x16 x) {
+  const f32x16 positive = if_less(x, set1(0.0F), set1(0.0F), x);
+  return mul(positive, positive);
+}
+
+template <class F>
+inline void gate_by(F f, const float* gate, const float* up, float* out, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(out + i, mul(f(load(gate + i)), load(up + i)));
+  if (i < n) store_part(out + i, mul(f(load_part(gate + i, n - i)), load_part(up + i, n - i)), n - i);
+}
+
+template <class F>
+inline void each(F f, const float* x, float* out, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(out + i, f(load(x + i)));
+  if (i < n) store_part(out + i, f(load_part(x + i, n - i)), n - i);
+}
+
+inline void gated(Activation activation, const float* gate, const float* up, float* out, std::int64_t n) {
+  const auto by = [&](auto f) { return up == nullptr ? each(f, gate, out, n) : gate_by(f, gate, up, out, n); };
+  switch (activation) {
+    case Activation::silu:
+      return by([](f32x16 x) { return silu(x); });
+    case Activation::gelu_tanh:
+      return by([](f32x16 x) { return gelu_tanh(x); });
+    case Activation::relu_squared:
+      return by([](f32x16 x) { return relu_squared(x); });
+  }
+}
