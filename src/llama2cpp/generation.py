@@ -358,9 +358,14 @@ def _begin(
     return _Begun(model, samples, n or 1, many is not None)
 
 
-def answer(tokenizer: Tokenizer, session: Session, sampling: Sampling, ends: Iterable[int] = ()) -> Sample:
-    """Begin a sample where a session is, whose text is that of the new ids alone. It ends at `ends`, too."""
-    return Sample(tokenizer, session, sampling.samplers(1)[0], None, sampling, None, ends)
+def answer(
+    tokenizer: Tokenizer, session: Session, sampling: Sampling, ends: Iterable[int] = (), *, goes_on: bool = False
+) -> Sample:
+    """Begin a sample where a session is, whose text is that of the new ids, and ends at `ends`, too.
+
+    It begins anew, or goes on from the session's text, which matters to a space at its beginning.
+    """
+    return Sample(tokenizer, session, sampling.samplers(1)[0], "" if goes_on else None, sampling, None, ends)
 
 
 def decode(model: Model, sequences: list[Sample]) -> Iterator[tuple[int, str]]:

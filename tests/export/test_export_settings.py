@@ -376,7 +376,7 @@ def test_a_difference_that_no_weight_accounts_for_is_reported(tmp_path: Path) ->
 
 # --- tokenizers
 
-NO_PLACE = {"m.bin": ("chat_template",)}  # and a note says so
+NO_PLACE = {"m.bin": ("chat_template", "template_names", "template_texts")}  # and a note says so
 TEXTS = [
     *["", " ", "hello", " hello", "  hello  hell ", "x<c>y", "x <c> y", "x<u>y", "x <u> y", "<c> hello", "<u> hello"],
     *[

@@ -148,6 +148,13 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "add_eos": [(kind, {"add_eos": True}) for kind in KINDS if kind != "llama2.c"],
     "chat_template": [(kind, {"chat_template": "{{ messages }}"}) for kind in KINDS],
+    "template_names": [(kind, {"template_names": ["rag-2"], "template_texts": ["{{ documents }}"]}) for kind in KINDS],
+    "template_texts": [
+        (
+            "byte_bpe",
+            {"chat_template": "{{ 1 }}", "template_names": ["", "tool_use"], "template_texts": ["a", "{{ é }}"]},
+        )
+    ],
 }
 TOKENIZERS = {
     f"{name}-{i}-{kind}": (name, kind, changes)

@@ -538,6 +538,19 @@ void register_text(py::module_& module) {
             return text.empty() ? std::nullopt : std::optional(to_str(text));
           },
           "str or None: The jinja2 template that makes a conversation one text, if the file has one.")
+      .def_property_readonly(
+          "chat_templates",
+          [](const Tokenizer& tokenizer) {
+            const Vocabulary& vocabulary = tokenizer.vocabulary();
+            py::dict templates;
+            if (!vocabulary.chat_template.empty()) templates["default"] = to_str(vocabulary.chat_template);
+            for (std::size_t i = 0; i < vocabulary.template_names.size(); ++i) {
+              templates[to_str(vocabulary.template_names[i])] = to_str(vocabulary.template_texts[i]);
+            }
+            return templates;
+          },
+          "dict of str to str: All chat templates of the file by name: \"default\", and such as \"tool_use\" and "
+          "\"rag\".")
       .def("__len__", &Tokenizer::vocab_size)
       .def("__repr__",
            [](const Tokenizer& tokenizer) {

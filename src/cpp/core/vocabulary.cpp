@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <unordered_map>
 
@@ -128,6 +129,14 @@ void check_vocabulary(const Vocabulary& vocabulary) {
   }
   if (scores != nullptr && scores->size() != size) {
     throw FormatError(cat("vocabulary: ", size, " pieces, but ", scores->size(), " scores"));
+  }
+  if (vocabulary.template_names.size() != vocabulary.template_texts.size()) {
+    throw FormatError(cat("vocabulary: ", vocabulary.template_names.size(), " names of chat templates, but ",
+                          vocabulary.template_texts.size(), " texts"));
+  }
+  const auto& names = vocabulary.template_names;
+  if (std::adjacent_find(names.begin(), names.end(), std::greater_equal<>()) != names.end()) {
+    throw FormatError("vocabulary: the names of chat templates (template_names) are not in ascending order");
   }
   check_id(vocabulary.bos_id, size, "the id of BOS", true);
   for (const std::int32_t id : vocabulary.eos_ids) check_id(id, size, "an id of EOS", false);

@@ -158,6 +158,9 @@ struct Vocabulary {
   bool add_bos = true;
   bool add_eos = false;
   std::string chat_template;  // jinja2; empty: none
+  // Templates for other uses, such as "tool_use": their names, in ascending order, and their texts.
+  std::vector<std::string> template_names;
+  std::vector<std::string> template_texts;
 
   std::variant<Llama2cRules, SentencePieceRules, ByteBpeRules, RankedBpeRules> rules;
 
@@ -174,6 +177,8 @@ struct Vocabulary {
     visit("add_bos", &Vocabulary::add_bos);
     visit("add_eos", &Vocabulary::add_eos);
     visit("chat_template", &Vocabulary::chat_template);
+    visit("template_names", &Vocabulary::template_names);
+    visit("template_texts", &Vocabulary::template_texts);
   }
 
   template <class Rules>

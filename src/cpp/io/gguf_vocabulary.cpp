@@ -64,7 +64,8 @@ const std::vector<Pre>& pre_table() {
 }
 
 // Pieces that end a generation whatever eos_token_id says: chat models end a turn with one that is not the end of a text.
-// (llama.cpp's list, without the separators of files and repositories that models for code have.)
+// (llama.cpp's list, without the separators of files and repositories that models for code have.) In gpt-oss's format,
+// which has <|return|> and <|call|> too, <|end|> only ends a message, behind which the answer goes on.
 constexpr std::string_view kEnds[] = {
     "<|eot_id|>",    "<|im_end|>", "<|end|>", "<|return|>", "<|call|>",        "<end_of_turn>",
     "<|endoftext|>", "<|eom_id|>", "<EOT>",   "_<EOT>",     "<|end_of_text|>", "<end_of_utterance>",
@@ -177,8 +178,13 @@ std::vector<std::int32_t> find_ends(const Gguf& gguf, Vocabulary& vocabulary, st
   for (const std::string_view key : kEndKeys) {
     add(find_id(gguf, key, vocabulary, key == kEndKeys[0] ? usual_eos : -1));
   }
+  const auto has = [&](std::string_view piece) {
+    return std::find(vocabulary.pieces.begin(), vocabulary.pieces.end(), piece) != vocabulary.pieces.end();
+  };
+  const bool is_harmony = has("<|return|>") && has("<|call|>");
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
     if (std::find(std::begin(kEnds), std::end(kEnds), vocabulary.pieces[i]) == std::end(kEnds)) continue;
+    if (is_harmony && vocabulary.pieces[i] == "<|end|>") continue;
     PieceType& type = vocabulary.types[i];
     if (type == PieceType::user_defined) type = PieceType::control;
     if (type == PieceType::control) add(static_cast<std::int32_t>(i));
@@ -246,6 +252,27 @@ void read_byte_bpe(const Gguf& gguf, const Pre& pre, Vocabulary& vocabulary) {
   vocabulary.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(pre.add_bos);
 }
 
+constexpr std::string_view kTemplate = "tokenizer.chat_template";
+
+// The usual one and, behind a dot, those for other uses: tokenizer.chat_template.tool_use.
+void read_templates(const Gguf& gguf, Vocabulary& vocabulary) {
+  const std::string others = cat(kTemplate, ".");
+  for (const auto& [key, value] : gguf.metadata()) {
+    if (key != kTemplate && !key.starts_with(others)) continue;
+    try {
+      std::string text(gguf.string(key).value_or(""));
+      if (key == kTemplate) {
+        vocabulary.chat_template = std::move(text);
+      } else {
+        vocabulary.template_names.emplace_back(key.substr(others.size()));
+        vocabulary.template_texts.push_back(std::move(text));
+      }
+    } catch (const FormatError& error) {
+      vocabulary.warnings.push_back(cat(error.what(), ": there is no such chat template"));
+    }
+  }
+}
+
 // A file of which every piece is wrong is told of once.
 void shorten(std::vector<std::string>& warnings) {
   constexpr std::size_t kMost = 4;
@@ -297,11 +324,7 @@ GgufVocabulary read_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
     read_byte_bpe(gguf, *pre, *vocabulary);
   }
   vocabulary->add_eos = gguf.boolean("tokenizer.ggml.add_eos_token").value_or(false);
-  try {
-    vocabulary->chat_template = gguf.string("tokenizer.chat_template").value_or("");
-  } catch (const FormatError& error) {
-    vocabulary->warnings.push_back(cat(error.what(), ": there is no chat template"));
-  }
+  read_templates(gguf, *vocabulary);
   check_vocabulary(*vocabulary);
   shorten(vocabulary->warnings);
   return {std::move(vocabulary), ""};

@@ -55,13 +55,19 @@ class HfFolder {
 
   bool has(std::string_view name) const;
 
+  // The files of a folder within it that end so, by their names; none where there is no such folder.
+  std::vector<std::string> list(std::string_view within, std::string_view ending) const;
+
+  // Opens a file of a folder within it, as `open` does.
+  Buffer open_within(std::string_view within, std::string_view name, std::size_t most) const;
+
   // Throws FormatError for a name that is no plain file name and a file that is not the folder's, std::system_error for
   // one that cannot be opened.
   Buffer open(std::string_view name, bool use_mmap, std::size_t most = std::numeric_limits<std::size_t>::max()) const;
   Weights open_weights(std::string_view name, bool use_mmap) const;
 
  private:
-  std::filesystem::path target_of(std::string_view name) const;
+  std::filesystem::path target_of(std::string_view name, std::string_view within = "") const;
   bool owns(const std::filesystem::path& target) const;
 
   std::string path_;
@@ -164,6 +170,7 @@ struct TokenizerSettings {
   bool no_bos = false;                              // said to be none
   bool no_eos = false;
   std::string chat_template;
+  std::vector<std::string> template_names, template_texts;  // of others than that
   std::vector<std::int64_t> eos_ids;
 
   // The rest is for a tokenizer.model; a tokenizer.json has all of this itself.

@@ -321,11 +321,23 @@ bool HfFolder::has(std::string_view name) const {
   return fs::exists(fs::symlink_status(path_of(path_) / path_of(std::string(name)), ignored));
 }
 
-fs::path HfFolder::target_of(std::string_view name) const {
+std::vector<std::string> HfFolder::list(std::string_view within, std::string_view ending) const {
+  std::vector<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(path_of(path_) / path_of(std::string(within)), ignored)) {
+    std::string name = utf8_of(entry.path().filename());
+    if (name.ends_with(ending)) names.push_back(std::move(name));
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+fs::path HfFolder::target_of(std::string_view name, std::string_view within) const {
   if (!is_plain(name))
     throw FormatError(cat(excerpt(name), " is no plain file name, and files of the folder have one"));
   std::error_code error;
-  const fs::path target = fs::canonical(path_of(path_) / path_of(std::string(name)), error);
+  const fs::path target =
+      fs::canonical(path_of(path_) / path_of(std::string(within)) / path_of(std::string(name)), error);
   if (error) throw FormatError(cat(name, " is missing from the folder (", error.message(), ")"));
   if (!fs::is_regular_file(target)) throw FormatError(cat(name, " is no file"));
   return target;
@@ -341,6 +353,12 @@ Buffer HfFolder::open(std::string_view name, bool use_mmap, std::size_t most) co
   const fs::path target = target_of(name);
   if (!owns(target)) throw_foreign(name, target, "");
   return Buffer::file(utf8_of(target), use_mmap, most);
+}
+
+Buffer HfFolder::open_within(std::string_view within, std::string_view name, std::size_t most) const {
+  const fs::path target = target_of(name, within);
+  if (!owns(target)) throw_foreign(cat(within, "/", name), target, "");
+  return Buffer::file(utf8_of(target), false, most);
 }
 
 HfFolder::Weights HfFolder::open_weights(std::string_view name, bool use_mmap) const {

@@ -58,15 +58,57 @@ bool is_null(const Json& config, std::string_view name) {
   return false;
 }
 
-// One template, or a list of named ones, of which chats have "default".
-std::string read_chat_template(const Json& config) {
-  const std::optional<Json> found = config.find("chat_template");
-  if (!found) return {};
-  if (found->type() == Json::Type::string) return std::string(found->string());
-  for (const Json item : found->elements()) {
-    if (item.get("name").string() == "default") return std::string(item.get("template").string());
+// Of two templates of a name the later one counts, as in a dict.
+void add_template(TokenizerSettings& settings, std::string_view name, std::string_view text) {
+  if (name == "default") {
+    settings.chat_template = text;
+    return;
   }
-  return {};
+  auto& names = settings.template_names;
+  const auto found = std::lower_bound(names.begin(), names.end(), name);
+  const auto at = settings.template_texts.begin() + (found - names.begin());
+  if (found != names.end() && *found == name) {
+    *at = text;
+  } else {
+    names.emplace(found, name);
+    settings.template_texts.emplace(at, text);
+  }
+}
+
+// One template, or a list of named ones, of which chats have "default".
+void read_chat_templates(const Json& config, TokenizerSettings& settings) {
+  const std::optional<Json> found = config.find("chat_template");
+  if (!found) return;
+  if (found->type() == Json::Type::string) {
+    settings.chat_template = found->string();
+    return;
+  }
+  for (const Json item : found->elements()) {
+    add_template(settings, item.get("name").string(), item.get("template").string());
+  }
+}
+
+constexpr std::string_view kTemplate = "chat_template.jinja";
+constexpr std::string_view kTemplates = "additional_chat_templates";
+constexpr std::string_view kJinja = ".jinja";
+
+// Where there is one of these files, those of tokenizer_config.json do not count.
+void read_template_files(const HfFolder& folder, TokenizerSettings& settings) {
+  const auto read = [&](std::string_view name, const Buffer& file, std::string_view path) {
+    refuse_stand_in({file.data(), file.size()}, cat(path, ", a chat template"));
+    add_template(settings, name, {reinterpret_cast<const char*>(file.data()), file.size()});
+  };
+  const std::vector<std::string> others = folder.list(kTemplates, kJinja);
+  const bool has_default = folder.has(kTemplate);
+  if (!has_default && others.empty()) return;
+  settings.chat_template.clear();
+  settings.template_names.clear();
+  settings.template_texts.clear();
+  if (has_default) read("default", folder.open(kTemplate, false, kMostText), kTemplate);
+  for (const std::string& file : others) {
+    const std::string_view name = std::string_view(file).substr(0, file.size() - kJinja.size());
+    read(name, folder.open_within(kTemplates, file, kMostText), cat(kTemplates, "/", file));
+  }
 }
 
 // The special tokens that a file names, by their keys; those of the second file replace the first one's.
@@ -183,7 +225,7 @@ TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
   if (const auto file = HfJson::find(folder, "tokenizer_config.json")) {
     const Json config = file->root();
     settings.any = true;
-    settings.chat_template = read_chat_template(config);
+    read_chat_templates(config, settings);
     settings.add_bos = find_flag(config, "add_bos_token");
     settings.add_eos = find_flag(config, "add_eos_token");
     settings.add_prefix_space = find_flag(config, "add_prefix_space");
@@ -218,11 +260,7 @@ TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
     settings.any = true;
     note_flaw(settings, [&] { read_added_tokens(tokens->root(), settings.special, settings); });
   }
-  if (folder.has("chat_template.jinja")) {
-    const Buffer file = folder.open("chat_template.jinja", false, kMostText);
-    refuse_stand_in({file.data(), file.size()}, "chat_template.jinja, a chat template");
-    settings.chat_template.assign(reinterpret_cast<const char*>(file.data()), file.size());
-  }
+  read_template_files(folder, settings);
   for (const char* name : {"config.json", "generation_config.json"}) {
     const auto config = HfJson::find(folder, name);
     if (config == nullptr) continue;
@@ -260,6 +298,12 @@ void set_ends(const TokenizerSettings& settings, std::int32_t first, std::int32_
   vocabulary.eos_ids = std::move(ends);
 }
 
+void set_templates(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  vocabulary.chat_template = settings.chat_template;
+  vocabulary.template_names = settings.template_names;
+  vocabulary.template_texts = settings.template_texts;
+}
+
 }  // namespace
 
 // What is put around a text is tokenizer.json's to say: transformers 5 passes over add_bos_token and add_eos_token, and so
@@ -268,7 +312,7 @@ void apply(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   const std::int32_t bos = find_piece(vocabulary, settings.bos_token);
   if (!vocabulary.add_bos && bos >= 0) vocabulary.bos_id = bos;
   set_ends(settings, -1, find_piece(vocabulary, settings.eos_token), vocabulary);
-  vocabulary.chat_template = settings.chat_template;
+  set_templates(settings, vocabulary);
 }
 
 namespace {
@@ -394,7 +438,7 @@ void apply_to_model(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   set_ends(settings, eos, eos, vocabulary);
   vocabulary.add_bos = settings.add_bos.value_or(true) && !settings.no_bos;
   vocabulary.add_eos = settings.add_eos.value_or(false) && !settings.no_eos;
-  vocabulary.chat_template = settings.chat_template;
+  set_templates(settings, vocabulary);
 }
 
 }  // namespace llama2cpp

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +29,17 @@ def chat(
     system: Annotated[str | None, typer.Option("--system", "-y", help="System message.", show_default=False)] = None,
     template: Annotated[
         str | None,
-        typer.Option(help="chatml, llama2, llama3 or a file with a jinja2 template.", show_default="the model's"),
+        typer.Option(
+            help="chatml, llama2, llama3, one of the model's by its name, or a file with a jinja2 template.",
+            show_default="the model's",
+        ),
+    ] = None,
+    template_args: Annotated[
+        str | None,
+        typer.Option(
+            help='What the template reads beside messages: a JSON object such as {"enable_thinking": false}.',
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Talk with a model.
@@ -42,7 +53,18 @@ def chat(
     is_path = template is not None and template not in NAMED and os.path.lexists(template)
     if template is not None and (is_path or is_file(template)):
         template = _core.read_file(template).decode()
+    given = None if template_args is None else _object(template_args)
     with load(model, tokenizer=tokenizer, **opening.arguments()) as loaded:
-        conversation = Conversation(loaded, system, template=template, **sampled.arguments())
+        conversation = Conversation(loaded, system, template=template, template_args=given, **sampled.arguments())
         greeting = f"{model}, context {loaded.context}, {hardware(loaded)}"
         talk(conversation, greeting, sampled.seed)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"expected a JSON object: {error}", param_hint="'--template-args'") from None
+    if not isinstance(given, dict):
+        raise typer.BadParameter(f"expected a JSON object, got {text!r:.80}", param_hint="'--template-args'")
+    return given

@@ -69,6 +69,7 @@ FOREIGN = {
     "exist_ok": "force",
     "system_prompt": "system",
     "chat_template": "template",
+    "chat_template_kwargs": "template_args",
     "return_full_text": "echo",
 }
 
@@ -76,7 +77,7 @@ FOREIGN = {
 RENAMED = {"kv": "kv_dtype", "activations": "activation_dtype"}
 
 _OWNERS = dict.fromkeys(("source", "context", "threads", "backend", "kv_dtype", "mmap"), "load")
-_OWNERS |= {"system": "Conversation", "template": "chat", "force": "export.convert"}
+_OWNERS |= {"system": "Conversation", "template": "chat", "template_args": "chat", "force": "export.convert"}
 _INPUTS = ("prompt", "text_or_tokens", "text", "tokens", "messages", "input")  # what is read, by the function
 _FOREIGN_INPUTS = {*_INPUTS, "input_ids", "inputs", "query"}
 _WHOLE = {"max_tokens"}  # integers for which 2.0 will do

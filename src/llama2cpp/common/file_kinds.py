@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import _core
 
-# What of a Hugging Face folder belongs to its tokenizer, and to how its model answers.
+# What of a Hugging Face folder belongs to its tokenizer, and to how its model answers; patterns, not only names.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -14,6 +14,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
 )
 

@@ -85,10 +85,14 @@ def refuse_replacing(path: Path) -> None:
     if names and "config.json" not in names:
         raise FileExistsError(f"{path} is no folder of a model, and is not replaced")
     for name in names:
+        if name == _TEMPLATES and all(file.suffix == ".jinja" for file in (path / name).glob("*")):
+            continue
         known = any(fnmatch.fnmatchcase(name, pattern) for pattern in _OF_A_MODEL)
         if not known or not (path / name).is_file():
             raise FileExistsError(f"{path} has {name}, which is not written again: it is not replaced")
 
+
+_TEMPLATES = "additional_chat_templates"  # the one folder in a model's
 
 # Files that an export to a folder writes, or that other tools put there for the same model.
 _OF_A_MODEL = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import generation
@@ -11,7 +11,7 @@ from .._core import Tokenizer
 from ..common.arguments import checked, naming, spelled_out, unknown_argument
 from ..common.later import Later, now
 from ..common.sampling import Sampling, SamplingOptions
-from .chat_format import ChatFormat, Message, checked_messages, read_by
+from .chat_format import ChatFormat, Message, checked_messages, choose_template, read_by
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -31,6 +31,8 @@ def chat(
     special_in_content: bool = False,
     tools: Sequence[Mapping[str, Any]] | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    continue_final_message: bool | str = False,
     **options: Any,  # noqa: ANN401
 ) -> str:
     """Answer the last of some messages.
@@ -44,7 +46,8 @@ def chat(
         From `load`.
     template : str, optional
         How messages become text: a jinja2 template as Hugging Face's tokenizers have it, or "chatml", "llama2" or
-        "llama3". The model's own if not given. It runs in jinja2's sandbox, with limits (2 seconds of processor time,
+        "llama3"; or the name of one of the model's own ("tool_use"). If not given, the model's own: the one for tools
+        where there are tools and it has one. It runs in jinja2's sandbox, with limits (2 seconds of processor time,
         100 million characters, 40 calls of macros within each other).
     special_in_content : bool
         Whether a message that spells a special token ("<|im_end|>") gets that token. By default it is text like any
@@ -53,6 +56,12 @@ def chat(
         What the model may call, as JSON schemas, for a template that reads it.
     documents : sequence of dict, optional
         What the model may read, for a template that reads it.
+    template_args : mapping, optional
+        Whatever else the template reads, such as ``{"enable_thinking": False}``. A name that it does not read is a
+        TypeError.
+    continue_final_message : bool or str
+        Go on with the last message, such as ``{"role": "assistant", "content": "The answer is"}``, in place of a new
+        one; a str is which of its keys is continued, instead of "content". The answer is what comes behind it.
     max_tokens : int, optional
         The most tokens of the answer, 1024 by default; None for as many as the context holds.
     temperature : float
@@ -60,8 +69,7 @@ def chat(
     top_p, top_k, min_p, repetition_penalty, seed, stop
         As in `generate`.
     **template_variables
-        Whatever else the template reads by name, such as ``enable_thinking=False``. A name that it does not read is a
-        TypeError.
+        The same as `template_args`, as arguments: ``enable_thinking=False``.
 
     Returns
     -------
@@ -72,8 +80,8 @@ def chat(
     Raises
     ------
     ValueError
-        For a model without a tokenizer or a template, a template that fails (with its line), or an argument that
-        cannot be.
+        For a model without a tokenizer or a template, a template that fails (with its line) or has no place where the
+        last message could be continued, or an argument that cannot be.
     ContextFullError
         If the messages do not fit in the context.
 
@@ -86,7 +94,8 @@ def chat(
     >>> llama2cpp.chat("Hello", model=model, template="llama2", max_tokens=10, temperature=0)
     ', andilaaaaa. Every'
     """
-    return "".join(_answer("chat", messages, model, template, special_in_content, tools, documents, options))
+    asked = _Asked(template, special_in_content, tools, documents, template_args, continue_final_message)
+    return "".join(_answer("chat", messages, model, asked, options))
 
 
 @checked
@@ -99,6 +108,8 @@ def chat_stream(
     special_in_content: bool = False,
     tools: Sequence[Mapping[str, Any]] | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    continue_final_message: bool | str = False,
     **options: Any,  # noqa: ANN401
 ) -> Iterator[str]:
     """Answer the last of some messages, and give the text as it comes.
@@ -108,7 +119,7 @@ def chat_stream(
 
     Parameters
     ----------
-    messages, model, template, special_in_content, tools, documents, **options
+    messages, model, template, special_in_content, tools, documents, template_args, continue_final_message, **options
         As in `chat`.
 
     Returns
@@ -127,17 +138,27 @@ def chat_stream(
     >>> list(llama2cpp.chat_stream("Hello", model=model, template="llama2", max_tokens=2, temperature=0))
     [',', ' and']
     """
-    return _answer("chat_stream", messages, model, template, special_in_content, tools, documents, options)
+    asked = _Asked(template, special_in_content, tools, documents, template_args, continue_final_message)
+    return _answer("chat_stream", messages, model, asked, options)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a template is given beside messages, and how its text ends."""
+
+    template: str | None
+    special_in_content: bool
+    tools: Sequence[Mapping[str, Any]] | None
+    documents: Sequence[Mapping[str, Any]] | None
+    template_args: Mapping[str, Any] | None
+    continue_final_message: bool | str
 
 
 def _answer(
     function: str,
     messages: str | Sequence[Message],
     given_model: Model | Later[Model] | None,
-    template: str | None,
-    special_in_content: bool,
-    tools: Sequence[Mapping[str, Any]] | None,
-    documents: Sequence[Mapping[str, Any]] | None,
+    asked: _Asked,
     options: Mapping[str, Any],
 ) -> Iterator[str]:
     with naming(function):
@@ -146,16 +167,24 @@ def _answer(
     sampling = sampling_of(function, sampled)
     assert given_model is not None  # defaults.py has put one there
     model = now(given_model)
-    own = ("messages", "model", "template", "special_in_content", "tools", "documents")
-    check_variables(function, variables, template, model, own)
-    form = ChatFormat(
-        model.tokenizer, template, special_in_content, tools=tools, documents=documents, variables=variables
+    own = ("messages", "model", *(field.name for field in fields(_Asked)))
+    form = chat_format(
+        function,
+        model,
+        own,
+        asked.template,
+        asked.special_in_content,
+        tools=asked.tools,
+        documents=asked.documents,
+        template_args=asked.template_args,
+        variables=variables,
     )
     session = model.session()
+    goes_on = bool(asked.continue_final_message)
     with naming(function):
-        ids = form.encode(said)
+        ids = form.encode(said, continue_final_message=asked.continue_final_message)
     session.prefill(ids)
-    sample = begin_answer(model.tokenizer, session, form, sampling)
+    sample = begin_answer(model.tokenizer, session, form, sampling, goes_on=goes_on)
     return (text for _, text in generation.decode(model, [sample]) if text)
 
 
@@ -173,21 +202,40 @@ def split_options(options: Mapping[str, Any]) -> tuple[SamplingOptions, dict[str
     return sampled, variables  # type: ignore[return-value]
 
 
-def check_variables(
-    function: str, variables: Mapping[str, Any], template: str | None, model: Model, own: Sequence[str]
-) -> None:
-    """Refuse names that a template does not read; `own` are the function's."""
-    if not variables:
-        return
-    source = template if template is not None or not model.has_tokenizer else model.tokenizer.chat_template
-    read = set() if source is None else read_by(source)
+def chat_format(
+    function: str,
+    model: Model,
+    own: Sequence[str],
+    template: str | None,
+    special_in_content: bool,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None,
+    documents: Sequence[Mapping[str, Any]] | None,
+    template_args: Mapping[str, Any] | None,
+    variables: Mapping[str, Any],
+) -> ChatFormat:
+    """Make a format, and refuse names that its template does not read; `own` are the function's."""
+    named = dict(template_args or {})
     for name in variables:
-        if name not in read:
-            names = [field.name for field in fields(Sampling)]
-            raise TypeError(unknown_argument(name, [*own, *names], function))
+        if name in named:
+            raise TypeError(f"{function}() got {name!r} twice: as an argument and in template_args")
+    given = {**named, **variables}
+    if given:
+        source = choose_template(model.tokenizer, template, tools) if model.has_tokenizer else template
+        read = set() if source is None else read_by(source)
+        names = [field.name for field in fields(Sampling)]
+        for name in given:
+            if name not in read:
+                raise TypeError(unknown_argument(str(name), [*own, *names], function))
+    with naming(function):
+        return ChatFormat(
+            model.tokenizer, template, special_in_content, tools=tools, documents=documents, variables=given
+        )
 
 
-def begin_answer(tokenizer: Tokenizer, session: Session, form: ChatFormat, sampling: Sampling) -> generation.Sample:
-    """Begin an answer, which also ends where the template says."""
+def begin_answer(
+    tokenizer: Tokenizer, session: Session, form: ChatFormat, sampling: Sampling, *, goes_on: bool = False
+) -> generation.Sample:
+    """Begin an answer, which also ends where the template says; one that goes on begins within a text."""
     ids, strings = form.ends
-    return generation.answer(tokenizer, session, replace(sampling, stop=sampling.stops + strings), ids)
+    return generation.answer(tokenizer, session, replace(sampling, stop=sampling.stops + strings), ids, goes_on=goes_on)

@@ -41,6 +41,21 @@ def checked_messages(messages: str | Sequence[Message]) -> list[dict[str, Any]]:
     return checked
 
 
+def choose_template(tokenizer: Tokenizer, template: str | None, tools: object = None) -> str | None:
+    """Find the template that is meant, as transformers does: the one given, else that for tools, else the usual one."""
+    templates = tokenizer.chat_templates
+    if template is not None:
+        return templates.get(template, template)
+    if tools is not None and "tool_use" in templates:
+        return templates["tool_use"]
+    if templates and "default" not in templates:
+        raise ValueError(
+            "the model has several chat templates, and none that is the usual one: pass template= (--template) with "
+            f"one of {', '.join(templates)}"
+        )
+    return tokenizer.chat_template
+
+
 def read_by(template: str) -> set[str]:
     """Give the names that a template reads, less those that `ChatTemplate.render` has arguments for."""
     from .templates import ChatTemplate
@@ -55,7 +70,8 @@ class ChatFormat:
     ----------
     tokenizer : Tokenizer
     template : str, optional
-        "chatml", "llama2", "llama3", or the text of a jinja2 template; the tokenizer's own if not given.
+        "chatml", "llama2", "llama3", the name of one of the tokenizer's ("tool_use"), or the text of a jinja2 template.
+        If not given, the tokenizer's own: that for tools where there are some and it has one.
     special_in_content : bool
         Let a message spell special tokens, as transformers does.
     tools, documents, variables
@@ -88,7 +104,7 @@ class ChatFormat:
     ) -> None:
         from .templates import NAMED, ChatTemplate, plain  # jinja2 takes a while, and only chats need it
 
-        source = tokenizer.chat_template if template is None else template
+        source = choose_template(tokenizer, template, tools)
         if source is None:
             raise ValueError(
                 "the model has no chat template: if it was made for chats, pass template= (--template) with one of "
@@ -106,27 +122,41 @@ class ChatFormat:
         }
         self._beside = {"tools": plain(tools), "documents": plain(documents), "variables": given}
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool | str = False,
+    ) -> str:
         """Give the template's text."""
-        return self._render(messages, self._beside, add_generation_prompt)
+        return self._render(messages, self._beside, (add_generation_prompt, continue_final_message))
 
-    def _render(self, messages: Sequence[Message], beside: Mapping[str, Any], add_generation_prompt: bool) -> str:
-        return self._template.render(messages, add_generation_prompt=add_generation_prompt, **self._tokens, **beside)
+    def _render(self, messages: Sequence[Message], beside: Mapping[str, Any], end: tuple[bool, bool | str]) -> str:
+        prompt, continued = end
+        return self._template.render(
+            messages, add_generation_prompt=prompt, continue_final_message=continued, **self._tokens, **beside
+        )
 
-    def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+    def encode(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool | str = False,
+    ) -> list[int]:
         """Give the ids of the template's text, with one BOS before them where the tokenizer's file wants one.
 
         What the template writes may be special tokens. What messages say is text, even "<|im_end|>", unless the
         format was made with ``special_in_content``. (Pieces that a file calls user-defined, not control, are found in
         any text.)
         """
-        tokenizer = self._tokenizer
+        tokenizer, end = self._tokenizer, (add_generation_prompt, continue_final_message)
         if self._special_in_content or not self._spells_special([messages, self._beside]):
-            text = self.render(messages, add_generation_prompt=add_generation_prompt)
-            ids = self._ids(text, special=True)
+            ids = self._ids(self._render(messages, self._beside, end), special=True)
         else:
             marked, beside = self._marked([messages, self._beside])
-            ids = self._encode_marked(self._render(marked, beside, add_generation_prompt))
+            ids = self._encode_marked(self._render(marked, beside, end))
         if tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
             ids.insert(0, tokenizer.bos_id)
         return ids

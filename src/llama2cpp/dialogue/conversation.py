@@ -19,8 +19,8 @@ from ..common.not_pickled import NotPickled
 from ..common.sampling import Sampling, SamplingOptions
 from ..defaults import default_model
 from ..model import Model
-from .answers import DEFAULTS, begin_answer, check_variables, sampling_of, split_options
-from .chat_format import ChatFormat, checked_messages
+from .answers import DEFAULTS, begin_answer, chat_format, sampling_of, split_options
+from .chat_format import checked_messages
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,7 +88,7 @@ class Conversation(NotPickled):
         The system message. Many templates have one of their own that comes in where there is none.
     context : int, optional
         How many tokens the session holds; the model's own if not given.
-    template, special_in_content, tools, documents, **template_variables
+    template, special_in_content, tools, documents, template_args, **template_variables
         As in `chat`.
     max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop
         As in `chat`. Answer i is sampled with ``seed + i``.
@@ -126,17 +126,25 @@ class Conversation(NotPickled):
         special_in_content: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
+        template_args: Mapping[str, Any] | None = None,
         **options: Any,  # noqa: ANN401
     ) -> None:
         self._options, variables = split_options(options)
         sampling_of("Conversation", self._options)
         self._model = default_model() if model is None else model
-        own = ("model", "system", "context", "template", "special_in_content", "tools", "documents")
-        check_variables("Conversation", variables, template, self._model, own)
-        self._tokenizer = self._model.tokenizer
-        self._format = ChatFormat(
-            self._tokenizer, template, special_in_content, tools=tools, documents=documents, variables=variables
+        own = ("model", "system", "context", "template", "special_in_content", "tools", "documents", "template_args")
+        self._format = chat_format(
+            "Conversation",
+            self._model,
+            own,
+            template,
+            special_in_content,
+            tools=tools,
+            documents=documents,
+            template_args=template_args,
+            variables=variables,
         )
+        self._tokenizer = self._model.tokenizer
         self._session = self._model.session(context)
         self._messages: list[dict[str, Any]] = []  # without the system message
         self._answering: Generator[str, None, None] | None = None

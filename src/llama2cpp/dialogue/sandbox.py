@@ -65,9 +65,11 @@ class TooMuchError(BaseException):
 class _Budget:
     """What is left of a rendering's time and characters."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: bool) -> None:
+        self._lines = lines
         self._characters = MAX_CHARACTERS
         self._end = time.thread_time() + MAX_SECONDS
+        self._earliest = time.perf_counter() + MAX_SECONDS  # before that, no thread can have used so much
         self.calls = 0  # that are within each other now
         # By id, with what it is, which must not go away. Nothing in a sandbox changes a list.
         self._measured: dict[int, tuple[Any, int, int]] = {}
@@ -110,19 +112,26 @@ class _Budget:
         return deepest + 1, size
 
     def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        """Python calls this for every line that runs."""
-        if time.thread_time() > self._end:
-            raise TooMuchError(f"it takes more than {MAX_SECONDS:g} seconds")
-        return self.trace if frame.f_globals is not globals() else None  # what is here is short
+        """Python calls this for every call of a function, and for every line that runs where it gives itself back."""
+        if time.perf_counter() > self._earliest:  # asking for the processor time of a thread is a system call
+            left = self._end - time.thread_time()
+            if left < 0:
+                raise TooMuchError(f"it takes more than {MAX_SECONDS:g} seconds")
+            self._earliest = time.perf_counter() + left
+        return self.trace if self._lines and frame.f_globals is not globals() else None  # what is here is short
 
 
 _budget: ContextVar[_Budget] = ContextVar("_budget")
 
 
 @contextmanager
-def limited() -> Iterator[None]:
-    """Give what templates do inside the block a budget of their own."""
-    budget = _Budget()
+def limited(lines: bool = True) -> Iterator[None]:
+    """Give what templates do inside the block a budget of their own.
+
+    Without `lines`, the time is looked at where functions are called only: for jinja2's parser and compiler, which call
+    some for each token.
+    """
+    budget = _Budget(lines)
     token = _budget.set(budget)
     before = sys.gettrace()
     sys.settrace(budget.trace)

@@ -79,7 +79,7 @@ class ChatTemplate:
     @functools.cached_property
     def variables(self) -> frozenset[str]:
         """The names that the template reads and does not set, of what `render` gives it and of what it may be given."""
-        with limited():
+        with limited(lines=False):
             return frozenset(meta.find_undeclared_variables(self._template.environment.parse(self._source)))
 
     def render(
@@ -87,6 +87,7 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool | str = False,
         bos_token: str = "",
         eos_token: str = "",
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -102,6 +103,9 @@ class ChatTemplate:
             None, lists, mappings).
         add_generation_prompt : bool
             End with what begins an answer.
+        continue_final_message : bool or str
+            End within the last message, so that the model goes on with it; a str is which of its keys is continued,
+            instead of "content". There is no generation prompt then.
         bos_token, eos_token : str
             How the tokenizer spells its BOS and EOS.
         tools, documents : sequence of mapping, optional
@@ -116,25 +120,70 @@ class ChatTemplate:
         Raises
         ------
         ValueError
-            If a message is no plain data, or the template fails, does what the sandbox forbids, or takes more than
-            2 seconds of processor time, 100 million characters, integers of 4,000 digits, 40 calls of macros within
-            each other or 50 lists and dicts within each other. The message has the template's line.
+            If a message is no plain data, the last one cannot be continued, or the template fails, does what the
+            sandbox forbids, or takes more than 2 seconds of processor time, 100 million characters, integers of 4,000
+            digits, 40 calls of macros within each other or 50 lists and dicts within each other. The message has the
+            template's line.
         """
+        shown = [_as_read(message) for message in plain(messages)]
+        continued = None
+        if continue_final_message:
+            key = continue_final_message if isinstance(continue_final_message, str) else "content"
+            continued = _Continued(shown, key, self._source)
         given = {
             "bos_token": bos_token,
             "eos_token": eos_token,
             **plain(variables or {}),
-            "messages": [_as_read(message) for message in plain(messages)],
-            "add_generation_prompt": add_generation_prompt,
+            "messages": shown,
+            "add_generation_prompt": add_generation_prompt and continued is None,
             "tools": plain(tools),
             "documents": plain(documents),
         }
         template = self._template
         try:
             with limited():
-                return str(template.environment.concat(template.root_render_func(template.new_context(given))))
+                text = str(template.environment.concat(template.root_render_func(template.new_context(given))))
         except (Exception, TooMuchError) as error:
             raise _failure(error, _line(template, error.__traceback__)) from error
+        return text if continued is None else continued.cut(text)
+
+
+class _Continued:
+    """The last message, marked where it ends, so that the template's text can be cut there.
+
+    The mark ends with a space: where that is missing, the template has trimmed the message, and so is the text. This is
+    what transformers does.
+    """
+
+    def __init__(self, messages: list[dict[str, Any]], key: str, source: str) -> None:
+        said = messages[-1].get(key) if messages else None
+        if said is None:
+            raise ValueError(f"there is no last message whose {key!r} could be continued")
+        keys = [name for name in _REASONING if messages[-1].get(name) == said] if key in _REASONING else [key]
+        if not any(name in source for name in keys):
+            raise ValueError(f"the chat template does not read {key!r} of a message, so that cannot be continued")
+        self._mark = "CONTINUED"
+        while self._mark in str(messages):
+            self._mark += "_"
+        if isinstance(said, list):
+            part = next((part for part in reversed(said) if isinstance(part, dict) and "text" in part), None)
+            if part is None:
+                raise ValueError(f"no part of the last message's {key!r} has a text that could be continued")
+            said, holder, keys = part["text"], part, ["text"]
+        else:
+            holder = messages[-1]
+        if not isinstance(said, str):
+            raise ValueError(f"the last message's {key!r} is no text, so it cannot be continued")
+        self._said = said
+        for name in keys:
+            holder[name] = f"{said}{self._mark} "
+
+    def cut(self, text: str) -> str:
+        """Give the template's text up to the end of the message."""
+        end = text.rfind(self._mark)
+        if end < 0 or self._said.strip() not in text:
+            raise ValueError("the chat template leaves the last message out or changes it, so it cannot be continued")
+        return text[:end] if text.startswith(f"{self._mark} ", end) else text[:end].rstrip()
 
 
 def plain(value: Any, deepest: int = MAX_DATA) -> Any:
@@ -174,7 +223,7 @@ def _compile(source: str) -> Template:
     if len(source) > MAX_SOURCE:
         raise ValueError(f"the chat template has {len(source):,} characters, more than {MAX_SOURCE:,}")
     try:
-        with limited():
+        with limited(lines=False):
             return environment().from_string(source)
     except (Exception, TooMuchError) as error:
         raise _failure(error, error.lineno if isinstance(error, TemplateSyntaxError) else None) from error

@@ -324,9 +324,9 @@ class _Job:
         if self.vocabulary is not None and not llama2c_file.has_tokenizer(self.vocabulary):
             self._leave_tokenizer("no tokenizer.bin goes along: llama2.c has no byte-level BPE")
         tokenizer = None
-        if self.vocabulary is not None and self.vocabulary.chat_template:
+        if self.vocabulary is not None and self.vocabulary.templates:
             self.notes.append("tokenizer.bin has no place for the chat template (chat_template)")
-            self.vocabulary = replace(self.vocabulary, chat_template="")
+            self.vocabulary = replace(self.vocabulary, chat_template="", template_names=[], template_texts=[])
         beside = self.path.with_suffix(".tokenizer.bin")
         if self.vocabulary is not None:
             tokenizer = self._try("tokenizer.bin", llama2c_file.tokenizer_bin)

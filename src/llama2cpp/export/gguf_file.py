@@ -302,6 +302,10 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
     writer.add_add_eos_token(vocabulary.puts_eos)
     if vocabulary.chat_template:
         writer.add_chat_template(vocabulary.chat_template)
+    for name, text in zip(vocabulary.template_names, vocabulary.template_texts, strict=True):
+        writer.add_string(gguf.Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), text)
+    if vocabulary.template_names:
+        writer.add_array(gguf.Keys.Tokenizer.CHAT_TEMPLATES, vocabulary.template_names)
 
 
 _EOM = "tokenizer.ggml.eom_token_id"

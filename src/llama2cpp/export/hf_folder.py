@@ -193,7 +193,10 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> Path:
         "clean_up_tokenization_spaces": False,
         "model_max_length": seq_len,
     }
-    if vocabulary.chat_template:
+    if vocabulary.template_names:
+        templates = [{"name": name, "template": text} for name, text in vocabulary.templates.items()]
+        files["tokenizer_config.json"]["chat_template"] = templates
+    elif vocabulary.chat_template:
         files["tokenizer_config.json"]["chat_template"] = vocabulary.chat_template
     files["generation_config.json"] = {
         "bos_token_id": vocabulary.bos_id if vocabulary.bos_id >= 0 else None,
@@ -206,6 +209,9 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> Path:
 
 def copy_tokenizer(from_folder: Path, folder: Path) -> None:
     """Take a source folder's tokenizer along as it is."""
-    for name in TOKENIZER_FILES:
-        if (from_folder / name).is_file():
-            shutil.copyfile(from_folder / name, folder / name)
+    for pattern in TOKENIZER_FILES:
+        for path in from_folder.glob(pattern):
+            if path.is_file():
+                target = folder / path.relative_to(from_folder)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)

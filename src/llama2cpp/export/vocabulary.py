@@ -65,6 +65,8 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
     chat_template: str
+    template_names: list[str] = field(default_factory=list)  # of chat templates for other uses
+    template_texts: list[str] = field(default_factory=list)
     # Those that not every kind has: see `settings`.
     scores: list[float] = field(default_factory=list)
     add_space_prefix: bool = False
@@ -82,6 +84,8 @@ class Vocabulary:
         """Take a tokenizer apart. What that has more than this knows is an error."""
         settings = tokenizer.to_dict()
         settings["chat_template"] = settings["chat_template"].decode("utf-8", "replace")
+        for name in ("template_names", "template_texts"):
+            settings[name] = [text.decode("utf-8", "replace") for text in settings[name]]
         if "added" in settings:
             settings["added"] = [AddedToken(**token) for token in settings["added"]]
         return cls(**settings)
@@ -95,6 +99,8 @@ class Vocabulary:
         """Give what `Tokenizer.from_dict` makes a tokenizer of."""
         settings = {name: getattr(self, name) for name in ("kind", *self.settings)}
         settings["chat_template"] = self.chat_template.encode()
+        for name in ("template_names", "template_texts"):
+            settings[name] = [text.encode() for text in settings[name]]
         if "added" in settings:
             settings["added"] = [asdict(token) for token in self.added]
         return settings
@@ -132,6 +138,12 @@ class Vocabulary:
         lowest = float(len(self.merges))
         scores = [-float(ranks[id]) if id in ranks else -lowest for id in range(len(self.pieces))]
         return replace(self, kind="sentencepiece", scores=scores, add_space_prefix=self.prefix != "none")
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """All chat templates by name, "default" among them."""
+        usual = {"default": self.chat_template} if self.chat_template else {}
+        return usual | dict(zip(self.template_names, self.template_texts, strict=True))
 
     @property
     def puts_bos(self) -> bool:
