@@ -20,6 +20,7 @@ from .common.arguments import checked, close_names, float_array, naming, spelled
 from .common.sampling import Sampling
 from .common.token_ids import Rows, listed, several, to_ids
 from .dialogue import answers
+from .dialogue.chat_format import checked_messages
 from .inside import observation
 from .inside.hooks import ActiveHooks, for_call
 from .inside.html_views import TokenList, config_html, details_html, facts_html, size_text, token_list
@@ -419,7 +420,7 @@ class Model(StackedWeights):
         )
         with naming("Model.chat_text"):
             return form.render(
-                answers.checked_messages(messages),
+                checked_messages(messages),
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
             )
@@ -476,7 +477,7 @@ class Model(StackedWeights):
         )
         with naming("Model.chat_tokens"):
             return form.encode(
-                answers.checked_messages(messages),
+                checked_messages(messages),
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
             )

@@ -18,7 +18,6 @@ import transformers
 import typer
 
 import llama2cpp
-from llama2cpp.dialogue import sandbox
 from llama2cpp.dialogue.templates import ChatTemplate
 
 # Thinks: finds the last question from the end, keeps the thoughts behind it, and leaves out those before.
@@ -165,9 +164,14 @@ def test_the_text_is_transformers(tokenizer: Any, name: str, kind: str) -> None:
 
 def test_a_template_asks_for_its_time_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a system call, and was made for each line that jinja2 runs."""
-    asked = []
+    asked: list[float] = []
     clock = time.thread_time
-    monkeypatch.setattr(sandbox.time, "thread_time", lambda: asked.append(1) or clock())
+
+    def counted() -> float:
+        asked.append(clock())
+        return asked[-1]
+
+    monkeypatch.setattr(time, "thread_time", counted)
     ChatTemplate(TYPES + " ").render([chat_template_report.USER])
     assert 1 <= len(asked) < 100
 

@@ -83,9 +83,10 @@ def test_a_folder_s(saved: Path, tmp_path: Path, how: str, names: tuple[str, ...
 
 
 def test_a_gguf_s(tmp_path: Path) -> None:
-    beside = {f"tokenizer__chat_template__{name}": text for name, text in TEXTS.items() if name != "default"}
-    assert beside
-    pieces = {"tokenizer__ggml__model": "llama", "tokenizer__ggml__tokens": [*"<sabcdef"]}
+    beside: dict[str, Any] = {
+        f"tokenizer__chat_template__{name}": text for name, text in TEXTS.items() if name != "default"
+    }
+    pieces: dict[str, Any] = {"tokenizer__ggml__model": "llama", "tokenizer__ggml__tokens": [*"<sabcdef"]}
     file = llama(**pieces, tokenizer__chat_template=TEXTS["default"], **beside)
     path = tmp_path / "m.gguf"
     path.write_bytes(file.to_bytes())

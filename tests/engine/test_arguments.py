@@ -316,6 +316,8 @@ def test_integers(label: str, name: str, annotation: str, calls: dict[str, Calla
 def test_truth_values(label: str, name: str, annotation: str, calls: dict[str, Callable[..., Any]]) -> None:
     call = calls[label]
     for value in YES if "None" in annotation else [*YES, None]:
+        if isinstance(value, str) and "str" in annotation:
+            continue
         with pytest.raises(TypeError, match=rf"\b{name} is .*expected True") as caught:
             call(**{name: value})
         own = label.removeprefix("_core.").rpartition(".")[2]

@@ -591,6 +591,8 @@ def _check_of(name: str, annotation: str, function: str) -> Callable[[Any], Any]
     parts = {part.strip() for part in annotation.split("|")}
     if parts in ({"bool"}, {"bool", "None"}):
         return functools.partial(truth, name=name, function=function, optional="None" in parts)
+    if parts == {"bool", "str"}:
+        return functools.partial(truth, name=name, function=function, text=True)
     if parts in ({"float"}, {"float", "None"}):
         return functools.partial(_real, name=name, function=function, optional="None" in parts)
     if "int" not in parts:
@@ -645,7 +647,7 @@ def _no_bool(value: object, name: str, function: str) -> int:
     return integer(value, name, function, whole=True)
 
 
-def truth(value: object, name: str, function: str, *, optional: bool = False) -> Any:  # noqa: ANN401
+def truth(value: object, name: str, function: str, *, optional: bool = False, text: bool = False) -> Any:  # noqa: ANN401
     """Check an argument that says yes or no: True or False, NumPy's too, and nothing that Python calls true.
 
     Parameters
@@ -654,8 +656,8 @@ def truth(value: object, name: str, function: str, *, optional: bool = False) ->
         What was passed.
     name, function : str
         Of what, for the message.
-    optional : bool
-        Whether it may be None.
+    optional, text : bool
+        Whether it may be None; or a str.
 
     Raises
     ------
@@ -671,12 +673,13 @@ def truth(value: object, name: str, function: str, *, optional: bool = False) ->
     ...     print(error)
     generate: special is 'yes' (str), expected True or False
     """
-    if value is True or value is False or (value is None and optional):
+    if value is True or value is False or (value is None and optional) or (isinstance(value, str) and text):
         return value
     if isinstance(value, np.bool_):
         return bool(value)
     raise TypeError(
-        f"{function}: {name} is {_shown(value)}, expected True{', False or None' if optional else ' or False'}"
+        f"{function}: {name} is {_shown(value)}, expected True"
+        f"{', False or None' if optional else ', False or a str' if text else ' or False'}"
     )
 
 
