@@ -155,6 +155,10 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
             f"Model.{name}": plain(getattr(stories, name), messages="Hello", template="llama2", **{"max_tokens": 1})
             for name in ("chat", "chat_stream")
         },
+        **{
+            f"Model.{name}": plain(getattr(stories, name), messages="Hello", template="llama2")
+            for name in ("chat_text", "chat_tokens")
+        },
         "stream": lambda **given: list(plain(llama2cpp.stream, **text, **{"max_tokens": 1})(**given)),
         "logit_lens": plain(llama2cpp.logit_lens, model=model, input=[1, 2, 3, 4]),
         "Model.perplexity": plain(stories.perplexity, text="Once upon a time"),
