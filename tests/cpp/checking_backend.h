@@ -111,6 +111,25 @@ class CheckingBackend final : public llama2cpp::Backend {
     expect("add_bias", {x, bias});
     cpu_.add_bias(x, bias);
   }
+  void route(const Tensor& scores, const llama2cpp::Routing& routing, const Tensor& experts,
+             const Tensor& weights) override {
+    expect("route", {scores, experts, weights});
+    cpu_.route(scores, routing, experts, weights);
+  }
+  void matmul_experts(std::span<const llama2cpp::ExpertWeights> weights, const Tensor& x, const Tensor& experts,
+                      std::span<const Tensor> outs, const llama2cpp::Norm& norm) override {
+    expect("matmul_experts", {x, experts, norm.scale, norm.gain});
+    for (const Tensor& out : outs) expect("matmul_experts", {out});
+    cpu_.matmul_experts(weights, x, experts, outs, norm);
+  }
+  void add_expert_bias(const Tensor& x, const Tensor& biases, const Tensor& experts) override {
+    expect("add_expert_bias", {x, biases, experts});
+    cpu_.add_expert_bias(x, biases, experts);
+  }
+  void mix_experts(const Tensor& x, const Tensor& weights, const Tensor& out) override {
+    expect("mix_experts", {x, weights, out});
+    cpu_.mix_experts(x, weights, out);
+  }
   void parallel_for(std::int64_t count, std::int64_t bytes,
                     llama2cpp::FunctionRef<void(std::int64_t, std::int64_t)> work) override {
     cpu_.parallel_for(count, bytes, work);

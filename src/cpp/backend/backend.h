@@ -1,4 +1,4 @@
-// Backend: about ten coarse ops on activations. Knows no layers and no sessions; an op covers enough work that speed
+// Backend: about fifteen coarse ops on activations. Knows no layers and no sessions; an op covers enough work that speed
 // fits behind it. CpuBackend implements it; forward.cpp is its only large user.
 //
 // Every op checks shapes at its door and throws std::invalid_argument with the op's name, what it expected and what it
@@ -21,6 +21,7 @@
 #include <string_view>
 
 #include "backend/arithmetic.h"
+#include "backend/experts.h"
 #include "core/activation.h"
 #include "core/buffer.h"
 #include "core/config.h"
@@ -191,6 +192,22 @@ class Backend {
 
   // x[t] = x[t] + bias                             x [T, n] in place, bias [n]
   virtual void add_bias(const Tensor& x, const Tensor& bias) = 0;
+
+  // Which experts each token goes to, and with which weights (experts.h): those of the k largest scores, of equal ones the
+  // lower. NaN is above all numbers.               scores [T, E] -> experts [T, k] i32, ascending; weights [T, k]
+  virtual void route(const Tensor& scores, const Routing& routing, const Tensor& experts, const Tensor& weights) = 0;
+
+  // outs[i][p] = norm(x[p]) . w^T for each place p = t * k + j, where w is weights[i][experts[t, j]]. Each expert's weights
+  // are read once. x may have a row for each token, which all its places take: then x[t] stands for x[p].
+  //                           x [T, cols] or [T * k, cols], experts [T, k] i32 -> outs[i] [T * k, rows_i]
+  virtual void matmul_experts(std::span<const ExpertWeights> weights, const Tensor& x, const Tensor& experts,
+                              std::span<const Tensor> outs, const Norm& norm = {}) = 0;
+
+  // x[p] = x[p] + biases[expert of p]              x [T * k, n] in place, biases [E, n], experts [T, k] i32
+  virtual void add_expert_bias(const Tensor& x, const Tensor& biases, const Tensor& experts) = 0;
+
+  // out[t] = sum over j, in order, of weights[t, j] * x[t * k + j]         x [T * k, n], weights [T, k] -> out [T, n]
+  virtual void mix_experts(const Tensor& x, const Tensor& weights, const Tensor& out) = 0;
 
   // Calls work(begin, end) for parts of [0, count), on all threads where the `bytes` that are moved are worth it. For what
   // is no op: copies of activations.

@@ -116,6 +116,25 @@ void need_pattern(const Tensor& q, const AttentionSpan& span, const Operand& pat
                   keys, "]");
 }
 
+// The numbers of experts, [T, k]: each token's ascend from 0 or more to less than n_experts.
+void need_experts(const char* op, const Tensor& experts, std::int64_t n_experts) {
+  LLAMA2CPP_CHECK(experts.rank == 2 && experts.dtype == DType::i32 && experts.columns() >= 1, "[", op, "] experts are ",
+                  shape_text(experts), ", expected [T, k] of type i32");
+  for (std::int64_t t = 0; t < experts.rows(); ++t) {
+    const auto* const row = static_cast<const std::int32_t*>(experts.data) + t * experts.row_stride;
+    for (std::int64_t j = 0; j < experts.columns(); ++j) {
+      LLAMA2CPP_CHECK(row[j] >= (j == 0 ? 0 : row[j - 1] + 1) && row[j] < n_experts, "[", op, "] expert ", j,
+                      " of token ", t, " is ", row[j], ", expected numbers of ", n_experts, " experts, ascending");
+    }
+  }
+}
+
+// [rows, n] of numbers, one row for each place of the experts.
+void need_places(const char* op, const Operand& x, std::int64_t places) {
+  LLAMA2CPP_CHECK(x.tensor.rows() == places, "[", op, "] ", x.name, " is ", shape_text(x.tensor), ", expected ", places,
+                  " rows");
+}
+
 }  // namespace
 
 void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) {
@@ -253,6 +272,69 @@ void add(const Tensor& a, const Tensor& b, const Tensor& out) {
 void add_bias(const Tensor& x, const Tensor& bias) {
   need_vector("add_bias", x, {"bias", bias});
   need_apart("add_bias", {"x", x}, {"bias", bias});
+}
+
+void route(const Tensor& scores, const Tensor& experts, const Tensor& weights) {
+  LLAMA2CPP_CHECK(experts.rank == 2 && experts.dtype == DType::i32 && experts.rows() == scores.rows() &&
+                      experts.columns() >= 1 && experts.columns() <= scores.columns(),
+                  "[route] scores are ", shape_text(scores), " but experts are ", shape_text(experts),
+                  ", expected [T, k] of type i32 with k from 1 to ", scores.columns());
+  need_same_shape("route", {"experts", experts}, {"weights", weights});
+  need_apart("route", {"experts", experts}, {"scores", scores});
+  need_apart("route", {"weights", weights}, {"scores", scores});
+  need_apart("route", {"weights", weights}, {"experts", experts});
+}
+
+void matmul_experts(std::span<const ExpertWeights> weights, const Tensor& x, const Tensor& experts,
+                    std::span<const Tensor> outs, const Norm& norm) {
+  constexpr const char* op = "matmul_experts";
+  LLAMA2CPP_CHECK(weights.size() == outs.size() && !weights.empty() && !weights[0].empty(), "[", op, "] ",
+                  weights.size(), " weights of experts but ", outs.size(), " outs");
+  const auto n_experts = static_cast<std::int64_t>(weights[0].size());
+  need_experts(op, experts, n_experts);
+  const std::int64_t tokens = experts.rows();
+  const std::int64_t places = tokens * experts.columns();
+  LLAMA2CPP_CHECK(x.rows() == tokens || x.rows() == places, "[", op, "] x is ", shape_text(x), " but experts are ",
+                  shape_text(experts), ", expected ", tokens, " or ", places, " rows");
+  if (norm.scale) need_scale(op, x, {"norm.scale", norm.scale});
+  if (norm.gain) need_vector(op, x, {"norm.gain", norm.gain});
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const Operand out{"out", outs[i]};
+    LLAMA2CPP_CHECK(static_cast<std::int64_t>(weights[i].size()) == n_experts, "[", op, "] there are ",
+                    weights[i].size(), " experts of weight ", i, ", expected ", n_experts);
+    need_places(op, out, places);
+    for (const Operand& in :
+         {Operand{"x", x}, {"norm.scale", norm.scale}, {"norm.gain", norm.gain}, {"experts", experts}}) {
+      need_apart(op, out, in);
+    }
+    for (std::size_t other = 0; other < i; ++other) need_apart(op, out, {"another out", outs[other]});
+  }
+}
+
+void expert_weight(const Weight& w, const Tensor& x, const Tensor& out) {
+  LLAMA2CPP_CHECK(w.cols == x.columns(), "[matmul_experts] w is ", shape_text(w), " but x is ", shape_text(x));
+  LLAMA2CPP_CHECK(out.columns() == w.rows, "[matmul_experts] w is ", shape_text(w), " but out is ", shape_text(out));
+  LLAMA2CPP_CHECK(w.format->group <= 1 || w.cols % w.format->group == 0, "[matmul_experts] w is ", shape_text(w),
+                  ", and groups of ", w.format->group, " (", w.format->name, ") do not fill its rows");
+}
+
+void add_expert_bias(const Tensor& x, const Tensor& biases, const Tensor& experts) {
+  constexpr const char* op = "add_expert_bias";
+  LLAMA2CPP_CHECK(biases.rank == 2 && biases.columns() == x.columns(), "[", op, "] x is ", shape_text(x),
+                  " but biases are ", shape_text(biases), ", expected [E, ", x.columns(), "]");
+  need_experts(op, experts, biases.rows());
+  need_places(op, {"x", x}, experts.rows() * experts.columns());
+  need_apart(op, {"x", x}, {"biases", biases});
+  need_apart(op, {"x", x}, {"experts", experts});
+}
+
+void mix_experts(const Tensor& x, const Tensor& weights, const Tensor& out) {
+  constexpr const char* op = "mix_experts";
+  need_places(op, {"x", x}, weights.rows() * weights.columns());
+  LLAMA2CPP_CHECK(out.rows() == weights.rows() && out.columns() == x.columns(), "[", op, "] x is ", shape_text(x),
+                  " and weights are ", shape_text(weights), ", but out is ", shape_text(out));
+  need_apart(op, {"out", out}, {"x", x});
+  need_apart(op, {"out", out}, {"weights", weights});
 }
 
 }  // namespace llama2cpp::op_checks

@@ -25,5 +25,12 @@ void gated(const Tensor& gate, const Tensor& up, const Tensor& out);
 void activate(const Tensor& x, const Tensor& out);
 void add(const Tensor& a, const Tensor& b, const Tensor& out);
 void add_bias(const Tensor& x, const Tensor& bias);
+void route(const Tensor& scores, const Tensor& experts, const Tensor& weights);
+void matmul_experts(std::span<const ExpertWeights> weights, const Tensor& x, const Tensor& experts,
+                    std::span<const Tensor> outs, const Norm& norm);
+// Of those weights that are multiplied with.
+void expert_weight(const Weight& w, const Tensor& x, const Tensor& out);
+void add_expert_bias(const Tensor& x, const Tensor& biases, const Tensor& experts);
+void mix_experts(const Tensor& x, const Tensor& weights, const Tensor& out);
 
 }  // namespace llama2cpp::op_checks

@@ -36,6 +36,7 @@ void CpuBackend::acquire(FunctionRef<void()> poll) {
   if (lease_.inherited()) {  // half written, perhaps: left alone
     std::construct_at(&scratch_, static_cast<std::size_t>(threads()));
     std::construct_at(&tiles_);
+    std::construct_at(&expert_calls_);
   }
   poll_ = poll;
   std::fegetenv(&callers_float_mode_);

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cfenv>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,6 +16,8 @@
 #include "core/wait_lock.h"
 
 namespace llama2cpp {
+
+struct ExpertCalls;
 
 class CpuBackend final : public Backend {
  public:
@@ -52,6 +55,11 @@ class CpuBackend final : public Backend {
   void activate(Activation activation, const Tensor& x, const Tensor& out) override;
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
   void add_bias(const Tensor& x, const Tensor& bias) override;
+  void route(const Tensor& scores, const Routing& routing, const Tensor& experts, const Tensor& weights) override;
+  void matmul_experts(std::span<const ExpertWeights> weights, const Tensor& x, const Tensor& experts,
+                      std::span<const Tensor> outs, const Norm& norm) override;
+  void add_expert_bias(const Tensor& x, const Tensor& biases, const Tensor& experts) override;
+  void mix_experts(const Tensor& x, const Tensor& weights, const Tensor& out) override;
   void parallel_for(std::int64_t count, std::int64_t bytes,
                     FunctionRef<void(std::int64_t, std::int64_t)> work) override;
   void sync() override {}
@@ -84,6 +92,7 @@ class CpuBackend final : public Backend {
   std::string warning_;
   std::vector<Buffer> scratch_;  // [threads]
   Buffer tiles_;                 // a matmul's input in each form that its weights want: see matmul_input.h
+  std::shared_ptr<ExpertCalls> expert_calls_;  // null until an op on experts has been asked for
 };
 
 std::shared_ptr<Backend> make_cpu_backend(int threads, Arithmetic arithmetic);

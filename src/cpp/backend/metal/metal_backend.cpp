@@ -197,6 +197,15 @@ class MetalBackend final : public Backend {
     run("add_bias", x, bias, x, {changes(x, "add_bias", "x"), tools_.reads(bias, "add_bias", "bias")});
   }
 
+  // A model with experts is refused when its backend is chosen.
+  void route(const Tensor&, const Routing&, const Tensor&, const Tensor&) override { refuse("route"); }
+  void matmul_experts(std::span<const ExpertWeights>, const Tensor&, const Tensor&, std::span<const Tensor>,
+                      const Norm&) override {
+    refuse("matmul_experts");
+  }
+  void add_expert_bias(const Tensor&, const Tensor&, const Tensor&) override { refuse("add_expert_bias"); }
+  void mix_experts(const Tensor&, const Tensor&, const Tensor&) override { refuse("mix_experts"); }
+
   // Copies of the host's, in the memory that both have.
   void parallel_for(std::int64_t count, std::int64_t, FunctionRef<void(std::int64_t, std::int64_t)> work) override {
     if (count > 0) work(0, count);
@@ -205,6 +214,10 @@ class MetalBackend final : public Backend {
   void sync() override { tools_.pass.wait(); }
 
  private:
+  [[noreturn]] static void refuse(const char* op) {
+    throw FormatError(cat("[", op, "] there is no Metal kernel for experts; use backend='cpu'"));
+  }
+
   Operand changes(const Tensor& tensor, const char* op, const char* name) const {
     return tools_.operand(tensor, Access::read_write, op, name);
   }
