@@ -114,7 +114,7 @@ class Intervention:
         >>> len(interventions.zero(["z", "mlp_out"]).compile(model.config))
         2
         """
-        places = find_places(self.names, config.n_layers)
+        places = find_places(self.names, config)
         if self.layer is not None:
             layers = _indices(self.layer, config.n_layers, "layer")
             places = [place for place in places if place[1] in layers]
@@ -129,7 +129,7 @@ class Intervention:
         ]
 
     def _at(self, place: Place, config: _core.Config) -> _core.Intervention:
-        name = name_of(place, config.n_layers)
+        name = name_of(place, config)
         heads, width = _core.point_shape(place[0], config)  # 0 heads: it has none; width 0: as many as there are keys
         if self.head is not None and heads == 0:
             raise ValueError(f"{self!r}: {name} has no heads")

@@ -124,13 +124,16 @@ class KVCache(NotPickled):
         >>> bool(numpy.allclose(keys[0], keys[2], atol=1e-5)), bool(numpy.allclose(*session.kv.keys(0)[[0, 2]]))
         (True, False)
         """
-        keys = self._core.keys(self._layer(layer, "KVCache.unrotated_keys"))
+        config = self._core.config
+        layer = self._layer(layer, "KVCache.unrotated_keys")
+        keys = self._core.keys(layer)
         cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(len(keys)))
-        length = _rotary_length(self._core.config)
+        length = _rotary_length(config)
         if length != 1:
             cos, sin = cos / length**2, sin / length**2
-        style = self._core.config.rope_style
-        unrotated = _from_pairs(_turned(_to_pairs(keys, style), cos, -sin), "half_split").astype(np.float32)
+        if layer in config.no_rope_layers:
+            cos, sin = np.ones_like(cos), np.zeros_like(sin)
+        unrotated = _turn(keys, cos, -sin, config, "half_split").astype(np.float32)
         return read_only(unrotated, "unrotated keys are computed and read-only: write into kv.keys(layer), or a copy")
 
     @checked
@@ -173,7 +176,7 @@ class KVCache(NotPickled):
         """
         at = begin if at is None else at
         mine, theirs = self._core.config, source._core.config
-        for name in ("n_layers", "n_kv_heads", "head_dim", "rope_style"):
+        for name in ("n_layers", "n_kv_heads", "head_dim", "rope_style", "rotary_dim", "no_rope_layers"):
             if getattr(mine, name) != getattr(theirs, name):
                 raise ValueError(f"{name} is {getattr(mine, name)} here and {getattr(theirs, name)} in the source")
         count = end - begin
@@ -195,7 +198,7 @@ class KVCache(NotPickled):
             new = [
                 (
                     layer,
-                    _from_pairs(_turned(_to_pairs(keys, mine.rope_style), turn_cos, turn_sin), mine.rope_style),
+                    keys if layer in mine.no_rope_layers else _turn(keys, turn_cos, turn_sin, mine, mine.rope_style),
                     values,
                 )
                 for layer, keys, values in new
@@ -224,6 +227,15 @@ class KVCache(NotPickled):
         return facts_html("llama2cpp.KVCache", facts)
 
 
+def _turn(
+    keys: NDArray[Any], cos: NDArray[Any], sin: NDArray[Any], config: _core.Config, style: str
+) -> NDArray[np.float64]:
+    """Turn [T, heads, head_dim] by [T, rotary / 2]: all of a head in the order of `style`, or its first numbers."""
+    count = config.rotary_dim or config.head_dim
+    turned = _from_pairs(_turned(_to_pairs(keys[..., :count], config.rope_style), cos, sin), style)
+    return np.concatenate([turned, keys[..., count:]], axis=-1)
+
+
 def _to_pairs(keys: NDArray[Any], style: str) -> NDArray[np.float64]:
     """[T, heads, head_dim] -> [T, heads, 2, head_dim / 2]: the first and the second of each rotary pair."""
     pairs = keys.shape[-1] // 2
@@ -239,7 +251,7 @@ def _from_pairs(pairs: NDArray[np.float64], style: str) -> NDArray[np.float64]:
 def _rotary_length(config: _core.Config) -> float:
     """Give what cos and sin are multiplied by: keys that are turned by them twice are longer by its square."""
     scaling = config.rope_scaling
-    return float(scaling["attention_factor"]) if scaling is not None and scaling["type"] == "yarn" else 1.0
+    return float(scaling.get("attention_factor", 1.0)) if scaling is not None else 1.0
 
 
 def _turned(pairs: NDArray[np.float64], cos: NDArray[Any], sin: NDArray[Any]) -> NDArray[np.float64]:

@@ -41,11 +41,12 @@ bool only_first_layer(Point p) { return p == Point::embed; }
 bool only_last_layer(Point p) { return p == Point::ln_final_scale || p == Point::ln_final_normalized; }
 
 // All places where a hook may look, in the order of the forward.
-std::vector<std::pair<Point, std::int64_t>> all_places(const Config& c) {
+std::vector<std::pair<Point, std::int64_t>> every_place(const Config& c) {
   std::vector<std::pair<Point, std::int64_t>> places = {{Point::embed, 0}};
   for (std::int64_t layer = 0; layer < c.n_layers; ++layer) {
     for (int p = 0; p < llama2cpp::kPoints; ++p) {
-      if (!only_first_layer(point_at(p)) && !only_last_layer(point_at(p))) places.emplace_back(point_at(p), layer);
+      const bool in_a_layer = !only_first_layer(point_at(p)) && !only_last_layer(point_at(p));
+      if (in_a_layer && llama2cpp::has_point(point_at(p), c)) places.emplace_back(point_at(p), layer);
     }
   }
   places.emplace_back(Point::ln_final_scale, c.n_layers - 1);
@@ -69,11 +70,13 @@ Shape stated_shape(Point point, const Config& c, std::int64_t count, std::int64_
     case Point::ln2_scale:
       return {count, 1};
     case Point::q:
+    case Point::q_normed:
     case Point::rot_q:
     case Point::z:
       return {count, c.n_heads, c.head_dim};
     case Point::k:
     case Point::v:
+    case Point::k_normed:
     case Point::rot_k:
       return {count, c.n_kv_heads, c.head_dim};
     case Point::attn_scores:
@@ -182,7 +185,7 @@ TEST_CASE("one sequence: every point fires once, in order, with the stated shape
       const std::int64_t position = session.position();
       std::vector<std::pair<Point, std::int64_t>> fired;
       const Hooks hooks =
-          hooks_at(*model, all_places(c), [&](Point point, std::int64_t layer, const Tensor& t, const HookSpan& span) {
+          hooks_at(*model, every_place(c), [&](Point point, std::int64_t layer, const Tensor& t, const HookSpan& span) {
             fired.emplace_back(point, layer);
             CAPTURE(llama2cpp::point_name(point, layer));
             CHECK(shape_of(t) == stated_shape(point, c, count, position, 1));
@@ -191,7 +194,7 @@ TEST_CASE("one sequence: every point fires once, in order, with the stated shape
             CHECK(span.position == (only_last_layer(point) ? position + count - 1 : position));
           });
       feed(session, tiny::tokens(count, 1), hooks);
-      CHECK(fired == all_places(c));
+      CHECK(fired == every_place(c));
       CHECK(session.position() == position + count);
     }
   }
@@ -211,7 +214,7 @@ TEST_CASE("several sequences in a pass: every point fires once for each of them"
 
   std::vector<std::tuple<Point, std::int64_t, std::size_t>> fired;
   const Hooks hooks =
-      hooks_at(*model, all_places(c), [&](Point point, std::int64_t layer, const Tensor& t, const HookSpan& span) {
+      hooks_at(*model, every_place(c), [&](Point point, std::int64_t layer, const Tensor& t, const HookSpan& span) {
         fired.emplace_back(point, layer, span.sequence);
         CAPTURE(llama2cpp::point_name(point, layer));
         const std::size_t s = span.sequence;
@@ -225,7 +228,7 @@ TEST_CASE("several sequences in a pass: every point fires once for each of them"
   llama2cpp::run(work, hooks, tiny::no_poll);
 
   std::vector<std::tuple<Point, std::int64_t, std::size_t>> expected;
-  for (const auto& [point, layer] : all_places(c)) {
+  for (const auto& [point, layer] : every_place(c)) {
     for (std::size_t s = 0; s < 3; ++s) expected.emplace_back(point, layer, s);
   }
   CHECK(fired == expected);
@@ -233,7 +236,7 @@ TEST_CASE("several sequences in a pass: every point fires once for each of them"
 
 TEST_CASE("only the watched places fire") {
   const auto model = tiny::model();
-  for (const auto& place : all_places(model->config())) {
+  for (const auto& place : every_place(model->config())) {
     std::vector<std::pair<Point, std::int64_t>> fired;
     const Hooks hooks = hooks_at(*model, {place}, [&](Point point, std::int64_t layer, const Tensor&, const HookSpan&) {
       fired.emplace_back(point, layer);
@@ -260,7 +263,7 @@ TEST_CASE("what hooks see adds up") {
   const Config& c = model->config();
   std::map<std::pair<Point, std::int64_t>, std::vector<float>> seen;
   const Hooks hooks =
-      hooks_at(*model, all_places(c), [&](Point point, std::int64_t layer, const Tensor& t, const HookSpan&) {
+      hooks_at(*model, every_place(c), [&](Point point, std::int64_t layer, const Tensor& t, const HookSpan&) {
         const auto values = values_of(t);
         seen[{point, layer}] = {values.begin(), values.end()};
       });
@@ -358,7 +361,7 @@ TEST_CASE("an edit that changes nothing leaves the bits alone, at every point") 
         const std::vector<float> copy(values.begin(), values.end());
         std::copy(copy.begin(), copy.end(), values.begin());
       };
-      const auto places = all_places(model->config());
+      const auto places = every_place(model->config());
       CHECK(trace(model, tokens, 128, hooks_at(*model, places, identity)) == expected);
       for (const auto& place : places) {
         CAPTURE(llama2cpp::point_name(place.first, place.second));
@@ -380,7 +383,7 @@ TEST_CASE("an edit changes the logits, at every point") {
         return tiny::logits_of(*session);
       };
       const Bits expected = logits_with({});
-      for (const auto& place : all_places(model->config())) {
+      for (const auto& place : every_place(model->config())) {
         CAPTURE(llama2cpp::point_name(place.first, place.second));
         CHECK(logits_with(hooks_at(*model, {place}, edit)) != expected);
       }
@@ -420,7 +423,7 @@ TEST_CASE("where nothing reads what was edited, the bits stay") {
 TEST_CASE("an edit of one sequence leaves the others of the pass alone") {
   const auto model = tiny::model(2);
   const std::vector<Tokens> tokens = {tiny::tokens(3, 1), tiny::tokens(5, 2), tiny::tokens(1, 3)};
-  for (const auto& place : all_places(model->config())) {
+  for (const auto& place : every_place(model->config())) {
     CAPTURE(llama2cpp::point_name(place.first, place.second));
     Session sessions[] = {Session(model, 0), Session(model, 0), Session(model, 0)};
     std::vector<Work> work;
@@ -448,7 +451,7 @@ TEST_CASE("hooks show q and k in half-split order, in both rotary styles") {
       seen[{point, layer}] = {values.begin(), values.end()};
     };
     Session session(model, 0);
-    feed(session, tiny::tokens(9, 1), hooks_at(*model, all_places(model->config()), keep));
+    feed(session, tiny::tokens(9, 1), hooks_at(*model, every_place(model->config()), keep));
     return seen;
   };
   const auto furthest = [](const std::vector<float>& a, const std::vector<float>& b) {
@@ -494,7 +497,7 @@ TEST_CASE("an exception in a hook leaves the sessions as they were, at every poi
   const std::vector<Work> work = {{&first, more, nullptr}, {&second, more, nullptr}};
   const State first_before = state_of(first);
   const State second_before = state_of(second);
-  for (const auto& place : all_places(model->config())) {
+  for (const auto& place : every_place(model->config())) {
     CAPTURE(llama2cpp::point_name(place.first, place.second));
     const Hooks hooks = hooks_at(*model, {place}, [](Point, std::int64_t, const Tensor& t, const HookSpan& span) {
       for (float& x : values_of(t)) x = std::numeric_limits<float>::quiet_NaN();
@@ -517,7 +520,7 @@ TEST_CASE("a hook may run another session of the model, and not its own") {
   const Tokens other_prompt = tiny::tokens(6, 2);
   const State expected = state_of(Fed(model, prompt));
   const State other_expected = state_of(Fed(model, other_prompt));
-  for (const auto& place : all_places(model->config())) {
+  for (const auto& place : every_place(model->config())) {
     CAPTURE(llama2cpp::point_name(place.first, place.second));
     Session session(model, 0);
     Session other(model, 0);

@@ -215,8 +215,8 @@ const Refused kRefused[] = {
      [](Backend& be, Operands& o) { be.rope(o.x, o.angles, o.angles, 3, RopeStyle::interleaved); }},
     {"[rope] x is [3, 8], which heads of 0 do not fill",
      [](Backend& be, Operands& o) { be.rope(o.x, o.angles, o.angles, 0, RopeStyle::interleaved); }},
-    {"[rope] x is [3, 8] in heads of 8 but cos is [3, 2]",
-     [](Backend& be, Operands& o) { be.rope(o.x, o.angles, o.angles, 8, RopeStyle::half_split); }},
+    {"[rope] x is [3, 8] in heads of 2 but cos is [3, 2]",
+     [](Backend& be, Operands& o) { be.rope(o.x, o.angles, o.angles, 2, RopeStyle::half_split); }},
     {"[rope] x [3, 8] overlaps cos [3, 2]",
      [](Backend& be, Operands& o) {
        be.rope(o.x, Tensor(o.x.row(1), {3, 2}), o.angles, 4, RopeStyle::half_split);

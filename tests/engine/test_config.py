@@ -18,6 +18,7 @@ from llama2cpp.export import convert
 
 Config: Any = llama2cpp.Config  # what it is given here, its types would not allow
 NEEDED: dict[str, Any] = {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4, "vocab_size": 64, "seq_len": 32}
+LONGROPE = {"type": "longrope", "factor": 4.0, "original_context": 16, "attention_factor": 1.25}
 YARN = {
     "type": "yarn",
     "factor": 4.0,
@@ -33,11 +34,20 @@ SET: dict[str, Any] = NEEDED | {
     "head_dim": 8,
     "norm_eps": 0.5,
     "rope_theta": 500.0,
-    "rope_scaling": YARN,
-    "rope_factors": (1.0, 1.5, 2.0, 4.0),
+    "rope_scaling": LONGROPE,
+    "rope_factors": (1.0, 1.5, 2.0),
     "sliding_window": 7,
     "rope_style": "half_split",
     "tied": True,
+    "rotary_dim": 6,
+    "rope_long_factors": (2.0, 3.0, 8.0),
+    "qk_norm": "head",
+    "full_layers": (0,),
+    "no_rope_layers": (1,),
+    "embedding_multiplier": 1.5,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.25,
+    "logits_scaling": 2.0,
 }
 FIELDS = list(Config(**NEEDED).to_dict())
 
@@ -54,8 +64,14 @@ def test_every_field_is_taken_and_shown(tmp_path: Path) -> None:
         assert getattr(Config, name).__doc__
         other = Config(**NEEDED).to_dict()[name]
         if name not in NEEDED:
-            factors = {"rope_factors": ()} if name == "head_dim" else {}
-            assert Config(**(SET | factors | {name: other})) != config
+            # What a field has no meaning without, or another one has none with.
+            no_factors: dict[str, Any] = {"rope_factors": (), "rope_long_factors": ()}
+            more = {
+                "rotary_dim": no_factors,
+                "rope_scaling": {"rope_long_factors": ()},
+                "rope_style": no_factors | {"rotary_dim": None},
+            }.get(name, {})
+            assert Config(**(SET | more | {name: other})) != config
     assert eval(repr(config), {"Config": Config}) == config
 
 
@@ -66,7 +82,7 @@ def test_a_panel_file_has_the_same_fields(tmp_path: Path) -> None:
     with safe_open(path, "np") as file:
         stored = json.loads(file.metadata()["config"])
     assert list(stored) == FIELDS
-    assert list(stored["rope_scaling"]) == list(YARN)
+    assert list(stored["rope_scaling"]) == list(LONGROPE)
     with llama2cpp.load(path) as found:
         assert found.config == config
 
@@ -84,8 +100,18 @@ def test_what_is_not_given() -> None:
         "sliding_window": None,
         "rope_style": "interleaved",
         "tied": False,
+        "rotary_dim": None,
+        "rope_long_factors": (),
+        "qk_norm": "none",
+        "full_layers": (),
+        "no_rope_layers": (),
+        "embedding_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "attention_multiplier": 0.0,
+        "logits_scaling": 1.0,
     }
     optional = {"n_kv_heads", "head_dim", "rope_scaling", "rope_factors", "sliding_window"}
+    optional |= {"rotary_dim", "rope_long_factors", "full_layers", "no_rope_layers"}
     assert Config(**NEEDED, **dict.fromkeys(optional)) == config
     for name in set(FIELDS) - set(NEEDED) - optional:
         with pytest.raises(TypeError, match=rf"^Config: {name} is None"):

@@ -33,6 +33,15 @@ def test_config(stories: llama2cpp.Model) -> None:
         "sliding_window": None,
         "rope_style": "interleaved",
         "tied": True,
+        "rotary_dim": None,
+        "rope_long_factors": (),
+        "qk_norm": "none",
+        "full_layers": (),
+        "no_rope_layers": (),
+        "embedding_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "attention_multiplier": 0.0,
+        "logits_scaling": 1.0,
     }
     for name, value in config.to_dict().items():
         assert getattr(config, name) == value

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import tiny
 
 import llama2cpp
 from llama2cpp.inside import places
 
 
 def test_names_are_those_of_the_forward(model: llama2cpp.Model) -> None:
-    names = list(places.points_of(2))
+    names = list(places.points_of(tiny.config(n_layers=2)))
     assert names[0] == "hook_embed"
     assert names[-2:] == ["ln_final.hook_scale", "ln_final.hook_normalized"]
     assert names[1:22] == [f"blocks.0.{part}" for part in BLOCK]
@@ -64,12 +65,14 @@ BLOCK = [
     ],
 )
 def test_what_names_stand_for(names: Any, found: list[str]) -> None:
-    assert [places.name_of(place, 2) for place in places.find_places(names, 2)] == found
+    assert [
+        places.name_of(place, tiny.config()) for place in places.find_places(names, tiny.config(n_layers=2))
+    ] == found
 
 
 @pytest.mark.parametrize("name", ["z2", "blocks.2.attn.hook_z", "hook_zz", "blocks.*.hook_nothing", ""])
 def test_a_name_that_no_activation_has(name: str, model: llama2cpp.Model) -> None:
     with pytest.raises(ValueError, match="no activation of a model with 2 layers"):
-        places.find_places(name, 2)
+        places.find_places(name, tiny.config(n_layers=2))
     with pytest.raises(ValueError, match=r"close to it are blocks\.1\.attn\.hook_z"):
         model.hooks([("blocks.1.attn.hook_zz", print)])

@@ -55,7 +55,7 @@ def test_identity_at_each_point_alone(model: llama2cpp.Model) -> None:
         return [session.prefill(ids), session.step(3), session.kv.keys(2).copy(), session.kv.values(2).copy()]
 
     expected = run()
-    for name in places.points_of(3):
+    for name in places.points_of(tiny.config(n_layers=3)):
         with model.hooks([(name, lambda a, hook: a * 1)]):
             assert all(map(same_bits, run(), expected)), name
 
@@ -163,7 +163,7 @@ def test_returned_and_in_place_edits_are_equal(model: llama2cpp.Model) -> None:
         activation[:] = np.nan  # what is returned counts
         return np.asarray(other)
 
-    for name in places.points_of(3):
+    for name in places.points_of(tiny.config(n_layers=3)):
         edited = model.run_with_hooks(ids, [(name, in_place)])
         assert same_bits(edited, model.run_with_hooks(ids, [(name, returned)])), name
         assert not same_bits(edited, plain), name
@@ -288,7 +288,7 @@ def test_an_exception_leaves_the_session_as_it_was(model: llama2cpp.Model, kind:
         activation[:] = np.nan
         raise kind("planned")
 
-    for name in places.points_of(3):
+    for name in places.points_of(tiny.config(n_layers=3)):
         with session.hooks([(name, fail)]), pytest.raises(kind, match="planned"):
             session.prefill([4, 5])
         assert session.tokens == [1, 2, 3]

@@ -113,7 +113,7 @@ def test_patch_from(model: llama2cpp.Model) -> None:
     here, there = tiny.tokens(model.config, 7, 1), tiny.tokens(model.config, 7, 2)
     other_logits, cache = model.run_with_cache(there, everything)
     plain, own = model.run_with_cache(here, everything)
-    for name in places.points_of(3):
+    for name in places.points_of(tiny.config(n_layers=3)):
 
         def by_hand(activation: Array, hook: HookPoint, name: str = name) -> Array:
             return cache[name]
@@ -217,7 +217,7 @@ def test_addresses_are_numpys(
     """Any address gives what the same indices give in NumPy."""
     model = tiny_model()
     full = "blocks.1.ln2.hook_scale" if name == "ln2.hook_scale" else name
-    (place,) = places.find_places(full, 3)
+    (place,) = places.find_places(full, tiny.config(n_layers=3))
     by_head = any(mark in name for mark in ("q", "z", "v2", "result", "k0"))
     head = head if by_head else None
     neuron = [0] if neuron is not None and "scale" in name else neuron

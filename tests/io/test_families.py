@@ -48,6 +48,8 @@ def test_a_renamed_model_does_not_load_as_another(model_type: str, family: str, 
     [
         (None, [], "llama"),
         (None, ["bq", "bk", "bv", "bo"], "llama"),
+        (None, ["bq", "bk", "bv"], "qwen2"),
+        (None, ["bq"], "llama"),
         (None, ["b1", "b2", "b3"], "llama"),
         (5, [], "mistral"),
     ],
@@ -56,15 +58,18 @@ def test_the_family_that_holds_a_model(window: int | None, parts: list[str], exp
     config = llama2cpp.Config(**(tiny.config().to_dict() | {"sliding_window": window}))
     found = _core.hugging_face_family(config, parts)
     assert (found["model_type"], found["has_window"]) == (expected, window is not None)
+    if expected == "qwen2":
+        assert _core.gguf_family(parts, config) == {"architecture": "qwen2", "rope_style": "half_split"}
     theirs: Any = transformers.AutoConfig.for_model(expected)
     assert type(theirs).__name__.removesuffix("Config") + "ForCausalLM" == found["architecture"]
     assert {name for name in ("attention_bias", "mlp_bias") if hasattr(theirs, name)} == set(found["biases"])
-    assert _core.gguf_family(parts) == {"architecture": "llama", "rope_style": "interleaved"}
+    if expected != "qwen2":
+        assert _core.gguf_family(parts, config) == {"architecture": "llama", "rope_style": "interleaved"}
 
 
 def test_no_family_holds_a_model() -> None:
     config = llama2cpp.Config(**(tiny.config().to_dict() | {"sliding_window": 5}))
-    said = r"no model that this version knows with a sliding window \(sliding_window\) and biases"
+    said = r"no model that this version writes with a sliding window \(sliding_window\) and biases"
     with pytest.raises(ValueError, match=said):
         _core.hugging_face_family(config, ["b1", "b2"])
     with pytest.raises(ValueError, match="which no Llama has"):

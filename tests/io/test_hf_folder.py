@@ -249,7 +249,10 @@ def test_a_missing_window_is_not_null(tmp_path: Path, window: Any, expected: int
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "qwen2"}, r'config\.json\.model_type \(byte \d+\): "qwen2", expected "llama" or "mistral"'),
+        (
+            {"model_type": "gemma"},
+            r'config\.json\.model_type \(byte \d+\): "gemma", expected "qwen2", "llama", "mistral",.* or "ernie4_5"',
+        ),
         ({"model_type": ...}, r'config\.json .*: expected a member "model_type", found none'),
         ({"model_type": 7}, r"model_type .*: expected a string, found an integer"),
         ({"architectures": ["LlamaForSequenceClassification"]}, r'architectures .*expected "LlamaForCausalLM"'),

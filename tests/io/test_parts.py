@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -14,7 +14,7 @@ import pytest
 import tiny
 import transformers
 from conftest import ROOT
-from hf_folders import Spec
+from family_models import Case
 
 import llama2cpp
 from llama2cpp import _core
@@ -33,7 +33,12 @@ from llama2cpp.inside.weights import LensWeights
 
 SOURCES = ROOT / "src"
 TABLE = SOURCES / "cpp" / "core" / "parts.inc"
-ALL = {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}  # a model that has every part
+# No model of any family has every part; these have each of them. By model_type: what config.json says, what the config
+# does, and the parts that others have.
+FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
+    "llama": ({"attention_bias": True, "mlp_bias": True}, {}, {"q_norm", "k_norm"}),
+    "qwen3": ({"attention_bias": True}, {"qk_norm": "head"}, {"b1", "b2", "b3"}),
+}
 
 
 class Row(NamedTuple):
@@ -53,11 +58,20 @@ def table() -> list[Row]:
     return rows
 
 
-def every_part(config: llama2cpp.Config) -> dict[str, Any]:
-    """Arrays of a model that has every part, by llama2.c's names."""
+def parts_of(family: str) -> list[Part]:
+    return [part for part in PARTS if part.name not in FAMILIES[family][2]]
+
+
+def any_config(**sizes: Any) -> llama2cpp.Config:
+    """Of arrays that have every part: their model is of no family."""
+    return tiny.config(qk_norm="head", **sizes)
+
+
+def every_part(config: llama2cpp.Config, parts: Iterable[Part] = PARTS) -> dict[str, Any]:
+    """Arrays of a model that has these parts, by llama2.c's names."""
     rng = np.random.default_rng(7)
-    names = [name for part in PARTS for name in part.in_model(config.n_layers)]
-    return {name: rng.standard_normal(shape_of(name, config)).astype(np.float32) for name in names}
+    names = [name for part in parts for name in part.in_model(config.n_layers)]
+    return {name: (0.3 * rng.standard_normal(shape_of(name, config))).astype(np.float32) for name in names}
 
 
 def shape_of(name: str, config: llama2cpp.Config) -> tuple[int, ...]:
@@ -82,7 +96,15 @@ def test_the_class_has_the_columns_of_the_core() -> None:
             said = columns[column]
             assert value in get_args(said) if get_args(said) else type(value) is said, (column, value)
         for size in (row["rows"], row["columns"]):
-            assert size == "one" or size in {"dim", "q_dim", "kv_dim", "head_dim", "hidden_dim", "vocab_size"}
+            assert size == "one" or size in {
+                "dim",
+                "q_dim",
+                "kv_dim",
+                "q_norm_dim",
+                "k_norm_dim",
+                "hidden_dim",
+                "vocab_size",
+            }
 
 
 def test_names_and_layers() -> None:
@@ -99,29 +121,35 @@ def test_names_and_layers() -> None:
 # --- against what we did not write
 
 
-def test_names_and_shapes_are_those_of_transformers() -> None:
-    config = llama2cpp.Config(dim=48, hidden_dim=80, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=70, seq_len=64)
-    model = Spec(
-        settings=ALL
-        | {
-            "hidden_size": 48,
-            "intermediate_size": 80,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 12,
-            "vocab_size": 70,
-        }
-    ).model()
+def test_each_part_has_a_family() -> None:
+    assert {part.name for family in FAMILIES for part in parts_of(family)} == {part.name for part in PARTS}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_and_shapes_are_those_of_transformers(family: str) -> None:
+    sizes: dict[str, Any] = {"dim": 48, "hidden_dim": 80, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+    stated, more, _ = FAMILIES[family]
+    config = llama2cpp.Config(vocab_size=70, seq_len=64, **sizes, **more)
+    settings = {
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "vocab_size": 70,
+    }
+    model = Case(family, stated | settings).model()
     assert isinstance(model, transformers.PreTrainedModel)
     theirs = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    names = [name for part in PARTS for name in part.in_model(2)]
+    names = [name for part in parts_of(family) for name in part.in_model(2)]
     assert {_core.rename_weight(name, "hugging_face"): shape_of(name, config) for name in names} == theirs
 
 
-def test_names_of_gguf_are_the_librarys() -> None:
-    theirs = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3)
-    for part in PARTS:
+@pytest.mark.parametrize(("family", "arch"), [("llama", gguf.MODEL_ARCH.LLAMA), ("qwen3", gguf.MODEL_ARCH.QWEN3)])
+def test_names_of_gguf_are_the_librarys(family: str, arch: gguf.MODEL_ARCH) -> None:
+    theirs = gguf.get_tensor_name_map(arch, 3)
+    for part in parts_of(family):
         stored = _core.rename_weight(part.at(2), "hugging_face")
         assert stored is not None
         assert theirs.get_name(stored, (".weight", ".bias")) == _core.rename_weight(part.at(2), "gguf")
@@ -130,24 +158,26 @@ def test_names_of_gguf_are_the_librarys() -> None:
 # --- each row reaches readers, writers, names, hooks and panels
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("target", ["m.gguf", "folder", "m.safetensors"])
-def test_every_part_is_written_and_read(tmp_path: Path, target: str) -> None:
-    config = tiny.config(dim=64, hidden_dim=96, n_heads=4, vocab_size=64)
-    arrays = every_part(config)
+def test_every_part_is_written_and_read(tmp_path: Path, target: str, family: str) -> None:
+    config = tiny.config(dim=64, hidden_dim=96, n_heads=4, vocab_size=64, **FAMILIES[family][1])
+    arrays = every_part(config, parts_of(family))
     model = llama2cpp.from_arrays(config, arrays)
     tokens = tiny.tokens(config, 5)
     expected = model.session().prefill(tokens)
     with llama2cpp.load(convert(model, tmp_path / target, "f32", tokenizer=False).path) as found:
         assert set(found._core.part_names()) == set(arrays)
-        # A folder's rows are in another order, so its sums are rounded otherwise.
-        tolerance = 1e-4 * float(np.abs(expected).max()) if target == "folder" else 0
+        # Where rows are in another order sums are rounded otherwise.
+        same = found.config.rope_style == config.rope_style
+        tolerance = 0 if same else 1e-6 * float(np.abs(expected).max())
         np.testing.assert_allclose(found.session().prefill(tokens), expected, rtol=0, atol=tolerance)
         assert "optional" in {part.need for name in found._core.part_names() if (part := find_part(name))}
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_a_part_that_is_missing_or_too_long_is_named(part: Part) -> None:
-    config = tiny.config()
+    config = any_config()
     arrays = every_part(config)
     name = part.at(1)
     rest = {other: array for other, array in arrays.items() if other != name}
@@ -161,11 +191,15 @@ def test_a_part_that_is_missing_or_too_long_is_named(part: Part) -> None:
         assert llama2cpp.from_arrays(config, without).session().step(1).shape == (config.vocab_size,)
         with pytest.raises(ValueError, match=rf"'{re.escape(name)}' is there, but layer 0 has none"):
             llama2cpp.from_arrays(config, without | {name: arrays[name]})
+    if part.need == "qk_norm":
+        other = llama2cpp.Config(**(config.to_dict() | {"qk_norm": "none"}))
+        with pytest.raises(ValueError, match=r"_norm\.weight' is there, but config says otherwise \(qk_norm\)"):
+            llama2cpp.from_arrays(other, arrays)
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_every_part_is_computed_with(part: Part) -> None:
-    config = tiny.config()
+    config = any_config()
     arrays = every_part(config)
     tokens = tiny.tokens(config, 5)
     before = llama2cpp.from_arrays(config, arrays).session().prefill(tokens)
@@ -174,7 +208,7 @@ def test_every_part_is_computed_with(part: Part) -> None:
 
 
 def test_what_a_part_reads_is_a_hook_point() -> None:
-    points = {name.removeprefix("blocks.0.") for name, _, _ in _core.hook_points(1)}
+    points = {name.removeprefix("blocks.0.") for name, _, _ in _core.hook_points(1, True)}
     assert {part.reads for part in PARTS} - {""} <= points
     order = [part.lens for part in in_forward_order(LAYER_PARTS)]
     assert [name for name in order if name.startswith("mlp.")] == [
@@ -184,7 +218,7 @@ def test_what_a_part_reads_is_a_hook_point() -> None:
 
 
 def test_names_of_transformer_lens() -> None:
-    config = tiny.config()
+    config = any_config()
     model = llama2cpp.from_arrays(config, every_part(config))
     names = [f"blocks.1.{part.lens}" if part.in_layers else part.lens for part in PARTS]
     assert set(names) <= set(model.weights.transformer_lens)
@@ -203,6 +237,16 @@ SPELLED = {
 }
 # Parts that code asks for one by one: what is in no layer, and these.
 ONE_BY_ONE = {
+    "src/cpp/io/families.cpp": {
+        "wq",
+        "wk",
+        "wv",
+        "w1",
+        "w3",
+        "bq",
+        "bk",
+        "bv",
+    },  # what families hold as one, or must have
     "src/cpp/io/names.cpp": {"wq"},  # an example of a name, in a message
     "src/llama2cpp/export/llama2c_training.py": {"w1"},  # its height is hidden_dim, which the file does not have
     "src/llama2cpp/export/mixtures.py": {"wv", "w2", "wo"},  # llama.cpp's rules

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hf_folders import Json, Spec, change_json, transformers_logits
 from reference import largest_error
@@ -107,7 +108,39 @@ def test_two_that_say_otherwise(folder: Path, other: Json) -> None:
         llama2cpp.load(folder)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("dynamic", CONTEXT), ("longrope", 32)])
+def test_longrope_on_both_sides_of_the_original_context(folder: Path, tmp_path: Path) -> None:
+    """A session's context chooses the divisors, once: transformers chooses by the prompt's length."""
+    change_json(folder / "config.json", rope_parameters=LONGROPE)
+    tokens = [(7 * i) % 50 for i in range(CONTEXT)]
+    llama2cpp.export.convert(folder, tmp_path / "m", "f32")
+    llama2cpp.export.convert(folder, tmp_path / "m.safetensors", "f32")
+    for path in (folder, tmp_path / "m", tmp_path / "m.safetensors"):
+        with llama2cpp.load(path, kv_dtype="f32") as model:
+            assert model.context == 32
+            assert llama2cpp.Config(**model.config.to_dict()) == model.config
+            short, long = model.session(), model.session(context=CONTEXT)
+            found = short.prefill(tokens[:32], all_logits=True)
+            assert largest_error(found, transformers_logits(folder, tokens[:32])) < 1e-5
+            whole = long.prefill(tokens, all_logits=True)
+            assert largest_error(whole, transformers_logits(folder, tokens)) < 1e-5
+            assert largest_error(whole[:32], found) > 1e-3
+            # However the prompt is cut, and in one pass with a session of the other divisors.
+            parts = model.session(context=CONTEXT)
+            cut = [parts.prefill(tokens[:20], all_logits=True), parts.prefill(tokens[20:], all_logits=True)]
+            assert np.concatenate(cut).tobytes() == whole.tobytes()
+            pair = [model.session(), model.session(context=CONTEXT)]
+            both = model.forward([(session, tokens[:9]) for session in pair])
+            assert [row.tobytes() for row in both] == [found[8].tobytes(), whole[8].tobytes()]
+            with pytest.raises(llama2cpp.ContextFullError):
+                short.step(1)
+            short.save(tmp_path / "session")
+            with pytest.raises(ValueError, match="beyond 32 positions rotary frequencies are others"):
+                model.load_session(tmp_path / "session", context=CONTEXT)
+    with pytest.raises(ValueError, match="longrope"):
+        llama2cpp.export.convert(folder, tmp_path / "m.gguf", "f32")
+
+
+@pytest.mark.parametrize(("name", "limit"), [("dynamic", CONTEXT)])
 def test_up_to_the_original_context(folder: Path, tmp_path: Path, name: str, limit: int) -> None:
     """Beyond it the frequencies of all positions would be others: refused, by the name of the type."""
     change_json(folder / "config.json", rope_parameters=TYPES[name][0] | {"rope_type": name})

@@ -83,24 +83,28 @@ def test_take_many_rows(bench: Bench, rows: int) -> None:
     heads=st.integers(1, 9),
     head_dim=st.one_of(st.integers(1, 40).map(lambda n: 2 * n), st.sampled_from([64, 80, 128, 256])),
     half_split=st.booleans(),
+    part=st.sampled_from([1.0, 1.0, 0.75, 0.5, 0.01]),
 )
 @many
-def test_rope(bench: Bench, scene: Scene, count: int, heads: int, head_dim: int, half_split: bool) -> None:
+def test_rope(bench: Bench, scene: Scene, count: int, heads: int, head_dim: int, half_split: bool, part: float) -> None:
     backend = scene.backend(bench)
+    turned = max(1, int(head_dim * part) // 2)  # pairs: the first numbers of a head
     x = scene.operand(backend, scene.values(count, heads * head_dim))
-    angles = scene.rng.uniform(-1e4, 1e4, (count, head_dim // 2))
+    angles = scene.rng.uniform(-1e4, 1e4, (count, turned))
     cos, sin = (scene.operand(backend, f(angles).astype(np.float32)) for f in (np.cos, np.sin))
-    pairs = x.view.astype(np.float64).reshape(count, heads, head_dim)
-    shape = (count, heads, 2, head_dim // 2) if half_split else (count, heads, head_dim // 2, 2)
+    by_head = x.view.astype(np.float64).reshape(count, heads, head_dim)
+    pairs, rest = by_head[..., : 2 * turned], by_head[..., 2 * turned :]
+    shape = (count, heads, 2, turned) if half_split else (count, heads, turned, 2)
     a, b = np.moveaxis(pairs.reshape(shape), 2 if half_split else 3, 0)
     c, s = (t.view.astype(np.float64)[:, None, :] for t in (cos, sin))
     axis = 2 if half_split else 3
 
-    def whole(first: Doubles, second: Doubles) -> Doubles:
-        return np.stack([first, second], axis=axis).reshape(count, heads * head_dim)
+    def whole(first: Doubles, second: Doubles, others: Doubles) -> Doubles:
+        each = np.stack([first, second], axis=axis).reshape(count, heads, 2 * turned)
+        return np.concatenate([each, others], axis=-1).reshape(count, heads * head_dim)
 
-    exact = whole(a * c - b * s, b * c + a * s)
-    unit = U * whole(np.abs(a * c) + np.abs(b * s), np.abs(b * c) + np.abs(a * s))
+    exact = whole(a * c - b * s, b * c + a * s, rest)
+    unit = U * whole(np.abs(a * c) + np.abs(b * s), np.abs(b * c) + np.abs(a * s), 0 * rest)
     backend.rope(x.view, cos.view, sin.view, head_dim, half_split)
     within(f"{bench.kind} rope", "", x.view, exact, unit, 2.0001, "u (|a c| + |b s|)", 8 * TINY)
     for operand in (x, cos, sin):

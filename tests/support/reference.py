@@ -39,32 +39,41 @@ def run(
 
     positions = len(tokens)
     cos, sin = _rotation(config, positions)
-    mask = torch.full((positions, positions), -torch.inf, dtype=torch.float64).triu(1)
+    distance = torch.arange(positions)[:, None] - torch.arange(positions)[None]  # to the key, back from the query
+    no_rope, full = set(config.no_rope_layers), set(config.full_layers)
+    multiplier = config.attention_multiplier or config.head_dim**-0.5
     heads_per_kv = config.n_heads // config.n_kv_heads
     keys, values = [], []
 
-    x = weight("tok_embeddings")[list(tokens)]  # [T, dim]
+    x = weight("tok_embeddings")[list(tokens)] * config.embedding_multiplier  # [T, dim]
     for i in range(config.n_layers):
         layer = f"layers.{i}"
         normed = rounded(_rms_norm(x, weight(f"{layer}.attention_norm"), config.norm_eps))
         q = (normed @ weight(f"{layer}.attention.wq").T).view(positions, config.n_heads, config.head_dim)
         k = (normed @ weight(f"{layer}.attention.wk").T).view(positions, config.n_kv_heads, config.head_dim)
         v = (normed @ weight(f"{layer}.attention.wv").T).view(positions, config.n_kv_heads, config.head_dim)
-        q, k = _rotate(config, q, cos, sin), _rotate(config, k, cos, sin)
+        if config.qk_norm != "none":
+            q = _norm_heads(config, q, weight(f"{layer}.attention.q_norm"))
+            k = _norm_heads(config, k, weight(f"{layer}.attention.k_norm"))
+        if i not in no_rope:
+            q, k = _rotate(config, q, cos, sin), _rotate(config, k, cos, sin)
         keys.append(k)
         values.append(v)
         k, v = k.repeat_interleave(heads_per_kv, 1), v.repeat_interleave(heads_per_kv, 1)  # [T, n_heads, head_dim]
-        scores = torch.einsum("thd,shd->hts", q, k) / config.head_dim**0.5 + mask
+        window = None if i in full else config.sliding_window
+        masked = (distance < 0) | (distance >= (window or positions))
+        scores = (torch.einsum("thd,shd->hts", q, k) * multiplier).masked_fill(masked, -torch.inf)
         z = torch.einsum("hts,shd->thd", scores.softmax(-1), v)
-        x = x + rounded(z.flatten(1)) @ weight(f"{layer}.attention.wo").T
+        x = x + rounded(z.flatten(1)) @ weight(f"{layer}.attention.wo").T * config.residual_multiplier
 
         normed = rounded(_rms_norm(x, weight(f"{layer}.ffn_norm"), config.norm_eps))
         gate = torch.nn.functional.silu(normed @ weight(f"{layer}.feed_forward.w1").T)
         up = normed @ weight(f"{layer}.feed_forward.w3").T
-        x = x + rounded(gate * up) @ weight(f"{layer}.feed_forward.w2").T
+        x = x + rounded(gate * up) @ weight(f"{layer}.feed_forward.w2").T * config.residual_multiplier
 
     unembed = weight("tok_embeddings" if config.tied else "output")
-    return Result(rounded(_rms_norm(x, weight("norm"), config.norm_eps)) @ unembed.T, keys, values)
+    logits = rounded(_rms_norm(x, weight("norm"), config.norm_eps)) @ unembed.T / config.logits_scaling
+    return Result(logits, keys, values)
 
 
 def largest_error(got: NDArray[Any], expected: Tensor | NDArray[Any]) -> float:
@@ -78,16 +87,27 @@ def _rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * gain.flatten()
 
 
+def _norm_heads(config: llama2cpp.Config, x: Tensor, gain: Tensor) -> Tensor:
+    """RMSNorm of x [T, heads, head_dim]: of each head, or of all together."""
+    together = config.qk_norm == "full"
+    return _rms_norm(x.flatten(1) if together else x, gain, config.norm_eps).reshape(x.shape)
+
+
 def _rotation(config: llama2cpp.Config, positions: int) -> tuple[Tensor, Tensor]:
-    """cos and sin [T, 1, head_dim / 2] of position times theta^(-2j / head_dim)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    """cos and sin [T, 1, rotary / 2] of position times theta^(-2j / rotary)."""
+    turned = config.rotary_dim or config.head_dim
+    exponents = torch.arange(0, turned, 2, dtype=torch.float32) / turned
     frequencies = 1.0 / config.rope_theta**exponents
     angles = (torch.arange(positions, dtype=torch.float32)[:, None] * frequencies).double()[:, None, :]
     return angles.cos(), angles.sin()
 
 
 def _rotate(config: llama2cpp.Config, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs of x [T, heads, head_dim]: neighbours, or an element of each half."""
+    """Turn the pairs of x [T, heads, head_dim]: neighbours, or an element of each half; or of its first numbers."""
+    if config.rotary_dim:
+        x, rest = x[..., : config.rotary_dim], x[..., config.rotary_dim :]
+        a, b = x.chunk(2, -1)
+        return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), -1)
     if config.rope_style == "interleaved":
         a, b = x[..., 0::2], x[..., 1::2]
         return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import llama2cpp
+from llama2cpp import _core
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -54,6 +55,9 @@ def arrays(config: llama2cpp.Config, seed: int = 0, *, scale: float = 1.0) -> Ar
     def gain() -> NDArray[np.float32]:
         return np.asarray(rng.uniform(0.5, 1.5, config.dim), dtype=np.float32)
 
+    def head_gain(part: str) -> NDArray[np.float32]:
+        return np.asarray(rng.uniform(0.5, 1.5, _core.part_shape(part, config)), dtype=np.float32)
+
     weights = {"tok_embeddings.weight": rng.standard_normal((config.vocab_size, config.dim)).astype(np.float32)}
     for layer in range(config.n_layers):
         weights |= {
@@ -67,6 +71,10 @@ def arrays(config: llama2cpp.Config, seed: int = 0, *, scale: float = 1.0) -> Ar
             f"layers.{layer}.feed_forward.w2.weight": matrix(config.dim, config.hidden_dim),
             f"layers.{layer}.feed_forward.w3.weight": matrix(config.hidden_dim, config.dim),
         }
+    if config.qk_norm != "none":
+        for layer in range(config.n_layers):
+            weights[f"layers.{layer}.attention.q_norm.weight"] = head_gain("q_norm")
+            weights[f"layers.{layer}.attention.k_norm.weight"] = head_gain("k_norm")
     weights["norm.weight"] = gain()
     if not config.tied:
         weights["output.weight"] = matrix(config.vocab_size, config.dim)

@@ -168,8 +168,8 @@ class Backend {
   virtual void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
                       const Norm& norm = {}) = 0;
 
-  // Turns each pair of each head by its position's angles, in place.
-  //                                                x [T, heads * head_dim], cos and sin [T, head_dim / 2]
+  // Turns each pair of each head by its position's angles, in place; where there are fewer angles than pairs, the first
+  // numbers of the head as if they were all.       x [T, heads * head_dim], cos and sin [T, up to head_dim / 2]
   virtual void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) = 0;
 
   // Writes k and v of each span's rows to its cache.   k, v [T, n_kv_heads * head_dim]

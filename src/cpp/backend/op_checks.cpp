@@ -203,8 +203,8 @@ void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t he
   need_same_shape("rope", {"cos", cos}, {"sin", sin});
   LLAMA2CPP_CHECK(head_dim > 0 && head_dim % 2 == 0 && x.columns() % head_dim == 0, "[rope] x is ", shape_text(x),
                   ", which heads of ", head_dim, " do not fill");
-  LLAMA2CPP_CHECK(cos.rows() == x.rows() && cos.columns() == head_dim / 2, "[rope] x is ", shape_text(x),
-                  " in heads of ", head_dim, " but cos is ", shape_text(cos));
+  LLAMA2CPP_CHECK(cos.rows() == x.rows() && cos.columns() >= 1 && cos.columns() <= head_dim / 2, "[rope] x is ",
+                  shape_text(x), " in heads of ", head_dim, " but cos is ", shape_text(cos));
   need_apart("rope", {"x", x}, {"cos", cos});
   need_apart("rope", {"x", x}, {"sin", sin});
 }

@@ -47,7 +47,8 @@ rope_scaling : dict, optional
     Llama 3.1 does, and ``{"type": "yarn", "factor": f, "original_context": n, "attention_factor": a, "beta_fast": b,
     "beta_slow": c, "truncate": t}`` what YaRN does (Peng et al. 2023), with cos and sin times a. ``{"type": "dynamic",
     "factor": f, "original_context": n}`` changes nothing up to n positions, and ``{"type": "longrope", "factor": f,
-    "original_context": n, "attention_factor": a}`` multiplies cos and sin by a; with these two a context has at most n.
+    "original_context": n, "attention_factor": a}`` multiplies cos and sin by a; a context has at most n with the former, and with the latter
+    where there are no rope_long_factors.
 rope_factors : sequence of float
     [head_dim / 2], in addition: each frequency is divided by its own factor. None if empty. GGUF files have Llama 3's
     scaling so.
@@ -57,6 +58,25 @@ rope_style : str
     Order of the rows of wq and wk: "interleaved" (llama2.c, GGUF) or "half_split" (Hugging Face).
 tied : bool
     Whether the output matrix is the embedding table.
+rotary_dim : int, optional
+    How many numbers of each head are turned by their position, the first ones; None for all. Fewer than all with
+    rope_style "half_split" only.
+rope_long_factors : sequence of float
+    [rotary_dim / 2], with rope_scaling of type "longrope": what rope_factors are in sessions whose context is beyond the
+    original one, from their first token on. None if empty: then no context is longer.
+qk_norm : str
+    Whether queries and keys are RMS-normalized before rotary embedding: "none", "head" (each head by itself, as in Qwen3)
+    or "full" (all heads of a token together).
+full_layers : sequence of int
+    Layers that see all positions before them although there is a sliding_window. None if empty.
+no_rope_layers : sequence of int
+    Layers whose queries and keys are not turned by their position, as in SmolLM3. None if empty.
+embedding_multiplier, residual_multiplier : float
+    What embeddings are multiplied by, and what attention and MLP add to the residual stream, as in Granite.
+attention_multiplier : float
+    What attention scores are multiplied by; 0 means 1 / sqrt(head_dim).
+logits_scaling : float
+    What logits are divided by.
 
 Raises
 ------
@@ -87,6 +107,8 @@ py::object to_python(const Field& /*field*/, float value) { return py::float_(va
 py::object to_python(const Field& /*field*/, bool value) { return py::bool_(value); }
 py::object to_python(const Field& /*field*/, RopeStyle value) { return py::str(to_string(value)); }
 py::object to_python(const Field& /*field*/, RopeScaling::Kind value) { return py::str(to_string(value)); }
+py::object to_python(const Field& /*field*/, QkNorm value) { return py::str(to_string(value)); }
+py::object to_python(const Field& /*field*/, const Layers& layers) { return py::tuple(py::cast(layers)); }
 py::object to_python(const Field& /*field*/, const std::vector<float>& values) { return py::tuple(py::cast(values)); }
 py::object to_python(const Field& /*field*/, const RopeScaling& scaling) {
   if (scaling.kind == RopeScaling::Kind::none) return py::none();
@@ -141,6 +163,15 @@ void from_python(const Field& field, py::handle given, std::vector<float>& value
   }
 }
 
+void from_python(const Field& field, py::handle given, Layers& layers) {
+  if (!py::isinstance<py::iterable>(given) || py::isinstance<py::str>(given)) {
+    throw_type(field, given, "a sequence of layers, or None");
+  }
+  for (const py::handle item : py::reinterpret_borrow<py::iterable>(given)) {
+    layers.push_back(to_integer<std::int64_t>(item, "Config", cat("one of ", field.name).c_str()));
+  }
+}
+
 template <class Value, std::size_t kCount>
 std::string listed(const Value (&values)[kCount]) {
   std::string names;
@@ -161,6 +192,7 @@ void from_name(const Field& field, py::handle given, const char* of, const Value
 void from_python(const Field& field, py::handle given, RopeStyle& value) {
   from_name(field, given, "", kRopeStyles, value);
 }
+void from_python(const Field& field, py::handle given, QkNorm& value) { from_name(field, given, "", kQkNorms, value); }
 void from_python(const Field& field, py::handle given, RopeScaling::Kind& value) {
   from_name(field, given, "rope_scaling's ", kScalingKinds, value);
 }
@@ -198,8 +230,9 @@ bool is_needed(const Field& field) {
 // Whether None says that it is not given.
 template <class Member>
 bool may_be_none(const Field& field) {
-  constexpr bool kIsStructure =
-      std::is_same_v<Member, RopeScaling Config::*> || std::is_same_v<Member, std::vector<float> Config::*>;
+  constexpr bool kIsStructure = std::is_same_v<Member, RopeScaling Config::*> ||
+                                std::is_same_v<Member, std::vector<float> Config::*> ||
+                                std::is_same_v<Member, Layers Config::*>;
   return kIsStructure || (kIsInteger<Member> && !is_needed<Member>(field));
 }
 
@@ -243,6 +276,8 @@ std::string default_text(float value) {
 }
 std::string default_text(bool value) { return cat("bool = ", value ? "True" : "False"); }
 std::string default_text(RopeStyle value) { return cat("str = '", to_string(value), "'"); }
+std::string default_text(QkNorm value) { return cat("str = '", to_string(value), "'"); }
+std::string default_text(const Layers& /*value*/) { return "collections.abc.Sequence | None = ()"; }
 std::string default_text(const RopeScaling& /*value*/) { return "collections.abc.Mapping | None = None"; }
 std::string default_text(const std::vector<float>& /*value*/) { return "collections.abc.Sequence | None = ()"; }
 

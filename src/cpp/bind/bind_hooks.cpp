@@ -169,15 +169,20 @@ void register_hooks(py::module_& module) {
 
   module.def(
       "hook_points",
-      [](Int<"hook_points", "n_layers"> n_layers) {
+      [](Int<"hook_points", "n_layers"> n_layers, Flag<"hook_points", "qk_norm"> qk_norm) {
+        Config config;
+        config.n_layers = n_layers;
+        config.qk_norm = qk_norm ? QkNorm::head : QkNorm::none;
         py::list points;
-        for (const Place& place : all_places(n_layers)) {
+        for (const Place& place : all_places(config)) {
           points.append(
               py::make_tuple(point_name(place.point, place.layer), static_cast<int>(place.point), place.layer));
         }
         return points;
       },
-      arg("n_layers"), "Name, point and layer of every place of a model, in the order of the forward.");
+      arg("n_layers"), arg("qk_norm") = false,
+      "Name, point and layer of every place of a model, in the order of the forward. qk_norm: whether it normalizes "
+      "queries and keys.");
 
   module.def(
       "point_shape",

@@ -24,14 +24,14 @@ Returns
 list of dict
     ``name``; ``pattern``, llama2.c's name with {} for the layer; ``scope`` ("model", "attention" or "mlp"); ``kind``
     ("table", "matrix", "gain" or "bias"); ``rows`` and ``columns``, whose values a config has ("one" for vectors);
-    ``need`` ("always", "untied" or "optional"); ``rotary``, whether its order follows ``config.rope_style``; ``lens``,
+    ``need`` ("always", "untied", "optional" or "qk_norm", where the config has such norms); ``rotary``, whether its order follows ``config.rope_style``; ``lens``,
     TransformerLens's name without "blocks.{i}."; ``reads``, the hook point whose activation it is multiplied with, or "".
 
 Examples
 --------
 >>> from llama2cpp import _core
 >>> [part["name"] for part in _core.parts() if part["kind"] == "gain"]
-['attention_norm', 'ffn_norm', 'norm']
+['attention_norm', 'ffn_norm', 'norm', 'q_norm', 'k_norm']
 )doc";
 
 constexpr const char* kShapeDoc = R"doc(The shape that a config gives a part.
@@ -100,7 +100,8 @@ Returns
 -------
 dict
     ``model_type``; ``architecture``; ``rope_style``, the order of its files' rotary rows; ``has_window``, whether it states
-    one; ``biases``, which of its settings say that a half of a layer has biases.
+    one; ``layer_types``, whether it says which layers have it; ``asks_for_window``, whether that needs
+    use_sliding_window; ``multipliers`` and ``no_rope_layers``, whether it has such settings; ``biases``, which of its settings say that a half of a layer has biases.
 
 Raises
 ------
@@ -121,6 +122,8 @@ Parameters
 ----------
 parts : sequence of str
     The ``name`` in `parts` of each.
+config : Config, optional
+    The model's; None for a Llama's.
 
 Returns
 -------
@@ -182,13 +185,17 @@ py::dict hugging_face_family(const Config& config, const std::vector<std::string
   d["model_type"] = family.model_type;
   d["architecture"] = family.architectures[0];
   d["rope_style"] = to_string(family.hugging_face_rope_style);
-  d["has_window"] = family.has_window;
+  d["has_window"] = family.windows != Windows::none && config.sliding_window > 0;
+  d["layer_types"] = family.windows == Windows::some;
+  d["asks_for_window"] = family.asks_for_window;
+  d["multipliers"] = family.computes_switch("multipliers");
+  d["no_rope_layers"] = family.computes_switch("no_rope_layers");
   d["biases"] = biases;
   return d;
 }
 
-py::dict gguf_family(const std::vector<std::string>& names) {
-  const Family& family = gguf_family_of(parts_named(names));
+py::dict gguf_family(const std::vector<std::string>& names, const std::optional<Config>& config) {
+  const Family& family = gguf_family_of(config.value_or(Config()), parts_named(names));
   py::dict d;
   d["architecture"] = family.gguf;
   d["rope_style"] = to_string(family.gguf_rope_style);
@@ -222,7 +229,7 @@ void register_parts(py::module_& module) {
   module.def("parts", &part_rows, kPartsDoc);
   module.def("part_shape", &shape_of_part, py::arg("part"), py::arg("config"), kShapeDoc);
   module.def("hugging_face_family", &hugging_face_family, py::arg("config"), py::arg("parts"), kFolderFamilyDoc);
-  module.def("gguf_family", &gguf_family, py::arg("parts"), kGgufFamilyDoc);
+  module.def("gguf_family", &gguf_family, py::arg("parts"), py::arg("config") = py::none(), kGgufFamilyDoc);
   module.def("rename_weight", &rename_weight, py::arg("name"), py::arg("family"), kRenameDoc);
 }
 

@@ -104,16 +104,16 @@ py::array prefill(Session& session, const py::object& tokens, Flag<"Session.pref
   return logits;
 }
 
-// cos and sin of the rotary angles of positions [0, count): two arrays [count, head_dim / 2].
+// cos and sin of the rotary angles of positions [0, count): two arrays [count, rotary / 2].
 py::tuple rotary(const Session& session, Int<"Session.rotary", "count"> given) {
   const std::int64_t count = given;
   const Model& model = session.model();
   LLAMA2CPP_CHECK(count >= 0, "count is ", count, ", expected 0 or more");
-  const py::ssize_t pairs = model.config().head_dim / 2;
+  const py::ssize_t pairs = model.config().rotary() / 2;
   auto cos = new_array<float>({static_cast<py::ssize_t>(count), pairs}, "an array of cosines");
   auto sin = new_array<float>({static_cast<py::ssize_t>(count), pairs}, "an array of sines");
   for (std::int64_t p = 0; p < count; ++p) {
-    model.rope().at(p, cos.mutable_data() + p * pairs, sin.mutable_data() + p * pairs);
+    model.rope(session.context()).at(p, cos.mutable_data() + p * pairs, sin.mutable_data() + p * pairs);
   }
   return py::make_tuple(cos, sin);
 }

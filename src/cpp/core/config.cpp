@@ -28,12 +28,25 @@ void check(const std::string& name, const Field& field, const std::vector<float>
 
 void check(const std::string& /*name*/, const Field& /*field*/, RopeScaling::Kind /*value*/) {}
 void check(const std::string& /*name*/, const Field& /*field*/, RopeStyle /*value*/) {}
+void check(const std::string& /*name*/, const Field& /*field*/, QkNorm /*value*/) {}
+void check(const std::string& /*name*/, const Field& /*field*/, const Layers& /*value*/) {}  // by check_layers
 void check(const std::string& /*name*/, const Field& /*field*/, bool /*value*/) {}
 
 void check(const std::string& name, const Field& /*field*/, const RopeScaling& scaling) {
   RopeScaling::fields([&](const Field& field, auto member) {
     if (scaling.has(field)) check(cat(name, "'s ", field.name), field, scaling.*member);
   });
+}
+
+void check_layers(std::string_view name, const Layers& layers, std::int64_t n_layers) {
+  std::int64_t least = 0;
+  for (const std::int64_t layer : layers) {
+    if (layer < least || layer >= n_layers) {
+      throw FormatError(
+          cat("config: one of ", name, " is ", layer, ", expected numbers of ", n_layers, " layers, ascending from 0"));
+    }
+    least = layer + 1;
+  }
 }
 
 // Whether frequencies beyond the original context would be others.
@@ -49,7 +62,8 @@ std::int64_t Config::default_context() const {
 
 void Config::check_context(std::int64_t context) const {
   LLAMA2CPP_CHECK(context >= 1, "context is ", context, ", expected 1 or more");
-  LLAMA2CPP_CHECK(!ends_with_context(rope_scaling) || context <= rope_scaling.original_context, "context is ", context,
+  const bool ends = ends_with_context(rope_scaling) && rope_long_factors.empty();
+  LLAMA2CPP_CHECK(!ends || context <= rope_scaling.original_context, "context is ", context,
                   ", but rotary scaling of type ", to_string(rope_scaling.kind),
                   " is implemented up to its original context only, which is ", rope_scaling.original_context);
 }
@@ -70,6 +84,8 @@ void Config::validate() const {
   if (head_dim % 2 != 0) {
     throw FormatError(cat("config: head_dim is ", head_dim, ", expected an even number (rotary turns pairs)"));
   }
+  check_layers("full_layers", full_layers, n_layers);
+  check_layers("no_rope_layers", no_rope_layers, n_layers);
   const RopeScaling& scaling = rope_scaling;
   if (scaling.kind == RopeScaling::Kind::llama3 && scaling.low_freq_factor >= scaling.high_freq_factor) {
     throw FormatError(cat("config: rope_scaling's low_freq_factor is ", scaling.low_freq_factor,
@@ -78,10 +94,21 @@ void Config::validate() const {
   if (scaling.kind == RopeScaling::Kind::yarn && rope_theta <= 1.0F) {
     throw FormatError(cat("config: rope_theta is ", rope_theta, ", expected more than 1 with scaling of type yarn"));
   }
-  if (!rope_factors.empty() && static_cast<std::int64_t>(rope_factors.size()) != head_dim / 2) {
-    throw FormatError(cat("config: there are ", rope_factors.size(), " rope_factors, expected head_dim / 2, which is ",
-                          head_dim / 2));
+  if (rotary() % 2 != 0 || rotary() > head_dim || (rotary() < head_dim && rope_style == RopeStyle::interleaved)) {
+    throw FormatError(cat("config: rotary_dim is ", rotary_dim, ", expected an even number up to head_dim, which is ",
+                          head_dim, "; less than that with rope_style half_split only"));
   }
+  if (!rope_long_factors.empty() && scaling.kind != RopeScaling::Kind::longrope) {
+    throw FormatError("config: there are rope_long_factors, which rope_scaling of type longrope has only");
+  }
+  const char* const size = rotary_dim == 0 ? "head_dim / 2" : "rotary_dim / 2";
+  const auto check_count = [&](const char* name, const std::vector<float>& factors) {
+    if (factors.empty() || static_cast<std::int64_t>(factors.size()) == rotary() / 2) return;
+    throw FormatError(
+        cat("config: there are ", factors.size(), " ", name, ", expected ", size, ", which is ", rotary() / 2));
+  };
+  check_count("rope_factors", rope_factors);
+  check_count("rope_long_factors", rope_long_factors);
 }
 
 }  // namespace llama2cpp

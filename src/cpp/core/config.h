@@ -40,15 +40,26 @@ inline std::string_view to_string(RopeStyle style) {
   return style == RopeStyle::interleaved ? "interleaved" : "half_split";
 }
 
+// Whether queries and keys are RMS-normalised before rotary embedding: each head by itself, or all heads of a token as one.
+enum class QkNorm : std::uint8_t { none, head, full };
+
+inline std::string_view to_string(QkNorm norm) {
+  constexpr std::string_view kNames[] = {"none", "head", "full"};
+  return kNames[static_cast<std::size_t>(norm)];
+}
+
+// Layers of a model by their numbers, ascending.
+using Layers = std::vector<std::int64_t>;
+
 // How rotary frequencies are changed for contexts longer than the first training's.
 struct RopeScaling {
   // linear: all are divided by the factor. llama3: those whose wave is longer than original_context / low_freq_factor
   // are, those below original_context / high_freq_factor are not, and between the two it changes smoothly.
   // yarn: those that turn less than beta_slow times in original_context are, those above beta_fast are not, and between the
   // two it changes evenly from one frequency to the next; and cos and sin are multiplied by attention_factor.
-  // dynamic: none are up to original_context, and every position beyond it would change all of them. longrope: rope_factors
-  // are those up to original_context, others would be beyond it; and cos and sin are multiplied by attention_factor. Both
-  // are computed up to original_context only: what is in the cache would have to be turned again.
+  // dynamic: none are up to original_context, and every position beyond it would change all of them: it is computed up to
+  // there only. longrope: rope_factors are those of contexts up to original_context, rope_long_factors those of longer
+  // ones, where they are known; and cos and sin are multiplied by attention_factor.
   enum class Kind : std::uint8_t { none, linear, llama3, yarn, dynamic, longrope };
 
   Kind kind = Kind::none;
@@ -95,6 +106,7 @@ struct RopeScaling {
 };
 
 inline constexpr RopeStyle kRopeStyles[] = {RopeStyle::interleaved, RopeStyle::half_split};
+inline constexpr QkNorm kQkNorms[] = {QkNorm::none, QkNorm::head, QkNorm::full};
 // Those that change something.
 inline constexpr RopeScaling::Kind kScalingKinds[] = {
     RopeScaling::Kind::linear,  RopeScaling::Kind::llama3,   RopeScaling::Kind::yarn,
@@ -130,14 +142,33 @@ struct Config {
   float norm_eps = 1e-5F;
   float rope_theta = 10000.0F;
   RopeScaling rope_scaling;
-  std::vector<float> rope_factors;  // [head_dim / 2] each frequency is divided by its own; empty: by none
+  std::vector<float> rope_factors;  // [rotary / 2] each frequency is divided by its own; empty: by none
   std::int64_t sliding_window = 0;  // a position sees itself and the window - 1 before it; 0: all before it
   RopeStyle rope_style = RopeStyle::interleaved;
-  bool tied = false;  // the output matrix is the embedding table
+  bool tied = false;                     // the output matrix is the embedding table
+  std::int64_t rotary_dim = 0;           // how many numbers of a head are turned, its first; 0: all
+  std::vector<float> rope_long_factors;  // [rotary / 2] in place of rope_factors where a context is beyond the original
+  QkNorm qk_norm = QkNorm::none;
+  Layers full_layers;                 // those that see all before them although there is a window
+  Layers no_rope_layers;              // those whose queries and keys are not turned
+  float embedding_multiplier = 1.0F;  // embeddings are multiplied by it
+  float residual_multiplier = 1.0F;   // what the two halves of a layer add to the residual stream is
+  float attention_multiplier = 0.0F;  // q . k is; 0: 1 / sqrt(head_dim)
+  float logits_scaling = 1.0F;        // logits are divided by it
 
   std::int64_t q_dim() const { return n_heads * head_dim; }
   std::int64_t kv_dim() const { return n_kv_heads * head_dim; }
+  std::int64_t rotary() const { return rotary_dim == 0 ? head_dim : rotary_dim; }
   std::int64_t heads_per_kv() const { return n_heads / n_kv_heads; }
+  // How many queries of a token, and how many keys, are normalised together.
+  std::int64_t q_norm_dim() const { return qk_norm == QkNorm::full ? q_dim() : head_dim; }
+  std::int64_t k_norm_dim() const { return qk_norm == QkNorm::full ? kv_dim() : head_dim; }
+
+  // Whether a session of that context turns by rope_long_factors: from its first token on, so that nothing in its cache has
+  // to be turned again.
+  bool is_long(std::int64_t context) const {
+    return !rope_long_factors.empty() && context > rope_scaling.original_context;
+  }
 
   // The context that a session has where none is asked for.
   std::int64_t default_context() const;
@@ -181,6 +212,40 @@ struct Config {
                 .doc = "Order of the rows of wq and wk: interleaved (llama2.c, GGUF) or half_split (Hugging Face)."},
           &Config::rope_style);
     visit(Field{.name = "tied", .doc = "Whether the output matrix is the embedding table."}, &Config::tied);
+    visit(Field{.name = "rotary_dim",
+                .doc = "How many numbers of each head rotary embedding turns, the first; None: all.",
+                .least = 0,
+                .original = false},
+          &Config::rotary_dim);
+    visit(Field{.name = "rope_long_factors",
+                .doc = "What rope_factors are in sessions whose context is beyond rope_scaling's original; empty: the "
+                       "same.",
+                .original = false},
+          &Config::rope_long_factors);
+    visit(Field{.name = "qk_norm",
+                .doc = "Whether queries and keys are RMS-normalized: none, head (each by itself) or full (all of a "
+                       "token together).",
+                .original = false},
+          &Config::qk_norm);
+    visit(Field{.name = "full_layers",
+                .doc = "Layers that see all positions although there is a sliding window.",
+                .original = false},
+          &Config::full_layers);
+    visit(Field{.name = "no_rope_layers", .doc = "Layers without rotary embedding.", .original = false},
+          &Config::no_rope_layers);
+    visit(Field{.name = "embedding_multiplier", .doc = "What embeddings are multiplied by.", .original = false},
+          &Config::embedding_multiplier);
+    visit(Field{.name = "residual_multiplier",
+                .doc = "What is multiplied with what attention and MLP add to the residual stream.",
+                .original = false},
+          &Config::residual_multiplier);
+    visit(Field{.name = "attention_multiplier",
+                .doc = "What attention scores are multiplied by; 0: 1 / sqrt(head_dim).",
+                .may_be_zero = true,
+                .original = false},
+          &Config::attention_multiplier);
+    visit(Field{.name = "logits_scaling", .doc = "What logits are divided by.", .original = false},
+          &Config::logits_scaling);
   }
 
  private:

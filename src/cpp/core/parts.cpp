@@ -25,8 +25,10 @@ std::int64_t value_of(Size size, const Config& config) {
       return config.q_dim();
     case Size::kv_dim:
       return config.kv_dim();
-    case Size::head_dim:
-      return config.head_dim;
+    case Size::q_norm_dim:
+      return config.q_norm_dim();
+    case Size::k_norm_dim:
+      return config.k_norm_dim();
     case Size::hidden_dim:
       return config.hidden_dim;
     case Size::vocab_size:

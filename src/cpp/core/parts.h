@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <optional>
 #include <string_view>
 
 #include "core/config.h"
@@ -31,12 +32,13 @@ enum class PartKind : std::uint8_t {
 };
 
 // A size that follows from a Config.
-enum class Size : std::uint8_t { one, dim, q_dim, kv_dim, head_dim, hidden_dim, vocab_size };
+enum class Size : std::uint8_t { one, dim, q_dim, kv_dim, q_norm_dim, k_norm_dim, hidden_dim, vocab_size };
 
 enum class Need : std::uint8_t {
   always,
   untied,    // unless the output is the embedding table
   optional,  // all layers have it, or none
+  qk_norm,   // where the config has such a norm
 };
 
 struct PartFacts {
@@ -75,6 +77,20 @@ struct MatrixShape {
   std::int64_t rows;
   std::int64_t cols;
 };
+
+// Whether a model of this config has the part: nothing where the model's file says.
+constexpr std::optional<bool> is_needed(const Config& config, Part part) {
+  switch (facts(part).need) {
+    case Need::untied:
+      return !config.tied;
+    case Need::optional:
+      return {};
+    case Need::qk_norm:
+      return config.qk_norm != QkNorm::none;
+    default:
+      return true;
+  }
+}
 
 // The shape that a config gives a matrix: y = W x for x [cols] and y [rows]; a vector is [1, cols].
 MatrixShape part_shape(const Config& config, Part part);

@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/quote.h"
+#include "io/names.h"
 
 namespace llama2cpp {
 namespace {
@@ -22,10 +23,10 @@ constexpr Switch kSwitches[] = {
     {"qk_norm", "", 0},
     {"attn_logit_softcapping", "attn_logit_softcapping", 0},
     {"final_logit_softcapping", "final_logit_softcapping", 0},
-    {"embedding_multiplier", "embedding_scale", 1},
-    {"residual_multiplier", "residual_scale", 1},
-    {"logits_scaling", "", 1},
-    {"logit_scale", "logit_scale", 1},
+    {"embedding_multiplier", "embedding_scale", 1, "multipliers"},
+    {"residual_multiplier", "residual_scale", 1, "multipliers"},
+    {"logits_scaling", "logit_scale", 1, "multipliers"},
+    {"logit_scale", "", 1},
     {"clip_qkv", "attention.clamp_kqv", 0},
     {"num_experts", "expert_count", 0},
     {"num_local_experts", "", 0},
@@ -36,7 +37,7 @@ constexpr Switch kSwitches[] = {
     {"no_rope_layers", "", 1},  // a number for each layer
     {"", "attention.causal", 1},
     {"", "attention.max_alibi_bias", 0},
-    {"", "attention.scale", 0},  // llama.cpp: 0 is 1 / sqrt(head_dim)
+    {"", "attention.scale", 0, "multipliers"},  // llama.cpp: 0 is 1 / sqrt(head_dim)
     {"", "attention.output_scale", 1},
     {"", "attention.temperature_scale", 0},
     {"", "rope.scaling.yarn_log_multiplier", 0},
@@ -47,7 +48,29 @@ constexpr Switch kSwitches[] = {
 // pretraining_tp is not among them: it splits products into parts that are summed afterwards, as they were in training,
 // and only rounding tells the difference.
 
+constexpr Part kInputBiases[] = {Part::bq, Part::bk, Part::bv};
+constexpr Part kAttentionInputs[] = {Part::wq, Part::wk, Part::wv};
+constexpr Part kMlpInputs[] = {Part::w1, Part::w3};
+constexpr Fused kFused[] = {
+    {"self_attn.qkv_proj", "attn_qkv", kAttentionInputs},
+    {"mlp.gate_up_proj", facts(Part::w3).gguf, kMlpInputs},
+};
+
 constexpr Family kFamilies[] = {
+    {.model_type = "qwen2",  // before those that may have biases of other parts too
+     .architectures = {"Qwen2ForCausalLM", "", "Qwen2Model"},
+     .gguf = "qwen2",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::half_split,
+     .computes = {},
+     .seq_len = 32768,
+     .n_kv_heads = 32,
+     .norm_eps = 1e-6,
+     .rope_theta = 10000,
+     .windows = Windows::some,
+     .sliding_window = 4096,
+     .asks_for_window = true,
+     .parts = kInputBiases},
     {.model_type = "llama",
      .architectures = {"LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"},
      .gguf = "llama",  // all that compute as it does: Llama 1 to 3, Mistral, SmolLM and many others
@@ -58,7 +81,7 @@ constexpr Family kFamilies[] = {
      .n_kv_heads = std::nullopt,
      .norm_eps = 1e-6,
      .rope_theta = 10000,
-     .has_window = false,
+     .windows = Windows::none,
      .sliding_window = 0},
     {.model_type = "mistral",
      .architectures = {"MistralForCausalLM", "", "MistralModel"},
@@ -70,8 +93,102 @@ constexpr Family kFamilies[] = {
      .n_kv_heads = 8,
      .norm_eps = 1e-6,
      .rope_theta = 10000,
-     .has_window = true,
+     .windows = Windows::always,
      .sliding_window = 4096},
+    {.model_type = "ministral",
+     .architectures = {"MinistralForCausalLM", "", "MinistralModel"},
+     .gguf = "",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::interleaved,
+     .computes = {},
+     .seq_len = 131072,
+     .n_kv_heads = 8,
+     .norm_eps = 1e-6,
+     .rope_theta = 10000,
+     .windows = Windows::some,
+     .sliding_window = 4096},
+    {.model_type = "qwen3",
+     .architectures = {"Qwen3ForCausalLM", "", "Qwen3Model"},
+     .gguf = "qwen3",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::half_split,
+     .computes = {"attention_bias"},
+     .seq_len = 32768,
+     .n_kv_heads = 32,
+     .norm_eps = 1e-6,
+     .rope_theta = 10000,
+     .windows = Windows::some,
+     .sliding_window = 4096,
+     .head_dim = 128,
+     .asks_for_window = true,
+     .qk_norm = QkNorm::head},
+    {.model_type = "granite",
+     .architectures = {"GraniteForCausalLM", "", "GraniteModel"},
+     .gguf = "granite",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::interleaved,
+     .computes = {"attention_bias", "mlp_bias", "multipliers"},
+     .seq_len = 2048,
+     .n_kv_heads = std::nullopt,
+     .norm_eps = 1e-6,
+     .rope_theta = 10000,
+     .windows = Windows::none,
+     .sliding_window = 0,
+     .attention_multiplier = 1.0F},
+    {.model_type = "smollm3",
+     .architectures = {"SmolLM3ForCausalLM", "", "SmolLM3Model"},
+     .gguf = "smollm3",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::interleaved,
+     .computes = {"attention_bias", "mlp_bias", "no_rope_layers"},
+     .seq_len = 32768,
+     .n_kv_heads = 4,
+     .norm_eps = 1e-6,
+     .rope_theta = 2000000,
+     .windows = Windows::none,
+     .sliding_window = 0,
+     .tied = true,
+     .no_rope_every = 4},
+    {.model_type = "phi3",
+     .architectures = {"Phi3ForCausalLM", "", "Phi3Model"},
+     .gguf = "phi3",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::half_split,
+     .computes = {"partial_rotary_factor"},
+     .seq_len = 4096,
+     .n_kv_heads = std::nullopt,
+     .norm_eps = 1e-5,
+     .rope_theta = 10000,
+     .windows = Windows::always,
+     .sliding_window = 0,
+     .fused = kFused},
+    {.model_type = "helium",
+     .architectures = {"HeliumForCausalLM", "", "HeliumModel"},
+     .gguf = "",
+     .hugging_face_rope_style = RopeStyle::interleaved,
+     .gguf_rope_style = RopeStyle::interleaved,
+     .computes = {"mlp_bias"},
+     .seq_len = 4096,
+     .n_kv_heads = 20,
+     .norm_eps = 1e-8,
+     .rope_theta = 100000,
+     .windows = Windows::none,
+     .sliding_window = 0,
+     .head_dim = 128},
+    {.model_type = "ernie4_5",
+     .architectures = {"Ernie4_5ForCausalLM", "", "Ernie4_5Model"},
+     .gguf = "ernie4_5",
+     .hugging_face_rope_style = RopeStyle::interleaved,
+     .gguf_rope_style = RopeStyle::interleaved,
+     .computes = {},
+     .seq_len = 131072,
+     .n_kv_heads = 2,
+     .norm_eps = 1e-5,
+     .rope_theta = 500000,
+     .windows = Windows::none,
+     .sliding_window = 0,
+     .head_dim = 128,
+     .tied = true},
 };
 
 // The row whose `name` is this one.
@@ -85,18 +202,48 @@ bool contains(std::span<const Part> parts, Part part) {
   return std::find(parts.begin(), parts.end(), part) != parts.end();
 }
 
-bool holds(const Family& family, std::span<const Part> parts) {
+// What a Config sets beyond a Llama, and what a family must compute for that.
+struct Setting {
+  std::string_view field;
+  bool is_set;
+  std::string_view needs;
+};
+
+std::vector<Setting> settings_of(const Config& c) {
+  return {
+      {"rotary_dim", c.rotary_dim != 0, "partial_rotary_factor"},
+      {"no_rope_layers", !c.no_rope_layers.empty(), "no_rope_layers"},
+      {"embedding_multiplier", c.embedding_multiplier != 1.0F, "multipliers"},
+      {"residual_multiplier", c.residual_multiplier != 1.0F, "multipliers"},
+      {"attention_multiplier", c.attention_multiplier != 0.0F, "multipliers"},
+      {"logits_scaling", c.logits_scaling != 1.0F, "multipliers"},
+  };
+}
+
+bool holds(const Family& family, const Config& config, std::span<const Part> parts) {
+  if (family.qk_norm != config.qk_norm) return false;
+  if (!config.full_layers.empty() && family.windows != Windows::some) return false;
+  for (const Setting& setting : settings_of(config)) {
+    if (setting.is_set && !family.computes_switch(setting.needs)) return false;
+  }
   return std::all_of(parts.begin(), parts.end(), [&](Part part) { return family.may_have(part); }) &&
          std::all_of(family.parts.begin(), family.parts.end(), [&](Part part) { return contains(parts, part); });
 }
 
 // "a sliding window (sliding_window) and biases"
-std::string features(const Config* config, std::span<const Part> parts) {
-  std::string text = config != nullptr && config->sliding_window > 0 ? "a sliding window (sliding_window)" : "";
+std::string features(const Config& config, std::span<const Part> parts) {
+  std::string text;
+  const auto add = [&](std::string_view what) { text += cat(text.empty() ? "" : " and ", what); };
+  if (config.sliding_window > 0) add("a sliding window (sliding_window)");
+  if (!config.full_layers.empty()) add("layers without one (full_layers)");
+  if (config.qk_norm != QkNorm::none) add(cat("norms of queries and keys (qk_norm ", to_string(config.qk_norm), ")"));
+  for (const Setting& setting : settings_of(config)) {
+    if (setting.is_set) add(setting.field);
+  }
   bool biases = false;
   for (const Part part : parts) {
     const bool bias = facts(part).kind == PartKind::bias;
-    if (!bias || !biases) text += cat(text.empty() ? "" : " and ", bias ? "biases" : facts(part).name);
+    if (!bias || !biases) add(bias ? "biases" : facts(part).name);
     biases |= bias;
   }
   return text;
@@ -119,29 +266,71 @@ std::string list(std::string_view Family::*name) {
 std::span<const Switch> switches() { return kSwitches; }
 
 bool Family::computes_switch(std::string_view hugging_face) const {
-  return !hugging_face.empty() &&
-         std::find(std::begin(computes), std::end(computes), hugging_face) != std::end(computes);
+  if (hugging_face.empty()) return false;
+  return std::find(std::begin(computes), std::end(computes), hugging_face) != std::end(computes);
 }
 
 bool Family::may_have(Part part) const {
-  return facts(part).kind == PartKind::bias ? computes_switch(bias_switch(part)) : contains(parts, part);
+  if (contains(parts, part)) return true;
+  return facts(part).kind == PartKind::bias && computes_switch(bias_switch(part));
+}
+
+Layers Family::usual_no_rope_layers(std::int64_t n_layers) const {
+  Layers layers;
+  for (std::int64_t i = no_rope_every; no_rope_every > 0 && i <= n_layers; i += no_rope_every) layers.push_back(i - 1);
+  return layers;
 }
 
 const Family* find_hugging_face_family(std::string_view model_type) { return find(&Family::model_type, model_type); }
 const Family* find_gguf_family(std::string_view architecture) { return find(&Family::gguf, architecture); }
 
 const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts) {
+  const bool window = config.sliding_window > 0;
   for (const Family& family : kFamilies) {
-    if (family.has_window == (config.sliding_window > 0) && holds(family, parts)) return family;
+    const bool may = family.windows == Windows::some || window == (family.windows == Windows::always);
+    if (family.fused.empty() && may && holds(family, config, parts)) return family;
   }
-  throw std::invalid_argument(cat("transformers has no model that this version knows with ", features(&config, parts)));
+  throw std::invalid_argument(cat("transformers has no model that this version writes with ", features(config, parts)));
 }
 
-const Family& gguf_family_of(std::span<const Part> parts) {
-  for (const Family& family : kFamilies) {
-    if (!family.gguf.empty() && holds(family, parts)) return family;
+const Family& gguf_family_of(const Config& config, std::span<const Part> parts) {
+  const auto fits = [&](const Family& family) {
+    // A window of some layers only is not in a file's metadata.
+    const bool window = family.windows != Windows::some || config.sliding_window == 0;
+    const bool rope = config.no_rope_layers == family.usual_no_rope_layers(config.n_layers);
+    return !family.gguf.empty() && family.fused.empty() && window && rope && holds(family, config, parts);
+  };
+  const auto* const found = std::find_if(std::begin(kFamilies), std::end(kFamilies), fits);
+  if (found != std::end(kFamilies)) return *found;
+  throw std::invalid_argument(cat("llama.cpp has no model that this version writes with ", features(config, parts)));
+}
+
+std::vector<FusedRows> fused_rows(const Family& family, Naming naming, std::string_view name, const Config& config,
+                                  std::int64_t rows) {
+  for (const Fused& fused : family.fused) {
+    const std::string_view stem = naming == Naming::gguf ? fused.gguf : fused.hugging_face;
+    // As a part of one of its layers is called, with another stem.
+    const std::string ending = cat(".", stem, ".weight");
+    if (!name.ends_with(ending)) continue;
+    const Part last = fused.parts.back();
+    const std::string_view own = naming == Naming::gguf ? facts(last).gguf : facts(last).hugging_face;
+    const std::string example = cat(name.substr(0, name.size() - ending.size()), ".", own, ".weight");
+    const auto place = find_part(naming, example, config);
+    if (!place || place->part != last) continue;
+    std::vector<FusedRows> found;
+    std::int64_t next = 0;
+    for (const Part part : fused.parts) {
+      const std::int64_t count = part_shape(config, part).rows;
+      found.push_back({weight_name(naming, part, place->layer), next, count});
+      next += count;
+    }
+    if (next != rows) {
+      throw FormatError(
+          cat("tensor ", excerpt(name), " has ", rows, " rows, expected ", next, " of ", found.size(), " weights"));
+    }
+    return found;
   }
-  throw std::invalid_argument(cat("llama.cpp has no model that this version knows with ", features(nullptr, parts)));
+  return {};
 }
 
 std::string hugging_face_families() { return list(&Family::model_type); }

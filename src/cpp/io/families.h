@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/config.h"
 #include "core/parts.h"
@@ -20,9 +21,24 @@ struct Switch {
   std::string_view hugging_face;  // in config.json; empty: it has none
   std::string_view gguf;          // in the metadata, behind the architecture's prefix; empty: it has none
   double neutral;
+  std::string_view group = {};  // what a family calls all of them that it computes; empty: by its name in config.json
 };
 
 std::span<const Switch> switches();
+
+// Weights of a layer that files hold as one, the rows of each behind those of the one before.
+struct Fused {
+  std::string_view hugging_face;  // without a layer's prefix and ".weight"
+  std::string_view gguf;
+  std::span<const Part> parts;
+};
+
+// Whether models see all positions or a window of them.
+enum class Windows : std::uint8_t {
+  none,
+  always,  // every layer has one, unless it is null
+  some,    // those layers that layer_types says
+};
 
 struct Family {
   std::string_view model_type;        // of config.json
@@ -31,23 +47,39 @@ struct Family {
       gguf;  // general.architecture, and the prefix of the other keys; empty: its files name another family
   RopeStyle hugging_face_rope_style;
   RopeStyle gguf_rope_style;
-  std::string_view computes[2];  // switches of config.json that need not be neutral
+  std::string_view computes[4];  // switches of config.json that need not be neutral
 
   // transformers' defaults, for what config.json leaves out.
   std::int64_t seq_len;
   std::optional<std::int64_t> n_kv_heads;  // nothing: as many as query heads
   double norm_eps;
   double rope_theta;
-  bool has_window;
+  Windows windows;
   std::int64_t sliding_window;  // where it has one; 0: none
+  std::int64_t head_dim = 0;    // 0: dim / n_heads
+  bool tied = false;
+  float attention_multiplier = 0.0F;
 
-  // Optional parts, biases aside, that all its models have. Those of other families have them not.
+  // Which of so many layers have no rotary embedding, 1, 2 ... n - 1 having it: 0: all have. GGUF files do not say.
+  std::int64_t no_rope_every = 0;
+  // Windows are only there where use_sliding_window says so, from the layer max_window_layers on.
+  bool asks_for_window = false;
+
+  // What its models have, and those of other families have not: norms of queries and keys, and optional parts.
+  QkNorm qk_norm = QkNorm::none;
   std::span<const Part> parts = {};
+  std::span<const Fused> fused = {};
 
   bool computes_switch(std::string_view hugging_face) const;
+  bool computes_switch(const Switch& setting) const {
+    return computes_switch(setting.group.empty() ? setting.hugging_face : setting.group);
+  }
 
   // Whether its models may have an optional part.
   bool may_have(Part part) const;
+
+  // Which layers have no rotary embedding where a file does not say.
+  Layers usual_no_rope_layers(std::int64_t n_layers) const;
 };
 
 // The setting of config.json that says whether a half of a layer has biases.
@@ -61,7 +93,16 @@ const Family* find_gguf_family(std::string_view architecture);
 // The first family whose files can hold a model with these optional parts. Throws std::invalid_argument, with what the model
 // has, where there is none.
 const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts);
-const Family& gguf_family_of(std::span<const Part> parts);
+const Family& gguf_family_of(const Config& config, std::span<const Part> parts);
+
+// A part's rows in a tensor of the family's files that holds several.
+struct FusedRows {
+  std::string name;  // the part's own
+  std::int64_t first, count;
+};
+// Nothing for a tensor that is none. Throws FormatError for one that has other than the parts' rows.
+std::vector<FusedRows> fused_rows(const Family& family, Naming naming, std::string_view name, const Config& config,
+                                  std::int64_t rows);
 
 // The names of all, for messages: "\"llama\" or \"mistral\"".
 std::string hugging_face_families();

@@ -15,6 +15,8 @@ namespace llama2cpp {
 namespace {
 
 constexpr std::string_view kRopeFactors = "rope_freqs.weight";
+constexpr std::string_view kShortFactors = "rope_factors_short.weight";
+constexpr std::string_view kLongFactors = "rope_factors_long.weight";
 constexpr std::string_view kAttentionFactor = "rope.scaling.attn_factor";
 
 // What config_of reads.
@@ -91,6 +93,9 @@ class Settings {
     return values.front();
   }
 
+  // Whether the file has longrope's divisors.
+  bool has_longrope() const { return gguf_.tensors().contains(kShortFactors); }
+
   void expect_equal(std::string_view key, std::int64_t expected, const char* whose) const {
     const auto value = integer(key);
     if (value && *value != expected) {
@@ -110,7 +115,7 @@ class Settings {
         throw FormatError(cat("metadata ", excerpt(name), " (byte ", value.offset,
                               ") is not known, and may stand for something that this version does not compute"));
       }
-      if (family.computes_switch(found->hugging_face)) continue;
+      if (family.computes_switch(*found)) continue;
       const double stated = any_number(std::string(name));
       if (stated != found->neutral) {
         fail(key, cat(stated, ", and only ", found->neutral,
@@ -145,6 +150,7 @@ RopeScaling read_rope_scaling(const Settings& settings, std::int64_t seq_len) {
   float factor = settings.find_float("rope.scaling.factor").value_or(0.0F);
   if (factor == 0.0F) factor = settings.find_float("rope.scale_linear").value_or(0.0F);
   const std::string_view type = settings.string("rope.scaling.type").value_or("linear");
+  if (type == "longrope" && settings.has_longrope()) return {};
   if (type != "linear" && type != "none" && type != "yarn") {
     settings.fail("rope.scaling.type",
                   cat(excerpt(type), ", expected \"none\", \"linear\" or \"yarn\": others are not implemented"));
@@ -169,18 +175,37 @@ RopeScaling read_rope_scaling(const Settings& settings, std::int64_t seq_len) {
 }
 
 // Llama 3's scaling comes as a tensor of divisors, one for each frequency.
-std::vector<float> read_rope_factors(const Gguf& gguf, const Config& config) {
-  const auto found = gguf.tensors().find(kRopeFactors);
+std::vector<float> read_rope_factors(const Gguf& gguf, const Config& config, std::string_view name) {
+  const auto found = gguf.tensors().find(name);
   if (found == gguf.tensors().end()) return {};
   const GgufTensor& tensor = found->second;
-  if (tensor.format->name != "f32" || tensor.shape.size() != 1 || tensor.shape[0] != config.head_dim / 2) {
-    throw FormatError(cat("tensor '", kRopeFactors, "' (byte ", tensor.described, ") has ", tensor.shape.size(),
+  if (tensor.format->name != "f32" || tensor.shape.size() != 1 || tensor.shape[0] != config.rotary() / 2) {
+    throw FormatError(cat("tensor '", name, "' (byte ", tensor.described, ") has ", tensor.shape.size(),
                           " dimensions and rows of ", tensor.shape[0], " ", tensor.format->name,
-                          ", expected one dimension of ", config.head_dim / 2, " f32: half of head_dim"));
+                          ", expected one dimension of ", config.rotary() / 2, " f32: half of ",
+                          config.rotary_dim == 0 ? "head_dim" : "rope.dimension_count"));
   }
   std::vector<float> factors(static_cast<std::size_t>(tensor.shape[0]));
   std::memcpy(factors.data(), tensor.file.data() + tensor.begin, factors.size() * sizeof(float));
   return factors;
+}
+
+// Two tensors of divisors, of contexts up to the original and beyond it. attn_factor is what cos and sin are multiplied by.
+void read_longrope(const Settings& settings, const Gguf& gguf, Config& config) {
+  config.rope_factors = read_rope_factors(gguf, config, kShortFactors);
+  config.rope_long_factors = read_rope_factors(gguf, config, kLongFactors);
+  if (config.rope_factors.empty() != config.rope_long_factors.empty()) {
+    throw FormatError(cat("one of the tensors '", kShortFactors, "' and '", kLongFactors, "' is missing"));
+  }
+  if (config.rope_factors.empty()) return;
+  RopeScaling& scaling = config.rope_scaling;
+  scaling = {};
+  scaling.kind = RopeScaling::Kind::longrope;
+  scaling.original_context = settings.integer("rope.scaling.original_context_length").value_or(config.seq_len);
+  if (scaling.original_context < 1) settings.fail("rope.scaling.original_context_length", "expected 1 or more");
+  const double factor = static_cast<double>(config.seq_len) / static_cast<double>(scaling.original_context);
+  scaling.factor = static_cast<float>(factor);
+  scaling.attention_factor = settings.find_float(kAttentionFactor).value_or(1.0F);
 }
 
 std::int64_t embedding_rows(const Gguf& gguf) {
@@ -230,13 +255,35 @@ Config read_gguf_config(const Gguf& gguf, const Family& family) {
   config.rope_theta = settings.find_float("rope.freq_base").value_or(config.rope_theta);
   config.rope_scaling = read_rope_scaling(settings, config.seq_len);
   config.sliding_window = settings.integer("attention.sliding_window").value_or(0);
+  if (config.sliding_window > 0 && family.windows == Windows::some) {
+    if (config.sliding_window < config.seq_len) {
+      settings.fail("attention.sliding_window",
+                    cat(config.sliding_window, ", and which layers have a window is not in the file"));
+    }
+    config.sliding_window = 0;
+  }
   config.rope_style = family.gguf_rope_style;
+  config.qk_norm = family.qk_norm;
+  if (family.computes_switch("multipliers")) {
+    config.embedding_multiplier = settings.find_float("embedding_scale").value_or(1.0F);
+    config.residual_multiplier = settings.find_float("residual_scale").value_or(1.0F);
+    config.attention_multiplier = settings.find_float("attention.scale").value_or(0.0F);
+    config.logits_scaling = settings.find_float("logit_scale").value_or(1.0F);
+  }
   config.tied = !gguf.tensors().contains(weight_name(Naming::gguf, Part::output));
-  config.validate();  // before what depends on head_dim
+  config.validate();  // before what depends on head_dim and on the number of layers
+  config.no_rope_layers = family.usual_no_rope_layers(config.n_layers);
 
-  config.rope_factors = read_rope_factors(gguf, config);
+  if (family.computes_switch("partial_rotary_factor")) {
+    const std::int64_t turned = settings.integer("rope.dimension_count").value_or(config.head_dim);
+    config.rotary_dim = turned == config.head_dim ? 0 : turned;
+    config.validate();
+    read_longrope(settings, gguf, config);
+  } else {
+    settings.expect_equal("rope.dimension_count", config.head_dim, "the length of a head");
+  }
+  if (config.rope_factors.empty()) config.rope_factors = read_rope_factors(gguf, config, kRopeFactors);
   settings.expect_equal("attention.value_length", config.head_dim, "the length of keys");
-  settings.expect_equal("rope.dimension_count", config.head_dim, "the length of a head");
   config.validate();
   return config;
 }

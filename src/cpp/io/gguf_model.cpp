@@ -11,14 +11,17 @@
 namespace llama2cpp {
 namespace {
 
-// Tensors that some converters add and no computation needs: rope_freqs is in the config, attn_rot_embd holds the
+// Tensors that some converters add and no computation needs: rope_freqs and longrope's divisors are in the config, attn_rot_embd holds the
 // frequencies that follow from rope.freq_base.
-bool is_harmless(std::string_view name) {
+bool is_harmless(std::string_view name, const Family& family) {
+  const bool longrope = name == "rope_factors_short.weight" || name == "rope_factors_long.weight";
+  if (longrope && family.computes_switch("partial_rotary_factor")) return true;
   return name == "rope_freqs.weight" || (name.starts_with("blk.") && name.ends_with(".attn_rot_embd.weight"));
 }
 
 // Biases are there or not, as a file pleases; the family says of all other parts.
 bool has_place(Part part, const Family& family) {
+  if (facts(part).need == Need::qk_norm) return family.qk_norm != QkNorm::none;
   return facts(part).need != Need::optional || facts(part).kind == PartKind::bias || family.may_have(part);
 }
 
@@ -50,6 +53,17 @@ Weight weight_of(std::string_view name, const GgufTensor& tensor) {
   return weight;
 }
 
+// Rows of a weight, where they lie, as one of its own.
+Weight rows_of(const Weight& whole, const FusedRows& rows) {
+  Weight weight = whole;
+  weight.name = rows.name;
+  weight.rows = rows.count;
+  Plane& plane = weight.planes[0];
+  plane.data += rows.first * plane.row_bytes;
+  plane.bytes = static_cast<std::size_t>(rows.count * plane.row_bytes);
+  return weight;
+}
+
 Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& open_beside) {
   Gguf gguf(file);
   const std::vector<Buffer> parts = add_gguf_parts(gguf, path, open_beside);  // beside the first
@@ -61,9 +75,15 @@ Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& o
   const Family& family = read_gguf_family(gguf);
   checkpoint.config = read_gguf_config(gguf, family);
   for (const auto& [name, tensor] : gguf.tensors()) {
-    if (is_harmless(name)) continue;
+    if (is_harmless(name, family)) continue;
+    const Weight weight = weight_of(name, tensor);
+    const auto parts = fused_rows(family, Naming::gguf, name, checkpoint.config, weight.rows);
+    if (!parts.empty()) {
+      for (const FusedRows& rows : parts) checkpoint.weights.emplace(rows.name, rows_of(weight, rows));
+      continue;
+    }
     refuse_unknown(name, tensor, checkpoint.config, family);
-    checkpoint.weights.emplace(name, weight_of(name, tensor));
+    checkpoint.weights.emplace(name, weight);
   }
   for (const Part part : family.parts) {
     for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(part, layer);

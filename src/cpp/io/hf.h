@@ -25,6 +25,7 @@
 namespace llama2cpp {
 
 struct Checkpoint;
+struct Family;
 
 // What a path stands for: a folder, and the file in it where that was named.
 struct FolderPath {
@@ -142,6 +143,9 @@ Weight llm_int8_weight(const Tensors& tensors, const std::string& name, const Ll
 // Throws FormatError for architectures that are not Llama's and for settings that would change the result in a way that
 // is not implemented.
 Config read_hf_config(const Json& config);
+
+// The row of the table of families that it names. Throws FormatError for one that is in none.
+const Family& find_family(const Json& config);
 
 // The optional parts that a config.json which has been read announces: its family's, and biases that it says.
 std::vector<Part> read_hf_parts(const Json& config);

@@ -53,21 +53,6 @@ std::string listed(const Json& names) {
   return text;
 }
 
-const Family& find_family(const Json& config) {
-  const Json type = config.get("model_type");
-  const Family* const found = find_hugging_face_family(type.string());
-  if (found == nullptr) {
-    type.fail(cat(excerpt(type.string()), ", expected ", hugging_face_families(), ": this version computes no other"));
-  }
-  const std::optional<Json> names = config.find("architectures");
-  const auto known = [&](std::string_view name) { return !name.empty() && is_in(found->architectures, name); };
-  if (names && names->size() > 0 && (names->size() != 1 || !known(names->at(0).string()))) {
-    names->fail(
-        cat(listed(*names), ", expected ", excerpt(found->architectures[0]), ": this version computes no other"));
-  }
-  return *found;
-}
-
 double any_number(const Json& value) {
   if (value.type() == Json::Type::boolean) return value.boolean() ? 1 : 0;
   return value.number();
@@ -88,7 +73,7 @@ void refuse_unless_neutral(const Json& object, std::string_view name, double neu
 }
 
 // What scores are multiplied by: attention_multiplier in Granite, 1 / sqrt(query_pre_attn_scalar) in Gemma.
-void refuse_other_scale(const Json& config, std::int64_t head_dim) {
+void refuse_other_scale(const Json& config, const Family& family, std::int64_t head_dim) {
   const auto dim = static_cast<double>(head_dim);
   const auto refuse = [&](std::string_view name, double implemented) {
     const std::optional<Json> found = config.find(name);
@@ -96,7 +81,7 @@ void refuse_other_scale(const Json& config, std::int64_t head_dim) {
     found->fail(cat(found->number(), ", and only ", implemented, " is implemented for heads of ", head_dim,
                     ": the model computes something that this version does not"));
   };
-  refuse("attention_multiplier", 1 / std::sqrt(dim));
+  if (!family.computes_switch("multipliers")) refuse("attention_multiplier", 1 / std::sqrt(dim));
   refuse("query_pre_attn_scalar", dim);
 }
 
@@ -113,11 +98,13 @@ void refuse_own_code(const Json& config) {
 void refuse_settings(const Json& config, const Family& family) {
   refuse_own_code(config);
   for (const Switch& setting : switches()) {
-    if (setting.hugging_face.empty() || family.computes_switch(setting.hugging_face)) continue;
+    if (setting.hugging_face.empty() || family.computes_switch(setting)) continue;
     refuse_unless_neutral(config, setting.hugging_face, setting.neutral);
   }
   // Says which layers have no rotary embedding where no_rope_layers does not.
-  if (!config.find("no_rope_layers")) refuse_unless_neutral(config, "no_rope_layer_interval", 0);
+  if (!config.find("no_rope_layers") && family.no_rope_every == 0) {
+    refuse_unless_neutral(config, "no_rope_layer_interval", 0);
+  }
   if (const auto act = config.find("hidden_act"); act && act->string() != "silu" && act->string() != "swish") {
     act->fail(cat(excerpt(act->string()), ", expected \"silu\": this version computes no other"));
   }
@@ -190,11 +177,30 @@ RopeScaling read_yarn(const Json& config, const Json& rotary, std::int64_t seq_l
   return scaling;
 }
 
+// The first numbers of each head that are turned; 0 for all.
+std::int64_t read_rotary_dim(const Json& config, const Config& sizes, const Family& family) {
+  if (!family.computes_switch("partial_rotary_factor")) return 0;
+  std::optional<double> part = find_number(config, "partial_rotary_factor");
+  for (const std::string_view name : {"rope_scaling", "rope_parameters"}) {  // the later is the one that counts
+    const std::optional<Json> settings = config.find(name);
+    const std::optional<double> inside = settings ? find_number(*settings, "partial_rotary_factor") : std::nullopt;
+    if (inside) part = inside;
+  }
+  if (!part) return 0;
+  const double turned = std::floor(static_cast<double>(sizes.head_dim) * *part);
+  if (!(turned >= 2 && turned <= static_cast<double>(sizes.head_dim))) {
+    throw FormatError(cat("config.json: partial_rotary_factor is ", *part, ", which turns ", turned, " of the ",
+                          sizes.head_dim, " numbers of a head, expected 2 or more of them"));
+  }
+  const auto count = static_cast<std::int64_t>(turned);
+  return count == sizes.head_dim ? 0 : count;
+}
+
 // What the settings make of a head's frequencies.
 struct Rotary {
   float theta = 10000.0F;
   RopeScaling scaling;
-  std::vector<float> factors;
+  std::vector<float> factors, long_factors;
 
   bool operator==(const Rotary&) const = default;
 };
@@ -207,16 +213,18 @@ void refuse_unknown_keys(const Json& rotary, std::string_view type) {
   }
 }
 
-std::vector<float> read_factors(const Json& list, std::int64_t pairs) {
+std::vector<float> read_factors(const Json& list, const Config& sizes) {
+  const std::int64_t pairs = sizes.rotary() / 2;
+  const std::string_view what = sizes.rotary_dim == 0 ? "head_dim" : "what is turned of a head";
   if (static_cast<std::int64_t>(list.size()) != pairs) {
-    list.fail(cat("expected ", pairs, " factors, half of head_dim, found ", list.size()));
+    list.fail(cat("expected ", pairs, " factors, half of ", what, ", found ", list.size()));
   }
   std::vector<float> factors;
   for (const Json factor : list.elements()) factors.push_back(static_cast<float>(factor.number()));
   return factors;
 }
 
-// Two lists of divisors: the short one up to the original context. Of the long one nothing is computed.
+// Two lists of divisors: the short one up to the original context, the long one beyond it.
 void read_longrope(const Json& config, const Json& settings, const Config& sizes, Rotary& rotary) {
   RopeScaling& scaling = rotary.scaling;
   scaling.kind = RopeScaling::Kind::longrope;
@@ -226,8 +234,8 @@ void read_longrope(const Json& config, const Json& settings, const Config& sizes
   const double inferred = factor <= 1 ? 1.0 : std::sqrt(1 + std::log(factor) / std::log(original));
   scaling.factor = static_cast<float>(factor);
   scaling.attention_factor = static_cast<float>(find_number(settings, "attention_factor").value_or(inferred));
-  rotary.factors = read_factors(settings.get("short_factor"), sizes.head_dim / 2);
-  read_factors(settings.get("long_factor"), sizes.head_dim / 2);
+  rotary.factors = read_factors(settings.get("short_factor"), sizes);
+  rotary.long_factors = read_factors(settings.get("long_factor"), sizes);
 }
 
 // The first part of the pairs is turned, as if all were; a pair that is divided by the largest float stays where it is.
@@ -251,7 +259,7 @@ Rotary read_rotary(const Json& config, const std::optional<Json>& settings, cons
                        R"(, expected "default", "linear", "llama3", "yarn", "dynamic", "longrope" or "proportional")",
                        ": others are not implemented"));
   }
-  if (type != "proportional") {
+  if (type != "proportional" && !family.computes_switch("partial_rotary_factor")) {
     refuse_unless_neutral(config, "partial_rotary_factor", 1);
     if (settings) refuse_unless_neutral(*settings, "partial_rotary_factor", 1);
   }
@@ -302,32 +310,107 @@ Rotary read_rotary(const Json& config, const Config& sizes, const Family& family
   return rotary;
 }
 
+// A number for each layer, which is 0 where it has no rotary embedding; or which layers have none: every so many.
+Layers read_no_rope_layers(const Json& config, const Family& family, std::int64_t n_layers) {
+  if (!family.computes_switch("no_rope_layers")) return {};
+  Layers layers;
+  if (const std::optional<Json> list = config.find("no_rope_layers")) {
+    if (static_cast<std::int64_t>(list->size()) != n_layers) {
+      list->fail(cat("expected a number for each of ", n_layers, " layers, found ", list->size()));
+    }
+    std::int64_t layer = 0;
+    for (const Json turned : list->elements()) {
+      if (any_number(turned) == 0) layers.push_back(layer);
+      ++layer;
+    }
+    return layers;
+  }
+  const std::int64_t every = integer_or(config, "no_rope_layer_interval", family.no_rope_every);
+  if (every < 1) config.get("no_rope_layer_interval").fail(cat(every, ", expected 1 or more"));
+  for (std::int64_t i = every; i <= n_layers; i += every) layers.push_back(i - 1);
+  return layers;
+}
+
+void read_multipliers(const Json& config, const Family& family, Config& read) {
+  if (!family.computes_switch("multipliers")) return;
+  const auto multiplier = [&](std::string_view name, float otherwise) {
+    const std::optional<double> found = find_number(config, name);
+    return found ? static_cast<float>(*found) : otherwise;
+  };
+  read.embedding_multiplier = multiplier("embedding_multiplier", 1.0F);
+  read.residual_multiplier = multiplier("residual_multiplier", 1.0F);
+  read.attention_multiplier = multiplier("attention_multiplier", family.attention_multiplier);
+  read.logits_scaling = multiplier("logits_scaling", 1.0F);
+  if (read.attention_multiplier == 0.0F) config.get("attention_multiplier").fail("0, expected a number above 0");
+}
+
 // Missing is not null: Mistral's window is 4096 where config.json does not speak of it, and none where it says null.
 std::int64_t read_window(const Json& config, const Family& family, std::int64_t seq_len) {
+  if (family.asks_for_window) {
+    const std::optional<Json> asked = config.find("use_sliding_window");
+    if (!asked || !asked->boolean()) return 0;
+  }
   if (!states(config, "sliding_window")) return family.sliding_window;
   const std::optional<Json> found = config.find("sliding_window");
   if (!found) return 0;
   if (found->int64() < 1) found->fail(cat(found->int64(), ", expected 1 or more, or null"));
-  if (family.has_window) return found->int64();
+  if (family.windows != Windows::none) return found->int64();
   // transformers' Llama has no window, and others that read such files have.
   if (found->int64() < seq_len)
     found->fail(cat(found->int64(), ", and a model of type ", excerpt(family.model_type), " has no window"));
   return 0;
 }
 
-// Layers that differ in what they see.
-void check_layer_types(const Json& config, const Config& read) {
+// Which layers have no window although there is one.
+Layers read_full_layers(const Json& config, const Family& family, const Config& read) {
   const std::optional<Json> types = config.find("layer_types");
-  if (!types) return;
+  Layers layers;
+  if (!types) {
+    if (read.sliding_window == 0 || !family.asks_for_window) return layers;
+    const std::int64_t first = std::clamp(integer_or(config, "max_window_layers", 28), std::int64_t{0}, read.n_layers);
+    for (std::int64_t i = 0; i < first; ++i) layers.push_back(i);
+    return layers;
+  }
+  if (family.windows == Windows::some && read.sliding_window > 0) {
+    if (static_cast<std::int64_t>(types->size()) != read.n_layers) {
+      types->fail(cat("expected a type for each of ", read.n_layers, " layers, found ", types->size()));
+    }
+    std::int64_t layer = 0;
+    for (const Json type : types->elements()) {
+      if (type.string() == "full_attention") {
+        layers.push_back(layer);
+      } else if (type.string() != "sliding_attention") {
+        type.fail(cat(excerpt(type.string()), R"(, expected "full_attention" or "sliding_attention")"));
+      }
+      ++layer;
+    }
+    return layers;
+  }
   const std::string_view expected = read.sliding_window > 0 ? "sliding_attention" : "full_attention";
   for (const Json type : types->elements()) {
     if (type.string() != expected) {
       type.fail(cat(excerpt(type.string()), ", expected ", excerpt(expected), " for every layer of this model"));
     }
   }
+  return layers;
 }
 
 }  // namespace
+
+const Family& find_family(const Json& config) {
+  const Json type = config.get("model_type");
+  const Family* const found = find_hugging_face_family(type.string());
+  if (found == nullptr) {
+    type.fail(cat(excerpt(type.string()), ", expected ", hugging_face_families(), ": this version computes no other"));
+  }
+  const std::optional<Json> names = config.find("architectures");
+  const auto known = [&](std::string_view name) { return !name.empty() && is_in(found->architectures, name); };
+  if (names && names->size() > 0 && (names->size() != 1 || !known(names->at(0).string()))) {
+    names->fail(
+        cat(listed(*names), ", expected ", excerpt(found->architectures[0]), ": this version computes no other"));
+  }
+  return *found;
+}
 
 Config read_hf_config(const Json& config) {
   const Family& family = find_family(config);
@@ -341,25 +424,31 @@ Config read_hf_config(const Json& config) {
   read.n_kv_heads = integer_or(config, "num_key_value_heads",
                                states_kv_heads ? read.n_heads : family.n_kv_heads.value_or(read.n_heads));
   const std::optional<Json> head_dim = config.find("head_dim");
-  if (!head_dim && (read.n_heads < 1 || read.dim % read.n_heads != 0)) {
+  const bool usual_head_dim = !states(config, "head_dim") && family.head_dim > 0;
+  if (!head_dim && !usual_head_dim && (read.n_heads < 1 || read.dim % read.n_heads != 0)) {
     throw FormatError(cat("config.json: hidden_size is ", read.dim, ", which num_attention_heads ", read.n_heads,
                           " does not divide, and there is no head_dim"));
   }
-  read.head_dim = head_dim ? head_dim->int64() : read.dim / read.n_heads;
+  read.head_dim = head_dim ? head_dim->int64() : usual_head_dim ? family.head_dim : read.dim / read.n_heads;
   read.vocab_size = config.get("vocab_size").int64();
   read.seq_len = integer_or(config, "max_position_embeddings", family.seq_len);
   read.norm_eps = static_cast<float>(find_number(config, "rms_norm_eps").value_or(family.norm_eps));
   read.sliding_window = read_window(config, family, read.seq_len);
   read.rope_style = family.hugging_face_rope_style;
   const std::optional<Json> tied = config.find("tie_word_embeddings");
-  read.tied = tied && tied->boolean();
-  check_layer_types(config, read);
-  read.validate();  // before what depends on head_dim and the context
-  refuse_other_scale(config, read.head_dim);
+  read.tied = tied ? tied->boolean() : family.tied;
+  read.qk_norm = family.qk_norm;
+  read_multipliers(config, family, read);
+  read.validate();  // before what depends on the number of layers, head_dim and the context
+  read.full_layers = read_full_layers(config, family, read);
+  read.no_rope_layers = read_no_rope_layers(config, family, read.n_layers);
+  refuse_other_scale(config, family, read.head_dim);
+  read.rotary_dim = read_rotary_dim(config, read, family);
   Rotary rotary = read_rotary(config, read, family);
   read.rope_theta = rotary.theta;
   read.rope_scaling = rotary.scaling;
   read.rope_factors = std::move(rotary.factors);
+  read.rope_long_factors = std::move(rotary.long_factors);
   read.validate();
   return read;
 }
@@ -368,6 +457,7 @@ std::vector<Part> read_hf_parts(const Json& config) {
   const Family& family = find_family(config);
   std::vector<Part> parts(family.parts.begin(), family.parts.end());
   for (const PartFacts& row : kParts) {
+    if (row.need == Need::qk_norm && family.qk_norm != QkNorm::none) parts.push_back(row.part);
     if (row.kind != PartKind::bias) continue;
     const std::optional<Json> said = config.find(bias_switch(row.part));
     if (said && said->boolean()) parts.push_back(row.part);

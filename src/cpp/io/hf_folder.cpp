@@ -232,9 +232,35 @@ bool is_no_bias(const std::string& name, const Placed& placed, Part part, const 
       cat(placed.file_name, ": tensor ", excerpt(name), " is there, but config.json has no ", bias_switch(part)));
 }
 
+// Weights that the family's files hold as one become weights of their own, where they lie.
+void split_fused(Tensors& tensors, const Family& family, const Config& config) {
+  std::vector<std::string> names;
+  for (const auto& [name, placed] : tensors) names.push_back(name);
+  for (const std::string& name : names) {
+    const Placed whole = tensors.at(name);
+    if (whole.tensor.shape.size() != 2) continue;
+    const std::int64_t rows = whole.tensor.shape[0];
+    const auto parts = fused_rows(family, Naming::hugging_face, name, config, rows);
+    if (parts.empty()) continue;
+    tensors.erase(name);
+    const std::size_t row = (whole.tensor.end - whole.tensor.begin) / static_cast<std::size_t>(rows);
+    for (const FusedRows& part : parts) {
+      Placed placed = whole;
+      placed.tensor.shape[0] = part.count;
+      placed.tensor.begin += static_cast<std::size_t>(part.first) * row;
+      placed.tensor.end = placed.tensor.begin + static_cast<std::size_t>(part.count) * row;
+      if (!tensors.emplace(part.name, placed).second) {
+        throw FormatError(
+            cat(whole.file_name, ": tensor ", excerpt(name), " holds ", excerpt(part.name), ", which is there too"));
+      }
+    }
+  }
+}
+
 // Whether a model of the folder's family has the part.
 bool has_place(Part part, const std::vector<Part>& announced) {
-  return facts(part).need != Need::optional || facts(part).kind == PartKind::bias || contains(announced, part);
+  const bool optional = facts(part).need == Need::optional || facts(part).need == Need::qk_norm;
+  return !optional || facts(part).kind == PartKind::bias || contains(announced, part);
 }
 
 void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq,
@@ -413,7 +439,8 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   const auto gptq = int8 ? std::nullopt : read_gptq_settings(folder, config.root());
   if (int8) checkpoint.file_format += cat(", ", kLlmInt8.name);
   if (gptq) checkpoint.file_format += cat(", ", gptq->format->name);
-  const Tensors tensors = read_tensors(folder, path.file, use_mmap, checkpoint.config.tied);
+  Tensors tensors = read_tensors(folder, path.file, use_mmap, checkpoint.config.tied);
+  split_fused(tensors, find_family(config.root()), checkpoint.config);
   std::vector<Buffer> files;
   for (const auto& [name, placed] : tensors) placed.file.add_to(files);
   const FileReads reads(files);

@@ -29,12 +29,14 @@ constexpr std::size_t kHeaderBytes = 256;  // v1 and v2
 using Item = std::optional<Part>;
 constexpr Item kRotaryTables = std::nullopt;  // cos and sin, [seq_len, head_dim / 2] each: we compute our own
 
-// Tensors in the order of the file: kind after kind, each through all layers. Optional parts have no place there.
+// Tensors in the order of the file: kind after kind, each through all layers. Only what every Llama
+// has has a place there.
 std::vector<Item> order_of(int version) {
   std::vector<Item> order;
   const auto add = [&](auto wanted) {
     for (const PartFacts& row : kParts) {
-      if (row.need != Need::optional && wanted(row)) order.emplace_back(row.part);
+      const bool has_place = row.need == Need::always || row.need == Need::untied;
+      if (has_place && wanted(row)) order.emplace_back(row.part);
     }
   };
   if (version == 0) {

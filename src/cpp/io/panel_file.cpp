@@ -96,9 +96,14 @@ void read(const Json& json, std::int64_t& value) { value = json.int64(); }
 void read(const Json& json, float& value) { value = static_cast<float>(json.number()); }
 void read(const Json& json, bool& value) { value = json.boolean(); }
 void read(const Json& json, RopeStyle& value) { value = named(json, kRopeStyles); }
+void read(const Json& json, QkNorm& value) { value = named(json, kQkNorms); }
 void read(const Json& json, RopeScaling::Kind& value) { value = named(json, kScalingKinds); }
 void read(const Json& json, std::vector<float>& values) {
   for (const Json number : json.elements()) read(number, values.emplace_back());
+}
+
+void read(const Json& json, Layers& layers) {
+  for (const Json number : json.elements()) read(number, layers.emplace_back());
 }
 
 // The fields that an object has, by their names: those that `has` says, and no others. What may be null is as it was.
@@ -272,7 +277,7 @@ Weight vector_of(const std::string& name, const SafetensorsTensor& tensor, const
 void check_place(const Weight& weight, const Checkpoint& checkpoint) {
   const Config& config = checkpoint.config;
   const auto found = find_part(checkpoint.naming, weight.name, config);
-  if (!found || (config.tied && facts(found->part).need == Need::untied)) {
+  if (!found || !is_needed(config, found->part).value_or(true)) {
     throw FormatError(cat("tensor ", excerpt(weight.name), " has no place in a Llama of ", config.n_layers, " layers",
                           config.tied ? " whose output is the embedding table" : ""));
   }

@@ -9,11 +9,11 @@ namespace llama2cpp {
 namespace {
 
 constexpr std::int64_t kLine = 64 / sizeof(float);  // vector loads of a view are aligned, on every backend
-constexpr std::int64_t kViews = 14;
+constexpr std::int64_t kViews = 16;
 
-// x, normalized, attn_out, mlp_out, last; q, z; k, v; gate, up; cos and sin; scale
+// x, normalized, attn_out, mlp_out, last; q, z; k, v; gate, up; cos and sin; scale and ones; head_scale
 std::int64_t row_floats(const Config& c) {
-  return 5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 1;
+  return 5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 2 + c.n_heads;
 }
 
 // Hands out views one after the other.
@@ -54,9 +54,11 @@ void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to) 
   Views view(memory_);
   x = view(rows, c.dim);
   scale = view(rows, 1);
+  ones = view(rows, 1);
+  head_scale = view(rows * c.n_heads, 1);
   normalized = view(rows, c.dim);
-  cos = view(rows, c.head_dim / 2);
-  sin = view(rows, c.head_dim / 2);
+  cos = view(rows, c.rotary() / 2);
+  sin = view(rows, c.rotary() / 2);
   q = view(rows, c.q_dim());
   k = view(rows, c.kv_dim());
   v = view(rows, c.kv_dim());

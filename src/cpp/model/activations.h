@@ -25,8 +25,10 @@ class Activations {
 
   Tensor x;           // [T, dim]          the residual stream
   Tensor scale;       // [T, 1]            RMSNorm's divisor
+  Tensor ones;        // [T, 1]            that divisor where there is none
+  Tensor head_scale;  // [T * n_heads, 1]  of heads that are normalised by themselves
   Tensor normalized;  // [T, dim]          used where a hook looks
-  Tensor cos, sin;    // [T, head_dim / 2] of each row's position
+  Tensor cos, sin;    // [T, rotary / 2]   of each row's position
   Tensor q;           // [T, n_heads * head_dim]
   Tensor k, v;        // [T, n_kv_heads * head_dim]
   Tensor z;           // [T, n_heads * head_dim]

@@ -1,6 +1,8 @@
 // What a Llama computes, from token ids to logits. The only place that knows the architecture.
 #include "model/forward.h"
 
+#include <algorithm>
+
 #include "model/head_results.h"
 #include "model/pass_rows.h"
 #include "model/watched_attention.h"
@@ -60,12 +62,16 @@ struct Pass {
  private:
   // x = the tokens' rows of the table, and by how much their positions turn queries and keys.
   void embed() {
-    for (const HookSpan& span : rows.hook_spans) {
+    for (std::size_t s = 0; s < rows.spans.size(); ++s) {
+      const AttentionSpan& span = rows.spans[s];
+      const RopeAngles& rope = model.rope(sequences[s].kv->context());
       for (std::int64_t t = 0; t < span.count; ++t) {
-        model.rope().at(span.position + t, a.cos.row(span.row + t), a.sin.row(span.row + t));
+        rope.at(span.position + t, a.cos.row(span.row + t), a.sin.row(span.row + t));
       }
     }
+    std::fill_n(a.ones.row(0), a.ones.rows(), 1.0F);
     be.embed(w.tok_embeddings, rows.tokens, a.x);  // [T] -> [T, dim]
+    scale(a.x, w.embedding_multiplier);
     see(Point::embed, 0, a.x);
   }
 
@@ -79,8 +85,9 @@ struct Pass {
     see(Point::q, i, a.q);
     see(Point::k, i, a.k);
     see(Point::v, i, a.v);
-    be.rope(a.q, a.cos, a.sin, c.head_dim, plan.rope_style);  // in place
-    be.rope(a.k, a.cos, a.sin, c.head_dim, plan.rope_style);
+    if (c.qk_norm != QkNorm::none) norm_heads(l, i);
+    if (plan.rope) be.rope(a.q, a.cos, a.sin, c.head_dim, plan.rope_style);  // in place
+    if (plan.rope) be.rope(a.k, a.cos, a.sin, c.head_dim, plan.rope_style);
     see(Point::rot_q, i, a.q);
     see(Point::rot_k, i, a.k);
 
@@ -91,6 +98,7 @@ struct Pass {
     multiply({a.z}, {{l.wo, kNoBias, a.attn_out}});  // -> [T, dim]
     if (hooks.active(Point::result, i)) show_head_results(c, be, l, a, i, rows.hook_spans, hooks);
     add_bias(a.attn_out, l.bo);
+    scale(a.attn_out, w.residual_multiplier);
     see(Point::attn_out, i, a.attn_out);
     be.add(a.x, a.attn_out, a.x);
   }
@@ -106,6 +114,7 @@ struct Pass {
     be.gated(Activation::silu, a.gate, a.up, a.gate);  // [T, hidden_dim]
     see(Point::mlp_post, i, a.gate);
     multiply({a.gate}, {{l.w2, l.b2, a.mlp_out}});  // -> [T, dim]
+    scale(a.mlp_out, w.residual_multiplier);
     see(Point::mlp_out, i, a.mlp_out);
     be.add(a.x, a.mlp_out, a.x);
     see(Point::resid_post, i, a.x);
@@ -116,6 +125,7 @@ struct Pass {
     be.take_rows(a.x, rows.wanted, a.last);  // [T, dim] -> [R, dim]
     const Input x = normed(a.last, w.norm, kLnFinal, c.n_layers - 1, rows.wanted_spans);
     multiply(x, {{w.output, kNoBias, a.logits}});  // -> [R, vocab_size]
+    scale(a.logits, w.logits_multiplier);
   }
 
   // RMSNorm, in two halves: the divisor, and the product with it, which matmul does on the way in unless a hook looks.
@@ -129,6 +139,29 @@ struct Pass {
     be.normalize(x, {scale, {}}, normalized);  // [T, dim]
     hooks.at(points.normalized, i, normalized, spans);
     return {normalized, {{}, gain.view}};
+  }
+
+  // RMSNorm of queries and keys, in place: of each head, or of all heads of a token as one.
+  void norm_heads(const LayerWeights& l, std::int64_t i) {
+    norm_rows(a.q, l.q_norm);
+    norm_rows(a.k, l.k_norm);
+    see(Point::q_normed, i, a.q);
+    see(Point::k_normed, i, a.k);
+  }
+
+  // x [T, groups * n], gain [n]
+  void norm_rows(const Tensor& x, const Vector& gain) {
+    const std::int64_t n = gain.view.columns();
+    const std::int64_t groups = x.rows() * (x.columns() / n);
+    const Tensor by_group(x.row(0), {groups, n});
+    const Tensor scale = a.head_scale.slice(0, groups);
+    be.rms_scale(by_group, c.norm_eps, scale);
+    be.normalize(by_group, {scale, gain.view}, by_group);
+  }
+
+  // x *= multiplier, in place
+  void scale(const Tensor& x, const Vector& multiplier) {
+    if (multiplier) be.normalize(x, {a.ones.slice(0, x.rows()), multiplier.view}, x);
   }
 
   template <std::size_t kCount>

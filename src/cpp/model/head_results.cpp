@@ -53,6 +53,10 @@ void show_head_results(const Config& c, Backend& backend, const LayerWeights& we
   reads.check();
 
   const Tensor& shown = a.results;
+  const float multiplier = c.residual_multiplier;  // of attn_out, which forward multiplies afterwards
+  if (multiplier != 1.0F) {
+    std::transform(shown.row(0), shown.row(0) + rows * width, shown.row(0), [&](float x) { return x * multiplier; });
+  }
   if (!hooks.edits(Point::result, layer)) return hooks.at(Point::result, layer, shown, spans);
   const std::vector<float> before(shown.row(0), shown.row(0) + rows * width);
   hooks.at(Point::result, layer, shown, spans);
@@ -64,6 +68,7 @@ void show_head_results(const Config& c, Backend& backend, const LayerWeights& we
     for (std::int64_t head = 1; head < c.n_heads; ++head) {
       for (std::int64_t i = 0; i < c.dim; ++i) out[i] += row[head * c.dim + i];
     }
+    if (multiplier != 1.0F) std::transform(out, out + c.dim, out, [&](float x) { return x / multiplier; });
   }
 }
 

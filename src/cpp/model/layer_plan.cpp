@@ -1,17 +1,34 @@
 // The only function that turns a Config into what layers compute.
 #include "model/layer_plan.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace llama2cpp {
+namespace {
+
+bool contains(const Layers& layers, std::int64_t layer) {
+  return std::binary_search(layers.begin(), layers.end(), layer);
+}
+
+float score_divisor(const Config& config) {
+  const float multiplier = config.attention_multiplier;
+  return multiplier == 0.0F ? std::sqrt(static_cast<float>(config.head_dim)) : 1.0F / multiplier;
+}
+
+}  // namespace
 
 std::vector<LayerPlan> plan_layers(const Config& config) {
-  const LayerPlan same{
-      .window = config.sliding_window,
-      .rope_style = config.rope_style,
-      .score_divisor = std::sqrt(static_cast<float>(config.head_dim)),
-  };
-  return {static_cast<std::size_t>(config.n_layers), same};
+  std::vector<LayerPlan> plans;
+  for (std::int64_t i = 0; i < config.n_layers; ++i) {
+    plans.push_back({
+        .window = contains(config.full_layers, i) ? 0 : config.sliding_window,
+        .rope = !contains(config.no_rope_layers, i),
+        .rope_style = config.rope_style,
+        .score_divisor = score_divisor(config),
+    });
+  }
+  return plans;
 }
 
 }  // namespace llama2cpp

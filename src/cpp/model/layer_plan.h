@@ -10,6 +10,7 @@ namespace llama2cpp {
 
 struct LayerPlan {
   std::int64_t window = 0;     // a position sees itself and the window - 1 before it; 0: all before it
+  bool rope = true;            // queries and keys are turned
   RopeStyle rope_style{};      // which numbers of a head rotary embedding turns together
   float score_divisor = 1.0F;  // scores are q . k / score_divisor
 };

@@ -33,7 +33,7 @@ struct YarnRange {
     const auto context = static_cast<double>(scaling.original_context);
     // which frequency turns so often in the context
     const auto frequency = [&](float turns) {
-      return static_cast<double>(c.head_dim) * std::log(context / (double{turns} * 2 * std::numbers::pi)) /
+      return static_cast<double>(c.rotary()) * std::log(context / (double{turns} * 2 * std::numbers::pi)) /
              (2 * std::log(double{c.rope_theta}));
     };
     first = frequency(scaling.beta_fast);
@@ -43,7 +43,7 @@ struct YarnRange {
       last = std::ceil(last);
     }
     first = std::max(first, 0.0);
-    last = std::min(last, static_cast<double>(c.head_dim - 1));
+    last = std::min(last, static_cast<double>(c.rotary() - 1));
     if (first == last) last += 0.001;
   }
 };
@@ -74,18 +74,18 @@ float length_of(const RopeScaling& scaling) {
 
 }  // namespace
 
-RopeAngles::RopeAngles(const Config& config, Arithmetic arithmetic)
+RopeAngles::RopeAngles(const Config& config, Arithmetic arithmetic, bool is_long)
     : arithmetic_(arithmetic), length_(length_of(config.rope_scaling)) {
   const bool llama2c = arithmetic == Arithmetic::llama2c && config.rope_theta == 10000.0F;
-  for (std::int64_t j = 0; j < config.head_dim / 2; ++j) {
-    const float exponent = static_cast<float>(2 * j) / static_cast<float>(config.head_dim);
+  const std::vector<float>& factors = is_long ? config.rope_long_factors : config.rope_factors;
+  for (std::int64_t j = 0; j < config.rotary() / 2; ++j) {
+    const float exponent = static_cast<float>(2 * j) / static_cast<float>(config.rotary());
     const float power = llama2c ? llama2c_power_of_10000(exponent)
                                 : static_cast<float>(std::pow(double{config.rope_theta}, double{exponent}));
     const float inv_freq = config.rope_scaling.kind == RopeScaling::Kind::yarn
                                ? yarn_scaled(power, j, config)
                                : scaled(1.0F / power, config.rope_scaling);
-    inv_freq_.push_back(config.rope_factors.empty() ? inv_freq
-                                                    : inv_freq / config.rope_factors[static_cast<std::size_t>(j)]);
+    inv_freq_.push_back(factors.empty() ? inv_freq : inv_freq / factors[static_cast<std::size_t>(j)]);
   }
 }
 

@@ -10,14 +10,15 @@ namespace llama2cpp {
 
 class RopeAngles {
  public:
-  explicit RopeAngles(const Config& config, Arithmetic arithmetic = Arithmetic::contract);
+  // is_long: of contexts beyond the original.
+  explicit RopeAngles(const Config& config, Arithmetic arithmetic = Arithmetic::contract, bool is_long = false);
 
-  // cos and sin [head_dim / 2] of one position's angles.
+  // cos and sin [rotary / 2] of one position's angles.
   void at(std::int64_t position, float* cos, float* sin) const;
 
  private:
   Arithmetic arithmetic_;
-  std::vector<float> inv_freq_;  // [head_dim / 2] radians per position
+  std::vector<float> inv_freq_;  // [rotary / 2] radians per position
   float length_;                 // what cos and sin are multiplied by
 };
 

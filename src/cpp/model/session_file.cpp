@@ -225,6 +225,9 @@ std::unique_ptr<Session> read_session(std::shared_ptr<const Model> model, const 
   std::vector<float> logits;
   if (with_logits) logits = read_numbers<float>(file, tensor("logits"));
 
+  LLAMA2CPP_CHECK(context == 0 || config.is_long(context) == config.is_long(saved_context), "context is ", context,
+                  ", and that of the session is ", saved_context, ": beyond ", config.rope_scaling.original_context,
+                  " positions rotary frequencies are others, so its keys would have to be turned again");
   auto kv = context == 0 ? reserve_kv(*model, saved_context) : model->make_cache(context);
   NowAndThen poll_now_and_then(poll);
   const auto fill = [&](const Tensor& cache, const SafetensorsTensor& from) {

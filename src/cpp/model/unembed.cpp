@@ -1,4 +1,4 @@
-// The last two ops of forward.cpp, on rows from outside.
+// The last ops of forward.cpp, on rows from outside.
 #include "model/unembed.h"
 
 #include <algorithm>
@@ -34,6 +34,10 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
     }
     const Weight* const output[] = {&model.weights().output};
     be.matmul(output, a->last, {&a->logits, 1}, ln_final);  // [T, dim] -> [T, vocab_size]
+    if (const Vector& multiplier = model.weights().logits_multiplier) {
+      std::fill_n(a->ones.row(0), rows, 1.0F);
+      be.normalize(a->logits, {a->ones, multiplier.view}, a->logits);
+    }
     be.sync();
     std::copy_n(a->logits.row(0), rows * c.vocab_size, logits.data() + begin * c.vocab_size);
   }

@@ -1,6 +1,8 @@
 // Takes a checkpoint's tensors to their places.
 #include "model/weights.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 
 namespace llama2cpp {
@@ -23,9 +25,11 @@ void take(const Checkpoint& checkpoint, Backend& /*backend*/, Part part, std::in
 // Vectors are small and every row of every layer needs them: kept as floats whatever the file holds.
 void take(const Checkpoint& checkpoint, Backend& backend, Part part, std::int64_t layer, Vector& field) {
   // An optional one that layer 0 has, all have; one that it lacks, none has.
-  if (facts(part).need == Need::optional && !has(checkpoint, part, 0)) {
+  const std::optional<bool> needed = is_needed(checkpoint.config, part);
+  if (!needed.value_or(has(checkpoint, part, 0))) {
     if (!has(checkpoint, part, layer)) return;
-    throw FormatError(cat("tensor '", weight_name(checkpoint.naming, part, layer), "' is there, but layer 0 has none"));
+    const std::string problem = needed ? cat("config says otherwise (", words(part).need, ")") : "layer 0 has none";
+    throw FormatError(cat("tensor '", weight_name(checkpoint.naming, part, layer), "' is there, but ", problem));
   }
   Weight weight;
   take(checkpoint, backend, part, layer, weight);
@@ -33,9 +37,20 @@ void take(const Checkpoint& checkpoint, Backend& backend, Part part, std::int64_
   weight.decode_row(0, field.view.row(0));
 }
 
+// A gain whose numbers are all the same; empty where it would change nothing.
+Vector all_equal(Backend& backend, std::int64_t n, float value) {
+  if (value == 1.0F) return {};
+  Vector gain = backend.make_vector(n);
+  std::fill_n(gain.view.row(0), n, value);
+  return gain;
+}
+
 }  // namespace
 
-Weights::Weights(const Checkpoint& checkpoint, Backend& backend) {
+Weights::Weights(const Checkpoint& checkpoint, Backend& backend)
+    : embedding_multiplier(all_equal(backend, checkpoint.config.dim, checkpoint.config.embedding_multiplier)),
+      residual_multiplier(all_equal(backend, checkpoint.config.dim, checkpoint.config.residual_multiplier)),
+      logits_multiplier(all_equal(backend, checkpoint.config.vocab_size, 1.0F / checkpoint.config.logits_scaling)) {
   const std::vector<Buffer> files = mapped_files(checkpoint);
   const FileReads reads(files);
   const auto taker = [&](std::int64_t layer) {

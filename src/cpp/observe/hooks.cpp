@@ -26,6 +26,8 @@ constexpr PointFacts kFacts[kPoints] = {
     {"attn.hook_q", Shape::query_heads, true, true},
     {"attn.hook_k", Shape::kv_heads, true, true},
     {"attn.hook_v", Shape::kv_heads, false, true},
+    {"attn.hook_q_normed", Shape::query_heads, true, true},
+    {"attn.hook_k_normed", Shape::kv_heads, true, true},
     {"attn.hook_rot_q", Shape::query_heads, true, true},
     {"attn.hook_rot_k", Shape::kv_heads, true, true},
     {"attn.hook_attn_scores", Shape::pattern, false, true},
@@ -83,21 +85,34 @@ class CallbackHook final : public Hook {
 }  // namespace
 
 Place checked_place(std::int64_t point, std::int64_t layer, const Config& config) {
-  LLAMA2CPP_CHECK(point >= 0 && point < kPoints && layer >= 0 && layer < config.n_layers, "there is no point ", point,
-                  " in layer ", layer);
+  const bool known = point >= 0 && point < kPoints && layer >= 0 && layer < config.n_layers;
+  LLAMA2CPP_CHECK(known && has_point(static_cast<Point>(point), config), "there is no point ", point, " in layer ",
+                  layer);
   return {static_cast<Point>(point), layer};
 }
 
-std::vector<Place> all_places(std::int64_t n_layers) {
+bool has_point(Point point, const Config& config) {
+  const bool of_norm = point == Point::q_normed || point == Point::k_normed;
+  return !of_norm || config.qk_norm != QkNorm::none;
+}
+
+std::vector<Place> all_places(const Config& config) {
   std::vector<Place> places = {{Point::embed, 0}};
-  for (std::int64_t layer = 0; layer < n_layers; ++layer) {
+  for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
     for (int p = 0; p < kPoints; ++p) {
-      if (in_a_block(static_cast<Point>(p))) places.push_back({static_cast<Point>(p), layer});
+      const auto point = static_cast<Point>(p);
+      if (in_a_block(point) && has_point(point, config)) places.push_back({point, layer});
     }
   }
-  places.push_back({Point::ln_final_scale, n_layers - 1});
-  places.push_back({Point::ln_final_normalized, n_layers - 1});
+  places.push_back({Point::ln_final_scale, config.n_layers - 1});
+  places.push_back({Point::ln_final_normalized, config.n_layers - 1});
   return places;
+}
+
+std::vector<Place> all_places(std::int64_t n_layers) {
+  Config config;
+  config.n_layers = n_layers;
+  return all_places(config);
 }
 
 std::string point_name(Point point, std::int64_t layer) {

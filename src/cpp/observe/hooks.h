@@ -25,6 +25,8 @@ enum class Point : std::uint8_t {
   q,               // [T, H, head_dim]  before rotary; q, k, rot_q, rot_k are always shown in half-split order
   k,               // [T, K, head_dim]
   v,               // [T, K, head_dim]
+  q_normed,        // [T, H, head_dim]  where the model normalises queries and keys
+  k_normed,        // [T, K, head_dim]
   rot_q,           // [T, H, head_dim]  after rotary
   rot_k,           // [T, K, head_dim]
   attn_scores,     // [H, T, position + T]  masked ones are -inf
@@ -54,7 +56,12 @@ struct Place {
 // The place of those numbers. Throws std::invalid_argument where a model of that config has none.
 Place checked_place(std::int64_t point, std::int64_t layer, const Config& config);
 
+// Whether a model of that config has the point.
+bool has_point(Point point, const Config& config);
+
 // Every place of a model, in the order of the forward.
+std::vector<Place> all_places(const Config& config);
+// Of one without norms of queries and keys.
 std::vector<Place> all_places(std::int64_t n_layers);
 
 // TransformerLens's name: "blocks.3.attn.hook_pattern", "hook_embed", "ln_final.hook_scale".

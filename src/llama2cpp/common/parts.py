@@ -30,7 +30,8 @@ class Part:
     rows, columns : str
         Sizes, by the names of what a config gives; "one" for the rows of vectors.
     need : str
-        "always"; "untied", which a model without an output matrix of its own lacks; "optional".
+        "always"; "untied", which a model without an output matrix of its own lacks; "optional"; "qk_norm", where the
+        config has such norms.
     rotary : bool
         Whether its rows, or its numbers, are in the order of ``config.rope_style``.
     lens : str
@@ -51,7 +52,7 @@ class Part:
     kind: Literal["table", "matrix", "gain", "bias"]
     rows: str
     columns: str
-    need: Literal["always", "untied", "optional"]
+    need: Literal["always", "untied", "optional", "qk_norm"]
     rotary: bool
     lens: str
     reads: str
@@ -98,7 +99,7 @@ def get_part(name: str) -> Part:
 
 def in_forward_order(parts: Iterable[Part]) -> list[Part]:
     """Sort parts of layers by what a forward does with them: biases behind the matrices of their half of a layer."""
-    points = [name.removeprefix("blocks.0.") for name, _, _ in _core.hook_points(1)]
+    points = [name.removeprefix("blocks.0.") for name, _, _ in _core.hook_points(1, True)]
 
     def key(part: Part) -> tuple[str, bool, int]:
         is_bias = part.kind == "bias"

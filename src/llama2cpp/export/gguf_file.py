@@ -90,7 +90,7 @@ def write(
     threads : int, optional
         How many threads encode.
     """
-    family = _core.gguf_family([part.name for part in source.optional_parts()])
+    family = _core.gguf_family([part.name for part in source.optional_parts()], source.config)
     writer = _make_writer(path, family["architecture"])
     try:
         _add_config(writer, source, name, file_type)
@@ -189,6 +189,14 @@ def _add_config(writer: GGUFWriter, source: Source, name: str, file_type: str) -
         writer.add_value_length(config.head_dim)
     if config.sliding_window is not None:
         writer.add_sliding_window(config.sliding_window)
+    if config.embedding_multiplier != 1:
+        writer.add_embedding_scale(short_float(config.embedding_multiplier))
+    if config.residual_multiplier != 1:
+        writer.add_residual_scale(short_float(config.residual_multiplier))
+    if config.attention_multiplier != 0:
+        writer.add_attention_scale(short_float(config.attention_multiplier))
+    if config.logits_scaling != 1:
+        writer.add_logit_scale(short_float(config.logits_scaling))
     _add_rope_scaling(writer, config)
 
 
@@ -223,7 +231,7 @@ def check(source: Source) -> None:
         what = (
             "no place for it"
             if scaling["type"] == "dynamic"
-            else "it as two lists of divisors, one of which is not kept"
+            else "it as two tensors of divisors (rope_long_factors), for models that this version does not write"
         )
         raise ValueError(f"rope_scaling is of type {scaling['type']}, and GGUF has {what}")
     if scaling is None or scaling["type"] != "yarn":

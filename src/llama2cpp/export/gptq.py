@@ -161,7 +161,8 @@ def quantize(
         For activations that are not finite, and for weights that are too large.
     """
     embedding = source.array(EMBEDDING.at(), "half_split")
-    streams = [np.ascontiguousarray(embedding[ids]) for ids in sequences]  # each [T, dim]
+    multiplier = np.float32(source.config.embedding_multiplier)
+    streams = [np.ascontiguousarray(embedding[ids] * multiplier) for ids in sequences]  # each [T, dim]
     del embedding
     for layer in range(source.config.n_layers):
         for scope in _HALVES:
@@ -184,10 +185,15 @@ class _HalfLayer:
     def __init__(self, source: Source, layer: int, half: Half, threads: int | None) -> None:
         self._layer, self._threads = layer, threads
         config = source.config.to_dict() | {"n_layers": 1, "vocab_size": 1, "tied": True, "rope_style": "half_split"}
+        config |= {"embedding_multiplier": 1.0, "logits_scaling": 1.0, "full_layers": ()}
+        config["no_rope_layers"] = (0,) if layer in source.config.no_rope_layers else ()
+        if layer in source.config.full_layers:
+            config["sliding_window"] = None
         if half == "attention":
             config |= {"hidden_dim": 1}
         else:
             config |= {"n_heads": 1, "n_kv_heads": 1, "head_dim": 2, "rope_scaling": None, "rope_factors": ()}
+            config |= {"rotary_dim": None, "rope_long_factors": (), "qk_norm": "none"}
         self._config = _core.Config(**config)
         self._arrays: dict[str, Array] = {}
         for part in ALL_PARTS:

@@ -43,8 +43,9 @@ def weights_to_write(source: Source) -> list[str]:
 
 
 def _biased(source: Source) -> set[str]:
-    """Which halves of layers have a bias: "attention", "mlp"."""
-    return {part.scope for part in source.optional_parts() if part.kind == "bias"}
+    """Which halves of layers have a bias that config.json states: "attention", "mlp"."""
+    stated = {name.removesuffix("_bias") for name in _family(source)["biases"]}
+    return stated & {part.scope for part in source.optional_parts() if part.kind == "bias"}
 
 
 def _family(source: Source) -> dict[str, Any]:
@@ -83,6 +84,24 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
     }
     if family["has_window"]:
         settings["sliding_window"] = config.sliding_window
+    if family["asks_for_window"]:
+        settings |= {"use_sliding_window": family["has_window"], "max_window_layers": len(config.full_layers)}
+    if family["layer_types"]:
+        full = set(config.full_layers if family["has_window"] else range(config.n_layers))
+        settings["layer_types"] = [
+            "full_attention" if layer in full else "sliding_attention" for layer in range(config.n_layers)
+        ]
+    if family["no_rope_layers"]:
+        without = config.no_rope_layers
+        settings["no_rope_layers"] = [int(layer not in without) for layer in range(config.n_layers)]
+    if family["multipliers"]:
+        usual = 1 / math.sqrt(config.head_dim)
+        settings |= {
+            "embedding_multiplier": short_float(config.embedding_multiplier),
+            "residual_multiplier": short_float(config.residual_multiplier),
+            "attention_multiplier": short_float(config.attention_multiplier or usual),
+            "logits_scaling": short_float(config.logits_scaling),
+        }
     biased = _biased(source)
     settings |= {name: name.removesuffix("_bias") in biased for name in family["biases"]}
     if vocabulary is not None:
@@ -94,11 +113,15 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
 
 def _rope_scaling(config: _core.Config) -> dict[str, Any] | None:
     scaling = config.rope_scaling
-    if scaling is not None and scaling["type"] == "longrope":
+    if scaling is not None and scaling["type"] == "longrope" and not (config.rope_factors and config.rope_long_factors):
         raise ValueError(
-            "rope_scaling is of type longrope, and a folder has it as two lists of divisors, one of which is not kept"
+            "rope_scaling is of type longrope, and a folder has it as two lists of divisors, one of which is not known"
         )
-    if config.rope_factors:
+    lists = {}
+    if scaling is not None and scaling["type"] == "longrope":
+        lists["short_factor"] = [short_float(factor) for factor in config.rope_factors]
+        lists["long_factor"] = [short_float(factor) for factor in config.rope_long_factors]
+    elif config.rope_factors:
         factors = np.array(config.rope_factors, dtype=np.float32)
         known = [candidate for candidate in _LLAMA3 if np.allclose(llama3_factors(config, candidate), factors, 1e-5)]
         if scaling is not None or not known:
@@ -107,10 +130,11 @@ def _rope_scaling(config: _core.Config) -> dict[str, Any] | None:
     if scaling is None:
         return None
     names = {"type": "rope_type", "original_context": "original_max_position_embeddings"}
-    return {
+    numbers = {
         names.get(name, name): short_float(value) if isinstance(value, float) else value
         for name, value in scaling.items()
     }
+    return numbers | lists
 
 
 def write(

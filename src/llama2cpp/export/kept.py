@@ -34,6 +34,8 @@ def changed_fields(wanted: _core.Config, found: _core.Config) -> list[str]:
         pair = before.get(name), after.get(name)
         if name == "sliding_window":
             pair = _window(wanted), _window(found)
+        if name == "attention_multiplier":
+            pair = _attention_multiplier(wanted), _attention_multiplier(found)
         if not _same(*pair):
             changed.append(name)
     if not _same_rotation(wanted, found):
@@ -47,6 +49,10 @@ _ROTATION = ("rope_scaling", "rope_factors")
 def _window(config: _core.Config) -> int | None:
     window = config.sliding_window
     return window if window is not None and window < config.seq_len else None
+
+
+def _attention_multiplier(config: _core.Config) -> float:
+    return config.attention_multiplier or 1 / math.sqrt(config.head_dim)
 
 
 def _same(one: object, other: object) -> bool:
@@ -65,7 +71,9 @@ def _same_rotation(wanted: _core.Config, found: _core.Config) -> bool:
         scaling = config.rope_scaling
         factors = rope_factors(config)
         all_by = scaling["factor"] if scaling is not None and scaling["type"] == "linear" else 1.0
-        divisors.append(np.full(config.head_dim // 2, all_by) * (1.0 if factors is None else factors))
+        divisors.append(
+            np.full((config.rotary_dim or config.head_dim) // 2, all_by) * (1.0 if factors is None else factors)
+        )
         rest.append(None if scaling is None or scaling["type"] in ("linear", "llama3") else scaling)
     before, after = divisors
     return len(before) == len(after) and np.allclose(before, after, rtol=_CLOSE) and _same(*rest)

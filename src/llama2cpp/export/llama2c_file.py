@@ -40,6 +40,20 @@ def choose_group(config: _core.Config, group: int | None) -> int:
     return group
 
 
+# Settings that a file of llama2.c's has no place for, and that change what a model computes.
+_NEUTRAL = (
+    "rotary_dim",
+    "rope_long_factors",
+    "qk_norm",
+    "full_layers",
+    "no_rope_layers",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "attention_multiplier",
+    "logits_scaling",
+)
+
+
 def check(source: Source) -> None:
     """Raise ValueError for a model that a llama2.c file cannot describe: its reader would run another one."""
     config = source.config
@@ -54,6 +68,10 @@ def check(source: Source) -> None:
         problems.append(f"a sliding window (sliding_window {config.sliding_window})")
     if config.head_dim * config.n_heads != config.dim:
         problems.append(f"heads of {config.head_dim} (head_dim; llama2.c's is dim / n_heads)")
+    usual = _core.Config(dim=2, hidden_dim=1, n_layers=1, n_heads=1, vocab_size=1, seq_len=1)
+    for name in _NEUTRAL:
+        if getattr(config, name) != getattr(usual, name):
+            problems.append(f"{name} {getattr(config, name)}")
     problems += sorted({"biases" if part.kind == "bias" else part.name for part in source.optional_parts()})
     if problems:
         raise ValueError(f"a llama2.c file has no place for what this model has: {', '.join(problems)}")

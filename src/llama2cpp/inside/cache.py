@@ -35,6 +35,10 @@ class ActivationCache(HeadsAndNeurons):
     ``blocks.{i}.attn.hook_q``               [B, T, n_heads, head_dim]    queries before rotary embedding (``q``)
     ``blocks.{i}.attn.hook_k``, ``hook_v``   [B, T, n_kv_heads,           keys before rotary embedding, values
                                              head_dim]                    (``k``, ``v``)
+    ``blocks.{i}.attn.hook_q_normed``        [B, T, n_heads, head_dim]    queries as their norm leaves them, in models
+                                                                          that have one (``q_normed``)
+    ``blocks.{i}.attn.hook_k_normed``        [B, T, n_kv_heads,           keys (``k_normed``)
+                                             head_dim]
     ``blocks.{i}.attn.hook_rot_q``           [B, T, n_heads, head_dim]    queries after it (``rot_q``)
     ``blocks.{i}.attn.hook_rot_k``           [B, T, n_kv_heads,           keys after it (``rot_k``)
                                              head_dim]

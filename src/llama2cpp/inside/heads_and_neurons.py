@@ -58,6 +58,7 @@ class HeadsAndNeurons(ResidualStream):
         weights = self._need_model().weights[f"blocks.{layer}.{get_part('wo').lens}"]  # [n_heads, head_dim, dim]
         by_head = np.moveaxis(self["z", layer], -2, 0)  # [n_heads, B, T, head_dim]
         need_memory(2 * by_head.size // by_head.shape[-1] * weights.shape[-1], "an array of heads' results")
+        weights = weights * np.float32(self._need_model().config.residual_multiplier)
         return np.stack([z @ w for z, w in zip(by_head, weights, strict=True)], axis=-2)
 
     @overload
@@ -184,6 +185,7 @@ class HeadsAndNeurons(ResidualStream):
         neurons = select(select(self["post", layer], pos_slice, -2), neuron_slice, -1)
         name = f"blocks.{layer}.{get_part('w2').lens}"
         weights = select(self._need_model().weights[name], neuron_slice, 0)  # [neurons, dim]
+        weights = weights * np.float32(self._need_model().config.residual_multiplier)
         if project_output_onto is None:
             need_memory(neurons.size * weights.shape[-1], "an array of neurons' results")
             return np.asarray(neurons[..., None] * weights)

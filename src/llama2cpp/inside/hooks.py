@@ -135,7 +135,7 @@ def _entries(hook: Hook, config: _core.Config) -> list[_Entry]:
     def call(activation: NDArray[np.float32], name: str, layer: int | None, session: Session, position: int) -> object:
         return function(activation, HookPoint(name, layer, session, position))
 
-    return [_Entry(_core.Places(find_places(names, config.n_layers), config), call)]
+    return [_Entry(_core.Places(find_places(names, config), config), call)]
 
 
 def for_call(sessions: Sequence[Session], model: _core.Model | None = None) -> _core.CallHooks | None:

@@ -127,9 +127,9 @@ class LensConfig:
             d_vocab_out=config.vocab_size,
             n_ctx=model.context,
             eps=config.norm_eps,
-            attn_scale=math.sqrt(config.head_dim),
+            attn_scale=1 / config.attention_multiplier if config.attention_multiplier else math.sqrt(config.head_dim),
             rotary_base=config.rope_theta,
-            rotary_dim=config.head_dim,
+            rotary_dim=config.rotary_dim or config.head_dim,
             window_size=config.sliding_window,
             default_prepend_bos=not model.has_tokenizer or model.tokenizer.add_bos,
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..common.token_ids import HasTokenizer, Prompt, listed, several, to_ids
 from .cache import ActivationCache
 from .hooks import for_call
-from .places import Names, Place, find_places, places_to_keep
+from .places import Names, find_places, places_to_keep
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -38,10 +38,14 @@ def run_with_cache(
         raise ValueError(f"stop_at_layer is {stop_at_layer}, expected {-n_layers} to {n_layers}")
     if stop_at_layer is not None and stop_at_layer < 0:
         stop_at_layer += n_layers
-    places = places_to_keep(names_filter, n_layers)
+    places = places_to_keep(names_filter, model.config)
     if stop_at_layer is not None:
-        reached = find_places("hook_embed", n_layers) if stop_at_layer >= 0 else []
-        places = [p for p in places if p in reached or (p[1] < stop_at_layer and p not in _last_norm(n_layers))]
+        reached = find_places("hook_embed", model.config) if stop_at_layer >= 0 else []
+        places = [
+            p
+            for p in places
+            if p in reached or (p[1] < stop_at_layer and p not in find_places("ln_final.*", model.config))
+        ]
     kept = None if positions is None else _checked_positions(positions, length)
     sessions = [model.session() for _ in batch]
     rows = [(session._core, ids) for session, ids in zip(sessions, batch, strict=True)]
@@ -77,10 +81,6 @@ def prompts_of(model: HasTokenizer, function: str, text_or_tokens: Prompts, spec
     if lengths == [0]:
         raise ValueError("there are no tokens, expected at least one")
     return batch
-
-
-def _last_norm(n_layers: int) -> list[Place]:
-    return find_places("ln_final.*", n_layers)
 
 
 def _checked_positions(positions: int | slice | Sequence[int], length: int) -> list[int]:

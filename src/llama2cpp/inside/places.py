@@ -17,31 +17,35 @@ Place: TypeAlias = tuple[int, int]  # (point, layer), as the core counts them
 
 
 @lru_cache(maxsize=64)
-def points_of(n_layers: int) -> dict[str, Place]:
+def _points_of(n_layers: int, qk_norm: bool) -> dict[str, Place]:
+    return {name: (point, layer) for name, point, layer in _core.hook_points(n_layers, qk_norm)}
+
+
+def points_of(config: _core.Config) -> dict[str, Place]:
     """Names of all places of a model, in the order of the forward."""
-    return {name: (point, layer) for name, point, layer in _core.hook_points(n_layers)}
+    return _points_of(config.n_layers, config.qk_norm != "none")
 
 
-def find_places(names: Names, n_layers: int) -> list[Place]:
+def find_places(names: Names, config: _core.Config) -> list[Place]:
     """Find the places that names stand for, in the order of the forward.
 
     A name is a full one ("blocks.3.attn.hook_z"), a pattern for full ones ("blocks.*.hook_resid_post") or a short one
     ("z", "z3", "resid_post4"), which without a layer stands for all layers. Layers of -1 and less count from the last.
     """
-    points = points_of(n_layers)
+    points = points_of(config)
     if callable(names):
         return [place for name, place in points.items() if names(name)]
     chosen: set[str] = set()
     for name in [names] if isinstance(names, str) else names:
-        chosen.update(_matching(name, points, n_layers))
+        chosen.update(_matching(name, points, config.n_layers))
     return [place for name, place in points.items() if name in chosen]
 
 
-def places_to_keep(names_filter: Names | None, n_layers: int) -> list[Place]:
+def places_to_keep(names_filter: Names | None, config: _core.Config) -> list[Place]:
     """Find the places of a filter, or without one all but ``hook_result``, which is large and computed apart."""
     if names_filter is None:
-        return find_places(lambda name: not name.endswith("hook_result"), n_layers)
-    return find_places(names_filter, n_layers)
+        return find_places(lambda name: not name.endswith("hook_result"), config)
+    return find_places(names_filter, config)
 
 
 def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[str]:
@@ -66,6 +70,6 @@ def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[st
     return found
 
 
-def name_of(place: Place, n_layers: int) -> str:
+def name_of(place: Place, config: _core.Config) -> str:
     """TransformerLens's name of a place."""
-    return next(name for name, other in points_of(n_layers).items() if other == place)
+    return next(name for name, other in points_of(config).items() if other == place)

@@ -49,7 +49,7 @@ class Recording(Scoped):
         tokens: int | None,
         model: ReadableModel | None,
     ) -> None:
-        places = places_to_keep(names_filter, core.config.n_layers)
+        places = places_to_keep(names_filter, core.config)
         self._model = model
         self._tracks = Tracks(_core.Recorder(core, places))
         super().__init__(Scope(core, session, tracks=self._tracks))

@@ -176,8 +176,10 @@ class LensWeights(NotPickled, Mapping[str, NDArray[np.float32]]):
     ``unembed.W_U`` (or ``W_U``)      [dim, vocab_size]              one column for each token
     ================================  =============================  =================================================
 
-    Biases, where a model has some: ``attn.b_Q`` [n_heads, head_dim], ``b_K`` and ``b_V`` [n_kv_heads, head_dim],
-    ``b_O`` [dim], ``mlp.b_gate`` and ``b_in`` [hidden_dim], ``b_out`` [dim]. Queries and keys are in half-split order
+    Where a model has norms of queries and keys: ``attn.q_norm.w``, ``attn.k_norm.w`` [head_dim], or as long as all
+    heads are together. Biases, where a model has some: ``attn.b_Q`` [n_heads, head_dim], ``b_K`` and ``b_V``
+    [n_kv_heads, head_dim], ``b_O`` [dim], ``mlp.b_gate`` and ``b_in`` [hidden_dim], ``b_out`` [dim]. Queries and keys
+    are in half-split order
     (pairs j and j + head_dim / 2), as hooks show them, whatever the file's order is. Nothing is folded into anything:
     these are the numbers of the file. Source of names and shapes: TransformerLens 4.3.
 
@@ -564,7 +566,8 @@ class StackedWeights:
         found = source.place(OUTPUT.lens)
         assert found is not None
         rows = source.core.weight_rows(found[1], [int(id) for id in ids.ravel()])
-        return rows.reshape(*ids.shape, self.config.dim)
+        scaled: Array = rows.reshape(*ids.shape, self.config.dim) / np.float32(self.config.logits_scaling)
+        return scaled
 
     @checked
     def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> Array:
@@ -601,4 +604,5 @@ class StackedWeights:
         for name in names:
             if name in self.weights:
                 total += self.weights[name]
+        total *= np.float32(self.config.residual_multiplier)
         return total

@@ -133,7 +133,8 @@ void CpuBackend::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std
   op_checks::rope(x, cos, sin, head_dim);
   const auto turn = style == RopeStyle::interleaved ? kernels_.rope_interleaved : kernels_.rope_half_split;
   each_row(x.rows(), x.columns() / 4, [&](std::int64_t t) {
-    for (std::int64_t i = 0; i < x.columns(); i += head_dim) turn(x.row(t) + i, cos.row(t), sin.row(t), head_dim);
+    const std::int64_t turned = 2 * cos.columns();
+    for (std::int64_t i = 0; i < x.columns(); i += head_dim) turn(x.row(t) + i, cos.row(t), sin.row(t), turned);
   });
 }
 

@@ -124,16 +124,18 @@ class MetalBackend final : public Backend {
   void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) override {
     constexpr const char* op = "rope";
     op_checks::rope(x, cos, sin, head_dim);
-    const RopeArgs args{.pairs = size32(x.columns() / 2, op),
+    const std::int64_t pairs = x.columns() / head_dim * cos.columns();
+    const RopeArgs args{.pairs = size32(pairs, op),
                         .x_stride = size32(x.row_stride, op),
                         .cos_stride = size32(cos.row_stride, op),
                         .sin_stride = size32(sin.row_stride, op)};
     const Kernel& kernel = tools_.device.kernel(
-        "rope", "rope", {{0, size32(head_dim / 2, op)}, {1, style == RopeStyle::half_split ? 1U : 0U}});
+        "rope", "rope",
+        {{0, size32(cos.columns(), op)}, {1, style == RopeStyle::half_split ? 1U : 0U}, {2, size32(head_dim, op)}});
     tools_.pass.dispatch(
         kernel,
         {tools_.operand(x, Access::read_write, op, "x"), tools_.reads(cos, op, "cos"), tools_.reads(sin, op, "sin")},
-        args, by_pieces(x.rows(), x.columns() / 2, kPairPiece, op), cost(x, 2));
+        args, by_pieces(x.rows(), pairs, kPairPiece, op), cost(x, 2));
   }
 
   void store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans) override {

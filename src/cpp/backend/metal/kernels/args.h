@@ -48,7 +48,7 @@ struct NormArgs {
 };
 static_assert(sizeof(NormArgs) == 20, "the same on both sides");
 
-// rope: x [rows, 2 * pairs], cos and sin [rows, head_dim / 2].
+// rope: pairs of a row of x that are turned, cos and sin [rows, pairs of a head].
 struct RopeArgs {
   uint32_t pairs;
   uint32_t x_stride;

@@ -4,8 +4,9 @@
 
 using namespace metal;
 
-constant uint kHalf [[function_constant(0)]];       // head_dim / 2: pairs of a head
-constant uint kHalfSplit [[function_constant(1)]];  // pairs are (j, j + head_dim / 2) of a head, not (2j, 2j + 1)
+constant uint kHalf [[function_constant(0)]];       // pairs of a head that are turned
+constant uint kHalfSplit [[function_constant(1)]];  // pairs are (j, j + kHalf) of a head, not (2j, 2j + 1)
+constant uint kHeadDim [[function_constant(2)]];
 
 // Grid: x: pieces of kPairPiece pairs, y: rows.
 kernel void rope(device float* x [[buffer(0)]], device const float* cos [[buffer(1)]],
@@ -17,7 +18,7 @@ kernel void rope(device float* x [[buffer(0)]], device const float* cos [[buffer
   for (uint pair = group.x * kPairPiece + thread_in_group.x; pair < end; pair += threads.x) {
     const uint head = pair / kHalf;
     const uint j = pair % kHalf;
-    const uint first = 2 * kHalf * head + (kHalfSplit != 0 ? j : 2 * j);
+    const uint first = kHeadDim * head + (kHalfSplit != 0 ? j : 2 * j);
     device float* const a = x + row * args.x_stride + first;
     device float* const b = a + (kHalfSplit != 0 ? kHalf : 1);
     const float c = cos[row * args.cos_stride + j];

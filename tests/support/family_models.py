@@ -1,0 +1,183 @@
+"""Small random models of each family, with a value of every switch that is not neutral, as transformers makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+import transformers
+from gguf_files import interleaved
+from numpy.typing import NDArray
+
+import llama2cpp
+
+TOKENS = [1, 7, 3, 49, 0, 7, 7, 12, 30, 31, 2, 45, 18, 9, 22, 40, 5, 11, 17, 28]
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 50,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+@dataclass
+class Case:
+    """A model of a family, and what GGUF says of it beyond the sizes."""
+
+    model_type: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    architecture: str = ""  # GGUF's; empty: it has none that says all of it
+    metadata: dict[str, Any] = field(default_factory=dict)  # behind the architecture's prefix
+    turned: bool = False  # rows of queries and keys are interleaved in GGUF
+
+    def model(self) -> Any:
+        torch.manual_seed(len(self.settings))
+        config = transformers.AutoConfig.for_model(self.model_type, **(SIZES | self.settings))
+        model = from_config(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                values = torch.randn_like(parameter) * 0.2
+                parameter.copy_(1 + values / 2 if "norm" in name else values)
+        return model
+
+    def save(self, folder: Path) -> Path:
+        self.model().save_pretrained(folder)
+        return folder
+
+
+def from_config(config: Any) -> Any:
+    """A model of random weights."""
+    make: Any = transformers.AutoModelForCausalLM
+    return make.from_config(config, attn_implementation="eager").float().eval()
+
+
+def expected_logits(model: Any, tokens: list[int]) -> NDArray[np.float64]:
+    """[T, vocab_size], by transformers in float32."""
+    with torch.no_grad():
+        logits: NDArray[np.float64] = model(torch.tensor([tokens])).logits[0].double().numpy()
+    return logits
+
+
+def logits_of(source: Any, tokens: list[int], **options: Any) -> NDArray[np.float32]:
+    with llama2cpp.load(source, kv_dtype="f32", activation_dtype="f32", **options) as model:
+        return model.session().prefill(tokens, all_logits=True)
+
+
+def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32) -> Any:
+    """The model as a GGUF by gguf's own names, its matrices of one type. Gives it, with the file's values."""
+    model = case.model()
+    config = model.config
+    writer = gguf.GGUFWriter(path, case.architecture)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    add: dict[type, Any] = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
+    for key, value in case.metadata.items():
+        add[type(value)](f"{case.architecture}.{key}", value)
+    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == case.architecture)
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, parameter in model.named_parameters():
+        stored = names.get_name(name, (".weight", ".bias"))
+        assert stored is not None, name
+        count = heads.get(name.split(".")[-2], 0) if case.turned else 0
+        array = parameter.detach().numpy()
+        array = interleaved(array, count) if count else array
+        quantized = kind != gguf.GGMLQuantizationType.F32 and array.ndim == 2
+        if quantized:
+            data = gguf.quants.quantize(array, kind)
+            assert not count, "rows would have to be turned back"
+            parameter.data[:] = torch.from_numpy(gguf.quants.dequantize(data, kind))
+            array = data
+        writer.add_tensor(stored, array, raw_dtype=kind if quantized else gguf.GGMLQuantizationType.F32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+MULTIPLIERS: dict[str, Any] = {
+    "embedding_multiplier": 3.7,
+    "residual_multiplier": 0.22,
+    "attention_multiplier": 0.4,
+    "logits_scaling": 2.3,
+}
+SCALES = {"embedding_scale": 3.7, "residual_scale": 0.22, "attention.scale": 0.4, "logit_scale": 2.3}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.5, 2.5],
+    "long_factor": [1.0, 3.0, 5.0],
+    "original_max_position_embeddings": 32,
+}
+
+CASES = {
+    "qwen2": Case("qwen2", {}, "qwen2"),
+    "qwen2-tied": Case("qwen2", {"tie_word_embeddings": True, "num_key_value_heads": 1}, "qwen2"),
+    "qwen2-windows": Case("qwen2", WINDOWS),
+    "qwen2-layer-types": Case(
+        "qwen2",
+        WINDOWS | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+    "qwen3": Case("qwen3", {"head_dim": 16}, "qwen3"),
+    "qwen3-tied": Case("qwen3", {"head_dim": 8, "tie_word_embeddings": True, "rms_norm_eps": 1e-3}, "qwen3"),
+    "qwen3-biases": Case("qwen3", {"head_dim": 8, "attention_bias": True}, "qwen3"),
+    "qwen3-windows": Case("qwen3", {"head_dim": 8} | WINDOWS),
+    "ministral": Case(
+        "ministral",
+        # transformers takes no head_dim from the other sizes here
+        {
+            "head_dim": 8,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "granite": Case("granite", MULTIPLIERS, "granite", SCALES, turned=True),
+    "granite-biases": Case(
+        "granite",
+        MULTIPLIERS | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        "granite",
+        SCALES,
+        turned=True,
+    ),
+    "smollm3": Case("smollm3", {"num_hidden_layers": 5}, "smollm3", turned=True),
+    "smollm3-every-2": Case("smollm3", {"no_rope_layer_interval": 2, "tie_word_embeddings": False}),
+    "smollm3-list": Case("smollm3", {"no_rope_layers": [0, 1, 0]}),
+    "phi3": Case("phi3", {}, "phi3"),
+    "phi3-window": Case("phi3", {"sliding_window": 6}, "phi3", {"attention.sliding_window": 6}),
+    "phi3-partial": Case(
+        "phi3",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}, "head_dim": 16},
+        "phi3",
+        {"rope.dimension_count": 8},
+    ),
+    "phi3-longrope": Case("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 32}),
+    "helium": Case("helium", {"head_dim": 8, "mlp_bias": True}),
+    "ernie4_5": Case("ernie4_5", {"head_dim": 16}, "ernie4_5"),
+    "ernie4_5-untied": Case("ernie4_5", {"head_dim": 6, "tie_word_embeddings": False, "num_key_value_heads": 4}),
+    "phi3-grouped": Case("phi3", {"num_key_value_heads": 1, "tie_word_embeddings": True}, "phi3"),
+}
