@@ -68,6 +68,10 @@ class CheckingBackend final : public llama2cpp::Backend {
     expect("rms_scale", {x, scale});
     cpu_.rms_scale(x, eps, scale);
   }
+  void center(const Tensor& x, const Tensor& out) override {
+    expect("center", {x, out});
+    cpu_.center(x, out);
+  }
   void normalize(const Tensor& x, const llama2cpp::Norm& norm, const Tensor& out) override {
     expect("normalize", {x, norm.scale, norm.gain, out});
     cpu_.normalize(x, norm, out);

@@ -234,6 +234,9 @@ inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
     table.scale(a.data(), 1.7e-3F, nullptr, out.data(), n);
     bits["scale"].add(out);
     out = output(n);
+    table.center(a.data(), out.data(), n);
+    bits["center"].add(out);
+    out = output(n);
     table.add(a.data(), b.data(), out.data(), n);
     bits["add"].add(out);
     auto wide = a;

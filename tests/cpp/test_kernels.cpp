@@ -171,6 +171,13 @@ const Planted kPlanted[] = {
          nudge(out[n - 1]);
        };
      }},
+    {"center",
+     [](KernelTable& t) {
+       t.center = [](const float* x, float* out, std::int64_t n) {
+         g_real->center(x, out, n);
+         nudge(out[n - 1]);
+       };
+     }},
     {"add",
      [](KernelTable& t) {
        t.add = [](const float* a, const float* b, float* out, std::int64_t n) {

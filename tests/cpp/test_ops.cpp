@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <string>
@@ -142,6 +143,11 @@ const Refused kRefused[] = {
      [](Backend& be, Operands& o) {
        be.rms_scale(o.x, 1e-5F, Tensor(o.x.row(0), {3, 1}));
      }},
+
+    {"[center] x is [3, 8] but out is [3, 4]", [](Backend& be, Operands& o) { be.center(o.x, o.half); }},
+    {"[center] x is [3, 8] but out is [2, 8]", [](Backend& be, Operands& o) { be.center(o.x, o.out.slice(0, 2)); }},
+    {"[center] out [3, 8] overlaps x [3, 8], expected memory of its own",
+     [](Backend& be, Operands& o) { be.center(o.x, o.x); }},
 
     {"[normalize] x is [3, 8] but out is [3, 4]",
      [](Backend& be, Operands& o) {
@@ -352,8 +358,8 @@ TEST_CASE("ops refuse operands that do not fit, and say what they expected") {
 }
 
 TEST_CASE("every op has lines among the refused") {
-  for (const char* op : {"embed", "take_rows", "rms_scale", "normalize", "matmul", "rope", "store_kv", "attention",
-                         "gated", "activate", "add", "add_bias"}) {
+  for (const char* op : {"embed", "take_rows", "rms_scale", "center", "normalize", "matmul", "rope", "store_kv",
+                         "attention", "gated", "activate", "add", "add_bias"}) {
     CAPTURE(op);
     const std::string begin = llama2cpp::cat("[", op, "]");
     CHECK(std::count_if(std::begin(kRefused), std::end(kRefused),
@@ -387,6 +393,38 @@ TEST_CASE("what fits is computed, in place too, with the same bits") {
       one.backend().activate(activation, one.x, one.out);
       one.backend().activate(activation, one.x, one.x);
       CHECK(values_of(one.out) == values_of(one.x));
+    }
+  }
+}
+
+TEST_CASE("center, rms_scale, normalize and add_bias are LayerNorm") {
+  constexpr std::int64_t kWide = 70;
+  constexpr double kEps = 1e-5;
+  for (const int threads : {1, 3}) {
+    Operands o(threads);
+    Backend& be = o.backend();
+    const Tensor x = o.tensor({5, kWide});
+    for (std::int64_t r = 0; r < x.rows(); ++r) {
+      for (std::int64_t j = 0; j < kWide; ++j) x.row(r)[j] += static_cast<float>(r * 3);  // a mean to take away
+    }
+    const Tensor out = o.tensor({5, kWide});
+    const Tensor scale = o.tensor({5, 1});
+    const Tensor gain = o.tensor({kWide});
+    const Tensor bias = o.tensor({kWide});
+    be.center(x, out);
+    be.rms_scale(out, static_cast<float>(kEps), scale);
+    be.normalize(out, {scale, gain}, out);
+    be.add_bias(out, bias);
+    for (std::int64_t r = 0; r < x.rows(); ++r) {
+      double mean = 0.0;
+      for (std::int64_t j = 0; j < kWide; ++j) mean += double{x.row(r)[j]} / kWide;
+      double variance = 0.0;
+      for (std::int64_t j = 0; j < kWide; ++j) variance += std::pow(double{x.row(r)[j]} - mean, 2) / kWide;
+      for (std::int64_t j = 0; j < kWide; ++j) {
+        const double exact =
+            (double{x.row(r)[j]} - mean) / std::sqrt(variance + kEps) * double{gain.row(0)[j]} + double{bias.row(0)[j]};
+        CHECK(std::abs(double{out.row(r)[j]} - exact) < 4e-6);
+      }
     }
   }
 }

@@ -220,6 +220,7 @@ KERNELS = [
         ROWS,
         "take",
     ),
+    Mutation("a mean of one simdgroup", "norm", "all += sums[i];\n  const", "all += 0.0f;\n  const", ROWS, "center"),
     # attention
     Mutation(
         "the causal edge one short",

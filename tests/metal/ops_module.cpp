@@ -273,6 +273,8 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
            [](Runner& r, const py::array& x, float eps, const py::array& scale) {
              r.run([&](Backend& be) { be.rms_scale(tensor_of(x), eps, tensor_of(scale)); });
            })
+      .def("center", [](Runner& r, const py::array& x,
+                        const py::array& out) { r.run([&](Backend& be) { be.center(tensor_of(x), tensor_of(out)); }); })
       .def(
           "normalize",
           [](Runner& r, const py::array& x, const py::array& scale, const py::array& out, const Array& gain) {

@@ -36,6 +36,24 @@ def test_rms_scale(bench: Bench, scene: Scene, count: int, n: int) -> None:
     scale.check("scale")
 
 
+@given(scene=scenes, count=tokens, n=st.one_of(st.integers(1, 300), st.sampled_from([512, 4096, 11008])))
+@many
+def test_center(bench: Bench, scene: Scene, count: int, n: int) -> None:
+    """A sum of n numbers over 16 lanes or 32 and more threads, a division and a difference."""
+    assume(count * n <= COST)
+    backend = scene.backend(bench)
+    values = scene.values(count, n) + np.float32(scene.rng.choice([0, 0, 3, -40]))
+    x, out = scene.operand(backend, values), scene.empty(backend, count, n)
+    backend.center(x.view, out.view)
+    wide = x.view.astype(np.float64)
+    exact = wide - np.mean(wide, axis=1, keepdims=True)
+    unit = U * np.mean(np.abs(wide), axis=1, keepdims=True)
+    slack = U * np.abs(exact) + 4 * TINY
+    within(f"{bench.kind} center", "", out.view, exact, unit + 0 * exact, n / 16 + 8, "u mean|x|", slack)
+    for operand in (x, out):
+        operand.check("center")
+
+
 @given(scene=scenes, count=tokens, n=st.integers(1, 700), in_place=st.booleans(), with_gain=st.booleans())
 @many
 def test_normalize(bench: Bench, scene: Scene, count: int, n: int, in_place: bool, with_gain: bool) -> None:

@@ -161,6 +161,9 @@ class Backend {
   // scale[t] = sqrt(mean(x[t]^2) + eps)            x [T, n] -> scale [T, 1]
   virtual void rms_scale(const Tensor& x, float eps, const Tensor& scale) = 0;
 
+  // out[t] = x[t] - mean(x[t])                     x [T, n] -> out [T, n]. LayerNorm is this, then the two of RMSNorm
+  virtual void center(const Tensor& x, const Tensor& out) = 0;
+
   // out[t] = (x[t] * (1 / scale[t])) * gain        x [T, n] -> out [T, n]; out may be x
   virtual void normalize(const Tensor& x, const Norm& norm, const Tensor& out) = 0;
 

@@ -162,6 +162,11 @@ void rms_scale(const Tensor& x, const Tensor& scale) {
   need_apart("rms_scale", {"scale", scale}, {"x", x});
 }
 
+void center(const Tensor& x, const Tensor& out) {
+  need_same_shape("center", {"x", x}, {"out", out});
+  need_apart("center", {"out", out}, {"x", x});
+}
+
 void normalize(const Tensor& x, const Norm& norm, const Tensor& out) {
   need_same_shape("normalize", {"x", x}, {"out", out});
   LLAMA2CPP_CHECK(norm.scale, "[normalize] x is ", shape_text(x), " but there is no norm.scale");

@@ -15,6 +15,7 @@ namespace llama2cpp::op_checks {
 void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out);
 void take_rows(const Tensor& x, std::span<const std::int64_t> rows, const Tensor& out);
 void rms_scale(const Tensor& x, const Tensor& scale);
+void center(const Tensor& x, const Tensor& out);
 void normalize(const Tensor& x, const Norm& norm, const Tensor& out);
 void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs, const Norm& norm);
 void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim);

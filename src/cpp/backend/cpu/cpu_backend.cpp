@@ -121,6 +121,12 @@ void CpuBackend::rms_scale(const Tensor& x, float eps, const Tensor& scale) {
   });
 }
 
+void CpuBackend::center(const Tensor& x, const Tensor& out) {
+  op_checks::center(x, out);
+  const std::int64_t n = x.columns();
+  each_row(x.rows(), n / 8, [&](std::int64_t t) { kernels_.center(x.row(t), out.row(t), n); });
+}
+
 void CpuBackend::normalize(const Tensor& x, const Norm& norm, const Tensor& out) {
   op_checks::normalize(x, norm, out);
   const std::int64_t n = x.columns();

@@ -44,6 +44,7 @@ class CpuBackend final : public Backend {
   void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) override;
   void take_rows(const Tensor& x, std::span<const std::int64_t> rows, const Tensor& out) override;
   void rms_scale(const Tensor& x, float eps, const Tensor& scale) override;
+  void center(const Tensor& x, const Tensor& out) override;
   void normalize(const Tensor& x, const Norm& norm, const Tensor& out) override;
   void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
               const Norm& norm) override;

@@ -28,6 +28,16 @@ inline void scale(const float* x, float factor, const float* gain, float* out, s
   }
 }
 
+inline void center(const float* x, float* out, std::int64_t n) {
+  f32x16 lanes = set1(0.0F);
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) lanes = add(lanes, load(x + i));
+  if (i < n) lanes = add(lanes, load_part(x + i, n - i));
+  const f32x16 mean = set1(sum_lanes(lanes) / static_cast<float>(n));
+  for (i = 0; i + 16 <= n; i += 16) store(out + i, sub(load(x + i), mean));
+  if (i < n) store_part(out + i, sub(load_part(x + i, n - i), mean), n - i);
+}
+
 inline void add_vectors(const float* a, const float* b, float* out, std::int64_t n) {
   std::int64_t i = 0;
   for (; i + 16 <= n; i += 16) store(out + i, add(load(a + i), load(b + i)));

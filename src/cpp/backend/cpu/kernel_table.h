@@ -119,6 +119,8 @@ struct KernelTable {
   float (*sum_squares)(const float* x, std::int64_t n);
   // out = (x * factor) * gain; without the second product where gain is null
   void (*scale)(const float* x, float factor, const float* gain, float* out, std::int64_t n);
+  // out = x - mean(x)
+  void (*center)(const float* x, float* out, std::int64_t n);
   // out = a + b
   void (*add)(const float* a, const float* b, float* out, std::int64_t n);
   // out = activation(gate) * up; without the product where up is null

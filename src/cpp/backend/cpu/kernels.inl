@@ -32,6 +32,7 @@
     .quantize_row = quantize_row,
     .sum_squares = sum_squares,
     .scale = scale,
+    .center = center,
     .add = add_vectors,
     .gated = gated,
     .rope_interleaved = rope_interleaved,

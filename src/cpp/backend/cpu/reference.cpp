@@ -171,6 +171,13 @@ void scale(const float* x, float factor, const float* gain, float* out, std::int
   }
 }
 
+void center(const float* x, float* out, std::int64_t n) {
+  float lanes[kLanes] = {};
+  for (std::int64_t i = 0; i < n; ++i) lanes[i % kLanes] = lanes[i % kLanes] + x[i];
+  const float mean = sum_of_lanes(lanes) / static_cast<float>(n);
+  for (std::int64_t i = 0; i < n; ++i) out[i] = x[i] - mean;
+}
+
 void add(const float* a, const float* b, float* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
@@ -274,6 +281,7 @@ constexpr KernelTable kTable{
     .quantize_row = reference_quantize_row,
     .sum_squares = sum_squares,
     .scale = scale,
+    .center = center,
     .add = add,
     .gated = gated,
     .rope_interleaved = rope_interleaved,

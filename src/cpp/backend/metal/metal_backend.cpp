@@ -101,13 +101,21 @@ class MetalBackend final : public Backend {
                         .scale_stride = size32(scale.row_stride, op),
                         .out_stride = 0,
                         .eps = eps};
-    const std::int64_t threads = std::clamp<std::int64_t>((x.columns() + 31) / 32 * 32, 32, 256);
     tools_.pass.dispatch(tools_.device.kernel("norm", "rms_scale"),
-                         {tools_.reads(x, op, "x"), tools_.writes(scale, op, "scale")}, args,
-                         {.groups = {size32(x.rows(), op), 1, 1},
-                          .threads = {static_cast<std::uint32_t>(threads), 1, 1},
-                          .shared = static_cast<std::size_t>(threads / 32) * sizeof(float)},
-                         {.bytes = 4.0 * static_cast<double>(x.rows() * x.columns())});
+                         {tools_.reads(x, op, "x"), tools_.writes(scale, op, "scale")}, args, by_rows(x, op),
+                         cost(x, 1));
+  }
+
+  void center(const Tensor& x, const Tensor& out) override {
+    constexpr const char* op = "center";
+    op_checks::center(x, out);
+    const NormArgs args{.columns = size32(x.columns(), op),
+                        .x_stride = size32(x.row_stride, op),
+                        .scale_stride = 0,
+                        .out_stride = size32(out.row_stride, op),
+                        .eps = 0.0F};
+    tools_.pass.dispatch(tools_.device.kernel("norm", "center"),
+                         {tools_.reads(x, op, "x"), tools_.writes(out, op, "out")}, args, by_rows(x, op), cost(x, 3));
   }
 
   void normalize(const Tensor& x, const Norm& norm, const Tensor& out) override {
@@ -222,6 +230,14 @@ class MetalBackend final : public Backend {
 
   Operand changes(const Tensor& tensor, const char* op, const char* name) const {
     return tools_.operand(tensor, Access::read_write, op, name);
+  }
+
+  // A group for each row, with a float for each of its simdgroups.
+  static Grid by_rows(const Tensor& x, const char* op) {
+    const std::int64_t threads = std::clamp<std::int64_t>((x.columns() + 31) / 32 * 32, 32, 256);
+    return {.groups = {size32(x.rows(), op), 1, 1},
+            .threads = {static_cast<std::uint32_t>(threads), 1, 1},
+            .shared = static_cast<std::size_t>(threads / 32) * sizeof(float)};
   }
 
   // Of some passes over a tensor's numbers.

@@ -38,7 +38,7 @@ struct ElementwiseArgs {
 };
 static_assert(sizeof(ElementwiseArgs) == 16, "the same on both sides");
 
-// rms_scale, normalize: x [rows, columns], scale [rows, 1].
+// rms_scale, center, normalize: x [rows, columns], scale [rows, 1].
 struct NormArgs {
   uint32_t columns;
   uint32_t x_stride;

@@ -1,4 +1,5 @@
-// RMSNorm in two halves: the divisor of each row, and the product with its inverse and a gain.
+// RMSNorm in two halves: the divisor of each row, and the product with its inverse and a gain. And what LayerNorm does
+// before them: each row less its mean.
 #include <metal_stdlib>
 #include "args.h"
 
@@ -26,6 +27,26 @@ kernel void rms_scale(device const float* x [[buffer(0)]], device float* scale [
     for (uint i = 1; i < simdgroups; ++i) all += sums[i];
     scale[row * args.scale_stride] = precise::sqrt(all / float(args.columns) + args.eps);
   }
+}
+
+// out[row] = x[row] - mean(x[row]). The same group.
+kernel void center(device const float* x [[buffer(0)]], device float* out [[buffer(1)]],
+                   constant NormArgs& args [[buffer(2)]], threadgroup float* sums [[threadgroup(0)]],
+                   uint3 group [[threadgroup_position_in_grid]], uint3 threads [[threads_per_threadgroup]],
+                   uint thread_in_group [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+                   uint simdgroup [[simdgroup_index_in_threadgroup]],
+                   uint simdgroups [[simdgroups_per_threadgroup]]) {
+  const ulong row = group.x;
+  device const float* const values = x + row * args.x_stride;
+  float sum = 0.0f;
+  for (uint c = thread_in_group; c < args.columns; c += threads.x) sum += values[c];
+  sum = simd_sum(sum);
+  if (lane == 0) sums[simdgroup] = sum;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float all = sums[0];
+  for (uint i = 1; i < simdgroups; ++i) all += sums[i];
+  const float mean = all / float(args.columns);
+  for (uint c = thread_in_group; c < args.columns; c += threads.x) out[row * args.out_stride + c] = values[c] - mean;
 }
 
 // (value * (1 / scale)) * gain, where there are such
