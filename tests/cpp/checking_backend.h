@@ -107,6 +107,10 @@ class CheckingBackend final : public llama2cpp::Backend {
     expect("activate", {x, out});
     cpu_.activate(activation, x, out);
   }
+  void soft_cap(const Tensor& x, float cap, const Tensor& out) override {
+    expect("soft_cap", {x, out});
+    cpu_.soft_cap(x, cap, out);
+  }
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override {
     expect("add", {a, b, out});
     cpu_.add(a, b, out);

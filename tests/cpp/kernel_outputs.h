@@ -252,6 +252,17 @@ inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
         bits["activate_" + name_of(activation)].add(out);
       }
     }
+    for (const float cap : {0.7F, 30.0F}) {
+      for (const bool far : {false, true}) {
+        const auto& x = far ? wide : a;
+        out = output(n);
+        table.soft_cap(x.data(), cap, out.data(), n);
+        bits["soft_cap"].add(out);
+      }
+      auto capped = wide;
+      table.soft_cap(capped.data(), cap, capped.data(), n);
+      bits["soft_cap"].add(capped);
+    }
     std::vector<std::uint16_t> halves(size(n + 1), 0x1234);
     table.narrow(a.data(), halves.data(), n);
     bits["narrow"].add(halves);

@@ -40,6 +40,12 @@ Numbers activate(Activation activation, const Numbers& x) {
   return out;
 }
 
+Numbers soft_cap(const Numbers& x, float cap, const llama2cpp::KernelTable& table = *llama2cpp::reference_kernels()) {
+  Numbers out(x.size());
+  table.soft_cap(x.data(), cap, out.data(), static_cast<std::int64_t>(x.size()));
+  return out;
+}
+
 double gelu_slope(double x) { return std::sqrt(8.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x); }
 
 // Whether all numbers and their signs are equal, or NaN in both.
@@ -102,6 +108,37 @@ TEST_CASE("relu_squared is rounded once") {
   CHECK(different == 0);
 }
 
+// The division, tanh and the product with the cap.
+TEST_CASE("soft_cap is within 5 halves of an ulp of double arithmetic") {
+  const Numbers x = floats(997);
+  for (const float cap : {1.0F, 0.3F, 30.0F, 50.0F}) {
+    const Numbers got = soft_cap(x, cap);
+    const double worst = worst_error(
+        x, got, [&](double v) { return double{cap} * std::tanh(v / double{cap}); },
+        [&](double, double exact) {
+          return kUnit * std::abs(exact) + double{cap} * 0x1p-149;
+        });  // x / cap may be denormal
+    MESSAGE("soft_cap at ", cap, ": ", worst, " * 2^-24");
+    CHECK(worst < 5.0);
+    CHECK(std::all_of(got.begin(), got.end(), [&](float v) { return std::abs(v) <= cap; }));
+  }
+}
+
+TEST_CASE("soft_cap rises with x, is odd, and keeps zeros, denormals and NaN") {
+  Numbers x;
+  for (std::uint32_t bits = 0; bits < 0x7F800000U; bits += 499) x.push_back(std::bit_cast<float>(bits));
+  const Numbers up = soft_cap(x, 1.0F);
+  CHECK(std::is_sorted(up.begin(), up.end()));
+  Numbers negative = x;
+  for (float& v : negative) v = -v;
+  Numbers down = soft_cap(negative, 1.0F);
+  for (float& v : down) v = -v;
+  CHECK(same(up, down));
+  CHECK(same(soft_cap({0.0F, -0.0F, kLeast, -kLeast, kMost, -kMost, kInfinity, -kInfinity, kNan}, 1.0F),
+             {0.0F, -0.0F, kLeast, -kLeast, 1.0F, -1.0F, 1.0F, -1.0F, kNan}));
+  CHECK(same(soft_cap({kMost, -kInfinity, 100.0F}, 0.5F), {0.5F, -0.5F, 0.5F}));
+}
+
 TEST_CASE("activations of zeros, denormals, what is huge, infinities and NaN") {
   const Numbers x = {0.0F, -0.0F, kLeast, -kLeast, 3 * kLeast, kMost, -kMost, -100.0F, kInfinity, kNan};
   const Numbers halved = {0.0F, -0.0F, 0.0F, -0.0F, 2 * kLeast, kMost, -0.0F, -0.0F, kInfinity, kNan};
@@ -124,6 +161,7 @@ TEST_CASE("activations over all floats: the best kernels of this machine give th
       Numbers got(x.size());
       table->gated(activation, x.data(), nullptr, got.data(), n);
       CHECK(same(got, activate(activation, x)));
+      CHECK(same(soft_cap(x, 1.0F, *table), soft_cap(x, 1.0F)));
     }
   }
 }

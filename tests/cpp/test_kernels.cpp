@@ -191,6 +191,13 @@ const Planted kPlanted[] = {
     {"activate_silu", plant_gated<Activation::silu, false>},
     {"activate_gelu_tanh", plant_gated<Activation::gelu_tanh, false>},
     {"activate_relu_squared", plant_gated<Activation::relu_squared, false>},
+    {"soft_cap",
+     [](KernelTable& t) {
+       t.soft_cap = [](const float* x, float cap, float* out, std::int64_t n) {
+         g_real->soft_cap(x, cap, out, n);
+         nudge(out[n - 1]);
+       };
+     }},
     {"rope_interleaved",
      [](KernelTable& t) {
        t.rope_interleaved = [](float* x, const float* c, const float* s, std::int64_t n) {

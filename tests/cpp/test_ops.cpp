@@ -286,6 +286,16 @@ const Refused kRefused[] = {
        o.span.divisor = std::numeric_limits<float>::quiet_NaN();
        attend(be, o.x, o.span, o.out);
      }},
+    {"[attention] the scores' cap is -1, expected a finite number of 0 or more",
+     [](Backend& be, Operands& o) {
+       o.span.score_cap = -1.0F;
+       attend(be, o.x, o.span, o.out);
+     }},
+    {"[attention] the scores' cap is inf, expected a finite number of 0 or more",
+     [](Backend& be, Operands& o) {
+       o.span.score_cap = std::numeric_limits<float>::infinity();
+       attend(be, o.x, o.span, o.out);
+     }},
     {"[attention] a stage alone needs a place for scores",
      [](Backend& be, Operands& o) { attend(be, o.x, o.span, o.out, AttentionStage::scores, AttentionStage::scores); }},
     {"[attention] a stage alone needs a place for pattern",
@@ -325,6 +335,14 @@ const Refused kRefused[] = {
     {"[activate] out [2, 8] overlaps x [2, 8], expected the same tensor or memory of its own",
      [](Backend& be, Operands& o) { be.activate(Activation::gelu_tanh, o.x.slice(0, 2), shifted(o.x).slice(0, 2)); }},
 
+    {"[soft_cap] x is [3, 8] but out is [3, 4]", [](Backend& be, Operands& o) { be.soft_cap(o.x, 30.0F, o.half); }},
+    {"[soft_cap] the cap is 0, expected a finite number above 0",
+     [](Backend& be, Operands& o) { be.soft_cap(o.x, 0.0F, o.x); }},
+    {"[soft_cap] the cap is nan, expected a finite number above 0",
+     [](Backend& be, Operands& o) { be.soft_cap(o.x, std::numeric_limits<float>::quiet_NaN(), o.x); }},
+    {"[soft_cap] out [2, 8] overlaps x [2, 8], expected the same tensor or memory of its own",
+     [](Backend& be, Operands& o) { be.soft_cap(o.x.slice(0, 2), 30.0F, shifted(o.x).slice(0, 2)); }},
+
     {"[add] a is [3, 8] but b is [3, 4]", [](Backend& be, Operands& o) { be.add(o.x, o.half, o.out); }},
     {"[add] a is [3, 8] but out is [3, 4]", [](Backend& be, Operands& o) { be.add(o.x, o.y, o.half); }},
     {"[add] out [2, 8] overlaps a [2, 8], expected the same tensor or memory of its own",
@@ -359,7 +377,7 @@ TEST_CASE("ops refuse operands that do not fit, and say what they expected") {
 
 TEST_CASE("every op has lines among the refused") {
   for (const char* op : {"embed", "take_rows", "rms_scale", "center", "normalize", "matmul", "rope", "store_kv",
-                         "attention", "gated", "activate", "add", "add_bias"}) {
+                         "attention", "gated", "activate", "soft_cap", "add", "add_bias"}) {
     CAPTURE(op);
     const std::string begin = llama2cpp::cat("[", op, "]");
     CHECK(std::count_if(std::begin(kRefused), std::end(kRefused),
@@ -394,6 +412,22 @@ TEST_CASE("what fits is computed, in place too, with the same bits") {
       one.backend().activate(activation, one.x, one.x);
       CHECK(values_of(one.out) == values_of(one.x));
     }
+  }
+}
+
+TEST_CASE("soft_cap shares rows out, and may write over them") {
+  for (const int threads : {1, 3}) {
+    Operands o(threads);
+    const Tensor x = o.tensor({2, 3000});
+    const Tensor out = o.tensor({2, 3000});
+    o.backend().soft_cap(x, 0.25F, out);
+    for (std::int64_t r = 0; r < 2; ++r) {
+      for (std::int64_t j = 0; j < 3000; ++j) {
+        CHECK(std::abs(double{out.row(r)[j]} - 0.25 * std::tanh(double{x.row(r)[j]} / 0.25)) < 1e-7);
+      }
+    }
+    o.backend().soft_cap(x, 0.25F, x);
+    CHECK(values_of(x) == values_of(out));
   }
 }
 

@@ -221,7 +221,18 @@ KERNELS = [
         "take",
     ),
     Mutation("a mean of one simdgroup", "norm", "all += sums[i];\n  const", "all += 0.0f;\n  const", ROWS, "center"),
+    Mutation(
+        "tanh of what is not divided",
+        "elementwise",
+        "tanh(x[row * args.x_stride + c] / args.cap);\n  }",
+        "tanh(x[row * args.x_stride + c]);\n  }",
+        ROWS,
+        "soft_cap",
+    ),
     # attention
+    Mutation(
+        "a cap without its division", "attention", "tanh(score / args.cap)", "tanh(score)", ATTENTION, "attention"
+    ),
     Mutation(
         "the causal edge one short",
         "attention",

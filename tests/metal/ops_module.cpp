@@ -229,14 +229,15 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
 
   py::class_<Span>(module, "Span", local())
       .def(py::init([](std::int64_t row, std::int64_t count, std::int64_t position, const py::array& keys,
-                       const py::array& values, std::int64_t window, float divisor, const Array& scores,
-                       const Array& pattern) {
+                       const py::array& values, std::int64_t window, float divisor, float score_cap,
+                       const Array& scores, const Array& pattern) {
              Span span;
              span.span = {.row = row,
                           .count = count,
                           .position = position,
                           .window = window,
                           .divisor = divisor,
+                          .score_cap = score_cap,
                           .keys = tensor_of(keys),
                           .values = tensor_of(values),
                           .scores = tensor_of(scores),
@@ -247,7 +248,7 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
              return span;
            }),
            kw, arg("row"), arg("count"), arg("position"), arg("keys"), arg("values"), arg("window") = 0,
-           arg("divisor") = 1.0F, arg("scores") = py::none(), arg("pattern") = py::none());
+           arg("divisor") = 1.0F, arg("score_cap") = 0.0F, arg("scores") = py::none(), arg("pattern") = py::none());
 
   py::class_<Runner>(module, "Backend", local())
       .def(py::init<const std::string&, int>(), arg("kind"), arg("threads") = 1)
@@ -316,6 +317,10 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
       .def("activate",
            [](Runner& r, Activation activation, const py::array& x, const py::array& out) {
              r.run([&](Backend& be) { be.activate(activation, tensor_of(x), tensor_of(out)); });
+           })
+      .def("soft_cap",
+           [](Runner& r, const py::array& x, float cap, const py::array& out) {
+             r.run([&](Backend& be) { be.soft_cap(tensor_of(x), cap, tensor_of(out)); });
            })
       .def("add",
            [](Runner& r, const py::array& a, const py::array& b, const py::array& out) {

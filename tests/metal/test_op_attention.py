@@ -74,6 +74,7 @@ def check_attention(
     group: int,
     head_dim: int,
     stages: str,
+    cap: float = 0.0,
 ) -> None:
     backend = scene.backend(bench)
     op, heads = f"{bench.kind} attention", n_kv_heads * group
@@ -104,13 +105,14 @@ def check_attention(
             values=caches[1].view,
             window=span.window,
             divisor=divisor,
+            score_cap=cap,
             scores=None if outs[0] is None else outs[0].view,
             pattern=None if outs[1] is None else outs[1].view,
         )
         made.append(Placed(span, row, caches[0], caches[1], outs[0], outs[1], of_op))
     given_spans = [placed.span for placed in made]
     stage = bench.ops.Stage
-    of_score = head_dim / lanes + 7
+    of_score = head_dim / lanes + 7 + (13 if cap else 0)  # tanh, as soft_cap has it
 
     def exact_scores(placed: Placed) -> tuple[Doubles, Doubles]:
         """Scores [heads, count, keys], and the unit of their error, u sum|q||k| / divisor."""
@@ -118,6 +120,8 @@ def check_attention(
         rows_of_q = q.view[placed.row : placed.row + span.count].astype(np.float64).reshape(span.count, heads, head_dim)
         keys = np.nan_to_num(np.repeat(placed.keys.view.astype(np.float64), group, axis=0)[:, : span.keys])
         scores = np.einsum("thd,hkd->htk", rows_of_q, keys) / divisor
+        if cap:
+            scores = cap * np.tanh(scores / cap)
         sizes = np.einsum("thd,hkd->htk", np.abs(rows_of_q), np.abs(keys)) / divisor
         return scores, U * sizes
 
@@ -199,6 +203,7 @@ def check_pattern(op: str, kind: str, got: Floats, exact: Doubles, relative: Dou
     group=st.integers(1, 4),
     head_dim=st.sampled_from([2, 4, 6, 8, 16, 18, 20, 32, 40, 48, 64, 80, 96, 100, 128, 192, 256]),
     stages=st.sampled_from(["plain", "plain", "whole", "alone"]),
+    cap=st.sampled_from([0.0, 0.0, 0.75, 50.0]),
 )
 @many
 def test_attention(
@@ -210,10 +215,11 @@ def test_attention(
     group: int,
     head_dim: int,
     stages: str,
+    cap: float,
 ) -> None:
     """Several sequences; what nobody may see is NaN; scores and pattern change between stages."""
     assume(sum(span.count * span.keys for span in spans) * n_kv_heads * group * head_dim <= COST)
-    check_attention(bench, scene, spans, dtype, n_kv_heads, group, head_dim, stages)
+    check_attention(bench, scene, spans, dtype, n_kv_heads, group, head_dim, stages, cap)
 
 
 @pytest.mark.parametrize("keys", [1, 1023, 1024, 1025, 2048, 2100])

@@ -186,6 +186,22 @@ def test_activate(bench: Bench, scene: Scene, count: int, n: int, activation: st
         operand.check("activate")
 
 
+@given(scene=scenes, count=tokens, n=st.integers(1, 700), in_place=st.booleans())
+@many
+def test_soft_cap(bench: Bench, scene: Scene, count: int, n: int, in_place: bool) -> None:
+    """tanh within 5 ulps, which is what Metal promises, between a division and a product."""
+    backend = scene.backend(bench)
+    x = scene.operand(backend, scene.values(count, n))
+    x.view[...] *= np.float32(scene.rng.choice([1, 30, 400]))
+    cap = float(np.float32(scene.rng.choice([0.5, 30, 50])))
+    exact = cap * np.tanh(x.view.astype(np.float64) / cap)
+    place = x if in_place else scene.empty(backend, count, n)
+    backend.soft_cap(x.view, cap, place.view)
+    within(f"{bench.kind} soft_cap", "", place.view, exact, U * np.abs(exact), 13.0, "u |out|", 2 * TINY * (1 + cap))
+    for operand in (x, place):
+        operand.check("soft_cap")
+
+
 @given(scene=scenes, count=tokens, n=st.integers(1, 700), out=st.sampled_from(["new", "a", "b"]))
 @many
 def test_add(bench: Bench, scene: Scene, count: int, n: int, out: str) -> None:

@@ -52,6 +52,7 @@ struct AttentionSpan {
   std::int64_t position = 0;
   std::int64_t window = 0;  // a row at position p looks at p - window + 1 ... p; 0: at all up to p
   float divisor = 0.0F;     // scores are q . k / divisor; to be stated, above 0
+  float score_cap = 0.0F;   // then cap * tanh(score / cap); 0: there is none
   Tensor keys;              // [n_kv_heads, context, head_dim] f32 or f16
   Tensor values;            // [n_kv_heads, context, head_dim], same type
   Tensor scores;            // [n_heads, count, position + count] f32, or empty: not wanted. Masked ones are -inf
@@ -189,6 +190,9 @@ class Backend {
 
   // out = activation(x)                            x [T, n] -> out [T, n]; out may be x
   virtual void activate(Activation activation, const Tensor& x, const Tensor& out) = 0;
+
+  // out = cap * tanh(x / cap)                      x [T, n] -> out [T, n], within -cap and cap; out may be x
+  virtual void soft_cap(const Tensor& x, float cap, const Tensor& out) = 0;
 
   // out = a + b                                    all [T, n]; out may be a or b
   virtual void add(const Tensor& a, const Tensor& b, const Tensor& out) = 0;

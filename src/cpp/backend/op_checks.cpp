@@ -240,6 +240,8 @@ void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tens
     LLAMA2CPP_CHECK(span.window >= 0, "[attention] the window is ", span.window, ", expected 0 or more");
     LLAMA2CPP_CHECK(span.divisor > 0.0F && std::isfinite(span.divisor), "[attention] the divisor is ", span.divisor,
                     ", expected a finite number above 0");
+    LLAMA2CPP_CHECK(span.score_cap >= 0.0F && std::isfinite(span.score_cap), "[attention] the scores' cap is ",
+                    span.score_cap, ", expected a finite number of 0 or more");
     need_apart("attention", {"z", z}, {"keys", span.keys});
     need_apart("attention", {"z", z}, {"values", span.values});
     const Operand scores{"scores", span.scores};
@@ -265,6 +267,13 @@ void gated(const Tensor& gate, const Tensor& up, const Tensor& out) {
 void activate(const Tensor& x, const Tensor& out) {
   need_same_shape("activate", {"x", x}, {"out", out});
   need_same_or_apart("activate", {"out", out}, {"x", x});
+}
+
+void soft_cap(const Tensor& x, float cap, const Tensor& out) {
+  LLAMA2CPP_CHECK(cap > 0.0F && std::isfinite(cap), "[soft_cap] the cap is ", cap,
+                  ", expected a finite number above 0");
+  need_same_shape("soft_cap", {"x", x}, {"out", out});
+  need_same_or_apart("soft_cap", {"out", out}, {"x", x});
 }
 
 void add(const Tensor& a, const Tensor& b, const Tensor& out) {

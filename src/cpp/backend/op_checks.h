@@ -24,6 +24,7 @@ void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tens
                AttentionStage last);
 void gated(const Tensor& gate, const Tensor& up, const Tensor& out);
 void activate(const Tensor& x, const Tensor& out);
+void soft_cap(const Tensor& x, float cap, const Tensor& out);
 void add(const Tensor& a, const Tensor& b, const Tensor& out);
 void add_bias(const Tensor& x, const Tensor& bias);
 void route(const Tensor& scores, const Tensor& experts, const Tensor& weights);

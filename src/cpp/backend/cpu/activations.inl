@@ -1,7 +1,10 @@
 // Exponentials, and what an MLP makes of them. The arithmetic is specified in reference.cpp.
 
-// e^x for x <= 0, as in reference.cpp.
-inline f32x16 exp_nonpositive(f32x16 x) {
+// e^x for x <= 0 is (1 + q r) * power, as in reference.cpp.
+struct Exponential {
+  f32x16 r, q, power;
+};
+inline Exponential exponential_of(f32x16 x) {
   const f32x16 round = set1(12582912.0F);
   const f32x16 t = fma(x, set1(1.44269504F), round);
   const f32x16 n = sub(t, round);
@@ -14,8 +17,18 @@ inline f32x16 exp_nonpositive(f32x16 x) {
   p = fma(p, r, set1(1.0F / 6.0F));
   p = fma(p, r, set1(0.5F));
   p = fma(p, r, set1(1.0F));
-  p = fma(p, r, set1(1.0F));
-  return if_less(x, set1(-87.0F), set1(0.0F), mul(p, power_of_two(t)));
+  return {r, p, power_of_two(t)};
+}
+
+// e^x, and e^x - 1, for x <= 0
+inline f32x16 exp_nonpositive(f32x16 x) {
+  const Exponential e = exponential_of(x);
+  return if_less(x, set1(-87.0F), set1(0.0F), mul(fma(e.q, e.r, set1(1.0F)), e.power));
+}
+inline f32x16 exp_nonpositive_less_1(f32x16 x) {
+  const Exponential e = exponential_of(x);
+  const f32x16 value = fma(mul(e.q, e.power), e.r, sub(e.power, set1(1.0F)));
+  return if_less(x, set1(-87.0F), set1(-1.0F), value);
 }
 
 inline f32x16 sigmoid(f32x16 x) {
@@ -49,6 +62,18 @@ inline void each(F f, const float* x, float* out, std::int64_t n) {
   std::int64_t i = 0;
   for (; i + 16 <= n; i += 16) store(out + i, f(load(x + i)));
   if (i < n) store_part(out + i, f(load_part(x + i, n - i)), n - i);
+}
+
+inline f32x16 tanh_of(f32x16 x) {
+  const f32x16 m = exp_nonpositive_less_1(negative_abs(add(x, x)));
+  const f32x16 minus = div(m, add(m, set1(2.0F)));  // -tanh(|x|)
+  const f32x16 zero = set1(0.0F);
+  return if_less(x, zero, minus, if_less(zero, x, sub(zero, minus), x));  // zeros keep their sign, NaN is NaN
+}
+
+inline void soft_cap(const float* x, float cap, float* out, std::int64_t n) {
+  const f32x16 c = set1(cap);
+  each([&](f32x16 v) { return mul(c, tanh_of(div(v, c))); }, x, out, n);
 }
 
 inline void gated(Activation activation, const float* gate, const float* up, float* out, std::int64_t n) {

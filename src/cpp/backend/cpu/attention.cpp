@@ -82,6 +82,9 @@ struct AttentionJob {
       } else {
         score(kernels.scores_f32, span, kv_head, queries, count, begin, keys, scores);
       }
+      for (std::int64_t i = 0; i < count && span.score_cap > 0.0F; ++i) {
+        kernels.soft_cap(scores[i] + begin, span.score_cap, scores[i] + begin, keys_of(i) - begin);
+      }
       for (std::int64_t i = 0; i < count && span.scores; ++i) {
         std::fill(scores[i], scores[i] + begin, -std::numeric_limits<float>::infinity());
         std::fill(scores[i] + keys_of(i), scores[i] + width, -std::numeric_limits<float>::infinity());

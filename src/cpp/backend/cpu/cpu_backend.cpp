@@ -74,6 +74,19 @@ void CpuBackend::each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionR
   });
 }
 
+void CpuBackend::each_piece(std::int64_t rows, std::int64_t columns,
+                            FunctionRef<void(std::int64_t, std::int64_t, std::int64_t)> piece) {
+  constexpr std::int64_t kPiece = 1024;
+  const std::int64_t pieces = (columns + kPiece - 1) / kPiece;
+  region(rows * columns, [&](int w, int workers) {
+    const Range mine = share(rows * pieces, w, workers);
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      const std::int64_t begin = i % pieces * kPiece;
+      piece(i / pieces, begin, std::min(kPiece, columns - begin));
+    }
+  });
+}
+
 void CpuBackend::parallel_for(std::int64_t count, std::int64_t bytes,
                               FunctionRef<void(std::int64_t, std::int64_t)> work) {
   region(count > 1 ? bytes / 8 : 0, [&](int w, int n) {
@@ -155,18 +168,15 @@ void CpuBackend::activate(Activation activation, const Tensor& x, const Tensor& 
 }
 
 void CpuBackend::apply(Activation activation, const Tensor& x, const Tensor& up, const Tensor& out) {
-  // A row of a large model is worth sharing out by itself, so pieces of rows and not rows are the unit.
-  constexpr std::int64_t kPiece = 1024;
-  const std::int64_t n = x.columns();
-  const std::int64_t pieces = (n + kPiece - 1) / kPiece;
-  region(x.rows() * n, [&](int w, int workers) {
-    const Range mine = share(x.rows() * pieces, w, workers);
-    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
-      const std::int64_t t = i / pieces;
-      const std::int64_t begin = i % pieces * kPiece;
-      kernels_.gated(activation, x.row(t) + begin, up ? up.row(t) + begin : nullptr, out.row(t) + begin,
-                     std::min(kPiece, n - begin));
-    }
+  each_piece(x.rows(), x.columns(), [&](std::int64_t t, std::int64_t begin, std::int64_t n) {
+    kernels_.gated(activation, x.row(t) + begin, up ? up.row(t) + begin : nullptr, out.row(t) + begin, n);
+  });
+}
+
+void CpuBackend::soft_cap(const Tensor& x, float cap, const Tensor& out) {
+  op_checks::soft_cap(x, cap, out);
+  each_piece(x.rows(), x.columns(), [&](std::int64_t t, std::int64_t begin, std::int64_t n) {
+    kernels_.soft_cap(x.row(t) + begin, cap, out.row(t) + begin, n);
   });
 }
 

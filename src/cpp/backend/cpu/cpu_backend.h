@@ -54,6 +54,7 @@ class CpuBackend final : public Backend {
                  AttentionStage last) override;
   void gated(Activation activation, const Tensor& gate, const Tensor& up, const Tensor& out) override;
   void activate(Activation activation, const Tensor& x, const Tensor& out) override;
+  void soft_cap(const Tensor& x, float cap, const Tensor& out) override;
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override;
   void add_bias(const Tensor& x, const Tensor& bias) override;
   void route(const Tensor& scores, const Routing& routing, const Tensor& experts, const Tensor& weights) override;
@@ -75,6 +76,11 @@ class CpuBackend final : public Backend {
 
   // gated, or without `up` activate.
   void apply(Activation activation, const Tensor& x, const Tensor& up, const Tensor& out);
+
+  // Calls piece(row, column, count) for pieces of all rows of [rows, columns], shared out. For what takes about a nanosecond a
+  // number: a row of a large model is worth sharing out by itself.
+  void each_piece(std::int64_t rows, std::int64_t columns,
+                  FunctionRef<void(std::int64_t, std::int64_t, std::int64_t)> piece);
 
   // Calls row(t) for each t in [0, rows), shared out.
   void each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionRef<void(std::int64_t)> row);

@@ -125,6 +125,8 @@ struct KernelTable {
   void (*add)(const float* a, const float* b, float* out, std::int64_t n);
   // out = activation(gate) * up; without the product where up is null
   void (*gated)(Activation activation, const float* gate, const float* up, float* out, std::int64_t n);
+  // out = cap * tanh(x / cap); out may be x
+  void (*soft_cap)(const float* x, float cap, float* out, std::int64_t n);
   // Turns pairs (x[2j], x[2j + 1]) or (x[j], x[j + n/2]).   x [n], cos and sin [n / 2]
   void (*rope_interleaved)(float* x, const float* cos, const float* sin, std::int64_t n);
   void (*rope_half_split)(float* x, const float* cos, const float* sin, std::int64_t n);

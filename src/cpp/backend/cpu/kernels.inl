@@ -35,6 +35,7 @@
     .center = center,
     .add = add_vectors,
     .gated = gated,
+    .soft_cap = soft_cap,
     .rope_interleaved = rope_interleaved,
     .rope_half_split = rope_half_split,
     .narrow = narrow,

@@ -31,20 +31,46 @@ float sum_of_lanes(const float* lanes) {
   return sums[0];
 }
 
-// e^x for x <= 0. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (its error there is
-// 5e-9, below a rounding); times 2^n. Results below the least normal number are 0.
+// e^x = (1 + q r) 2^n for -87 <= x <= 0. x = n ln 2 + r with |r| <= ln 2 / 2, and 1 + q r is e^r's Taylor polynomial of
+// degree 7 (its error there is 5e-9, below a rounding).
+struct Exponential {
+  float r, q;
+  int n;
+
+  explicit Exponential(float x) {
+    constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer, to nearest even
+    const float whole = std::fma(x, 1.44269504F, kRound) - kRound;
+    n = static_cast<int>(whole);
+    r = std::fma(whole, -0.693145752F, x);  // ln 2 in two parts: the first has zeros at its end, so n * it is exact
+    r = std::fma(whole, -1.42860677e-6F, r);
+    q = 1.0F / 5040.0F;
+    for (const float c : {1.0F / 720.0F, 1.0F / 120.0F, 1.0F / 24.0F, 1.0F / 6.0F, 0.5F, 1.0F}) q = std::fma(q, r, c);
+  }
+};
+
+// e^x for x <= 0. Results below the least normal number are 0.
 float exp_nonpositive(float x) {
   if (std::isnan(x)) return x;
   if (x < -87.0F) return 0.0F;
-  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer, to nearest even
-  const float n = std::fma(x, 1.44269504F, kRound) - kRound;
-  float r = std::fma(n, -0.693145752F, x);  // ln 2 in two parts: the first has zeros at its end, so n * it is exact
-  r = std::fma(n, -1.42860677e-6F, r);
-  float p = 1.0F / 5040.0F;
-  for (const float c : {1.0F / 720.0F, 1.0F / 120.0F, 1.0F / 24.0F, 1.0F / 6.0F, 0.5F, 1.0F, 1.0F}) {
-    p = std::fma(p, r, c);
-  }
-  return std::ldexp(p, static_cast<int>(n));
+  const Exponential e(x);
+  return std::ldexp(std::fma(e.q, e.r, 1.0F), e.n);
+}
+
+// e^x - 1 for x <= 0: (2^n - 1) + 2^n q r, so that nothing cancels near 0, where n is 0.
+float exp_nonpositive_less_1(float x) {
+  if (std::isnan(x)) return x;
+  if (x < -87.0F) return -1.0F;
+  const Exponential e(x);
+  const float power = std::ldexp(1.0F, e.n);
+  return std::fma(e.q * power, e.r, power - 1.0F);
+}
+
+// tanh(|x|) = -m / (2 + m) with m = e^-2|x| - 1
+float tanh_of(float x) {
+  if (std::isnan(x) || x == 0.0F) return x;
+  const float m = exp_nonpositive_less_1(-std::fabs(x + x));
+  const float size = -m / (2.0F + m);
+  return x < 0.0F ? -size : size;
 }
 
 // 1 / (1 + e^-x), written with e^-|x| so that nothing overflows.
@@ -189,6 +215,10 @@ void gated(Activation activation, const float* gate, const float* up, float* out
   }
 }
 
+void soft_cap(const float* x, float cap, float* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = cap * tanh_of(x[i] / cap);
+}
+
 // (a, b) turned by the angle: (a cos - b sin, b cos + a sin), the second product rounded, the first one fused.
 void turn(float& a, float& b, float cos, float sin) {
   const float a0 = a;
@@ -284,6 +314,7 @@ constexpr KernelTable kTable{
     .center = center,
     .add = add,
     .gated = gated,
+    .soft_cap = soft_cap,
     .rope_interleaved = rope_interleaved,
     .rope_half_split = rope_half_split,
     .narrow = narrow,

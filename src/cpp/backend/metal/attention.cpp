@@ -30,7 +30,8 @@ SpanArgs args_of(const AttentionSpan& span, const Tensor& in, const Tensor& out,
           .splits = 1,
           .scores_stride = size32(span.scores ? span.scores.row_stride : 0, op),
           .pattern_stride = size32(span.pattern ? span.pattern.row_stride : 0, op),
-          .factor = 1.0F / span.divisor};
+          .factor = 1.0F / span.divisor,
+          .cap = span.score_cap};
 }
 
 // A span of attention, as its stages need it.
@@ -115,7 +116,7 @@ class SpanJob {
 
  private:
   const Kernel& kernel(const std::string& name) const {
-    return tools_.device.kernel("attention", name, {{0, args_.head_dim}});
+    return tools_.device.kernel("attention", name, {{0, args_.head_dim}, {1, span_.score_cap > 0.0F ? 1U : 0U}});
   }
   std::uint32_t threads() const { return static_cast<std::uint32_t>(kSimdgroup * simdgroups_); }
   std::int64_t heads() const { return args_.heads; }

@@ -186,6 +186,23 @@ class MetalBackend final : public Backend {
     }
   }
 
+  void soft_cap(const Tensor& x, float cap, const Tensor& out) override {
+    constexpr const char* op = "soft_cap";
+    op_checks::soft_cap(x, cap, out);
+    const SoftCapArgs args{.columns = size32(x.columns(), op),
+                           .x_stride = size32(x.row_stride, op),
+                           .out_stride = size32(out.row_stride, op),
+                           .cap = cap};
+    const Grid grid = by_pieces(x.rows(), x.columns(), kColumnPiece, op);
+    if (same(out, x)) {
+      tools_.pass.dispatch(tools_.device.kernel("elementwise", "soft_cap_in_place"), {changes(x, op, "x")}, args, grid,
+                           cost(x, 2));
+    } else {
+      tools_.pass.dispatch(tools_.device.kernel("elementwise", "soft_cap"),
+                           {tools_.reads(x, op, "x"), tools_.writes(out, op, "out")}, args, grid, cost(x, 2));
+    }
+  }
+
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override {
     op_checks::add(a, b, out);
     const bool in_a = same(out, a);

@@ -38,6 +38,15 @@ struct ElementwiseArgs {
 };
 static_assert(sizeof(ElementwiseArgs) == 16, "the same on both sides");
 
+// soft_cap: x and out [rows, columns].
+struct SoftCapArgs {
+  uint32_t columns;
+  uint32_t x_stride;
+  uint32_t out_stride;
+  float cap;
+};
+static_assert(sizeof(SoftCapArgs) == 16, "the same on both sides");
+
 // rms_scale, center, normalize: x [rows, columns], scale [rows, 1].
 struct NormArgs {
   uint32_t columns;
@@ -74,8 +83,9 @@ struct SpanArgs {
   uint32_t scores_stride;
   uint32_t pattern_stride;
   float factor;  // scores are q . k * factor
+  float cap;     // and then cap * tanh(score / cap), where there is one
 };
-static_assert(sizeof(SpanArgs) == 60, "the same on both sides");
+static_assert(sizeof(SpanArgs) == 64, "the same on both sides");
 
 // A weight [rows, columns] as its planes hold it. Bytes are from one row to the next, in plane 0 and in plane 1.
 struct WeightArgs {

@@ -11,6 +11,7 @@
 using namespace metal;
 
 constant uint kHeadDim [[function_constant(0)]];
+constant uint kCapped [[function_constant(1)]];  // scores have a cap
 
 
 // Which of a group's threads this one is.
@@ -47,6 +48,12 @@ static inline float dot_of(device const float* q, device const T* key, uint lane
   float sum = 0.0f;
   for (uint d = lane; d < kHeadDim; d += kSimdgroup) sum = fma(q[d], float(key[d]), sum);
   return simd_sum(sum);
+}
+
+// What softmax sees of a query's product with a key.
+static inline float score_of(float product, constant SpanArgs& args) {
+  const float score = product * args.factor;
+  return kCapped != 0 ? args.cap * precise::tanh(score / args.cap) : score;
 }
 
 // The largest of, or the sum of, what a group's threads have; to all of them. `room`: a float for each simdgroup.
@@ -170,7 +177,7 @@ static inline void decode(device const float* q, device const T* keys, device co
   device const float* const query = q + ulong(row) * args.in_stride + ulong(head) * kHeadDim;
 
   for (uint i = t.simdgroup; i < n; i += t.simdgroups) {
-    const float score = dot_of(query, keys + first + ulong(i) * args.cache_stride, t.lane) * args.factor;
+    const float score = score_of(dot_of(query, keys + first + ulong(i) * args.cache_stride, t.lane), args);
     if (t.lane == 0) scores[i] = score;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -245,7 +252,7 @@ static inline void scores_of(device const float* q, device const T* keys, device
   for (uint i = group.x * kKeyPiece + t.simdgroup; i < end; i += t.simdgroups) {
     float score = -INFINITY;
     if (i >= mine.begin && i < mine.end) {  // the same for all lanes
-      score = dot_of(query, keys + entry(args, kv_head_of(args, head), i), t.lane) * args.factor;
+      score = score_of(dot_of(query, keys + entry(args, kv_head_of(args, head), i), t.lane), args);
     }
     if (t.lane == 0) to[i] = score;
   }

@@ -126,6 +126,25 @@ kernel void activate_in_place(device float* x [[buffer(0)]], constant Elementwis
   EACH_COLUMN(c) { x[row * args.a_stride + c] = activated(x[row * args.a_stride + c]); }
 }
 
+// out = cap * tanh(x / cap)
+kernel void soft_cap(device const float* x [[buffer(0)]], device float* out [[buffer(1)]],
+                     constant SoftCapArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
+                     uint3 thread_in_group [[thread_position_in_threadgroup]],
+                     uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) {
+    out[row * args.out_stride + c] = args.cap * precise::tanh(x[row * args.x_stride + c] / args.cap);
+  }
+}
+
+kernel void soft_cap_in_place(device float* x [[buffer(0)]], constant SoftCapArgs& args [[buffer(1)]],
+                              uint3 group [[threadgroup_position_in_grid]],
+                              uint3 thread_in_group [[thread_position_in_threadgroup]],
+                              uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { x[row * args.x_stride + c] = args.cap * precise::tanh(x[row * args.x_stride + c] / args.cap); }
+}
+
 // out[i] = x[rows[i]]
 kernel void take_rows(device const float* x [[buffer(0)]], constant uint* rows [[buffer(1)]],
                       device float* out [[buffer(2)]], constant ElementwiseArgs& args [[buffer(3)]],
