@@ -96,7 +96,7 @@ class CheckingBackend final : public llama2cpp::Backend {
   void attention(const Tensor& q, Spans spans, const Tensor& z, llama2cpp::AttentionStage first,
                  llama2cpp::AttentionStage last) override {
     expect("attention", {q, z});
-    for (const auto& span : spans) expect("attention", {span.keys, span.values, span.scores, span.pattern});
+    for (const auto& span : spans) expect("attention", {span.keys, span.values, span.sinks, span.scores, span.pattern});
     cpu_.attention(q, spans, z, first, last);
   }
   void gated(llama2cpp::Activation activation, const Tensor& gate, const Tensor& up, const Tensor& out) override {

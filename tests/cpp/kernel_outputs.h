@@ -273,9 +273,13 @@ inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
       auto scores = a;
       for (float& x : scores) x *= factor;
       out = output(n);
-      table.softmax(scores.data(), out.data(), n);
+      table.softmax(scores.data(), nullptr, out.data(), n);
       bits["softmax"].add(out);
-      table.softmax(scores.data(), scores.data(), n);
+      for (const float sink : {b[0] * factor, -1e30F, 1e30F}) {
+        table.softmax(scores.data(), &sink, out.data(), n);
+        bits["softmax_with_sink"].add(out);
+      }
+      table.softmax(scores.data(), nullptr, scores.data(), n);
       bits["softmax"].add(scores);
     }
     if (n % 2 == 0) {

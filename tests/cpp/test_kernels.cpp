@@ -235,9 +235,16 @@ const Planted kPlanted[] = {
      }},
     {"softmax",
      [](KernelTable& t) {
-       t.softmax = [](const float* s, float* out, std::int64_t n) {
-         g_real->softmax(s, out, n);
-         nudge(out[n - 1]);
+       t.softmax = [](const float* s, const float* sink, float* out, std::int64_t n) {
+         g_real->softmax(s, sink, out, n);
+         if (sink == nullptr) nudge(out[n - 1]);
+       };
+     }},
+    {"softmax_with_sink",
+     [](KernelTable& t) {
+       t.softmax = [](const float* s, const float* sink, float* out, std::int64_t n) {
+         g_real->softmax(s, sink, out, n);
+         if (sink != nullptr) nudge(out[n - 1]);
        };
      }},
     {"mix_f32",
@@ -282,7 +289,8 @@ TEST_CASE("every ISA gives the reference's bits: llama2.c's order") {
   const auto ours = kernel_outputs::along_vectors(*llama2cpp::reference_kernels());
   CHECK(differences(expected, ours) == std::vector<std::string>{"activate_silu", "gated_silu", "mix_f16", "mix_f32",
                                                                 "rope_half_split", "rope_interleaved", "scores_f16",
-                                                                "scores_f32", "softmax", "sum_squares"});
+                                                                "scores_f32", "softmax", "softmax_with_sink",
+                                                                "sum_squares"});
   for (const std::string& name : differences(expected, ours)) {
     std::printf("kernel %-17s %8zu words  %016llx in llama2.c's order\n", name.c_str(), expected.at(name).size(),
                 static_cast<unsigned long long>(expected.at(name).hash()));
@@ -323,11 +331,11 @@ TEST_CASE("every ISA gives the reference's bits: scores far apart") {
   const auto n = static_cast<std::int64_t>(scores.size());
   for (const Arithmetic order : kArithmetics) {
     std::vector<float> expected(scores.size());
-    llama2cpp::reference_kernels(order)->softmax(scores.data(), expected.data(), n);
+    llama2cpp::reference_kernels(order)->softmax(scores.data(), nullptr, expected.data(), n);
     for (const KernelTable* table : usable_tables(order)) {
       CAPTURE(table->name);
       std::vector<float> got(scores.size());
-      table->softmax(scores.data(), got.data(), n);
+      table->softmax(scores.data(), nullptr, got.data(), n);
       CHECK(std::memcmp(got.data(), expected.data(), scores.size() * sizeof(float)) == 0);
     }
   }
@@ -360,7 +368,7 @@ TEST_CASE("softmax is within a few ulps of double arithmetic") {
   std::vector<float> scores(1000);
   for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = gate[i] * 10.0F;
   std::vector<float> pattern(scores.size());
-  table.softmax(scores.data(), pattern.data(), static_cast<std::int64_t>(scores.size()));
+  table.softmax(scores.data(), nullptr, pattern.data(), static_cast<std::int64_t>(scores.size()));
   double sum = 0.0;
   for (const float s : scores) sum += std::exp(static_cast<double>(s));
   for (std::size_t i = 0; i < scores.size(); ++i) {

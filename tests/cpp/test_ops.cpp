@@ -296,6 +296,27 @@ const Refused kRefused[] = {
        o.span.score_cap = std::numeric_limits<float>::infinity();
        attend(be, o.x, o.span, o.out);
      }},
+    {"[attention] sinks are [8], expected [2]",
+     [](Backend& be, Operands& o) {
+       o.span.sinks = o.vector;
+       attend(be, o.x, o.span, o.out);
+     }},
+    {"[attention] sinks are [1, 2], expected [2]",
+     [](Backend& be, Operands& o) {
+       o.span.sinks = o.tensor({1, 2});
+       attend(be, o.x, o.span, o.out);
+     }},
+    {"[attention] z [3, 8] overlaps sinks [2]",
+     [](Backend& be, Operands& o) {
+       o.span.sinks = Tensor(o.out.row(1), {2});
+       attend(be, o.x, o.span, o.out);
+     }},
+    {"[attention] pattern [2, 3, 3] overlaps sinks [2]",
+     [](Backend& be, Operands& o) {
+       o.span.pattern = o.tensor({2, 3, 3});
+       o.span.sinks = Tensor(o.span.pattern.row(2), {2});
+       attend(be, o.x, o.span, o.out);
+     }},
     {"[attention] a stage alone needs a place for scores",
      [](Backend& be, Operands& o) { attend(be, o.x, o.span, o.out, AttentionStage::scores, AttentionStage::scores); }},
     {"[attention] a stage alone needs a place for pattern",

@@ -231,6 +231,22 @@ KERNELS = [
     ),
     # attention
     Mutation(
+        "a sink that is not in the sum",
+        "attention",
+        "if (sinks_here) sum += exp_of(sinks[head], largest);",
+        "",
+        ATTENTION,
+        "attention",
+    ),
+    Mutation(
+        "parts that know no sink",
+        "attention",
+        "float sum = kSinks != 0 ? exp_of(sinks[group.x], largest) : 0.0f;",
+        "float sum = 0.0f;",
+        ATTENTION,
+        "long",
+    ),
+    Mutation(
         "a cap without its division", "attention", "tanh(score / args.cap)", "tanh(score)", ATTENTION, "attention"
     ),
     Mutation(

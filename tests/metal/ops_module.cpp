@@ -229,7 +229,7 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
 
   py::class_<Span>(module, "Span", local())
       .def(py::init([](std::int64_t row, std::int64_t count, std::int64_t position, const py::array& keys,
-                       const py::array& values, std::int64_t window, float divisor, float score_cap,
+                       const py::array& values, std::int64_t window, float divisor, float score_cap, const Array& sinks,
                        const Array& scores, const Array& pattern) {
              Span span;
              span.span = {.row = row,
@@ -240,15 +240,18 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
                           .score_cap = score_cap,
                           .keys = tensor_of(keys),
                           .values = tensor_of(values),
+                          .sinks = tensor_of(sinks),
                           .scores = tensor_of(scores),
                           .pattern = tensor_of(pattern)};
              span.arrays = {keys, values};
+             if (sinks) span.arrays.push_back(*sinks);
              if (scores) span.arrays.push_back(*scores);
              if (pattern) span.arrays.push_back(*pattern);
              return span;
            }),
            kw, arg("row"), arg("count"), arg("position"), arg("keys"), arg("values"), arg("window") = 0,
-           arg("divisor") = 1.0F, arg("score_cap") = 0.0F, arg("scores") = py::none(), arg("pattern") = py::none());
+           arg("divisor") = 1.0F, arg("score_cap") = 0.0F, arg("sinks") = py::none(), arg("scores") = py::none(),
+           arg("pattern") = py::none());
 
   py::class_<Runner>(module, "Backend", local())
       .def(py::init<const std::string&, int>(), arg("kind"), arg("threads") = 1)

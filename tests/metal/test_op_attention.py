@@ -59,10 +59,12 @@ def sequences(draw: st.DrawFn) -> list[Sequence]:
     return spans
 
 
-def softmax_of(scores: Doubles, seen: NDArray[np.bool_]) -> Doubles:
+def softmax_of(scores: Doubles, seen: NDArray[np.bool_], sinks: Doubles) -> Doubles:
+    """Of scores [heads, count, keys] with a sink of each head, which is -inf where there is none."""
     masked = np.where(seen, scores, -np.inf)
-    powers = np.exp(masked - masked.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+    most = np.maximum(masked.max(axis=-1, keepdims=True), sinks[:, None, None])
+    powers = np.exp(masked - most)
+    return np.asarray(powers / (powers.sum(axis=-1, keepdims=True) + np.exp(sinks[:, None, None] - most)))
 
 
 def check_attention(
@@ -75,6 +77,7 @@ def check_attention(
     head_dim: int,
     stages: str,
     cap: float = 0.0,
+    with_sinks: bool = False,
 ) -> None:
     backend = scene.backend(bench)
     op, heads = f"{bench.kind} attention", n_kv_heads * group
@@ -84,6 +87,10 @@ def check_attention(
     z = scene.empty(backend, rows, heads * head_dim)
     divisor = float(np.float32(np.sqrt(head_dim) * scene.rng.choice([1, 1, 0.7])))
     lanes = 16 if bench.kind == "cpu" else 32
+    sunk = scene.operand(backend, scene.rng.normal(0, 3, heads).astype(np.float32)) if with_sinks else None
+    sinks = np.full(heads, -np.inf) if sunk is None else sunk.view.astype(np.float64)
+    # What a sink adds to the error of a row: a difference, which is rounded, an exponential and an addition.
+    of_sink = np.zeros((heads, 1, 1)) if sunk is None else U * (np.abs(sinks)[:, None, None] + 3)
     made: list[Placed] = []
     for span in spans:
         row = sum(other.sequence.count for other in made)
@@ -106,6 +113,7 @@ def check_attention(
             window=span.window,
             divisor=divisor,
             score_cap=cap,
+            sinks=None if sunk is None else sunk.view,
             scores=None if outs[0] is None else outs[0].view,
             pattern=None if outs[1] is None else outs[1].view,
         )
@@ -127,7 +135,7 @@ def check_attention(
 
     def relative_errors(span: Sequence, score_errors: Doubles, extra: float) -> Doubles:
         """Of a row's largest error of a score, twice: for the number itself and for the sum that divides it."""
-        largest = np.where(span.seen()[None], score_errors, 0).max(axis=-1, keepdims=True)
+        largest = np.where(span.seen()[None], score_errors, 0).max(axis=-1, keepdims=True) + of_sink
         return np.asarray(2 * largest + (span.keys / 32 + extra) * U)
 
     def check_z(placed: Placed, pattern: Doubles, score_errors: Doubles) -> None:
@@ -150,7 +158,7 @@ def check_attention(
         backend.attention(q.view, given_spans, z.view)
         for placed in made:
             scores, unit = exact_scores(placed)
-            pattern = softmax_of(scores, placed.sequence.seen())
+            pattern = softmax_of(scores, placed.sequence.seen(), sinks)
             if placed.scores is not None and placed.pattern is not None:
                 check_scores(op, dtype, placed.scores.view, scores, unit, placed.sequence, of_score)
                 relative = relative_errors(placed.sequence, of_score * unit, 10)
@@ -167,9 +175,10 @@ def check_attention(
             assert placed.scores is not None
             assert placed.pattern is not None
             scores = np.where(placed.sequence.seen(), placed.scores.view.astype(np.float64), -np.inf)
-            apart = U * (scores.max(axis=-1, keepdims=True) - scores)  # a difference is rounded once
+            most = np.maximum(scores.max(axis=-1, keepdims=True), sinks[:, None, None])
+            apart = U * np.where(np.isfinite(scores), most - scores, 0)  # a difference is rounded once
             relative = relative_errors(placed.sequence, apart, 10)
-            pattern = softmax_of(scores, placed.sequence.seen())
+            pattern = softmax_of(scores, placed.sequence.seen(), sinks)
             check_pattern(op, dtype, placed.pattern.view, pattern, relative, placed.sequence)
             edit(placed.pattern, placed.sequence)
         backend.attention(q.view, given_spans, z.view, stage.values, stage.values)
@@ -177,7 +186,7 @@ def check_attention(
             assert placed.pattern is not None
             check_z(placed, placed.pattern.view.astype(np.float64), np.zeros(placed.pattern.view.shape))
     for placed in made:
-        for operand in (placed.keys, placed.values, placed.scores, placed.pattern, q, z):
+        for operand in (placed.keys, placed.values, placed.scores, placed.pattern, q, z, sunk):
             if operand is not None:
                 operand.check("attention")
 
@@ -204,6 +213,7 @@ def check_pattern(op: str, kind: str, got: Floats, exact: Doubles, relative: Dou
     head_dim=st.sampled_from([2, 4, 6, 8, 16, 18, 20, 32, 40, 48, 64, 80, 96, 100, 128, 192, 256]),
     stages=st.sampled_from(["plain", "plain", "whole", "alone"]),
     cap=st.sampled_from([0.0, 0.0, 0.75, 50.0]),
+    with_sinks=st.sampled_from([False, False, True]),
 )
 @many
 def test_attention(
@@ -216,20 +226,23 @@ def test_attention(
     head_dim: int,
     stages: str,
     cap: float,
+    with_sinks: bool,
 ) -> None:
     """Several sequences; what nobody may see is NaN; scores and pattern change between stages."""
     assume(sum(span.count * span.keys for span in spans) * n_kv_heads * group * head_dim <= COST)
-    check_attention(bench, scene, spans, dtype, n_kv_heads, group, head_dim, stages, cap)
+    check_attention(bench, scene, spans, dtype, n_kv_heads, group, head_dim, stages, cap, with_sinks)
 
 
 @pytest.mark.parametrize("keys", [1, 1023, 1024, 1025, 2048, 2100])
 @pytest.mark.parametrize("dtype", ["f4", "f2"])
-@pytest.mark.parametrize("stages", ["plain", "whole", "alone"])
-def test_attention_of_long_contexts(bench: Bench, keys: int, dtype: str, stages: str) -> None:
+@pytest.mark.parametrize(
+    ("stages", "with_sinks"), [("plain", False), ("plain", True), ("whole", False), ("alone", False)]
+)
+def test_attention_of_long_contexts(bench: Bench, keys: int, dtype: str, stages: str, with_sinks: bool) -> None:
     """Where a context is split, and next to it; with a window that begins inside a part."""
     scene = Scene(Mode(), keys, "ordinary")
     spans = [Sequence(1, keys - 1, 0, keys), Sequence(1, keys - 1, 700, keys + 3)]
-    check_attention(bench, scene, spans, dtype, 1, 2, 16, stages)
+    check_attention(bench, scene, spans, dtype, 1, 2, 16, stages, 0.75 if with_sinks else 0.0, with_sinks)
 
 
 @given(

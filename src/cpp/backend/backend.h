@@ -55,6 +55,7 @@ struct AttentionSpan {
   float score_cap = 0.0F;   // then cap * tanh(score / cap); 0: there is none
   Tensor keys;              // [n_kv_heads, context, head_dim] f32 or f16
   Tensor values;            // [n_kv_heads, context, head_dim], same type
+  Tensor sinks;             // [n_heads] f32, or empty: one more score of each head, whose weight goes nowhere
   Tensor scores;            // [n_heads, count, position + count] f32, or empty: not wanted. Masked ones are -inf
   Tensor pattern;           // the same shape, or empty. Masked ones are 0
 };

@@ -244,6 +244,11 @@ void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tens
                     span.score_cap, ", expected a finite number of 0 or more");
     need_apart("attention", {"z", z}, {"keys", span.keys});
     need_apart("attention", {"z", z}, {"values", span.values});
+    const std::int64_t heads = q.columns() / span.keys.columns();
+    const Operand sinks{"sinks", span.sinks};
+    LLAMA2CPP_CHECK(!span.sinks || (span.sinks.rank == 1 && span.sinks.dim(0) == heads), "[attention] sinks are ",
+                    shape_text(span.sinks), ", expected [", heads, "]");
+    need_apart("attention", {"z", z}, sinks);
     const Operand scores{"scores", span.scores};
     const Operand pattern{"pattern", span.pattern};
     need_pattern(q, span, scores, first == AttentionStage::pattern || last == AttentionStage::scores);
@@ -252,6 +257,7 @@ void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tens
       if (!out.tensor) continue;
       need_apart("attention", out, {"q", q});
       need_apart("attention", out, {"z", z});
+      need_apart("attention", out, sinks);
     }
     need_apart("attention", scores, pattern);
   }

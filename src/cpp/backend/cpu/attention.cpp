@@ -93,7 +93,8 @@ struct AttentionJob {
     }
     if (first != AttentionStage::values) {
       for (std::int64_t i = 0; i < count; ++i) {
-        kernels.softmax(scores[i] + begin, pattern[i] + begin, keys_of(i) - begin);
+        const float* const sink = span.sinks ? span.sinks.row(0) + queries[i].head : nullptr;
+        kernels.softmax(scores[i] + begin, sink, pattern[i] + begin, keys_of(i) - begin);
         if (!span.pattern) continue;
         std::fill(pattern[i], pattern[i] + begin, 0.0F);
         std::fill(pattern[i] + keys_of(i), pattern[i] + width, 0.0F);

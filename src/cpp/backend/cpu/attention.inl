@@ -70,12 +70,13 @@ inline void scores(const ScoresOf<T>& call) {
   each_queries(0, call.queries, [&]<int N>(std::int64_t query) { score_queries<N>(call, query, done); });
 }
 
-inline void softmax(const float* scores, float* out, std::int64_t n) {
+inline void softmax(const float* scores, const float* sink, float* out, std::int64_t n) {
   const std::int64_t whole = n / 16 * 16;
   f32x16 largest = set1(scores[0]);
   for (std::int64_t p = 0; p < whole; p += 16) largest = larger(load(scores + p), largest);
   float most = max_lane(largest);
   for (std::int64_t p = whole; p < n; ++p) most = scores[p] > most ? scores[p] : most;
+  if (sink != nullptr) most = *sink > most ? *sink : most;
 
   const f32x16 m = set1(most);
   f32x16 lanes = set1(0.0F);
@@ -88,7 +89,13 @@ inline void softmax(const float* scores, float* out, std::int64_t n) {
     store_part(out + whole, exp_nonpositive(sub(load_part(scores + whole, n - whole), m)), n - whole);
     lanes = add(lanes, load_part(out + whole, n - whole));
   }
-  const f32x16 sum = set1(sum_lanes(lanes));
+  float all = sum_lanes(lanes);
+  if (sink != nullptr) {
+    float e;
+    store_part(&e, exp_nonpositive(set1(*sink - most)), 1);
+    all = all + e;
+  }
+  const f32x16 sum = set1(all);
   for (std::int64_t p = 0; p < whole; p += 16) store(out + p, div(load(out + p), sum));
   if (whole < n) store_part(out + whole, div(load_part(out + whole, n - whole), sum), n - whole);
 }

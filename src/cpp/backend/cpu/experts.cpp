@@ -57,9 +57,9 @@ void CpuBackend::route(const Tensor& scores, const Routing& routing, const Tenso
       choose(scores.row(t), n, ids, k);
       if (routing.order == RouterOrder::topk_softmax) {
         for (std::int64_t j = 0; j < k; ++j) all[j] = scores.row(t)[ids[j]];
-        kernels_.softmax(all, w, k);
+        kernels_.softmax(all, nullptr, w, k);
       } else {
-        kernels_.softmax(scores.row(t), all, n);
+        kernels_.softmax(scores.row(t), nullptr, all, n);
         float sum = 0.0F;
         for (std::int64_t j = 0; j < k; ++j) sum += w[j] = all[ids[j]];
         for (std::int64_t j = 0; routing.renormalise && j < k; ++j) w[j] /= sum;

@@ -136,8 +136,8 @@ struct KernelTable {
   // Attention's products of queries with keys, and of patterns with values
   void (*scores_f32)(const ScoresOf<float>& call);
   void (*scores_f16)(const ScoresOf<std::uint16_t>& call);
-  // out = softmax(scores)                          [n]; out may be scores
-  void (*softmax)(const float* scores, float* out, std::int64_t n);
+  // out = softmax(scores), with a sink (null: none) as one more score that has no output   [n]; out may be scores
+  void (*softmax)(const float* scores, const float* sink, float* out, std::int64_t n);
   void (*mix_f32)(const MixOf<float>& call);
   void (*mix_f16)(const MixOf<std::uint16_t>& call);
 };

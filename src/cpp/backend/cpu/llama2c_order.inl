@@ -125,12 +125,13 @@ inline void scores(const ScoresOf<T>& call) {
   }
 }
 
-inline void softmax(const float* scores, float* out, std::int64_t n) {
+inline void softmax(const float* scores, const float* sink, float* out, std::int64_t n) {
   const std::int64_t whole = n / 16 * 16;
   f32x16 largest = set1(scores[0]);
   for (std::int64_t p = 0; p < whole; p += 16) largest = larger(load(scores + p), largest);
   float most = max_lane(largest);
   for (std::int64_t p = whole; p < n; ++p) most = scores[p] > most ? scores[p] : most;
+  if (sink != nullptr) most = *sink > most ? *sink : most;
 
   const f32x16 m = set1(most);
   float sum = 0.0F;
@@ -141,6 +142,11 @@ inline void softmax(const float* scores, float* out, std::int64_t n) {
   if (whole < n) {
     store_part(out + whole, exponential(sub(load_part(scores + whole, n - whole), m)), n - whole);
     for (std::int64_t p = whole; p < n; ++p) sum = sum + out[p];
+  }
+  if (sink != nullptr) {
+    float e;
+    store_part(&e, exponential(set1(*sink - most)), 1);
+    sum = sum + e;
   }
   const f32x16 all = set1(sum);
   for (std::int64_t p = 0; p < whole; p += 16) store(out + p, div(load(out + p), all));

@@ -76,14 +76,16 @@ void scores(const ScoresOf<T>& call) {
   }
 }
 
-void softmax(const float* scores, float* out, std::int64_t n) {
+void softmax(const float* scores, const float* sink, float* out, std::int64_t n) {
   float largest = scores[0];
   for (std::int64_t p = 1; p < n; ++p) largest = scores[p] > largest ? scores[p] : largest;
+  if (sink != nullptr && *sink > largest) largest = *sink;
   float sum = 0.0F;
   for (std::int64_t p = 0; p < n; ++p) {
     out[p] = llama2c_exponential(scores[p] - largest);
     sum = sum + out[p];
   }
+  if (sink != nullptr) sum = sum + llama2c_exponential(*sink - largest);
   for (std::int64_t p = 0; p < n; ++p) out[p] = out[p] / sum;
 }
 

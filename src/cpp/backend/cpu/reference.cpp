@@ -259,15 +259,18 @@ void scores(const ScoresOf<T>& call) {
   }
 }
 
-void softmax(const float* scores, float* out, std::int64_t n) {
+// A sink is one more score, whose exponential comes last in the sum.
+void softmax(const float* scores, const float* sink, float* out, std::int64_t n) {
   float largest = -std::numeric_limits<float>::infinity();
   for (std::int64_t p = 0; p < n; ++p) largest = scores[p] > largest ? scores[p] : largest;
+  if (sink != nullptr && *sink > largest) largest = *sink;
   float lanes[kLanes] = {};
   for (std::int64_t p = 0; p < n; ++p) {
     out[p] = exp_nonpositive(scores[p] - largest);
     lanes[p % kLanes] = lanes[p % kLanes] + out[p];
   }
-  const float sum = sum_of_lanes(lanes);
+  float sum = sum_of_lanes(lanes);
+  if (sink != nullptr) sum = sum + exp_nonpositive(*sink - largest);
   for (std::int64_t p = 0; p < n; ++p) out[p] = out[p] / sum;
 }
 

@@ -61,11 +61,11 @@ class SpanJob {
         splits == 1 ? z_ : tools_.scratch(Scratch::partial, heads() * span_.count * splits, head_dim() + 2);
     tools_.pass.dispatch(kernel("decode" + type_),
                          {tools_.reads(q_, kOp, "q"), tools_.reads(span_.keys, kOp, "keys"),
-                          tools_.reads(span_.values, kOp, "values"), tools_.writes(out, kOp, "z")},
+                          tools_.reads(span_.values, kOp, "values"), sinks(), tools_.writes(out, kOp, "z")},
                          args_, grid, cost(2));
     if (splits == 1) return;
-    tools_.pass.dispatch(kernel("combine"), {tools_.reads(out, kOp, "parts"), tools_.writes(z_, kOp, "z")}, args_,
-                         {.groups = {args_.heads, args_.rows, 1}, .threads = {64, 1, 1}}, {});
+    tools_.pass.dispatch(kernel("combine"), {tools_.reads(out, kOp, "parts"), sinks(), tools_.writes(z_, kOp, "z")},
+                         args_, {.groups = {args_.heads, args_.rows, 1}, .threads = {64, 1, 1}}, {});
   }
 
   void scores(const Tensor& to) {
@@ -86,11 +86,12 @@ class SpanJob {
                     .threads = {threads(), 1, 1},
                     .shared = 2 * kMostSimdgroups * sizeof(float)};
     if (to.data == scores.data) {
-      tools_.pass.dispatch(kernel("softmax_rows_in_place"), {tools_.operand(to, Access::read_write, kOp, "pattern")},
-                           args_, grid, {});
+      tools_.pass.dispatch(kernel("softmax_rows_in_place"),
+                           {tools_.operand(to, Access::read_write, kOp, "pattern"), sinks()}, args_, grid, {});
     } else {
       tools_.pass.dispatch(kernel("softmax_rows"),
-                           {tools_.reads(scores, kOp, "scores"), tools_.writes(to, kOp, "pattern")}, args_, grid, {});
+                           {tools_.reads(scores, kOp, "scores"), sinks(), tools_.writes(to, kOp, "pattern")}, args_,
+                           grid, {});
     }
   }
 
@@ -116,8 +117,11 @@ class SpanJob {
 
  private:
   const Kernel& kernel(const std::string& name) const {
-    return tools_.device.kernel("attention", name, {{0, args_.head_dim}, {1, span_.score_cap > 0.0F ? 1U : 0U}});
+    return tools_.device.kernel(
+        "attention", name, {{0, args_.head_dim}, {1, span_.score_cap > 0.0F ? 1U : 0U}, {2, span_.sinks ? 1U : 0U}});
   }
+  // Where there are none, a kernel is given another operand that nothing writes to, and does not read it.
+  Operand sinks() const { return tools_.reads(span_.sinks ? span_.sinks : q_, kOp, "sinks"); }
   std::uint32_t threads() const { return static_cast<std::uint32_t>(kSimdgroup * simdgroups_); }
   std::int64_t heads() const { return args_.heads; }
   std::int64_t head_dim() const { return args_.head_dim; }

@@ -12,6 +12,7 @@ using namespace metal;
 
 constant uint kHeadDim [[function_constant(0)]];
 constant uint kCapped [[function_constant(1)]];  // scores have a cap
+constant uint kSinks [[function_constant(2)]];   // heads have sinks: where they have not, those are another operand
 
 
 // Which of a group's threads this one is.
@@ -147,13 +148,13 @@ kernel void store_kv_f16(device const float* k [[buffer(0)]], device const float
   }
 }
 
-// ---- decode. Grid: x: heads, y: rows, z: splits.
+// ---- decode. Grid: x: heads, y: rows, z: splits. A sink is for combine, where there are several.
 // out: z [rows, heads * head_dim], or of each row, head and split: head_dim sums, the largest score, the sum of exponentials.
 // shared: [kSplit] scores, [2][kMostSimdgroups] for reductions, [simdgroups][kColumns].
 
 template <class T>
-static inline void decode(device const float* q, device const T* keys, device const T* values, device float* out,
-                          constant SpanArgs& args, threadgroup float* shared, uint3 group, Thread t) {
+static inline void decode(device const float* q, device const T* keys, device const T* values,
+                          device const float* sinks, device float* out, constant SpanArgs& args, threadgroup float* shared, uint3 group, Thread t) {
   const uint head = group.x;
   const uint row = group.y;
   Keys mine = keys_of(args, row);
@@ -183,13 +184,16 @@ static inline void decode(device const float* q, device const T* keys, device co
   threadgroup_barrier(mem_flags::mem_threadgroup);
   float value = -INFINITY;
   for (uint i = t.index; i < n; i += t.simdgroups * kSimdgroup) value = max(value, scores[i]);
-  const float largest = largest_of(value, room, t);
+  float largest = largest_of(value, room, t);
+  const bool sinks_here = kSinks != 0 && args.splits == 1;
+  if (sinks_here) largest = max(largest, sinks[head]);
   value = 0.0f;
   for (uint i = t.index; i < n; i += t.simdgroups * kSimdgroup) {
     scores[i] = exp_of(scores[i], largest);
     value += scores[i];
   }
-  const float sum = sum_of(value, room + kMostSimdgroups, t);  // its barrier is the exponentials', too
+  float sum = sum_of(value, room + kMostSimdgroups, t);  // its barrier is the exponentials', too
+  if (sinks_here) sum += exp_of(sinks[head], largest);
   weighted_sum(scores, values + first, n, args.cache_stride, args.splits == 1 ? sum : 1.0f, to, room + 2 * kMostSimdgroups, t);
   if (args.splits > 1 && t.index == 0) {
     to[kHeadDim] = largest;
@@ -198,32 +202,35 @@ static inline void decode(device const float* q, device const T* keys, device co
 }
 
 kernel void decode_f32(device const float* q [[buffer(0)]], device const float* keys [[buffer(1)]],
-                       device const float* values [[buffer(2)]], device float* out [[buffer(3)]],
-                       constant SpanArgs& args [[buffer(4)]], threadgroup float* shared [[threadgroup(0)]],
+                       device const float* values [[buffer(2)]], device const float* sinks [[buffer(3)]],
+                       device float* out [[buffer(4)]], constant SpanArgs& args [[buffer(5)]],
+                       threadgroup float* shared [[threadgroup(0)]],
                        uint3 group [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
                        uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                        uint simdgroups [[simdgroups_per_threadgroup]]) {
-  decode(q, keys, values, out, args, shared, group, Thread{index, lane, simdgroup, simdgroups});
+  decode(q, keys, values, sinks, out, args, shared, group, Thread{index, lane, simdgroup, simdgroups});
 }
 
 kernel void decode_f16(device const float* q [[buffer(0)]], device const half* keys [[buffer(1)]],
-                       device const half* values [[buffer(2)]], device float* out [[buffer(3)]],
-                       constant SpanArgs& args [[buffer(4)]], threadgroup float* shared [[threadgroup(0)]],
+                       device const half* values [[buffer(2)]], device const float* sinks [[buffer(3)]],
+                       device float* out [[buffer(4)]], constant SpanArgs& args [[buffer(5)]],
+                       threadgroup float* shared [[threadgroup(0)]],
                        uint3 group [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
                        uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                        uint simdgroups [[simdgroups_per_threadgroup]]) {
-  decode(q, keys, values, out, args, shared, group, Thread{index, lane, simdgroup, simdgroups});
+  decode(q, keys, values, sinks, out, args, shared, group, Thread{index, lane, simdgroup, simdgroups});
 }
 
 // z from what the splits have left. Grid: x: heads, y: rows.
-kernel void combine(device const float* parts [[buffer(0)]], device float* z [[buffer(1)]],
-                    constant SpanArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
+kernel void combine(device const float* parts [[buffer(0)]], device const float* sinks [[buffer(1)]],
+                    device float* z [[buffer(2)]], constant SpanArgs& args [[buffer(3)]], uint3 group [[threadgroup_position_in_grid]],
                     uint index [[thread_index_in_threadgroup]], uint3 threads [[threads_per_threadgroup]]) {
   const uint width = kHeadDim + 2;
   device const float* const mine = parts + (ulong(group.y) * args.heads + group.x) * args.splits * width;
   float largest = -INFINITY;
   for (uint s = 0; s < args.splits; ++s) largest = max(largest, mine[s * width + kHeadDim]);
-  float sum = 0.0f;
+  if (kSinks != 0) largest = max(largest, sinks[group.x]);
+  float sum = kSinks != 0 ? exp_of(sinks[group.x], largest) : 0.0f;
   for (uint s = 0; s < args.splits; ++s) {
     sum = fma(exp_of(mine[s * width + kHeadDim], largest), mine[s * width + kHeadDim + 1], sum);
   }
@@ -275,16 +282,18 @@ kernel void scores_f16(device const float* q [[buffer(0)]], device const half* k
 }
 
 // Softmax of a row over its keys, 0 elsewhere. Grid: x: heads, y: rows. room: [2][kMostSimdgroups].
-static inline void softmax(device const float* scores, device float* pattern, constant SpanArgs& args,
-                           threadgroup float* room, uint row, Thread t) {
+static inline void softmax(device const float* scores, device const float* sinks, device float* pattern,
+                           constant SpanArgs& args, threadgroup float* room, uint head, uint row, Thread t) {
   const Keys mine = keys_of(args, row);
   const uint threads = t.simdgroups * kSimdgroup;
   float value = -INFINITY;
   for (uint i = mine.begin + t.index; i < mine.end; i += threads) value = max(value, scores[i]);
-  const float largest = largest_of(value, room, t);
+  float largest = largest_of(value, room, t);
+  if (kSinks != 0) largest = max(largest, sinks[head]);
   value = 0.0f;
   for (uint i = mine.begin + t.index; i < mine.end; i += threads) value += exp_of(scores[i], largest);
-  const float sum = sum_of(value, room + kMostSimdgroups, t);
+  float sum = sum_of(value, room + kMostSimdgroups, t);
+  if (kSinks != 0) sum += exp_of(sinks[head], largest);
   // Each thread reads what it then writes, and nothing else, so pattern may be scores.
   for (uint i = t.index; i < args.keys; i += threads) {
     const bool seen = i >= mine.begin && i < mine.end;
@@ -292,17 +301,18 @@ static inline void softmax(device const float* scores, device float* pattern, co
   }
 }
 
-kernel void softmax_rows(device const float* scores [[buffer(0)]], device float* out [[buffer(1)]],
-                         constant SpanArgs& args [[buffer(2)]], threadgroup float* room [[threadgroup(0)]],
+kernel void softmax_rows(device const float* scores [[buffer(0)]], device const float* sinks [[buffer(1)]],
+                         device float* out [[buffer(2)]], constant SpanArgs& args [[buffer(3)]], threadgroup float* room [[threadgroup(0)]],
                          uint3 group [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]],
                          uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                          uint simdgroups [[simdgroups_per_threadgroup]]) {
   const ulong row = ulong(group.x) * args.rows + group.y;
-  softmax(scores + row * args.scores_stride, out + row * args.pattern_stride, args, room, group.y,
+  softmax(scores + row * args.scores_stride, sinks, out + row * args.pattern_stride, args, room, group.x, group.y,
           Thread{index, lane, simdgroup, simdgroups});
 }
 
-kernel void softmax_rows_in_place(device float* x [[buffer(0)]], constant SpanArgs& args [[buffer(1)]],
+kernel void softmax_rows_in_place(device float* x [[buffer(0)]], device const float* sinks [[buffer(1)]],
+                                  constant SpanArgs& args [[buffer(2)]],
                                   threadgroup float* room [[threadgroup(0)]],
                                   uint3 group [[threadgroup_position_in_grid]],
                                   uint index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
@@ -311,7 +321,7 @@ kernel void softmax_rows_in_place(device float* x [[buffer(0)]], constant SpanAr
   const Thread t = Thread{index, lane, simdgroup, simdgroups};
   const ulong row = ulong(group.x) * args.rows + group.y;
   device float* const mine = x + row * args.pattern_stride;
-  softmax(mine, mine, args, room, group.y, t);
+  softmax(mine, sinks, mine, args, room, group.x, group.y, t);
 }
 
 // Grid: x: heads, y: rows. shared: [simdgroups][kColumns].
