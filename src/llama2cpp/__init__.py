@@ -24,7 +24,8 @@ from .inside.hooks import HookPoint
 from .inside.html_views import TokenList
 from .inside.lens import LogitLens, logit_lens
 from .inside.recording import Recording
-from .model import Model, from_arrays, load
+from .loading import from_arrays, load
+from .model import Model
 from .session import Session
 
 if TYPE_CHECKING:

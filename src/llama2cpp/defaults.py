@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 from . import generation
 from .common.later import Later
 from .dialogue import answers
-from .model import Model, load
+from .loading import load
+from .model import Model
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

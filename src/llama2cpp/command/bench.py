@@ -10,7 +10,8 @@ from typing import TypedDict
 
 from .._core import build_info, read_bandwidth
 from ..common.parts import EMBEDDING, OUTPUT
-from ..model import Model, load
+from ..loading import load
+from ..model import Model
 from ..session import Session
 from .display import one_line, say
 from .gpu_limits import limits_of

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..common.arguments import warn_of_old_name
-from ..model import load
+from ..loading import load
 from .display import say_json
 from .options import STORYTELLER, ActivationDtype, AsJson, Backend, KvDtype, ModelOrStoryteller, examples
 

@@ -10,7 +10,8 @@ import typer
 
 from .. import _core
 from ..dialogue.conversation import Conversation
-from ..model import hardware, load
+from ..loading import load
+from ..model import hardware
 from .options import Model, Opening, SampledAnswers, TokenizerFile, examples, grouped, is_file
 
 CHAT_EXAMPLES = examples(

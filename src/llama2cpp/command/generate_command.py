@@ -14,7 +14,8 @@ import typer
 
 from .. import hub
 from ..common.token_ids import to_ids
-from ..model import Model, load
+from ..loading import load
+from ..model import Model
 from .display import TextOutput, say_json
 from .options import STORYTELLER, AsJson, Opening, Sampled, examples, grouped, is_file, model_names
 

@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..model import load
+from ..loading import load
 from .display import console, one_line, say_json
 from .options import STORYTELLER, AsJson, ModelOrStoryteller, examples
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from .._core import Sampler, Tokenizer
-from ..model import load
+from ..loading import load
 from ..session import Session
 from .display import TextOutput, tell
 from .options import examples

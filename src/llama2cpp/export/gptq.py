@@ -216,7 +216,7 @@ class _HalfLayer:
         self, streams: list[Array], point: str | None = None, look: Callable[[Array], None] | None = None
     ) -> list[Array]:
         """Give what comes out for each stream [T, dim], and show the inputs [T, columns] at a point."""
-        from ..model import from_arrays
+        from ..loading import from_arrays
 
         gain = None if point not in GAINS else self._arrays[GAINS[point].at(0)]
         out = []

@@ -247,7 +247,7 @@ def check_written(path: Path, target: str, config: _core.Config, tokenizer: Toke
     ValueError
         If the target's reader refuses it, or gives another config or tokenizer. It names the fields.
     """
-    from ..model import load
+    from ..loading import load
 
     try:
         model = load(path, threads=1, pack="never")

@@ -71,7 +71,7 @@ def open_checkpoint(
     ImportError
         Where PyTorch is needed and not installed.
     """
-    from ..model import load
+    from ..loading import load
 
     path = Path(hub.find(source))
     try:
@@ -90,7 +90,8 @@ def open_checkpoint(
 
 def runnable(checkpoint: Checkpoint, threads: int | None = None) -> Model | None:
     """Give a model that computes what a checkpoint holds; None for PyTorch's files that memory should not hold."""
-    from ..model import Model, from_arrays
+    from ..loading import from_arrays
+    from ..model import Model
     from .torch_files import TorchCheckpoint
 
     if isinstance(checkpoint, Model):

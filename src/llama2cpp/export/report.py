@@ -60,7 +60,7 @@ def export_and_report(
     as_json: bool,
 ) -> None:
     """Do what ``llama2cpp export`` does: convert with a progress bar, then tell what was written and what it cost."""
-    from ..model import load
+    from ..loading import load
 
     if picture is not None:
         if not report:
@@ -133,7 +133,7 @@ def compare_and_report(
     as_json: bool,
 ) -> None:
     """Do what ``llama2cpp compare`` does."""
-    from ..model import load
+    from ..loading import load
 
     if picture is not None:
         _check_picture(picture)
