@@ -147,7 +147,8 @@ def generate(
     max_tokens : int, optional
         The most tokens to generate; None for as many as the context holds.
     temperature : float
-        0 takes the likeliest token each time; higher is more varied.
+        0 takes the likeliest token each time; higher is more varied. For this and the next four, what the caller gives
+        counts before what the model's file says (`Model.sampling_defaults`), and that before the defaults here.
     top_p : float
         Sample from the likeliest tokens that together exceed this probability. Off where <= 0 or >= 1.
     top_k : int
@@ -189,7 +190,7 @@ def generate(
     >>> llama2cpp.generate(["The dog", "The cat"], model=model, max_tokens=3, temperature=0)
     [', and a', ' who lived a']
     """
-    begun = _begin("generate", prompt, model, n, Sampling(**options), special, logprobs)
+    begun = _begin("generate", prompt, model, n, options, special, logprobs)
     results: list[Any] = list(begun.completions(echo))
     if logprobs is None:
         results = [completion.text for completion in results]
@@ -239,7 +240,7 @@ def complete(
     >>> [(completion.text, completion.finish_reason) for completion in completions]
     [(' time,', 'length'), (', and', 'length')]
     """
-    begun = _begin("complete", prompt, model, n, Sampling(**options), special, logprobs)
+    begun = _begin("complete", prompt, model, n, options, special, logprobs)
     return list(begun.completions(echo))
 
 
@@ -285,7 +286,7 @@ def stream(
     ' in'
     ' a'
     """
-    begun = _begin("stream", prompt, model, None, Sampling(**options), special, None)
+    begun = _begin("stream", prompt, model, None, options, special, None)
     return _pieces(begun.model, begun.samples, echo)
 
 
@@ -319,7 +320,7 @@ def _begin(
     given: Prompt | Sequence[Prompt],
     given_model: Model | Later[Model] | None,
     n: int | None,
-    sampling: Sampling,
+    options: SamplingOptions,
     special: bool | None,
     logprobs: int | None,
 ) -> _Begun:
@@ -328,7 +329,7 @@ def _begin(
         raise ValueError(f"{function}: n must be at least 1, got {n}")
     if logprobs is not None and logprobs < 0:
         raise ValueError(f"{function}: logprobs must not be negative, got {logprobs}")
-    sampling = sampling.checked(function)
+    Sampling(**options).checked(function)
     given = listed(given)
     many = several(given)
     if function == "stream" and many is not None and (len(many) > 1 or isinstance(many[0], str | bytes)):
@@ -339,6 +340,7 @@ def _begin(
         check_prompt(prompt, where)
     assert given_model is not None  # defaults.py has put one there
     model = now(given_model)
+    sampling = Sampling(**{**model._sampling_defaults(), **options}).checked(function)
     tokenizer = model.tokenizer
     rows = []
     for prompt, where in zip(prompts, places, strict=True):

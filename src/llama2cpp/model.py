@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _core, generation
 from ._core import Config, Tokenizer
-from .common.arguments import checked, float_array, naming, spelled_out, warn_of_old_name
+from .common.arguments import checked, float_array, level_of_caller, naming, spelled_out, warn_of_old_name
+from .common.generation_config import GenerationConfig, read_generation_config
 from .common.sampling import Sampling
 from .common.token_ids import Rows, listed, several, to_ids
 from .dialogue import answers
@@ -77,6 +79,8 @@ class Model(StackedWeights):
         self._open_core: _core.Model | None = core
         self._tokenizer = tokenizer  # None: the file's own, made when it is asked for
         self._own_tokenizer: Tokenizer | None = None
+        self._generation: GenerationConfig | None = None  # read when it is asked for
+        self._told_of_sampling = False
         self._reopen = reopen  # what load() was given, for a pickle; None for a model that has no file
 
     @property
@@ -1042,6 +1046,40 @@ class Model(StackedWeights):
     def tokenizer_problem(self) -> str:
         """Why the file's tokenizer cannot be used; empty if it can, or if the file has none."""
         return self._core.tokenizer_problem
+
+    @property
+    def sampling_defaults(self) -> SamplingOptions:
+        """How the file says that the model is to be sampled; a copy, empty where it says nothing.
+
+        ``temperature``, ``top_p``, ``top_k``, ``min_p`` and ``repetition_penalty``, as generation_config.json or a
+        GGUF's ``general.sampling`` has them; ``do_sample: false`` is a temperature of 0. `generate`, `chat` and their
+        sisters take them for what the caller does not give. What of the file changes texts and is not used, such as
+        ``typical_p``, is told once, as a UserWarning.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> llama2cpp.load("storyteller").sampling_defaults
+        {}
+        """
+        return self._generation_config().options.copy()
+
+    def _generation_config(self) -> GenerationConfig:
+        if self._generation is None:
+            core = self._core
+            self._generation = read_generation_config(core.generation_config, core.generation_problem)
+        return self._generation
+
+    def _sampling_defaults(self) -> SamplingOptions:
+        """Give the defaults where they are used, and tell once what of the file is not."""
+        found = self._generation_config()
+        if found.ignored and not self._told_of_sampling:
+            self._told_of_sampling = True
+            warnings.warn(
+                f"{self.path}: what the file says of sampling is not used: {', '.join(found.ignored)}",
+                stacklevel=level_of_caller(),
+            )
+        return found.options
 
     @property
     def weights(self) -> Weights:

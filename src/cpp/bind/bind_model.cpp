@@ -252,6 +252,8 @@ Examples
       .def_property_readonly("config", [](const Model& m) { return m.config(); })
       .def_property_readonly("path", [](const Model& m) { return m.checkpoint().path; })
       .def_property_readonly("file_format", [](const Model& m) { return m.checkpoint().file_format; })
+      .def_property_readonly("generation_config", [](const Model& m) { return m.checkpoint().generation.json; })
+      .def_property_readonly("generation_problem", [](const Model& m) { return m.checkpoint().generation.problem; })
       .def_property_readonly("tokenizer",
                              [](const Model& m) -> std::optional<Tokenizer> {  // a new one each time
                                const Vocabulary* vocabulary = m.checkpoint().vocabulary.get();

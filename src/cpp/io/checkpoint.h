@@ -13,6 +13,7 @@
 #include "core/config.h"
 #include "core/vocabulary.h"
 #include "format/format.h"
+#include "io/generation_config.h"
 #include "io/names.h"
 
 namespace llama2cpp {
@@ -26,6 +27,7 @@ struct Checkpoint {
   std::map<std::string, Weight, std::less<>> weights;
   std::shared_ptr<const Vocabulary> vocabulary;  // null where the file has no tokenizer, or one that we do not know
   std::string no_vocabulary_reason;              // which of the two, where it is a file that could have one
+  GenerationConfig generation;
 
   // Throws FormatError that lists the tensor as missing.
   const Weight& weight(const std::string& name) const;

@@ -91,6 +91,7 @@ Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& o
   auto [vocabulary, reason] = read_gguf_vocabulary(gguf, checkpoint.config.vocab_size);
   checkpoint.vocabulary = std::move(vocabulary);
   checkpoint.no_vocabulary_reason = std::move(reason);
+  checkpoint.generation = read_generation_config(gguf);
   reads.check();
   return checkpoint;
 }

@@ -452,6 +452,7 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   check_announced(announced, checkpoint);
   checkpoint.weight(Part::tok_embeddings);  // vocab_size is true: pieces are counted by it
   add_vocabulary(folder, checkpoint);
+  checkpoint.generation = read_generation_config(folder);
   reads.check();
   return checkpoint;
 }

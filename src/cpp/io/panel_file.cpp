@@ -7,6 +7,7 @@
 //   arithmetic                "contract", or "llama2.c" where the model was a file that llama2.c's runq runs
 //   config                    JSON: Config's fields
 //   names                     whose names the weights have: "llama2.c", "hugging_face" or "gguf"
+//   generation_config         JSON, where the model came with one: how it is to be sampled
 //   tokenizer                 JSON, where there is one; see panel_vocabulary.h
 //   weights                   JSON: for each matrix {"format": "q4_0", "rows": 64, "cols": 64, "group": 32}, and for those of
 //                             LLM.int8() "outlier_threshold", which is 0 where columns are fixed
@@ -44,6 +45,7 @@ namespace llama2cpp {
 namespace {
 
 constexpr std::string_view kLayout = "panels16";
+constexpr std::string_view kGeneration = "generation_config";
 constexpr std::size_t kAlignment = 64;
 constexpr std::string_view kOrder = ".order";
 constexpr std::string_view kOutliers = ".outlier_columns";
@@ -306,12 +308,21 @@ void add_weights(const SafetensorsHeader& header, const Buffer& file, Checkpoint
   for (const auto& [name, weight] : checkpoint.weights) check_place(weight, checkpoint);
 }
 
+std::string generation_of(const SafetensorsHeader& header) {
+  const auto found = header.metadata.find(kGeneration);
+  if (found == header.metadata.end()) return {};
+  const JsonDocument document(found->second, std::string(kGeneration));
+  document.root().members();  // it is an object
+  return std::string(found->second);
+}
+
 Checkpoint open(const std::string& /*path*/, const Buffer& file, const OpenBeside& /*open_beside*/) {
   const SafetensorsHeader header = read_safetensors_header(file);
   check_version(header);
   for (const auto& [key, text] : header.metadata) {
     static constexpr std::string_view kKeys[] = {
-        "llama2cpp.layout", "llama2cpp.layout_version", "arithmetic", "config", "names", kTokenizer, "weights"};
+        "llama2cpp.layout", "llama2cpp.layout_version", "arithmetic", "config", "names", kTokenizer, "weights",
+        kGeneration};
     if (std::find(std::begin(kKeys), std::end(kKeys), key) == std::end(kKeys)) {
       throw FormatError(cat("metadata ", excerpt(key), " is none that files of panels have"));
     }
@@ -328,6 +339,7 @@ Checkpoint open(const std::string& /*path*/, const Buffer& file, const OpenBesid
   add_weights(header, file, checkpoint);
   checkpoint.weight(Part::tok_embeddings);  // vocab_size is true: pieces are counted by it
   checkpoint.vocabulary = read_panel_vocabulary(header, file);
+  checkpoint.generation.json = generation_of(header);
   if (checkpoint.vocabulary == nullptr) {
     checkpoint.no_vocabulary_reason = "the file has no tokenizer";
   } else if (static_cast<std::int64_t>(checkpoint.vocabulary->pieces.size()) != checkpoint.config.vocab_size) {

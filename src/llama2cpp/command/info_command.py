@@ -22,7 +22,8 @@ def info(checkpoint: ModelOrStoryteller = STORYTELLER, as_json: AsJson = False) 
     """Show what is in a checkpoint, without reading its weights.
 
     Weights that all layers have alike are one row, with the bytes of all. With --json each weight is told: model,
-    file_format, config, parameters, weight_bytes, tokenizer, chat_template, kv, activations, memory and weights.
+    file_format, config, parameters, weight_bytes, tokenizer, chat_template, sampling, kv, activations, memory and
+    weights.
     """
     with load(checkpoint) as model:
         if as_json:
@@ -47,6 +48,7 @@ def _facts(model: Model, name: str) -> dict[str, Any]:
         "tokenizer": None if tokenizer is None else repr(tokenizer).removeprefix("<Tokenizer of ").removesuffix(">"),
         "tokenizer_problem": model.tokenizer_problem or None,
         "chat_template": tokenizer is not None and bool(tokenizer.chat_template),
+        "sampling": dict(model.sampling_defaults),
         "context": model.context,
         "kv": {"type": model.kv_dtype, "bytes_per_token": kv_bytes, "bytes": kv_bytes * model.context},
         "activations": model.activation_dtype,
@@ -77,6 +79,7 @@ def _print(model: Model, name: str) -> None:
         "weights": f"{facts['weight_bytes']:,} bytes",
         "tokenizer": facts["tokenizer"] or (f"none ({problem})" if problem else "none"),
         "chat template": "yes" if facts["chat_template"] else "no",
+        "sampling": ", ".join(f"{name} {value:g}" for name, value in facts["sampling"].items()) or "not in the file",
         "keys and values": f"{kv['type']}, {kv['bytes_per_token']:,} bytes a token, {kv['bytes']:,} for "
         f"{facts['context']}",
         "activations": facts["activations"],

@@ -64,6 +64,11 @@ Picture = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 
 
+def _or(default: str) -> str:
+    """Show the default of what a model's file may say."""
+    return f"the model's, or {default}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Opening:
     """How a model is opened: keyword arguments of `load`."""
@@ -86,25 +91,36 @@ class Sampled:
     """How a text is sampled: keyword arguments of `generate`."""
 
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens to generate.", min=0)] = 512
-    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest token.", min=0)] = 1.0
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", "-t", help="0 takes the likeliest token.", show_default=_or("1.0"), min=0),
+    ] = None
     top_p: Annotated[
-        float, typer.Option("--top-p", "-p", help="Likeliest tokens of this probability.")  # llama2.c takes any
-    ] = 0.9
+        float | None,  # llama2.c takes any
+        typer.Option("--top-p", "-p", help="Likeliest tokens of this probability.", show_default=_or("0.9")),
+    ] = None
     top_k: Annotated[
-        int, typer.Option("--top-k", help="This many likeliest tokens; 0 for all.", min=0, max=2**31 - 1)
-    ] = 0
-    min_p: Annotated[float, typer.Option("--min-p", help="No token below this share of the likeliest.")] = 0.0
+        int | None,
+        typer.Option(
+            "--top-k", help="This many likeliest tokens; 0 for all.", show_default=_or("0"), min=0, max=2**31 - 1
+        ),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        typer.Option("--min-p", help="No token below this share of the likeliest.", show_default=_or("0")),
+    ] = None
     repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Above 1 avoids tokens that were there.")
-    ] = 1.0
+        float | None,
+        typer.Option("--repetition-penalty", help="Above 1 avoids tokens that were there.", show_default=_or("1.0")),
+    ] = None
     seed: Annotated[
         int | None, typer.Option("--seed", "-s", help="Random seed.", show_default="random", min=0, max=2**64 - 1)
     ] = None
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text. May be repeated.")] = None
 
     def arguments(self) -> dict[str, Any]:
-        """Give them by their names."""
-        return dataclasses.asdict(self)
+        """Give by their names those that were given."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +128,10 @@ class SampledAnswers(Sampled):
     """The same for chats, whose answers end by themselves."""
 
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="The most tokens of an answer.", min=0)] = 1024
-    temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest token.", min=0)] = 0.7
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", "-t", help="0 takes the likeliest token.", show_default=_or("0.7"), min=0),
+    ] = None
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

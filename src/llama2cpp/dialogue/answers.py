@@ -65,7 +65,7 @@ def chat(
     max_tokens : int, optional
         The most tokens of the answer, 1024 by default; None for as many as the context holds.
     temperature : float
-        0.7 by default; 0 takes the likeliest token each time.
+        What the model's file says (`Model.sampling_defaults`), else 0.7; 0 takes the likeliest token each time.
     top_p, top_k, min_p, repetition_penalty, seed, stop
         As in `generate`.
     **template_variables
@@ -164,9 +164,10 @@ def _answer(
     with naming(function):
         said = checked_messages(messages)
     sampled, variables = split_options(options)
-    sampling = sampling_of(function, sampled)
+    sampling_of(function, sampled)  # wrong ones are told before a model is opened
     assert given_model is not None  # defaults.py has put one there
     model = now(given_model)
+    sampling = sampling_of(function, sampled, model)
     own = ("messages", "model", *(field.name for field in fields(_Asked)))
     form = chat_format(
         function,
@@ -188,9 +189,10 @@ def _answer(
     return (text for _, text in generation.decode(model, [sample]) if text)
 
 
-def sampling_of(function: str, options: SamplingOptions) -> Sampling:
-    """Give how answers are sampled, with the defaults of chats."""
-    merged: SamplingOptions = {**DEFAULTS, **options}
+def sampling_of(function: str, options: SamplingOptions, model: Model | None = None) -> Sampling:
+    """Give how answers are sampled, with the defaults of chats, and before those of a model's file."""
+    own: SamplingOptions = {} if model is None else model._sampling_defaults()
+    merged: SamplingOptions = {**DEFAULTS, **own, **options}
     return Sampling(**merged).checked(function)
 
 

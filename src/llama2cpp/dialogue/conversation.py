@@ -221,7 +221,7 @@ class Conversation(NotPickled):
 
     def _begin(self, function: str, text: str, options: SamplingOptions) -> Generator[str, None, None]:
         given = checked_options(options, SamplingOptions, function)
-        sampling = sampling_of(function, {**self._options, **given})  # type: ignore[typeddict-item]
+        sampling = sampling_of(function, {**self._options, **given}, self._model)  # type: ignore[typeddict-item]
         self._end_answer()
         if sampling.seed is not None:
             answers = sum(message["role"] == "assistant" for message in self._messages)

@@ -17,7 +17,18 @@ import numpy as np
 from .._core import FormatError, Tokenizer
 from ..common.arguments import checked
 from ..common.new_files import new_file, new_folder, refuse_existing, refuse_replacing
-from . import gguf_file, gptq_folder, hf_folder, hf_shards, hf_tokenizer, kept, llama2c_file, llm_int8, panel_file
+from . import (
+    gguf_file,
+    gptq_folder,
+    hf_folder,
+    hf_shards,
+    hf_tokenizer,
+    kept,
+    llama2c_file,
+    llm_int8,
+    panel_file,
+    sampling_settings,
+)
 from .calibration import Calibration, importance_of_inputs
 from .gptq import BITS, Settings
 from .mixtures import ALIASES, FLOATS
@@ -296,6 +307,7 @@ class _Job:
         self.tokenizer: Path | None = None
         self.vocabulary: Vocabulary | None = None
         self.source_folder: Path | None = None  # whose tokenizer files may be copied
+        self.generation = sampling_settings.config_of(source)
         self._report = progress
         self._done = 0
         self._all = sum(int(np.prod(source.shape(name))) for name in source.names())
@@ -319,6 +331,7 @@ class _Job:
 
     def write_llama2c(self, group: int | None, *, force: bool) -> dict[str, str]:
         version = llama2c_file.FORMATS[self.format]
+        self.notes += sampling_settings.lost(self.generation, "llama2.c")
         llama2c_file.check(self.source)
         group = llama2c_file.choose_group(self.source.config, group) if version == 2 else 0
         if self.vocabulary is not None and not llama2c_file.has_tokenizer(self.vocabulary):
@@ -346,6 +359,7 @@ class _Job:
         gguf_file.require_library()
         gguf_file.check(self.source)
         formats = gguf_file.formats_of(self.source, self.format, pure=pure)
+        self.notes += sampling_settings.lost(self.generation, "GGUF")
         self._try("GGUF", gguf_file.check_vocabulary)
         self._check_tokenizer("GGUF", gguf_file.as_stored, gguf_file.write_vocabulary)
         with new_file(self.path) as begun:
@@ -357,6 +371,7 @@ class _Job:
                 name=self.path.stem,
                 file_type=ALIASES.get(self.format, self.format),
                 vocabulary=self.vocabulary,
+                sampling=self.generation,
                 importance=importance,
                 threads=threads,
             )
@@ -383,6 +398,7 @@ class _Job:
                 formats,
                 self.progress,
                 tokenizer=None if self.vocabulary is None else tokenizer_of(checkpoint),
+                sampling=self.generation,
                 importance=importance,
                 threads=threads,
             )
@@ -447,6 +463,7 @@ class _Job:
             return hf_folder.write_tokenizer(folder, vocabulary, seq_len)
 
         path = self._try("a folder", write)
+        sampling_settings.write_folder(folder, self.generation)
         if path is not None:
             self._compare_tokenizer("a folder", hf_tokenizer.as_stored, path)
 

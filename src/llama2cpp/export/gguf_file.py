@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..common.generation_config import GenerationConfig
 from ..common.new_files import write_array
+from . import sampling_settings
 from .mixtures import ALIASES, MIXTURES, tensor_format
 from .source import Array, Source, rope_factors, short_float
 from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary
@@ -64,6 +66,7 @@ def write(
     name: str,
     file_type: str,
     vocabulary: Vocabulary | None,
+    sampling: GenerationConfig,
     importance: Mapping[str, Array],
     threads: int | None,
 ) -> None:
@@ -85,6 +88,8 @@ def write(
         A key of MIXTURES.
     vocabulary : Vocabulary, optional
         Without it the file has no tokenizer.
+    sampling : GenerationConfig
+        How the model is to be sampled.
     importance : mapping of str to numpy.ndarray
         float32 [columns] by llama2.c's name, for the K-quants' search.
     threads : int, optional
@@ -94,6 +99,7 @@ def write(
     writer = _make_writer(path, family["architecture"])
     try:
         _add_config(writer, source, name, file_type)
+        sampling_settings.write_gguf(writer, sampling)
         if vocabulary is None:
             writer.add_tokenizer_model("none")
         else:

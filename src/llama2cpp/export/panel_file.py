@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..common.generation_config import GenerationConfig
 from ..common.new_files import write_array
 from ..common.parts import EMBEDDING, family_of
-from . import gguf_file
+from . import gguf_file, sampling_settings
 from .safetensors_file import Tensor, lay_out
 from .source import Array, Source
 
@@ -64,6 +65,7 @@ def write(
     progress: Progress,
     *,
     tokenizer: _core.Tokenizer | None,
+    sampling: GenerationConfig,
     importance: Mapping[str, Array],
     threads: int | None,
 ) -> None:
@@ -81,6 +83,8 @@ def write(
         Called with the name and the parameters of each weight that is done.
     tokenizer : Tokenizer, optional
         Without it the file has no tokenizer.
+    sampling : GenerationConfig
+        How the model is to be sampled.
     importance : mapping of str to numpy.ndarray
         float32 [columns] by llama2.c's name, for the K-quants' search.
     threads : int, optional
@@ -110,6 +114,7 @@ def write(
         "config": _json(source.config.to_dict()),
         "names": family_of(source.stored_name(EMBEDDING.at())),
         "weights": _json(matrices),
+        **sampling_settings.panel_metadata(sampling),
     }
     if tokenizer is not None:
         metadata["tokenizer"], vocabulary = _tokenizer(tokenizer)
