@@ -340,7 +340,8 @@ def _begin(
         check_prompt(prompt, where)
     assert given_model is not None  # defaults.py has put one there
     model = now(given_model)
-    sampling = Sampling(**{**model._sampling_defaults(), **options}).checked(function)
+    merged: SamplingOptions = {**model._sampling_defaults(), **options}
+    sampling = Sampling(**merged).checked(function)
     tokenizer = model.tokenizer
     rows = []
     for prompt, where in zip(prompts, places, strict=True):

@@ -73,12 +73,12 @@ def test_transformers_takes_the_same(saved: Path, tmp_path: Path, said: dict[str
     found = model.sampling_defaults
     for name in USED:
         if name in said and said.get("do_sample") is not False:
-            assert found.get(name) == getattr(theirs, name) == said[name]  # type: ignore[attr-defined]
-    assert (found.get("temperature") == 0) == (theirs.do_sample is False)  # type: ignore[attr-defined]
+            assert found.get(name) == getattr(theirs, name) == said[name]
+    assert (found.get("temperature") == 0) == (theirs.do_sample is False)
     if said.get("do_sample") is False:
         import torch
 
-        network = transformers.AutoModelForCausalLM.from_pretrained(place)
+        network: Any = transformers.AutoModelForCausalLM.from_pretrained(place)
         expected = network.generate(torch.tensor([IDS]), max_new_tokens=8)[0, len(IDS) :].tolist()
         tokens = model.complete(IDS, max_tokens=8)[0].tokens
         assert tokens == expected[: len(tokens)]
@@ -141,7 +141,7 @@ def test_a_damaged_file(saved: Path, tmp_path: Path, said: str | bytes) -> None:
 
 
 def test_a_gguf_s(tmp_path: Path, saved: Path) -> None:
-    keys = {
+    keys: dict[str, Any] = {
         "temp": 0.6,
         "top_p": 0.95,
         "top_k": 20,
@@ -150,7 +150,8 @@ def test_a_gguf_s(tmp_path: Path, saved: Path) -> None:
         "penalty_last_n": 64,
         "mirostat": 2,
     }
-    file = llama(**{f"general__sampling__{key}": value for key, value in keys.items()})
+    named: dict[str, Any] = {f"general__sampling__{key}": value for key, value in keys.items()}
+    file = llama(**named)
     path = tmp_path / "m.gguf"
     path.write_bytes(file.to_bytes())
     model = llama2cpp.load(path, threads=1)
@@ -159,7 +160,8 @@ def test_a_gguf_s(tmp_path: Path, saved: Path) -> None:
     }  # fmt: skip
     assert model._generation_config().ignored == ("penalty_last_n 64", "mirostat 2")
     for key, value in [("temp", "hot"), ("temp", float("nan")), ("top_k", 2.5)]:
-        path.write_bytes(llama(**{f"general__sampling__{key}": value}).to_bytes())
+        wrong: dict[str, Any] = {f"general__sampling__{key}": value}
+        path.write_bytes(llama(**wrong).to_bytes())
         with pytest.warns(UserWarning, match=rf"general\.sampling\.{key}"):
             llama2cpp.load(path, threads=1)._sampling_defaults()
 
@@ -185,7 +187,7 @@ def test_exports_keep_it(saved: Path, tmp_path: Path, said: dict[str, Any]) -> N
         if found.file_format.startswith("Hugging Face"):
             theirs = transformers.GenerationConfig.from_pretrained(done.path)
             theirs.validate(strict=True)
-            assert theirs.eos_token_id == [2]  # type: ignore[attr-defined]
+            assert theirs.eos_token_id == [2]
         place = done.path
     for target, names in [("f", said), ("g.safetensors", said)]:
         done = llama2cpp.export.convert(source, tmp_path / target, "f32" if target == "f" else "q8_0")
@@ -207,10 +209,11 @@ def test_info_and_the_command_line(saved: Path, tmp_path: Path, capfd: pytest.Ca
     run(["info", place], standalone_mode=False)
     assert "temperature 1.7, top_p 0.8, top_k 7," in " ".join(capfd.readouterr().out.split())
     model = llama2cpp.load(place, threads=1)
-    for given, options in [
+    cases: list[tuple[list[str], dict[str, Any]]] = [
         ([], OPTIONS),
         (["-t", "1.0"], {**OPTIONS, "temperature": 1.0}),
         (["--top-k", "0"], {**OPTIONS, "top_k": 0}),
-    ]:
+    ]
+    for given, options in cases:
         run(["generate", "-m", place, "Once", "-s", "3", "-n", "8", "--no-echo", *given], standalone_mode=False)
-        assert capfd.readouterr().out == model.generate("Once", seed=3, max_tokens=8, **options) + "\n"  # type: ignore[arg-type]
+        assert capfd.readouterr().out == model.generate("Once", seed=3, max_tokens=8, **options) + "\n"

@@ -139,7 +139,8 @@ def _is_possible(name: str, value: Any) -> bool:  # noqa: ANN401
     if name in ("top_p", "min_p") and not 0 <= value <= 1:
         return False
     try:
-        Sampling(**{name: value}).samplers(1)
+        given: Any = {name: value}
+        Sampling(**given).samplers(1)
     except (ValueError, TypeError):
         return False
     return True
