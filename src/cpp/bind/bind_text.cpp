@@ -489,8 +489,8 @@ void register_text(py::module_& module) {
           "words",
           [](const Tokenizer& tokenizer, const py::object& text) {
             py::list words;
-            for (const std::string_view word : tokenizer.words(view_of(text))) {
-              words.append(py::bytes(word.data(), word.size()));
+            for (const std::string& word : tokenizer.words(view_of(text))) {
+              words.append(py::bytes(word));
             }
             return words;
           },

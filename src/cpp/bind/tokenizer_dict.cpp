@@ -26,14 +26,16 @@ py::object object_of(std::int32_t value) { return py::int_(value); }
 py::object object_of(float value) { return py::float_(static_cast<double>(value)); }
 py::object object_of(const std::string& text) { return py::bytes(text); }
 py::object object_of(const Merge& merge) { return py::make_tuple(merge[0], merge[1], merge[2]); }
-py::object object_of(const AddedToken& token) {
-  py::dict fields;
-  visit_fields(token, [&](std::string_view name, auto value) { fields[str_of(name)] = object_of(value); });
-  return fields;
-}
 template <IsEnum Enum>
 py::object object_of(Enum value) {
   return str_of(name_of(value));
+}
+template <class Item>
+  requires std::is_same_v<Item, AddedToken> || std::is_same_v<Item, Split>
+py::object object_of(const Item& item) {
+  py::dict fields;
+  visit_fields(item, [&](std::string_view name, const auto& value) { fields[str_of(name)] = object_of(value); });
+  return fields;
 }
 template <class T>
 py::object object_of(const std::vector<T>& values) {
@@ -168,7 +170,9 @@ class Fields {
   py::dict fields_;
 };
 
-void read(const Where& where, py::handle object, AddedToken& token) {
+template <class Item>
+  requires std::is_same_v<Item, AddedToken> || std::is_same_v<Item, Split>
+void read(const Where& where, py::handle object, Item& token) {
   if (!PyDict_Check(object.ptr())) refuse(where, object, "a dict");
   Fields fields(object);
   visit_fields(token, [&](std::string_view name, auto& value) {

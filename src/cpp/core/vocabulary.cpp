@@ -143,6 +143,11 @@ void check_vocabulary(const Vocabulary& vocabulary) {
   if (const auto* const added = find_added(vocabulary)) {
     for (const AddedToken& token : *added) check_id(token.id, size, "the id of an added token", false);
   }
+  const auto* const bytes = std::get_if<ByteBpeRules>(&vocabulary.rules);
+  if (bytes != nullptr && bytes->pre_tokenizer != PreTokenizer::splits && !bytes->splits.empty()) {
+    throw FormatError(cat("vocabulary: splits are given, and the pre_tokenizer is \"", name_of(bytes->pre_tokenizer),
+                          "\", expected \"splits\""));
+  }
   check_id(vocabulary.unk_id, size, "the id of the unknown piece", true);
   for (std::size_t i = 0; i < size; ++i) {
     if (vocabulary.types[i] == PieceType::byte && byte_of_piece(vocabulary.pieces[i]) < 0) {

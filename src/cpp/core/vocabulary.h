@@ -16,6 +16,7 @@
 
 #include "core/enum_names.h"
 #include "core/fields.h"
+#include "core/splits.h"
 
 namespace llama2cpp {
 
@@ -30,21 +31,6 @@ enum class PieceType : std::uint8_t {
 template <>
 inline constexpr std::array<std::string_view, 6> kEnumNames<PieceType> = {"normal",       "unknown", "control",
                                                                           "user_defined", "unused",  "byte"};
-
-// How byte-level BPE cuts a text into words, each of which is encoded by itself.
-enum class PreTokenizer : std::uint8_t {
-  gpt2,
-  llama3,
-  smollm,
-  ggml_default,
-  qwen2,
-  seed_coder,
-  tekken,
-  deepseek_coder
-};
-template <>
-inline constexpr std::array<std::string_view, 8> kEnumNames<PreTokenizer> = {
-    "gpt2", "llama3", "smollm", "ggml_default", "qwen2", "seed_coder", "tekken", "deepseek_coder"};
 
 // Whether BPE by rank puts a space before a text, and before each text between special pieces. where_none: if it does not
 // begin with one. first_where_none: the same, and only at the beginning.
@@ -107,7 +93,9 @@ static_assert(all_listed<SentencePieceRules>());
 
 // GPT-2's byte-level BPE. Normal pieces are raw bytes (not the printable stand-ins that files have for them).
 struct ByteBpeRules {
+  bool nfc = false;  // a text is composed first (Unicode's form NFC)
   PreTokenizer pre_tokenizer = PreTokenizer::gpt2;
+  std::vector<Split> splits;   // with PreTokenizer::splits; else none
   std::vector<Merge> merges;   // the earlier ones first
   bool merges_by_id = false;   // instead: any two neighbours that spell a normal piece, the lower id first (tiktoken)
   bool ignore_merges = false;  // a word that is a normal piece is that piece, whatever the merges say
@@ -117,7 +105,9 @@ struct ByteBpeRules {
   static constexpr std::string_view kTitle = "byte-level BPE";
   template <class Visit>
   static constexpr void fields(Visit visit) {
+    visit("nfc", &ByteBpeRules::nfc);
     visit("pre_tokenizer", &ByteBpeRules::pre_tokenizer);
+    visit("splits", &ByteBpeRules::splits);
     visit("merges", &ByteBpeRules::merges);
     visit("merges_by_id", &ByteBpeRules::merges_by_id);
     visit("ignore_merges", &ByteBpeRules::ignore_merges);

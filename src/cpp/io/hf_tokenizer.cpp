@@ -10,40 +10,10 @@
 #include "core/check.h"
 #include "core/quote.h"
 #include "io/hf.h"
+#include "text/pattern.h"
 
 namespace llama2cpp {
 namespace {
-
-// \p{...} as the files have it.
-constexpr std::pair<std::string_view, PreTokenizer> kPatterns[] = {
-    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
-     R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     PreTokenizer::llama3},
-    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
-     R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     PreTokenizer::qwen2},
-    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+)"
-     R"(|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     PreTokenizer::seed_coder},
-    {R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
-     R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
-     R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     PreTokenizer::tekken},
-};
-
-// One after the other, as a tokenizer.json says what llama.cpp does where a GGUF has no other rule.
-constexpr std::string_view kGgmlDefaultPatterns[] = {
-    R"([\p{P}\$\+<=>\^~\|]+)",
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S))",
-    R"(\p{N}+)",
-    R"([0-9][0-9][0-9])",
-};
-
-constexpr std::string_view kDeepSeekCoderPatterns[] = {
-    "[\r\n]",       R"(\s?\p{L}+)",
-    R"(\s?\p{P}+)", "[\xE4\xB8\x80-\xE9\xBE\xA5\xE0\xA0\x80-\xE4\xB8\x80\xEA\xB0\x80-\xED\x9F\xBF]+",
-    R"(\p{N})",
-};
 
 std::string_view type_of(const Json& part) { return part.get("type").string(); }
 
@@ -75,56 +45,65 @@ std::vector<Json> parts_of(const Json& tokenizer, std::string_view name, std::st
 
 // --- how a text is cut and changed before it is merged
 
-bool is_byte_level(const Json& part, bool use_regex) {
-  return type_of(part) == "ByteLevel" && flag(part, "use_regex", true) == use_regex;
-}
-
 void refuse_prefix_space(const Json& byte_level) {
   const Json prefix = byte_level.get("add_prefix_space");
   if (prefix.boolean()) prefix.fail("true, and only false is implemented");
 }
 
-// Split(regex, "Isolated"): the pattern's matches are words, and so is what lies between them.
-std::string_view isolated_pattern(const Json& split) {
-  const Json behaviour = split.get("behavior");
-  if (behaviour.string() != "Isolated") {
-    behaviour.fail(cat(excerpt(behaviour.string()), ", expected \"Isolated\": others are not implemented"));
+SplitBehavior behavior_of(const Json& part) {
+  using enum SplitBehavior;
+  constexpr std::pair<std::string_view, SplitBehavior> kNames[] = {{"Isolated", isolated},
+                                                                   {"Removed", removed},
+                                                                   {"MergedWithPrevious", merged_with_previous},
+                                                                   {"MergedWithNext", merged_with_next},
+                                                                   {"Contiguous", contiguous}};
+  const Json behavior = part.get("behavior");
+  for (const auto& [name, value] : kNames) {
+    if (behavior.string() == name) return value;
   }
-  if (flag(split, "invert", false)) split.get("invert").fail("true, and only false is implemented");
-  return split.get("pattern").get("Regex").string();
+  behavior.fail(cat(excerpt(behavior.string()),
+                    ", expected one of: Isolated, Removed, MergedWithPrevious, "
+                    "MergedWithNext, Contiguous"));
 }
 
-// Digits, each by itself, are what \p{N} finds.
-bool cuts_by(const Json& part, std::string_view pattern) {
-  if (type_of(part) == "Digits") return pattern == R"(\p{N})" && flag(part, "individual_digits", false);
-  return type_of(part) == "Split" && isolated_pattern(part) == pattern;
-}
-
-bool cut_by_all(const std::vector<Json>& parts, std::span<const std::string_view> patterns) {
-  if (parts.size() != patterns.size() + 1 || !is_byte_level(parts.back(), false)) return false;
-  for (std::size_t i = 0; i < patterns.size(); ++i) {
-    if (!cuts_by(parts[i], patterns[i])) return false;
+// A pattern that only this text matches.
+std::string pattern_of(std::string_view text) {
+  std::string pattern;
+  for (const char c : text) {
+    if (std::string_view("\\^$.|?*+()[]{}-&/").find(c) != std::string_view::npos) pattern += '\\';
+    pattern += c;
   }
-  return true;
+  return pattern;
 }
 
-std::optional<PreTokenizer> find_byte_level(const std::vector<Json>& parts) {
-  using enum PreTokenizer;
+void add_split(const Json& part, std::vector<Split>& splits) {
+  if (type_of(part) == "Digits") {
+    splits.push_back({flag(part, "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)"});
+    return;
+  }
+  if (type_of(part) != "Split") fail_unknown(part, "Split or Digits before ByteLevel");
+  const Json pattern = part.get("pattern");
+  const std::optional<Json> regex = pattern.find("Regex");
+  const std::string_view found = regex ? regex->string() : pattern.get("String").string();
+  if (!regex && found.empty()) return;  // finds nothing
+  splits.push_back({regex ? std::string(found) : pattern_of(found), behavior_of(part), flag(part, "invert", false)});
+  try {
+    Pattern compiled(splits.back().pattern);
+  } catch (const FormatError& error) {
+    part.fail(error.what());
+  }
+}
+
+// Nothing where the last part is not ByteLevel.
+std::optional<std::vector<Split>> find_byte_level(const std::vector<Json>& parts) {
+  constexpr std::size_t kMostSplits = 64;
   if (parts.empty() || type_of(parts.back()) != "ByteLevel") return {};
   refuse_prefix_space(parts.back());
-  if (parts.size() == 1 && is_byte_level(parts[0], true)) return gpt2;
-  if (cut_by_all(parts, kGgmlDefaultPatterns)) return ggml_default;
-  if (cut_by_all(parts, kDeepSeekCoderPatterns)) return deepseek_coder;
-  if (parts.size() != 2) return {};
-  if (type_of(parts[0]) == "Digits" && flag(parts[0], "individual_digits", false) && is_byte_level(parts[1], true)) {
-    return smollm;
-  }
-  if (type_of(parts[0]) != "Split" || !is_byte_level(parts[1], false)) return {};
-  const std::string_view pattern = isolated_pattern(parts[0]);
-  for (const auto& [known, cut] : kPatterns) {
-    if (pattern == known) return cut;
-  }
-  parts[0].fail(cat("the pattern ", quote(pattern), " is none that is known"));
+  if (parts.size() > kMostSplits) parts[kMostSplits].fail(cat("more than ", kMostSplits, " steps are not implemented"));
+  std::vector<Split> splits;
+  for (std::size_t i = 0; i + 1 < parts.size(); ++i) add_split(parts[i], splits);
+  if (flag(parts.back(), "use_regex", true)) splits.push_back({std::string(patterns_of(PreTokenizer::gpt2)[0])});
+  return splits;
 }
 
 // As files wrote it before there was a prepend_scheme: add_prefix_space.
@@ -154,10 +133,15 @@ SpacePrefix read_prefix(const std::vector<Json>& normalizers, const std::vector<
       return metaspace_prefix(pre_tokenizers[0]);
     }
     if (!pre_tokenizers.empty())
-      fail_unknown(pre_tokenizers[0], "ByteLevel, Metaspace, or Digits or Split before ByteLevel");
+      fail_unknown(pre_tokenizers.back(), "ByteLevel, Metaspace, or Digits or Split before ByteLevel");
     throw FormatError("tokenizer.json: neither a normalizer nor a pre_tokenizer, expected what makes spaces U+2581");
   }
-  if (!pre_tokenizers.empty()) fail_unknown(pre_tokenizers[0], "none beside a normalizer");
+  // Gemma's files split at spaces, which the normalizer has left none of.
+  for (const Json& part : pre_tokenizers) {
+    if (type_of(part) != "Split" || flag(part, "invert", false) || text(part.get("pattern"), "String") != " ") {
+      fail_unknown(part, "none, or a Split at spaces, beside a normalizer");
+    }
+  }
   SpacePrefix prefix = SpacePrefix::none;
   for (std::size_t i = 0; i < normalizers.size(); ++i) {
     const Json& part = normalizers[i];
@@ -426,9 +410,13 @@ Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size) {
   const std::vector<Json> pre_tokenizers = parts_of(tokenizer, "pre_tokenizer", "pretokenizers");
   const auto byte_level = find_byte_level(pre_tokenizers);
   if (byte_level) {
-    if (!normalizers.empty()) fail_unknown(normalizers[0], "none before ByteLevel");
     auto& rules = vocabulary.rules.emplace<ByteBpeRules>();
-    rules.pre_tokenizer = *byte_level;
+    for (const Json& part : normalizers) {
+      if (type_of(part) != "NFC") fail_unknown(part, "NFC or none before ByteLevel");
+      rules.nfc = true;
+    }
+    rules.pre_tokenizer = cut_of(*byte_level);
+    if (rules.pre_tokenizer == PreTokenizer::splits) rules.splits = *byte_level;
     rules.ignore_merges = flag(model, "ignore_merges", false);
   } else {
     auto& rules = vocabulary.rules.emplace<RankedBpeRules>();

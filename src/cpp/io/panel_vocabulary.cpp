@@ -22,10 +22,19 @@ constexpr std::string_view kPrefix = "tokenizer.";
 template <class Enum>
 concept IsEnum = std::is_enum_v<Enum>;
 
+// What is stored as an object in a list.
+template <class Item>
+concept IsItem = std::is_same_v<Item, AddedToken> || std::is_same_v<Item, Split>;
+
 // --- writing
 
 std::string json(bool value) { return value ? "true" : "false"; }
 std::string json(std::int32_t value) { return cat(value); }
+std::string json(const std::string& text) { return quote(text); }
+template <IsEnum Enum>
+std::string json(Enum value) {
+  return quote(name_of(value));
+}
 
 // One object; members are added by name.
 class JsonObject {
@@ -66,10 +75,12 @@ class Writer {
   void put(std::string_view name, Enum value) {
     object_.add(name, quote(name_of(value)));
   }
-  void put(std::string_view name, const std::vector<AddedToken>& tokens) {
-    object_.add(name, json_list(tokens, [](const AddedToken& token) {
+  template <IsItem Item>
+  void put(std::string_view name, const std::vector<Item>& items) {
+    object_.add(name, json_list(items, [](const Item& item) {
                   JsonObject object;
-                  visit_fields(token, [&](std::string_view field, auto value) { object.add(field, json(value)); });
+                  visit_fields(item,
+                               [&](std::string_view field, const auto& value) { object.add(field, json(value)); });
                   return object.text();
                 }));
   }
@@ -150,7 +161,13 @@ class Reader {
     if (number < -1 || number > std::numeric_limits<std::int32_t>::max()) json.fail(cat(number, " is no id"));
     id = static_cast<std::int32_t>(number);
   }
-  static void read_json(const Json& json, AddedToken& token) {
+  static void read_json(const Json& json, std::string& text) { text = json.string(); }
+  template <IsEnum Enum>
+  static void read_json(const Json& json, Enum& value) {
+    value = enum_of<Enum>(json);
+  }
+  template <IsItem Item>
+  static void read_json(const Json& json, Item& token) {
     std::size_t known = 0;
     visit_fields(token, [&](std::string_view name, auto& value) {
       read_json(json.get(name), value);
@@ -166,7 +183,10 @@ class Reader {
     value = enum_of<Enum>(member(name));
   }
   void get(std::string_view name, std::vector<std::int32_t>& ids) { get_list(name, ids); }
-  void get(std::string_view name, std::vector<AddedToken>& tokens) { get_list(name, tokens); }
+  template <IsItem Item>
+  void get(std::string_view name, std::vector<Item>& items) {
+    get_list(name, items);
+  }
   void get(std::string_view name, std::string& text) { text = text_of(name); }
   void get(std::string_view name, std::vector<std::string>& texts) {
     texts = cut(name, text_of(name), numbers_of<std::int32_t>(cat(name, ".bytes"), "I32"));

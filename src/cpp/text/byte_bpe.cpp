@@ -9,6 +9,7 @@
 #include "text/bpe_merge.h"
 #include "text/encoder.h"
 #include "text/merge_table.h"
+#include "text/nfc.h"
 #include "text/pre_tokenizer.h"
 #include "text/special_pieces.h"
 #include "text/word_cache.h"
@@ -24,6 +25,7 @@ class ByteBpeEncoder final : public Encoder {
   ByteBpeEncoder(const Vocabulary& vocabulary, const ByteBpeRules& rules)
       : vocabulary_(vocabulary),
         rules_(rules),
+        cutter_(rules),
         pieces_(vocabulary.pieces.size()),
         merges_(rules.merges),
         special_(vocabulary, rules.merges) {
@@ -60,21 +62,35 @@ class ByteBpeEncoder final : public Encoder {
   void encode(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const override {
     LLAMA2CPP_CHECK(text.size() <= kLongestText, "the text is too long to encode at once: ", text.size(), " bytes");
     if (bos_id >= 0) ids.push_back(bos_id);
+    if (rules_.nfc) {
+      encode_normalized(nfc(text), ids);
+    } else {
+      encode_normalized(text, ids);
+    }
+  }
+
+  std::string normalized(std::string_view text) const override { return rules_.nfc ? nfc(text) : std::string(text); }
+
+  void encode_normalized(std::string_view text, std::vector<std::int32_t>& ids) const override {
     WordCache cache(text, ids.size());
     std::vector<Symbol> symbols;
-    for (std::size_t at = 0; at < text.size();) {
-      const std::string_view word = text.substr(at, first_word(rules_.pre_tokenizer, text.substr(at)));
-      at += word.size();
+    cutter_.cut(text, [&](std::string_view word) {
       if (word.size() == 1) {
         if (byte_id(word[0]) >= 0) append(byte_id(word[0]), ids);
-        continue;
+        return;
       }
       const std::uint64_t hash = PieceTable::hash_of(word);
-      if (cache.copy(word, hash, ids)) continue;
+      if (cache.copy(word, hash, ids)) return;
       const std::size_t before = ids.size();
       encode_word(word, hash, symbols, ids);
       cache.note(word, hash, ids.size() - before, ids.size());
-    }
+    });
+  }
+
+  std::vector<std::string> words(std::string_view text) const override {
+    std::vector<std::string> words;
+    cutter_.cut(rules_.nfc ? nfc(text) : std::string(text), [&](std::string_view word) { words.emplace_back(word); });
+    return words;
   }
 
  private:
@@ -180,6 +196,7 @@ class ByteBpeEncoder final : public Encoder {
 
   const Vocabulary& vocabulary_;
   const ByteBpeRules& rules_;
+  WordCutter cutter_;
   PieceTable pieces_;
   MergeTable merges_;
   SpecialPieces special_;

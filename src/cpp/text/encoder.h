@@ -24,9 +24,12 @@ class Encoder {
     encode(text, bos_id, ids);
   }
 
-  // Where RankedBpeRules::normalizes is set, encode in two steps.
+  // Where a text is normalised first (RankedBpeRules::normalizes, ByteBpeRules::nfc), encode in two steps.
   virtual std::string normalized(std::string_view text) const { return std::string(text); }
   virtual void encode_normalized(std::string_view text, std::vector<std::int32_t>& ids) const { encode(text, -1, ids); }
+
+  // The words that a normalised text is cut into before merging, where it is. Nothing for other encoders.
+  virtual std::vector<std::string> words(std::string_view /*text*/) const { return {}; }
 };
 
 // The vocabulary, which the rules are part of, must outlive the encoder.

@@ -8,7 +8,6 @@
 #include "core/check.h"
 #include "text/added_tokens.h"
 #include "text/encoder.h"
-#include "text/pre_tokenizer.h"
 #include "text/prefix_matcher.h"
 
 namespace llama2cpp {
@@ -49,6 +48,12 @@ bool puts_space(const SentencePieceRules& rules) { return rules.add_space_prefix
 bool puts_space(const ByteBpeRules& /*rules*/) { return false; }
 bool puts_space(const RankedBpeRules& rules) { return rules.prefix != SpacePrefix::none; }
 
+// Whether a text is changed before normalised tokens are looked for in it.
+bool normalizes_first(const Llama2cRules& /*rules*/) { return false; }
+bool normalizes_first(const SentencePieceRules& /*rules*/) { return false; }
+bool normalizes_first(const ByteBpeRules& rules) { return rules.nfc; }
+bool normalizes_first(const RankedBpeRules& rules) { return rules.normalizes; }
+
 // The pieces that are looked for in the text itself. User-defined ones of a sentencepiece vocabulary are left to its
 // encoder, which finds them too.
 PrefixMatcher make_specials(const Vocabulary& vocabulary) {
@@ -75,7 +80,7 @@ struct Tokenizer::Impl {
       : vocabulary(std::move(from)),
         encoder(make_encoder(vocabulary)),
         specials(make_specials(vocabulary)),
-        normalizes(vocabulary.is<RankedBpeRules>() && std::get<RankedBpeRules>(vocabulary.rules).normalizes) {
+        normalizes(std::visit([](const auto& rules) { return normalizes_first(rules); }, vocabulary.rules)) {
     const std::vector<AddedToken>* const added = find_added(vocabulary);
     if (added == nullptr) return;
     raw_tokens.emplace(vocabulary, *added, false, [](const std::string& piece) { return piece; });
@@ -215,15 +220,9 @@ std::size_t Tokenizer::checked_index(std::int32_t id) const {
   return static_cast<std::size_t>(id);
 }
 
-std::vector<std::string_view> Tokenizer::words(std::string_view text) const {
-  const auto* const rules = std::get_if<ByteBpeRules>(&impl_->vocabulary.rules);
-  LLAMA2CPP_CHECK(rules != nullptr, "only byte-level BPE cuts a text into words");
-  std::vector<std::string_view> words;
-  while (!text.empty()) {
-    words.push_back(text.substr(0, first_word(rules->pre_tokenizer, text)));
-    text.remove_prefix(words.back().size());
-  }
-  return words;
+std::vector<std::string> Tokenizer::words(std::string_view text) const {
+  LLAMA2CPP_CHECK(impl_->vocabulary.is<ByteBpeRules>(), "only byte-level BPE cuts a text into words");
+  return impl_->encoder->words(text);
 }
 
 std::int64_t Tokenizer::vocab_size() const { return static_cast<std::int64_t>(impl_->vocabulary.pieces.size()); }

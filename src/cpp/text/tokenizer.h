@@ -41,9 +41,9 @@ class Tokenizer {
   // ">" is not needed for that: "<0xfoo" is byte 15, and so is "<0x f>".)
   std::string piece_after(std::int32_t prev, std::int32_t id) const;
 
-  // Byte-level BPE: the words that a text without special pieces is cut into before merging. Throws
+  // Byte-level BPE: the words that a text without special pieces is cut into before merging, composed if it is so first. Throws
   // std::invalid_argument for other kinds of vocabularies, which have no such step.
-  std::vector<std::string_view> words(std::string_view text) const;
+  std::vector<std::string> words(std::string_view text) const;
 
   std::int64_t vocab_size() const;
   const Vocabulary& vocabulary() const;
