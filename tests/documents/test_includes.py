@@ -13,7 +13,7 @@ MAY_INCLUDE = {
     "core": [],
     "text": ["core/"],
     "format": ["core/"],
-    "io": ["core/", "format/", "text/readers.h"],
+    "io": ["core/", "format/", "text/readers.h", "text/pattern.h"],
     "backend": ["core/", "format/"],
     "observe": ["core/", "backend/backend.h"],
     "sample": ["core/"],

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from vocabularies import PRE_TOKENIZERS as CUTS
+from vocabularies import CUTS
 
 from llama2cpp import Tokenizer, _core
-from llama2cpp.export.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, AddedToken, Vocabulary
+from llama2cpp.export.vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    AddedToken,
+    Split,
+    Vocabulary,
+)
 
 KINDS = tuple(_core.tokenizer_settings())
 PREFIXES = ("none", "always", "where_none", "first_where_none")
+BEHAVIORS = ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()
 
 
@@ -132,6 +143,14 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "pre_tokenizer": [
         ("byte_bpe", {"pre_tokenizer": cut, "ignore_merges": whole}) for cut in CUTS for whole in (False, True)
     ],
+    "nfc": [("byte_bpe", {"nfc": True})],
+    "splits": [
+        ("byte_bpe", {"pre_tokenizer": "splits", "splits": [Split(pattern, behavior, invert)]})
+        for pattern in (rb"\p{L}+|\s", '"\\\\[é\x7f]"+'.encode())
+        for behavior in BEHAVIORS
+        for invert in (False, True)
+    ]
+    + [("byte_bpe", {"pre_tokenizer": "splits"})],
     "merges": [
         ("byte_bpe", {"merges": []}),
         ("ranked_bpe", {"merges": []}),

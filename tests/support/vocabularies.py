@@ -10,6 +10,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+from cuts import MORE_PATTERNS
 from hypothesis import strategies as st
 from tokenizer_files import BYTE_PIECES, SPACE
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -60,6 +61,10 @@ PATTERNS = {
         r"[0-9][0-9][0-9]",
     ],
 }
+
+PATTERNS |= MORE_PATTERNS
+# All that have a name; the first of them are tried at greater length.
+CUTS = (*PRE_TOKENIZERS, *MORE_PATTERNS)
 
 # What `tokenizers` 0.23 takes for digits in SmolLM2's pre-tokeniser, and neither its own \p{N} nor we do: the numbers
 # that Unicode 17 has added. The docstring of llama2cpp.Tokenizer lists them.
@@ -118,7 +123,9 @@ class ByteBpe:
             "add_bos": self.add_bos,
             "add_eos": self.add_eos,
             "chat_template": self.template,
+            "nfc": False,
             "pre_tokenizer": self.pre,
+            "splits": [],
             "merges": [(ids[left], ids[right], ids[left + right]) for left, right in self.merges],
             "merges_by_id": self.merges_by_id,
             "ignore_merges": self.ignore_merges,

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Reference
 from vocabularies import SENTENCES, STAND_INS, mixed_text, reference_pre_tokenizer
 
 import llama2cpp
+from llama2cpp import _core
 
 # cut, ignore_merges, BOS where the file does not say: names
 NAMES: dict[tuple[str, bool, bool], list[str]] = {
@@ -22,7 +23,8 @@ NAMES: dict[tuple[str, bool, bool], list[str]] = {
     ("llama3", True, True): [
         *["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
     ],
-    ("llama3", False, False): ["smaug-bpe", "dbrx", "glm4", "chatglm-bpe"],
+    ("llama3", True, False): ["glm4", "glm5"],
+    ("llama3", False, False): ["smaug-bpe", "dbrx", "chatglm-bpe"],
     ("smollm", False, False): [
         *["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
     ],
@@ -35,6 +37,22 @@ NAMES: dict[tuple[str, bool, bool], list[str]] = {
     ],
     ("seed_coder", False, False): ["seed-coder"],
     ("tekken", True, True): ["tekken"],
+    ("qwen35", False, False): ["qwen35"],
+    ("o200k", False, False): ["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
+    ("deepseek_llm", False, False): ["deepseek-llm"],
+    ("deepseek_v3", False, False): ["deepseek-v3", "hunyuan-dense", "hy_v4", "joyai-llm"],
+    ("falcon", False, False): ["falcon"],
+    ("bloom", False, False): ["bloom", "poro-chat", "gpt3-finnish"],
+    ("viking", False, False): ["viking"],
+    ("chameleon", False, True): ["chameleon"],
+    ("bailing", False, False): ["bailingmoe", "bailingmoe2", "llada-moe"],
+    ("exaone_moe", False, False): ["exaone-moe"],
+    ("jais2", False, False): ["jais-2"],
+    ("youtu", True, False): ["youtu"],
+    ("laguna", False, False): ["laguna"],
+    ("minicpm5", True, False): ["minicpm5"],
+    ("ufakzeka", False, False): ["ufakzeka"],
+    ("spark", False, False): ["spark2_5"],
     ("deepseek_coder", False, False): ["deepseek-coder"],
 }
 RULES = [(name, *rule) for rule, names in NAMES.items() for name in names]
@@ -84,6 +102,11 @@ def test_names(tmp_path: Path, name: str, cut: str, ignore_merges: bool, add_bos
         assert tokenizer.encode(text, bos=False) == reference.encode(text, add_special_tokens=False).ids, text
 
 
+def test_all_names_are_here() -> None:
+    rules = {(cut, *rule): list(names) for names, cut, *rule in _core.gguf_pre_tokenizers()}
+    assert rules == NAMES
+
+
 def test_no_name(tmp_path: Path) -> None:
     """It is "default", and whoever asks for text is told."""
     model = loaded(tmp_path / "m.gguf", "ggml_default")
@@ -102,7 +125,7 @@ def test_no_name(tmp_path: Path) -> None:
         llama2cpp.Tokenizer.from_file(tmp_path / "m.gguf")
 
 
-@pytest.mark.parametrize("name", ["deepseek-llm", "deepseek-v3", "falcon", "bloom", "gpt-4o", "", "x"])
+@pytest.mark.parametrize("name", ["kimi-k2", "superbpe", "tiny_aya", "gemma4", "", "x"])
 def test_names_that_are_not_known(tmp_path: Path, name: str) -> None:
     model = loaded(tmp_path / "m.gguf", "gpt2", tokenizer__ggml__pre=name)
     with pytest.raises(ValueError, match="the file's pre-tokenizer is"):

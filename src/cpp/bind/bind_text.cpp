@@ -17,6 +17,8 @@
 #include "bind/released_gil.h"
 #include "bind/tokenizer_dict.h"
 #include "core/check.h"
+#include "core/splits.h"
+#include "io/gguf_pre_tokenizers.h"
 #include "io/tokenizer_file.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
@@ -37,8 +39,10 @@ The ids are those of the reference of each file: llama2.c's ``run.c`` for a ``to
 for a ``.model``, tiktoken for Llama 3's ``tokenizer.model``, ``tokenizers`` for the byte-level BPE of a GGUF. SentencePiece
 models that are not BPE, or whose normaliser is not the identity, are refused.
 
-The classes of characters that byte-level BPE cuts words by are those of Unicode 16.0, as in tiktoken 0.14 and tokenizers
-0.23. One difference is known: SmolLM2's digits. ``tokenizers`` also takes the 13 digits and numbers that are new in
+The classes of characters that byte-level BPE cuts words by, and composition (NFC), are those of Unicode 16.0, as in
+tiktoken 0.14 and tokenizers 0.23. A pattern in a ``tokenizer.json`` is read as Oniguruma reads it, which is what
+``tokenizers`` does; what the engine
+has not, such as backreferences, is refused by name when the file is read. One difference is known: SmolLM2's digits. ``tokenizers`` also takes the 13 digits and numbers that are new in
 Unicode 17 for digits there, U+11DE0 to U+11DE9 and U+16FF4 to U+16FF6.
 
 Examples
@@ -142,7 +146,7 @@ text : str or bytes
 Returns
 -------
 list of bytes
-    Joined, they are the text. No word depends on what comes before it.
+    Joined, they are the text, composed if the tokenizer composes it (NFC), without what a pre-tokenizer removes.
 
 Raises
 ------
@@ -306,6 +310,36 @@ Examples
 [508, 509, 260, 420]
 )doc";
 
+constexpr const char* kPreTokenizersDoc = R"doc(The cuts of byte-level BPE that have a name.
+
+Returns
+-------
+dict
+    By name the patterns of a cut, a tuple of str: one after the other, each cuts what the one before has left. Matches are
+    words, and so is what lies between them.
+
+Examples
+--------
+>>> from llama2cpp import _core
+>>> _core.pre_tokenizers()["falcon"][2]
+'[0-9][0-9][0-9]'
+)doc";
+
+constexpr const char* kGgufPreTokenizersDoc = R"doc(What the names in GGUF's ``tokenizer.ggml.pre`` mean.
+
+Returns
+-------
+list of tuple
+    Names (a tuple of str, of which the first is written), the name of the cut, and two bools: whether a word that is a
+    whole piece is that piece whatever the merges say, and whether BOS is put before a text if the file does not say.
+
+Examples
+--------
+>>> from llama2cpp import _core
+>>> _core.gguf_pre_tokenizers()[0]
+(('default',), 'ggml_default', False, False)
+)doc";
+
 constexpr const char* kStreamDecoderDoc = R"doc(Decodes ids one at a time, never giving out half a character.
 
 The strings that :meth:`push` and :meth:`flush` return, joined, are what ``tokenizer.decode`` gives for all the ids. To
@@ -383,6 +417,29 @@ std::vector<std::int32_t> to_known_ids(py::handle values, const Tokenizer& token
   std::vector<std::int32_t> ids;
   for (const py::handle value : id_items(values)) ids.push_back(to_known_id(value, tokenizer));
   return ids;
+}
+
+py::tuple texts_of(std::span<const std::string_view> texts) {
+  py::tuple all(texts.size());
+  for (std::size_t i = 0; i < texts.size(); ++i) all[i] = py::str(texts[i].data(), texts[i].size());
+  return all;
+}
+
+py::dict named_cuts() {
+  py::dict cuts;
+  for (std::size_t i = 0; i < kEnumNames<PreTokenizer>.size(); ++i) {
+    const auto cut = static_cast<PreTokenizer>(i);
+    if (cut != PreTokenizer::splits) cuts[py::str(std::string(name_of(cut)))] = texts_of(patterns_of(cut));
+  }
+  return cuts;
+}
+
+py::list gguf_names_of_cuts() {
+  py::list all;
+  for (const GgufPreTokenizer& pre : gguf_pre_tokenizers()) {
+    all.append(py::make_tuple(texts_of(pre.names), std::string(name_of(pre.cut)), pre.ignore_merges, pre.add_bos));
+  }
+  return all;
 }
 
 // Half of a UTF-16 pair, which Python's str can hold and no text has.
@@ -568,6 +625,8 @@ void register_text(py::module_& module) {
       .def(py::pickle(&to_dict, &from_dict));
 
   module.def("tokenizer_settings", &settings_of_kinds, "The names of the settings of each kind of tokenizer.");
+  module.def("pre_tokenizers", &named_cuts, kPreTokenizersDoc);
+  module.def("gguf_pre_tokenizers", &gguf_names_of_cuts, kGgufPreTokenizersDoc);
 
   py::class_<PyStreamDecoder>(module, "StreamDecoder", kStreamDecoderDoc, py::is_final())
       .def(py::init<const Tokenizer&>(), py::arg("tokenizer"))

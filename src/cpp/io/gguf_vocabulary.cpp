@@ -13,6 +13,7 @@
 #include "core/check.h"
 #include "core/quote.h"
 #include "io/gguf_model.h"
+#include "io/gguf_pre_tokenizers.h"
 
 namespace llama2cpp {
 namespace {
@@ -23,62 +24,6 @@ constexpr std::string_view kTokens = "tokenizer.ggml.tokens";
 constexpr std::string_view kScores = "tokenizer.ggml.scores";
 constexpr std::string_view kTypes = "tokenizer.ggml.token_type";
 constexpr std::string_view kMerges = "tokenizer.ggml.merges";
-
-// Names that mean one cut, with what llama.cpp takes beside it where the file does not say. The first of
-// them is shown where a name is not known.
-struct Pre {
-  std::vector<std::string_view> names;
-  PreTokenizer cut;
-  bool ignore_merges;
-  bool add_bos;
-};
-
-// Another pre-tokenizer is one more line, once text/ cuts words as it does.
-const std::vector<Pre>& pre_table() {
-  using enum PreTokenizer;
-  static const std::vector<Pre> all = {
-      {{"default"}, ggml_default, false, false},
-      {{"gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum",
-        "modern-bert", "exaone4", "olmo", "mpt", "jais", "trillion", "granite-docling"},
-       gpt2,
-       false,
-       false},
-      {{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
-       llama3,
-       true,
-       true},
-      {{"glm4", "glm5"}, llama3, true, false},
-      {{"smaug-bpe", "dbrx", "chatglm-bpe"}, llama3, false, false},
-      {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"},
-       smollm,
-       false,
-       false},
-      {{"qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"},
-       qwen2,
-       false,
-       false},
-      {{"qwen35"}, qwen35, false, false},
-      {{"seed-coder"}, seed_coder, false, false},
-      {{"tekken"}, tekken, true, true},
-      {{"gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"}, o200k, false, false},
-      {{"deepseek-llm"}, deepseek_llm, false, false},
-      {{"deepseek-coder"}, deepseek_coder, false, false},
-      {{"deepseek-v3", "hunyuan-dense", "hy_v4", "joyai-llm"}, deepseek_v3, false, false},
-      {{"falcon"}, falcon, false, false},
-      {{"bloom", "poro-chat", "gpt3-finnish"}, bloom, false, false},
-      {{"viking"}, viking, false, false},
-      {{"chameleon"}, chameleon, false, true},
-      {{"bailingmoe", "bailingmoe2", "llada-moe"}, bailing, false, false},
-      {{"exaone-moe"}, exaone_moe, false, false},
-      {{"jais-2"}, jais2, false, false},
-      {{"youtu"}, youtu, true, false},
-      {{"laguna"}, laguna, false, false},
-      {{"minicpm5"}, minicpm5, true, false},
-      {{"ufakzeka"}, ufakzeka, false, false},
-      {{"spark2_5"}, spark, false, false},
-  };
-  return all;
-}
 
 // Pieces that end a generation whatever eos_token_id says: chat models end a turn with one that is not the end of a text.
 // (llama.cpp's list, without the separators of files and repositories that models for code have.) In gpt-oss's format,
@@ -93,13 +38,6 @@ constexpr std::string_view kEndKeys[] = {
     "tokenizer.ggml.eot_token_id",
     "tokenizer.ggml.eom_token_id",
 };
-
-const Pre* find_pre(std::string_view name) {
-  for (const Pre& pre : pre_table()) {
-    if (std::find(pre.names.begin(), pre.names.end(), name) != pre.names.end()) return &pre;
-  }
-  return nullptr;
-}
 
 // What could not be used, and what is done instead.
 void warn(Vocabulary& vocabulary, std::string_view key, const std::string& what) {
@@ -250,7 +188,7 @@ void fit(const Gguf& gguf, Vocabulary& vocabulary, std::int64_t vocab_size) {
            have > vocab_size ? ": those behind it are left out" : ": the others are never used"));
 }
 
-void read_byte_bpe(const Gguf& gguf, const Pre& pre, Vocabulary& vocabulary) {
+void read_byte_bpe(const Gguf& gguf, const GgufPreTokenizer& pre, Vocabulary& vocabulary) {
   auto& rules = std::get<ByteBpeRules>(vocabulary.rules);
   spell_out(vocabulary);
   // Writers leave an empty list out, and files have lost theirs.
@@ -307,10 +245,11 @@ GgufVocabulary read_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
             cat("the file's tokenizer is of kind ", excerpt(*model), ", and only \"llama\" and \"gpt2\" are known")};
   }
   const std::string_view pre_name = gguf.string(kPre).value_or("default");
-  const Pre* pre = find_pre(pre_name);
+  const GgufPreTokenizer* pre = find_gguf_pre_tokenizer(pre_name);
   if (*model == "gpt2" && pre == nullptr) {
     std::string known;
-    for (const Pre& one : pre_table()) known += cat(known.empty() ? "" : ", ", quote(one.names.front()));
+    for (const GgufPreTokenizer& one : gguf_pre_tokenizers())
+      known += cat(known.empty() ? "" : ", ", quote(one.names.front()));
     return {nullptr,
             cat("the file's pre-tokenizer is ", excerpt(pre_name), ", known are ", known, " and other names of these")};
   }

@@ -4,8 +4,8 @@
     python src/cpp/text/make_unicode_tables.py
 
 The references' regular expressions and their NFC (tiktoken 0.14, tokenizers 0.23) have Unicode 16.0, and so has Python
-3.14; other Pythons need unicodedata2. tests/text/test_byte_bpe_classes.py and tests/text/test_nfc.py compare all code points
-with the references.
+3.14; other Pythons need unicodedata2. tests/text/test_byte_bpe_classes.py and tests/text/test_patterns.py compare all code
+points with the references.
 """
 
 from __future__ import annotations
@@ -17,7 +17,38 @@ from pathlib import Path
 VERSION = "16.0.0"
 if unicodedata.unidata_version != VERSION:
     import unicodedata2 as unicodedata
-CATEGORIES = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co Cn".split()
+CATEGORIES = [
+    "Lu",
+    "Ll",
+    "Lt",
+    "Lm",
+    "Lo",
+    "Mn",
+    "Mc",
+    "Me",
+    "Nd",
+    "Nl",
+    "No",
+    "Pc",
+    "Pd",
+    "Ps",
+    "Pe",
+    "Pi",
+    "Pf",
+    "Po",
+    "Sm",
+    "Sc",
+    "Sk",
+    "So",
+    "Zs",
+    "Zl",
+    "Zp",
+    "Cc",
+    "Cf",
+    "Cs",
+    "Co",
+    "Cn",
+]
 
 # The property White_Space, which no module has. It has not changed since Unicode 6.3.
 SPACES = [0x09, 0x20, 0x85, 0xA0, 0x1680, 0x2000, 0x2028, 0x202F, 0x205F, 0x3000]
@@ -86,7 +117,7 @@ constexpr std::uint32_t kCombiningRuns[{len(classes)}] = {{
 {rows([f"0x{code << 8 | value:X}" for code, value in classes], 12)}
 }};
 
-// What a code point canonically is: two others, or one (the second is 0). composes: NFC makes the code point of the two.
+// What a code point canonically is: two others, or one (the second is 0). composes: NFC makes it of the two.
 struct Decomposition {{
   std::uint32_t code, first, second;
   bool composes;

@@ -15,6 +15,8 @@ using Kind = PatternNode::Kind;
 
 constexpr std::uint32_t kMostTimes = 1000;  // that a repetition can count to
 constexpr int kDeepest = 100;               // groups in groups
+constexpr int kMostUpon = 8;                // repetitions of repetitions
+constexpr std::size_t kLongest = 1 << 16;   // bytes
 
 bool is_ascii_letter(std::uint32_t code) { return (code >= 'a' && code <= 'z') || (code >= 'A' && code <= 'Z'); }
 
@@ -38,6 +40,7 @@ bool may_be_empty(const PatternNode& node) {
 class Parser {
  public:
   explicit Parser(std::string_view pattern) : pattern_(pattern) {
+    if (pattern.size() > kLongest) throw FormatError(cat("a pattern of ", pattern.size(), " bytes is not implemented"));
     if (utf8_valid_bytes(pattern) != pattern.size()) fail("bytes that are not UTF-8");
   }
 
@@ -133,7 +136,7 @@ class Parser {
 
   PatternNode read_repeated() {
     PatternNode node = read_one();
-    while (!at_end()) {
+    for (int upon = 0; !at_end(); ++upon) {
       std::uint32_t min = 0;
       std::uint32_t max = PatternNode::kNoMost;
       bool interval = false;
@@ -147,6 +150,7 @@ class Parser {
       } else if (!take("*")) {
         break;
       }
+      if (upon == kMostUpon) refuse("a repetition of repetitions, many times");
       if (node.kind == Kind::ahead) fail("a repetition of what is nothing");
       if (max > 1 && may_be_empty(node)) refuse("a repetition of what may be nothing");
 
@@ -275,21 +279,23 @@ class Parser {
     if (next_is(":")) refuse("[:...:]");
     const bool negated = take("^");
     std::optional<CodeSet> both;  // what comes before a &&
-    CodeSet set;
+    std::vector<CodeSet::Run> runs;
     bool empty = true;
     while (!next_is("]")) {
       if (at_end()) fail("a [ without its ]");
       if (take("&&")) {
-        both = both ? both->intersected(set) : set;
-        set = CodeSet();
+        const CodeSet before(std::exchange(runs, {}));
+        both = both ? both->intersected(before) : before;
         empty = false;
         continue;
       }
-      set = set.united(read_set_part(empty));
+      const CodeSet part = read_set_part(empty);
+      runs.insert(runs.end(), part.runs().begin(), part.runs().end());
       empty = false;
     }
     if (empty) refuse("a set that begins with ]");
     take("]");
+    CodeSet set(std::move(runs));
     if (both) set = both->intersected(set);
     --depth_;
     return negated ? set.inverted() : set;
@@ -403,7 +409,7 @@ class Parser {
       name.remove_prefix(1);
     }
     const std::optional<CodeSet> set = CodeSet::category(name);
-    if (!set) refuse(cat("\\p{", excerpt(name), "}"));
+    if (!set) refuse(cat("\\p of ", excerpt(name)));
     if (any_case_) refuse("a \\p{...} in (?i:...)");
     at_ = end + 1;
     return negated ? set->inverted() : *set;

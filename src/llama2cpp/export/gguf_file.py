@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,16 +27,6 @@ Progress = Callable[[str, int], None]
 
 FORMATS = (*MIXTURES, *ALIASES)
 _AT_ONCE = 1 << 22  # numbers that are encoded before Python can look whether somebody has pressed Ctrl-C
-_PRE_TOKENIZERS = {
-    "gpt2": "gpt-2",
-    "llama3": "llama-bpe",
-    "smollm": "smollm",
-    "ggml_default": "default",
-    "qwen2": "qwen2",
-    "seed_coder": "seed-coder",
-    "tekken": "tekken",
-    "deepseek_coder": "deepseek-coder",
-}
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}".encode()
 
 
@@ -256,10 +247,21 @@ def check_vocabulary(vocabulary: Vocabulary) -> None:
     """Raise ValueError for a tokenizer that GGUF's metadata cannot describe."""
     vocabulary.check_scores()
     if vocabulary.kind == "byte_bpe":
-        if vocabulary.pre_tokenizer not in _PRE_TOKENIZERS:
-            raise ValueError(f"it is not written for words that are cut as {vocabulary.pre_tokenizer} (pre_tokenizer)")
-        if vocabulary.ignore_merges != (vocabulary.pre_tokenizer in ("llama3", "tekken")):
-            raise ValueError("it cannot say how this tokenizer treats words that are whole pieces (ignore_merges)")
+        _name_of_cut(vocabulary)
+
+
+def _name_of_cut(vocabulary: Vocabulary) -> str:
+    """Give the name in tokenizer.ggml.pre that means how words are cut, and what becomes of words that are pieces."""
+    names = {
+        ignore_merges: name
+        for (name, *_), cut, ignore_merges, _ in reversed(_core.gguf_pre_tokenizers())
+        if cut == vocabulary.pre_tokenizer
+    }
+    if not names:
+        raise ValueError(f"it is not written for words that are cut as {vocabulary.pre_tokenizer} (pre_tokenizer)")
+    if vocabulary.ignore_merges not in names:
+        raise ValueError("it cannot say how this tokenizer treats words that are whole pieces (ignore_merges)")
+    return names[vocabulary.ignore_merges]
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
@@ -277,7 +279,7 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
 def as_stored(vocabulary: Vocabulary) -> Vocabulary:
     """Give what a file holds of a tokenizer: the merges of byte-level BPE, and scores for all others."""
     if vocabulary.kind == "byte_bpe":
-        return vocabulary.with_merges()
+        return replace(vocabulary.with_merges(), nfc=False)  # its readers do not compose, and none of its keys says so
     return vocabulary.with_escaped_spaces().with_scores()
 
 
@@ -288,7 +290,7 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
     if vocabulary.kind == "byte_bpe":
         merges = [f"{left} {right}" for left, right in vocabulary.spelled_merges()]
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(_PRE_TOKENIZERS[vocabulary.pre_tokenizer])
+        writer.add_tokenizer_pre(_name_of_cut(vocabulary))
         writer.add_key_value(
             gguf.Keys.Tokenizer.MERGES, merges, gguf.GGUFValueType.ARRAY, sub_type=gguf.GGUFValueType.STRING
         )

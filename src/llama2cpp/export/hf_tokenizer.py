@@ -5,36 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
+from .. import _core
+from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Split, Vocabulary
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-# One pattern, or several that cut one after the other, each what the one before has left.
-_PATTERNS = {
-    "llama3": (rf"{_WORDS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",),
-    "qwen2": (rf"{_WORDS}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}",),
-    "seed_coder": (rf"{_WORDS}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}",),
-    "ggml_default": (
-        r"[\p{P}\$\+<=>\^~\|]+",
-        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
-        r"\p{N}+",
-        r"[0-9][0-9][0-9]",
-    ),
-    "tekken": (
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-        rf"|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}",
-    ),
-    "deepseek_coder": (
-        "[\r\n]",
-        r"\s?\p{L}+",
-        r"\s?\p{P}+",
-        "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
-        r"\p{N}",
-    ),
-}
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
 
 
@@ -86,8 +60,8 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             for id, kind in enumerate(vocabulary.types)
             if kind in (CONTROL, UNKNOWN, USER_DEFINED)
         ],
-        "normalizer": None if bytes_alone else _normalizer(vocabulary),
-        "pre_tokenizer": _byte_level_cuts(vocabulary.pre_tokenizer) if bytes_alone else _metaspace(vocabulary),
+        "normalizer": _normalizer(vocabulary),
+        "pre_tokenizer": _byte_level_cuts(vocabulary) if bytes_alone else _metaspace(vocabulary),
         "post_processor": _post_processor(vocabulary, spelled),
         "decoder": _byte_level(use_regex=True) if bytes_alone else _decoder(vocabulary.prefix),
         "model": {
@@ -142,22 +116,33 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
-def _byte_level_cuts(pre_tokenizer: str) -> dict[str, Any]:
-    if pre_tokenizer == "gpt2":
+def _byte_level_cuts(vocabulary: Vocabulary) -> dict[str, Any]:
+    cut = vocabulary.pre_tokenizer
+    if cut == "gpt2":
         return _byte_level(use_regex=True)
-    if pre_tokenizer == "smollm":
+    if cut == "smollm":
         first: dict[str, Any] = {"type": "Digits", "individual_digits": True}
         return {"type": "Sequence", "pretokenizers": [first, _byte_level(use_regex=True)]}
-    if pre_tokenizer not in _PATTERNS:
-        raise ValueError(f"tokenizer.json is not written for words that are cut as {pre_tokenizer} (pre_tokenizer)")
-    splits = [
-        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-        for pattern in _PATTERNS[pre_tokenizer]
-    ]
-    return {"type": "Sequence", "pretokenizers": [*splits, _byte_level(use_regex=False)]}
+    if cut == "splits":
+        splits = vocabulary.splits
+    else:
+        splits = [Split(pattern.encode(), "isolated", invert=False) for pattern in _core.pre_tokenizers()[cut]]
+    return {"type": "Sequence", "pretokenizers": [*map(_split, splits), _byte_level(use_regex=False)]}
+
+
+def _split(split: Split) -> dict[str, Any]:
+    behavior = "".join(word.capitalize() for word in split.behavior.split("_"))
+    return {
+        "type": "Split",
+        "pattern": {"Regex": split.pattern.decode()},
+        "behavior": behavior,
+        "invert": split.invert,
+    }
 
 
 def _normalizer(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    if vocabulary.nfc:
+        return {"type": "NFC"}
     if not vocabulary.normalizes:
         return None
     if vocabulary.prefix == "always":

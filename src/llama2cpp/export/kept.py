@@ -217,7 +217,10 @@ def check_tokenizer(target: str, wanted: Tokenizer, stored: Vocabulary, found: T
     if text is not None:
         why = _suspects(Vocabulary.of(wanted))
         raise ValueError(f"{target} cannot hold this tokenizer's {why}: {text!r} would get other ids; {WITHOUT}")
-    return [f"{target}: {note}" for note in notes(stored, read)]
+    said = notes(stored, read)
+    if Vocabulary.of(wanted).nfc and not read.nfc:
+        said.append("it cannot say that a text is composed first: one that is not gets other ids (nfc)")
+    return [f"{target}: {note}" for note in said]
 
 
 WITHOUT = "pass tokenizer=False (--no-tokenizer) to leave it behind"

@@ -41,6 +41,25 @@ class AddedToken:
 
 
 @dataclass(frozen=True)
+class Split:
+    """One step of cutting a text into words.
+
+    Attributes
+    ----------
+    pattern : bytes
+        A regular expression, as UTF-8.
+    behavior : str
+        What becomes of its matches: "isolated", "removed", "merged_with_previous", "merged_with_next" or "contiguous".
+    invert : bool
+        What lies between the matches is taken for the matches.
+    """
+
+    pattern: bytes
+    behavior: str
+    invert: bool
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """A tokenizer's pieces and rules, by the names of `Tokenizer.to_dict`; they mean what those in C++ mean.
 
@@ -71,7 +90,9 @@ class Vocabulary:
     scores: list[float] = field(default_factory=list)
     add_space_prefix: bool = False
     remove_extra_whitespaces: bool = False
+    nfc: bool = False
     pre_tokenizer: str = "gpt2"
+    splits: list[Split] = field(default_factory=list)
     merges: list[tuple[int, int, int]] = field(default_factory=list)
     merges_by_id: bool = False
     ignore_merges: bool = False
@@ -88,6 +109,8 @@ class Vocabulary:
             settings[name] = [text.decode("utf-8", "replace") for text in settings[name]]
         if "added" in settings:
             settings["added"] = [AddedToken(**token) for token in settings["added"]]
+        if "splits" in settings:
+            settings["splits"] = [Split(**split) for split in settings["splits"]]
         return cls(**settings)
 
     @property
@@ -103,6 +126,8 @@ class Vocabulary:
             settings[name] = [text.encode() for text in settings[name]]
         if "added" in settings:
             settings["added"] = [asdict(token) for token in self.added]
+        if "splits" in settings:
+            settings["splits"] = [asdict(split) for split in self.splits]
         return settings
 
     def with_escaped_spaces(self) -> Vocabulary:
