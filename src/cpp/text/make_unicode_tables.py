@@ -4,8 +4,8 @@
     python src/cpp/text/make_unicode_tables.py
 
 The references' regular expressions and their NFC (tiktoken 0.14, tokenizers 0.23) have Unicode 16.0, and so has Python
-3.14; other Pythons need unicodedata2. tests/text/test_byte_bpe_classes.py and tests/text/test_patterns.py compare all code
-points with the references.
+3.14; other Pythons need unicodedata2. tests/text/test_byte_bpe_classes.py and tests/text/test_patterns.py compare all
+code points with the references.
 """
 
 from __future__ import annotations
