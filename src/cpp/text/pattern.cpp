@@ -208,6 +208,11 @@ Pattern::Run Pattern::run(std::string_view text, std::size_t at) const {
 
 std::optional<Pattern::Match> Pattern::find(std::string_view text, std::size_t from, Budget& budget) const {
   for (std::size_t at = from; at <= text.size();) {
+    while (at < text.size()) {  // over characters that no match begins with
+      const CodePoint first = symbol_at(text, at);
+      if (table_[start_ + first.code] != 0) break;
+      at += first.length;
+    }
     Run failed = run(text, at);
     LLAMA2CPP_CHECK(failed.scanned <= budget.left,
                     "a pattern of the tokenizer takes too long to cut this text into words: it looks at each character "

@@ -41,7 +41,7 @@ class Parser {
  public:
   explicit Parser(std::string_view pattern) : pattern_(pattern) {
     if (pattern.size() > kLongest) throw FormatError(cat("a pattern of ", pattern.size(), " bytes is not implemented"));
-    if (utf8_valid_bytes(pattern) != pattern.size()) fail("bytes that are not UTF-8");
+    if (utf8_valid_bytes(pattern) != pattern.size()) throw FormatError("a pattern has bytes that are not UTF-8");
   }
 
   PatternTree read() {
