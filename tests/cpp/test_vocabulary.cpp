@@ -27,6 +27,7 @@ void change(std::vector<float>& numbers) { numbers.back() = -0.1F; }
 void change(std::vector<PieceType>& types) { types.back() = PieceType::byte; }
 void change(std::vector<Merge>& merges) { merges.push_back({0, 1, 2}); }
 void change(std::vector<AddedToken>& tokens) { tokens.push_back({2, true, false, true}); }
+void change(std::vector<Split>& splits) { splits.push_back({"\xC3\xA9\\s\"", SplitBehavior::contiguous, true}); }
 
 // One of each kind, with something in every list.
 std::vector<Vocabulary> some_of_all_kinds() {
@@ -37,6 +38,10 @@ std::vector<Vocabulary> some_of_all_kinds() {
     if (auto* const scores = find_scores(one)) *scores = {0.0F, -1.5F, 1e-30F};
     if (auto* const merges = find_merges(one)) *merges = {{0, 1, 2}};
     if (auto* const added = find_added(one)) *added = {{1, false, true, false}};
+    if (auto* const bytes = std::get_if<ByteBpeRules>(&one.rules)) {
+      bytes->pre_tokenizer = PreTokenizer::splits;
+      bytes->splits = {{"a"}};
+    }
   }
   return all;
 }
@@ -51,6 +56,9 @@ void change_setting(Vocabulary& vocabulary, std::string_view wanted) {
   visit_settings(vocabulary, [&](std::string_view name, auto& value) {
     if (name == wanted) change(value);
   });
+  if (auto* const bytes = std::get_if<ByteBpeRules>(&vocabulary.rules); bytes != nullptr && wanted == "pre_tokenizer") {
+    bytes->splits.clear();  // they belong to no other
+  }
 }
 
 // A file of panels with nothing but the tokenizer.
@@ -170,8 +178,8 @@ TEST_CASE("values that are none are refused where they stand") {
   refused(R"("byte_bpe")", R"("bpe")", "expected one of: llama2.c, sentencepiece, byte_bpe, ranked_bpe");
   refused(R"("byte_bpe")", R"("ranked_bpe")", "tokenizer");
   refused(R"("byte_bpe")", "2", "tokenizer.kind");
-  refused(R"("gpt2")", R"("gpt3")", "expected one of: gpt2, llama3");
-  refused(R"("gpt2")", "0", "tokenizer.pre_tokenizer");
+  refused(R"("splits",)", R"("gpt3",)", "expected one of: gpt2, llama3");
+  refused(R"("pre_tokenizer":"splits")", R"("pre_tokenizer":0)", "tokenizer.pre_tokenizer");
   refused(R"("bos_id":1)", R"("bos_id":-2)", "-2 is no id");
   refused(R"("bos_id":1)", R"("bos_id":2147483648)", "2147483648 is no id");
   refused(R"("bos_id":1)", R"("bos_id":true)", "tokenizer.bos_id");

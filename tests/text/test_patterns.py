@@ -67,7 +67,7 @@ def test_words(cut: str) -> None:
     tokenizer = ByteBpe(ALL_BYTES, pre=cut).ours()
     reference = reference_pre_tokenizer(cut)
 
-    @settings(max_examples=300)
+    @settings(max_examples=100)
     @given(TEXTS | SHORT)
     @example("IMGIMGABZ IMGIMGABCDEZ <sentinel:12>\t     x")
     @example("123456 \u4e00\u3042\u30a2, a. $x (a|b) don'T\r\n/\n  ")
@@ -76,20 +76,8 @@ def test_words(cut: str) -> None:
         assert tokenizer.words(text) == reference_words(reference, text)
 
     check()
-    text = mixed_text(40_000)
+    text = mixed_text(20_000)
     assert tokenizer.words(text) == reference_words(reference, text)
-
-
-@pytest.mark.parametrize("cut", ["o200k", "deepseek_v3"])
-def test_all_code_points(cut: str) -> None:
-    tokenizer = ByteBpe(ALL_BYTES, pre=cut).ours()
-    reference = reference_pre_tokenizer(cut)
-    codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-    for at in range(0, len(codes), 1024):
-        crowded = codes[at] < 0x20000 or 0xE0000 <= codes[at] < 0xE0200
-        characters = map(chr, codes[at : at + 1024])
-        text = "".join(f"a{c}1{c} {c}!{c}\n{c}B{c}" if crowded else f"a{c}" for c in characters)
-        assert tokenizer.words(text) == reference_words(reference, text), f"U+{codes[at]:04X}"
 
 
 @pytest.mark.parametrize("cut", ["o200k", "deepseek_v3", "deepseek_llm"])
@@ -182,7 +170,7 @@ def test_every_kind_of_pattern(behavior: str) -> None:
                 assert ours.words(text) == reference_words(theirs, text), (pattern, text)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(ANY_PATTERN, st.sampled_from(BEHAVIORS), st.booleans(), st.lists(SHORT | st.text("ab \n"), max_size=4))
 @example(r"|a", "isolated", False, ["ab aa"])
 @example(r"a??|b", "merged_with_next", True, ["ab\naa"])
@@ -193,7 +181,7 @@ def test_made_patterns(pattern: str, behavior: str, invert: bool, texts: list[st
         assert ours.words(text) == reference_words(theirs, text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(PATTERNS_OF_ALL_KINDS), st.sampled_from(BEHAVIORS), st.booleans()), max_size=4),
     SHORT,

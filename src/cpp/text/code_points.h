@@ -26,7 +26,13 @@ struct CodePoint {
 // The first one of a text that is not empty.
 inline CodePoint decode(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<std::uint32_t>(static_cast<std::uint8_t>(text[i])); };
-  if (byte(0) < 0x80) return {byte(0), 1};
+  const auto follows = [&](std::size_t i) { return (byte(i) & 0xC0) == 0x80; };
+  const std::uint32_t lead = byte(0);
+  if (lead < 0x80) return {lead, 1};
+  if (lead >= 0xC2 && lead < 0xE0 && text.size() >= 2 && follows(1)) return {(lead & 0x1F) << 6 | (byte(1) & 0x3F), 2};
+  if (lead > 0xE0 && lead < 0xED && text.size() >= 3 && follows(1) && follows(2)) {
+    return {(lead & 0xF) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F), 3};
+  }
   const Utf8Scan scan = scan_utf8(text);
   if (scan.state != Utf8Scan::State::valid) return {kNoCode, 1};
   std::uint32_t code = byte(0) & (0x7FU >> scan.length);

@@ -16,7 +16,8 @@ using Kind = PatternNode::Kind;
 
 constexpr std::size_t kMostPlaces = 1 << 13;
 constexpr std::size_t kMostEntries = 1 << 19;
-constexpr std::size_t kMostSteps = 1 << 25;  // of building the table
+constexpr std::size_t kMostSteps = 1 << 25;         // of building the table
+constexpr std::uint8_t kWide = CodeClasses::kMost;  // no class: they are fewer
 constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
 [[noreturn]] void fail_too_large() { throw FormatError(" is too large: its table would take too much memory"); }
@@ -178,6 +179,11 @@ Pattern::Pattern(std::string_view pattern, const PatternTree& tree)
     Table table(places, classes_);
     start_ = table.start();
     table_ = table.take();
+    class_of_byte_.fill(kWide);
+    for (std::uint8_t byte = 0; byte < 0x80; ++byte) {
+      class_of_byte_[byte] = classes_.of_ascii(byte);
+      passes_[byte] = table_[start_ + class_of_byte_[byte]] == 0;
+    }
   } catch (const FormatError& error) {
     throw FormatError(cat("the pattern ", excerpt(pattern), error.what()));
   }
@@ -185,51 +191,59 @@ Pattern::Pattern(std::string_view pattern, const PatternTree& tree)
 
 CodePoint Pattern::symbol_at(std::string_view text, std::size_t at) const {
   if (at == text.size()) return {end_, 0};
-  const auto byte = static_cast<std::uint8_t>(text[at]);
-  if (byte < 0x80) return {classes_.of_ascii(byte), 1};
+  const std::uint8_t cls = class_of_byte_[static_cast<std::uint8_t>(text[at])];
+  if (cls != kWide) return {cls, 1};
   const CodePoint point = decode(text.substr(at));
   return {classes_.of(point.code), point.length};
 }
 
+std::size_t Pattern::first_wide_begin(std::string_view text, std::size_t at) const {
+  while (at < text.size()) {
+    const CodePoint symbol = symbol_at(text, at);
+    if (table_[start_ + symbol.code] != 0) break;
+    at += symbol.length;
+  }
+  return at;
+}
+
 Pattern::Run Pattern::run(std::string_view text, std::size_t at) const {
-  Run found{kNone, 0, 0};
+  const Entry* const table = table_.data();
+  std::size_t end = kNone;
   std::uint32_t row = start_;
   while (true) {
     const CodePoint symbol = symbol_at(text, at);
-    const Entry entry = table_[row + symbol.code];
-    if ((entry & 1) != 0) found.end = at;
-    if (found.scanned == 1) found.second = entry;
-    ++found.scanned;
+    const Entry entry = table[row + symbol.code];
+    if ((entry & 1) != 0) end = at;
     row = entry >> 1;
-    if (row == 0) return found;
+    if (row == 0) return {end, at};
     at += symbol.length;
   }
 }
 
 std::optional<Pattern::Match> Pattern::find(std::string_view text, std::size_t from, Budget& budget) const {
   for (std::size_t at = from; at <= text.size();) {
-    while (at < text.size()) {  // over characters that no match begins with
-      const CodePoint first = symbol_at(text, at);
-      if (table_[start_ + first.code] != 0) break;
-      at += first.length;
-    }
-    Run failed = run(text, at);
-    LLAMA2CPP_CHECK(failed.scanned <= budget.left,
+    at = first_begin(text, at);
+    const Run found = run(text, at);
+    const std::uint64_t scanned = found.scanned - at + 1;
+    LLAMA2CPP_CHECK(scanned <= budget.left,
                     "a pattern of the tokenizer takes too long to cut this text into words: it looks at each character "
                     "again and again");
-    budget.left -= failed.scanned;
-    if (failed.end != kNone) return Match{at, failed.end};
+    budget.left -= scanned;
+    if (found.end != kNone) return Match{at, found.end};
     if (at == text.size()) break;
     // Where the next character leads from the start to where it has led from here, a match that begins with it fails too:
     // else a run of spaces before what is none would be looked through once for each of them.
-    at += symbol_at(text, at).length;
-    while (failed.scanned > 2 && at < text.size()) {
-      const CodePoint first = symbol_at(text, at);
-      const Entry entry = table_[start_ + first.code];
-      if (entry != failed.second) break;
-      at += first.length;
-      failed.second = table_[(entry >> 1) + symbol_at(text, at).code];
-      if ((failed.second >> 1) == 0) break;
+    const CodePoint first = symbol_at(text, at);
+    at += first.length;
+    if (found.scanned <= at) continue;  // it has not looked beyond the second
+    Entry second = table_[(table_[start_ + first.code] >> 1) + symbol_at(text, at).code];
+    while (at < text.size()) {
+      const CodePoint next = symbol_at(text, at);
+      const Entry entry = table_[start_ + next.code];
+      if (entry != second) break;
+      at += next.length;
+      second = table_[(entry >> 1) + symbol_at(text, at).code];
+      if ((second >> 1) == 0) break;
     }
   }
   return {};

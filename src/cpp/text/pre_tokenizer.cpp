@@ -74,6 +74,11 @@ void WordCutter::cut(std::string_view text, FunctionRef<void(std::string_view)> 
 
 void WordCutter::cut_from(std::size_t step, std::string_view text, FunctionRef<void(std::string_view)> each,
                           Pattern::Budget& budget) const {
+  // What a step finds nothing in is left whole, unless what is found nowhere is to be removed.
+  const auto leaves_whole = [&](const Step& one) {
+    return !(one.invert && one.behavior == SplitBehavior::removed) && !one.pattern.may_match(text);
+  };
+  while (step < steps_.size() && leaves_whole(steps_[step])) ++step;
   if (step == steps_.size()) return each(text);
   const auto& [pattern, behavior, invert] = steps_[step];
   const bool last = step + 1 == steps_.size();
