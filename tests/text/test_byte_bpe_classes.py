@@ -13,7 +13,10 @@ from llama2cpp import Tokenizer
 
 ALL_BYTES = [bytes([byte]) for byte in range(256)]
 CODES = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-CATEGORIES = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cn".split()
+CATEGORIES = [
+    *["Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"],
+    *["Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cn"],
+]
 CROWDED = "".join(chr(code) for code in CODES if code < 0x3500 or 0x4D00 <= code < 0x4F00 or 0x9F00 <= code < 0xAC10)
 CROWDED += "".join(chr(code) for code in CODES if 0xD700 <= code < 0x32400 and not 0x20010 <= code < 0x2A600)
 CROWDED += "".join(map(chr, range(0xE0000, 0xE0200)))

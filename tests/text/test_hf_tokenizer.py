@@ -348,7 +348,7 @@ def changed(reference: Any, *path: str | int, to: Any) -> Json:
     return data
 
 
-REGEX = {"type": "Split", "pattern": {"Regex": r"\d"}, "behavior": "Isolated", "invert": False}
+REGEX = {"type": "Split", "pattern": {"Regex": r"\b"}, "behavior": "Isolated", "invert": False}
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
@@ -368,11 +368,15 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
         (["model", "merges", 0], ["a"], r"merges\[0\] .*expected two pieces, found 1"),
         (["model", "merges", 0], ["qq", "a"], r'merges\[0\] .*the piece "qq" is not in the vocabulary'),
         (["model", "merges", 0], ["", "a"], r"a piece without text"),
-        (["normalizer"], {"type": "NFC"}, r'normalizer .*: of type "NFC", expected none before ByteLevel'),
+        (["normalizer"], {"type": "NFKC"}, r'normalizer .*: of type "NFKC", expected NFC or none before ByteLevel'),
         (["pre_tokenizer"], {"type": "BertPreTokenizer"}, r'of type "BertPreTokenizer", expected ByteLevel, Metaspace'),
         (["pre_tokenizer"], None, "neither a normalizer nor a pre_tokenizer"),
         (["pre_tokenizer", "add_prefix_space"], True, r"add_prefix_space .*: true, and only false"),
-        (["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [REGEX, BYTE_LEVEL]}, r'the pattern "\\\\d" is none'),
+        (
+            ["pre_tokenizer"],
+            {"type": "Sequence", "pretokenizers": [REGEX, BYTE_LEVEL]},
+            r'the pattern "\\\\b" has, at byte',
+        ),
         (["post_processor"], {"type": "BertProcessing"}, r'of type "BertProcessing", expected one TemplateProcessing'),
         (["added_tokens", 0, "single_word"], True, r"added_tokens\[0\]\.single_word .*: true, and only false"),
         (["added_tokens", 0, "id"], 17, r'id .*: 17, but the piece "<s>" has the id 0'),
@@ -391,7 +395,7 @@ def test_refused_by_name(path: list[str | int], to: Any, said: str) -> None:
         (["model", "unk_token"], None, "only an unk_token with"),
         (["normalizer", "normalizers", 0, "prepend"], "x", r'of type "Prepend", expected Prepend of U\+2581'),
         (["normalizer", "normalizers", 1, "content"], "x", r'of type "Replace", expected Prepend of U\+2581'),
-        (["pre_tokenizer"], {"type": "Metaspace"}, r'of type "Metaspace", expected none beside a normalizer'),
+        (["pre_tokenizer"], {"type": "Metaspace"}, r'of type "Metaspace", expected none, or a Split at'),
     ],
 )
 def test_refused_of_characters(path: list[str | int], to: Any, said: str) -> None:
