@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+from functools import cache
+
+
+@cache
+def o200k_of_tiktoken() -> str:
+    """The pattern of o200k_base as tiktoken has it, without what it would download."""
+    public = importlib.import_module("tiktoken_ext.openai_public")
+    load, public.load_tiktoken_bpe = public.load_tiktoken_bpe, lambda *_, **__: {}  # type: ignore[attr-defined]
+    try:
+        pattern: str = public.o200k_base()["pat_str"]
+    finally:
+        public.load_tiktoken_bpe = load  # type: ignore[attr-defined]
+    return pattern
+
+
 MORE_PATTERNS: dict[str, list[str]] = {
     "deepseek_llm": [
         "[\r\n]",

@@ -123,6 +123,8 @@ class ByteBpe:
             "add_bos": self.add_bos,
             "add_eos": self.add_eos,
             "chat_template": self.template,
+            "template_names": [],
+            "template_texts": [],
             "nfc": False,
             "pre_tokenizer": self.pre,
             "splits": [],

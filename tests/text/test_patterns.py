@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import tiktoken
+from cuts import o200k_of_tiktoken
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_byte_bpe import trained_vocabulary
 from test_hf_tokenizer import opened
-from tiktoken_ext import openai_public
 from tokenizer_settings import BEHAVIORS
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Reference
@@ -96,13 +96,11 @@ def test_ids(cut: str) -> None:
     assert first_difference(ours.encode(text, bos=False), reference_ids(theirs, text)) is None
 
 
-def test_o200k_of_tiktoken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_o200k_of_tiktoken() -> None:
     """Its own pattern, with pieces of two bytes, which show where words end."""
-    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
     pieces = [*ALL_BYTES, *(bytes([a, b]) for a in range(256) for b in range(256))]
     ranks = {piece: rank for rank, piece in enumerate(pieces)}
-    pattern = openai_public.o200k_base()["pat_str"]
-    encoding = tiktoken.Encoding("o200k", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    encoding = tiktoken.Encoding("o200k", pat_str=o200k_of_tiktoken(), mergeable_ranks=ranks, special_tokens={})
     tokenizer = ByteBpe(pieces, pre="o200k", merges_by_id=True, ignore_merges=True).ours()
 
     @given(TEXTS | SHORT)
