@@ -50,13 +50,13 @@ export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:die_after_fork=0:second_deadlock_stack=1
 
 # cpp NAME [CMake options]: configures and builds the C++ side in $build/NAME, without precompiled headers, so that a
-# file which does not include what it uses fails.
+# file which does not include what it uses fails. $targets: what of it, if not all.
 cpp() {
   local folder=$build/$1
   shift
   cmake -S . -B "$folder" -G Ninja -DLLAMA2CPP_PYTHON=OFF -DLLAMA2CPP_TESTS=ON -DLLAMA2CPP_WERROR=ON \
     -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON "$@" >"$folder.log" 2>&1 || { cat "$folder.log" && return 1; }
-  cmake --build "$folder" -- --quiet
+  cmake --build "$folder" ${targets:+--target $targets} -- --quiet
 }
 
 # Line numbers are all that a report needs; the rest of debug information takes long to make.
@@ -75,7 +75,10 @@ stress() {
   done
 }
 
+# What benches measure is compiled without sanitizers.
 asan() {
+  local targets
+  targets="llama2cpp_tests stress_sessions $(basename -s .cpp tests/cpp/fuzz_*.cpp | paste -sd ' ')"
   sanitized asan fuzzer-no-link,address,undefined -DLLAMA2CPP_FUZZ=ON
   # In two halves side by side. That the kernel tests find a wrong kernel is shown without sanitizers, ten times as fast.
   local tests=$build/asan/tests/cpp/llama2cpp_tests half='*test_kernels*,*test_matmul.cpp*' kernels failed=0
@@ -89,8 +92,9 @@ asan() {
 }
 
 fuzz() {
+  local source target targets
+  targets=$(basename -s .cpp tests/cpp/fuzz_*.cpp | paste -sd ' ')
   sanitized asan fuzzer-no-link,address,undefined -DLLAMA2CPP_FUZZ=ON
-  local source target
   for source in tests/cpp/fuzz_*.cpp; do
     target=$(basename "$source" .cpp)
     "$python" tests/support/fuzz_corpus.py "$target" "$build/corpus/$target"
@@ -103,10 +107,11 @@ fuzz() {
   done
 }
 
+# Whatever starts no threads has nothing to show here, and takes long.
 tsan() {
-  sanitized tsan thread
-  # Whatever starts no threads has nothing to show here, and takes long.
-  "$build/tsan/tests/cpp/llama2cpp_tests" --source-file='*test_forward*,*test_thread_pool*,*test_wait_lock*,*test_turn*'
+  local targets="llama2cpp_tests stress_sessions"
+  sanitized tsan thread "-DLLAMA2CPP_TESTS_MATCHING=test_(forward|thread_pool|wait_lock)"
+  "$build/tsan/tests/cpp/llama2cpp_tests"
   stress "$build/tsan/tests/cpp/stress_sessions"
 }
 
