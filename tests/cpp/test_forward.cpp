@@ -88,6 +88,13 @@ Shape stated_shape(Point point, const Config& c, std::int64_t count, std::int64_
     case Point::mlp_pre_linear:
     case Point::mlp_post:
       return {count, c.hidden_dim};
+    case Point::router_scores:
+    case Point::expert_weights:
+      return {count, c.n_experts};
+    case Point::expert_indices:
+      return {count, c.n_experts_used};
+    case Point::expert_out:
+      return {count, c.n_experts_used, c.dim};
     case Point::ln_final_scale:
       return {logits, 1};
     case Point::ln_final_normalized:

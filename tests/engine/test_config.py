@@ -48,6 +48,10 @@ SET: dict[str, Any] = NEEDED | {
     "residual_multiplier": 0.5,
     "attention_multiplier": 0.25,
     "logits_scaling": 2.0,
+    "n_experts": 6,
+    "n_experts_used": 2,
+    "router_order": "topk_softmax",
+    "router_renormalise": True,
 }
 FIELDS = list(Config(**NEEDED).to_dict())
 
@@ -69,6 +73,8 @@ def test_every_field_is_taken_and_shown(tmp_path: Path) -> None:
             more = {
                 "rotary_dim": no_factors,
                 "rope_scaling": {"rope_long_factors": ()},
+                "n_experts": {"n_experts_used": None},
+                "n_experts_used": {"n_experts": None},
                 "rope_style": no_factors | {"rotary_dim": None},
             }.get(name, {})
             assert Config(**(SET | more | {name: other})) != config
@@ -76,7 +82,7 @@ def test_every_field_is_taken_and_shown(tmp_path: Path) -> None:
 
 
 def test_a_panel_file_has_the_same_fields(tmp_path: Path) -> None:
-    config = Config(**SET)
+    config = Config(**(SET | {"n_experts": None, "n_experts_used": None}))  # whose models are not written
     model = llama2cpp.from_arrays(config, tiny.arrays(config))
     path = convert(model, tmp_path / "m.safetensors", "f32", tokenizer=False).path
     with safe_open(path, "np") as file:
@@ -109,9 +115,13 @@ def test_what_is_not_given() -> None:
         "residual_multiplier": 1.0,
         "attention_multiplier": 0.0,
         "logits_scaling": 1.0,
+        "n_experts": None,
+        "n_experts_used": None,
+        "router_order": "softmax_topk",
+        "router_renormalise": False,
     }
     optional = {"n_kv_heads", "head_dim", "rope_scaling", "rope_factors", "sliding_window"}
-    optional |= {"rotary_dim", "rope_long_factors", "full_layers", "no_rope_layers"}
+    optional |= {"rotary_dim", "rope_long_factors", "full_layers", "no_rope_layers", "n_experts", "n_experts_used"}
     assert Config(**NEEDED, **dict.fromkeys(optional)) == config
     for name in set(FIELDS) - set(NEEDED) - optional:
         with pytest.raises(TypeError, match=rf"^Config: {name} is None"):

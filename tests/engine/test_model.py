@@ -42,6 +42,10 @@ def test_config(stories: llama2cpp.Model) -> None:
         "residual_multiplier": 1.0,
         "attention_multiplier": 0.0,
         "logits_scaling": 1.0,
+        "n_experts": None,
+        "n_experts_used": None,
+        "router_order": "softmax_topk",
+        "router_renormalise": False,
     }
     for name, value in config.to_dict().items():
         assert getattr(config, name) == value

@@ -133,6 +133,9 @@ class Backend {
   // Why the ops cannot use a weight: "is of format q3_k, which has no kernel". Empty where they can.
   virtual std::string refuses(const Weight& /*weight*/) const { return {}; }
 
+  // Whether it has the ops on routed experts.
+  virtual bool routes_experts() const { return true; }
+
   // A Vector of n zeros.
   Vector make_vector(std::int64_t n);
 

@@ -77,6 +77,16 @@ attention_multiplier : float
     What attention scores are multiplied by; 0 means 1 / sqrt(head_dim).
 logits_scaling : float
     What logits are divided by.
+n_experts : int, optional
+    How many MLPs each layer has, of which a router chooses some for each token, as in Mixtral; None for one without a
+    router. hidden_dim is the width of each.
+n_experts_used : int, optional
+    How many experts each token goes to.
+router_order : str
+    How a router's scores become the experts' weights: "softmax_topk" (softmax over all, and then the largest) or
+    "topk_softmax" (softmax over the largest).
+router_renormalise : bool
+    Whether the weights of a token's experts are divided by their sum, after softmax_topk.
 
 Raises
 ------
@@ -108,6 +118,7 @@ py::object to_python(const Field& /*field*/, bool value) { return py::bool_(valu
 py::object to_python(const Field& /*field*/, RopeStyle value) { return py::str(to_string(value)); }
 py::object to_python(const Field& /*field*/, RopeScaling::Kind value) { return py::str(to_string(value)); }
 py::object to_python(const Field& /*field*/, QkNorm value) { return py::str(to_string(value)); }
+py::object to_python(const Field& /*field*/, RouterOrder value) { return py::str(to_string(value)); }
 py::object to_python(const Field& /*field*/, const Layers& layers) { return py::tuple(py::cast(layers)); }
 py::object to_python(const Field& /*field*/, const std::vector<float>& values) { return py::tuple(py::cast(values)); }
 py::object to_python(const Field& /*field*/, const RopeScaling& scaling) {
@@ -193,6 +204,9 @@ void from_python(const Field& field, py::handle given, RopeStyle& value) {
   from_name(field, given, "", kRopeStyles, value);
 }
 void from_python(const Field& field, py::handle given, QkNorm& value) { from_name(field, given, "", kQkNorms, value); }
+void from_python(const Field& field, py::handle given, RouterOrder& value) {
+  from_name(field, given, "", kRouterOrders, value);
+}
 void from_python(const Field& field, py::handle given, RopeScaling::Kind& value) {
   from_name(field, given, "rope_scaling's ", kScalingKinds, value);
 }
@@ -276,6 +290,7 @@ std::string default_text(float value) {
 }
 std::string default_text(bool value) { return cat("bool = ", value ? "True" : "False"); }
 std::string default_text(RopeStyle value) { return cat("str = '", to_string(value), "'"); }
+std::string default_text(RouterOrder value) { return cat("str = '", to_string(value), "'"); }
 std::string default_text(QkNorm value) { return cat("str = '", to_string(value), "'"); }
 std::string default_text(const Layers& /*value*/) { return "collections.abc.Sequence | None = ()"; }
 std::string default_text(const RopeScaling& /*value*/) { return "collections.abc.Mapping | None = None"; }

@@ -169,9 +169,11 @@ void register_hooks(py::module_& module) {
 
   module.def(
       "hook_points",
-      [](Int<"hook_points", "n_layers"> n_layers, Flag<"hook_points", "qk_norm"> qk_norm) {
+      [](Int<"hook_points", "n_layers"> n_layers, Flag<"hook_points", "qk_norm"> qk_norm,
+         Flag<"hook_points", "experts"> experts) {
         Config config;
         config.n_layers = n_layers;
+        config.n_experts = config.n_experts_used = experts ? 1 : 0;
         config.qk_norm = qk_norm ? QkNorm::head : QkNorm::none;
         py::list points;
         for (const Place& place : all_places(config)) {
@@ -180,9 +182,9 @@ void register_hooks(py::module_& module) {
         }
         return points;
       },
-      arg("n_layers"), arg("qk_norm") = false,
+      arg("n_layers"), arg("qk_norm") = false, arg("experts") = false,
       "Name, point and layer of every place of a model, in the order of the forward. qk_norm: whether it normalizes "
-      "queries and keys.");
+      "queries and keys; experts: whether it has some.");
 
   module.def(
       "point_shape",

@@ -137,7 +137,8 @@ std::shared_ptr<Model> with_weights(const Model& model, const py::dict& arrays,
   for (const auto& item : arrays) {
     std::string name = py::str(item.first);
     const auto own = find_part(Naming::meta, name);  // a tied model's output, which has no name in the file
-    if (!checkpoint.weights.contains(name) && own) name = weight_name(checkpoint.naming, own->part, own->layer);
+    if (!checkpoint.weights.contains(name) && own)
+      name = weight_name(checkpoint.naming, own->part, own->layer, own->expert);
     edits.push_back(weight_from_array(name, item.second));
   }
   const ReleasedGil released;
@@ -156,7 +157,7 @@ std::map<std::string, std::string> part_names(const Model& model) {
   const Checkpoint& checkpoint = model.checkpoint();
   for (const auto& [name, weight] : checkpoint.weights) {
     const auto found = find_part(checkpoint.naming, name);
-    if (found) names.emplace(weight_name(Naming::meta, found->part, found->layer), name);
+    if (found) names.emplace(weight_name(Naming::meta, found->part, found->layer, found->expert), name);
   }
   return names;
 }

@@ -142,9 +142,10 @@ Examples
 {'architecture': 'llama', 'rope_style': 'interleaved'}
 )doc";
 
-py::list part_rows() {
+py::list part_rows(bool experts) {
   py::list rows;
   for (const PartFacts& row : kParts) {
+    if (of_experts(row.part) != experts) continue;
     const PartWords& said = words(row.part);
     py::dict d;
     d["name"] = row.name;
@@ -215,7 +216,7 @@ std::optional<std::string> rename_weight(const std::string& name, const std::str
   LLAMA2CPP_CHECK(wanted != std::end(kNamings), "family is '", family, "', expected llama2.c, hugging_face or gguf");
   for (const Naming naming : kNamings) {
     const auto found = find_part(naming, name);
-    if (found) return weight_name(*wanted, found->part, found->layer);
+    if (found) return weight_name(*wanted, found->part, found->layer, found->expert);
   }
   return {};
 }
@@ -226,7 +227,13 @@ void register_parts(py::module_& module) {
   py::list namings;
   for (const Naming naming : kNamings) namings.append(to_string(naming));
   module.attr("NAMINGS") = py::tuple(namings);
-  module.def("parts", &part_rows, kPartsDoc);
+  module.def(
+      "parts", [] { return part_rows(false); }, kPartsDoc);
+  module.def(
+      "expert_parts", [] { return part_rows(true); },
+      "What layers of models with experts have in place of w1, w2 and w3, as `parts` says of the others: the router, "
+      "and "
+      "matrices of each expert, whose number is the second {} of ``pattern``, and the {} of ``lens``.");
   module.def("part_shape", &shape_of_part, py::arg("part"), py::arg("config"), kShapeDoc);
   module.def("hugging_face_family", &hugging_face_family, py::arg("config"), py::arg("parts"), kFolderFamilyDoc);
   module.def("gguf_family", &gguf_family, py::arg("parts"), py::arg("config") = py::none(), kGgufFamilyDoc);

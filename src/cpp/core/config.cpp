@@ -29,6 +29,7 @@ void check(const std::string& name, const Field& field, const std::vector<float>
 void check(const std::string& /*name*/, const Field& /*field*/, RopeScaling::Kind /*value*/) {}
 void check(const std::string& /*name*/, const Field& /*field*/, RopeStyle /*value*/) {}
 void check(const std::string& /*name*/, const Field& /*field*/, QkNorm /*value*/) {}
+void check(const std::string& /*name*/, const Field& /*field*/, RouterOrder /*value*/) {}
 void check(const std::string& /*name*/, const Field& /*field*/, const Layers& /*value*/) {}  // by check_layers
 void check(const std::string& /*name*/, const Field& /*field*/, bool /*value*/) {}
 
@@ -83,6 +84,10 @@ void Config::validate() const {
   }
   if (head_dim % 2 != 0) {
     throw FormatError(cat("config: head_dim is ", head_dim, ", expected an even number (rotary turns pairs)"));
+  }
+  if (n_experts_used > n_experts || (n_experts > 0 && n_experts_used == 0)) {
+    throw FormatError(cat("config: n_experts_used is ", n_experts_used, ", expected ",
+                          n_experts > 0 ? "1 to " : "0 for ", "n_experts, which is ", n_experts));
   }
   check_layers("full_layers", full_layers, n_layers);
   check_layers("no_rope_layers", no_rope_layers, n_layers);

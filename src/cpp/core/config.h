@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/fields.h"
+#include "core/router_order.h"
 
 namespace llama2cpp {
 
@@ -132,7 +133,7 @@ inline std::string_view to_string(RopeScaling::Kind kind) {
 
 struct Config {
   std::int64_t dim = 0;         // width of the residual stream
-  std::int64_t hidden_dim = 0;  // width of the gated MLP
+  std::int64_t hidden_dim = 0;  // width of the gated MLP, or of each expert
   std::int64_t n_layers = 0;
   std::int64_t n_heads = 0;     // query heads
   std::int64_t n_kv_heads = 0;  // key and value heads; divides n_heads
@@ -155,10 +156,16 @@ struct Config {
   float residual_multiplier = 1.0F;   // what the two halves of a layer add to the residual stream is
   float attention_multiplier = 0.0F;  // q . k is; 0: 1 / sqrt(head_dim)
   float logits_scaling = 1.0F;        // logits are divided by it
+  std::int64_t n_experts = 0;         // MLPs of each layer, of which a token goes to some; 0: one, without a router
+  std::int64_t n_experts_used = 0;    // to how many
+  RouterOrder router_order = RouterOrder::softmax_topk;
+  bool router_renormalise = false;  // softmax_topk: a token's weights are divided by their sum
 
   std::int64_t q_dim() const { return n_heads * head_dim; }
   std::int64_t kv_dim() const { return n_kv_heads * head_dim; }
   std::int64_t rotary() const { return rotary_dim == 0 ? head_dim : rotary_dim; }
+  // Of a layer, those that a token goes through.
+  std::int64_t mlps() const { return n_experts == 0 ? 1 : n_experts_used; }
   std::int64_t heads_per_kv() const { return n_heads / n_kv_heads; }
   // How many queries of a token, and how many keys, are normalised together.
   std::int64_t q_norm_dim() const { return qk_norm == QkNorm::full ? q_dim() : head_dim; }
@@ -246,6 +253,28 @@ struct Config {
           &Config::attention_multiplier);
     visit(Field{.name = "logits_scaling", .doc = "What logits are divided by.", .original = false},
           &Config::logits_scaling);
+    visit(
+        Field{.name = "n_experts",
+              .doc = "How many MLPs each layer has, of which a router chooses some for each token; None: one, without "
+                     "a router.",
+              .least = 0,
+              .most = 1 << 16,
+              .original = false},
+        &Config::n_experts);
+    visit(Field{.name = "n_experts_used",
+                .doc = "How many experts each token goes to; None without experts.",
+                .least = 0,
+                .most = 1 << 16,
+                .original = false},
+          &Config::n_experts_used);
+    visit(Field{.name = "router_order",
+                .doc = "How a router's scores become weights: softmax_topk or topk_softmax.",
+                .original = false},
+          &Config::router_order);
+    visit(Field{.name = "router_renormalise",
+                .doc = "Whether the weights of a token's experts are divided by their sum, after softmax_topk.",
+                .original = false},
+          &Config::router_renormalise);
   }
 
  private:

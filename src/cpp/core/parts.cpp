@@ -12,6 +12,7 @@ constexpr PartWords kWords[] = {
 #define MODEL_PART(kind, part, meta, hugging_face, gguf, rows, cols, need, ...) {"model", #kind, #rows, #cols, #need},
 #define LAYER_PART(half, kind, part, meta, hugging_face, gguf, rows, cols, need, ...) \
   {#half, #kind, #rows, #cols, #need},
+#define EXPERT_PART(kind, part, meta, hugging_face, gguf, rows, cols, need, ...) {"mlp", #kind, #rows, #cols, #need},
 #include "core/parts.inc"
 };
 
@@ -31,6 +32,8 @@ std::int64_t value_of(Size size, const Config& config) {
       return config.k_norm_dim();
     case Size::hidden_dim:
       return config.hidden_dim;
+    case Size::n_experts:
+      return config.n_experts;
     case Size::vocab_size:
       return config.vocab_size;
   }
@@ -43,7 +46,8 @@ constexpr bool makes_sense(const PartFacts& row) {
   const bool in_every_layer = row.scope != Scope::model;
   if (one_row != is_vector(row.kind)) return false;
   if (row.need == Need::optional && !in_every_layer) return false;  // layer 0 tells whether the model has it
-  return !row.lens.empty() && (row.kind == PartKind::matrix || row.kind == PartKind::gain) == !row.reads.empty();
+  const bool multiplies = row.kind == PartKind::matrix || row.kind == PartKind::experts || row.kind == PartKind::gain;
+  return !row.lens.empty() && multiplies == !row.reads.empty();
 }
 
 constexpr bool all_make_sense() {

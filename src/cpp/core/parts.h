@@ -18,6 +18,7 @@ enum class Naming : std::uint8_t { meta, hugging_face, gguf };
 enum class Part : std::uint8_t {
 #define MODEL_PART(kind, part, ...) part,
 #define LAYER_PART(half, kind, part, ...) part,
+#define EXPERT_PART(kind, part, ...) part,
 #include "core/parts.inc"
 };
 
@@ -25,20 +26,22 @@ enum class Part : std::uint8_t {
 enum class Scope : std::uint8_t { model, attention, mlp };
 
 enum class PartKind : std::uint8_t {
-  table,   // [rows, columns], read row by row
-  matrix,  // [rows, columns], multiplied with
-  gain,    // [columns], multiplied with what a norm gives
-  bias,    // [columns], added to what the matrix of the same name gives
+  table,    // [rows, columns], read row by row
+  matrix,   // [rows, columns], multiplied with
+  gain,     // [columns], multiplied with what a norm gives
+  experts,  // a matrix for each expert: {} in their names is its number
+  bias,     // [columns], added to what the matrix of the same name gives
 };
 
 // A size that follows from a Config.
-enum class Size : std::uint8_t { one, dim, q_dim, kv_dim, q_norm_dim, k_norm_dim, hidden_dim, vocab_size };
+enum class Size : std::uint8_t { one, dim, q_dim, kv_dim, q_norm_dim, k_norm_dim, hidden_dim, n_experts, vocab_size };
 
 enum class Need : std::uint8_t {
-  always,
+  always,    // but for the matrices of an MLP in models with experts
   untied,    // unless the output is the embedding table
   optional,  // all layers have it, or none
   qk_norm,   // where the config has such a norm
+  routed,    // with them
 };
 
 struct PartFacts {
@@ -64,6 +67,9 @@ inline constexpr PartFacts kParts[] = {
 #define LAYER_PART(half, kind, part, meta, hugging_face, gguf, rows, cols, need, rotary, lens, reads) \
   {Part::part, #part,      Scope::half, PartKind::kind, meta, hugging_face, gguf,                     \
    Size::rows, Size::cols, Need::need,  rotary,         lens, reads},
+#define EXPERT_PART(kind, part, meta, hugging_face, gguf, rows, cols, need, rotary, lens, reads) \
+  {Part::part, #part,      Scope::mlp, PartKind::kind, meta, hugging_face, gguf,                 \
+   Size::rows, Size::cols, Need::need, rotary,         lens, reads},
 #include "core/parts.inc"
 };
 
@@ -78,6 +84,13 @@ struct MatrixShape {
   std::int64_t cols;
 };
 
+// Whether only models without experts have the part, or only those with them.
+constexpr bool of_dense_mlp(Part part) {
+  const PartFacts& row = facts(part);
+  return row.scope == Scope::mlp && row.kind == PartKind::matrix && row.need == Need::always;
+}
+constexpr bool of_experts(Part part) { return facts(part).need == Need::routed; }
+
 // Whether a model of this config has the part: nothing where the model's file says.
 constexpr std::optional<bool> is_needed(const Config& config, Part part) {
   switch (facts(part).need) {
@@ -87,9 +100,16 @@ constexpr std::optional<bool> is_needed(const Config& config, Part part) {
       return {};
     case Need::qk_norm:
       return config.qk_norm != QkNorm::none;
+    case Need::routed:
+      return config.n_experts > 0;
     default:
-      return true;
+      return !of_dense_mlp(part) || config.n_experts == 0;
   }
+}
+
+// How many of it a layer, or the model, has.
+constexpr std::int64_t count_of(const Config& config, Part part) {
+  return facts(part).kind == PartKind::experts ? config.n_experts : 1;
 }
 
 // The shape that a config gives a matrix: y = W x for x [cols] and y [rows]; a vector is [1, cols].

@@ -31,7 +31,9 @@ struct Checkpoint {
 
   // Throws FormatError that lists the tensor as missing.
   const Weight& weight(const std::string& name) const;
-  const Weight& weight(Part part, std::int64_t layer = 0) const { return weight(weight_name(naming, part, layer)); }
+  const Weight& weight(Part part, std::int64_t layer = 0, std::int64_t expert = 0) const {
+    return weight(weight_name(naming, part, layer, expert));
+  }
 };
 
 // Whether an array of it has one dimension.

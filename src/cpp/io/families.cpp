@@ -28,8 +28,10 @@ constexpr Switch kSwitches[] = {
     {"logits_scaling", "logit_scale", 1, "multipliers"},
     {"logit_scale", "", 1},
     {"clip_qkv", "attention.clamp_kqv", 0},
-    {"num_experts", "expert_count", 0},
-    {"num_local_experts", "", 0},
+    {"num_experts", "expert_count", 0, "experts"},
+    {"num_local_experts", "", 0, "experts"},
+    {"decoder_sparse_step", "", 1},
+    {"mlp_only_layers", "", -1},  // numbers of layers
     {"is_encoder_decoder", "", 0},
     {"add_cross_attention", "", 0},
     {"", "expert_shared_count", 0},
@@ -189,6 +191,78 @@ constexpr Family kFamilies[] = {
      .sliding_window = 0,
      .head_dim = 128,
      .tied = true},
+    {.model_type = "mixtral",
+     .architectures = {"MixtralForCausalLM", "", "MixtralModel"},
+     .gguf = "llama",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::interleaved,
+     .computes = {"experts"},
+     .seq_len = 131072,
+     .n_kv_heads = 8,
+     .norm_eps = 1e-5,
+     .rope_theta = 1000000,
+     .windows = Windows::always,
+     .sliding_window = 0,
+     .experts = ExpertFacts{.order = RouterOrder::softmax_topk,
+                            .renormalise = true,
+                            .hidden_size = {},
+                            .router = "block_sparse_moe.gate",
+                            .prefix = "block_sparse_moe.experts.",
+                            .gate = "w1",
+                            .up = "w3",
+                            .down = "w2"}},
+    {.model_type = "qwen3_moe",
+     .architectures = {"Qwen3MoeForCausalLM", "", "Qwen3MoeModel"},
+     .gguf = "qwen3moe",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::half_split,
+     .computes = {"attention_bias", "experts"},
+     .seq_len = 32768,
+     .n_kv_heads = 4,
+     .norm_eps = 1e-6,
+     .rope_theta = 10000,
+     .windows = Windows::none,
+     .sliding_window = 0,
+     .qk_norm = QkNorm::head,
+     .experts = ExpertFacts{.order = RouterOrder::softmax_topk,
+                            .renormalise = true,
+                            .says_whether = true,
+                            .hidden_size = "moe_intermediate_size"}},
+    {.model_type = "olmoe",
+     .architectures = {"OlmoeForCausalLM", "", "OlmoeModel"},
+     .gguf = "olmoe",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::half_split,
+     .computes = {"attention_bias", "experts"},
+     .seq_len = 4096,
+     .n_kv_heads = std::nullopt,
+     .norm_eps = 1e-5,
+     .rope_theta = 10000,
+     .windows = Windows::none,
+     .sliding_window = 0,
+     .qk_norm = QkNorm::full,
+     .experts =
+         ExpertFacts{
+             .order = RouterOrder::softmax_topk, .renormalise = false, .says_whether = true, .hidden_size = {}}},
+    {.model_type = "granitemoe",
+     .architectures = {"GraniteMoeForCausalLM", "", "GraniteMoeModel"},
+     .gguf = "granitemoe",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::interleaved,
+     .computes = {"attention_bias", "multipliers", "experts"},
+     .seq_len = 2048,
+     .n_kv_heads = std::nullopt,
+     .norm_eps = 1e-6,
+     .rope_theta = 10000,
+     .windows = Windows::none,
+     .sliding_window = 0,
+     .attention_multiplier = 1.0F,
+     .experts = ExpertFacts{.order = RouterOrder::topk_softmax,
+                            .renormalise = false,
+                            .hidden_size = {},
+                            .router = "block_sparse_moe.router.layer",
+                            .stacked_inputs = "block_sparse_moe.input_linear",
+                            .stacked_output = "block_sparse_moe.output_linear"}},
 };
 
 // The row whose `name` is this one.
@@ -221,6 +295,7 @@ std::vector<Setting> settings_of(const Config& c) {
 }
 
 bool holds(const Family& family, const Config& config, std::span<const Part> parts) {
+  if (family.experts || config.n_experts > 0) return false;  // not written yet
   if (family.qk_norm != config.qk_norm) return false;
   if (!config.full_layers.empty() && family.windows != Windows::some) return false;
   for (const Setting& setting : settings_of(config)) {
@@ -237,6 +312,7 @@ std::string features(const Config& config, std::span<const Part> parts) {
   if (config.sliding_window > 0) add("a sliding window (sliding_window)");
   if (!config.full_layers.empty()) add("layers without one (full_layers)");
   if (config.qk_norm != QkNorm::none) add(cat("norms of queries and keys (qk_norm ", to_string(config.qk_norm), ")"));
+  if (config.n_experts > 0) add("experts (n_experts)");
   for (const Setting& setting : settings_of(config)) {
     if (setting.is_set) add(setting.field);
   }
@@ -252,7 +328,8 @@ std::string features(const Config& config, std::span<const Part> parts) {
 std::string list(std::string_view Family::*name) {
   std::vector<std::string> names;
   for (const Family& family : kFamilies) {
-    if (!(family.*name).empty()) names.push_back(excerpt(family.*name));
+    const std::string own = excerpt(family.*name);
+    if (!(family.*name).empty() && std::find(names.begin(), names.end(), own) == names.end()) names.push_back(own);
   }
   std::string text;
   for (std::size_t i = 0; i < names.size(); ++i) {
@@ -282,7 +359,12 @@ Layers Family::usual_no_rope_layers(std::int64_t n_layers) const {
 }
 
 const Family* find_hugging_face_family(std::string_view model_type) { return find(&Family::model_type, model_type); }
-const Family* find_gguf_family(std::string_view architecture) { return find(&Family::gguf, architecture); }
+const Family* find_gguf_family(std::string_view architecture, bool experts) {
+  const auto* const found = std::find_if(std::begin(kFamilies), std::end(kFamilies), [&](const Family& family) {
+    return family.gguf == architecture && family.experts.has_value() == experts;
+  });
+  return found == std::end(kFamilies) || architecture.empty() ? find(&Family::gguf, architecture) : found;
+}
 
 const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts) {
   const bool window = config.sliding_window > 0;

@@ -40,6 +40,19 @@ enum class Windows : std::uint8_t {
   some,    // those layers that layer_types says
 };
 
+// How a family's files speak of experts.
+struct ExpertFacts {
+  RouterOrder order;
+  bool renormalise;              // where config.json has no norm_topk_prob, and in GGUF files
+  bool says_whether = false;     // whether config.json has it
+  std::string_view hidden_size;  // config.json's width of an expert; empty: intermediate_size
+  // What tensors are called that the table of parts calls otherwise: in place of "mlp.gate", and what is before an expert's
+  // number; then its three matrices, or those of all experts in two tensors, gate and up in one.
+  std::string_view router = {}, prefix = {};
+  std::string_view gate = {}, up = {}, down = {};
+  std::string_view stacked_inputs = {}, stacked_output = {};
+};
+
 struct Family {
   std::string_view model_type;        // of config.json
   std::string_view architectures[3];  // what config.json may say; the last is the model without its output matrix
@@ -69,6 +82,7 @@ struct Family {
   QkNorm qk_norm = QkNorm::none;
   std::span<const Part> parts = {};
   std::span<const Fused> fused = {};
+  std::optional<ExpertFacts> experts = {};  // nothing: its models have none
 
   bool computes_switch(std::string_view hugging_face) const;
   bool computes_switch(const Switch& setting) const {
@@ -88,7 +102,8 @@ constexpr std::string_view bias_switch(Part part) { return bias_switch(facts(par
 
 // Null where no family has the name.
 const Family* find_hugging_face_family(std::string_view model_type);
-const Family* find_gguf_family(std::string_view architecture);
+// Some architectures are a family with experts where a file has some, and another without.
+const Family* find_gguf_family(std::string_view architecture, bool experts = false);
 
 // The first family whose files can hold a model with these optional parts. Throws std::invalid_argument, with what the model
 // has, where there is none.

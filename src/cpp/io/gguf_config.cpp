@@ -48,7 +48,7 @@ constexpr std::string_view kHarmless[] = {
     "tensor_data_layout",
     "attention.layer_norm_epsilon",  // of norms that a Llama does not have
     "rope.scaling.finetuned",
-    "expert_used_count",  // expert_count must be 0
+    "expert_used_count",  // without an expert_count above 0
     "expert_feed_forward_length",
 };
 
@@ -208,6 +208,14 @@ void read_longrope(const Settings& settings, const Gguf& gguf, Config& config) {
   scaling.attention_factor = settings.find_float(kAttentionFactor).value_or(1.0F);
 }
 
+void read_experts(const Settings& settings, const ExpertFacts& facts, Config& config) {
+  config.n_experts = settings.need("expert_count");
+  config.n_experts_used = settings.need("expert_used_count");
+  config.hidden_dim = settings.integer("expert_feed_forward_length").value_or(config.hidden_dim);
+  config.router_order = facts.order;
+  config.router_renormalise = facts.renormalise;
+}
+
 std::int64_t embedding_rows(const Gguf& gguf) {
   const std::string name = weight_name(Naming::gguf, Part::tok_embeddings);
   const auto found = gguf.tensors().find(name);
@@ -225,7 +233,8 @@ const Family& read_gguf_family(const Gguf& gguf) {
   }
   const auto architecture = gguf.string("general.architecture");
   if (!architecture) throw FormatError("metadata 'general.architecture' is missing");
-  const Family* const family = find_gguf_family(*architecture);
+  const bool experts = gguf.integer(cat(*architecture, ".expert_count")).value_or(0) > 0;
+  const Family* const family = find_gguf_family(*architecture, experts);
   if (family == nullptr) {
     gguf.fail("general.architecture",
               cat(excerpt(*architecture), ", expected ", gguf_families(), ": this version computes no other"));
@@ -239,6 +248,7 @@ Config read_gguf_config(const Gguf& gguf, const Family& family) {
   Config config;
   config.dim = settings.need("embedding_length");
   config.hidden_dim = settings.find_uniform("feed_forward_length").value_or(0);
+  if (family.experts) read_experts(settings, *family.experts, config);
   config.n_layers = settings.need("block_count");
   config.n_heads = settings.find_uniform("attention.head_count").value_or(0);
   config.n_kv_heads = settings.find_uniform("attention.head_count_kv").value_or(config.n_heads);

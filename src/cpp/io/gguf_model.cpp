@@ -31,7 +31,17 @@ void refuse_unknown(std::string_view name, const GgufTensor& tensor, const Confi
                         config.n_layers, " layers, so this file computes something that this version does not"));
 }
 
-Weight weight_of(std::string_view name, const GgufTensor& tensor) {
+// "blk.3.ffn_gate_exps.weight" -> e1 of layer 3: a tensor of all experts' matrices.
+std::optional<NamedPart> find_stacked(std::string_view name, const Config& config) {
+  constexpr std::string_view kMark = "_exps.weight";
+  if (!name.ends_with(kMark)) return {};
+  const std::string first =
+      cat(name.substr(0, name.size() - kMark.size()), ".0.weight");  // the first expert's own name
+  const auto found = find_part(Naming::gguf, first, config);
+  return found && facts(found->part).kind == PartKind::experts ? found : std::nullopt;
+}
+
+Weight weight_of(std::string_view name, const GgufTensor& tensor, bool stacked) {
   Weight weight;
   weight.name = name;
   weight.format = tensor.format;
@@ -39,9 +49,9 @@ Weight weight_of(std::string_view name, const GgufTensor& tensor) {
   weight.cols = tensor.shape[0];
   weight.rows = 1;
   for (std::size_t i = 1; i < tensor.shape.size(); ++i) {
-    if (i > 1 && tensor.shape[i] != 1) {
+    if (i > (stacked ? 2 : 1) && tensor.shape[i] != 1) {
       throw FormatError(cat("tensor ", excerpt(name), " (byte ", tensor.described, ") has ", tensor.shape.size(),
-                            " dimensions, expected a vector or a matrix"));
+                            " dimensions, expected ", stacked ? "three" : "a vector or a matrix"));
     }
     weight.rows *= tensor.shape[i];
   }
@@ -64,6 +74,22 @@ Weight rows_of(const Weight& whole, const FusedRows& rows) {
   return weight;
 }
 
+// Each expert's rows of a tensor of all, as a weight of its own.
+void add_experts(const Weight& whole, const GgufTensor& tensor, const NamedPart& place, Checkpoint& checkpoint) {
+  const std::int64_t rows = part_shape(checkpoint.config, place.part).rows;
+  const std::int64_t experts = checkpoint.config.n_experts;
+  if (tensor.shape.size() < 3 || tensor.shape[1] != rows || tensor.shape[2] != experts) {
+    throw FormatError(cat("tensor ", excerpt(whole.name), " (byte ", tensor.described, ") has ", whole.rows,
+                          " rows in all, expected those of ", experts, " experts of ", rows, " each"));
+  }
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const std::string name = weight_name(Naming::gguf, place.part, place.layer, e);
+    if (!checkpoint.weights.emplace(name, rows_of(whole, {name, e * rows, rows})).second) {
+      throw FormatError(cat("tensor ", excerpt(whole.name), " has an expert that tensor ", excerpt(name), " is too"));
+    }
+  }
+}
+
 Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& open_beside) {
   Gguf gguf(file);
   const std::vector<Buffer> parts = add_gguf_parts(gguf, path, open_beside);  // beside the first
@@ -76,7 +102,12 @@ Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& o
   checkpoint.config = read_gguf_config(gguf, family);
   for (const auto& [name, tensor] : gguf.tensors()) {
     if (is_harmless(name, family)) continue;
-    const Weight weight = weight_of(name, tensor);
+    const std::optional<NamedPart> stacked = find_stacked(name, checkpoint.config);
+    const Weight weight = weight_of(name, tensor, stacked.has_value());
+    if (stacked) {
+      add_experts(weight, tensor, *stacked, checkpoint);
+      continue;
+    }
     const auto parts = fused_rows(family, Naming::gguf, name, checkpoint.config, weight.rows);
     if (!parts.empty()) {
       for (const FusedRows& rows : parts) checkpoint.weights.emplace(rows.name, rows_of(weight, rows));

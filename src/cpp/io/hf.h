@@ -26,6 +26,7 @@ namespace llama2cpp {
 
 struct Checkpoint;
 struct Family;
+struct ExpertFacts;
 
 // What a path stands for: a folder, and the file in it where that was named.
 struct FolderPath {
@@ -131,6 +132,10 @@ struct LlmInt8Settings {
 
 // Nothing where bitsandbytes is not the way to quantize. Throws FormatError for its 4 bits, by their name.
 std::optional<LlmInt8Settings> read_llm_int8_settings(const Json& config);
+
+// Gives the tensors of experts the names that the table of parts has, cutting those of all experts: each becomes a tensor
+// of its own where it lies. Throws FormatError for other shapes than the config's.
+void name_experts(const ExpertFacts& facts, const Config& config, Tensors& tensors);
 
 // Whether a tensor belongs to another, which is int8.
 bool is_llm_int8_part(const Tensors& tensors, const std::string& name);

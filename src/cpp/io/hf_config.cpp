@@ -344,6 +344,24 @@ void read_multipliers(const Json& config, const Family& family, Config& read) {
   if (read.attention_multiplier == 0.0F) config.get("attention_multiplier").fail("0, expected a number above 0");
 }
 
+// transformers has two names for how many there are.
+void read_experts(const Json& config, const ExpertFacts& facts, Config& read) {
+  const std::optional<Json> now = config.find("num_local_experts");
+  const std::optional<Json> before = config.find("num_experts");
+  if (now && before && now->int64() != before->int64()) {
+    now->fail(cat(now->int64(), ", but num_experts is ", before->int64()));
+  }
+  read.n_experts = (now ? *now : config.get("num_experts")).int64();
+  if (read.n_experts < 1) (now ? *now : *before).fail(cat(read.n_experts, ", expected 1 or more"));
+  read.n_experts_used = config.get("num_experts_per_tok").int64();
+  if (!facts.hidden_size.empty()) read.hidden_dim = config.get(facts.hidden_size).int64();
+  read.router_order = facts.order;
+  read.router_renormalise = facts.renormalise;
+  if (!facts.says_whether) return;
+  const std::optional<Json> said = config.find("norm_topk_prob");
+  read.router_renormalise = said && said->boolean();
+}
+
 // Missing is not null: Mistral's window is 4096 where config.json does not speak of it, and none where it says null.
 std::int64_t read_window(const Json& config, const Family& family, std::int64_t seq_len) {
   if (family.asks_for_window) {
@@ -418,6 +436,7 @@ Config read_hf_config(const Json& config) {
   Config read;
   read.dim = config.get("hidden_size").int64();
   read.hidden_dim = config.get("intermediate_size").int64();
+  if (family.experts) read_experts(config, *family.experts, read);
   read.n_layers = config.get("num_hidden_layers").int64();
   read.n_heads = config.get("num_attention_heads").int64();
   const bool states_kv_heads = states(config, "num_key_value_heads");

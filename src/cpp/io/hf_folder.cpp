@@ -440,7 +440,15 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   if (int8) checkpoint.file_format += cat(", ", kLlmInt8.name);
   if (gptq) checkpoint.file_format += cat(", ", gptq->format->name);
   Tensors tensors = read_tensors(folder, path.file, use_mmap, checkpoint.config.tied);
-  split_fused(tensors, find_family(config.root()), checkpoint.config);
+  const Family& family = find_family(config.root());
+  split_fused(tensors, family, checkpoint.config);
+  if (family.experts) {
+    if (int8 || gptq) {
+      throw FormatError(cat("config.json: quantization_config: weights of experts that are quantized like this (",
+                            int8 ? kLlmInt8.name : gptq->format->name, ") are not implemented"));
+    }
+    name_experts(*family.experts, checkpoint.config, tensors);
+  }
   std::vector<Buffer> files;
   for (const auto& [name, placed] : tensors) placed.file.add_to(files);
   const FileReads reads(files);

@@ -30,33 +30,52 @@ const Family& family_of(Naming naming) { return kFamilies[static_cast<std::size_
 
 std::string_view ending_of(const PartFacts& row) { return row.kind == PartKind::bias ? ".bias" : ".weight"; }
 
-std::string name_of(const Family& family, const PartFacts& row, std::string_view layer) {
-  const std::string_view stem = row.*family.stem;
+constexpr std::string_view kExpert = "{}";  // its number's place in a stem
+
+std::string name_of(const Family& family, const PartFacts& row, std::string_view layer, std::string_view expert) {
+  std::string stem(row.*family.stem);
+  if (row.kind == PartKind::experts) stem.replace(stem.find(kExpert), kExpert.size(), expert);
   if (row.scope == Scope::model) return cat(stem, ending_of(row));
   return cat(family.layer, layer, ".", stem, ending_of(row));
 }
 
-std::optional<std::int64_t> layer_of(std::string_view digits) {
+// A layer's number, or an expert's.
+std::optional<std::int64_t> number_of(std::string_view digits) {
   if (digits.empty() || digits.size() > kMaxLayerDigits || (digits.size() > 1 && digits.front() == '0')) return {};
-  std::int64_t layer = 0;
+  std::int64_t number = 0;
   for (const char c : digits) {
     if (c < '0' || c > '9') return {};
-    layer = layer * 10 + (c - '0');
+    number = number * 10 + (c - '0');
   }
-  return layer;
+  return number;
 }
 
-// The layer in a name that is this part's: 0 where no layer has it.
-std::optional<std::int64_t> match(std::string_view name, const Family& family, const PartFacts& row) {
+// The layer and the expert in a name that is this part's: 0 where no layer or no expert has it.
+std::optional<NamedPart> match(std::string_view name, const Family& family, const PartFacts& row) {
   const auto take_end = [&](std::string_view end) {
     const bool ends_so = name.ends_with(end);
     if (ends_so) name.remove_suffix(end.size());
     return ends_so;
   };
-  if (!take_end(ending_of(row)) || !take_end(row.*family.stem)) return {};
-  if (row.scope == Scope::model) return name.empty() ? std::optional<std::int64_t>(0) : std::nullopt;
+  const std::string_view stem = row.*family.stem;
+  const std::size_t place = row.kind == PartKind::experts ? stem.find(kExpert) : stem.size();
+  NamedPart found{row.part, 0, 0};
+  if (!take_end(ending_of(row))) return {};
+  if (row.kind == PartKind::experts) {
+    if (!take_end(stem.substr(place + kExpert.size()))) return {};
+    const std::size_t digits = name.find_last_not_of("0123456789") + 1;
+    const std::optional<std::int64_t> expert = number_of(name.substr(digits));
+    if (!expert) return {};
+    found.expert = *expert;
+    name = name.substr(0, digits);
+  }
+  if (!take_end(stem.substr(0, place))) return {};
+  if (row.scope == Scope::model) return name.empty() ? std::optional(found) : std::nullopt;
   if (!take_end(".") || !name.starts_with(family.layer)) return {};
-  return layer_of(name.substr(family.layer.size()));
+  const std::optional<std::int64_t> layer = number_of(name.substr(family.layer.size()));
+  if (!layer) return {};
+  found.layer = *layer;
+  return found;
 }
 
 // The first of `names` that this family has and no other, or null.
@@ -83,22 +102,24 @@ const std::string* find_name(std::span<const std::string> names, Naming naming) 
 
 }  // namespace
 
-std::string weight_name(Naming naming, Part part, std::int64_t layer) {
-  return name_of(family_of(naming), facts(part), cat(layer));
+std::string weight_name(Naming naming, Part part, std::int64_t layer, std::int64_t expert) {
+  return name_of(family_of(naming), facts(part), cat(layer), cat(expert));
 }
 
-std::string weight_pattern(Naming naming, Part part) { return name_of(family_of(naming), facts(part), "{}"); }
+std::string weight_pattern(Naming naming, Part part) { return name_of(family_of(naming), facts(part), "{}", kExpert); }
 
 std::optional<NamedPart> find_part(Naming naming, std::string_view name) {
   for (const PartFacts& row : kParts) {
-    if (const auto layer = match(name, family_of(naming), row)) return NamedPart{row.part, *layer};
+    if (const auto found = match(name, family_of(naming), row)) return found;
   }
   return {};
 }
 
 std::optional<NamedPart> find_part(Naming naming, std::string_view name, const Config& config) {
   const std::optional<NamedPart> found = find_part(naming, name);
-  return found && (!per_layer(found->part) || found->layer < config.n_layers) ? found : std::nullopt;
+  if (!found || (per_layer(found->part) && found->layer >= config.n_layers)) return {};
+  const bool other_mlp = config.n_experts > 0 ? of_dense_mlp(found->part) : of_experts(found->part);
+  return other_mlp || found->expert >= count_of(config, found->part) ? std::nullopt : found;
 }
 
 Naming detect_naming(std::span<const std::string> names) {

@@ -99,6 +99,7 @@ void read(const Json& json, float& value) { value = static_cast<float>(json.numb
 void read(const Json& json, bool& value) { value = json.boolean(); }
 void read(const Json& json, RopeStyle& value) { value = named(json, kRopeStyles); }
 void read(const Json& json, QkNorm& value) { value = named(json, kQkNorms); }
+void read(const Json& json, RouterOrder& value) { value = named(json, kRouterOrders); }
 void read(const Json& json, RopeScaling::Kind& value) { value = named(json, kScalingKinds); }
 void read(const Json& json, std::vector<float>& values) {
   for (const Json number : json.elements()) read(number, values.emplace_back());

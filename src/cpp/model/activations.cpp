@@ -9,11 +9,15 @@ namespace llama2cpp {
 namespace {
 
 constexpr std::int64_t kLine = 64 / sizeof(float);  // vector loads of a view are aligned, on every backend
-constexpr std::int64_t kViews = 16;
+constexpr std::int64_t kViews = 21;
+
+// router_scores, routing_shown; expert_ids, expert_weights; expert_out
+std::int64_t experts_floats(const Config& c) { return 2 * c.n_experts + c.n_experts_used * (2 + c.dim); }
 
 // x, normalized, attn_out, mlp_out, last; q, z; k, v; gate, up; cos and sin; scale and ones; head_scale
 std::int64_t row_floats(const Config& c) {
-  return 5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim + c.head_dim + 2 + c.n_heads;
+  return 5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.mlps() * c.hidden_dim + c.head_dim + 2 + c.n_heads +
+         experts_floats(c);
 }
 
 // Hands out views one after the other.
@@ -64,10 +68,18 @@ void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to) 
   v = view(rows, c.kv_dim());
   z = view(rows, c.q_dim());
   attn_out = view(rows, c.dim);
-  gate = view(rows, c.hidden_dim);
-  up = view(rows, c.hidden_dim);
+  gate = view(rows * c.mlps(), c.hidden_dim);
+  up = view(rows * c.mlps(), c.hidden_dim);
   mlp_out = view(rows, c.dim);
   last = view(logit_rows, c.dim);
+  if (c.n_experts > 0) {
+    router_scores = view(rows, c.n_experts);
+    routing_shown = view(rows, c.n_experts);
+    expert_weights = view(rows, c.n_experts_used);
+    expert_ids = view(rows, c.n_experts_used);
+    expert_ids.dtype = DType::i32;
+    expert_out = view(rows * c.n_experts_used, c.dim);
+  }
 
   const std::size_t bytes = static_cast<std::size_t>(logit_rows * c.vocab_size) * sizeof(float);
   if (to == nullptr && logits_memory_.size() < bytes) logits_memory_ = backend_.alloc(bytes);

@@ -26,6 +26,7 @@ bool asks_for_cpu(const Checkpoint& checkpoint, const ModelOptions& options) {
 
 // Whether a backend has kernels for all of a model, and room.
 bool suits(const Backend& backend, const Checkpoint& checkpoint) {
+  if (checkpoint.config.n_experts > 0 && !backend.routes_experts()) return false;
   const std::vector<const Weight*> matrices = matrices_of(checkpoint);
   std::size_t bytes = 0;
   for (const Weight* weight : matrices) {
@@ -53,6 +54,10 @@ std::shared_ptr<Backend> choose_backend(const Checkpoint& checkpoint, const Mode
   }
   const std::string_view kind = options.backend == "auto" ? "cpu" : std::string_view(options.backend);
   auto backend = make_backend(kind, options.threads, arithmetic_for(checkpoint, options.activation_dtype));
+  if (checkpoint.config.n_experts > 0 && !backend->routes_experts()) {
+    throw FormatError(cat("the model has experts (n_experts ", checkpoint.config.n_experts, "), which the ",
+                          backend->name(), " backend does not compute; use backend='cpu'"));
+  }
   for (const Weight* weight : matrices_of(checkpoint)) {
     const std::string reason = backend->refuses(*weight);
     if (!reason.empty()) throw FormatError(cat("tensor '", weight->name, "': ", reason, "; use backend='cpu'"));

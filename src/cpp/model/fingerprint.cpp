@@ -64,6 +64,7 @@ void add(Fnv1a128& hash, float number) { hash.add(number); }
 void add(Fnv1a128& hash, bool flag) { hash.add(std::uint64_t{flag}); }
 void add(Fnv1a128& hash, RopeStyle style) { hash.add(to_string(style)); }
 void add(Fnv1a128& hash, QkNorm norm) { hash.add(to_string(norm)); }
+void add(Fnv1a128& hash, RouterOrder order) { hash.add(to_string(order)); }
 void add(Fnv1a128& hash, const Layers& layers) {
   hash.add(std::uint64_t{layers.size()});
   for (const std::int64_t layer : layers) hash.add(layer);

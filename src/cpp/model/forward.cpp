@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "model/experts.h"
 #include "model/head_results.h"
 #include "model/pass_rows.h"
 #include "model/watched_attention.h"
@@ -103,21 +104,30 @@ struct Pass {
     be.add(a.x, a.attn_out, a.x);
   }
 
-  // x += w2 . (silu(w1 . x) * (w3 . x))
+  // x += mlp(x): of the one MLP, or of the experts that the router chooses
   void mlp(std::int64_t i) {
     const LayerWeights& l = w.layers[static_cast<std::size_t>(i)];
     see(Point::resid_mid, i, a.x);
     const Input x = normed(a.x, l.ffn_norm, kLn2, i, rows.hook_spans);
+    if (c.n_experts > 0) {
+      run_experts(c, be, l, x.x, x.norm, a, i, rows.hook_spans, hooks);  // -> mlp_out [T, dim]
+    } else {
+      dense(l, x, i);
+    }
+    scale(a.mlp_out, w.residual_multiplier);
+    see(Point::mlp_out, i, a.mlp_out);
+    be.add(a.x, a.mlp_out, a.x);
+    see(Point::resid_post, i, a.x);
+  }
+
+  // mlp_out = w2 . (silu(w1 . x) * (w3 . x))
+  void dense(const LayerWeights& l, const Input& x, std::int64_t i) {
     multiply(x, {{l.w1, l.b1, a.gate}, {l.w3, l.b3, a.up}});  // [T, dim] -> [T, hidden_dim] twice
     see(Point::mlp_pre, i, a.gate);
     see(Point::mlp_pre_linear, i, a.up);
     be.gated(Activation::silu, a.gate, a.up, a.gate);  // [T, hidden_dim]
     see(Point::mlp_post, i, a.gate);
     multiply({a.gate}, {{l.w2, l.b2, a.mlp_out}});  // -> [T, dim]
-    scale(a.mlp_out, w.residual_multiplier);
-    see(Point::mlp_out, i, a.mlp_out);
-    be.add(a.x, a.mlp_out, a.x);
-    see(Point::resid_post, i, a.x);
   }
 
   // logits = output . norm(x), of the rows that want them

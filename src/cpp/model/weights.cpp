@@ -12,14 +12,28 @@ bool has(const Checkpoint& checkpoint, Part part, std::int64_t layer) {
   return checkpoint.weights.contains(weight_name(checkpoint.naming, part, layer));
 }
 
-void take(const Checkpoint& checkpoint, Backend& /*backend*/, Part part, std::int64_t layer, Weight& field) {
+void take(const Checkpoint& checkpoint, Part part, std::int64_t layer, std::int64_t expert, Weight& field) {
   const bool shared = checkpoint.config.tied && facts(part).need == Need::untied;
-  const Weight& weight = checkpoint.weight(shared ? Part::tok_embeddings : part, layer);
+  const Weight& weight = checkpoint.weight(shared ? Part::tok_embeddings : part, layer, expert);
   const auto [rows, cols] = part_shape(checkpoint.config, part);
   if (weight.rows != rows || weight.cols != cols) {
     throw FormatError(cat("tensor '", weight.name, "' is ", shape_text(weight), ", expected [", rows, ", ", cols, "]"));
   }
   field = weight;
+}
+
+void take(const Checkpoint& checkpoint, Backend& /*backend*/, Part part, std::int64_t layer, Weight& field) {
+  // Of the two kinds of MLP a model has one.
+  const bool other_mlp = checkpoint.config.n_experts > 0 ? of_dense_mlp(part) : of_experts(part);
+  if (!other_mlp) take(checkpoint, part, layer, 0, field);
+}
+
+void take(const Checkpoint& checkpoint, Backend& /*backend*/, Part part, std::int64_t layer,
+          std::vector<Weight>& field) {
+  field.resize(static_cast<std::size_t>(count_of(checkpoint.config, part)));
+  for (std::size_t e = 0; e < field.size(); ++e) {
+    take(checkpoint, part, layer, static_cast<std::int64_t>(e), field[e]);
+  }
 }
 
 // Vectors are small and every row of every layer needs them: kept as floats whatever the file holds.
@@ -66,7 +80,10 @@ std::vector<Weight*> Weights::matrices() {
   std::vector<Weight*> all;
   const auto add = [&](Part part, auto& field) {
     if constexpr (std::is_same_v<decltype(field), Weight&>) {
-      if (facts(part).kind == PartKind::matrix) all.push_back(&field);
+      if (facts(part).kind == PartKind::matrix && field.format != nullptr) all.push_back(&field);
+    }
+    if constexpr (std::is_same_v<decltype(field), std::vector<Weight>&>) {
+      for (Weight& weight : field) all.push_back(&weight);
     }
   };
   for (LayerWeights& layer : layers) layer.each(add);

@@ -12,19 +12,22 @@
 namespace llama2cpp {
 
 // Gains and biases as floats in memory of the backend's, empty where a model lacks an optional one; all else as it lies in
-// the file.
+// the file: a list of weights, one for each expert, or one weight. Those are empty where the model has MLPs of the other kind.
 template <PartKind kKind>
-using PartValue = std::conditional_t<is_vector(kKind), Vector, Weight>;
+using PartValue = std::conditional_t<is_vector(kKind), Vector,
+                                     std::conditional_t<kKind == PartKind::experts, std::vector<Weight>, Weight>>;
 
-// A layer's weights: a field for each row of core/parts.inc, by its name.
+// A layer's weights: a field for each row of a layer in core/parts.inc, by its name.
 struct LayerWeights {
 #define LAYER_PART(half, kind, part, ...) PartValue<PartKind::kind> part;
+#define EXPERT_PART(kind, part, ...) PartValue<PartKind::kind> part;
 #include "core/parts.inc"
 
   // visit(part, field) for all of them.
   template <class Visit>
   void each(Visit visit) {
 #define LAYER_PART(half, kind, part, ...) visit(Part::part, part);
+#define EXPERT_PART(kind, part, ...) visit(Part::part, part);
 #include "core/parts.inc"
   }
 };

@@ -11,7 +11,18 @@ namespace {
 
 struct PointFacts {
   std::string_view name;  // after "blocks.{layer}."
-  enum class Shape : std::uint8_t { row, scale, hidden, query_heads, kv_heads, results, pattern } shape;
+  enum class Shape : std::uint8_t {
+    row,
+    scale,
+    hidden,
+    experts,
+    chosen,
+    expert_rows,
+    query_heads,
+    kv_heads,
+    results,
+    pattern
+  } shape;
   bool rotary;      // in rotary order: shown as half_split
   bool in_a_block;  // has a layer in its name
 };
@@ -38,9 +49,13 @@ constexpr PointFacts kFacts[kPoints] = {
     {"hook_resid_mid", Shape::row, false, true},
     {"ln2.hook_scale", Shape::scale, false, true},
     {"ln2.hook_normalized", Shape::row, false, true},
+    {"mlp.hook_router_scores", Shape::experts, false, true},
+    {"mlp.hook_expert_weights", Shape::experts, false, true},
+    {"mlp.hook_expert_indices", Shape::chosen, false, true},
     {"mlp.hook_pre", Shape::hidden, false, true},
     {"mlp.hook_pre_linear", Shape::hidden, false, true},
     {"mlp.hook_post", Shape::hidden, false, true},
+    {"mlp.hook_expert_out", Shape::expert_rows, false, true},
     {"hook_mlp_out", Shape::row, false, true},
     {"hook_resid_post", Shape::row, false, true},
     {"ln_final.hook_scale", Shape::scale, false, false},
@@ -93,7 +108,10 @@ Place checked_place(std::int64_t point, std::int64_t layer, const Config& config
 
 bool has_point(Point point, const Config& config) {
   const bool of_norm = point == Point::q_normed || point == Point::k_normed;
-  return !of_norm || config.qk_norm != QkNorm::none;
+  if (of_norm) return config.qk_norm != QkNorm::none;
+  const Shape shape = facts(point).shape;
+  const bool of_experts = shape == Shape::experts || shape == Shape::chosen || shape == Shape::expert_rows;
+  return !of_experts || config.n_experts > 0;
 }
 
 std::vector<Place> all_places(const Config& config) {
@@ -129,7 +147,13 @@ PointShape point_shape(Point point, const Config& c) {
     case Shape::scale:
       return {0, 1};
     case Shape::hidden:
-      return {0, c.hidden_dim};
+      return {c.n_experts_used, c.hidden_dim};
+    case Shape::experts:
+      return {0, c.n_experts};
+    case Shape::chosen:
+      return {0, c.n_experts_used};
+    case Shape::expert_rows:
+      return {c.n_experts_used, c.dim};
     case Shape::query_heads:
       return {c.n_heads, c.head_dim};
     case Shape::kv_heads:

@@ -37,16 +37,20 @@ enum class Point : std::uint8_t {
   resid_mid,       // [T, d]
   ln2_scale,       // [T, 1]
   ln2_normalized,  // [T, d]
-  mlp_pre,         // [T, hidden]    the gate, w1 x
+  router_scores,   // [T, E]         of E experts, before softmax; these and expert_out where the model has experts
+  expert_weights,  // [T, E]         0 for those that a token does not go to
+  expert_indices,  // [T, k]         the k experts that it goes to, ascending
+  mlp_pre,         // [T, hidden]    the gate, w1 x; with experts [T, k, hidden], likewise the next two
   mlp_pre_linear,  // [T, hidden]    w3 x
   mlp_post,        // [T, hidden]    silu(gate) * up
+  expert_out,      // [T, k, d]      what each expert gives, before its weight
   mlp_out,         // [T, d]
   resid_post,      // [T, d]
   ln_final_scale,  // [rows with logits, 1]   layer n_layers - 1 only
   ln_final_normalized,
 };
 inline constexpr int kPoints = static_cast<int>(Point::ln_final_normalized) + 1;
-static_assert(kPoints <= 32, "a PlaceSet has 32 bits for a layer");
+static_assert(kPoints <= 64, "a PlaceSet has 64 bits for a layer");
 
 struct Place {
   Point point = Point::embed;
@@ -70,7 +74,8 @@ std::string point_name(Point point, std::int64_t layer);
 // Whether the name has a layer in it.
 bool in_a_block(Point point);
 
-// What a hook is shown for one token: [heads, width], or [width] where heads is 0. Patterns have a row for each head and
+// What a hook is shown for one token: [heads, width], or [width] where heads is 0. Experts that it goes to are like heads.
+// Patterns have a row for each head and
 // token, as wide as there are keys: width 0.
 struct PointShape {
   std::int64_t heads = 0;
@@ -94,9 +99,9 @@ class PlaceSet {
   }
 
  private:
-  static std::uint32_t bit(Point point) { return std::uint32_t{1} << static_cast<int>(point); }
+  static std::uint64_t bit(Point point) { return std::uint64_t{1} << static_cast<int>(point); }
 
-  std::vector<std::uint32_t> layers_;
+  std::vector<std::uint64_t> layers_;
 };
 
 // Rows of a pass that are one sequence's, for a hook's eyes: hooks fire once for each.

@@ -26,7 +26,8 @@ class Part:
     scope : str
         "model": the model has one. "attention", "mlp": each layer has one, in that half.
     kind : str
-        "table" is read row by row, "matrix" is multiplied with, "gain" and "bias" are vectors.
+        "table" is read row by row, "matrix" is multiplied with, "gain" and "bias" are vectors. "experts": a matrix for
+        each expert.
     rows, columns : str
         Sizes, by the names of what a config gives; "one" for the rows of vectors.
     need : str
@@ -49,10 +50,10 @@ class Part:
     name: str
     pattern: str
     scope: Literal["model", "attention", "mlp"]
-    kind: Literal["table", "matrix", "gain", "bias"]
+    kind: Literal["table", "matrix", "gain", "bias", "experts"]
     rows: str
     columns: str
-    need: Literal["always", "untied", "optional", "qk_norm"]
+    need: Literal["always", "untied", "optional", "qk_norm", "routed"]
     rotary: bool
     lens: str
     reads: str
@@ -67,9 +68,9 @@ class Part:
         """Whether its array has one dimension."""
         return self.kind in ("gain", "bias")
 
-    def at(self, layer: int = 0) -> str:
-        """Give llama2.c's name of the one in a layer, or of the model's."""
-        return self.pattern.format(layer)
+    def at(self, layer: int = 0, expert: int = 0) -> str:
+        """Give llama2.c's name of the one in a layer, or of the model's; of an expert's, where each has one."""
+        return self.pattern.format(layer, expert)
 
     def in_model(self, n_layers: int) -> list[str]:
         """Give llama2.c's names of all that a model of so many layers has."""
@@ -82,6 +83,9 @@ class Part:
 
 PARTS = tuple(Part(**row) for row in _core.parts())
 """All of them, in the order in which llama2.c's files have them."""
+
+EXPERT_PARTS = tuple(Part(**row) for row in _core.expert_parts())
+"""What layers with experts have in place of w1, w2 and w3: a second {} of ``pattern`` is an expert's number."""
 
 MODEL_PARTS = tuple(part for part in PARTS if not part.in_layers)
 LAYER_PARTS = tuple(part for part in PARTS if part.in_layers)

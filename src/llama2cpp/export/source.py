@@ -82,6 +82,11 @@ class Source:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
+        if self.config.n_experts is not None:
+            raise ValueError(
+                f"{checkpoint.path or 'the model'} has experts (n_experts {self.config.n_experts}), "
+                "which this version reads and does not write"
+            )
         self._last: str | None = None
         self._stored: dict[str, str] = {}
         for stored in checkpoint.weights:

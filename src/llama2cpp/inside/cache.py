@@ -54,6 +54,12 @@ class ActivationCache(HeadsAndNeurons):
     ``blocks.{i}.mlp.hook_pre``              [B, T, hidden_dim]           the gate, before silu (``pre``)
     ``blocks.{i}.mlp.hook_pre_linear``       [B, T, hidden_dim]           what it is multiplied with (``pre_linear``)
     ``blocks.{i}.mlp.hook_post``             [B, T, hidden_dim]           the neurons: silu(gate) * linear (``post``)
+    ``blocks.{i}.mlp.hook_router_scores``    [B, T, n_experts]            before softmax, in models with experts; there
+                                                                          the three above are [B, T, k, hidden_dim], of
+                                                                          the k experts that a token goes to
+    ``blocks.{i}.mlp.hook_expert_weights``   [B, T, n_experts]            0 for experts that it does not go to
+    ``blocks.{i}.mlp.hook_expert_indices``   [B, T, k]                    the experts' numbers, ascending
+    ``blocks.{i}.mlp.hook_expert_out``       [B, T, k, dim]               what each gives, before its weight
     ``blocks.{i}.hook_mlp_out``              [B, T, dim]                  what the MLP adds (``mlp_out``)
     ``blocks.{i}.hook_resid_post``           [B, T, dim]                  residual stream after layer i (``resid_post``)
     ``ln_final.hook_scale``,                 [B, T, 1], [B, T, dim]       of the last norm (``scale``, ``normalized``)

@@ -182,6 +182,8 @@ class HeadsAndNeurons(ResidualStream):
         >>> cache.get_neuron_results(2, pos_slice=-1).shape
         (1, 512, 192)
         """
+        if self._need_model().config.n_experts is not None:
+            raise ValueError("neurons' results are of models without experts; mlp.hook_expert_out is what experts give")
         neurons = select(select(self["post", layer], pos_slice, -2), neuron_slice, -1)
         name = f"blocks.{layer}.{get_part('w2').lens}"
         weights = select(self._need_model().weights[name], neuron_slice, 0)  # [neurons, dim]
@@ -281,6 +283,8 @@ class HeadsAndNeurons(ResidualStream):
         """
         layer = self._layers(layer)
         self._check_mlp_input(layer, mlp_input)
+        if self._need_model().config.n_experts is not None:
+            raise ValueError("neurons' results are of models without experts; mlp.hook_expert_out is what experts give")
         if isinstance(neuron_slice, int | np.integer):
             neuron_slice = [int(neuron_slice)]
         hidden_dim = self._need_model().config.hidden_dim

@@ -17,13 +17,13 @@ Place: TypeAlias = tuple[int, int]  # (point, layer), as the core counts them
 
 
 @lru_cache(maxsize=64)
-def _points_of(n_layers: int, qk_norm: bool) -> dict[str, Place]:
-    return {name: (point, layer) for name, point, layer in _core.hook_points(n_layers, qk_norm)}
+def _points_of(n_layers: int, qk_norm: bool, experts: bool) -> dict[str, Place]:
+    return {name: (point, layer) for name, point, layer in _core.hook_points(n_layers, qk_norm, experts)}
 
 
 def points_of(config: _core.Config) -> dict[str, Place]:
     """Names of all places of a model, in the order of the forward."""
-    return _points_of(config.n_layers, config.qk_norm != "none")
+    return _points_of(config.n_layers, config.qk_norm != "none", config.n_experts is not None)
 
 
 def find_places(names: Names, config: _core.Config) -> list[Place]:

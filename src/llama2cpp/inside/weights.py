@@ -13,7 +13,7 @@ from .. import _core
 from .._core import Config
 from ..common.arguments import checked, close_names, float_array, index
 from ..common.not_pickled import NotPickled
-from ..common.parts import EMBEDDING, LAYER_PARTS, MODEL_PARTS, OUTPUT, Part, get_part, in_forward_order
+from ..common.parts import EMBEDDING, EXPERT_PARTS, LAYER_PARTS, MODEL_PARTS, OUTPUT, Part, get_part, in_forward_order
 from .activation_names import from_first
 from .html_views import details_html, size_text, table
 from .read_only_arrays import read_only
@@ -27,6 +27,7 @@ _READ_ONLY = (
 
 _MODEL = {part.lens: part for part in MODEL_PARTS}
 _BLOCK = {part.lens: part for part in in_forward_order(LAYER_PARTS)}
+_EXPERTS = {part.lens: part for part in EXPERT_PARTS}
 _ALIASES = {name.rpartition(".")[2]: name for name in (EMBEDDING.lens, OUTPUT.lens)}
 _ATTRIBUTES = {name.rpartition(".")[2]: name for name in _BLOCK}
 
@@ -46,7 +47,7 @@ _HEADS: dict[str, Callable[[Config], int]] = {
 def _form(part: Part) -> Form:
     if (part.columns if part.is_vector else part.rows) in _HEADS:
         return "heads"
-    if part.kind != "matrix":
+    if part.kind not in ("matrix", "experts"):
         return "same"
     return "o" if part.columns in _HEADS else "transposed"
 
@@ -62,8 +63,12 @@ def _find(name: str, n_layers: int) -> tuple[Part, str] | None:
     if name in _MODEL:
         return _MODEL[name], _MODEL[name].at()
     match = re.fullmatch(r"blocks\.(0|[1-9]\d{0,8})\.(.+)", name, flags=re.ASCII)
-    if match is None or match[2] not in _BLOCK or int(match[1]) >= n_layers:
+    if match is None or int(match[1]) >= n_layers:
         return None
+    if match[2] not in _BLOCK:
+        expert = re.search(r"(?<=\.experts\.)(0|[1-9]\d{0,5})(?=\.)", match[2], flags=re.ASCII)
+        part = _EXPERTS.get(match[2] if expert is None else match[2].replace(expert[0], "{}", 1))
+        return None if part is None else (part, part.at(int(match[1]), 0 if expert is None else int(expert[0])))
     return _BLOCK[match[2]], _BLOCK[match[2]].at(int(match[1]))
 
 
@@ -131,7 +136,11 @@ class _Source:
 
     def lens_names(self) -> Iterator[str]:
         """Give TransformerLens's names of what the model has, in the order of the forward."""
-        layers = (f"blocks.{i}.{name}" for i in range(self.config.n_layers) for name in _BLOCK)
+        experts = range(self.config.n_experts or 0)
+        names = [*_BLOCK]
+        for part in EXPERT_PARTS:
+            names += [part.lens.format(e) for e in experts] if part.kind == "experts" else [part.lens]
+        layers = (f"blocks.{i}.{name}" for i in range(self.config.n_layers) for name in names)
         first, *last = _MODEL
         for name in (first, *layers, *last):
             if self.place(name) is not None:
@@ -176,12 +185,13 @@ class LensWeights(NotPickled, Mapping[str, NDArray[np.float32]]):
     ``unembed.W_U`` (or ``W_U``)      [dim, vocab_size]              one column for each token
     ================================  =============================  =================================================
 
-    Where a model has norms of queries and keys: ``attn.q_norm.w``, ``attn.k_norm.w`` [head_dim], or as long as all
-    heads are together. Biases, where a model has some: ``attn.b_Q`` [n_heads, head_dim], ``b_K`` and ``b_V``
-    [n_kv_heads, head_dim], ``b_O`` [dim], ``mlp.b_gate`` and ``b_in`` [hidden_dim], ``b_out`` [dim]. Queries and keys
-    are in half-split order
-    (pairs j and j + head_dim / 2), as hooks show them, whatever the file's order is. Nothing is folded into anything:
-    these are the numbers of the file. Source of names and shapes: TransformerLens 4.3.
+    Where layers have experts: ``mlp.gate.W`` [dim, n_experts] of the router, and for each expert
+    ``mlp.experts.{e}.W_gate``, ``W_in`` and ``W_out``. Where a model has norms of queries and keys:
+    ``attn.q_norm.w``, ``attn.k_norm.w`` [head_dim], or as long as all heads are together. Biases, where a model has
+    some: ``attn.b_Q`` [n_heads, head_dim], ``b_K`` and ``b_V`` [n_kv_heads, head_dim], ``b_O`` [dim],
+    ``mlp.b_gate`` and ``b_in`` [hidden_dim], ``b_out`` [dim]. Queries and keys are in half-split order (pairs j and
+    j + head_dim / 2), as hooks show them, whatever the file's order is. Nothing is folded into anything: these are
+    the numbers of the file. Source of names and shapes: TransformerLens 4.3.
 
     Examples
     --------

@@ -73,6 +73,8 @@ class MetalBackend final : public Backend {
     return reason.empty() ? tools_.device.problem_of(library_of(weight)) : reason;
   }
 
+  bool routes_experts() const override { return false; }
+
   void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) override {
     op_checks::embed(table, tokens, out);
     metal::embed(tools_, table, tokens, out);
