@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,31 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     backend = config.getoption("backend") or ("cpu" if sys.platform == "darwin" else None)
     on_metal.ON_METAL = backend == "metal"
+    if on_metal.ON_METAL:
+        usual = hypothesis.settings.get_profile("ci" if os.environ.get("CI") else "default")
+        hypothesis.settings.register_profile("metal", usual, max_examples=on_metal.FEW)
+        hypothesis.settings.load_profile("metal")
     if backend is None:
         return
-    for opener in (llama2cpp.load, llama2cpp.from_arrays):
+    for name in ("load", "from_arrays"):
+        opener = getattr(llama2cpp, name)
         defaults = inspect.unwrap(opener).__kwdefaults__
         assert defaults["backend"] == "auto"
         defaults["backend"] = backend
+        if backend == "metal":
+            setattr(llama2cpp, name, _without_threads(opener))
+
+
+def _without_threads(opener: Callable[..., llama2cpp.Model]) -> Callable[..., llama2cpp.Model]:
+    """Threads are the CPU's: a test that asks for some, and for no backend, has none on the GPU."""
+
+    @functools.wraps(opener)
+    def opened(*arguments: Any, **options: Any) -> llama2cpp.Model:
+        if "backend" not in options and isinstance(options.get("threads"), int):
+            del options["threads"]
+        return opener(*arguments, **options)
+
+    return opened
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -221,12 +221,14 @@ metal() {
   mkdir -p "$package/llama2cpp"
   ln -sfn "$PWD"/src/llama2cpp/* "$folder"/_core.*.so "$package/llama2cpp/"
   export PYTHONPATH=$package LLAMA2CPP_OPS=$folder CI=${CI:-1}
-  export LLAMA2CPP_OP_EXAMPLES=${short:+3}
-  export LLAMA2CPP_OP_EXAMPLES=${LLAMA2CPP_OP_EXAMPLES:-40}
+  local examples=${short:+3} ops caught texts
   ctest --test-dir "$folder" -R metal --output-on-failure --no-tests=error
   "$folder/tests/cpp/llama2cpp_tests" --test-case='*etal*'
-  LLAMA2CPP_OPS_TABLE=$build/ops.json "$python" -m pytest -q tests/metal --ignore=tests/metal/test_macho.py \
-    ${short:+--ignore=tests/metal/test_kernel_text.py --ignore=tests/metal/test_third_party.py} # need no device
+  # What needs no device is left out of the short form, and the text that takes longest a second time.
+  LLAMA2CPP_OP_EXAMPLES=${examples:-20} LLAMA2CPP_OPS_TABLE=$build/ops.json LLAMA2CPP_TEXTS_TABLE=$build/texts.json \
+    "$python" -m pytest -q tests/metal --ignore=tests/metal/test_macho.py \
+    ${short:+--ignore=tests/metal/test_kernel_text.py --ignore=tests/metal/test_third_party.py} \
+    ${short:+--deselect='tests/metal/test_texts_on_metal.py::test_greedy_text[on-storyteller]'}
   if [ -n "$short" ]; then
     LLAMA2CPP_SOFT_METAL=check=off "$python" -m pytest -q --backend metal tests/engine/test_kv.py tests/engine/test_forward.py \
       tests/inside/test_hooks.py
@@ -235,7 +237,10 @@ metal() {
   fi
   "$python" tests/metal/mutate.py "$folder" --every $every | tee "$build/mutations.txt"
   "$python" tests/support/op_bench.py "$build/ops.json"
-  echo "metal: $("$python" tests/support/op_bench.py --line "$build/ops.json"), $(tail -n 1 "$build/mutations.txt"), texts equal"
+  ops=$("$python" tests/support/op_bench.py --line "$build/ops.json")
+  texts=$("$python" tests/support/metal_texts.py --line "$build/texts.json")
+  caught=$(tail -n 1 "$build/mutations.txt")
+  echo "metal: $ops, $caught, $texts"
 }
 
 costs() { LLAMA2CPP_TEMPLATE_COSTS=1 "$python" -m pytest -q tests/chat/test_chat_template_costs.py; }

@@ -31,6 +31,7 @@ SAMPLINGS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.cpu_bits("answers of a batch have the bits of each alone")
 @settings(max_examples=25)
 @given(data=st.data(), options=SAMPLINGS)
 def test_each_prompt_and_sample_is_what_it_is_alone(

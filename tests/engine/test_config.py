@@ -81,6 +81,7 @@ def test_every_field_is_taken_and_shown(tmp_path: Path) -> None:
     assert eval(repr(config), {"Config": Config}) == config
 
 
+@pytest.mark.cpu_bits("panels are of the CPU")
 def test_a_panel_file_has_the_same_fields(tmp_path: Path) -> None:
     config = Config(**(SET | {"n_experts": None, "n_experts_used": None}))  # whose models are not written
     model = llama2cpp.from_arrays(config, tiny.arrays(config))

@@ -13,6 +13,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from on_metal import examples
 
 import llama2cpp
 
@@ -51,7 +52,7 @@ def check(config: llama2cpp.Config, model: llama2cpp.Model, tokens: list[int], e
         assert reference.largest_error(session.kv.values(layer), expected.values[layer]) < TOLERANCE
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(config=configs(), seed=st.integers(0, 10**6))
 def test_reference(config: llama2cpp.Config, seed: int) -> None:
     weights = tiny.arrays(config, seed)
@@ -59,7 +60,7 @@ def test_reference(config: llama2cpp.Config, seed: int) -> None:
     check(config, llama2cpp.from_arrays(config, weights), tokens, reference.run(config, weights, tokens))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(config=configs(), seed=st.integers(0, 10**6))
 def test_transformers(config: llama2cpp.Config, seed: int) -> None:
     """Weights out of a Hugging Face model, under its names and in its order of rotary pairs."""

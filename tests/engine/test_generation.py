@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from on_metal import ON_METAL, examples
 
 import llama2cpp
 
@@ -45,7 +46,7 @@ def test_the_text_is_llama2c_s(stories: llama2cpp.Model) -> None:
     assert "".join(stories.stream(max_tokens=200, temperature=0)) == expected
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     prompt=st.sampled_from(["", "Once upon a time", "Zoë", "\n"]),
     options=st.fixed_dictionaries(
@@ -210,11 +211,12 @@ def test_logprobs(stories: llama2cpp.Model) -> None:
     logits = torch.tensor(stories.session().prefill(ids, all_logits=True))[len(prompt) - 1 : -1].double()
     expected = logits.log_softmax(-1)
     rows = range(len(completion.tokens))
-    np.testing.assert_allclose(completion.logprobs, expected[rows, completion.tokens], rtol=1e-9)
+    near = 1e-4 if ON_METAL else 1e-9  # a prompt and steps have other kernels there
+    np.testing.assert_allclose(completion.logprobs, expected[rows, completion.tokens], rtol=near)
     for row, top in zip(rows, completion.top_logprobs, strict=True):
         values, best = expected[row].topk(3)
         assert [token for token, _ in top] == best.tolist()
-        np.testing.assert_allclose([value for _, value in top], values, rtol=1e-9)
+        np.testing.assert_allclose([value for _, value in top], values, rtol=near)
 
 
 def test_what_comes_back(stories: llama2cpp.Model) -> None:
@@ -242,6 +244,7 @@ def test_perplexity(stories: llama2cpp.Model, story: str) -> None:
     assert stories.perplexity(ids) == stories.perplexity(story)
 
 
+@pytest.mark.cpu_bits("2,400 tokens take the software device minutes, and the pieces are the host's")
 def test_perplexity_beyond_the_context(stories: llama2cpp.Model) -> None:
     """In pieces that fill the context, each after BOS."""
     ids = [BOS, *tiny.tokens(stories.config, 1200)]

@@ -19,6 +19,7 @@ import llama2cpp
 SIZES = checkpoints.Sizes(
     dim=192, hidden_dim=1344, n_layers=2, n_heads=6, n_kv_heads=2, vocab_size=151, seq_len=150, tied=False
 )
+INT8 = pytest.mark.cpu_bits("int8 activations")
 TOKENS = [int(t) for t in np.random.default_rng(5).integers(0, SIZES.vocab_size, 140)]
 
 
@@ -47,6 +48,7 @@ def expected(file: Path) -> bytes:
     return model.session().prefill(TOKENS, all_logits=True).tobytes()
 
 
+@INT8
 @pytest.mark.parametrize("isa", tiny.ISAS)
 @pytest.mark.parametrize("pack", ["always", "never"])
 def test_isa_and_pack(file: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch, isa: str, pack: str) -> None:
@@ -55,6 +57,7 @@ def test_isa_and_pack(file: Path, expected: bytes, monkeypatch: pytest.MonkeyPat
     assert model.session().prefill(TOKENS, all_logits=True).tobytes() == expected
 
 
+@INT8
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_threads_and_steps(file: Path, expected: bytes, threads: int) -> None:
     session = llama2cpp.load(file, threads=threads).session()
@@ -62,6 +65,7 @@ def test_threads_and_steps(file: Path, expected: bytes, threads: int) -> None:
     assert first + b"".join(session.step(token).tobytes() for token in TOKENS[37:]) == expected
 
 
+@INT8
 @given(group=st.sampled_from([1, 2, 3, 4, 6, 12, 28, 42, 84]), seed=st.integers(0, 99))
 @settings(max_examples=20)
 def test_any_group_that_divides(group: int, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -90,6 +94,7 @@ def test_f32_activations_are_the_decoded_weights(file: Path) -> None:
     assert got.tobytes() == decoded.session().prefill(TOKENS, all_logits=True).tobytes()
 
 
+@INT8
 def test_int8_activations_need_quantized_weights() -> None:
     with pytest.raises(
         ValueError, match=r"activation_dtype is 'int8', but tensor 'layers\.0\.attention\.wq\.weight' is f32"
@@ -97,6 +102,7 @@ def test_int8_activations_need_quantized_weights() -> None:
         tiny.model(tiny.config(), activation_dtype="int8")
 
 
+@INT8
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_infinite_activation_shows(file: Path, threads: int) -> None:
     """A group with an infinity has no scale: the output is NaN and not a plausible number."""
@@ -106,6 +112,7 @@ def test_an_infinite_activation_shows(file: Path, threads: int) -> None:
     assert np.isnan(session.step(1)).all()
 
 
+@pytest.mark.cpu_bits("the same bits with all kernels of the CPU")
 @pytest.mark.parametrize("isa", tiny.ISAS)
 def test_half_precision_keys_and_values(stories_dir: Path, monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     """f16 caches hold the f32 ones rounded to nearest even, and give the same bits on every instruction set."""

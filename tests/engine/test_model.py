@@ -112,6 +112,7 @@ def test_config_that_cannot_be(sizes: dict[str, Any], received: str) -> None:
         tiny.config(**sizes)
 
 
+@pytest.mark.cpu_bits("says which backend and kernels it has")
 def test_a_model_tells_about_itself(stories: llama2cpp.Model, stories_dir: Path) -> None:
     path = stories_dir / "stories260K.bin"
     assert stories.path == str(path)

@@ -12,7 +12,7 @@ import tiny
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from on_metal import agree
+from on_metal import agree, examples
 
 import llama2cpp
 
@@ -109,7 +109,7 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 TestSessionMachine = SessionMachine.TestCase
-TestSessionMachine.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
+TestSessionMachine.settings = settings(max_examples=examples(30), stateful_step_count=15, deadline=None)
 
 
 def test_shapes_and_types(model: llama2cpp.Model) -> None:

@@ -45,7 +45,7 @@ def test_prefill(model: llama2cpp.Model) -> None:
     assert session.tokens == [1, 2, 3]
     assert session.logits is not None
     assert session.logits.tobytes() == model.session().prefill([1, 2, 3]).tobytes()
-    assert session.step(4).tobytes() == model.session().prefill([1, 2, 3, 4]).tobytes()
+    assert on_metal.agree(session.step(4), model.session().prefill([1, 2, 3, 4]))
 
 
 def test_forward(model: llama2cpp.Model) -> None:

@@ -11,6 +11,7 @@ import tiny
 from hook_helpers import Array, everything, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from on_metal import examples
 
 import llama2cpp
 from llama2cpp import interventions
@@ -197,7 +198,7 @@ def optional(values: st.SearchStrategy[int], most: int = 3) -> st.SearchStrategy
     return st.none() | st.lists(values, min_size=1, max_size=most, unique=True)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     name=st.sampled_from(["q1", "z0", "v2", "resid_mid1", "post1", "ln2.hook_scale", "result2", "k0"]),
     change=st.sampled_from(["set", "scale", "add"]),

@@ -71,7 +71,7 @@ class Build:
             command = [str(changed) if word == str(source) else word for word in self.of_file[str(source)]]
             target = folder / "changed.o"
             command[command.index("-o") + 1] = str(target)
-            run([word for word in command if word != "-Werror"], self.folder)
+            run([*(word for word in command if word not in ("-Werror", "-O3")), "-O1"], self.folder)
             return [target]
         texts = self.folder / "metal"
         text = replaced(mutation, (texts / f"{mutation.where}.metal").read_text(encoding="utf-8"))
@@ -83,24 +83,18 @@ class Build:
         source.write_text(thunks, encoding="utf-8")
         line = self.of_kernel[mutation.where].split("&&")
         command = shlex.split(next(part for part in line if " -c " in part))
-        objects = []
-        for contracted in (0, 1):
-            target = folder / f"{mutation.where}_{contracted}.o"
-            words = list(command)
-            words[words.index("-c") + 1] = str(source)
-            words[words.index("-o") + 1] = str(target)
-            for option in ("-MD", "-Werror"):
-                if option in words:
-                    words.remove(option)
-            for option in ("-MF", "-MT"):
-                if option in words:
-                    del words[words.index(option) : words.index(option) + 2]
-            fused = "fast" if contracted else "off"
-            words = [re.sub(r"^-ffp-contract=.*", f"-ffp-contract={fused}", word) for word in words]
-            words = [re.sub(r"^-DSOFT_CONTRACTED=.*", f"-DSOFT_CONTRACTED={contracted}", word) for word in words]
-            run([*words, "-w"], self.folder)
-            objects.append(target)
-        return objects
+        target = folder / f"{mutation.where}_0.o"
+        words = list(command)
+        words[words.index("-c") + 1] = str(source)
+        words[words.index("-o") + 1] = str(target)
+        for option in ("-MD", "-Werror"):
+            if option in words:
+                words.remove(option)
+        for option in ("-MF", "-MT"):
+            if option in words:
+                del words[words.index(option) : words.index(option) + 2]
+        run([*words, "-w"], self.folder)
+        return [target]
 
     def linked(self, objects: list[Path], folder: Path) -> None:
         """llama2cpp_ops with these objects before the libraries, whose own are then not taken."""

@@ -54,9 +54,25 @@ def test_what_metal_cannot_do_names_the_options(generate: list[str | Path], tmp_
         "llama2cpp: error: --activation-dtype is 'int8', but the metal backend multiplies floats only; "
         "use 'f32', or --backend cpu\n"
     )
+    errors = call(*generate, "--backend", "metal", "--threads", "2")[2]
+    assert errors == (
+        "llama2cpp: error: --threads is 2, but the metal backend computes on the GPU; "
+        "leave it out, or use --backend cpu\n"
+    )
     errors = call("generate", panel_sources.llm_int8(tmp_path), "Once", "--backend", "metal")[2]
     assert errors.endswith("there is no Metal kernel for weights of format llm_int8; use --backend cpu\n")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.skipif(not HAS_METAL, reason="no Metal in this build")
+def test_bench_names_the_gpu(models_dir: Path) -> None:
+    path = models_dir / "stories260K" / "stories260K.bin"
+    options = ["--prefill", "3", "--steps", "1", "--depth", "1", "--rounds", "1"]
+    code, text, errors = call("bench", path, "--backend", "metal", *options)
+    assert (code, errors) == (0, "")
+    device = llama2cpp.build_info()["device"]
+    assert f"MB of weights a token, on {device}, f32 activations" in text.splitlines()[0]
+    assert [line.split()[:2] for line in text.splitlines()[2:]] == [["1", "decode"], ["1", "prefill"]]
 
 
 @pytest.mark.skipif(not HAS_METAL, reason="no Metal in this build")

@@ -151,6 +151,16 @@ TEST_CASE("alloc() of more than a buffer can have, and of more than there is, sa
   CHECK(map.left() == left - memory.size());
 }
 
+TEST_CASE("a large piece that the GPU has no room for is refused") {
+  const Options small("memory=100m");
+  const Pool pool;
+  const Device device;
+  MemoryMap map(device);
+  const Buffer memory = map.alloc(std::size_t{70} << 20);
+  CHECK(
+      says(message_of([&] { map.alloc(std::size_t{70} << 20); }), "0.073 GB are more than the GPU has left, 0.031 GB"));
+}
+
 TEST_CASE("a weight in a mapped file is used where it lies, through one view of the file") {
   const PatternFile file(100'000);
   const Pool pool;
@@ -210,6 +220,23 @@ TEST_CASE("a weight that is not mapped is copied once for its owner, and the cop
   CHECK(*address(unowned) == std::byte{3});
   map.purge();
   CHECK(soft::live_objects("Buffer") == before + 1);
+}
+
+TEST_CASE("a large file that was read into memory is used where it lies, and let go of with it") {
+  const PatternFile file(std::size_t{5} << 20);
+  const Pool pool;
+  const Device device;
+  MemoryMap map(device);
+  const long before = soft::live_objects("Buffer");
+  Buffer memory = file.open(false);
+  const Place first = map.weight(plane_of(memory, 128, 50), 4);
+  const Place last = map.weight(plane_of(memory, memory.size() - 4, 4), 4);
+  CHECK(address(first) == memory.data() + 128);
+  CHECK(last.buffer == first.buffer);
+  CHECK(soft::live_objects("Buffer") == before + 1);
+  memory = {};
+  map.purge();
+  CHECK(soft::live_objects("Buffer") == before);
 }
 
 TEST_CASE("the same address with another owner's numbers is another weight") {
@@ -272,6 +299,17 @@ TEST_CASE("what the GPU ends with is an error with Metal's text and advice, and 
     const std::vector<float> found = logits_of(session, {5, 6});
     for (std::size_t i = 0; i < wanted.size(); ++i) CHECK(found[i] == doctest::Approx(wanted[i]).epsilon(1e-4));
   }
+}
+
+TEST_CASE("a kernel that the GPU does not take is an error that advises the CPU") {
+  const auto backend = llama2cpp::make_metal_backend();
+  const Numbers x(*backend, 1, 8);
+  const Options refusing("refuse=double_in_place");
+  const Backend::Lease lease(*backend, kNoPoll);
+  CHECK_THROWS_WITH_AS(backend->add(x.tensor, x.tensor, x.tensor),
+                       "preparing the kernel elementwise/double_in_place: Compiler encountered an internal error; "
+                       "use backend='cpu'",
+                       std::runtime_error);
 }
 
 TEST_CASE("a lease that ends in the middle of a pass leaves nothing behind, and the next one begins anew") {

@@ -17,6 +17,7 @@ import numpy as np
 import panel_sources
 import pytest
 import tiny
+from conftest import SUPPORT
 from numpy.typing import ArrayLike
 
 import llama2cpp
@@ -150,6 +151,58 @@ def test_options_of_the_cpus_are_refused_by_name(models_dir: Path) -> None:
         llama2cpp.load(path, backend="metal", activation_dtype="int8")
     with pytest.raises(ValueError, match="pack is 'always', but the metal backend reads weights where they lie"):
         llama2cpp.load(path, backend="metal", pack="always")
+
+
+REFUSED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import tiny
+
+model = tiny.model(tiny.config(vocab_size=4000, hidden_dim=400, seq_len=20000), backend="metal")
+session = model.session(context=2000)
+session.prefill([1, 2, 3])
+before = session.fork().prefill([4, 5]).tobytes()
+
+def refused(call):
+    try:
+        call()
+    except MemoryError as error:
+        print(error)
+
+refused(lambda: model.session(context=2**21))
+refused(lambda: model.session(context=2**62))
+refused(lambda: [model.session(context=2**19) for _ in range(10)])
+refused(lambda: model.run_with_cache([1] * 15000))
+refused(lambda: model.run_with_hooks([1] * 15000, fwd_hooks=[("attn_scores0", lambda activation, hook: None)]))
+assert session.tokens == [1, 2, 3]
+assert session.prefill([4, 5]).tobytes() == before
+"""
+
+
+def test_memory_that_the_gpu_does_not_have_is_refused_before_anything_is_computed() -> None:
+    """Both numbers are told, and the session goes on as if nothing had been asked for."""
+    told = subprocess.run(
+        [sys.executable, "-c", REFUSED, SUPPORT],
+        env=os.environ | {"LLAMA2CPP_SOFT_METAL": "memory=300m"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert len(lines) == 5
+    assert re.match(r"a context of 2097152 tokens needs 0\.403 GB .*, and 0\.3\d\d GB .*: ask for a smaller", lines[0])
+    for line in lines:
+        assert re.search(r"needs [\d.]+ GB.*, and 0\.[0-3]\d\d GB (of memory )?are available: ask for ", line), line
+
+
+def test_threads_are_the_cpus(models_dir: Path) -> None:
+    path = models_dir / "stories260K" / "stories260K.bin"
+    with pytest.raises(ValueError, match=r"threads is 2, but the metal backend computes on the GPU; leave it out, or"):
+        llama2cpp.load(path, backend="metal", threads=2)
+    model = llama2cpp.load(path, backend="cpu")
+    with pytest.raises(ValueError, match="threads is 1, but the metal backend"):
+        llama2cpp.from_arrays(model.config, dict(model.weights), backend="metal", threads=1)
 
 
 def files_of_each_kind(folder: Path) -> dict[str, Path]:

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 ON_METAL = False  # set by conftest.py
+FEW = 8  # examples of a property: the software device takes a hundred times as long as the CPU
 NEAR = 2e-5  # of the largest number: f32 sums in another order, through all layers
+
+
+def examples(count: int) -> int:
+    """How many examples of a property, where a test says so itself."""
+    return min(count, FEW) if ON_METAL else count
 
 
 def agree(a: NDArray[np.float32], b: NDArray[np.float32], near: float = NEAR) -> bool:

@@ -16,6 +16,7 @@
 #include "bind/poll.h"
 #include "bind/released_gil.h"
 #include "core/check.h"
+#include "core/thread_number.h"
 #include "core/thread_pool.h"
 #include "format/f32.h"
 #include "format/weight_rows.h"
@@ -180,6 +181,18 @@ ModelOptions make_options(const std::string& backend, std::optional<int> threads
   return {backend, threads ? checked_threads(threads) : 0, context.value_or(0), kv, activations, pack};
 }
 
+// Making a device and testing it takes a while, and the answer stays the same. Not where there is none, which is told at once;
+// nor in a fork, where Metal does not work. The GIL is held.
+MetalStatus known_metal_status() {
+  static MetalStatus known;
+  static int forks = -1;
+  if (known.device.empty() || forks != fork_generation()) {
+    known = metal_status();
+    forks = fork_generation();
+  }
+  return known;
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = LLAMA2CPP_VERSION;
@@ -190,7 +203,7 @@ py::dict build_info() {
 #elif defined(_MSC_VER)
   info["compiler"] = "msvc " + std::to_string(_MSC_VER);
 #endif
-  const MetalStatus metal = metal_status();
+  const MetalStatus metal = known_metal_status();
   if (metal.device.empty()) {
     info["backends"] = py::make_tuple("cpu");
     info["no_metal"] = metal.reason;

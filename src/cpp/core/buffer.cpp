@@ -23,8 +23,8 @@
 namespace llama2cpp {
 namespace {
 
-constexpr std::size_t kAlignment = 64;                                 // one cache line, one AVX-512 register
-[[maybe_unused]] constexpr std::size_t kLarge = std::size_t{4} << 20;  // from here on, pages instead of the heap
+constexpr std::size_t kAlignment = 64;                // one cache line, one AVX-512 register
+constexpr std::size_t kLarge = std::size_t{4} << 20;  // from here on, pages instead of the heap
 
 }  // namespace
 
@@ -33,11 +33,13 @@ Buffer Buffer::heap(std::size_t bytes) {
   if (static_cast<double>(bytes) >= kWorthChecking) {
     need_memory(static_cast<double>(bytes), "an array", "", "ask for less at a time");
   }
-#ifdef MADV_HUGEPAGE
+#ifndef _WIN32
   if (bytes >= kLarge) {  // fresh pages are zero already, and are touched by the threads that fill them
     void* pages = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) throw_no_memory(bytes);
+#ifdef MADV_HUGEPAGE
     ::madvise(pages, bytes, MADV_HUGEPAGE);
+#endif
     return {{static_cast<std::byte*>(pages), [bytes](std::byte* p) { ::munmap(p, bytes); }}, bytes, Kind::pages};
   }
 #endif

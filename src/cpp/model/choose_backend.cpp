@@ -52,6 +52,8 @@ std::shared_ptr<Backend> choose_backend(const Checkpoint& checkpoint, const Mode
       // There is none, or none that works (metal_status() says why): the CPU can do all of it.
     }
   }
+  LLAMA2CPP_CHECK(options.backend != "metal" || options.threads == 0, "threads is ", options.threads,
+                  ", but the metal backend computes on the GPU; leave it out, or use backend='cpu'");
   const std::string_view kind = options.backend == "auto" ? "cpu" : std::string_view(options.backend);
   auto backend = make_backend(kind, options.threads, arithmetic_for(checkpoint, options.activation_dtype));
   if (checkpoint.config.n_experts > 0 && !backend->routes_experts()) {

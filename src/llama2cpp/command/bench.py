@@ -233,7 +233,8 @@ def measure(
         if not numbers or min(numbers) < 1:
             raise ValueError(f"{name} is {list(numbers)}, expected numbers of 1 and more")
     report: Report | None = None
-    for count in threads:
+    counts: Sequence[int | None] = [None] if backend == "metal" else threads  # which are the CPU's
+    for count in counts:
         with load(
             source, backend=backend, threads=count, activation_dtype=activation_dtype, kv_dtype=kv_dtype
         ) as model:
@@ -253,8 +254,6 @@ def measure(
                     "runs": [],
                 }
             report["runs"].append(_run(model, prefills, depth, steps, rounds, _limits(model, limits)))
-            if model.backend != "cpu":
-                break  # threads mean nothing there
     assert report is not None
     return report
 
@@ -295,10 +294,10 @@ def print_table(report: Report) -> None:
                 row += [_cell(prefill["teraflops"], 2), "" if most is None else f"{most:g}"]
                 row.append(_percent(prefill["share_of_flops_limit"]))
             rows.append(row)
-    where = report["isa"] if on_cpu else f"{report['device']} ({report['isa']})".strip()
+    where = f"{report['isa']} kernels" if on_cpu else f"on {report['device']}"
     say(
         f"{one_line(report['model'])}: {report['megabytes_per_token']:,.1f} MB of weights a token, "
-        f"{where} kernels, {report['activations']} activations, {report['kv']} keys and "
+        f"{where}, {report['activations']} activations, {report['kv']} keys and "
         f"values; median (least - most) of {report['rounds']} rounds"
     )
     for row in rows:

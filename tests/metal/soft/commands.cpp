@@ -151,7 +151,7 @@ void Machine::run_one(MTL::CommandBuffer& commands, bool victim) {
   Failure failure = Failure::none;
   {
     const std::lock_guard lock(all.mutex);
-    if (all.ignoring) failure = Failure::submissions_ignored;
+    if (all.ignoring || commands.queue_->failed_) failure = Failure::submissions_ignored;
   }
   if (options.fail != Failure::none && commands.number_ == options.fail_at) {
     failure = options.fail;
@@ -178,6 +178,7 @@ void Machine::run_one(MTL::CommandBuffer& commands, bool victim) {
   }
   commands.end_ = now();
   if (failure != Failure::none || victim) {
+    commands.queue_->failed_ = commands.queue_->failed_ || failure != Failure::none;
     end_with(failure_text(failure));
   } else {
     commands.status_ = MTL::CommandBufferStatusCompleted;

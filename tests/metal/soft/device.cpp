@@ -335,10 +335,14 @@ void Function::dispose() noexcept {
   device_->release();
 }
 
-ComputePipelineState* Device::newComputePipelineState(const Function* function, NS::Error**) {
+ComputePipelineState* Device::newComputePipelineState(const Function* function, NS::Error** error) {
   soft::check_call(this, machine_.get(), "newComputePipelineState");
   soft::check_call(function, nullptr, "newComputePipelineState");
   const soft::Options options = soft::options();
+  if (options.refuse == function->kernel_->name) {
+    soft::put_error(error, "MTLPipelineErrorDomain", 3, "Compiler encountered an internal error");
+    return nullptr;
+  }
   auto* pipeline = Maker::make<ComputePipelineState>("ComputePipelineState");
   pipeline->device_ = retain();
   pipeline->library_ = function->library_;

@@ -71,7 +71,7 @@ struct Options {
   unsigned width = 32;          // threadExecutionWidth that pipelines report
   unsigned max_threads = 1024;  // maxTotalThreadsPerThreadgroup that pipelines report
   bool exit = false;   // end the process with status 70 where it leaves objects or late faults behind, and say which
-  std::string refuse;  // the library that newLibrary does not compile
+  std::string refuse;  // the library that newLibrary does not compile, or the kernel that becomes no pipeline
   Failure fail = Failure::none;
   std::uint64_t fail_at = 1;  // the how-manieth commit after the options were set fails
 };

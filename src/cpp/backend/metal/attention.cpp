@@ -85,7 +85,7 @@ class SpanJob {
     const Grid grid{.groups = {args_.heads, args_.rows, 1},
                     .threads = {threads(), 1, 1},
                     .shared = 2 * kMostSimdgroups * sizeof(float)};
-    if (to.data == scores.data) {
+    if (same(to, scores)) {
       tools_.pass.dispatch(kernel("softmax_rows_in_place"),
                            {tools_.operand(to, Access::read_write, kOp, "pattern"), sinks()}, args_, grid, {});
     } else {

@@ -138,7 +138,7 @@ std::size_t Device::allocated() const { return device_->currentAllocatedSize(); 
 
 void Device::renew_queue() {
   Held<MTL::CommandQueue> fresh(device_->newCommandQueue());
-  if (!fresh) throw std::runtime_error(cat("Metal gives no command queue on '", limits_.device, "'"));
+  if (!fresh) throw Unavailable(cat("Metal gives no command queue on '", limits_.device, "'"));
   if (residency_) fresh->addResidencySet(residency_.get());
   queue_ = std::move(fresh);
 }
@@ -162,7 +162,7 @@ std::string Device::problem_of(std::string_view library_name) {
     library(library_name);
     return {};
   } catch (const Unavailable& e) {
-    return e.what();
+    return *e.reason;
   }
 }
 
@@ -182,9 +182,9 @@ const Kernel& Device::kernel(std::string_view library_name, std::string_view nam
   }
   NS::Error* error = nullptr;
   const Held<MTL::Function> function(library(library_name).newFunction(string_of(name), values.get(), &error));
-  if (!function) throw std::runtime_error(error_text(cat("the kernel ", key), error));
+  if (!function) throw Unavailable(error_text(cat("the kernel ", key), error));
   Held<MTL::ComputePipelineState> pipeline(device_->newComputePipelineState(function.get(), &error));
-  if (!pipeline) throw std::runtime_error(error_text(cat("preparing the kernel ", key), error));
+  if (!pipeline) throw Unavailable(error_text(cat("preparing the kernel ", key), error));
   if (pipeline->threadExecutionWidth() != kSimdgroup) {
     throw Unavailable(cat("the GPU '", limits_.device, "' has simdgroups of ", pipeline->threadExecutionWidth(),
                           " threads, expected ", kSimdgroup));

@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace NS {
 class Error;
@@ -29,9 +30,11 @@ class ResidencySet;
 
 namespace llama2cpp::metal {
 
-// Why there is no such backend here: no GPU, or one that lacks what the kernels need.
-struct Unavailable : std::invalid_argument {
-  using std::invalid_argument::invalid_argument;
+// Why Metal cannot be used here: no GPU, one that lacks what the kernels need, or a kernel that it does not take.
+struct Unavailable : std::runtime_error {
+  explicit Unavailable(std::string why)
+      : std::runtime_error(why + "; use backend='cpu'"), reason(std::make_shared<const std::string>(std::move(why))) {}
+  std::shared_ptr<const std::string> reason;  // without the advice; shared, since copying an exception must not throw
 };
 
 // A reference of ours to an object of Metal's.

@@ -19,6 +19,9 @@
 namespace llama2cpp::metal {
 namespace {
 
+// What is this large and begins at a page the system has given in pages of its own.
+constexpr std::size_t kLarge = std::size_t{4} << 20;
+
 // Bytes [begin, begin + bytes) of an owner's memory.
 struct View {
   std::size_t begin = 0;
@@ -123,8 +126,9 @@ struct MemoryMap::State {
     const auto found =
         std::find_if(all.views.begin(), all.views.end(), [&](const View& view) { return view.has(begin, bytes); });
     if (found != all.views.end()) return *found;
-    if (owner.mapped() && reinterpret_cast<std::uintptr_t>(owner.data()) % page == 0) {
-      // As much of the file as a buffer can have; what reaches into the next one gets a view that begins before it.
+    const bool pages = owner.mapped() || owner.size() >= kLarge;
+    if (pages && reinterpret_cast<std::uintptr_t>(owner.data()) % page == 0) {
+      // As much of it as a buffer can have; what reaches into the next one gets a view that begins before it.
       const std::size_t first = owner.size() <= largest / page * page ? 0 : begin / page * page;
       const std::size_t length = std::min(
           largest / page * page, (owner.size() - first + page - 1) / page * page);  // the last page is mapped whole
@@ -159,6 +163,12 @@ MemoryMap::~MemoryMap() = default;
 Buffer MemoryMap::alloc(std::size_t bytes) {
   device_.check_process();
   const std::size_t length = std::max(bytes, std::size_t{1});
+  // Metal would give more than the GPU can use, and passes would fail.
+  const std::size_t free = static_cast<double>(length) < kWorthChecking ? length : left();
+  if (length > free && length <= device_.limits().buffer) {
+    throw OutOfMemoryError(cat(gigabytes(static_cast<double>(length)), " are more than the GPU has left, ",
+                               gigabytes(static_cast<double>(free))));
+  }
   Held<MTL::Buffer> buffer = state_->make(length);
   auto* const data = static_cast<std::byte*>(buffer->contents());
   std::memset(data, 0, length);

@@ -34,8 +34,8 @@ class MemoryMap {
   // Zeroed memory that both sides use. It may outlive the map. Throws OutOfMemoryError.
   Buffer alloc(std::size_t bytes);
 
-  // All bytes of a plane, [data, data + bytes). In a mapped file they are used where they lie. Other memory is copied when it is
-  // first asked for, and the copy goes when its owner has; so is a plane that does not lie at a multiple of `alignment`.
+  // All bytes of a plane, [data, data + bytes). In whole pages, such as a mapped file's, they are used where they lie. Other memory
+  // is copied when it is first asked for, and the copy goes when its owner has; so is a plane that does not lie at a multiple of `alignment`.
   Place weight(const Plane& plane, std::size_t alignment);
 
   // [address, address + bytes) of memory that alloc() made. Throws std::invalid_argument with the names of op and operand

@@ -24,9 +24,6 @@ namespace llama2cpp {
 namespace metal {
 namespace {
 
-// Whether an output is the very tensor that an input is: then they are one argument of the kernel.
-bool same(const Tensor& a, const Tensor& b) { return a.data == b.data; }
-
 class MetalBackend final : public Backend {
  public:
   MetalBackend() : isa_(cat("apple", tools_.device.limits().family)) {}
@@ -300,13 +297,15 @@ std::shared_ptr<Backend> make_metal_backend() {
   try {
     return make_tested();
   } catch (const metal::Unavailable& e) {
-    throw std::invalid_argument(cat("backend is 'metal', but ", e.what(), "; use 'cpu'"));
+    throw std::invalid_argument(cat("backend is 'metal', but ", *e.reason, "; use 'cpu'"));
   }
 }
 
 MetalStatus metal_status() {
   try {
     return {std::string(make_tested()->device()), {}};
+  } catch (const metal::Unavailable& e) {
+    return {{}, *e.reason};
   } catch (const std::exception& e) {
     return {{}, e.what()};
   }

@@ -77,8 +77,8 @@ void Pass::encode(const Kernel& kernel, std::span<const Operand> operands, const
   if (grid.groups.x == 0 || grid.groups.y == 0 || grid.groups.z == 0) return;
   const std::size_t threads = std::size_t{grid.threads.x} * grid.threads.y * grid.threads.z;
   if (threads > kernel.most_threads) {
-    throw std::runtime_error(cat("the kernel ", kernel.name, " runs in groups of at most ", kernel.most_threads,
-                                 " threads on '", device_.limits().device, "', and ", threads, " were wanted"));
+    throw Unavailable(cat("the kernel ", kernel.name, " runs in groups of at most ", kernel.most_threads,
+                          " threads on '", device_.limits().device, "', and ", threads, " were wanted"));
   }
   if (!open_) begin();
   encoder_->setComputePipelineState(kernel.pipeline);
@@ -104,9 +104,9 @@ void Pass::begin() {
   while (running_.size() >= kAtOnce) await_oldest();
   // Both are Metal's to let go of, with the lease's pool.
   MTL::CommandBuffer* const buffer = device_.queue().commandBuffer();
-  if (buffer == nullptr) throw std::runtime_error("Metal gives no command buffer");
+  if (buffer == nullptr) throw Unavailable("Metal gives no command buffer");
   MTL::ComputeCommandEncoder* const encoder = buffer->computeCommandEncoder();
-  if (encoder == nullptr) throw std::runtime_error("Metal gives no encoder of commands");
+  if (encoder == nullptr) throw Unavailable("Metal gives no encoder of commands");
   open_.reset(buffer->retain());
   encoder_.reset(encoder->retain());
 }

@@ -36,7 +36,7 @@ Grid by_pieces(std::int64_t rows, std::int64_t columns, std::int64_t piece, cons
 }
 
 void encode_normalize(Tools& tools, const Tensor& x, const Norm& norm, const Tensor& out, const char* op) {
-  const bool in_place = out.data == x.data;
+  const bool in_place = same(out, x);
   const Tensor& scale = norm.scale ? norm.scale : norm.gain;
   const Tensor& gain = norm.gain ? norm.gain : norm.scale;
   const Kernel& kernel = tools.device.kernel("norm", in_place ? "rms_normalize_in_place" : "rms_normalize",

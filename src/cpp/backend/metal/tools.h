@@ -42,6 +42,10 @@ void encode_normalize(Tools& tools, const Tensor& x, const Norm& norm, const Ten
 // A grid over rows (y) and pieces of so many columns (x); the threads of a group share a piece out.
 Grid by_pieces(std::int64_t rows, std::int64_t columns, std::int64_t piece, const char* op);
 
+// Whether an output is the very tensor that an input is (op_checks let nothing else begin where it does): then they are one
+// argument of a kernel of its own.
+inline bool same(const Tensor& a, const Tensor& b) { return a.data == b.data; }
+
 // A size as kernels take it. Throws std::invalid_argument where it does not fit.
 std::uint32_t size32(std::int64_t size, const char* op);
 

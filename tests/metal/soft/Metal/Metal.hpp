@@ -370,6 +370,7 @@ class CommandQueue : public NS::Referencing<CommandQueue> {
   void dispose() noexcept override;
   Device* device_ = nullptr;
   std::vector<const ResidencySet*> residency_;
+  bool failed_ = false;  // one of its command buffers has: what is committed later is ignored
 };
 
 class Device : public NS::Referencing<Device> {
