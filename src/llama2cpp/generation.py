@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import Sampler, StreamDecoder, Tokenizer
+from ._core import Sampler, Tokenizer
 from .common.arguments import checked, naming, spelled_out
 from .common.later import Later, now
+from .common.library_tokenizer import stream_decoder
 from .common.sampling import Sampling, SamplingOptions
 from .common.token_ids import Prompt as Prompt
 from .common.token_ids import check_prompt, listed, several
@@ -464,7 +465,7 @@ class _Text:
     """Sampled ids -> text that is final: whole characters, and nothing that may yet begin a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
-        self.decoder = StreamDecoder(tokenizer)
+        self.decoder = stream_decoder(tokenizer)
         self.stopped = False
         self._stops = stops
         self._held = ""

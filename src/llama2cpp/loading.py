@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 from . import _core, hub
 from ._core import Config, Tokenizer
 from .common.arguments import checked, close_names
+from .common.library_tokenizer import LibraryTokenizer, is_of_library
 from .model import Model
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _STORYTELLER = "storyteller"  # its name
 _STORYTELLER_FOLDER = Path(__file__).parent / "storyteller"  # the model in the package; its card is beside it
@@ -23,7 +27,7 @@ _STORYTELLER_FOLDER = Path(__file__).parent / "storyteller"  # the model in the 
 def load(
     source: str | PathLike[str] | None = None,
     *,
-    tokenizer: str | PathLike[str] | Tokenizer | None = None,
+    tokenizer: str | PathLike[str] | Tokenizer | tokenizers.Tokenizer | None = None,
     backend: str = "auto",
     threads: int | None = None,
     context: int | None = None,
@@ -43,10 +47,12 @@ def load(
         panels that ``llama2cpp export`` has written, or the name of a model that ``llama2cpp pull`` has downloaded:
         "smollm2-135m", "org/repo" or "org/repo:file". What exists as a path is never taken for a name. "storyteller",
         or nothing, is a small model of this project's own that is in the package and tells children's stories.
-    tokenizer : str, path or Tokenizer, optional
+    tokenizer : str, path, Tokenizer or tokenizers.Tokenizer, optional
         A llama2.c ``tokenizer.bin``, a SentencePiece ``.model``, Llama 3's ``tokenizer.model`` or a
-        ``tokenizer.json``. Without it the tokenizer is what the checkpoint itself holds; llama2.c's hold none, and the
-        model then takes and gives ids only.
+        ``tokenizer.json``; or one of the ``tokenizers`` library, for what is not read here: ids and texts are then the
+        library's, BOS, EOS and chat template those that the files beside the model name, and no export keeps it.
+        Without it the tokenizer is what the checkpoint itself holds; llama2.c's hold none, and the model then takes and
+        gives ids only.
     backend : str
         "cpu", "metal" (the GPU of a Mac with Apple silicon) or "auto": Metal where there is such a GPU, with kernels
         for all of the model's weights and room for them, unless an option or a llama2.c int8 file asks for what only
@@ -109,14 +115,14 @@ def load(
         if not hint or error.errno is None or Path(source).exists():
             raise
         raise FileNotFoundError(error.errno, f"{error.strerror}{hint}", str(source)) from None
-    return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size), options)
+    return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size, core), options)
 
 
 @checked
 def from_arrays(
     config: Config,
     arrays: Mapping[str, NDArray[np.float32]],
-    tokenizer: str | PathLike[str] | Tokenizer | None = None,
+    tokenizer: str | PathLike[str] | Tokenizer | tokenizers.Tokenizer | None = None,
     *,
     backend: str = "auto",
     threads: int | None = None,
@@ -179,12 +185,21 @@ def _dtypes(function: str, precision: str, **dtypes: str) -> dict[str, str]:
     return dict.fromkeys(dtypes, "f32")
 
 
-def _open_tokenizer(tokenizer: str | PathLike[str] | Tokenizer | None, vocab_size: int) -> Tokenizer | None:
+def _open_tokenizer(
+    tokenizer: str | PathLike[str] | Tokenizer | tokenizers.Tokenizer | None,
+    vocab_size: int,
+    core: _core.Model | None = None,
+) -> Tokenizer | None:
     if tokenizer is None:
         return None
+    if is_of_library(tokenizer):
+        path, own = ("", None) if core is None else (core.path, core.tokenizer)
+        library = cast("tokenizers.Tokenizer", tokenizer)
+        # It has the methods of ours, whose class has no heirs.
+        return cast("Tokenizer", LibraryTokenizer.from_library(library, vocab_size, path, own))
     if not isinstance(tokenizer, Tokenizer):
         # The size makes a tokenizer.bin read as llama2.c reads it: as many pieces as the model has ids.
-        tokenizer = Tokenizer.from_file(tokenizer, vocab_size)
+        tokenizer = Tokenizer.from_file(cast("str | PathLike[str]", tokenizer), vocab_size)
     if tokenizer.vocab_size != vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} pieces and the model a vocabulary of {vocab_size}: "

@@ -19,6 +19,7 @@ from . import _core, generation
 from ._core import Config, Tokenizer
 from .common.arguments import checked, float_array, level_of_caller, naming, spelled_out, warn_of_old_name
 from .common.generation_config import GenerationConfig, read_generation_config
+from .common.library_tokenizer import LibraryTokenizer
 from .common.sampling import Sampling
 from .common.token_ids import Rows, listed, several, to_ids
 from .dialogue import answers
@@ -1190,4 +1191,5 @@ def hardware(model: Model) -> str:
 
 def _load_again(path: str, tokenizer: Tokenizer | None, options: dict[str, Any]) -> Model:
     """Do what pickles ask for."""
-    return Model._load(path, tokenizer=tokenizer, **options)
+    given = tokenizer.library() if isinstance(tokenizer, LibraryTokenizer) else tokenizer
+    return Model._load(path, tokenizer=given, **options)

@@ -91,7 +91,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "None": (type(None),),
     "Literal[False]": (),
 }
-_CLASSES = {"Model", "Opened", "Tokenizer", "Config", "Calibration", "ActivationCache"}
+_CLASSES = {"Model", "Opened", "Tokenizer", "tokenizers.Tokenizer", "Config", "Calibration", "ActivationCache"}
 _RANGES = {"seed": (0, 2**64 - 1)}  # others are of 64 bits with a sign
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .._core import Tokenizer
+from ..common.library_tokenizer import special_candidates
 
 Message: TypeAlias = Mapping[str, Any]
 
@@ -233,7 +234,7 @@ def _spelling(tokenizer: Tokenizer, token: int | None) -> str:
 def _special_tokens(tokenizer: Tokenizer) -> tuple[re.Pattern[str], dict[str, int]]:
     """Find the pieces that are ids only where special tokens are asked for; an expression for those not marked."""
     ids = {}
-    for token in range(tokenizer.vocab_size):
+    for token in special_candidates(tokenizer):
         try:
             name = tokenizer.piece(token).decode()
             for spelling in {name, name.strip("\n")}:

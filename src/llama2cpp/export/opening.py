@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import hub
 from .._core import FormatError, Tokenizer
+from ..common.library_tokenizer import is_of_library
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -45,6 +46,11 @@ def open_source(
     threads: int | None = None,
 ) -> Opened:
     """Do what `open_checkpoint` does, and remember whether a tokenizer was given."""
+    if is_of_library(tokenizer):
+        raise ValueError(
+            "an export cannot keep a tokenizer of the tokenizers library: save it as a tokenizer.json and pass its "
+            "path, or leave the tokenizer out (tokenizer=False, --no-tokenizer)"
+        )
     return Opened(open_checkpoint(source, tokenizer=tokenizer, threads=threads), tokenizer is None)
 
 
