@@ -223,7 +223,7 @@ void read_templates(const Gguf& gguf, Vocabulary& vocabulary) {
         vocabulary.template_texts.push_back(std::move(text));
       }
     } catch (const FormatError& error) {
-      vocabulary.warnings.push_back(cat(error.what(), ": there is no such chat template"));
+      vocabulary.warnings.push_back(cat(error.what(), ": there is no chat template"));
     }
   }
 }

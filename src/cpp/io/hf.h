@@ -182,7 +182,10 @@ struct TokenizerSettings {
   std::vector<std::string> template_names, template_texts;  // of others than that
   std::vector<std::int64_t> eos_ids;
 
-  // The rest is for a tokenizer.model; a tokenizer.json has all of this itself.
+  std::string tokenizer_class;  // transformers', empty where none is named
+  bool split_special_tokens = false;
+
+  // The rest is for a tokenizer.model; a tokenizer.json has most of this itself.
   bool any = false;                     // one of the first three files is there
   std::map<std::int64_t, Token> added;  // by their ids
   std::vector<Token> special;           // those that the files name, in the order of the ids that new ones get

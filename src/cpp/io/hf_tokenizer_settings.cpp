@@ -230,6 +230,10 @@ TokenizerSettings read_tokenizer_settings(const HfFolder& folder) {
     settings.add_eos = find_flag(config, "add_eos_token");
     settings.add_prefix_space = find_flag(config, "add_prefix_space");
     settings.legacy = flag(config, "legacy", false);
+    settings.split_special_tokens = flag(config, "split_special_tokens", false);
+    if (const auto name = config.find("tokenizer_class"); name && name->type() == Json::Type::string) {
+      settings.tokenizer_class = name->string();
+    }
     settings.no_bos = is_null(config, "bos_token");
     settings.no_eos = is_null(config, "eos_token");
     named.read(config);
@@ -304,11 +308,64 @@ void set_templates(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   vocabulary.template_texts = settings.template_texts;
 }
 
+void set_added(Vocabulary& vocabulary, std::size_t id, const Token& token) {
+  vocabulary.types[id] = token.special ? PieceType::control : PieceType::user_defined;
+  auto* const added = find_added(vocabulary);
+  if (added == nullptr) return;
+  std::erase_if(*added, [&](const auto& old) { return old.id == static_cast<std::int32_t>(id); });
+  if (token.lstrip || token.rstrip || token.normalized) {
+    added->push_back({static_cast<std::int32_t>(id), token.lstrip, token.rstrip, token.normalized});
+  }
+}
+
+[[noreturn]] void refuse_split() {
+  throw FormatError("tokenizer_config.json.split_special_tokens: true, and only false is implemented");
+}
+
+// Whether the class that transformers makes a tokenizer of takes everything from tokenizer.json.
+bool is_generic(std::string_view tokenizer_class) {
+  return tokenizer_class.empty() || tokenizer_class == "PreTrainedTokenizerFast" ||
+         tokenizer_class == "TokenizersBackend";
+}
+
+bool is_llama(std::string_view tokenizer_class) {
+  return tokenizer_class == "LlamaTokenizer" || tokenizer_class == "LlamaTokenizerFast";
+}
+
+SpacePrefix prefix_of(const TokenizerSettings& settings) {
+  if (!settings.add_prefix_space.value_or(true)) return SpacePrefix::none;
+  return settings.legacy ? SpacePrefix::where_none : SpacePrefix::first_where_none;
+}
+
+// add_prefix_space, where a class has it: for transformers it counts before what tokenizer.json says. (So does, since its
+// version 5, `legacy` for Llama's class. Where that is said alone, tokenizer.json counts here, as in `tokenizers`.)
+void apply_prefix(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  if (!settings.add_prefix_space || is_generic(settings.tokenizer_class)) return;
+  if (auto* const ranked = std::get_if<RankedBpeRules>(&vocabulary.rules);
+      ranked && is_llama(settings.tokenizer_class)) {
+    const bool puts_one = ranked->prefix != SpacePrefix::none;
+    if (puts_one == *settings.add_prefix_space) return;
+    ranked->prefix = prefix_of(settings);
+    ranked->normalizes = false;
+  } else if (vocabulary.is<ByteBpeRules>() && *settings.add_prefix_space && !is_llama(settings.tokenizer_class)) {
+    throw FormatError("tokenizer_config.json.add_prefix_space: true, and for byte-level BPE only false is implemented");
+  }
+}
+
 }  // namespace
 
 // What is put around a text is tokenizer.json's to say: transformers 5 passes over add_bos_token and add_eos_token, and so
 // do we. Which token is BOS, where it puts none, and which are EOS too, the settings tell.
 void apply(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  if (settings.split_special_tokens) refuse_split();
+  apply_prefix(settings, vocabulary);
+  for (const Token& token : settings.special) {  // those that tokenizer.json has not added itself
+    const std::int32_t known = find_piece(vocabulary, token.text);
+    const auto index = static_cast<std::size_t>(known);
+    if (known < 0 || vocabulary.types[index] != PieceType::normal) continue;
+    if (!token.flaw.empty()) throw FormatError(token.flaw);
+    set_added(vocabulary, index, token);
+  }
   const std::int32_t bos = find_piece(vocabulary, settings.bos_token);
   if (!vocabulary.add_bos && bos >= 0) vocabulary.bos_id = bos;
   set_ends(settings, -1, find_piece(vocabulary, settings.eos_token), vocabulary);
@@ -324,16 +381,6 @@ void refuse_flaws(const TokenizerSettings& settings) {
   };
   for (const auto& [id, token] : settings.added) refuse(token);
   for (const Token& token : settings.special) refuse(token);
-}
-
-void set_added(Vocabulary& vocabulary, std::size_t id, const Token& token) {
-  vocabulary.types[id] = token.special ? PieceType::control : PieceType::user_defined;
-  auto* const added = find_added(vocabulary);
-  if (added == nullptr) return;
-  std::erase_if(*added, [&](const auto& old) { return old.id == static_cast<std::int32_t>(id); });
-  if (token.lstrip || token.rstrip || token.normalized) {
-    added->push_back({static_cast<std::int32_t>(id), token.lstrip, token.rstrip, token.normalized});
-  }
 }
 
 void append(Vocabulary& vocabulary, const Token& token) {
@@ -418,16 +465,14 @@ void rank_merges(const TokenizerSettings& settings, Vocabulary& vocabulary) {
     if (type == PieceType::unused) type = PieceType::normal;
     if (type == PieceType::unknown) type = PieceType::control;
   }
-  const bool spaced = settings.add_prefix_space.value_or(true);
-  rules.prefix = !spaced           ? SpacePrefix::none
-                 : settings.legacy ? SpacePrefix::where_none
-                                   : SpacePrefix::first_where_none;
+  rules.prefix = prefix_of(settings);
   vocabulary.rules = std::move(rules);
 }
 
 }  // namespace
 
 void apply_to_model(const TokenizerSettings& settings, Vocabulary& vocabulary) {
+  if (settings.split_special_tokens) refuse_split();
   if (vocabulary.is<SentencePieceRules>() && settings.any) rank_merges(settings, vocabulary);
   refuse_flaws(settings);
   add_with_ids(settings, vocabulary);
