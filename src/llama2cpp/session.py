@@ -127,8 +127,9 @@ class KVCache(NotPickled):
         config = self._core.config
         layer = self._layer(layer, "KVCache.unrotated_keys")
         keys = self._core.keys(layer)
-        cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(len(keys)))
-        length = _rotary_length(config)
+        _need_turned_keys(config, "KVCache.unrotated_keys")
+        cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(len(keys), layer))
+        length = _rotary_length(config, layer)
         if length != 1:
             cos, sin = cos / length**2, sin / length**2
         if layer in config.no_rope_layers:
@@ -176,7 +177,7 @@ class KVCache(NotPickled):
         """
         at = begin if at is None else at
         mine, theirs = self._core.config, source._core.config
-        for name in ("n_layers", "n_kv_heads", "head_dim", "rope_style", "rotary_dim", "no_rope_layers"):
+        for name in ("n_layers", "n_kv_heads", "head_dim", "rope_style", "rotary_dim", "no_rope_layers", "qk_norm"):
             if getattr(mine, name) != getattr(theirs, name):
                 raise ValueError(f"{name} is {getattr(mine, name)} here and {getattr(theirs, name)} in the source")
         count = end - begin
@@ -188,24 +189,26 @@ class KVCache(NotPickled):
             (layer, source.keys(layer)[begin:end].copy(), source.values(layer)[begin:end].copy()) for layer in chosen
         ]
         if at != begin:
-            cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(max(at, begin) + count))
-            old, to = slice(begin, end), slice(at, at + count)
-            turn_cos = cos[to] * cos[old] + sin[to] * sin[old]  # of the difference of the angles
-            turn_sin = sin[to] * cos[old] - cos[to] * sin[old]
-            length = _rotary_length(mine)
-            if length != 1:
-                turn_cos, turn_sin = turn_cos / length**2, turn_sin / length**2
+            _need_turned_keys(mine, "KVCache.splice to other positions")
             new = [
-                (
-                    layer,
-                    keys if layer in mine.no_rope_layers else _turn(keys, turn_cos, turn_sin, mine, mine.rope_style),
-                    values,
-                )
+                (layer, keys if layer in mine.no_rope_layers else self._moved(keys, layer, begin, at), values)
                 for layer, keys, values in new
             ]
         for layer, keys, values in new:
             self.keys(layer)[at : at + count] = keys
             self.values(layer)[at : at + count] = values
+
+    def _moved(self, keys: NDArray[Any], layer: int, begin: int, at: int) -> NDArray[np.float64]:
+        """Turn the keys of positions from `begin` on as if they were from `at` on."""
+        config = self._core.config
+        cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(max(at, begin) + len(keys), layer))
+        old, to = slice(begin, begin + len(keys)), slice(at, at + len(keys))
+        turn_cos = cos[to] * cos[old] + sin[to] * sin[old]  # of the difference of the angles
+        turn_sin = sin[to] * cos[old] - cos[to] * sin[old]
+        length = _rotary_length(config, layer)
+        if length != 1:
+            turn_cos, turn_sin = turn_cos / length**2, turn_sin / length**2
+        return _turn(keys, turn_cos, turn_sin, config, config.rope_style)
 
     def __repr__(self) -> str:
         config = self._core.config
@@ -248,9 +251,15 @@ def _from_pairs(pairs: NDArray[np.float64], style: str) -> NDArray[np.float64]:
     return pairs.reshape(*pairs.shape[:-2], pairs.shape[-2] * pairs.shape[-1])
 
 
-def _rotary_length(config: _core.Config) -> float:
+def _need_turned_keys(config: _core.Config, what: str) -> None:
+    if config.qk_norm == "head_after_rope":
+        raise ValueError(f"{what}: qk_norm is head_after_rope, and such keys cannot be turned back")
+
+
+def _rotary_length(config: _core.Config, layer: int) -> float:
     """Give what cos and sin are multiplied by: keys that are turned by them twice are longer by its square."""
-    scaling = config.rope_scaling
+    local = config.local_rope_theta > 0 and layer not in config.full_layers
+    scaling = None if local else config.rope_scaling
     return float(scaling.get("attention_factor", 1.0)) if scaling is not None else 1.0
 
 

@@ -60,6 +60,8 @@ Shape stated_shape(Point point, const Config& c, std::int64_t count, std::int64_
     case Point::embed:
     case Point::resid_pre:
     case Point::ln1_normalized:
+    case Point::ln1_post_normalized:
+    case Point::ln2_post_normalized:
     case Point::attn_out:
     case Point::resid_mid:
     case Point::ln2_normalized:
@@ -68,6 +70,8 @@ Shape stated_shape(Point point, const Config& c, std::int64_t count, std::int64_
       return {count, c.dim};
     case Point::ln1_scale:
     case Point::ln2_scale:
+    case Point::ln1_post_scale:
+    case Point::ln2_post_scale:
       return {count, 1};
     case Point::q:
     case Point::q_normed:

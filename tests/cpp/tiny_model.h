@@ -120,7 +120,7 @@ inline std::shared_ptr<const Model> model(const Config& config, const ModelOptio
   checkpoint.llama2c_arithmetic = group > 0 && config.rope_style == llama2cpp::RopeStyle::interleaved;
   checkpoint.config = config;
   for (const llama2cpp::PartFacts& row : llama2cpp::kParts) {
-    if (row.need == llama2cpp::Need::optional || row.need == llama2cpp::Need::qk_norm || of_experts(row.part)) continue;
+    if (!llama2cpp::is_needed(config, row.part).value_or(false) && row.need != llama2cpp::Need::untied) continue;
     const Part part = row.part;
     const auto [rows, cols] = llama2cpp::part_shape(config, part);
     for (std::int64_t layer = 0; layer < (llama2cpp::per_layer(part) ? config.n_layers : 1); ++layer) {

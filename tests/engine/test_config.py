@@ -52,6 +52,14 @@ SET: dict[str, Any] = NEEDED | {
     "n_experts_used": 2,
     "router_order": "topk_softmax",
     "router_renormalise": True,
+    "norm": "layer",
+    "parallel": False,  # which would have norm_places "before", as the default is
+    "norm_places": "both",
+    "activation": "silu",  # as experts have it, and a gate
+    "gated": True,
+    "local_rope_theta": 50.0,
+    "score_cap": 3.0,
+    "logits_cap": 4.0,
 }
 FIELDS = list(Config(**NEEDED).to_dict())
 
@@ -75,6 +83,10 @@ def test_every_field_is_taken_and_shown(tmp_path: Path) -> None:
                 "rope_scaling": {"rope_long_factors": ()},
                 "n_experts": {"n_experts_used": None},
                 "n_experts_used": {"n_experts": None},
+                "sliding_window": {"local_rope_theta": 0.0},
+                "parallel": {"norm_places": "before"},
+                "activation": {"n_experts": None, "n_experts_used": None},
+                "gated": {"n_experts": None, "n_experts_used": None},
                 "rope_style": no_factors | {"rotary_dim": None},
             }.get(name, {})
             assert Config(**(SET | more | {name: other})) != config
@@ -120,6 +132,14 @@ def test_what_is_not_given() -> None:
         "n_experts_used": None,
         "router_order": "softmax_topk",
         "router_renormalise": False,
+        "norm": "rms",
+        "parallel": False,
+        "norm_places": "before",
+        "activation": "silu",
+        "gated": True,
+        "local_rope_theta": 0.0,
+        "score_cap": 0.0,
+        "logits_cap": 0.0,
     }
     optional = {"n_kv_heads", "head_dim", "rope_scaling", "rope_factors", "sliding_window"}
     optional |= {"rotary_dim", "rope_long_factors", "full_layers", "no_rope_layers", "n_experts", "n_experts_used"}

@@ -93,6 +93,14 @@ FIELDS: dict[str, list[Any]] = {
     "residual_multiplier": [0.3],
     "attention_multiplier": [0.4],
     "logits_scaling": [2.5],
+    "norm": ["layer"],
+    "parallel": [True],
+    "norm_places": ["after"],
+    "activation": ["gelu_tanh"],
+    "gated": [False],
+    "local_rope_theta": [50.0],
+    "score_cap": [2.0],
+    "logits_cap": [2.0],
 }
 CONFIGS = {f"{name}-{i}": (name, value) for name, values in FIELDS.items() for i, value in enumerate(values)}
 TOGETHER: dict[str, dict[str, Any]] = {
@@ -120,6 +128,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "rotary_dim": {"rope_style": "half_split"},
     "rope_long_factors": {"rope_scaling": LONGROPE, "rope_factors": FIELDS["rope_factors"][0]},
     "full_layers": {"sliding_window": 7},
+    "local_rope_theta": {"sliding_window": 7},
 }
 
 
@@ -222,9 +231,10 @@ def test_a_field_is_kept_or_refused(
 
 # What the target has no place for; llama2.c's has many. Models with a rotary_dim hold several weights as one: none is
 # written.
+UNWRITTEN = {"norm", "parallel", "norm_places", "activation", "gated", "local_rope_theta", "score_cap", "logits_cap"}
 LACKS = {
-    "m.gguf": {"full_layers", "no_rope_layers", "rotary_dim", "rope_long_factors"},
-    "m": {"rope_factors", "rotary_dim"},
+    "m.gguf": {"full_layers", "no_rope_layers", "rotary_dim", "rope_long_factors"} | UNWRITTEN,
+    "m": {"rope_factors", "rotary_dim"} | UNWRITTEN,
 }
 
 

@@ -26,10 +26,16 @@ REFUSED = {
     ("ministral", "m.gguf"): "full_layers",
     ("smollm3-every-2", "m.gguf"): "no_rope_layers",
     ("smollm3-list", "m.gguf"): "no_rope_layers",
+    ("cwm", "m.gguf"): "full_layers",
     ("phi3-partial", "m"): "rotary_dim",
     ("phi3-partial", "m.gguf"): "rotary_dim",
     ("phi3-longrope", "m"): "rotary_dim",
     ("phi3-longrope", "m.gguf"): "rope_long_factors",
+}
+# Families that exports do not write yet, and what they say.
+UNWRITTEN = {
+    *("hunyuan_v1_dense", "olmo2", "olmo3", "exaone4", "gemma", "gemma2", "gemma3_text", "vaultgemma", "arcee"),
+    *("nemotron", "glm", "glm4", "cohere", "cohere2", "starcoder2", "stablelm", "olmo"),
 }
 IN_GGUF = [name for name, case in CASES.items() if case.architecture]
 
@@ -41,7 +47,7 @@ def test_a_folder(name: str, tmp_path: Path) -> None:
     expected = expected_logits(case.model(), TOKENS)
     found = logits_of(path, TOKENS, threads=1)
     assert largest_error(found, expected) < 1e-5
-    # The same bits however the prompt is cut, and on any number of threads.
+    # The same bits with chunked prefill, and on any number of threads.
     for threads in (1, 2, 3):
         with llama2cpp.load(path, kv_dtype="f32", threads=threads) as model:
             for cut in (1, 7, 19):
@@ -72,6 +78,8 @@ def test_an_export(name: str, target: str, tmp_path: Path) -> None:
     path = CASES[name].save(tmp_path / "theirs")
     expected = logits_of(path, TOKENS)
     refused = REFUSED.get((name, target))
+    if CASES[name].model_type in UNWRITTEN and target != "m.safetensors":
+        refused = "has no model that this version writes with"
     if refused is not None:
         with pytest.raises(ValueError, match=refused):
             convert(path, tmp_path / target, "f32", tokenizer=False)

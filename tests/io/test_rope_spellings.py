@@ -124,7 +124,7 @@ def test_longrope_on_both_sides_of_the_original_context(folder: Path, tmp_path: 
             whole = long.prefill(tokens, all_logits=True)
             assert largest_error(whole, transformers_logits(folder, tokens)) < 1e-5
             assert largest_error(whole[:32], found) > 1e-3
-            # However the prompt is cut, and in one pass with a session of the other divisors.
+            # With chunked prefill, and in one pass with a session of the other divisors.
             parts = model.session(context=CONTEXT)
             cut = [parts.prefill(tokens[:20], all_logits=True), parts.prefill(tokens[20:], all_logits=True)]
             assert np.concatenate(cut).tobytes() == whole.tobytes()

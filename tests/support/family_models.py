@@ -31,6 +31,9 @@ SIZES: dict[str, Any] = {
 }
 
 
+PLUS_ONE = ("gemma", "gemma2", "gemma3_text", "vaultgemma", "nemotron")  # gains of folders are without it
+
+
 @dataclass
 class Case:
     """A model of a family, and what GGUF says of it beyond the sizes."""
@@ -48,7 +51,8 @@ class Case:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 values = torch.randn_like(parameter) * 0.2
-                parameter.copy_(1 + values / 2 if "norm" in name else values)
+                gain = "norm" in name and self.model_type not in PLUS_ONE
+                parameter.copy_(1 + values / 2 if gain else values)
         return model
 
     def save(self, folder: Path) -> Path:
@@ -85,8 +89,13 @@ def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GG
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        names = ("layer_norm_eps", "norm_eps", "norm_epsilon")
+        writer.add_layer_norm_eps(next((getattr(config, name) for name in names if hasattr(config, name)), 1e-5))
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_key_length(head_dim)
@@ -95,10 +104,12 @@ def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GG
     for key, value in case.metadata.items():
         add[type(value)](f"{case.architecture}.{key}", value)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == case.architecture)
-    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    table = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, parameter in model.named_parameters():
-        stored = names.get_name(name, (".weight", ".bias"))
+        stored = table.get_name(name, (".weight", ".bias"))
+        if case.model_type in PLUS_ONE and "norm" in name and name.endswith("weight"):
+            parameter = parameter + 1
         assert stored is not None, name
         count = heads.get(name.split(".")[-2], 0) if case.turned else 0
         array = parameter.detach().numpy()
@@ -133,6 +144,29 @@ LONGROPE = {
     "short_factor": [1.0, 1.5, 2.5],
     "long_factor": [1.0, 3.0, 5.0],
     "original_max_position_embeddings": 32,
+}
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 1.0, "alpha": 50.0}
+YARN_ON_FULL = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+}
+LINEAR_ON_FULL = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 2e4, "factor": 3.0},
 }
 
 CASES = {
@@ -179,5 +213,72 @@ CASES = {
     "helium": Case("helium", {"head_dim": 8, "mlp_bias": True}),
     "ernie4_5": Case("ernie4_5", {"head_dim": 16}, "ernie4_5"),
     "ernie4_5-untied": Case("ernie4_5", {"head_dim": 6, "tie_word_embeddings": False, "num_key_value_heads": 4}),
+    "internlm3": Case("internlm3", {"head_dim": 8}),
+    "internlm3-biases": Case("internlm3", {"head_dim": 8, "attention_bias": True, "mlp_bias": True}),
+    "iquestcoder": Case("iquestcoder", {"head_dim": 8}),
+    "seed_oss": Case("seed_oss", {"head_dim": 16}, "seed_oss"),
+    "seed_oss-out": Case(
+        "seed_oss", {"head_dim": 8, "attention_bias": False, "attention_out_bias": True, "mlp_bias": True}
+    ),
+    "cwm": Case("cwm", {"head_dim": 8, "num_hidden_layers": 5, "sliding_window": 4, "rope_parameters": LLAMA3}),
+    "hunyuan": Case("hunyuan_v1_dense", {"head_dim": 8, "rope_parameters": ALPHA}),
+    "hunyuan-plain": Case("hunyuan_v1_dense", {"head_dim": 16, "attention_bias": True}, "hunyuan-dense"),
+    "olmo2": Case("olmo2", {"num_key_value_heads": 4}, "olmo2"),
+    "olmo2-grouped": Case("olmo2", {"attention_bias": True}),
+    "olmo3": Case("olmo3", {"num_hidden_layers": 5, "sliding_window": 4}, "olmo2", {"attention.sliding_window": 4}),
+    "olmo3-yarn": Case("olmo3", {"num_hidden_layers": 5, "sliding_window": 4, "rope_parameters": YARN_ON_FULL}),
+    "exaone4": Case(
+        "exaone4", {"num_hidden_layers": 5, "sliding_window": 4}, "exaone4", {"attention.sliding_window": 4}
+    ),
+    "exaone4-no-window": Case("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 3}, "exaone4"),
+    "gemma": Case("gemma", {"head_dim": 16}, "gemma"),
+    "gemma2": Case(
+        "gemma2",
+        {"head_dim": 16, "query_pre_attn_scalar": 11, "sliding_window": 4}
+        | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.5},
+    ),
+    "gemma2-own": Case(
+        "gemma2",
+        {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 4},
+        "gemma2",
+        {"attention.sliding_window": 4, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    "gemma3": Case(
+        "gemma3_text",
+        {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 4, "num_hidden_layers": 7},
+        "gemma3",
+        {"attention.sliding_window": 4},
+    ),
+    "gemma3-scaled": Case(
+        "gemma3_text",
+        {"head_dim": 16, "query_pre_attn_scalar": 9, "sliding_window": 4, "num_hidden_layers": 7}
+        | {"rope_parameters": LINEAR_ON_FULL, "final_logit_softcapping": 2.0},
+    ),
+    "vaultgemma": Case(
+        "vaultgemma",
+        {"head_dim": 16, "query_pre_attn_scalar": 11, "sliding_window": 4}
+        | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": None},
+    ),
+    "arcee": Case("arcee", {"mlp_bias": True}, "arcee", turned=True),
+    "nemotron": Case("nemotron", {"head_dim": 8}, "nemotron", {"rope.dimension_count": 4}),
+    "nemotron-biases": Case("nemotron", {"attention_bias": True, "mlp_bias": True, "norm_eps": 0.1}),
+    "glm": Case("glm", {"head_dim": 16}),
+    "glm-no-bias": Case("glm", {"head_dim": 8, "attention_bias": False}),
+    "glm4": Case("glm4", {"head_dim": 16}, "glm4", {"rope.dimension_count": 8}),
+    "cohere": Case("cohere", {"logit_scale": 0.3}, "command-r", {"logit_scale": 0.3}),
+    "cohere-biases": Case("cohere", {"attention_bias": True, "layer_norm_eps": 0.1}),
+    "cohere2": Case(
+        "cohere2",
+        {"num_hidden_layers": 5, "sliding_window": 4},
+        "cohere2",
+        {"attention.sliding_window": 4, "logit_scale": 0.0625},
+    ),
+    "starcoder2": Case("starcoder2", {}, "starcoder2"),
+    "starcoder2-window": Case("starcoder2", {"sliding_window": 5, "use_bias": False}),
+    "stablelm": Case("stablelm", {"use_qkv_bias": True}, "stablelm", {"rope.dimension_count": 2}),
+    "stablelm-parallel": Case(
+        "stablelm", {"use_parallel_residual": True, "hidden_size": 64}, "stablelm", {"rope.dimension_count": 4}
+    ),
+    "olmo": Case("olmo", {"attention_bias": True}, "olmo", turned=True),
     "phi3-grouped": Case("phi3", {"num_key_value_heads": 1, "tie_word_embeddings": True}, "phi3"),
 }

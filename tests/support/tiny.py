@@ -75,7 +75,23 @@ def arrays(config: llama2cpp.Config, seed: int = 0, *, scale: float = 1.0) -> Ar
         for layer in range(config.n_layers):
             weights[f"layers.{layer}.attention.q_norm.weight"] = head_gain("q_norm")
             weights[f"layers.{layer}.attention.k_norm.weight"] = head_gain("k_norm")
+    drop = [] if config.gated else ["feed_forward.w1"]
+    if config.norm_places == "after":
+        drop += ["attention_norm", "ffn_norm"]
+    if config.norm_places != "before":
+        for layer in range(config.n_layers):
+            weights[f"layers.{layer}.attention_post_norm.weight"] = gain()
+            weights[f"layers.{layer}.ffn_post_norm.weight"] = gain()
+    drop += ["ffn_norm"] if config.parallel else []
     weights["norm.weight"] = gain()
+    if config.norm == "layer":
+        biased = [f"layers.{i}.{part}" for i in range(config.n_layers) for part in ("attention_norm", "ffn_norm")]
+        biased += ["norm"]
+        weights |= {f"{name}.bias": gain() - 1 for name in biased if name.rpartition(".")[2] not in drop}
+    weights = {name: array for name, array in weights.items() if not any(f".{part}.weight" in name for part in drop)}
+    if config.norm == "layer_plain":
+        kept = ("q_norm.weight", "k_norm.weight")
+        weights = {name: array for name, array in weights.items() if "norm" not in name or name.endswith(kept)}
     if not config.tied:
         weights["output.weight"] = matrix(config.vocab_size, config.dim)
     return weights

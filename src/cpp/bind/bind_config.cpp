@@ -66,7 +66,7 @@ rope_long_factors : sequence of float
     original one, from their first token on. None if empty: then no context is longer.
 qk_norm : str
     Whether queries and keys are RMS-normalized before rotary embedding: "none", "head" (each head by itself, as in Qwen3)
-    or "full" (all heads of a token together).
+    or "full" (all heads of a token together, as in OLMo 2); or each head after it: "head_after_rope".
 full_layers : sequence of int
     Layers that see all positions before them although there is a sliding_window. None if empty.
 no_rope_layers : sequence of int
@@ -87,6 +87,23 @@ router_order : str
     "topk_softmax" (softmax over the largest).
 router_renormalise : bool
     Whether the weights of a token's experts are divided by their sum, after softmax_topk.
+norm : str
+    What norms compute: "rms" (RMSNorm), "layer" (LayerNorm, with biases or without) or "layer_plain" (LayerNorm without
+    gains).
+parallel : bool
+    Whether the MLP reads what attention reads, and both are added afterwards.
+norm_places : str
+    Which norms attention and MLP have: "before" (of what they read), "after" (of what they add to the residual stream, as
+    in OLMo 2) or "both" (as in Gemma 2).
+activation : str
+    Of the MLP: "silu", "gelu_tanh" (GELU as tanh approximates it) or "relu_squared".
+gated : bool
+    Whether the MLP multiplies what it activates with another product.
+local_rope_theta : float
+    rope_theta of layers with a sliding window, which then have neither rope_scaling nor rope_factors; 0: they are as all
+    others.
+score_cap, logits_cap : float
+    Attention scores, or logits, become cap * tanh(x / cap); 0: they do not.
 
 Raises
 ------
@@ -115,10 +132,11 @@ py::object to_python(const Field& field, std::int64_t value) {
 }
 py::object to_python(const Field& /*field*/, float value) { return py::float_(value); }
 py::object to_python(const Field& /*field*/, bool value) { return py::bool_(value); }
-py::object to_python(const Field& /*field*/, RopeStyle value) { return py::str(to_string(value)); }
-py::object to_python(const Field& /*field*/, RopeScaling::Kind value) { return py::str(to_string(value)); }
-py::object to_python(const Field& /*field*/, QkNorm value) { return py::str(to_string(value)); }
-py::object to_python(const Field& /*field*/, RouterOrder value) { return py::str(to_string(value)); }
+template <class Value>
+  requires std::is_enum_v<Value>
+py::object to_python(const Field& /*field*/, Value value) {
+  return py::str(to_string(value));
+}
 py::object to_python(const Field& /*field*/, const Layers& layers) { return py::tuple(py::cast(layers)); }
 py::object to_python(const Field& /*field*/, const std::vector<float>& values) { return py::tuple(py::cast(values)); }
 py::object to_python(const Field& /*field*/, const RopeScaling& scaling) {
@@ -165,8 +183,12 @@ void from_python(const Field& field, py::handle given, bool& value) {
   value = truth != 0;
 }
 
+bool is_sequence(py::handle given) {
+  return py::isinstance<py::iterable>(given) && !py::isinstance<py::str>(given) && !py::isinstance<py::bytes>(given);
+}
+
 void from_python(const Field& field, py::handle given, std::vector<float>& values) {
-  if (!py::isinstance<py::iterable>(given) || py::isinstance<py::str>(given)) {
+  if (!is_sequence(given)) {
     throw_type(field, given, "a sequence of numbers, or None");
   }
   for (const py::handle item : py::reinterpret_borrow<py::iterable>(given)) {
@@ -175,7 +197,7 @@ void from_python(const Field& field, py::handle given, std::vector<float>& value
 }
 
 void from_python(const Field& field, py::handle given, Layers& layers) {
-  if (!py::isinstance<py::iterable>(given) || py::isinstance<py::str>(given)) {
+  if (!is_sequence(given)) {
     throw_type(field, given, "a sequence of layers, or None");
   }
   for (const py::handle item : py::reinterpret_borrow<py::iterable>(given)) {
@@ -183,32 +205,24 @@ void from_python(const Field& field, py::handle given, Layers& layers) {
   }
 }
 
-template <class Value, std::size_t kCount>
-std::string listed(const Value (&values)[kCount]) {
+template <class Value>
+std::string listed() {
   std::string names;
-  for (const Value value : values) names += cat(names.empty() ? "" : ", ", to_string(value));
+  for (const Value value : kValues<Value>) names += cat(names.empty() ? "" : ", ", to_string(value));
   return names;
 }
 
-template <class Value, std::size_t kCount>
-void from_name(const Field& field, py::handle given, const char* of, const Value (&values)[kCount], Value& value) {
+template <class Value>
+  requires std::is_enum_v<Value>
+void from_python(const Field& field, py::handle given, Value& value) {
+  constexpr const char* of = std::is_same_v<Value, RopeScaling::Kind> ? "rope_scaling's " : "";
+  constexpr auto kAll = kValues<Value>;
   if (!py::isinstance<py::str>(given)) throw_type(field, given, "a str");
   const std::string name = py::str(given);
   const auto* const found =
-      std::find_if(std::begin(values), std::end(values), [&](Value known) { return to_string(known) == name; });
-  LLAMA2CPP_CHECK(found != std::end(values), of, field.name, " is '", name, "', expected one of: ", listed(values));
+      std::find_if(kAll.begin(), kAll.end(), [&](Value known) { return to_string(known) == name; });
+  LLAMA2CPP_CHECK(found != kAll.end(), of, field.name, " is '", name, "', expected one of: ", listed<Value>());
   value = *found;
-}
-
-void from_python(const Field& field, py::handle given, RopeStyle& value) {
-  from_name(field, given, "", kRopeStyles, value);
-}
-void from_python(const Field& field, py::handle given, QkNorm& value) { from_name(field, given, "", kQkNorms, value); }
-void from_python(const Field& field, py::handle given, RouterOrder& value) {
-  from_name(field, given, "", kRouterOrders, value);
-}
-void from_python(const Field& field, py::handle given, RopeScaling::Kind& value) {
-  from_name(field, given, "rope_scaling's ", kScalingKinds, value);
 }
 
 // {"type": "llama3", "factor": 8.0, ...}
@@ -220,7 +234,7 @@ void from_python(const Field& field, py::handle given, RopeScaling& scaling) {
     if (!scaling.has(inner)) return;
     const py::str name(inner.name);
     const std::string why = scaling.kind == RopeScaling::Kind::none
-                                ? cat("expected one of: ", listed(kScalingKinds))
+                                ? cat("expected one of: ", listed<RopeScaling::Kind>())
                                 : cat("which type '", to_string(scaling.kind), "' needs");
     LLAMA2CPP_CHECK(d.contains(name), field.name, " has no '", inner.name, "', ", why);
     from_python(inner, d[name], scaling.*member);
@@ -289,9 +303,11 @@ std::string default_text(float value) {
   return cat("float = ", text, whole ? ".0" : "");
 }
 std::string default_text(bool value) { return cat("bool = ", value ? "True" : "False"); }
-std::string default_text(RopeStyle value) { return cat("str = '", to_string(value), "'"); }
-std::string default_text(RouterOrder value) { return cat("str = '", to_string(value), "'"); }
-std::string default_text(QkNorm value) { return cat("str = '", to_string(value), "'"); }
+template <class Value>
+  requires std::is_enum_v<Value>
+std::string default_text(Value value) {
+  return cat("str = '", to_string(value), "'");
+}
 std::string default_text(const Layers& /*value*/) { return "collections.abc.Sequence | None = ()"; }
 std::string default_text(const RopeScaling& /*value*/) { return "collections.abc.Mapping | None = None"; }
 std::string default_text(const std::vector<float>& /*value*/) { return "collections.abc.Sequence | None = ()"; }

@@ -169,12 +169,13 @@ void register_hooks(py::module_& module) {
 
   module.def(
       "hook_points",
-      [](Int<"hook_points", "n_layers"> n_layers, Flag<"hook_points", "qk_norm"> qk_norm,
-         Flag<"hook_points", "experts"> experts) {
-        Config config;
-        config.n_layers = n_layers;
-        config.n_experts = config.n_experts_used = experts ? 1 : 0;
-        config.qk_norm = qk_norm ? QkNorm::head : QkNorm::none;
+      [](const std::optional<Config>& given) {
+        Config every;  // the one that has all points
+        every.n_layers = 1;
+        every.qk_norm = QkNorm::head;
+        every.n_experts = every.n_experts_used = 1;
+        every.norm_places = NormPlaces::both;
+        const Config& config = given ? *given : every;
         py::list points;
         for (const Place& place : all_places(config)) {
           points.append(
@@ -182,9 +183,10 @@ void register_hooks(py::module_& module) {
         }
         return points;
       },
-      arg("n_layers"), arg("qk_norm") = false, arg("experts") = false,
-      "Name, point and layer of every place of a model, in the order of the forward. qk_norm: whether it normalizes "
-      "queries and keys; experts: whether it has some.");
+      arg("config") = py::none(),
+      "Name, point and layer of every place of a model, in the order of the forward. None: of one layer that has all "
+      "that "
+      "layers of any model have.");
 
   module.def(
       "point_shape",

@@ -24,14 +24,16 @@ Returns
 list of dict
     ``name``; ``pattern``, llama2.c's name with {} for the layer; ``scope`` ("model", "attention" or "mlp"); ``kind``
     ("table", "matrix", "gain" or "bias"); ``rows`` and ``columns``, whose values a config has ("one" for vectors);
-    ``need`` ("always", "untied", "optional" or "qk_norm", where the config has such norms); ``rotary``, whether its order follows ``config.rope_style``; ``lens``,
+    ``need`` ("always", "untied", "optional", or what the config must have: "qk_norm", "norm_before", "norm_mlp",
+    "norm_after", "norm_gain", "norm_bias", "norm_last_bias", "norm_mlp_bias", "gate", "gate_bias"); ``rotary``, whether
+    its order follows ``config.rope_style``; ``lens``,
     TransformerLens's name without "blocks.{i}."; ``reads``, the hook point whose activation it is multiplied with, or "".
 
 Examples
 --------
 >>> from llama2cpp import _core
 >>> [part["name"] for part in _core.parts() if part["kind"] == "gain"]
-['attention_norm', 'ffn_norm', 'norm', 'q_norm', 'k_norm']
+['attention_norm', 'ffn_norm', 'norm', 'q_norm', 'k_norm', 'attention_post_norm', 'ffn_post_norm']
 )doc";
 
 constexpr const char* kShapeDoc = R"doc(The shape that a config gives a part.

@@ -104,16 +104,20 @@ py::array prefill(Session& session, const py::object& tokens, Flag<"Session.pref
   return logits;
 }
 
-// cos and sin of the rotary angles of positions [0, count): two arrays [count, rotary / 2].
-py::tuple rotary(const Session& session, Int<"Session.rotary", "count"> given) {
+// cos and sin of a layer's rotary angles of positions [0, count): two arrays [count, rotary / 2].
+py::tuple rotary(const Session& session, Int<"Session.rotary", "count"> given, Int<"Session.rotary", "layer"> layer) {
   const std::int64_t count = given;
   const Model& model = session.model();
   LLAMA2CPP_CHECK(count >= 0, "count is ", count, ", expected 0 or more");
+  const Config& config = model.config();
+  LLAMA2CPP_CHECK(layer >= 0 && layer < config.n_layers, "Session.rotary: layer is ", std::int64_t{layer},
+                  ", expected 0 to ", config.n_layers - 1);
+  const RopeAngles& angles = model.plan(layer).local_rope ? model.local_rope() : model.rope(session.context());
   const py::ssize_t pairs = model.config().rotary() / 2;
   auto cos = new_array<float>({static_cast<py::ssize_t>(count), pairs}, "an array of cosines");
   auto sin = new_array<float>({static_cast<py::ssize_t>(count), pairs}, "an array of sines");
   for (std::int64_t p = 0; p < count; ++p) {
-    model.rope(session.context()).at(p, cos.mutable_data() + p * pairs, sin.mutable_data() + p * pairs);
+    angles.at(p, cos.mutable_data() + p * pairs, sin.mutable_data() + p * pairs);
   }
   return py::make_tuple(cos, sin);
 }
@@ -172,7 +176,7 @@ void register_session(py::module_& module) {
       .def("step", &step, arg("token"), arg("hooks") = py::none())
       .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false, arg("hooks") = py::none())
       .def("sample", &sample, arg("sampler"))
-      .def("rotary", &rotary, arg("count"))
+      .def("rotary", &rotary, arg("count"), arg("layer") = 0)
       .def(
           "rewind",
           [](Session& session, Int<"Session.rewind", "position"> position) {

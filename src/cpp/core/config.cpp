@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <type_traits>
 
 #include "core/check.h"
 
@@ -26,10 +27,9 @@ void check(const std::string& name, const Field& field, const std::vector<float>
   for (const float value : values) check("one of " + name, field, value);
 }
 
-void check(const std::string& /*name*/, const Field& /*field*/, RopeScaling::Kind /*value*/) {}
-void check(const std::string& /*name*/, const Field& /*field*/, RopeStyle /*value*/) {}
-void check(const std::string& /*name*/, const Field& /*field*/, QkNorm /*value*/) {}
-void check(const std::string& /*name*/, const Field& /*field*/, RouterOrder /*value*/) {}
+template <class Value>
+  requires std::is_enum_v<Value>
+void check(const std::string& /*name*/, const Field& /*field*/, Value /*value*/) {}
 void check(const std::string& /*name*/, const Field& /*field*/, const Layers& /*value*/) {}  // by check_layers
 void check(const std::string& /*name*/, const Field& /*field*/, bool /*value*/) {}
 
@@ -99,9 +99,19 @@ void Config::validate() const {
   if (scaling.kind == RopeScaling::Kind::yarn && rope_theta <= 1.0F) {
     throw FormatError(cat("config: rope_theta is ", rope_theta, ", expected more than 1 with scaling of type yarn"));
   }
-  if (rotary() % 2 != 0 || rotary() > head_dim || (rotary() < head_dim && rope_style == RopeStyle::interleaved)) {
-    throw FormatError(cat("config: rotary_dim is ", rotary_dim, ", expected an even number up to head_dim, which is ",
-                          head_dim, "; less than that with rope_style half_split only"));
+  if (n_experts > 0 && (activation != Activation::silu || !gated)) {
+    throw FormatError(cat("config: activation is ", to_string(activation), gated ? "" : " and gated is false",
+                          ", expected silu and a gate, of a model with experts"));
+  }
+  if (local_rope_theta > 0.0F && sliding_window == 0) {
+    throw FormatError(cat("config: local_rope_theta is ", local_rope_theta, ", and no layer has a sliding_window"));
+  }
+  if (parallel && norm_places != NormPlaces::before) {
+    throw FormatError(cat("config: norm_places is ", to_string(norm_places), ", expected before, of a parallel model"));
+  }
+  if (rotary() % 2 != 0 || rotary() > head_dim) {
+    throw FormatError(
+        cat("config: rotary_dim is ", rotary_dim, ", expected an even number up to head_dim, which is ", head_dim));
   }
   if (!rope_long_factors.empty() && scaling.kind != RopeScaling::Kind::longrope) {
     throw FormatError("config: there are rope_long_factors, which rope_scaling of type longrope has only");

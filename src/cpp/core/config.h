@@ -4,10 +4,12 @@
 // from there, and what reads it from files of panels goes through fields().
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string_view>
 #include <vector>
 
+#include "core/activation.h"
 #include "core/fields.h"
 #include "core/router_order.h"
 
@@ -41,12 +43,34 @@ inline std::string_view to_string(RopeStyle style) {
   return style == RopeStyle::interleaved ? "interleaved" : "half_split";
 }
 
-// Whether queries and keys are RMS-normalised before rotary embedding: each head by itself, or all heads of a token as one.
-enum class QkNorm : std::uint8_t { none, head, full };
+// Whether queries and keys are RMS-normalised before rotary embedding: each head by itself, or all heads of a token as one;
+// or each head after it.
+enum class QkNorm : std::uint8_t { none, head, full, head_after_rope };
 
 inline std::string_view to_string(QkNorm norm) {
-  constexpr std::string_view kNames[] = {"none", "head", "full"};
+  constexpr std::string_view kNames[] = {"none", "head", "full", "head_after_rope"};
   return kNames[static_cast<std::size_t>(norm)];
+}
+
+// Which norms each half of a layer has: of what it reads, of what it adds to the residual stream, or of both.
+enum class NormPlaces : std::uint8_t { before, after, both };
+
+inline std::string_view to_string(NormPlaces places) {
+  constexpr std::string_view kNames[] = {"before", "after", "both"};
+  return kNames[static_cast<std::size_t>(places)];
+}
+
+// rms: RMSNorm. layer: LayerNorm, with biases or without. layer_plain: LayerNorm without gains.
+enum class NormKind : std::uint8_t { rms, layer, layer_plain };
+
+inline std::string_view to_string(NormKind kind) {
+  constexpr std::string_view kNames[] = {"rms", "layer", "layer_plain"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+inline std::string_view to_string(Activation activation) {
+  constexpr std::string_view kNames[] = {"silu", "gelu_tanh", "relu_squared"};
+  return kNames[static_cast<std::size_t>(activation)];
 }
 
 // Layers of a model by their numbers, ascending.
@@ -106,13 +130,27 @@ struct RopeScaling {
   }
 };
 
-inline constexpr RopeStyle kRopeStyles[] = {RopeStyle::interleaved, RopeStyle::half_split};
-inline constexpr QkNorm kQkNorms[] = {QkNorm::none, QkNorm::head, QkNorm::full};
+// The values that a field of each kind may have, by the names that to_string gives them.
+template <class Value>
+inline constexpr std::array<Value, 0> kValues = {};
+template <>
+inline constexpr auto kValues<RopeStyle> = std::array{RopeStyle::interleaved, RopeStyle::half_split};
+template <>
+inline constexpr auto kValues<QkNorm> = std::array{QkNorm::none, QkNorm::head, QkNorm::full, QkNorm::head_after_rope};
+template <>
+inline constexpr auto kValues<NormPlaces> = std::array{NormPlaces::before, NormPlaces::after, NormPlaces::both};
+template <>
+inline constexpr auto kValues<RouterOrder> = std::array{RouterOrder::softmax_topk, RouterOrder::topk_softmax};
+template <>
+inline constexpr auto kValues<NormKind> = std::array{NormKind::rms, NormKind::layer, NormKind::layer_plain};
+template <>
+inline constexpr auto kValues<Activation> =
+    std::array{Activation::silu, Activation::gelu_tanh, Activation::relu_squared};
 // Those that change something.
-inline constexpr RopeScaling::Kind kScalingKinds[] = {
-    RopeScaling::Kind::linear,  RopeScaling::Kind::llama3,   RopeScaling::Kind::yarn,
-    RopeScaling::Kind::dynamic, RopeScaling::Kind::longrope,
-};
+template <>
+inline constexpr auto kValues<RopeScaling::Kind> =
+    std::array{RopeScaling::Kind::linear, RopeScaling::Kind::llama3, RopeScaling::Kind::yarn,
+               RopeScaling::Kind::dynamic, RopeScaling::Kind::longrope};
 
 inline std::string_view to_string(RopeScaling::Kind kind) {
   switch (kind) {
@@ -160,12 +198,23 @@ struct Config {
   std::int64_t n_experts_used = 0;    // to how many
   RouterOrder router_order = RouterOrder::softmax_topk;
   bool router_renormalise = false;  // softmax_topk: a token's weights are divided by their sum
+  NormKind norm = NormKind::rms;
+  NormPlaces norm_places = NormPlaces::before;
+  bool parallel = false;  // the MLP reads what attention reads
+  Activation activation = Activation::silu;
+  bool gated = true;              // the MLP multiplies what it activates with another product
+  float local_rope_theta = 0.0F;  // rope_theta of layers with a window, without scaling; 0: theirs are as all others
+  float score_cap = 0.0F;         // scores become cap * tanh(score / cap); 0: they do not
+  float logits_cap = 0.0F;        // and logits
 
   std::int64_t q_dim() const { return n_heads * head_dim; }
   std::int64_t kv_dim() const { return n_kv_heads * head_dim; }
   std::int64_t rotary() const { return rotary_dim == 0 ? head_dim : rotary_dim; }
   // Of a layer, those that a token goes through.
   std::int64_t mlps() const { return n_experts == 0 ? 1 : n_experts_used; }
+  bool norms_before() const { return norm_places != NormPlaces::after; }
+  bool norms_after() const { return norm_places != NormPlaces::before; }
+  bool norms_mlp() const { return norms_before() && !parallel; }
   std::int64_t heads_per_kv() const { return n_heads / n_kv_heads; }
   // How many queries of a token, and how many keys, are normalised together.
   std::int64_t q_norm_dim() const { return qk_norm == QkNorm::full ? q_dim() : head_dim; }
@@ -230,8 +279,8 @@ struct Config {
                 .original = false},
           &Config::rope_long_factors);
     visit(Field{.name = "qk_norm",
-                .doc = "Whether queries and keys are RMS-normalized: none, head (each by itself) or full (all of a "
-                       "token together).",
+                .doc = "Whether queries and keys are RMS-normalized: none, head (each by itself), full (all of a "
+                       "token together), or head_after_rope, after rotary embedding.",
                 .original = false},
           &Config::qk_norm);
     visit(Field{.name = "full_layers",
@@ -275,6 +324,38 @@ struct Config {
                 .doc = "Whether the weights of a token's experts are divided by their sum, after softmax_topk.",
                 .original = false},
           &Config::router_renormalise);
+    visit(Field{.name = "norm",
+                .doc = "What norms compute: rms (RMSNorm), layer (LayerNorm) or layer_plain (LayerNorm without gains).",
+                .original = false},
+          &Config::norm);
+    visit(Field{.name = "parallel", .doc = "Whether the MLP reads what attention reads.", .original = false},
+          &Config::parallel);
+    visit(
+        Field{.name = "norm_places",
+              .doc = "Whether attention and MLP have norms before (of what they read), after (of what they add to the "
+                     "residual stream) or both.",
+              .original = false},
+        &Config::norm_places);
+    visit(Field{.name = "activation",
+                .doc = "Of the MLP: silu, gelu_tanh (GELU as tanh approximates it) or relu_squared.",
+                .original = false},
+          &Config::activation);
+    visit(Field{.name = "gated", .doc = "Whether the MLP has a gate.", .original = false}, &Config::gated);
+    visit(Field{.name = "local_rope_theta",
+                .doc = "rope_theta of layers with a sliding window, which then have no scaling; 0: as all others.",
+                .may_be_zero = true,
+                .original = false},
+          &Config::local_rope_theta);
+    visit(Field{.name = "score_cap",
+                .doc = "Attention scores become cap * tanh(score / cap); 0: they do not.",
+                .may_be_zero = true,
+                .original = false},
+          &Config::score_cap);
+    visit(Field{.name = "logits_cap",
+                .doc = "Logits become cap * tanh(logit / cap); 0: they do not.",
+                .may_be_zero = true,
+                .original = false},
+          &Config::logits_cap);
   }
 
  private:

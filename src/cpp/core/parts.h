@@ -40,8 +40,17 @@ enum class Need : std::uint8_t {
   always,    // but for the matrices of an MLP in models with experts
   untied,    // unless the output is the embedding table
   optional,  // all layers have it, or none
-  qk_norm,   // where the config has such a norm
-  routed,    // with them
+  qk_norm,   // where the config has such norms, and so on
+  routed,    // with experts
+  norm_before,
+  norm_mlp,  // before the MLP, where it does not read what attention does
+  norm_after,
+  norm_gain,
+  norm_bias,  // of a LayerNorm: all layers have it, or none
+  norm_last_bias,
+  norm_mlp_bias,  //
+  gate,
+  gate_bias,  // all layers have it, or none
 };
 
 struct PartFacts {
@@ -87,7 +96,8 @@ struct MatrixShape {
 // Whether only models without experts have the part, or only those with them.
 constexpr bool of_dense_mlp(Part part) {
   const PartFacts& row = facts(part);
-  return row.scope == Scope::mlp && row.kind == PartKind::matrix && row.need == Need::always;
+  const bool needed = row.need == Need::always || row.need == Need::gate;
+  return row.scope == Scope::mlp && row.kind == PartKind::matrix && needed;
 }
 constexpr bool of_experts(Part part) { return facts(part).need == Need::routed; }
 
@@ -102,6 +112,24 @@ constexpr std::optional<bool> is_needed(const Config& config, Part part) {
       return config.qk_norm != QkNorm::none;
     case Need::routed:
       return config.n_experts > 0;
+    case Need::norm_before:
+      return config.norms_before() && config.norm != NormKind::layer_plain;
+    case Need::norm_mlp:
+      return config.norms_mlp() && config.norm != NormKind::layer_plain;
+    case Need::norm_after:
+      return config.norms_after() && config.norm != NormKind::layer_plain;
+    case Need::norm_gain:
+      return config.norm != NormKind::layer_plain;
+    case Need::norm_bias:
+      return config.norms_before() && config.norm == NormKind::layer ? std::optional<bool>() : false;
+    case Need::norm_last_bias:
+      return config.norm == NormKind::layer ? std::optional<bool>() : false;
+    case Need::norm_mlp_bias:
+      return config.norms_mlp() && config.norm == NormKind::layer ? std::optional<bool>() : false;
+    case Need::gate:
+      return config.gated && config.n_experts == 0;
+    case Need::gate_bias:
+      return config.gated ? std::optional<bool>() : false;
     default:
       return !of_dense_mlp(part) || config.n_experts == 0;
   }

@@ -33,6 +33,11 @@ struct Fused {
   std::span<const Part> parts;
 };
 
+// What a family's files call a weight of a layer that others call as core/parts.inc says: both without prefix and ".weight".
+struct Rename {
+  std::string_view theirs, ours;
+};
+
 // Whether models see all positions or a window of them.
 enum class Windows : std::uint8_t {
   none,
@@ -60,7 +65,7 @@ struct Family {
       gguf;  // general.architecture, and the prefix of the other keys; empty: its files name another family
   RopeStyle hugging_face_rope_style;
   RopeStyle gguf_rope_style;
-  std::string_view computes[4];  // switches of config.json that need not be neutral
+  std::string_view computes[6];  // switches of config.json that need not be neutral
 
   // transformers' defaults, for what config.json leaves out.
   std::int64_t seq_len;
@@ -73,6 +78,15 @@ struct Family {
   bool tied = false;
   float attention_multiplier = 0.0F;
 
+  // The setting of config.json that says whether a part's biases are there; empty: none does.
+  std::string_view bias_switch(Part part) const;
+
+  // What its layers compute, whatever a file says.
+  void apply_to(Config& config) const;
+
+  // Which of so many layers have no window where a file does not say.
+  Layers usual_full_layers(std::int64_t n_layers, std::int64_t every) const;
+
   // Which of so many layers have no rotary embedding, 1, 2 ... n - 1 having it: 0: all have. GGUF files do not say.
   std::int64_t no_rope_every = 0;
   // Windows are only there where use_sliding_window says so, from the layer max_window_layers on.
@@ -83,6 +97,36 @@ struct Family {
   std::span<const Part> parts = {};
   std::span<const Fused> fused = {};
   std::optional<ExpertFacts> experts = {};  // nothing: its models have none
+
+  // What a layer computes, beyond a Llama.
+  NormKind norm = NormKind::rms;
+  bool norm_biases = false;    // which LayerNorm has in config.json's models
+  bool gain_plus_one = false;  // a folder's gains are without the 1 that they are added to
+  NormPlaces norm_places = NormPlaces::before;
+  bool parallel = false;
+  Activation activation = Activation::silu;
+  std::string_view acts[2] = {"silu", "swish"};  // what config.json may call it
+  bool gated = true;
+  bool scaled_embedding = false;  // by the square root of dim
+  double query_scalar = 0;        // query_pre_attn_scalar where it is missing; 0: the family has none
+  double score_cap = 0, logits_cap = 0;
+  double logit_scale = 0;            // what logits are multiplied by, where it is missing; 0: the family has none
+  std::int64_t gguf_wide_scale = 0;  // models of so many layers divide scores by sqrt(dim / n_heads)
+  std::string_view eps_name = "rms_norm_eps";
+  double partial_rotary = 1;           // partial_rotary_factor where it is missing
+  bool ntk_alpha = false;              // scaling of type dynamic with an alpha is a larger rope_theta
+  bool needs_rope_parameters = false;  // what is otherwise assumed is not
+  bool local_rope = false;             // layers with a window have a rotary embedding of their own, without scaling
+  double local_rope_theta = 0;         // its theta where it is missing; 0: that of the others
+  std::int64_t full_every = 0;         // of so many layers one has no window: 0: layer_types says
+  bool full_first = false;             // the first of them, not the last
+  bool rope_in_windows = false;        // where there are windows, only layers with one are turned
+  bool needs_window = false;           // null is not read
+  std::string_view bias_switches[3] = {"attention_bias", "attention_bias", "mlp_bias"};  // of q, k, v; of o; of the MLP
+  bool biased = false;  // where the first of them is missing, it is true
+  std::span<const Rename> hugging_face_renames = {};
+  std::span<const Rename> gguf_renames = {};
+  bool written = true;  // whether exports write it
 
   bool computes_switch(std::string_view hugging_face) const;
   bool computes_switch(const Switch& setting) const {
@@ -96,9 +140,8 @@ struct Family {
   Layers usual_no_rope_layers(std::int64_t n_layers) const;
 };
 
-// The setting of config.json that says whether a half of a layer has biases.
+// The setting of config.json that says whether a half of a layer has biases, in most families.
 constexpr std::string_view bias_switch(Scope half) { return half == Scope::mlp ? "mlp_bias" : "attention_bias"; }
-constexpr std::string_view bias_switch(Part part) { return bias_switch(facts(part).scope); }
 
 // Null where no family has the name.
 const Family* find_hugging_face_family(std::string_view model_type);
@@ -118,6 +161,9 @@ struct FusedRows {
 // Nothing for a tensor that is none. Throws FormatError for one that has other than the parts' rows.
 std::vector<FusedRows> fused_rows(const Family& family, Naming naming, std::string_view name, const Config& config,
                                   std::int64_t rows);
+
+// A tensor's name as core/parts.inc has it.
+std::string renamed(std::span<const Rename> renames, std::string_view name);
 
 // The names of all, for messages: "\"llama\" or \"mistral\"".
 std::string hugging_face_families();

@@ -34,6 +34,7 @@ constexpr std::string_view kRead[] = {
     "attention.sliding_window",
     "rope.dimension_count",
     "rope.freq_base",
+    "rope.freq_base_swa",
     "rope.scaling.type",
     "rope.scaling.factor",
     "rope.scale_linear",  // scaling.factor's name until the autumn of 2023
@@ -115,7 +116,7 @@ class Settings {
         throw FormatError(cat("metadata ", excerpt(name), " (byte ", value.offset,
                               ") is not known, and may stand for something that this version does not compute"));
       }
-      if (family.computes_switch(*found)) continue;
+      if (family.computes_switch(*found) || (key == "logit_scale" && family.logit_scale > 0)) continue;
       const double stated = any_number(std::string(name));
       if (stated != found->neutral) {
         fail(key, cat(stated, ", and only ", found->neutral,
@@ -261,11 +262,13 @@ Config read_gguf_config(const Gguf& gguf, const Family& family) {
   config.vocab_size = settings.integer("vocab_size").value_or(0);
   if (config.vocab_size == 0) config.vocab_size = embedding_rows(gguf);
   config.seq_len = settings.need("context_length");
-  config.norm_eps = settings.need_float("attention.layer_norm_rms_epsilon");
+  family.apply_to(config);
+  const bool rms = config.norm == NormKind::rms;
+  config.norm_eps = settings.need_float(rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon");
   config.rope_theta = settings.find_float("rope.freq_base").value_or(config.rope_theta);
   config.rope_scaling = read_rope_scaling(settings, config.seq_len);
   config.sliding_window = settings.integer("attention.sliding_window").value_or(0);
-  if (config.sliding_window > 0 && family.windows == Windows::some) {
+  if (config.sliding_window > 0 && family.windows == Windows::some && family.full_every == 0) {
     if (config.sliding_window < config.seq_len) {
       settings.fail("attention.sliding_window",
                     cat(config.sliding_window, ", and which layers have a window is not in the file"));
@@ -273,16 +276,41 @@ Config read_gguf_config(const Gguf& gguf, const Family& family) {
     config.sliding_window = 0;
   }
   config.rope_style = family.gguf_rope_style;
-  config.qk_norm = family.qk_norm;
+  // As llama.cpp tells it, whatever the metadata says.
+  if (family.computes_switch("use_parallel_residual")) {
+    config.parallel = !gguf.tensors().contains(weight_name(Naming::gguf, Part::ffn_norm, 0));
+  }
   if (family.computes_switch("multipliers")) {
     config.embedding_multiplier = settings.find_float("embedding_scale").value_or(1.0F);
     config.residual_multiplier = settings.find_float("residual_scale").value_or(1.0F);
     config.attention_multiplier = settings.find_float("attention.scale").value_or(0.0F);
     config.logits_scaling = settings.find_float("logit_scale").value_or(1.0F);
   }
+  if (family.computes_switch("soft_caps")) {
+    const auto cap = [&](std::string_view key, double usual) {
+      return settings.find_float(key).value_or(static_cast<float>(usual));
+    };
+    config.score_cap = cap("attn_logit_softcapping", family.score_cap);
+    config.logits_cap = cap("final_logit_softcapping", family.logits_cap);
+  }
+  if (family.scaled_embedding) config.embedding_multiplier = std::sqrt(static_cast<float>(config.dim));
+  if (family.logit_scale > 0) config.logits_scaling = 1.0F / settings.need_float("logit_scale");
+  if (family.gguf_wide_scale > 0 && config.n_layers == family.gguf_wide_scale && config.n_heads > 0) {
+    config.attention_multiplier = 1.0F / std::sqrt(static_cast<float>(config.dim / config.n_heads));
+  }
   config.tied = !gguf.tensors().contains(weight_name(Naming::gguf, Part::output));
   config.validate();  // before what depends on head_dim and on the number of layers
   config.no_rope_layers = family.usual_no_rope_layers(config.n_layers);
+  if (config.sliding_window > 0) config.full_layers = family.usual_full_layers(config.n_layers, family.full_every);
+  if (config.sliding_window > 0 && family.rope_in_windows) config.no_rope_layers = config.full_layers;
+  if (config.sliding_window > 0 && family.local_rope) {
+    const double usual = family.local_rope_theta > 0 ? family.local_rope_theta : double{config.rope_theta};
+    const float theta = settings.find_float("rope.freq_base_swa").value_or(static_cast<float>(usual));
+    const bool other = theta != config.rope_theta || config.rope_scaling.kind != RopeScaling::Kind::none;
+    if (other) config.local_rope_theta = theta;
+  } else if (settings.find_float("rope.freq_base_swa")) {
+    settings.fail("rope.freq_base_swa", "of a model whose layers are all turned alike, which is not implemented");
+  }
 
   if (family.computes_switch("partial_rotary_factor")) {
     const std::int64_t turned = settings.integer("rope.dimension_count").value_or(config.head_dim);

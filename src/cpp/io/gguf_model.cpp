@@ -19,14 +19,14 @@ bool is_harmless(std::string_view name, const Family& family) {
   return name == "rope_freqs.weight" || (name.starts_with("blk.") && name.ends_with(".attn_rot_embd.weight"));
 }
 
-// Biases are there or not, as a file pleases; the family says of all other parts.
-bool has_place(Part part, const Family& family) {
-  if (facts(part).need == Need::qk_norm) return family.qk_norm != QkNorm::none;
+// Biases are there or not, as a file pleases; config and family say of all other parts.
+bool has_place(Part part, const Config& config, const Family& family) {
+  if (const auto needed = is_needed(config, part)) return *needed || facts(part).need == Need::untied;
   return facts(part).need != Need::optional || facts(part).kind == PartKind::bias || family.may_have(part);
 }
 
 void refuse_unknown(std::string_view name, const GgufTensor& tensor, const Config& config, const Family& family) {
-  if (const auto found = find_part(Naming::gguf, name, config); found && has_place(found->part, family)) return;
+  if (const auto found = find_part(Naming::gguf, name, config); found && has_place(found->part, config, family)) return;
   throw FormatError(cat("tensor ", excerpt(name), " (byte ", tensor.described, ") has no place in a Llama of ",
                         config.n_layers, " layers, so this file computes something that this version does not"));
 }
@@ -100,8 +100,9 @@ Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& o
   checkpoint.naming = Naming::gguf;
   const Family& family = read_gguf_family(gguf);
   checkpoint.config = read_gguf_config(gguf, family);
-  for (const auto& [name, tensor] : gguf.tensors()) {
-    if (is_harmless(name, family)) continue;
+  for (const auto& [stored, tensor] : gguf.tensors()) {
+    if (is_harmless(stored, family)) continue;
+    const std::string name = renamed(family.gguf_renames, stored);
     const std::optional<NamedPart> stacked = find_stacked(name, checkpoint.config);
     const Weight weight = weight_of(name, tensor, stacked.has_value());
     if (stacked) {
@@ -114,7 +115,9 @@ Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& o
       continue;
     }
     refuse_unknown(name, tensor, checkpoint.config, family);
-    checkpoint.weights.emplace(name, weight);
+    if (!checkpoint.weights.emplace(name, weight).second) {
+      throw FormatError(cat("tensor ", excerpt(stored), " is there twice, by two names"));
+    }
   }
   for (const Part part : family.parts) {
     for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(part, layer);

@@ -34,6 +34,9 @@ constexpr std::string_view kRotaryKeys[] = {
 };
 constexpr std::string_view kLongropeKeys[] = {"short_factor", "long_factor"};
 
+constexpr std::string_view kFullAttention = "full_attention";
+constexpr std::string_view kSlidingAttention = "sliding_attention";
+
 template <class List>
 bool is_in(const List& list, std::string_view name) {
   return std::find(std::begin(list), std::end(list), name) != std::end(list);
@@ -82,7 +85,7 @@ void refuse_other_scale(const Json& config, const Family& family, std::int64_t h
                     ": the model computes something that this version does not"));
   };
   if (!family.computes_switch("multipliers")) refuse("attention_multiplier", 1 / std::sqrt(dim));
-  refuse("query_pre_attn_scalar", dim);
+  if (family.query_scalar == 0) refuse("query_pre_attn_scalar", dim);
 }
 
 // Code that comes with a model may compute anything.
@@ -105,8 +108,10 @@ void refuse_settings(const Json& config, const Family& family) {
   if (!config.find("no_rope_layers") && family.no_rope_every == 0) {
     refuse_unless_neutral(config, "no_rope_layer_interval", 0);
   }
-  if (const auto act = config.find("hidden_act"); act && act->string() != "silu" && act->string() != "swish") {
-    act->fail(cat(excerpt(act->string()), ", expected \"silu\": this version computes no other"));
+  for (const std::string_view name : {"hidden_act", "hidden_activation"}) {
+    const auto act = config.find(name);
+    if (!act || (!act->string().empty() && is_in(family.acts, act->string()))) continue;
+    act->fail(cat(excerpt(act->string()), ", expected ", excerpt(family.acts[0]), ": this version computes no other"));
   }
   if (const auto pruned = config.find("pruned_heads"); pruned && pruned->size() > 0) {
     pruned->fail("heads are left out, which is not implemented");
@@ -186,7 +191,7 @@ std::int64_t read_rotary_dim(const Json& config, const Config& sizes, const Fami
     const std::optional<double> inside = settings ? find_number(*settings, "partial_rotary_factor") : std::nullopt;
     if (inside) part = inside;
   }
-  if (!part) return 0;
+  if (!part) part = family.partial_rotary;
   const double turned = std::floor(static_cast<double>(sizes.head_dim) * *part);
   if (!(turned >= 2 && turned <= static_cast<double>(sizes.head_dim))) {
     throw FormatError(cat("config.json: partial_rotary_factor is ", *part, ", which turns ", turned, " of the ",
@@ -201,14 +206,16 @@ struct Rotary {
   float theta = 10000.0F;
   RopeScaling scaling;
   std::vector<float> factors, long_factors;
+  float local_theta = 0.0F;  // of layers with a window, where it is another
 
   bool operator==(const Rotary&) const = default;
 };
 
-void refuse_unknown_keys(const Json& rotary, std::string_view type) {
+void refuse_unknown_keys(const Json& rotary, std::string_view type, const Family& family) {
   for (const Json member : rotary.members()) {
     if (member.is_null() || is_in(kRotaryKeys, member.name())) continue;
     if (type == "longrope" && is_in(kLongropeKeys, member.name())) continue;
+    if (family.ntk_alpha && member.name() == "alpha") continue;
     member.fail("not known, and may stand for something that this version does not compute");
   }
 }
@@ -264,7 +271,7 @@ Rotary read_rotary(const Json& config, const std::optional<Json>& settings, cons
     if (settings) refuse_unless_neutral(*settings, "partial_rotary_factor", 1);
   }
   if (!settings) return rotary;
-  refuse_unknown_keys(*settings, type);
+  refuse_unknown_keys(*settings, type, family);
   RopeScaling& scaling = rotary.scaling;
   if (type == "yarn") {
     scaling = read_yarn(config, *settings, sizes.seq_len);
@@ -280,7 +287,12 @@ Rotary read_rotary(const Json& config, const std::optional<Json>& settings, cons
     scaling.factor = need_float(*settings, "factor");
     scaling.kind = RopeScaling::Kind::linear;
   }
-  if (type == "dynamic") {
+  const double alpha = family.ntk_alpha && type == "dynamic" ? find_number(*settings, "alpha").value_or(0.0) : 0.0;
+  if (alpha != 0.0) {
+    const auto dim = static_cast<double>(sizes.head_dim);
+    rotary.theta = static_cast<float>(double{rotary.theta} * std::pow(alpha, dim / (dim - 2)));
+    scaling = {};
+  } else if (type == "dynamic") {
     // transformers' original context of this type is the model's, whatever else the settings say.
     scaling.kind = RopeScaling::Kind::dynamic;
     scaling.original_context = sizes.seq_len;
@@ -293,6 +305,21 @@ Rotary read_rotary(const Json& config, const std::optional<Json>& settings, cons
   return rotary;
 }
 
+// That of layers with a window: another theta, and no scaling.
+void read_local_rotary(const Json& config, const std::optional<Json>& settings, const Family& family, Rotary& rotary) {
+  const double usual = family.local_rope_theta > 0 ? family.local_rope_theta : double{rotary.theta};
+  const double outside = find_number(config, "rope_local_base_freq").value_or(usual);
+  double theta = outside;
+  if (settings) {
+    refuse_unknown_keys(*settings, "default", family);
+    if (rotary_type(*settings) != "default")
+      settings->fail("expected rope_type \"default\": others are not implemented");
+    theta = find_number(*settings, "rope_theta").value_or(outside);
+  }
+  const bool other = static_cast<float>(theta) != rotary.theta || rotary.scaling.kind != RopeScaling::Kind::none;
+  if (other || !rotary.factors.empty()) rotary.local_theta = static_cast<float>(theta);
+}
+
 // The settings are rope_parameters since transformers 5, rope_scaling before; an empty one says nothing. Some files have
 // both, for old and new programs: then they must say the same.
 Rotary read_rotary(const Json& config, const Config& sizes, const Family& family) {
@@ -301,10 +328,20 @@ Rotary read_rotary(const Json& config, const Config& sizes, const Family& family
     if (found && found->size() == 0) found.reset();
     return found;
   };
-  const std::optional<Json> now = find("rope_parameters");
+  std::optional<Json> now = find("rope_parameters");
   const std::optional<Json> before = find("rope_scaling");
+  if (family.needs_rope_parameters && !now && !before) config.get("rope_parameters");
+  std::optional<Json> local;
+  if (family.local_rope && now && (now->find(kFullAttention) || now->find(kSlidingAttention))) {
+    for (const Json member : now->members()) {
+      if (member.name() != kFullAttention && member.name() != kSlidingAttention) member.fail("not known");
+    }
+    local = now->find(kSlidingAttention);
+    now = now->find(kFullAttention);
+  }
   Rotary rotary = read_rotary(config, now ? now : before, sizes, family);
-  if (now && before && read_rotary(config, before, sizes, family) != rotary) {
+  if (family.local_rope && sizes.sliding_window > 0) read_local_rotary(config, local, family, rotary);
+  if (now && before && !family.local_rope && read_rotary(config, before, sizes, family) != rotary) {
     before->fail("there are rope_parameters too, which say otherwise: expected one of the two, or the same in both");
   }
   return rotary;
@@ -362,6 +399,31 @@ void read_experts(const Json& config, const ExpertFacts& facts, Config& read) {
   read.router_renormalise = said && said->boolean();
 }
 
+// What Gemma and Cohere multiply with, and what their scores and logits are kept within. A cap of null is none.
+void read_caps(const Json& config, const Family& family, Config& read) {
+  const auto positive = [&](std::string_view name, double otherwise) {
+    const double value = find_number(config, name).value_or(otherwise);
+    if (!(value > 0)) config.get(name).fail(cat(value, ", expected a number above 0"));
+    return value;
+  };
+  const auto cap = [&](std::string_view name, double otherwise) {
+    return static_cast<float>(states(config, name) ? find_number(config, name).value_or(0.0) : otherwise);
+  };
+  if (family.computes_switch("soft_caps")) {
+    read.score_cap = cap("attn_logit_softcapping", family.score_cap);
+    read.logits_cap = cap("final_logit_softcapping", family.logits_cap);
+  }
+  if (family.query_scalar > 0) {
+    const double scalar = positive("query_pre_attn_scalar", family.query_scalar);
+    if (scalar != static_cast<double>(read.head_dim))
+      read.attention_multiplier = static_cast<float>(1 / std::sqrt(scalar));
+  }
+  if (family.scaled_embedding) read.embedding_multiplier = static_cast<float>(std::sqrt(static_cast<double>(read.dim)));
+  if (family.logit_scale > 0) {
+    read.logits_scaling = static_cast<float>(1 / positive("logit_scale", family.logit_scale));
+  }
+}
+
 // Missing is not null: Mistral's window is 4096 where config.json does not speak of it, and none where it says null.
 std::int64_t read_window(const Json& config, const Family& family, std::int64_t seq_len) {
   if (family.asks_for_window) {
@@ -370,6 +432,7 @@ std::int64_t read_window(const Json& config, const Family& family, std::int64_t 
   }
   if (!states(config, "sliding_window")) return family.sliding_window;
   const std::optional<Json> found = config.find("sliding_window");
+  if (!found && family.needs_window) config.get("sliding_window").fail("null, which is not implemented");
   if (!found) return 0;
   if (found->int64() < 1) found->fail(cat(found->int64(), ", expected 1 or more, or null"));
   if (family.windows != Windows::none) return found->int64();
@@ -383,6 +446,12 @@ std::int64_t read_window(const Json& config, const Family& family, std::int64_t 
 Layers read_full_layers(const Json& config, const Family& family, const Config& read) {
   const std::optional<Json> types = config.find("layer_types");
   Layers layers;
+  if (!types && family.full_every > 0) {
+    if (read.sliding_window == 0) return layers;
+    const std::int64_t every = integer_or(config, "sliding_window_pattern", family.full_every);
+    if (every < 1) config.get("sliding_window_pattern").fail(cat(every, ", expected 1 or more"));
+    return family.usual_full_layers(read.n_layers, every);
+  }
   if (!types) {
     if (read.sliding_window == 0 || !family.asks_for_window) return layers;
     const std::int64_t first = std::clamp(integer_or(config, "max_window_layers", 28), std::int64_t{0}, read.n_layers);
@@ -451,16 +520,20 @@ Config read_hf_config(const Json& config) {
   read.head_dim = head_dim ? head_dim->int64() : usual_head_dim ? family.head_dim : read.dim / read.n_heads;
   read.vocab_size = config.get("vocab_size").int64();
   read.seq_len = integer_or(config, "max_position_embeddings", family.seq_len);
-  read.norm_eps = static_cast<float>(find_number(config, "rms_norm_eps").value_or(family.norm_eps));
+  read.norm_eps = static_cast<float>(find_number(config, family.eps_name).value_or(family.norm_eps));
   read.sliding_window = read_window(config, family, read.seq_len);
   read.rope_style = family.hugging_face_rope_style;
   const std::optional<Json> tied = config.find("tie_word_embeddings");
   read.tied = tied ? tied->boolean() : family.tied;
-  read.qk_norm = family.qk_norm;
+  family.apply_to(read);
+  const std::optional<Json> parallel = config.find("use_parallel_residual");
+  if (parallel && family.computes_switch("use_parallel_residual")) read.parallel = parallel->boolean();
   read_multipliers(config, family, read);
+  read_caps(config, family, read);
   read.validate();  // before what depends on the number of layers, head_dim and the context
   read.full_layers = read_full_layers(config, family, read);
   read.no_rope_layers = read_no_rope_layers(config, family, read.n_layers);
+  if (family.rope_in_windows && read.sliding_window > 0) read.no_rope_layers = read.full_layers;
   refuse_other_scale(config, family, read.head_dim);
   read.rotary_dim = read_rotary_dim(config, read, family);
   Rotary rotary = read_rotary(config, read, family);
@@ -468,6 +541,7 @@ Config read_hf_config(const Json& config) {
   read.rope_scaling = rotary.scaling;
   read.rope_factors = std::move(rotary.factors);
   read.rope_long_factors = std::move(rotary.long_factors);
+  read.local_rope_theta = rotary.local_theta;
   read.validate();
   return read;
 }
@@ -476,10 +550,19 @@ std::vector<Part> read_hf_parts(const Json& config) {
   const Family& family = find_family(config);
   std::vector<Part> parts(family.parts.begin(), family.parts.end());
   for (const PartFacts& row : kParts) {
-    if (row.need == Need::qk_norm && family.qk_norm != QkNorm::none) parts.push_back(row.part);
     if (row.kind != PartKind::bias) continue;
-    const std::optional<Json> said = config.find(bias_switch(row.part));
-    if (said && said->boolean()) parts.push_back(row.part);
+    const std::string_view name = family.bias_switch(row.part);
+    if (name.empty()) {
+      const bool of_norm =
+          row.need == Need::norm_bias || row.need == Need::norm_mlp_bias || row.need == Need::norm_last_bias;
+      if (family.norm_biases && of_norm) parts.push_back(row.part);
+      continue;
+    }
+    // transformers' attention_bias is another name of InternLM3's.
+    std::optional<Json> said = config.find(name);
+    if (!said) said = config.find(llama2cpp::bias_switch(row.scope));
+    const bool usual = family.biased && name == family.bias_switches[0];
+    if (said ? said->boolean() : usual) parts.push_back(row.part);
   }
   return parts;
 }

@@ -1,6 +1,7 @@
 // Hugging Face folders as checkpoints: config.json says what the model is, safetensors files hold its weights, which
 // stay in place. Of the files that a folder may have for the same thing the one is read that transformers reads.
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <set>
 #include <system_error>
@@ -228,8 +229,8 @@ bool is_zero(const Placed& placed) {
 bool is_no_bias(const std::string& name, const Placed& placed, Part part, const std::vector<Part>& announced) {
   if (facts(part).kind != PartKind::bias || contains(announced, part)) return false;
   if (is_zero(placed)) return true;
-  throw FormatError(
-      cat(placed.file_name, ": tensor ", excerpt(name), " is there, but config.json has no ", bias_switch(part)));
+  throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there, but config.json has no ",
+                        bias_switch(facts(part).scope)));
 }
 
 // Weights that the family's files hold as one become weights of their own, where they lie.
@@ -257,10 +258,49 @@ void split_fused(Tensors& tensors, const Family& family, const Config& config) {
   }
 }
 
-// Whether a model of the folder's family has the part.
-bool has_place(Part part, const std::vector<Part>& announced) {
-  const bool optional = facts(part).need == Need::optional || facts(part).need == Need::qk_norm;
-  return !optional || facts(part).kind == PartKind::bias || contains(announced, part);
+// Whether a model of the folder's config has the part.
+bool has_place(Part part, const Config& config, const std::vector<Part>& announced) {
+  const std::optional<bool> needed = is_needed(config, part);
+  if (needed || facts(part).need == Need::untied) return *needed || facts(part).need == Need::untied;
+  return facts(part).kind == PartKind::bias || contains(announced, part);
+}
+
+// A folder's gain, with the 1 that is added to it.
+Weight plus_one(const Weight& gain) {
+  Weight sum = gain;
+  sum.format = &kF32;
+  sum.group = kF32.group;
+  Plane& plane = sum.planes[0];
+  plane.row_bytes = row_bytes(kF32, gain.cols);
+  plane.bytes = static_cast<std::size_t>(plane.row_bytes);
+  plane.owner = Buffer::heap(plane.bytes);
+  plane.data = plane.owner.data();
+  auto* const numbers = reinterpret_cast<float*>(plane.owner.data());
+  gain.decode_row(0, numbers);
+  for (std::int64_t i = 0; i < gain.cols; ++i) numbers[i] += 1.0F;
+  return sum;
+}
+
+// transformers multiplies embeddings in the type that they are stored in.
+float rounded_to_table(float multiplier, const Tensors& tensors) {
+  const auto found = tensors.find(weight_name(Naming::hugging_face, Part::tok_embeddings));
+  const std::string_view type = found == tensors.end() ? "" : std::string_view(found->second.tensor.dtype);
+  const int bits = type == "BF16" ? 8 : type == "F16" ? 11 : 24;  // of the significand
+  int exponent = 0;
+  const double significand = std::frexp(double{multiplier}, &exponent);
+  return static_cast<float>(std::ldexp(std::nearbyint(std::ldexp(significand, bits)), exponent - bits));
+}
+
+// Names that only this family has.
+void rename_parts(Tensors& tensors, const Family& family) {
+  if (family.hugging_face_renames.empty()) return;
+  Tensors named;
+  for (const auto& [name, placed] : tensors) {
+    if (!named.emplace(renamed(family.hugging_face_renames, name), placed).second) {
+      throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there twice, by two names"));
+    }
+  }
+  tensors = std::move(named);
 }
 
 void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq,
@@ -273,7 +313,7 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
     const std::string weight = module.empty() ? name : module + ".weight";
     const auto found = find_part(Naming::hugging_face, weight, config);
     const bool matrix = found && facts(found->part).kind == PartKind::matrix;
-    if (!found || !has_place(found->part, announced) || (!module.empty() && !matrix)) {
+    if (!found || !has_place(found->part, config, announced) || (!module.empty() && !matrix)) {
       throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), ", ", placed.describe(),
                             ", has no place in a Llama of ", config.n_layers,
                             " layers, so this folder computes something that this version does not"));
@@ -298,6 +338,9 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
 // What config.json announces, all layers have.
 void check_announced(const std::vector<Part>& announced, const Checkpoint& checkpoint) {
   for (const Part part : announced) {
+    if (is_needed(checkpoint.config, part) == false) continue;
+    if (!per_layer(part)) checkpoint.weight(part);
+    if (!per_layer(part)) continue;
     for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(part, layer);
   }
 }
@@ -441,6 +484,11 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   if (gptq) checkpoint.file_format += cat(", ", gptq->format->name);
   Tensors tensors = read_tensors(folder, path.file, use_mmap, checkpoint.config.tied);
   const Family& family = find_family(config.root());
+  rename_parts(tensors, family);
+  if (family.scaled_embedding) {
+    float& multiplier = checkpoint.config.embedding_multiplier;
+    multiplier = rounded_to_table(multiplier, tensors);
+  }
   split_fused(tensors, family, checkpoint.config);
   if (family.experts) {
     if (int8 || gptq) {
@@ -454,6 +502,10 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   const FileReads reads(files);
   const std::vector<Part> announced = read_hf_parts(config.root());
   add_weights(tensors, gptq, int8, announced, checkpoint);
+  for (auto& [name, weight] : checkpoint.weights) {
+    const auto found = find_part(Naming::hugging_face, name, checkpoint.config);
+    if (family.gain_plus_one && found && facts(found->part).kind == PartKind::gain) weight = plus_one(weight);
+  }
   // As in transformers: an output matrix that is there is the output.
   const std::string output = weight_name(Naming::hugging_face, Part::output);
   checkpoint.config.tied = checkpoint.config.tied && !checkpoint.weights.contains(output);

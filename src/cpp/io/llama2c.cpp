@@ -35,12 +35,11 @@ std::vector<Item> order_of(int version) {
   std::vector<Item> order;
   const auto add = [&](auto wanted) {
     for (const PartFacts& row : kParts) {
-      const bool has_place = row.need == Need::always || row.need == Need::untied;
-      if (has_place && wanted(row)) order.emplace_back(row.part);
+      if (is_needed(Config(), row.part).value_or(false) && wanted(row)) order.emplace_back(row.part);
     }
   };
   if (version == 0) {
-    add([](const PartFacts& row) { return row.need == Need::always; });
+    add([](const PartFacts& row) { return row.need != Need::untied; });
     order.push_back(kRotaryTables);
     add([](const PartFacts& row) { return row.need == Need::untied; });
   } else {

@@ -25,6 +25,7 @@
 #include <optional>
 #include <span>
 #include <system_error>
+#include <type_traits>
 #include <vector>
 
 #include "core/check.h"
@@ -87,20 +88,18 @@ void check_members(const Json& object, std::span<const std::string_view> known) 
 }
 
 // A value by the name that to_string gives it.
-template <class Value, std::size_t kCount>
-Value named(const Json& json, const Value (&values)[kCount]) {
-  std::array<std::pair<std::string_view, Value>, kCount> known;
-  for (std::size_t i = 0; i < kCount; ++i) known[i] = {to_string(values[i]), values[i]};
-  return choice(json.path(), json.string(), known);
+template <class Value>
+  requires std::is_enum_v<Value>
+void read(const Json& json, Value& value) {
+  constexpr auto kAll = kValues<Value>;
+  std::array<std::pair<std::string_view, Value>, kAll.size()> known;
+  for (std::size_t i = 0; i < kAll.size(); ++i) known[i] = {to_string(kAll[i]), kAll[i]};
+  value = choice(json.path(), json.string(), known);
 }
 
 void read(const Json& json, std::int64_t& value) { value = json.int64(); }
 void read(const Json& json, float& value) { value = static_cast<float>(json.number()); }
 void read(const Json& json, bool& value) { value = json.boolean(); }
-void read(const Json& json, RopeStyle& value) { value = named(json, kRopeStyles); }
-void read(const Json& json, QkNorm& value) { value = named(json, kQkNorms); }
-void read(const Json& json, RouterOrder& value) { value = named(json, kRouterOrders); }
-void read(const Json& json, RopeScaling::Kind& value) { value = named(json, kScalingKinds); }
 void read(const Json& json, std::vector<float>& values) {
   for (const Json number : json.elements()) read(number, values.emplace_back());
 }

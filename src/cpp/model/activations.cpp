@@ -9,14 +9,14 @@ namespace llama2cpp {
 namespace {
 
 constexpr std::int64_t kLine = 64 / sizeof(float);  // vector loads of a view are aligned, on every backend
-constexpr std::int64_t kViews = 21;
+constexpr std::int64_t kViews = 24;
 
 // router_scores, routing_shown; expert_ids, expert_weights; expert_out
 std::int64_t experts_floats(const Config& c) { return 2 * c.n_experts + c.n_experts_used * (2 + c.dim); }
 
-// x, normalized, attn_out, mlp_out, last; q, z; k, v; gate, up; cos and sin; scale and ones; head_scale
+// x, normalized, centered, attn_out, mlp_out, last; q, z; k, v; gate, up; cos and sin, twice; scale and ones; head_scale
 std::int64_t row_floats(const Config& c) {
-  return 5 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.mlps() * c.hidden_dim + c.head_dim + 2 + c.n_heads +
+  return 6 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.mlps() * c.hidden_dim + 2 * c.head_dim + 2 + c.n_heads +
          experts_floats(c);
 }
 
@@ -61,8 +61,11 @@ void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to) 
   ones = view(rows, 1);
   head_scale = view(rows * c.n_heads, 1);
   normalized = view(rows, c.dim);
+  centered = view(rows, c.dim);
   cos = view(rows, c.rotary() / 2);
   sin = view(rows, c.rotary() / 2);
+  local_cos = view(rows, c.rotary() / 2);
+  local_sin = view(rows, c.rotary() / 2);
   q = view(rows, c.q_dim());
   k = view(rows, c.kv_dim());
   v = view(rows, c.kv_dim());

@@ -23,27 +23,29 @@ class Activations {
   void add_results(std::int64_t width);
   std::int64_t capacity() const { return capacity_; }
 
-  Tensor x;               // [T, dim]          the residual stream
-  Tensor scale;           // [T, 1]            RMSNorm's divisor
-  Tensor ones;            // [T, 1]            that divisor where there is none
-  Tensor head_scale;      // [T * n_heads, 1]  of heads that are normalised by themselves
-  Tensor normalized;      // [T, dim]          used where a hook looks
-  Tensor cos, sin;        // [T, rotary / 2]   of each row's position
-  Tensor q;               // [T, n_heads * head_dim]
-  Tensor k, v;            // [T, n_kv_heads * head_dim]
-  Tensor z;               // [T, n_heads * head_dim]
-  Tensor attn_out;        // [T, dim]
-  Tensor gate, up;        // [T, hidden_dim], or with experts [T * k, hidden_dim]
-  Tensor mlp_out;         // [T, dim]
-  Tensor router_scores;   // [T, n_experts]
-  Tensor expert_ids;      // [T, k] i32, where each token goes
-  Tensor expert_weights;  // [T, k]
-  Tensor expert_out;      // [T * k, dim]
-  Tensor routing_shown;   // [T, n_experts]  what hooks see of ids and weights
-  Tensor last;            // [R, dim]          rows of x that want logits
-  Tensor logits;          // [R, vocab_size]
-  Tensor results;         // [T, n_heads * dim]  what each head adds, where a hook looks
-  Tensor one_head;        // [T, width]          the input of one of them
+  Tensor x;                     // [T, dim]          the residual stream
+  Tensor scale;                 // [T, 1]            RMSNorm's divisor
+  Tensor ones;                  // [T, 1]            that divisor where there is none
+  Tensor head_scale;            // [T * n_heads, 1]  of heads that are normalised by themselves
+  Tensor normalized;            // [T, dim]          used where a hook looks, or a norm has a bias
+  Tensor centered;              // [T, dim]          used by LayerNorm
+  Tensor cos, sin;              // [T, rotary / 2]   of each row's position
+  Tensor local_cos, local_sin;  // [T, rotary / 2]   of layers with a window, where they have others
+  Tensor q;                     // [T, n_heads * head_dim]
+  Tensor k, v;                  // [T, n_kv_heads * head_dim]
+  Tensor z;                     // [T, n_heads * head_dim]
+  Tensor attn_out;              // [T, dim]
+  Tensor gate, up;              // [T, hidden_dim], or with experts [T * k, hidden_dim]
+  Tensor mlp_out;               // [T, dim]
+  Tensor router_scores;         // [T, n_experts]
+  Tensor expert_ids;            // [T, k] i32, where each token goes
+  Tensor expert_weights;        // [T, k]
+  Tensor expert_out;            // [T * k, dim]
+  Tensor routing_shown;         // [T, n_experts]  what hooks see of ids and weights
+  Tensor last;                  // [R, dim]          rows of x that want logits
+  Tensor logits;                // [R, vocab_size]
+  Tensor results;               // [T, n_heads * dim]  what each head adds, where a hook looks
+  Tensor one_head;              // [T, width]          the input of one of them
 
  private:
   Config config_;

@@ -62,14 +62,15 @@ class Fnv1a128 {
 void add(Fnv1a128& hash, std::int64_t number) { hash.add(number); }
 void add(Fnv1a128& hash, float number) { hash.add(number); }
 void add(Fnv1a128& hash, bool flag) { hash.add(std::uint64_t{flag}); }
-void add(Fnv1a128& hash, RopeStyle style) { hash.add(to_string(style)); }
-void add(Fnv1a128& hash, QkNorm norm) { hash.add(to_string(norm)); }
-void add(Fnv1a128& hash, RouterOrder order) { hash.add(to_string(order)); }
+template <class Value>
+  requires std::is_enum_v<Value>
+void add(Fnv1a128& hash, Value value) {
+  hash.add(to_string(value));
+}
 void add(Fnv1a128& hash, const Layers& layers) {
   hash.add(std::uint64_t{layers.size()});
   for (const std::int64_t layer : layers) hash.add(layer);
 }
-void add(Fnv1a128& hash, RopeScaling::Kind kind) { hash.add(to_string(kind)); }
 void add(Fnv1a128& hash, const std::vector<float>& numbers) {
   hash.add(std::uint64_t{numbers.size()});
   for (const float number : numbers) hash.add(number);

@@ -47,6 +47,7 @@ class Model {
   const Weights& weights() const { return weights_; }
   // Of a session of that context.
   const RopeAngles& rope(std::int64_t context) const { return config().is_long(context) ? long_rope_ : rope_; }
+  const RopeAngles& local_rope() const { return local_rope_; }  // of layers that have local_rope in their plan
   const LayerPlan& plan(std::int64_t layer) const { return plan_[static_cast<std::size_t>(layer)]; }
   Backend& backend() const { return *backend_; }
   std::int64_t context() const { return context_; }
@@ -80,7 +81,7 @@ class Model {
   Checkpoint checkpoint_;
   std::shared_ptr<Backend> backend_;
   mutable Weights weights_;  // packing adds panels, and changes nothing that anyone can see
-  RopeAngles rope_, long_rope_;
+  RopeAngles rope_, long_rope_, local_rope_;
   std::vector<LayerPlan> plan_;  // [n_layers]
   DType kv_dtype_;
   std::int64_t context_;

@@ -89,6 +89,16 @@ RopeAngles::RopeAngles(const Config& config, Arithmetic arithmetic, bool is_long
   }
 }
 
+RopeAngles RopeAngles::local(const Config& config, Arithmetic arithmetic) {
+  Config own = config;
+  if (config.local_rope_theta > 0.0F) {
+    own.rope_theta = config.local_rope_theta;
+    own.rope_scaling = {};
+    own.rope_factors.clear();
+  }
+  return RopeAngles(own, arithmetic);
+}
+
 void RopeAngles::at(std::int64_t position, float* cos, float* sin) const {
   for (std::size_t j = 0; j < inv_freq_.size(); ++j) {
     const float angle = static_cast<float>(position) * inv_freq_[j];

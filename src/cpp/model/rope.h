@@ -13,6 +13,9 @@ class RopeAngles {
   // is_long: of contexts beyond the original.
   explicit RopeAngles(const Config& config, Arithmetic arithmetic = Arithmetic::contract, bool is_long = false);
 
+  // Of layers with a window, where they are turned otherwise.
+  static RopeAngles local(const Config& config, Arithmetic arithmetic);
+
   // cos and sin [rotary / 2] of one position's angles.
   void at(std::int64_t position, float* cos, float* sin) const;
 

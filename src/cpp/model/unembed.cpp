@@ -28,16 +28,28 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
     std::copy_n(x.data() + begin * c.dim, rows * c.dim, a->last.row(0));
     const Backend::Lease lease(be, poll);
     Norm ln_final;
+    Tensor x = a->last;
+    if (norm && c.norm != NormKind::rms) {
+      be.center(x, a->centered);
+      x = a->centered;
+    }
     if (norm) {
-      be.rms_scale(a->last, c.norm_eps, a->scale);  // [T, dim] -> [T, 1]
+      be.rms_scale(x, c.norm_eps, a->scale);  // [T, dim] -> [T, 1]
       ln_final = {a->scale, model.weights().norm.view};
+      if (const Vector& bias = model.weights().norm_b) {
+        be.normalize(x, ln_final, a->normalized);
+        be.add_bias(a->normalized, bias.view);
+        x = a->normalized;
+        ln_final = {};
+      }
     }
     const Weight* const output[] = {&model.weights().output};
-    be.matmul(output, a->last, {&a->logits, 1}, ln_final);  // [T, dim] -> [T, vocab_size]
+    be.matmul(output, x, {&a->logits, 1}, ln_final);  // [T, dim] -> [T, vocab_size]
     if (const Vector& multiplier = model.weights().logits_multiplier) {
       std::fill_n(a->ones.row(0), rows, 1.0F);
       be.normalize(a->logits, {a->ones, multiplier.view}, a->logits);
     }
+    if (c.logits_cap > 0) be.soft_cap(a->logits, c.logits_cap, a->logits);
     be.sync();
     std::copy_n(a->logits.row(0), rows * c.vocab_size, logits.data() + begin * c.vocab_size);
   }

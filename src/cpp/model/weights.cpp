@@ -12,6 +12,16 @@ bool has(const Checkpoint& checkpoint, Part part, std::int64_t layer) {
   return checkpoint.weights.contains(weight_name(checkpoint.naming, part, layer));
 }
 
+// Whether a model has the part: as its config says; of an optional one, all layers have what layer 0 has. Throws for one that
+// is there all the same.
+bool is_taken(const Checkpoint& checkpoint, Part part, std::int64_t layer) {
+  const std::optional<bool> needed = is_needed(checkpoint.config, part);
+  if (needed.value_or(has(checkpoint, part, 0)) || facts(part).need == Need::untied) return true;
+  if (!has(checkpoint, part, layer)) return false;
+  const std::string problem = needed ? cat("config says otherwise (", words(part).need, ")") : "layer 0 has none";
+  throw FormatError(cat("tensor '", weight_name(checkpoint.naming, part, layer), "' is there, but ", problem));
+}
+
 void take(const Checkpoint& checkpoint, Part part, std::int64_t layer, std::int64_t expert, Weight& field) {
   const bool shared = checkpoint.config.tied && facts(part).need == Need::untied;
   const Weight& weight = checkpoint.weight(shared ? Part::tok_embeddings : part, layer, expert);
@@ -25,7 +35,7 @@ void take(const Checkpoint& checkpoint, Part part, std::int64_t layer, std::int6
 void take(const Checkpoint& checkpoint, Backend& /*backend*/, Part part, std::int64_t layer, Weight& field) {
   // Of the two kinds of MLP a model has one.
   const bool other_mlp = checkpoint.config.n_experts > 0 ? of_dense_mlp(part) : of_experts(part);
-  if (!other_mlp) take(checkpoint, part, layer, 0, field);
+  if (!other_mlp && is_taken(checkpoint, part, layer)) take(checkpoint, part, layer, 0, field);
 }
 
 void take(const Checkpoint& checkpoint, Backend& /*backend*/, Part part, std::int64_t layer,
@@ -38,13 +48,7 @@ void take(const Checkpoint& checkpoint, Backend& /*backend*/, Part part, std::in
 
 // Vectors are small and every row of every layer needs them: kept as floats whatever the file holds.
 void take(const Checkpoint& checkpoint, Backend& backend, Part part, std::int64_t layer, Vector& field) {
-  // An optional one that layer 0 has, all have; one that it lacks, none has.
-  const std::optional<bool> needed = is_needed(checkpoint.config, part);
-  if (!needed.value_or(has(checkpoint, part, 0))) {
-    if (!has(checkpoint, part, layer)) return;
-    const std::string problem = needed ? cat("config says otherwise (", words(part).need, ")") : "layer 0 has none";
-    throw FormatError(cat("tensor '", weight_name(checkpoint.naming, part, layer), "' is there, but ", problem));
-  }
+  if (!is_taken(checkpoint, part, layer)) return;
   Weight weight;
   take(checkpoint, backend, part, layer, weight);
   field = backend.make_vector(weight.cols);

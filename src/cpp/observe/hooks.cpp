@@ -45,6 +45,8 @@ constexpr PointFacts kFacts[kPoints] = {
     {"attn.hook_pattern", Shape::pattern, false, true},
     {"attn.hook_z", Shape::query_heads, false, true},
     {"attn.hook_result", Shape::results, false, true},
+    {"ln1_post.hook_scale", Shape::scale, false, true},
+    {"ln1_post.hook_normalized", Shape::row, false, true},
     {"hook_attn_out", Shape::row, false, true},
     {"hook_resid_mid", Shape::row, false, true},
     {"ln2.hook_scale", Shape::scale, false, true},
@@ -56,6 +58,8 @@ constexpr PointFacts kFacts[kPoints] = {
     {"mlp.hook_pre_linear", Shape::hidden, false, true},
     {"mlp.hook_post", Shape::hidden, false, true},
     {"mlp.hook_expert_out", Shape::expert_rows, false, true},
+    {"ln2_post.hook_scale", Shape::scale, false, true},
+    {"ln2_post.hook_normalized", Shape::row, false, true},
     {"hook_mlp_out", Shape::row, false, true},
     {"hook_resid_post", Shape::row, false, true},
     {"ln_final.hook_scale", Shape::scale, false, false},
@@ -64,25 +68,27 @@ constexpr PointFacts kFacts[kPoints] = {
 
 const PointFacts& facts(Point point) { return kFacts[static_cast<std::size_t>(point)]; }
 
-// heads [n][head_dim]: from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2).
-void to_half_split(const float* from, float* to, std::int64_t n, std::int64_t head_dim) {
-  const std::int64_t pairs = head_dim / 2;
+// heads [n][head_dim], of which the first `rotary` numbers are turned: from pairs (2j, 2j + 1) to pairs (j, j + rotary / 2).
+void to_half_split(const float* from, float* to, std::int64_t n, std::int64_t head_dim, std::int64_t rotary) {
+  const std::int64_t pairs = rotary / 2;
   for (std::int64_t head = 0; head < n; ++head, from += head_dim, to += head_dim) {
     for (std::int64_t j = 0; j < pairs; ++j) {
       to[j] = from[2 * j];
       to[pairs + j] = from[2 * j + 1];
     }
+    std::copy(from + rotary, from + head_dim, to + rotary);
   }
 }
 
 // And back.
-void to_interleaved(const float* from, float* to, std::int64_t n, std::int64_t head_dim) {
-  const std::int64_t pairs = head_dim / 2;
+void to_interleaved(const float* from, float* to, std::int64_t n, std::int64_t head_dim, std::int64_t rotary) {
+  const std::int64_t pairs = rotary / 2;
   for (std::int64_t head = 0; head < n; ++head, from += head_dim, to += head_dim) {
     for (std::int64_t j = 0; j < pairs; ++j) {
       to[2 * j] = from[j];
       to[2 * j + 1] = from[pairs + j];
     }
+    std::copy(from + rotary, from + head_dim, to + rotary);
   }
 }
 
@@ -107,11 +113,31 @@ Place checked_place(std::int64_t point, std::int64_t layer, const Config& config
 }
 
 bool has_point(Point point, const Config& config) {
-  const bool of_norm = point == Point::q_normed || point == Point::k_normed;
-  if (of_norm) return config.qk_norm != QkNorm::none;
   const Shape shape = facts(point).shape;
   const bool of_experts = shape == Shape::experts || shape == Shape::chosen || shape == Shape::expert_rows;
-  return !of_experts || config.n_experts > 0;
+  if (of_experts) return config.n_experts > 0;
+  switch (point) {
+    case Point::q_normed:
+    case Point::k_normed:
+      return config.qk_norm != QkNorm::none;
+    case Point::ln1_scale:
+    case Point::ln1_normalized:
+      return config.norms_before();
+    case Point::ln2_scale:
+    case Point::ln2_normalized:
+      return config.norms_mlp();
+    case Point::resid_mid:
+      return !config.parallel;
+    case Point::ln1_post_scale:
+    case Point::ln1_post_normalized:
+    case Point::ln2_post_scale:
+    case Point::ln2_post_normalized:
+      return config.norms_after();
+    case Point::mlp_pre_linear:
+      return config.gated;
+    default:
+      return true;
+  }
 }
 
 std::vector<Place> all_places(const Config& config) {
@@ -229,10 +255,11 @@ void Hooks::call(Point point, std::int64_t layer, const Tensor& activation, std:
     backend_->parallel_for(heads, heads * shape.width * static_cast<std::int64_t>(sizeof(float)),
                            [&](std::int64_t begin, std::int64_t end) {
                              const std::int64_t offset = begin * shape.width;
-                             to_half_split(part.row(0) + offset, shown.get() + offset, end - begin, shape.width);
+                             to_half_split(part.row(0) + offset, shown.get() + offset, end - begin, shape.width,
+                                           config_->rotary());
                            });
     show(point, layer, Tensor(shown.get(), {span.count, shape.heads, shape.width}), span);
-    if (edits(point, layer)) to_interleaved(shown.get(), part.row(0), heads, shape.width);
+    if (edits(point, layer)) to_interleaved(shown.get(), part.row(0), heads, shape.width, config_->rotary());
   }
 }
 

@@ -33,17 +33,21 @@ enum class Point : std::uint8_t {
   pattern,         // [H, T, position + T]
   z,               // [T, H, head_dim]
   result,          // [T, H, d]      what each head adds to attn_out; computed only where someone looks
-  attn_out,        // [T, d]
+  ln1_post_scale,  // [T, 1]         where norms are after attention and MLP; and so on
+  ln1_post_normalized,
+  attn_out,        // [T, d]         what attention adds to the residual stream
   resid_mid,       // [T, d]
   ln2_scale,       // [T, 1]
   ln2_normalized,  // [T, d]
   router_scores,   // [T, E]         of E experts, before softmax; these and expert_out where the model has experts
   expert_weights,  // [T, E]         0 for those that a token does not go to
   expert_indices,  // [T, k]         the k experts that it goes to, ascending
-  mlp_pre,         // [T, hidden]    the gate, w1 x; with experts [T, k, hidden], likewise the next two
+  mlp_pre,  // [T, hidden]    the gate, w1 x, or w3 x where there is none; with experts [T, k, hidden], likewise the next two
   mlp_pre_linear,  // [T, hidden]    w3 x
   mlp_post,        // [T, hidden]    silu(gate) * up
   expert_out,      // [T, k, d]      what each expert gives, before its weight
+  ln2_post_scale,  // [T, 1]
+  ln2_post_normalized,
   mlp_out,         // [T, d]
   resid_post,      // [T, d]
   ln_final_scale,  // [rows with logits, 1]   layer n_layers - 1 only
@@ -65,7 +69,7 @@ bool has_point(Point point, const Config& config);
 
 // Every place of a model, in the order of the forward.
 std::vector<Place> all_places(const Config& config);
-// Of one without norms of queries and keys.
+// Of one that is a Llama.
 std::vector<Place> all_places(std::int64_t n_layers);
 
 // TransformerLens's name: "blocks.3.attn.hook_pattern", "hook_embed", "ln_final.hook_scale".

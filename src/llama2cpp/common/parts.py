@@ -31,8 +31,8 @@ class Part:
     rows, columns : str
         Sizes, by the names of what a config gives; "one" for the rows of vectors.
     need : str
-        "always"; "untied", which a model without an output matrix of its own lacks; "optional"; "qk_norm", where the
-        config has such norms.
+        "always"; "untied", which a model without an output matrix of its own lacks; "optional"; "qk_norm" and so
+        on, where the config has such norms or a gate.
     rotary : bool
         Whether its rows, or its numbers, are in the order of ``config.rope_style``.
     lens : str
@@ -53,7 +53,22 @@ class Part:
     kind: Literal["table", "matrix", "gain", "bias", "experts"]
     rows: str
     columns: str
-    need: Literal["always", "untied", "optional", "qk_norm", "routed"]
+    need: Literal[
+        "always",
+        "untied",
+        "optional",
+        "qk_norm",
+        "routed",
+        "norm_before",
+        "norm_mlp",
+        "norm_after",
+        "norm_gain",
+        "norm_bias",
+        "norm_last_bias",
+        "norm_mlp_bias",
+        "gate",
+        "gate_bias",
+    ]
     rotary: bool
     lens: str
     reads: str
@@ -62,6 +77,21 @@ class Part:
     def in_layers(self) -> bool:
         """Whether each layer has one."""
         return self.scope != "model"
+
+    @property
+    def in_every_llama(self) -> bool:
+        """Whether a Llama without switches has it, but for an output matrix of its own."""
+        return self.need in ("always", "norm_before", "norm_mlp", "norm_gain", "gate")
+
+    @property
+    def is_bias_of_matrix(self) -> bool:
+        """Whether it is added to what a matrix gives."""
+        return self.need in ("optional", "gate_bias")
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether the model's file says that it has one."""
+        return self.need in ("optional", "norm_bias", "norm_last_bias", "norm_mlp_bias", "gate_bias")
 
     @property
     def is_vector(self) -> bool:
@@ -103,7 +133,7 @@ def get_part(name: str) -> Part:
 
 def in_forward_order(parts: Iterable[Part]) -> list[Part]:
     """Sort parts of layers by what a forward does with them: biases behind the matrices of their half of a layer."""
-    points = [name.removeprefix("blocks.0.") for name, _, _ in _core.hook_points(1, True)]
+    points = [name.removeprefix("blocks.0.") for name, _, _ in _core.hook_points()]
 
     def key(part: Part) -> tuple[str, bool, int]:
         is_bias = part.kind == "bias"

@@ -200,7 +200,7 @@ class _HalfLayer:
             if part.scope == half:
                 if part.at(layer) in source:
                     self._arrays[part.at(0)] = source.array(part.at(layer), "half_split")
-            elif part.need == "always":  # matrices of zeros, which add nothing
+            elif part.in_every_llama:  # matrices of zeros, which add nothing
                 make = np.ones if part.is_vector else np.zeros
                 self._arrays[part.at(0)] = make(part.shape(self._config), np.float32)
 

@@ -36,7 +36,7 @@ def weights_to_write(source: Source) -> list[str]:
     names = source.names()
     biased = _biased(source)
     for scope in sorted(biased):
-        biases = [part for part in LAYER_PARTS if part.kind == "bias" and part.scope == scope]
+        biases = [part for part in LAYER_PARTS if part.is_bias_of_matrix and part.scope == scope]
         wanted = [part.at(layer) for layer in range(source.config.n_layers) for part in biases]
         names += [name for name in wanted if name not in source]
     return names

@@ -51,6 +51,14 @@ _NEUTRAL = (
     "residual_multiplier",
     "attention_multiplier",
     "logits_scaling",
+    "norm",
+    "norm_places",
+    "parallel",
+    "activation",
+    "gated",
+    "local_rope_theta",
+    "score_cap",
+    "logits_cap",
 )
 
 
@@ -128,7 +136,7 @@ def _order(source: Source, version: int) -> list[str]:
     def names(parts: Iterable[Part]) -> list[str]:
         return [name for part in parts for name in part.in_model(source.config.n_layers)]
 
-    always = [part for part in PARTS if part.need == "always"]
+    always = [part for part in PARTS if part.in_every_llama]
     output = [] if source.config.tied else names(part for part in PARTS if part.need == "untied")
     if version == 0:
         return [*names(always), _ROTARY_TABLES, *output]

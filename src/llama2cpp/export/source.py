@@ -105,7 +105,7 @@ class Source:
 
     def optional_parts(self) -> list[Part]:
         """Which parts are there that a Llama need not have, such as biases."""
-        return [part for part in LAYER_PARTS if part.need == "optional" and part.at(0) in self]
+        return [part for part in LAYER_PARTS if part.is_optional and part.at(0) in self]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """[rows, columns] or [columns]."""
@@ -136,7 +136,7 @@ class Source:
         array = self.checkpoint.weights[self._last]
         part = find_part(name)
         if self.config.rope_style != rope_style and part is not None and part.rotary:
-            array = reorder_rows(array, self.config.head_dim, rope_style)
+            array = reorder_rows(array, self.config.head_dim, rope_style, self.config.rotary_dim)
         return np.ascontiguousarray(array)
 
     def arrays(self, names: list[str], rope_style: str) -> Iterator[tuple[str, Array]]:
@@ -145,7 +145,7 @@ class Source:
             yield name, self.array(name, rope_style)
 
 
-def reorder_rows(array: Array, head_dim: int, rope_style: str) -> Array:
+def reorder_rows(array: Array, head_dim: int, rope_style: str, rotary: int | None = None) -> Array:
     """Change which rows of each head are a rotary pair, from the other style to `rope_style`.
 
     Parameters
@@ -155,16 +155,21 @@ def reorder_rows(array: Array, head_dim: int, rope_style: str) -> Array:
     head_dim : int
         Rows of a head; their number of heads may be that of queries or of keys.
     rope_style : str
-        "half_split": row j of a head and row j + head_dim / 2 are a pair. "interleaved": rows 2j and 2j + 1.
+        "half_split": row j of a head and row j + rotary / 2 are a pair. "interleaved": rows 2j and 2j + 1.
+    rotary : int, optional
+        How many rows of a head are turned, its first; all if not given. The others stay where they are.
 
     Returns
     -------
     numpy.ndarray
         A copy in the array's shape.
     """
-    split = (head_dim // 2, 2) if rope_style == "half_split" else (2, head_dim // 2)
-    heads = array.reshape(-1, *split, *array.shape[1:])
-    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(array.shape)
+    rotary = head_dim if rotary is None else rotary
+    heads = array.reshape(-1, head_dim, *array.shape[1:])
+    turned = heads[:, :rotary]
+    split = (rotary // 2, 2) if rope_style == "half_split" else (2, rotary // 2)
+    order = turned.reshape(-1, *split, *array.shape[1:]).swapaxes(1, 2).reshape(turned.shape)
+    return np.concatenate([order, heads[:, rotary:]], axis=1).reshape(array.shape)
 
 
 def llama3_factors(config: _core.Config, scaling: dict[str, Any]) -> Array:

@@ -255,7 +255,7 @@ class TorchCheckpoint:
 
 def weight_shapes(config: _core.Config) -> dict[str, tuple[int, ...]]:
     """Give the shape that each weight has in a model of these sizes, by llama2.c's name."""
-    needed = [part for part in PARTS if part.need == "always" or (part.need == "untied" and not config.tied)]
+    needed = [part for part in PARTS if part.in_every_llama or (part.need == "untied" and not config.tied)]
     return {name: part.shape(config) for part in needed for name in part.in_model(config.n_layers)}
 
 

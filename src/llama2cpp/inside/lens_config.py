@@ -64,7 +64,8 @@ class LensConfig:
     default_prepend_bos : bool
         Whether texts get BOS before them.
     act_fn, normalization_type, positional_embedding_type, gated_mlp, final_rms
-        "silu", "RMS", "rotary", True, True, as all Llamas have them.
+        "silu", "RMS", "rotary", True, True, as all Llamas have them; of other models also "gelu_pytorch_tanh", "relu2",
+        "LN" and False.
 
     Examples
     --------
@@ -131,5 +132,11 @@ class LensConfig:
             rotary_base=config.rope_theta,
             rotary_dim=config.rotary_dim or config.head_dim,
             window_size=config.sliding_window,
+            act_fn={"gelu_tanh": "gelu_pytorch_tanh", "relu_squared": "relu2"}.get(
+                config.activation, config.activation
+            ),
+            normalization_type="RMS" if config.norm == "rms" else "LN",
+            gated_mlp=config.gated,
+            final_rms=config.norm == "rms",
             default_prepend_bos=not model.has_tokenizer or model.tokenizer.add_bos,
         )

@@ -6,7 +6,6 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import TypeAlias
 
 from .. import _core
@@ -16,14 +15,17 @@ Names: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 Place: TypeAlias = tuple[int, int]  # (point, layer), as the core counts them
 
 
-@lru_cache(maxsize=64)
-def _points_of(n_layers: int, qk_norm: bool, experts: bool) -> dict[str, Place]:
-    return {name: (point, layer) for name, point, layer in _core.hook_points(n_layers, qk_norm, experts)}
+_POINTS: dict[str, dict[str, Place]] = {}  # by the text of a config
 
 
 def points_of(config: _core.Config) -> dict[str, Place]:
     """Names of all places of a model, in the order of the forward."""
-    return _points_of(config.n_layers, config.qk_norm != "none", config.n_experts is not None)
+    key = repr(config)
+    if key not in _POINTS:
+        if len(_POINTS) >= 64:
+            _POINTS.clear()
+        _POINTS[key] = {name: (point, layer) for name, point, layer in _core.hook_points(config)}
+    return _POINTS[key]
 
 
 def find_places(names: Names, config: _core.Config) -> list[Place]:

@@ -57,9 +57,9 @@ class ResidualStream(ActivationArrays):
         self._check_mlp_input(layer, mlp_input)
         model = self._need_model()
         if layer == model.config.n_layers:
-            return self["ln_final.hook_scale"], model.weights[NORM.lens]
+            return self["ln_final.hook_scale"], _gain(model, NORM.lens)
         norm = f"blocks.{layer}.ln{2 if mlp_input else 1}"
-        return self[f"{norm}.hook_scale"], model.weights[f"{norm}.w"]
+        return self[f"{norm}.hook_scale"], _gain(model, f"{norm}.w")
 
     @checked
     def apply_ln_to_stack(
@@ -125,7 +125,7 @@ class ResidualStream(ActivationArrays):
         scale = select(scale, pos_slice, -2)
         if batched and self.has_batch_dim:
             scale = select(scale, batch_slice, 0)
-        return np.asarray(stack / scale * gain, dtype=np.float32)
+        return np.asarray(_centered(stack, model) / scale * gain, dtype=np.float32)
 
     @overload
     def accumulated_resid(
@@ -323,6 +323,19 @@ class ResidualStream(ActivationArrays):
 
 
 def _rms_norm(x: Array, model: ReadableModel) -> Array:
-    """Apply the last norm, with its gain: x [..., dim]."""
+    """Apply the last norm, with its gain and without a bias: x [..., dim]."""
+    x = _centered(x, model)
     scale = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(model.config.norm_eps))
-    return np.asarray(x / scale * model.weights[NORM.lens], dtype=np.float32)
+    return np.asarray(x / scale * _gain(model, NORM.lens), dtype=np.float32)
+
+
+def _centered(x: Array, model: ReadableModel) -> Array:
+    """Subtract the mean, where norms are LayerNorm."""
+    return x if model.config.norm == "rms" else np.asarray(x - x.mean(axis=-1, keepdims=True))
+
+
+def _gain(model: ReadableModel, name: str) -> Array:
+    """Get a norm's gain [dim]: ones where norms have none."""
+    if model.config.norm == "layer_plain":
+        return np.ones(model.config.dim, dtype=np.float32)
+    return model.weights[name]

@@ -73,11 +73,13 @@ def _find(name: str, n_layers: int) -> tuple[Part, str] | None:
 
 
 def _reordered(array: Array, config: Config, *, to_half_split: bool) -> Array:
-    """[heads * head_dim, ...] from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2), or back."""
-    pairs = config.head_dim // 2
-    inner = (pairs, 2) if to_half_split else (2, pairs)
-    split = array.reshape(-1, *inner, *array.shape[1:])
-    return np.swapaxes(split, 1, 2).reshape(array.shape)
+    """[heads * head_dim, ...] from pairs (2j, 2j + 1) to pairs (j, j + rotary / 2), or back."""
+    rotary = config.rotary_dim or config.head_dim
+    heads = array.reshape(-1, config.head_dim, *array.shape[1:])
+    turned = heads[:, :rotary]
+    inner = (rotary // 2, 2) if to_half_split else (2, rotary // 2)
+    other = np.swapaxes(turned.reshape(-1, *inner, *array.shape[1:]), 1, 2).reshape(turned.shape)
+    return np.concatenate((other, heads[:, rotary:]), axis=1).reshape(array.shape)
 
 
 def _to_lens(array: Array, part: Part, config: Config) -> Array:
