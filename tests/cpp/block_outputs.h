@@ -26,6 +26,7 @@ constexpr llama2cpp::BlockLayout kLayouts[] = {
     {4, 0, 1, true, true},
     {5, 0, 1, true, true},
     {6, 32, 2, true, false},
+    {8, 128, 1, true, false},
     {2, 0, 1, false, false, true, 3},
     {3, 0, 1, false, false, true, 1},
     {4, 0, 1, false, false, true, 0},

@@ -35,9 +35,9 @@ struct Subject {
 
 const std::vector<Subject>& subjects() {
   static const std::vector<Subject> all = {
-      {"f32", {}},      {"f16", {}},      {"bf16", {}},     {"q8_0", {0}},      {"q4_0", {0}},
-      {"q4_1", {0, 2}}, {"q5_0", {0}},    {"q5_1", {0, 2}}, {"q2_k", {80, 82}}, {"q3_k", {108}},
-      {"q4_k", {0, 2}}, {"q5_k", {0, 2}}, {"q6_k", {208}},
+      {"f32", {}},     {"f16", {}},      {"bf16", {}},       {"q8_0", {0}},   {"q4_0", {0}},    {"q4_1", {0, 2}},
+      {"q5_0", {0}},   {"q5_1", {0, 2}}, {"q2_k", {80, 82}}, {"q3_k", {108}}, {"q4_k", {0, 2}}, {"q5_k", {0, 2}},
+      {"q6_k", {208}}, {"iq4_nl", {0}},  {"iq4_xs", {0}},    {"mxfp4", {}},
   };
   return all;
 }
@@ -69,7 +69,8 @@ Weight make_weight(const Subject& subject, std::int64_t rows, std::int64_t cols,
   w.planes[0].row_bytes = row_bytes;
   auto* bytes = reinterpret_cast<std::uint8_t*>(w.planes[0].owner.data());
   Random random(seed);
-  if (subject.halves.empty()) {
+  const bool powers = format.name == "mxfp4";  // its scales are bytes: powers of two
+  if (subject.halves.empty() && !powers) {
     for (std::int64_t i = 0; i < rows * cols; ++i) {
       const float value = scales == Scales::extreme
                               ? std::ldexp(random.uniform(), static_cast<int>(random.next() % 40) - 25)
@@ -91,6 +92,7 @@ Weight make_weight(const Subject& subject, std::int64_t rows, std::int64_t cols,
              : same % 5 == 2 ? 0x80
                              : static_cast<std::uint8_t>(random.next());
     }
+    if (powers) p[0] = static_cast<std::uint8_t>(104 + random.next() % 40);  // what panels hold
     for (const std::size_t at : subject.halves) {
       const std::uint16_t half = scale_of(random, scales);
       std::memcpy(p + at, &half, 2);

@@ -26,6 +26,7 @@ const std::map<std::string_view, std::vector<std::size_t>>& halves() {
   static const std::map<std::string_view, std::vector<std::size_t>> all = {
       {"q8_0", {0}},      {"q4_0", {0}},   {"q4_1", {0, 2}}, {"q5_0", {0}},    {"q5_1", {0, 2}},
       {"q2_k", {80, 82}}, {"q3_k", {108}}, {"q4_k", {0, 2}}, {"q5_k", {0, 2}}, {"q6_k", {208}},
+      {"iq4_nl", {0}},    {"iq4_xs", {0}}, {"mxfp4", {}},
   };
   return all;
 }
@@ -64,6 +65,10 @@ Weight random_weight(const Format& format, std::int64_t rows, std::int64_t cols,
       return w;
     }
     for (std::int64_t block = 0; block < rows * row_bytes / format.group_bytes; ++block) {
+      if (format.name == "mxfp4") {  // a power of two that panels hold
+        std::byte& power = data[block * format.group_bytes];
+        power = static_cast<std::byte>(104 + static_cast<int>(power) % 40);
+      }
       for (const std::size_t at : halves().at(format.name)) {
         make_finite(data + block * format.group_bytes + at);
       }

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from gguf import GGML_QUANT_SIZES, GGUFReader
 from gguf import GGMLQuantizationType as Type
-from gguf import GGUFReader
 from gguf_files import SCALES, TYPES
 from numpy.typing import NDArray
 from reference import largest_error
@@ -75,10 +75,32 @@ def test_values_of_any_bytes(kind: Type, tmp_path: Path) -> None:
     """Each of the 65,536 half floats, infinite, NaN and denormal ones too, as each of a block's scales."""
     rng = np.random.default_rng(kind)
     columns = 256
-    size = 256 if kind.name.endswith("_K") else 32
+    size, _ = GGML_QUANT_SIZES[kind]
     data = gguf_files.blocks(kind, len(ALL_HALVES) * size // columns, columns, rng)
     data = gguf_files.with_scales(data, kind, [ALL_HALVES, rng.permutation(ALL_HALVES)])
     assert_same_bits(values_of(embedding_file(tmp_path / "model.gguf", data, kind)), gguf_files.decoded(data, kind))
+
+
+def test_values_of_every_power_of_mxfp4(tmp_path: Path) -> None:
+    data = gguf_files.blocks(Type.MXFP4, 32, 256, np.random.default_rng(3))
+    data.reshape(-1, 17)[:, 0] = np.arange(256)
+    path = embedding_file(tmp_path / "model.gguf", data, Type.MXFP4)
+    assert_same_bits(values_of(path), gguf_files.decoded(data, Type.MXFP4))
+
+
+def test_powers_of_mxfp4_that_are_not_multiplied_with(tmp_path: Path) -> None:
+    model = hugging_face(**WIDE)
+    path = gguf_files.write_model(tmp_path / "model.gguf", model, Type.MXFP4)
+    reader = GGUFReader(path, "r+")
+    data = next(tensor.data for tensor in reader.tensors if tensor.name == "blk.1.ffn_up.weight")
+    data.reshape(-1, 17)[5, 0] = 200
+    reader.data.flush()
+    for pack in ("always", "never"):
+        with llama2cpp.load(path, pack=pack) as loaded, pytest.raises(ValueError, match=r"mxfp4 has a scale of 4\.7"):
+            loaded.session().prefill(tokens())
+    data.reshape(-1, 17)[5, 1:] = 0x80  # zeros, of either sign
+    reader.data.flush()
+    assert np.isfinite(llama2cpp.load(path).session().prefill(tokens())).all()
 
 
 @pytest.mark.parametrize("kind", [Type.F16, Type.BF16], ids=lambda kind: kind.name)

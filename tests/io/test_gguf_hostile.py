@@ -196,7 +196,7 @@ NORM = "output_norm.weight"
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"kind": 23}, r'"output_norm.weight" has type IQ4_XS \(23, byte \d+\), which this version does not read'),
+        ({"kind": 21}, r'"output_norm.weight" has type IQ3_S \(21, byte \d+\), which this version does not read'),
         ({"kind": 26}, r'tensor "output_norm.weight" has type I32 \(26, byte \d+\), which this version does not'),
         ({"kind": 4}, r'tensor "output_norm.weight" has type 4 \(byte \d+\), which ggml does not have'),
         ({"kind": 2**32 - 1}, r"has type 4294967295 \(byte \d+\), which ggml does not have"),

@@ -31,9 +31,11 @@ SCALES: dict[Type, tuple[int, ...]] = {
     Type.Q4_K: (0, 2),
     Type.Q5_K: (0, 2),
     Type.Q6_K: (208,),
+    Type.IQ4_NL: (0,),
+    Type.IQ4_XS: (0,),
 }
 FLOATS = (Type.F32, Type.F16, Type.BF16)
-TYPES = (*FLOATS, *SCALES)
+TYPES = (*FLOATS, *SCALES, Type.MXFP4)
 
 
 # --- values
@@ -64,7 +66,7 @@ def encoded(values: Floats, kind: Type, rng: np.random.Generator) -> NDArray[Any
     """About these values where gguf can encode the type; elsewhere random ones of the same size."""
     if kind == Type.F32:
         return values
-    if kind not in SCALES or not kind.name.endswith("_K"):
+    if kind not in SCALES or not (kind.name.endswith("_K") or kind.name.startswith("IQ")):
         return np.asarray(gguf.quants.quantize(values, kind))
     rows, columns = values.shape
     data = blocks(kind, rows, columns, rng)

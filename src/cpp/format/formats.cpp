@@ -8,7 +8,10 @@
 #include "format/f64.h"
 #include "format/gptq.h"
 #include "format/int8_group.h"
+#include "format/iq4_nl.h"
+#include "format/iq4_xs.h"
 #include "format/llm_int8.h"
+#include "format/mxfp4.h"
 #include "format/q2_k.h"
 #include "format/q3_k.h"
 #include "format/q4_0.h"
@@ -26,9 +29,9 @@ static_assert(std::endian::native == std::endian::little, "checkpoints are littl
 
 std::span<const Format* const> all_formats() {
   static constexpr const Format* kFormats[] = {
-      &kF32,   &kInt8Group, &kF16,     &kBF16,    &kQ8_0,    &kQ4_0,    &kQ4_1,    &kQ5_0,
-      &kQ5_1,  &kQ2_K,      &kQ3_K,    &kQ4_K,    &kQ5_K,    &kQ6_K,    &kGptq2,   &kGptq3,
-      &kGptq4, &kGptq8,     &kGptq2V2, &kGptq3V2, &kGptq4V2, &kGptq8V2, &kLlmInt8, &kF64,
+      &kF32,     &kInt8Group, &kF16,     &kBF16,    &kQ8_0,    &kQ4_0,  &kQ4_1,   &kQ5_0,   &kQ5_1,
+      &kQ2_K,    &kQ3_K,      &kQ4_K,    &kQ5_K,    &kQ6_K,    &kGptq2, &kGptq3,  &kGptq4,  &kGptq8,
+      &kGptq2V2, &kGptq3V2,   &kGptq4V2, &kGptq8V2, &kLlmInt8, &kF64,   &kIQ4_NL, &kIQ4_XS, &kMXFP4,
   };
   return kFormats;
 }

@@ -206,6 +206,7 @@ inline constexpr BlockLayout kQ3_K{3, 4, 2, true, false};
 inline constexpr BlockLayout kQ4_K{4, 0, 1, true, true};
 inline constexpr BlockLayout kQ5_K{5, 0, 1, true, true};
 inline constexpr BlockLayout kQ6_K{6, 32, 2, true, false};
+inline constexpr BlockLayout kIQ4_XS{8, 128, 1, true, false};  // iq4_nl is as q8_0, and mxfp4 as q5_0
 inline constexpr BlockLayout kGptq2{2, 0, 1, false, false, true};
 inline constexpr BlockLayout kGptq3{3, 0, 1, false, false, true};
 inline constexpr BlockLayout kGptq4{4, 0, 1, false, false, true};
@@ -233,6 +234,7 @@ inline void with_layout(BlockLayout layout, F f) {
   if (layout == kQ2_K) return f.template operator()<kQ2_K>();
   if (layout == kGptq4) return f.template operator()<kGptq4>();
   if (layout == kGptq8) return f.template operator()<kGptq8>();
+  if (layout == kIQ4_XS) return f.template operator()<kIQ4_XS>();
   if (layout == kGptq3) return f.template operator()<kGptq3>();
   return f.template operator()<kGptq2>();
 }
