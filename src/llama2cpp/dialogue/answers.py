@@ -229,10 +229,7 @@ def chat_format(
         for name in given:
             if name not in read:
                 raise TypeError(unknown_argument(str(name), [*own, *names], function))
-    with naming(function):
-        return ChatFormat(
-            model.tokenizer, template, special_in_content, tools=tools, documents=documents, variables=given
-        )
+    return ChatFormat(model.tokenizer, template, special_in_content, tools=tools, documents=documents, variables=given)
 
 
 def begin_answer(
