@@ -86,5 +86,5 @@ TEST_CASE("a size of 0, one below 0 and one above the most are refused by the fi
       }
     }
   });
-  CHECK(tried == 20);
+  CHECK(tried == 24);
 }
