@@ -76,6 +76,10 @@ class CheckingBackend final : public llama2cpp::Backend {
     expect("normalize", {x, norm.scale, norm.gain, out});
     cpu_.normalize(x, norm, out);
   }
+  void scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) override {
+    expect("scale_rows", {x, factors, out});
+    cpu_.scale_rows(x, factors, out);
+  }
   void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
               const llama2cpp::Norm& norm) override {
     expect("matmul", {x, norm.scale, norm.gain});

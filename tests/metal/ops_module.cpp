@@ -287,6 +287,10 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
             });
           },
           arg("x"), arg("scale"), arg("out"), kw, arg("gain") = py::none())
+      .def("scale_rows",
+           [](Runner& r, const py::array& x, const py::array& factors, const py::array& out) {
+             r.run([&](Backend& be) { be.scale_rows(tensor_of(x), tensor_of(factors), tensor_of(out)); });
+           })
       .def(
           "matmul",
           [](Runner& r, const std::vector<const Weight*>& weights, const py::array& x,

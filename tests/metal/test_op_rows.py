@@ -72,6 +72,20 @@ def test_normalize(bench: Bench, scene: Scene, count: int, n: int, in_place: boo
     scale.check("scale")
 
 
+@given(scene=scenes, count=tokens, n=st.integers(1, 700), in_place=st.booleans())
+@many
+def test_scale_rows(bench: Bench, scene: Scene, count: int, n: int, in_place: bool) -> None:
+    backend = scene.backend(bench)
+    x = scene.operand(backend, scene.values(count, n))
+    factors = scene.operand(backend, scene.rng.uniform(0.5, 3, (count, 1)).astype(np.float32))
+    exact = x.view * factors.view
+    out = x if in_place else scene.empty(backend, count, n)
+    backend.scale_rows(x.view, factors.view, out.view)
+    same_bits(f"{bench.kind} scale_rows", "", out.view, exact)
+    for operand in (x, factors, out):
+        operand.check("scale_rows")
+
+
 @given(scene=scenes, count=tokens, rows=tokens, n=st.integers(1, 300))
 @many
 def test_take_rows(bench: Bench, scene: Scene, count: int, rows: int, n: int) -> None:

@@ -177,6 +177,13 @@ void normalize(const Tensor& x, const Norm& norm, const Tensor& out) {
   need_apart("normalize", {"out", out}, {"norm.gain", norm.gain});
 }
 
+void scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) {
+  need_same_shape("scale_rows", {"x", x}, {"out", out});
+  need_scale("scale_rows", x, {"factors", factors});
+  need_same_or_apart("scale_rows", {"out", out}, {"x", x});
+  need_apart("scale_rows", {"out", out}, {"factors", factors});
+}
+
 void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs, const Norm& norm) {
   LLAMA2CPP_CHECK(weights.size() == outs.size() && !weights.empty(), "[matmul] ", weights.size(), " weights but ",
                   outs.size(), " outs");

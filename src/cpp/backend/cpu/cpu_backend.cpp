@@ -148,6 +148,12 @@ void CpuBackend::normalize(const Tensor& x, const Norm& norm, const Tensor& out)
            [&](std::int64_t t) { kernels_.scale(x.row(t), 1.0F / *norm.scale.row(t), gain, out.row(t), n); });
 }
 
+void CpuBackend::scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) {
+  op_checks::scale_rows(x, factors, out);
+  const std::int64_t n = x.columns();
+  each_row(x.rows(), n / 8, [&](std::int64_t t) { kernels_.scale(x.row(t), *factors.row(t), nullptr, out.row(t), n); });
+}
+
 void CpuBackend::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) {
   op_checks::rope(x, cos, sin, head_dim);
   const auto turn = style == RopeStyle::interleaved ? kernels_.rope_interleaved : kernels_.rope_half_split;

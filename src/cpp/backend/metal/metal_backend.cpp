@@ -122,6 +122,26 @@ class MetalBackend final : public Backend {
     encode_normalize(tools_, x, norm, out, "normalize");
   }
 
+  void scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) override {
+    constexpr const char* op = "scale_rows";
+    op_checks::scale_rows(x, factors, out);
+    const NormArgs args{.columns = size32(x.columns(), op),
+                        .x_stride = size32(x.row_stride, op),
+                        .scale_stride = size32(factors.row_stride, op),
+                        .out_stride = size32(out.row_stride, op),
+                        .eps = 0.0F};
+    const Grid grid = by_pieces(x.rows(), x.columns(), kColumnPiece, op);
+    if (same(out, x)) {
+      tools_.pass.dispatch(tools_.device.kernel("norm", "scale_rows_in_place"),
+                           {changes(x, op, "x"), tools_.reads(factors, op, "factors")}, args, grid, cost(x, 2));
+    } else {
+      tools_.pass.dispatch(
+          tools_.device.kernel("norm", "scale_rows"),
+          {tools_.reads(x, op, "x"), tools_.reads(factors, op, "factors"), tools_.writes(out, op, "out")}, args, grid,
+          cost(x, 2));
+    }
+  }
+
   void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
               const Norm& norm) override {
     op_checks::matmul(weights, x, outs, norm);

@@ -47,7 +47,7 @@ struct SoftCapArgs {
 };
 static_assert(sizeof(SoftCapArgs) == 16, "the same on both sides");
 
-// rms_scale, center, normalize: x [rows, columns], scale [rows, 1].
+// rms_scale, center, normalize, scale_rows: x [rows, columns], scale [rows, 1].
 struct NormArgs {
   uint32_t columns;
   uint32_t x_stride;
