@@ -19,8 +19,9 @@ import llama2cpp
 INFO = llama2cpp.build_info()
 pytestmark = pytest.mark.skipif("metal" not in INFO["backends"], reason="no Metal in this build")
 
-# |logit - the CPU's| / max |logit|: four times the largest that was seen, of both models, with products and sums fused
-# and not. Only where the CPU's two best tokens are that near may the choice differ.
+# |logit - the CPU's| / max |logit|: four times the largest that was seen, of both models. It is the same with products
+# and sums fused: kernels write what is to be fused as fma(), and the compiler finds no more. Only where the two best
+# tokens are that near may the choice differ.
 LIMIT = 4e-6
 SOFT = INFO.get("device", "").startswith("Software")  # what a GPU fuses its compiler decides
 
