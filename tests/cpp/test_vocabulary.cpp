@@ -22,7 +22,10 @@ void change(std::string& text) { text += std::string("\xFF\0{{", 4); }
 void change(PreTokenizer& value) { value = PreTokenizer::deepseek_coder; }
 void change(SpacePrefix& value) { value = SpacePrefix::first_where_none; }
 void change(std::vector<std::int32_t>& ids) { ids.push_back(0); }
-void change(std::vector<std::string>& texts) { texts.back() += std::string("\0\xC3", 2); }
+void change(std::vector<std::string>& texts) {
+  if (texts.empty()) texts.emplace_back();
+  texts.back() += std::string("\0\xC3", 2);
+}
 void change(std::vector<float>& numbers) { numbers.back() = -0.1F; }
 void change(std::vector<PieceType>& types) { types.back() = PieceType::byte; }
 void change(std::vector<Merge>& merges) { merges.push_back({0, 1, 2}); }
