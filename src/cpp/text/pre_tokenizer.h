@@ -20,7 +20,8 @@ class WordCutter {
 
   // Calls each(word) for the words in their order; they are parts of the text and never empty. A byte that belongs to no
   // character is a character of its own that is neither letter nor number nor space. Throws std::invalid_argument for a
-  // text that a pattern would take far more than linear time for, which no pattern of PreTokenizer does.
+  // text that a pattern would take far more than linear time for, which of those of PreTokenizer only jais2 does, for some
+  // 60,000 spaces in a row.
   void cut(std::string_view text, FunctionRef<void(std::string_view)> each) const;
 
  private:
