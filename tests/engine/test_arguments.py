@@ -228,7 +228,7 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "_core.PanelPacker.pack": plain(
             _core.PanelPacker(1).pack, name="a", format="q8_0", data=_core.encode("q8_0", f32), **{"cols": 32}
         ),
-        "_core.Config": plain(_core.Config, **CONFIG),
+        "_core.Config": plain(_core.Config, **CONFIG, **{"n_experts": 1, "n_experts_used": 1}),
         "_core.Model.open": plain(_core.Model.open, path=llama2cpp.load("storyteller").path),
         "_core.Model.from_arrays": options,
         "_core.Model.weight_rows": plain(core.weight_rows, name=core.weight_names()[0], **{"rows": [0]}),
