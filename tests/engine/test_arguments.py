@@ -36,6 +36,7 @@ SEVERAL = [2.5, math.nan, "4", b"4", [2.5], [math.nan], ["4"], np.array([2.5]), 
 SEVERAL += [[2**70], object(), True, np.False_, [True], [np.True_]]
 YES = ["yes", "", 0, 1, 1.0, [], [True], object(), np.array([True, False]), np.int64(1)]
 
+EXPERTS = {"n_experts": 1, "n_experts_used": 1}  # one is nothing without the other
 CONFIG: dict[str, Any] = {"dim": 64, "hidden_dim": 96, "n_layers": 3, "n_heads": 4, "vocab_size": 97, "seq_len": 48}
 STUB = ast.parse((ROOT / "src" / "llama2cpp" / "_core.pyi").read_text())
 
@@ -228,7 +229,9 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "_core.PanelPacker.pack": plain(
             _core.PanelPacker(1).pack, name="a", format="q8_0", data=_core.encode("q8_0", f32), **{"cols": 32}
         ),
-        "_core.Config": plain(_core.Config, **CONFIG, **{"n_experts": 1, "n_experts_used": 1}),
+        "_core.Config": lambda **given: _core.Config(
+            **(CONFIG | (EXPERTS if set(EXPERTS) & set(given) else {}) | given)
+        ),
         "_core.Model.open": plain(_core.Model.open, path=llama2cpp.load("storyteller").path),
         "_core.Model.from_arrays": options,
         "_core.Model.weight_rows": plain(core.weight_rows, name=core.weight_names()[0], **{"rows": [0]}),
