@@ -229,13 +229,9 @@ def test_a_field_is_kept_or_refused(
             assert error <= max(1e-5, 4 * usual_errors[target, format]), (target, format)
 
 
-# What the target has no place for; llama2.c's has many. Models with a rotary_dim hold several weights as one: none is
-# written.
+# What the target has no place for; llama2.c's has many.
 UNWRITTEN = {"norm", "parallel", "norm_places", "activation", "gated", "local_rope_theta", "score_cap", "logits_cap"}
-LACKS = {
-    "m.gguf": {"full_layers", "no_rope_layers", "rotary_dim", "rope_long_factors"} | UNWRITTEN,
-    "m": {"rope_factors", "rotary_dim"} | UNWRITTEN,
-}
+LACKS = {"m.gguf": {"full_layers", "no_rope_layers"} | UNWRITTEN, "m": {"rope_factors"} | UNWRITTEN}
 
 
 @pytest.mark.parametrize("case", CONFIGS)

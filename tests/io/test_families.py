@@ -59,12 +59,12 @@ def test_the_family_that_holds_a_model(window: int | None, parts: list[str], exp
     found = _core.hugging_face_family(config, parts)
     assert (found["model_type"], found["has_window"]) == (expected, window is not None)
     if expected == "qwen2":
-        assert _core.gguf_family(parts, config) == {"architecture": "qwen2", "rope_style": "half_split"}
+        assert _core.gguf_family(parts, config) == {"architecture": "qwen2", "rope_style": "half_split", "fused": {}}
     theirs: Any = transformers.AutoConfig.for_model(expected)
     assert type(theirs).__name__.removesuffix("Config") + "ForCausalLM" == found["architecture"]
     assert {name for name in ("attention_bias", "mlp_bias") if hasattr(theirs, name)} == set(found["biases"])
     if expected != "qwen2":
-        assert _core.gguf_family(parts, config) == {"architecture": "llama", "rope_style": "interleaved"}
+        assert _core.gguf_family(parts, config) == {"architecture": "llama", "rope_style": "interleaved", "fused": {}}
 
 
 def test_no_family_holds_a_model() -> None:

@@ -27,10 +27,8 @@ REFUSED = {
     ("smollm3-every-2", "m.gguf"): "no_rope_layers",
     ("smollm3-list", "m.gguf"): "no_rope_layers",
     ("cwm", "m.gguf"): "full_layers",
-    ("phi3-partial", "m"): "rotary_dim",
-    ("phi3-partial", "m.gguf"): "rotary_dim",
-    ("phi3-longrope", "m"): "rotary_dim",
-    ("phi3-longrope", "m.gguf"): "rope_long_factors",
+    ("qwen3-biases", "m.gguf"): "biases",
+    ("phi3-partial", "m.gguf"): "head_dim",
 }
 # Families that exports do not write yet, and what they say.
 UNWRITTEN = {

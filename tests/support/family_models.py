@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,14 @@ def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GG
     add: dict[type, Any] = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
     for key, value in case.metadata.items():
         add[type(value)](f"{case.architecture}.{key}", value)
+    # A tokenizer, which llama.cpp does not do without: letters, and names that no text has.
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    writer.add_token_list([*letters, *(f"[{i}]" for i in range(config.vocab_size - len(letters)))])
+    writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
+    writer.add_token_merges(["a b"])
+    writer.add_add_bos_token(False)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == case.architecture)
     table = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -121,6 +130,9 @@ def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GG
             parameter.data[:] = torch.from_numpy(gguf.quants.dequantize(data, kind))
             array = data
         writer.add_tensor(stored, array, raw_dtype=kind if quantized else gguf.GGMLQuantizationType.F32)
+    for length in ("long", "short") if config.rope_parameters["rope_type"] == "longrope" else ():
+        divisors = np.array(config.rope_parameters[f"{length}_factor"], dtype=np.float32)
+        writer.add_tensor(f"rope_factors_{length}.weight", divisors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -209,7 +221,16 @@ CASES = {
         "phi3",
         {"rope.dimension_count": 8},
     ),
-    "phi3-longrope": Case("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 32}),
+    "phi3-longrope": Case(
+        "phi3",
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 32},
+        "phi3",
+        {
+            "rope.dimension_count": 6,
+            "rope.scaling.original_context_length": 32,
+            "rope.scaling.attn_factor": (1 + math.log(64 / 32) / math.log(32)) ** 0.5,
+        },
+    ),
     "helium": Case("helium", {"head_dim": 8, "mlp_bias": True}),
     "ernie4_5": Case("ernie4_5", {"head_dim": 16}, "ernie4_5"),
     "ernie4_5-untied": Case("ernie4_5", {"head_dim": 6, "tie_word_embeddings": False, "num_key_value_heads": 4}),
@@ -282,3 +303,19 @@ CASES = {
     "olmo": Case("olmo", {"attention_bias": True}, "olmo", turned=True),
     "phi3-grouped": Case("phi3", {"num_key_value_heads": 1, "tie_word_embeddings": True}, "phi3"),
 }
+
+# Its original context is beyond llama.cpp's shortest.
+PHI3_SHORT = Case(
+    "phi3",
+    {
+        "rope_parameters": LONGROPE | {"original_max_position_embeddings": 512},
+        "original_max_position_embeddings": 512,
+        "max_position_embeddings": 1024,
+    },
+    "phi3",
+    {
+        "rope.dimension_count": 6,
+        "rope.scaling.original_context_length": 512,
+        "rope.scaling.attn_factor": (1 + math.log(2) / math.log(512)) ** 0.5,
+    },
+)

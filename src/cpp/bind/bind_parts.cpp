@@ -103,7 +103,8 @@ Returns
 dict
     ``model_type``; ``architecture``; ``rope_style``, the order of its files' rotary rows; ``has_window``, whether it states
     one; ``layer_types``, whether it says which layers have it; ``asks_for_window``, whether that needs
-    use_sliding_window; ``multipliers`` and ``no_rope_layers``, whether it has such settings; ``biases``, which of its settings say that a half of a layer has biases.
+    use_sliding_window; ``multipliers``, ``no_rope_layers`` and ``partial_rotary``, whether it has such settings; ``fused``, which parts are one
+    tensor, by what its name has in place of theirs; ``biases``, which of its settings say that a half of a layer has biases.
 
 Raises
 ------
@@ -130,7 +131,8 @@ config : Config, optional
 Returns
 -------
 dict
-    ``architecture``; ``rope_style``, the order of its files' rotary rows.
+    ``architecture``; ``rope_style``, the order of its files' rotary rows; ``fused``, which parts are one tensor, by what its
+    name has in place of theirs.
 
 Raises
 ------
@@ -141,7 +143,7 @@ Examples
 --------
 >>> from llama2cpp import _core
 >>> _core.gguf_family(["bq"])
-{'architecture': 'llama', 'rope_style': 'interleaved'}
+{'architecture': 'llama', 'fused': {}, 'rope_style': 'interleaved'}
 )doc";
 
 py::list part_rows(bool experts) {
@@ -178,6 +180,17 @@ std::vector<Part> parts_named(const std::vector<std::string>& names) {
   return parts;
 }
 
+// By the stem of each tensor that holds several parts: their names.
+py::dict fused_parts(const Family& family, Naming naming) {
+  py::dict d;
+  for (const Fused& fused : family.fused) {
+    py::list parts;
+    for (const Part part : fused.parts) parts.append(facts(part).name);
+    d[py::str(naming == Naming::gguf ? fused.gguf : fused.hugging_face)] = parts;
+  }
+  return d;
+}
+
 py::dict hugging_face_family(const Config& config, const std::vector<std::string>& names) {
   const Family& family = hugging_face_family_of(config, parts_named(names));
   py::list biases;
@@ -185,6 +198,8 @@ py::dict hugging_face_family(const Config& config, const std::vector<std::string
     if (family.computes_switch(name)) biases.append(name);
   }
   py::dict d;
+  d["fused"] = fused_parts(family, Naming::hugging_face);
+  d["partial_rotary"] = family.computes_switch("partial_rotary_factor");
   d["model_type"] = family.model_type;
   d["architecture"] = family.architectures[0];
   d["rope_style"] = to_string(family.hugging_face_rope_style);
@@ -201,6 +216,7 @@ py::dict gguf_family(const std::vector<std::string>& names, const std::optional<
   const Family& family = gguf_family_of(config.value_or(Config()), parts_named(names));
   py::dict d;
   d["architecture"] = family.gguf;
+  d["fused"] = fused_parts(family, Naming::gguf);
   d["rope_style"] = to_string(family.gguf_rope_style);
   return d;
 }

@@ -145,7 +145,8 @@ constexpr Family kFamilies[] = {
      .sliding_window = 4096,
      .head_dim = 128,
      .asks_for_window = true,
-     .qk_norm = QkNorm::head},
+     .qk_norm = QkNorm::head,
+     .gguf_biases = false},
     {.model_type = "granite",
      .architectures = {"GraniteForCausalLM", "", "GraniteModel"},
      .gguf = "granite",
@@ -172,7 +173,8 @@ constexpr Family kFamilies[] = {
      .windows = Windows::none,
      .sliding_window = 0,
      .tied = true,
-     .no_rope_every = 4},
+     .no_rope_every = 4,
+     .gguf_biases = false},
     {.model_type = "phi3",
      .architectures = {"Phi3ForCausalLM", "", "Phi3Model"},
      .gguf = "phi3",
@@ -745,6 +747,8 @@ std::string features(const Config& config, std::span<const Part> parts) {
   if (config.local_rope_theta > 0.0F) add("local_rope_theta");
   if (config.score_cap > 0.0F) add("score_cap");
   if (config.logits_cap > 0.0F) add("logits_cap");
+  if (config.rope_scaling.kind == RopeScaling::Kind::longrope) add("rope_scaling of type longrope");
+  if (config.q_dim() != config.dim) add("heads of their own width (head_dim)");
   bool biases = false;
   for (const Part part : parts) {
     const bool bias = facts(part).kind == PartKind::bias;
@@ -818,10 +822,9 @@ const Family* find_gguf_family(std::string_view architecture, bool experts) {
 }
 
 const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts) {
-  const bool window = config.sliding_window > 0;
   for (const Family& family : kFamilies) {
-    const bool may = family.windows == Windows::some || window == (family.windows == Windows::always);
-    if (family.fused.empty() && may && holds(family, config, parts)) return family;
+    const bool may = family.windows != Windows::none || config.sliding_window == 0;
+    if (may && holds(family, config, parts)) return family;
   }
   throw std::invalid_argument(cat("transformers has no model that this version writes with ", features(config, parts)));
 }
@@ -830,8 +833,15 @@ const Family& gguf_family_of(const Config& config, std::span<const Part> parts) 
   const auto fits = [&](const Family& family) {
     // A window of some layers only is not in a file's metadata.
     const bool window = family.windows != Windows::some || config.sliding_window == 0;
-    const bool rope = config.no_rope_layers == family.usual_no_rope_layers(config.n_layers);
-    return !family.gguf.empty() && family.fused.empty() && window && rope && holds(family, config, parts);
+    const bool no_rope = config.no_rope_layers == family.usual_no_rope_layers(config.n_layers);
+    const bool longrope = config.rope_scaling.kind == RopeScaling::Kind::longrope;
+    const bool rope = no_rope && (!longrope || family.computes_switch("partial_rotary_factor"));
+    const bool biases = family.gguf_biases || std::all_of(parts.begin(), parts.end(), [&](Part part) {
+                          return facts(part).kind != PartKind::bias || contains(family.parts, part);
+                        });
+    // llama.cpp expects as many rows of fused queries as the residual stream is wide.
+    const bool heads = family.fused.empty() || config.q_dim() == config.dim;
+    return !family.gguf.empty() && window && rope && biases && heads && holds(family, config, parts);
   };
   const auto* const found = std::find_if(std::begin(kFamilies), std::end(kFamilies), fits);
   if (found != std::end(kFamilies)) return *found;
@@ -839,7 +849,7 @@ const Family& gguf_family_of(const Config& config, std::span<const Part> parts) 
 }
 
 std::vector<FusedRows> fused_rows(const Family& family, Naming naming, std::string_view name, const Config& config,
-                                  std::int64_t rows) {
+                                  std::optional<std::int64_t> rows) {
   for (const Fused& fused : family.fused) {
     const std::string_view stem = naming == Naming::gguf ? fused.gguf : fused.hugging_face;
     // As a part of one of its layers is called, with another stem.
@@ -857,9 +867,9 @@ std::vector<FusedRows> fused_rows(const Family& family, Naming naming, std::stri
       found.push_back({weight_name(naming, part, place->layer), next, count});
       next += count;
     }
-    if (next != rows) {
+    if (rows && next != *rows) {
       throw FormatError(
-          cat("tensor ", excerpt(name), " has ", rows, " rows, expected ", next, " of ", found.size(), " weights"));
+          cat("tensor ", excerpt(name), " has ", *rows, " rows, expected ", next, " of ", found.size(), " weights"));
     }
     return found;
   }

@@ -97,6 +97,8 @@ struct Family {
   std::span<const Part> parts = {};
   std::span<const Fused> fused = {};
   std::optional<ExpertFacts> experts = {};  // nothing: its models have none
+  // Whether llama.cpp opens GGUF files of it with the biases that its computes says.
+  bool gguf_biases = true;
 
   // What a layer computes, beyond a Llama.
   NormKind norm = NormKind::rms;
@@ -158,9 +160,9 @@ struct FusedRows {
   std::string name;  // the part's own
   std::int64_t first, count;
 };
-// Nothing for a tensor that is none. Throws FormatError for one that has other than the parts' rows.
+// Nothing for a tensor that is none. Throws FormatError for one that has other than the parts' rows, where they are given.
 std::vector<FusedRows> fused_rows(const Family& family, Naming naming, std::string_view name, const Config& config,
-                                  std::int64_t rows);
+                                  std::optional<std::int64_t> rows);
 
 // A tensor's name as core/parts.inc has it.
 std::string renamed(std::span<const Rename> renames, std::string_view name);

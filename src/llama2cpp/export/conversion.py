@@ -358,7 +358,8 @@ class _Job:
     def write_gguf(self, *, pure: bool, importance: Mapping[str, Array], threads: int | None) -> dict[str, str]:
         gguf_file.require_library()
         gguf_file.check(self.source)
-        formats = gguf_file.formats_of(self.source, self.format, pure=pure)
+        fused = gguf_file.family_of(self.source)["fused"]
+        formats = gguf_file.formats_of(self.source, self.format, pure=pure, fused=fused)
         self.notes += sampling_settings.lost(self.generation, "GGUF")
         self._try("GGUF", gguf_file.check_vocabulary)
         self._check_tokenizer("GGUF", gguf_file.as_stored, gguf_file.write_vocabulary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from .. import _core
 from ..common.generation_config import GenerationConfig
 from ..common.new_files import write_array
+from ..common.parts import find_part
 from . import sampling_settings
+from .fused import stored_tensors
 from .mixtures import ALIASES, MIXTURES, tensor_format
 from .source import Array, Source, rope_factors, short_float
 from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary
@@ -40,12 +42,22 @@ def require_library() -> None:
         ) from None
 
 
-def formats_of(source: Source, format: str, *, pure: bool) -> dict[str, str]:
-    """Give the format of each weight by llama2.c's name."""
+def family_of(source: Source) -> dict[str, Any]:
+    """Give what GGUF calls the models that compute as this one does. ValueError where it has none."""
+    return _core.gguf_family([part.name for part in source.optional_parts()], source.config)
+
+
+def formats_of(source: Source, format: str, *, pure: bool, fused: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Give the format of each weight by llama2.c's name. `fused`: which parts are one tensor, as in `family_of`."""
     mixture = ALIASES.get(format, format)
-    return {
-        name: tensor_format(mixture, source.config, name, source.shape(name)[-1], pure=pure) for name in source.names()
-    }
+    together = {part for parts in fused.values() for part in parts}
+
+    def format_of(name: str) -> str:
+        part, columns = find_part(name), source.shape(name)[-1]
+        is_fused = part is not None and part.name in together
+        return tensor_format(mixture, source.config, name, columns, pure=pure, fused=is_fused)
+
+    return {name: format_of(name) for name in source.names()}
 
 
 def write(
@@ -86,7 +98,8 @@ def write(
     threads : int, optional
         How many threads encode.
     """
-    family = _core.gguf_family([part.name for part in source.optional_parts()], source.config)
+    family = family_of(source)
+    tensors = stored_tensors(list(formats), family["fused"], "gguf")
     writer = _make_writer(path, family["architecture"])
     try:
         _add_config(writer, source, name, file_type)
@@ -95,23 +108,27 @@ def write(
             writer.add_tokenizer_model("none")
         else:
             _add_vocabulary(writer, vocabulary)
-        factors = rope_factors(source.config)
-        if factors is not None:
-            writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
-        for weight, format in formats.items():
-            _add_tensor_info(writer, weight, source.shape(weight), format)
+        divisors = _divisors(source.config)
+        for divisor, factors in divisors.items():
+            writer.add_tensor_info(divisor, factors.shape, factors.dtype, factors.nbytes)
+        for tensor in tensors:
+            shapes = [source.shape(weight) for weight in tensor.weights]
+            rows = (sum(shape[0] for shape in shapes),) if len(shapes[0]) > 1 else ()
+            _add_tensor_info(writer, tensor.name, (*rows, shapes[0][-1]), formats[tensor.weights[0]])
         writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
     finally:
         writer.close()
     with path.open("ab") as file:
-        if factors is not None:
+        for factors in divisors.values():
             _append(file, factors, writer.data_alignment)
-        for weight, array in source.arrays(list(formats), family["rope_style"]):
-            encoded = _encode(array, formats[weight], importance.get(weight), threads)
-            _append(file, encoded, writer.data_alignment)
-            progress(weight, array.size)
+        for tensor in tensors:
+            encoded = []
+            for weight, array in source.arrays(list(tensor.weights), family["rope_style"]):
+                encoded.append(_encode(array, formats[weight], importance.get(weight), threads))
+                progress(weight, array.size)
+            _append(file, encoded[0] if len(encoded) == 1 else np.concatenate(encoded), writer.data_alignment)
 
 
 def _make_writer(path: Path, architecture: str) -> GGUFWriter:
@@ -154,11 +171,20 @@ def encode_rows(array: Array, format: str, importance: Array | None, threads: in
     return stored
 
 
-def _add_tensor_info(writer: GGUFWriter, weight: str, shape: tuple[int, ...], format: str) -> None:
+def _divisors(config: _core.Config) -> dict[str, Array]:
+    """Give the tensors of what rotary frequencies are divided by."""
+    if config.rope_scaling is not None and config.rope_scaling["type"] == "longrope":
+        return {
+            "rope_factors_long.weight": np.array(config.rope_long_factors, dtype=np.float32),
+            "rope_factors_short.weight": np.array(config.rope_factors, dtype=np.float32),
+        }
+    factors = rope_factors(config)
+    return {} if factors is None else {"rope_freqs.weight": factors}
+
+
+def _add_tensor_info(writer: GGUFWriter, name: str, shape: tuple[int, ...], format: str) -> None:
     import gguf
 
-    name = _core.rename_weight(weight, "gguf")
-    assert name is not None
     stored = (*shape[:-1], _core.row_bytes(format, shape[-1]))  # the library wants the shape in bytes
     size = int(np.prod(stored))
     writer.add_tensor_info(name, stored, np.dtype(np.uint8), size, gguf.GGMLQuantizationType[format.upper()])
@@ -179,7 +205,7 @@ def _add_config(writer: GGUFWriter, source: Source, name: str, file_type: str) -
     writer.add_head_count(config.n_heads)
     writer.add_head_count_kv(config.n_kv_heads)
     writer.add_layer_norm_rms_eps(short_float(config.norm_eps))
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_dimension_count(config.rotary_dim or config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
     if config.head_dim * config.n_heads != config.dim:
         writer.add_key_length(config.head_dim)
@@ -198,13 +224,17 @@ def _add_config(writer: GGUFWriter, source: Source, name: str, file_type: str) -
 
 
 def _add_rope_scaling(writer: GGUFWriter, config: _core.Config) -> None:
-    """Write what is no tensor of divisors (`rope_factors`)."""
+    """Write what is no tensor of divisors."""
     import gguf
 
     scaling = config.rope_scaling
     if scaling is None or scaling["type"] == "llama3":
         return
     writer.add_rope_scaling_type(gguf.RopeScalingType(scaling["type"]))
+    if scaling["type"] == "longrope":  # whose factor is that of the two contexts
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_context"])
+        writer.add_rope_scaling_attn_factors(short_float(scaling["attention_factor"]))
+        return
     writer.add_rope_scaling_factor(scaling["factor"])
     if scaling["type"] != "yarn":
         return
@@ -223,14 +253,15 @@ def _yarn_attention(factor: float) -> float:
 
 def check(source: Source) -> None:
     """Raise ValueError for a model that GGUF's metadata cannot describe."""
-    scaling = source.config.rope_scaling
-    if scaling is not None and scaling["type"] in ("dynamic", "longrope"):
-        what = (
-            "no place for it"
-            if scaling["type"] == "dynamic"
-            else "it as two tensors of divisors (rope_long_factors), for models that this version does not write"
+    config = source.config
+    scaling = config.rope_scaling
+    if scaling is not None and scaling["type"] == "dynamic":
+        raise ValueError("rope_scaling is of type dynamic, and GGUF has no place for it")
+    if scaling is not None and scaling["type"] == "longrope" and not (config.rope_factors and config.rope_long_factors):
+        raise ValueError(
+            "rope_scaling is of type longrope, and GGUF has it as two tensors of divisors (rope_long_factors), one of "
+            "which is not known"
         )
-        raise ValueError(f"rope_scaling is of type {scaling['type']}, and GGUF has {what}")
     if scaling is None or scaling["type"] != "yarn":
         return
     if not scaling["truncate"]:

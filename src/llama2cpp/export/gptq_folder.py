@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .. import _core
-from ..common.parts import LAYER_MATRICES
 from .gptq import BITS, PARTS, Settings, quantize
 from .hf_folder import (
     Progress,
@@ -16,6 +18,8 @@ from .hf_folder import (
     is_layer_matrix,
     parameters_of,
     shape_of,
+    shape_of_all,
+    tensors_to_write,
     weights_to_write,
     write_config,
 )
@@ -121,17 +125,22 @@ def write(
     names = weights_to_write(source)
     floats = [name for name in names if not is_layer_matrix(name)]
     weights = [[Tensor.of(hugging_face_name(name), "F16", shape_of(source, name))] for name in floats]
-    for layer in range(source.config.n_layers):
-        weights += [_planes(source, matrix.at(layer), settings) for matrix in LAYER_MATRICES]
+    matrices = [tensor for tensor in tensors_to_write(source) if is_layer_matrix(tensor.weights[0])]
+    weights += [_planes(tensor.name, shape_of_all(source, tensor), settings) for tensor in matrices]
     writer = ShardWriter(folder, weights, shard_size, parameters_of(source, names))
     damped = []
     for name in floats:
         array = array_of(source, name)
         writer.write(hugging_face_name(name), _core.encode("f16", array, threads=threads))
         progress(name, array.size)
+    tensor_of = {name: tensor for tensor in matrices for name in tensor.weights}
+    waiting: dict[str, dict[str, NDArray[Any]]] = {}  # those of one tensor have one input, and come one after another
     for name, rounded in quantize(source, sequences, settings, threads=threads):
-        for part, plane in rounded.planes.items():
-            writer.write(_plane(name, part), plane)
+        waiting[name] = rounded.planes
+        tensor = tensor_of[name]
+        if all(each in waiting for each in tensor.weights):
+            for part, plane in _joined([waiting.pop(each) for each in tensor.weights]).items():
+                writer.write(_plane(tensor.name, part), plane)
         if rounded.damp > settings.damp:
             damped.append(f"{name} needed a damping of {rounded.damp:g}")
         progress(name, rounded.weight.size)
@@ -139,8 +148,17 @@ def write(
     return damped
 
 
-def _planes(source: Source, name: str, settings: Settings) -> list[Tensor]:
-    rows, columns = source.shape(name)
+def _joined(planes: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Put the rows of several matrices, which are the planes' columns, one behind the other. They share groups."""
+    first = planes[0]
+    if len(planes) == 1:
+        return first
+    assert all(np.array_equal(each["g_idx"], first["g_idx"]) for each in planes)
+    return {part: first[part] if part == "g_idx" else np.hstack([each[part] for each in planes]) for part in first}
+
+
+def _planes(name: str, shape: tuple[int, ...], settings: Settings) -> list[Tensor]:
+    rows, columns = shape
     group = columns if settings.group == -1 else min(settings.group, columns)
     groups = (columns - 1) // group + 1
     shapes = {
@@ -153,4 +171,4 @@ def _planes(source: Source, name: str, settings: Settings) -> list[Tensor]:
 
 
 def _plane(name: str, part: str) -> str:
-    return hugging_face_name(name).removesuffix("weight") + part
+    return name.removesuffix("weight") + part

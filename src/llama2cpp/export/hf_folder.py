@@ -14,6 +14,7 @@ import numpy as np
 from .. import _core
 from ..common.file_kinds import TOKENIZER_FILES
 from ..common.parts import LAYER_MATRICES, LAYER_PARTS, find_part
+from .fused import Stored, stored_tensors
 from .hf_shards import ShardWriter
 from .hf_tokenizer import tokenizer_json
 from .safetensors_file import Tensor
@@ -40,6 +41,11 @@ def weights_to_write(source: Source) -> list[str]:
         wanted = [part.at(layer) for layer in range(source.config.n_layers) for part in biases]
         names += [name for name in wanted if name not in source]
     return names
+
+
+def tensors_to_write(source: Source) -> list[Stored]:
+    """Give the tensors that hold `weights_to_write`."""
+    return stored_tensors(weights_to_write(source), _family(source)["fused"], "hugging_face")
 
 
 def _biased(source: Source) -> set[str]:
@@ -81,6 +87,7 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
         "torch_dtype": dtype,
         "bos_token_id": None,
         "eos_token_id": None,
+        "pad_token_id": None,  # some families' defaults are beyond a small vocabulary
     }
     if family["has_window"]:
         settings["sliding_window"] = config.sliding_window
@@ -94,6 +101,11 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
     if family["no_rope_layers"]:
         without = config.no_rope_layers
         settings["no_rope_layers"] = [int(layer not in without) for layer in range(config.n_layers)]
+    if family["partial_rotary"]:
+        settings["partial_rotary_factor"] = _part_of(config.rotary_dim or config.head_dim, config.head_dim)
+        scaling = config.rope_scaling
+        if scaling is not None and scaling["type"] == "longrope":
+            settings["original_max_position_embeddings"] = scaling["original_context"]
     if family["multipliers"]:
         usual = 1 / math.sqrt(config.head_dim)
         settings |= {
@@ -109,6 +121,12 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
         settings["bos_token_id"] = vocabulary.bos_id if vocabulary.bos_id >= 0 else None
         settings["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
     return settings
+
+
+def _part_of(count: int, whole: int) -> float:
+    """Give a factor that makes this count of the whole, though readers round down."""
+    factor = count / whole
+    return factor if int(whole * factor) == count else math.nextafter(factor, 1.0)
 
 
 def _rope_scaling(config: _core.Config) -> dict[str, Any] | None:
@@ -151,12 +169,16 @@ def write(
     write_config(folder, config)
     dtype, _ = FORMATS[format]
     names = weights_to_write(source)
-    weights = [[Tensor.of(hugging_face_name(name), dtype, shape_of(source, name))] for name in names]
+    tensors = tensors_to_write(source)
+    weights = [[Tensor.of(tensor.name, dtype, shape_of_all(source, tensor))] for tensor in tensors]
     writer = ShardWriter(folder, weights, shard_size, parameters_of(source, names))
-    for name in names:
-        array = array_of(source, name)
-        writer.write(hugging_face_name(name), _core.encode(format, array, threads=threads))
-        progress(name, array.size)
+    for tensor in tensors:
+        encoded = []
+        for name in tensor.weights:
+            array = array_of(source, name)
+            encoded.append(_core.encode(format, array, threads=threads))
+            progress(name, array.size)
+        writer.write(tensor.name, encoded[0] if len(encoded) == 1 else np.concatenate(encoded))
     writer.finish()
     return dict.fromkeys(names, format)
 
@@ -180,6 +202,12 @@ def shape_of(source: Source, name: str) -> tuple[int, ...]:
     """Give a shape of `weights_to_write`, the source's or what a bias that it has not would have."""
     part = find_part(name)
     return part.shape(source.config) if name not in source and part is not None else source.shape(name)
+
+
+def shape_of_all(source: Source, tensor: Stored) -> tuple[int, ...]:
+    """Give a tensor's shape: the rows of all its weights."""
+    shapes = [shape_of(source, name) for name in tensor.weights]
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
 def parameters_of(source: Source, names: list[str]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,9 +75,14 @@ def _same_rotation(wanted: _core.Config, found: _core.Config) -> bool:
         divisors.append(
             np.full((config.rotary_dim or config.head_dim) // 2, all_by) * (1.0 if factors is None else factors)
         )
-        rest.append(None if scaling is None or scaling["type"] in ("linear", "llama3") else scaling)
+        rest.append(None if scaling is None or scaling["type"] in ("linear", "llama3") else _that_counts(scaling))
     before, after = divisors
     return len(before) == len(after) and np.allclose(before, after, rtol=_CLOSE) and _same(*rest)
+
+
+def _that_counts(scaling: dict[str, Any]) -> dict[str, Any]:
+    """Leave out longrope's factor: what it would say of attention is in attention_factor."""
+    return {name: value for name, value in scaling.items() if name != "factor" or scaling["type"] != "longrope"}
 
 
 # --- tokenizers

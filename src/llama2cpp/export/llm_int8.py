@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.parts import OUTPUT
+from .fused import Stored
 from .hf_folder import (
     Progress,
     array_of,
     hugging_face_name,
     is_layer_matrix,
     parameters_of,
-    shape_of,
+    shape_of_all,
+    tensors_to_write,
     weights_to_write,
     write_config,
 )
@@ -88,20 +90,31 @@ def write(
     config = config | {"quantization_config": settings(fixed=outliers is not None)}
     write_config(folder, config)
     formats = formats_of(source)
-    weights = [list(_tensors(source, name, format, outliers)) for name, format in formats.items()]
+    stored = tensors_to_write(source)
+    weights = [list(_tensors(source, whole, formats[whole.weights[0]], outliers)) for whole in stored]
     writer = ShardWriter(folder, weights, shard_size, parameters_of(source, list(formats)))
-    for name, format in formats.items():
-        array = array_of(source, name)
-        for tensor, data in _encoded(name, format, array, outliers, threads):
+    for whole in stored:
+        arrays = []
+        for name in whole.weights:
+            arrays.append(array_of(source, name))
+            progress(name, arrays[-1].size)
+        array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        for tensor, data in _encoded(whole, formats[whole.weights[0]], array, outliers, threads):
             writer.write(tensor, data)
-        progress(name, array.size)
     writer.finish()
     return formats
 
 
-def _tensors(source: Source, name: str, format: str, outliers: Mapping[str, Columns] | None) -> Iterator[Tensor]:
-    """Give each tensor that a weight becomes."""
-    full, shape = hugging_face_name(name), shape_of(source, name)
+def _columns(whole: Stored, outliers: Mapping[str, Columns]) -> Columns:
+    """Give the outliers of a tensor's inputs: its weights have one input."""
+    columns = outliers[whole.weights[0]]
+    assert all(np.array_equal(outliers[name], columns) for name in whole.weights)
+    return columns
+
+
+def _tensors(source: Source, whole: Stored, format: str, outliers: Mapping[str, Columns] | None) -> Iterator[Tensor]:
+    """Give what a tensor of the folder's model becomes."""
+    full, shape = whole.name, shape_of_all(source, whole)
     if format != FORMAT:
         yield Tensor.of(full, "F16", shape)
         return
@@ -110,20 +123,20 @@ def _tensors(source: Source, name: str, format: str, outliers: Mapping[str, Colu
     yield Tensor.of(f"{module}.SCB", "F32", shape[:1])
     yield Tensor.of(f"{module}.weight_format", "U8", ())
     if outliers is not None:
-        count = len(outliers[name])
+        count = len(_columns(whole, outliers))
         yield Tensor.of(f"{module}.outlier_columns", "I32", (count,))
         yield Tensor.of(f"{module}.outlier_weight", "F16", (shape[0], count))
 
 
 def _encoded(
-    name: str,
+    whole: Stored,
     format: str,
     array: NDArray[np.float32],
     outliers: Mapping[str, Columns] | None,
     threads: int | None,
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Give what these tensors hold."""
-    full = hugging_face_name(name)
+    full = whole.name
     if format != FORMAT:
         yield full, _core.encode(_OTHERS, array, threads=threads)
         return
@@ -133,7 +146,7 @@ def _encoded(
     yield f"{module}.SCB", largest
     yield f"{module}.weight_format", np.zeros((), dtype=np.uint8)  # rows, one after another
     if outliers is not None:
-        columns = outliers[name]
+        columns = _columns(whole, outliers)
         yield f"{module}.outlier_columns", columns
         weights = np.ascontiguousarray(array[:, columns])
         yield f"{module}.outlier_weight", _core.encode(_OTHERS, weights, threads=threads) if len(columns) else weights

@@ -51,11 +51,16 @@ ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 # Those that some mixtures treat otherwise.
 _VALUES, _DOWN, _ATTENTION_OUT = get_part("wv"), get_part("w2"), get_part("wo")
 
+# Queries, keys and values in one tensor.
+_OF_FUSED_ATTENTION = {"q3_k_m": "q4_k", "q3_k_l": "q4_k", "q4_k_m": "q5_k", "q5_k_m": "q6_k"}
+
 # Where a row's length is no multiple of 256. llama.cpp takes IQ4_NL for the first two, which has Q4_0's size.
 _NARROWER = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 
 
-def tensor_format(mixture: str, config: _core.Config, name: str, columns: int, *, pure: bool = False) -> str:
+def tensor_format(
+    mixture: str, config: _core.Config, name: str, columns: int, *, pure: bool = False, fused: bool = False
+) -> str:
     """Give the format that a weight gets.
 
     Parameters
@@ -70,6 +75,8 @@ def tensor_format(mixture: str, config: _core.Config, name: str, columns: int, *
         Of one row.
     pure : bool
         All matrices get the base format, where their rows' length allows it.
+    fused : bool
+        It lies in one tensor with others of its half of a layer.
 
     Returns
     -------
@@ -83,6 +90,8 @@ def tensor_format(mixture: str, config: _core.Config, name: str, columns: int, *
     if base in FLOATS:
         return base
     wanted = base if pure else _wanted(mixture, base, config, part, layer_of(name))
+    if fused and not pure:
+        wanted = _OF_FUSED_ATTENTION.get(mixture, base) if part.scope == "attention" else base
     if columns % 256 and wanted in _NARROWER:
         wanted = _NARROWER[wanted]
     return "f16" if columns % 32 else wanted

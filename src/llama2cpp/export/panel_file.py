@@ -47,7 +47,7 @@ class _Tensor:
 def formats_of(source: Source, format: str, *, pure: bool) -> dict[str, str]:
     """Give the format of each weight by llama2.c's name. ValueError for one that a file of panels cannot hold."""
     if format != KEEP:
-        return gguf_file.formats_of(source, format, pure=pure)
+        return gguf_file.formats_of(source, format, pure=pure, fused={})
     found = {}
     for name in source.names():
         found[name] = source.stored_format(name)

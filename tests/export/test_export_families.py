@@ -1,0 +1,161 @@
+"""What exports of each family are to transformers and to llama.cpp; and weights that files hold as one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from family_models import CASES, TOKENS, expected_logits, logits_of, write_gguf
+from hf_folders import change_json, read_json
+from llamacpp_goldens import CONTEXT, GOLDENS, cases
+from numpy.typing import NDArray
+from reference import largest_error
+from safetensors.numpy import load_file, save_file
+
+import llama2cpp
+from llama2cpp.export import Calibration, convert
+from llama2cpp.export.mixtures import tensor_format
+from llama2cpp.generation import log_softmax
+
+FUSED = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
+TEXT = Calibration(TOKENS * 4, sequences=2, length=40)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transformers_opens_our_folder(name: str, tmp_path: Path) -> None:
+    source = CASES[name].save(tmp_path / "theirs")
+    done = convert(source, tmp_path / "ours", "f32")
+    models: list[Any] = [
+        transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+        for path in (source, done.path)
+    ]
+    expected, found = (expected_logits(model.float().eval(), TOKENS) for model in models)
+    assert largest_error(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["phi3-partial", "phi3-longrope"])
+def test_a_folder_of_fused_weights_keeps_every_bit(name: str, tmp_path: Path) -> None:
+    source = CASES[name].save(tmp_path / "theirs")
+    convert(source, tmp_path / "ours", "f32")
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "ours"))
+    assert {key: value.tobytes() for key, value in after.items()} == {
+        key: value.tobytes() for key, value in before.items()
+    }
+    assert logits_of(tmp_path / "ours", TOKENS).tobytes() == logits_of(source, TOKENS).tobytes()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_panels_keep_every_bit(name: str, tmp_path: Path) -> None:
+    source = CASES[name].save(tmp_path / "theirs")
+    convert(source, tmp_path / "m.safetensors")
+    assert logits_of(tmp_path / "m.safetensors", TOKENS).tobytes() == logits_of(source, TOKENS).tobytes()
+
+
+@pytest.mark.parametrize("name", ["qwen2", "granite", "smollm3", "phi3-longrope"])
+def test_q8_0_is_that_of_panels(name: str, tmp_path: Path) -> None:
+    """The same rows are rounded, in whichever tensor they lie."""
+    source = CASES[name].save(tmp_path / "theirs")
+    for target in ("m.gguf", "m.safetensors"):
+        convert(source, tmp_path / target, "q8_0")
+    found, expected = (logits_of(tmp_path / target, TOKENS) for target in ("m.gguf", "m.safetensors"))
+    assert largest_error(found, expected) < 1e-5
+    assert 1e-4 < largest_error(found, logits_of(source, TOKENS)) < 0.05
+
+
+def test_longrope_on_both_sides_of_its_context(tmp_path: Path) -> None:
+    source = CASES["phi3-longrope"].save(tmp_path / "theirs")
+    found = {}
+    for path in (source, *(convert(source, tmp_path / target, "f32").path for target in ("m", "m.gguf"))):
+        with llama2cpp.load(path, kv_dtype="f32") as model:
+            assert len(model.config.rope_long_factors) == 3
+            found[path] = [model.session(context=context).prefill(TOKENS) for context in (32, 33)]
+    assert largest_error(*found[source]) > 0.01
+    for short, long in found.values():
+        assert largest_error(short, found[source][0]) < 1e-5
+        assert largest_error(long, found[source][1]) < 1e-5
+
+
+def joined(folder: Path, planes: dict[str, NDArray[Any]]) -> None:
+    """Put planes of a quantized Llama's modules together, as its folder would have them were it a Phi-3."""
+    for layer in range(3):
+        for whole, modules in FUSED.items():
+            names = [f"model.layers.{layer}.{module}" for module in modules]
+            for plane in {name.removeprefix(names[0]) for name in planes if name.startswith(f"{names[0]}.")}:
+                arrays = [planes.pop(f"{name}{plane}") for name in names]
+                if plane in (".g_idx", ".weight_format", ".outlier_columns"):
+                    together = arrays[0]
+                else:
+                    together = np.concatenate(arrays, axis=plane in (".qweight", ".qzeros", ".scales"))
+                planes[f"model.layers.{layer}.{whole}{plane}"] = np.ascontiguousarray(together)
+    save_file(planes, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("format", ["gptq8", "gptq4", "llm_int8"])
+def test_quantized_fused_weights(format: str, tmp_path: Path) -> None:
+    """Read as those of a Llama's folder that were put together; and written."""
+    source = CASES["phi3"].save(tmp_path / "theirs")
+    llama = convert(source, tmp_path / "llama", format, calibration=TEXT, group=16 if format != "llm_int8" else None)
+    expected = logits_of(llama.path, TOKENS)
+    planes = load_file(llama.path / "model.safetensors")
+    settings = {key: read_json(llama.path / "config.json")[key] for key in ("quantization_config", "torch_dtype")}
+    joined(source, planes)
+    change_json(source / "config.json", **settings)
+    assert logits_of(source, TOKENS).tobytes() == expected.tobytes()
+
+    partial = CASES["phi3-partial"].save(tmp_path / "partial")
+    done = convert(partial, tmp_path / "ours", format, calibration=TEXT, group=16 if format != "llm_int8" else None)
+    assert largest_error(logits_of(done.path, TOKENS), logits_of(partial, TOKENS)) < (
+        0.5 if format == "gptq4" else 0.05
+    )
+    names = load_file(done.path / "model.safetensors")
+    assert {name.split(".")[4] for name in names if ".self_attn." in name} == {"qkv_proj", "o_proj"}
+    # Two planes that do not fit together.
+    broken = {name: array for name, array in planes.items() if not name.endswith("1.self_attn.qkv_proj.g_idx")}
+    first = next(name for name in broken if name.endswith(("2.mlp.gate_up_proj.scales", "2.mlp.gate_up_proj.SCB")))
+    broken[first] = np.ascontiguousarray(broken[first][..., :-8])
+    save_file(broken, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(llama2cpp.FormatError, match=r"gate_up_proj.* has 120 rows, expected 128"):
+        llama2cpp.load(source)
+
+
+def test_mixtures_of_fused_weights() -> None:
+    """llama.cpp's rules for attn_qkv; a fused ffn_up has none."""
+    config = llama2cpp.load("storyteller").config
+    found = {
+        mixture: [
+            tensor_format(mixture, config, f"layers.0.{name}.weight", 256, fused=True)
+            for name in ("attention.wq", "attention.wv", "feed_forward.w1")
+        ]
+        for mixture in ("q2_k", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
+    }
+    assert found == {
+        "q2_k": ["q2_k", "q2_k", "q2_k"],
+        "q3_k_m": ["q4_k", "q4_k", "q3_k"],
+        "q3_k_l": ["q4_k", "q4_k", "q3_k"],
+        "q4_k_s": ["q4_k", "q4_k", "q4_k"],
+        "q4_k_m": ["q5_k", "q5_k", "q4_k"],
+        "q5_k_m": ["q6_k", "q6_k", "q5_k"],
+        "q6_k": ["q6_k", "q6_k", "q6_k"],
+        "q8_0": ["q8_0", "q8_0", "q8_0"],
+        "f16": ["f16", "f16", "f16"],
+    }
+
+
+def test_llama_cpp_s_logits(tmp_path: Path) -> None:
+    """Of files that gguf writes; the goldens are made by tests/support/llamacpp_goldens.py."""
+    goldens = json.loads(GOLDENS.read_text(encoding="utf-8"))
+    assert goldens.keys() == cases().keys()
+    for name, case in cases().items():
+        path = tmp_path / f"{name}.gguf"
+        write_gguf(path, case)
+        with llama2cpp.load(path, kv_dtype="f32", activation_dtype="f32") as model:
+            context = min(CONTEXT, model.config.seq_len)
+            found = log_softmax(model.session(context=context).prefill(TOKENS))
+        assert np.abs(found - np.array(goldens[name])).max() < 2e-5, name
