@@ -130,8 +130,8 @@ def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GG
             parameter.data[:] = torch.from_numpy(gguf.quants.dequantize(data, kind))
             array = data
         writer.add_tensor(stored, array, raw_dtype=kind if quantized else gguf.GGMLQuantizationType.F32)
-    for length in ("long", "short") if config.rope_parameters["rope_type"] == "longrope" else ():
-        divisors = np.array(config.rope_parameters[f"{length}_factor"], dtype=np.float32)
+    for length in ("long", "short") if rope.get("rope_type") == "longrope" else ():
+        divisors = np.array(rope[f"{length}_factor"], dtype=np.float32)
         writer.add_tensor(f"rope_factors_{length}.weight", divisors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -151,7 +151,8 @@ RopeScaling read_rope_scaling(const Settings& settings, std::int64_t seq_len) {
   float factor = settings.find_float("rope.scaling.factor").value_or(0.0F);
   if (factor == 0.0F) factor = settings.find_float("rope.scale_linear").value_or(0.0F);
   const std::string_view type = settings.string("rope.scaling.type").value_or("linear");
-  if (type == "longrope" && settings.has_longrope()) return {};
+  // Its divisors come with that type, or with none at all.
+  if (settings.has_longrope() && (type == "longrope" || (type == "linear" && factor == 0.0F))) return {};
   if (type != "linear" && type != "none" && type != "yarn") {
     settings.fail("rope.scaling.type",
                   cat(excerpt(type), ", expected \"none\", \"linear\" or \"yarn\": others are not implemented"));

@@ -358,6 +358,7 @@ class _Job:
     def write_gguf(self, *, pure: bool, importance: Mapping[str, Array], threads: int | None) -> dict[str, str]:
         gguf_file.require_library()
         gguf_file.check(self.source)
+        self.notes += gguf_file.notes(self.source)
         fused = gguf_file.family_of(self.source)["fused"]
         formats = gguf_file.formats_of(self.source, self.format, pure=pure, fused=fused)
         self.notes += sampling_settings.lost(self.generation, "GGUF")

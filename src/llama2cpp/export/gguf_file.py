@@ -274,6 +274,22 @@ def check(source: Source) -> None:
         )
 
 
+# Architectures whose window llama.cpp reads and does not compute with.
+_WITHOUT_WINDOW = ("llama", "phi3")
+
+
+def notes(source: Source) -> list[str]:
+    """Give what llama.cpp takes otherwise."""
+    config = source.config
+    architecture = family_of(source)["architecture"]
+    if config.sliding_window is None or config.sliding_window >= config.seq_len or architecture not in _WITHOUT_WINDOW:
+        return []
+    return [
+        f"llama.cpp computes models of the architecture {architecture} without their window (sliding_window "
+        f"{config.sliding_window}): beyond it, it says something else"
+    ]
+
+
 def check_vocabulary(vocabulary: Vocabulary) -> None:
     """Raise ValueError for a tokenizer that GGUF's metadata cannot describe."""
     vocabulary.check_scores()
