@@ -207,7 +207,7 @@ def test_mixtures_are_llama_cpp_s(tmp_path: Path, tied: bool, kv_heads: int, hid
     model = tiny.model(sizes(dim=256, hidden_dim=hidden_dim, n_layers=17, n_kv_heads=kv_heads, tied=tied))
     begin = convert(model, tmp_path / "begin.gguf", "f16").path
     for format in sorted(set(MIXTURES) - {*FLOATS, "q2_k_s"}):  # which llama.cpp makes with an importance matrix only
-        formats = formats_of(Source(model), format, pure=False)
+        formats = formats_of(Source(model), format, pure=False, fused={})
         ours = {str(_core.rename_weight(name, "gguf")): kind for name, kind in formats.items()}
         theirs = llama_cpp_types(begin, tmp_path / "theirs.gguf", format)
         assert ours == {name: "q4_0" if kind == "iq4_nl" else kind for name, kind in theirs.items()}, format
