@@ -27,8 +27,13 @@ CONTEXT = 256
 OTHERWISE = {
     "phi3-window": "llama.cpp reads a Phi-3's attention.sliding_window, and computes without it",
     "phi3-partial": "llama.cpp wants as many rows of queries as the residual stream is wide",
-    "qwen3-biases": "llama.cpp knows no biases of Qwen 3",
+    **dict.fromkeys(("qwen3-biases", "hunyuan-plain", "arcee", "olmo"), "llama.cpp knows no biases of these"),
+    "exaone4": "llama.cpp computes the windows of EXAONE 4 in models of 64 layers only",
 }
+
+# How far log-probabilities may be. llama.cpp takes GELU from a table of float16.
+TOLERANCE = 2e-5
+TOLERANCE_OF_GELU = {"gemma": 5e-3, "gemma2-own": 5e-3, "gemma3": 5e-3, "starcoder2": 5e-3}
 
 
 def log_probabilities(path: Path, tokens: list[int], vocab_size: int, context: int) -> list[float]:
