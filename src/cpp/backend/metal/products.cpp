@@ -7,6 +7,7 @@
 
 #include "backend/metal/kernels/args.h"
 #include "core/check.h"
+#include "format/f32.h"
 
 namespace llama2cpp::metal {
 namespace {
@@ -205,6 +206,9 @@ void encode_product(Tools& tools, const Weight& weight, const Tensor& x, const T
 }  // namespace
 
 std::string refused(const Weight& weight) {
+  // A part of a wider array: its plane does not say how far the memory goes that the GPU would be given.
+  const bool apart = weight.format == &kF32 && weight.planes[0].row_bytes != row_bytes(kF32, weight.cols);
+  if (apart) return "its rows do not follow each other in memory; pass numpy.ascontiguousarray of it";
   if (find_facts(weight) != nullptr) return {};
   if (weight.format->in_panels_of != nullptr) return "its weights are in panels, which are made for the CPU";
   return cat("there is no Metal kernel for weights of format ", weight.format->name);
