@@ -110,7 +110,7 @@ fuzz() {
 # Whatever starts no threads has nothing to show here, and takes long.
 tsan() {
   local targets="llama2cpp_tests stress_sessions"
-  sanitized tsan thread "-DLLAMA2CPP_TESTS_MATCHING=test_(forward|thread_pool|wait_lock)"
+  sanitized tsan thread "-DLLAMA2CPP_TESTS_MATCHING=test_(forward|session_lock|thread_pool|wait_lock)"
   "$build/tsan/tests/cpp/llama2cpp_tests"
   stress "$build/tsan/tests/cpp/stress_sessions"
 }
