@@ -76,7 +76,8 @@ def test_an_export(name: str, target: str, tmp_path: Path) -> None:
     path = CASES[name].save(tmp_path / "theirs")
     expected = logits_of(path, TOKENS)
     refused = REFUSED.get((name, target))
-    if CASES[name].model_type in UNWRITTEN and target != "m.safetensors":
+    without_biases = name == "glm-no-bias"  # which a Phi-3's files hold
+    if CASES[name].model_type in UNWRITTEN and target != "m.safetensors" and not without_biases:
         refused = "has no model that this version writes with"
     if refused is not None:
         with pytest.raises(ValueError, match=refused):
