@@ -19,7 +19,7 @@ from .hf_shards import ShardWriter
 from .hf_tokenizer import tokenizer_json
 from .safetensors_file import Tensor
 from .source import Array, Source, llama3_factors, short_float
-from .vocabulary import Vocabulary
+from .vocabulary import NORMAL, Vocabulary
 
 Progress = Callable[[str, int], None]
 
@@ -234,14 +234,18 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> Path:
     """
     files: dict[str, Any] = {"tokenizer.json": tokenizer_json(vocabulary)}
 
-    def token(id: int) -> str | None:
-        return vocabulary.with_escaped_spaces().pieces[id].decode() if id >= 0 else None
-
+    # A token that is named here is special to those who read it; an ordinary piece that ends a text, by config.json's
+    # default, has its id in generation_config.json only.
+    ends = vocabulary.eos_ids[0] if vocabulary.eos_ids else -1
+    ids = {"bos_token": vocabulary.bos_id, "eos_token": ends, "unk_token": vocabulary.unk_id}
+    pieces = vocabulary.with_escaped_spaces().pieces
     files["tokenizer_config.json"] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": token(vocabulary.bos_id),
-        "eos_token": token(vocabulary.eos_ids[0]) if vocabulary.eos_ids else None,
-        "unk_token": token(vocabulary.unk_id),
+        **{
+            name: pieces[id].decode() if id >= 0 else None
+            for name, id in ids.items()
+            if id < 0 or vocabulary.types[id] != NORMAL
+        },
         "clean_up_tokenization_spaces": False,
         "model_max_length": seq_len,
     }
