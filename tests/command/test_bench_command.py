@@ -90,7 +90,7 @@ def test_table_of_a_gpu(known: bool, capsys: pytest.CaptureFixture[str]) -> None
     }
     print_table(report)
     title, _, decode, prefill = capsys.readouterr().out.splitlines()
-    assert "Apple M2 (apple8)" in title
+    assert ", on Apple M2," in title
     assert ("13 %" in decode, "100.0" in decode) == (known, known)
     assert "0.90 (0.90 - 0.90)" in prefill
     assert ("25 %" in prefill, "3.6" in prefill) == (known, known)

@@ -46,6 +46,14 @@ def test_config(stories: llama2cpp.Model) -> None:
         "n_experts_used": None,
         "router_order": "softmax_topk",
         "router_renormalise": False,
+        "norm": "rms",
+        "parallel": False,
+        "norm_places": "before",
+        "activation": "silu",
+        "gated": True,
+        "local_rope_theta": 0.0,
+        "score_cap": 0.0,
+        "logits_cap": 0.0,
     }
     for name, value in config.to_dict().items():
         assert getattr(config, name) == value

@@ -115,6 +115,8 @@ def test_shapes_are_those_of_the_docstring(model: llama2cpp.Model) -> None:
         else:
             rows.append([name.strip(), shape.strip()])
     for name_cell, shape_cell in rows:
+        if re.search("hook_(router|expert|._normed)", name_cell):  # of other models: test_{expert,family}_models.py
+            continue
         names = re.findall(r"``([^`]+)``", name_cell)
         shapes = [
             tuple(config[size.strip()] for size in shape.split(",")) for shape in re.findall(r"\[([^]]+)\]", shape_cell)

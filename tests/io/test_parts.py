@@ -177,7 +177,10 @@ def test_names_of_gguf_are_the_librarys(family: str, arch: gguf.MODEL_ARCH) -> N
 @pytest.mark.parametrize("target", ["m.gguf", "folder", "m.safetensors"])
 def test_every_part_is_written_and_read(tmp_path: Path, target: str, family: str) -> None:
     config = tiny.config(dim=64, hidden_dim=96, n_heads=4, vocab_size=64, **FAMILIES[family][1])
-    arrays = every_part(config, parts_of(family))
+    parts = parts_of(family)
+    if (target, family) == ("m.gguf", "qwen3"):  # llama.cpp opens none with biases: test_export_families.py
+        parts = [part for part in parts if part.kind != "bias"]
+    arrays = every_part(config, parts)
     model = llama2cpp.from_arrays(config, arrays)
     tokens = tiny.tokens(config, 5)
     expected = model.session().prefill(tokens)
@@ -187,7 +190,8 @@ def test_every_part_is_written_and_read(tmp_path: Path, target: str, family: str
         same = found.config.rope_style == config.rope_style
         tolerance = 0 if same else 1e-6 * float(np.abs(expected).max())
         np.testing.assert_allclose(found.session().prefill(tokens), expected, rtol=0, atol=tolerance)
-        assert "optional" in {part.need for name in found._core.part_names() if (part := find_part(name))}
+        needs = {part.need for name in found._core.part_names() if (part := find_part(name))}
+        assert ("optional" in needs) == any(part.need == "optional" for part in parts)
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
@@ -295,7 +299,8 @@ def test_parts_are_listed_nowhere_else() -> None:
 
 def python_parts(file: Path) -> list[str]:
     calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-    return [str(ast.literal_eval(call.args[0])) for call in calls if ast.unparse(call.func).endswith("get_part")]
+    asked = [call.args[0] for call in calls if ast.unparse(call.func).endswith("get_part")]
+    return [str(name.value) for name in asked if isinstance(name, ast.Constant)]
 
 
 def whole_word(text: str) -> str:

@@ -426,6 +426,8 @@ GIVEN_A_NAME = {
     "export.llama2c_file",
     "export.panel_file",
     "export.report",
+    "export.sampling_settings",
+    "common.library_tokenizer",  # into a temporary folder of its own
     "plot",  # into memory
 }
 WRITES = {"write_text", "write_bytes", "savefig", "mkstemp", "mkdtemp", "copyfile", "touch", "symlink_to"}
