@@ -208,7 +208,7 @@ windows() {
 # The Metal backend on the software device. -m below 1: fewer examples, modes, engine's tests and planted faults.
 metal() {
   local folder=$build/metal package=$build/metal/package short= every=1 log=$build/metal.log
-  [ "$seconds" -ge 60 ] || { short=1 && every=9; }
+  [ "$seconds" -ge 60 ] || { short=1 && every=18; }
   if [ -n "${LLAMA2CPP_METAL_BUILD:-}" ]; then
     folder=$LLAMA2CPP_METAL_BUILD # one that has everything already, as .ci/run's has
   else
