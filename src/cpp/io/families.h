@@ -61,20 +61,19 @@ struct ExpertFacts {
 struct Family {
   std::string_view model_type;        // of config.json
   std::string_view architectures[3];  // what config.json may say; the last is the model without its output matrix
-  std::string_view
-      gguf;  // general.architecture, and the prefix of the other keys; empty: its files name another family
-  RopeStyle hugging_face_rope_style;
+  std::string_view gguf = {};         // general.architecture, which begins other keys; empty: its files name another
+  RopeStyle hugging_face_rope_style = RopeStyle::half_split;
   RopeStyle gguf_rope_style;
-  std::string_view computes[6];  // switches of config.json that need not be neutral
+  std::string_view computes[6] = {};  // switches of config.json that need not be neutral
 
   // transformers' defaults, for what config.json leaves out.
   std::int64_t seq_len;
-  std::optional<std::int64_t> n_kv_heads;  // nothing: as many as query heads
+  std::optional<std::int64_t> n_kv_heads = {};  // nothing: as many as query heads
   double norm_eps;
   double rope_theta;
-  Windows windows;
-  std::int64_t sliding_window;  // where it has one; 0: none
-  std::int64_t head_dim = 0;    // 0: dim / n_heads
+  Windows windows = Windows::none;
+  std::int64_t sliding_window = 0;  // where it has one; 0: none
+  std::int64_t head_dim = 0;        // 0: dim / n_heads
   bool tied = false;
   float attention_multiplier = 0.0F;
 
