@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from expert_models import CASES, EXPERTS, IN_GGUF, USED, made, write_gguf
-from family_models import TOKENS, expected_logits, logits_of
+from family_models import TOKENS, expected_logits, logits_of, same_bits
 from gguf import GGMLQuantizationType as Type
 from hf_folders import change_json
 from reference import largest_error
@@ -34,13 +34,7 @@ def test_a_folder(name: str, folders: dict[str, Path]) -> None:
     assert largest_error(found, expected_logits(made(name), TOKENS)) < 1e-5
     # The same bits in any chunks of the prompt, on any number of threads, packed or not.
     for threads, pack in ((1, "never"), (2, "auto"), (3, "always")):
-        with llama2cpp.load(folders[name], kv_dtype="f32", threads=threads, pack=pack) as model:
-            for cut in (1, 7):
-                session = model.session()
-                parts = [session.prefill(TOKENS[:cut], all_logits=True), session.prefill(TOKENS[cut:], all_logits=True)]
-                assert np.concatenate(parts).tobytes() == found.tobytes(), (threads, cut)
-            steps = model.session()
-            assert np.stack([steps.step(token) for token in TOKENS]).tobytes() == found.tobytes(), threads
+        same_bits(folders[name], found, TOKENS, (1, 7), threads=threads, pack=pack)
 
 
 @pytest.mark.parametrize("name", IN_GGUF)

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from family_models import CASES, MULTIPLIERS, TOKENS, Case, expected_logits, from_config, logits_of, write_gguf
+from family_models import (
+    CASES,
+    MULTIPLIERS,
+    TOKENS,
+    Case,
+    expected_logits,
+    from_config,
+    logits_of,
+    same_bits,
+    write_gguf,
+)
 from gguf import GGMLQuantizationType as Type
 from hf_folders import change_json, read_json, write_tensors
 from reference import largest_error
@@ -47,13 +57,7 @@ def test_a_folder(name: str, tmp_path: Path) -> None:
     assert largest_error(found, expected) < 1e-5
     # The same bits with chunked prefill, and on any number of threads.
     for threads in (1, 2, 3):
-        with llama2cpp.load(path, kv_dtype="f32", threads=threads) as model:
-            for cut in (1, 7, 19):
-                session = model.session()
-                parts = [session.prefill(TOKENS[:cut], all_logits=True), session.prefill(TOKENS[cut:], all_logits=True)]
-                assert np.concatenate(parts).tobytes() == found.tobytes(), (threads, cut)
-            steps = model.session()
-            assert np.stack([steps.step(token) for token in TOKENS]).tobytes() == found.tobytes(), threads
+        same_bits(path, found, TOKENS, (1, 7, 19), threads=threads)
 
 
 @pytest.mark.parametrize("name", IN_GGUF)

@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from family_models import MULTIPLIERS, SCALES, Case
+from family_models import MULTIPLIERS, SCALES, Case, begin_gguf
 from gguf_files import interleaved
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
@@ -68,23 +68,9 @@ def write_gguf(path: Path, name: str, kind: gguf.GGMLQuantizationType = gguf.GGM
     case = CASES[name]
     model = case.model() if kind != gguf.GGMLQuantizationType.F32 else made(name)
     config = model.config
-    writer = gguf.GGUFWriter(path, case.architecture)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer = begin_gguf(path, case.architecture, config, case.metadata)
     writer.add_expert_count(EXPERTS)
     writer.add_expert_used_count(USED)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    for key, value in case.metadata.items():
-        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{case.architecture}.{key}", value)
     arch = next(arch for arch, own in gguf.MODEL_ARCH_NAMES.items() if own == case.architecture)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,20 @@ def logits_of(source: Any, tokens: list[int], **options: Any) -> NDArray[np.floa
         return model.session().prefill(tokens, all_logits=True)
 
 
-def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32) -> Any:
-    """The model as a GGUF by gguf's own names, its matrices of one type. Gives it, with the file's values."""
-    model = case.model()
-    config = model.config
-    writer = gguf.GGUFWriter(path, case.architecture)
+def same_bits(path: Path, found: NDArray[np.float32], tokens: list[int], cuts: Iterable[int], **options: Any) -> None:
+    """Chunked prefill of which each chunk ends at a cut, and single steps, give the logits that were found at once."""
+    with llama2cpp.load(path, kv_dtype="f32", **options) as model:
+        for cut in cuts:
+            session = model.session()
+            parts = [session.prefill(tokens[:cut], all_logits=True), session.prefill(tokens[cut:], all_logits=True)]
+            assert np.concatenate(parts).tobytes() == found.tobytes(), (cut, options)
+        steps = model.session()
+        assert np.stack([steps.step(token) for token in tokens]).tobytes() == found.tobytes(), options
+
+
+def begin_gguf(path: Path, architecture: str, config: Any, metadata: dict[str, Any]) -> gguf.GGUFWriter:
+    """A GGUF of the sizes in a configuration of transformers, and of what metadata says of the architecture."""
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -102,8 +112,16 @@ def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GG
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     add: dict[type, Any] = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
-    for key, value in case.metadata.items():
-        add[type(value)](f"{case.architecture}.{key}", value)
+    for key, value in metadata.items():
+        add[type(value)](f"{architecture}.{key}", value)
+    return writer
+
+
+def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32) -> Any:
+    """The model as a GGUF by gguf's own names, its matrices of one type. Gives it, with the file's values."""
+    model = case.model()
+    config = model.config
+    writer = begin_gguf(path, case.architecture, config, case.metadata)
     # A tokenizer, which llama.cpp does not do without: letters, and names that no text has.
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
@@ -130,6 +148,7 @@ def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GG
             parameter.data[:] = torch.from_numpy(gguf.quants.dequantize(data, kind))
             array = data
         writer.add_tensor(stored, array, raw_dtype=kind if quantized else gguf.GGMLQuantizationType.F32)
+    rope = config.rope_parameters
     for length in ("long", "short") if rope.get("rope_type") == "longrope" else ():
         divisors = np.array(rope[f"{length}_factor"], dtype=np.float32)
         writer.add_tensor(f"rope_factors_{length}.weight", divisors)
