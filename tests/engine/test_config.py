@@ -109,37 +109,9 @@ def test_a_panel_file_has_the_same_fields(tmp_path: Path) -> None:
 def test_what_is_not_given() -> None:
     config = Config(**NEEDED)
     assert (config.n_kv_heads, config.head_dim) == (4, 16)
-    assert {name: value for name, value in config.to_dict().items() if name not in NEEDED} == {
+    assert {name: value for name, value in config.to_dict().items() if name not in NEEDED} == tiny.DEFAULTS | {
         "n_kv_heads": 4,
         "head_dim": 16,
-        "norm_eps": float(np.float32(1e-5)),
-        "rope_theta": 10000.0,
-        "rope_scaling": None,
-        "rope_factors": (),
-        "sliding_window": None,
-        "rope_style": "interleaved",
-        "tied": False,
-        "rotary_dim": None,
-        "rope_long_factors": (),
-        "qk_norm": "none",
-        "full_layers": (),
-        "no_rope_layers": (),
-        "embedding_multiplier": 1.0,
-        "residual_multiplier": 1.0,
-        "attention_multiplier": 0.0,
-        "logits_scaling": 1.0,
-        "n_experts": None,
-        "n_experts_used": None,
-        "router_order": "softmax_topk",
-        "router_renormalise": False,
-        "norm": "rms",
-        "parallel": False,
-        "norm_places": "before",
-        "activation": "silu",
-        "gated": True,
-        "local_rope_theta": 0.0,
-        "score_cap": 0.0,
-        "logits_cap": 0.0,
     }
     optional = {"n_kv_heads", "head_dim", "rope_scaling", "rope_factors", "sliding_window"}
     optional |= {"rotary_dim", "rope_long_factors", "full_layers", "no_rope_layers", "n_experts", "n_experts_used"}

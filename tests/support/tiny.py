@@ -30,6 +30,39 @@ LAYER_NAMES = {
 OTHER_NAMES = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
 
 
+# What a Config has where nothing is said of it.
+DEFAULTS: dict[str, Any] = {
+    "norm_eps": float(np.float32(1e-5)),
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "rope_factors": (),
+    "sliding_window": None,
+    "rope_style": "interleaved",
+    "tied": False,
+    "rotary_dim": None,
+    "rope_long_factors": (),
+    "qk_norm": "none",
+    "full_layers": (),
+    "no_rope_layers": (),
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "attention_multiplier": 0.0,
+    "logits_scaling": 1.0,
+    "n_experts": None,
+    "n_experts_used": None,
+    "router_order": "softmax_topk",
+    "router_renormalise": False,
+    "norm": "rms",
+    "parallel": False,
+    "norm_places": "before",
+    "activation": "silu",
+    "gated": True,
+    "local_rope_theta": 0.0,
+    "score_cap": 0.0,
+    "logits_cap": 0.0,
+}
+
+
 def config(**sizes: Any) -> llama2cpp.Config:
     """A small Llama with nothing round about it: grouped heads, sizes that no vector width divides."""
     odd: dict[str, Any] = {
