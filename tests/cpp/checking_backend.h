@@ -76,9 +76,9 @@ class CheckingBackend final : public llama2cpp::Backend {
     expect("normalize", {x, norm.scale, norm.gain, out});
     cpu_.normalize(x, norm, out);
   }
-  void scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) override {
-    expect("scale_rows", {x, factors, out});
-    cpu_.scale_rows(x, factors, out);
+  void scale(const Tensor& x, float factor, const Tensor& out) override {
+    expect("scale", {x, out});
+    cpu_.scale(x, factor, out);
   }
   void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
               const llama2cpp::Norm& norm) override {

@@ -176,18 +176,13 @@ const Refused kRefused[] = {
        be.normalize(o.x, {o.column, Tensor(o.out.row(1), {kColumns})}, o.out);
      }},
 
-    {"[scale_rows] x is [3, 8] but out is [3, 4]",
-     [](Backend& be, Operands& o) { be.scale_rows(o.x, o.column, o.half); }},
-    {"[scale_rows] x is [3, 8] but factors is [3, 2]",
-     [](Backend& be, Operands& o) { be.scale_rows(o.x, o.angles, o.x); }},
-    {"[scale_rows] out [2, 8] overlaps x [2, 8], expected the same tensor or memory of its own",
-     [](Backend& be, Operands& o) {
-       be.scale_rows(o.x.slice(0, 2), o.column.slice(0, 2), shifted(o.x).slice(0, 2));
-     }},
-    {"[scale_rows] out [3, 8] overlaps factors [3, 1]",
-     [](Backend& be, Operands& o) {
-       be.scale_rows(o.x, Tensor(o.out.row(1), {3, 1}), o.out);
-     }},
+    {"[scale] x is [3, 8] but out is [3, 4]", [](Backend& be, Operands& o) { be.scale(o.x, 2.0F, o.half); }},
+    {"[scale] the factor is nan, expected a finite number",
+     [](Backend& be, Operands& o) { be.scale(o.x, std::numeric_limits<float>::quiet_NaN(), o.x); }},
+    {"[scale] the factor is inf, expected a finite number",
+     [](Backend& be, Operands& o) { be.scale(o.x, std::numeric_limits<float>::infinity(), o.x); }},
+    {"[scale] out [2, 8] overlaps x [2, 8], expected the same tensor or memory of its own",
+     [](Backend& be, Operands& o) { be.scale(o.x.slice(0, 2), 2.0F, shifted(o.x).slice(0, 2)); }},
 
     {"[matmul] 2 weights but 1 outs",
      [](Backend& be, Operands& o) {
@@ -410,7 +405,7 @@ TEST_CASE("ops refuse operands that do not fit, and say what they expected") {
 }
 
 TEST_CASE("every op has lines among the refused") {
-  for (const char* op : {"embed", "take_rows", "rms_scale", "center", "normalize", "scale_rows", "matmul", "rope",
+  for (const char* op : {"embed", "take_rows", "rms_scale", "center", "normalize", "scale", "matmul", "rope",
                          "store_kv", "attention", "gated", "activate", "soft_cap", "add", "add_bias"}) {
     CAPTURE(op);
     const std::string begin = llama2cpp::cat("[", op, "]");
@@ -449,19 +444,18 @@ TEST_CASE("what fits is computed, in place too, with the same bits") {
   }
 }
 
-TEST_CASE("scale_rows multiplies each row by a number, in place too") {
+TEST_CASE("scale multiplies by a number, in place too") {
   for (const int threads : {1, 3}) {
     Operands o(threads);
     const Tensor x = o.tensor({9, 1100});
     const Tensor out = o.tensor({9, 1100});
-    const Tensor factors = o.tensor({9, 1});
     std::vector<float> expected;
     for (std::int64_t r = 0; r < 9; ++r) {
-      for (std::int64_t j = 0; j < 1100; ++j) expected.push_back(x.row(r)[j] * *factors.row(r));
+      for (std::int64_t j = 0; j < 1100; ++j) expected.push_back(x.row(r)[j] * 0.22F);
     }
-    o.backend().scale_rows(x, factors, out);
+    o.backend().scale(x, 0.22F, out);
     CHECK(values_of(out) == expected);
-    o.backend().scale_rows(x, factors, x);
+    o.backend().scale(x, 0.22F, x);
     CHECK(values_of(x) == expected);
   }
 }

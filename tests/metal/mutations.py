@@ -224,7 +224,7 @@ KERNELS = [
     Mutation(
         "tanh of what is not divided",
         "elementwise",
-        "tanh(x[row * args.x_stride + c] / args.cap);\n  }",
+        "tanh(x[row * args.x_stride + c] / args.number);\n  }",
         "tanh(x[row * args.x_stride + c]);\n  }",
         ROWS,
         "soft_cap",

@@ -287,9 +287,9 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
             });
           },
           arg("x"), arg("scale"), arg("out"), kw, arg("gain") = py::none())
-      .def("scale_rows",
-           [](Runner& r, const py::array& x, const py::array& factors, const py::array& out) {
-             r.run([&](Backend& be) { be.scale_rows(tensor_of(x), tensor_of(factors), tensor_of(out)); });
+      .def("scale",
+           [](Runner& r, const py::array& x, float factor, const py::array& out) {
+             r.run([&](Backend& be) { be.scale(tensor_of(x), factor, tensor_of(out)); });
            })
       .def(
           "matmul",

@@ -74,16 +74,16 @@ def test_normalize(bench: Bench, scene: Scene, count: int, n: int, in_place: boo
 
 @given(scene=scenes, count=tokens, n=st.integers(1, 700), in_place=st.booleans())
 @many
-def test_scale_rows(bench: Bench, scene: Scene, count: int, n: int, in_place: bool) -> None:
+def test_scale(bench: Bench, scene: Scene, count: int, n: int, in_place: bool) -> None:
     backend = scene.backend(bench)
     x = scene.operand(backend, scene.values(count, n))
-    factors = scene.operand(backend, scene.rng.uniform(0.5, 3, (count, 1)).astype(np.float32))
-    exact = x.view * factors.view
+    factor = np.float32(scene.rng.uniform(0.5, 3))
+    exact = x.view * factor
     out = x if in_place else scene.empty(backend, count, n)
-    backend.scale_rows(x.view, factors.view, out.view)
-    same_bits(f"{bench.kind} scale_rows", "", out.view, exact)
-    for operand in (x, factors, out):
-        operand.check("scale_rows")
+    backend.scale(x.view, float(factor), out.view)
+    same_bits(f"{bench.kind} scale", "", out.view, exact)
+    for operand in (x, out):
+        operand.check("scale")
 
 
 @given(scene=scenes, count=tokens, rows=tokens, n=st.integers(1, 300))

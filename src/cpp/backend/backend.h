@@ -172,8 +172,8 @@ class Backend {
   // out[t] = (x[t] * (1 / scale[t])) * gain        x [T, n] -> out [T, n]; out may be x
   virtual void normalize(const Tensor& x, const Norm& norm, const Tensor& out) = 0;
 
-  // out[t] = x[t] * factors[t]                     x [T, n], factors [T, 1] -> out [T, n]; out may be x
-  virtual void scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) = 0;
+  // out = x * factor                               x [T, n] -> out [T, n]; out may be x
+  virtual void scale(const Tensor& x, float factor, const Tensor& out) = 0;
 
   // outs[i] = norm(x) . weights[i]^T               x [T, cols], weights[i] [rows_i, cols] -> outs[i] [T, rows_i]
   virtual void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,

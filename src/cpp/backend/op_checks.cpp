@@ -177,11 +177,10 @@ void normalize(const Tensor& x, const Norm& norm, const Tensor& out) {
   need_apart("normalize", {"out", out}, {"norm.gain", norm.gain});
 }
 
-void scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) {
-  need_same_shape("scale_rows", {"x", x}, {"out", out});
-  need_scale("scale_rows", x, {"factors", factors});
-  need_same_or_apart("scale_rows", {"out", out}, {"x", x});
-  need_apart("scale_rows", {"out", out}, {"factors", factors});
+void scale(const Tensor& x, float factor, const Tensor& out) {
+  LLAMA2CPP_CHECK(std::isfinite(factor), "[scale] the factor is ", factor, ", expected a finite number");
+  need_same_shape("scale", {"x", x}, {"out", out});
+  need_same_or_apart("scale", {"out", out}, {"x", x});
 }
 
 void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs, const Norm& norm) {

@@ -17,7 +17,7 @@ void take_rows(const Tensor& x, std::span<const std::int64_t> rows, const Tensor
 void rms_scale(const Tensor& x, const Tensor& scale);
 void center(const Tensor& x, const Tensor& out);
 void normalize(const Tensor& x, const Norm& norm, const Tensor& out);
-void scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out);
+void scale(const Tensor& x, float factor, const Tensor& out);
 void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs, const Norm& norm);
 void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim);
 void store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> spans);

@@ -7,6 +7,7 @@
 #include "model/head_results.h"
 #include "model/norms.h"
 #include "model/pass_rows.h"
+#include "model/unembed.h"
 #include "model/watched_attention.h"
 
 namespace llama2cpp {
@@ -18,8 +19,6 @@ struct Product {
   const Vector& bias;
   const Tensor& out;
 };
-
-const Vector kNone{};
 
 // A pass of T tokens through the layers. Each layer adds what its two halves make of the residual stream:
 // x += attention(norm(x)), x += mlp(norm(x)). What else a model may do is guarded, by its plan and config.
@@ -62,7 +61,7 @@ struct Pass {
     }
     std::fill_n(a.ones.row(0), a.ones.rows(), 1.0F);
     be.embed(w.tok_embeddings, rows.tokens, a.x);  // [T] -> [T, dim]
-    scale(a.x, w.embedding_multiplier);
+    scale(a.x, c.embedding_multiplier);
     see(Point::embed, 0, a.x);
   }
 
@@ -104,7 +103,7 @@ struct Pass {
     if (hooks.active(Point::result, i)) show_head_results(c, be, l, a, i, rows.hook_spans, hooks);
     add_bias(a.attn_out, l.bo);
     if (plan.norm_after) norms.in_place(a.attn_out, {l.attention_post_norm}, kLn1Post, i, rows.hook_spans);
-    scale(a.attn_out, w.residual_multiplier);
+    scale(a.attn_out, c.residual_multiplier);
     see(Point::attn_out, i, a.attn_out);
   }
 
@@ -116,7 +115,7 @@ struct Pass {
       dense(x, l, i);
     }
     if (plan.norm_after) norms.in_place(a.mlp_out, {l.ffn_post_norm}, kLn2Post, i, rows.hook_spans);
-    scale(a.mlp_out, w.residual_multiplier);
+    scale(a.mlp_out, c.residual_multiplier);
     see(Point::mlp_out, i, a.mlp_out);
   }
 
@@ -141,8 +140,7 @@ struct Pass {
     be.take_rows(a.x, rows.wanted, a.last);  // [T, dim] -> [R, dim]
     const Input x = norms.of(a.last, {w.norm, w.norm_b}, kLnFinal, c.n_layers - 1, rows.wanted_spans);
     multiply(x, {{w.output, kNone, a.logits}});  // -> [R, vocab_size]
-    scale(a.logits, w.logits_multiplier);
-    if (c.logits_cap > 0) be.soft_cap(a.logits, c.logits_cap, a.logits);
+    finish_logits(c, be, a.logits);
   }
 
   // What a half of a layer reads: the residual stream, or its norm.
@@ -157,8 +155,8 @@ struct Pass {
   }
 
   // x *= multiplier, in place
-  void scale(const Tensor& x, const Vector& multiplier) {
-    if (multiplier) be.normalize(x, {a.ones.slice(0, x.rows()), multiplier.view}, x);
+  void scale(const Tensor& x, float multiplier) {
+    if (multiplier != 1.0F) be.scale(x, multiplier, x);
   }
 
   template <std::size_t kCount>

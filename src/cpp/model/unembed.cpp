@@ -4,9 +4,15 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "model/norms.h"
 #include "model/session.h"
 
 namespace llama2cpp {
+
+void finish_logits(const Config& c, Backend& be, const Tensor& logits) {
+  if (c.logits_scaling != 1.0F) be.scale(logits, 1.0F / c.logits_scaling, logits);
+  if (c.logits_cap > 0) be.soft_cap(logits, c.logits_cap, logits);
+}
 
 void unembed(const Model& model, std::span<const float> x, bool norm, std::span<float> logits,
              FunctionRef<void()> poll) {
@@ -20,6 +26,7 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
   model.prepare(poll);
   const FileReads reads(model.files());
   Backend& be = model.backend();
+  const Hooks hooks;
   const auto a = model.borrow_activations(std::min(total, kChunk));
   for (std::int64_t begin = 0; begin < total; begin += kChunk) {
     if (begin > 0) poll();
@@ -27,29 +34,12 @@ void unembed(const Model& model, std::span<const float> x, bool norm, std::span<
     a->resize(rows, rows);
     std::copy_n(x.data() + begin * c.dim, rows * c.dim, a->last.row(0));
     const Backend::Lease lease(be, poll);
-    Norm ln_final;
-    Tensor x = a->last;
-    if (norm && c.norm != NormKind::rms) {
-      be.center(x, a->centered);
-      x = a->centered;
-    }
-    if (norm) {
-      be.rms_scale(x, c.norm_eps, a->scale);  // [T, dim] -> [T, 1]
-      ln_final = {a->scale, model.weights().norm.view};
-      if (const Vector& bias = model.weights().norm_b) {
-        be.normalize(x, ln_final, a->normalized);
-        be.add_bias(a->normalized, bias.view);
-        x = a->normalized;
-        ln_final = {};
-      }
-    }
-    const Weight* const output[] = {&model.weights().output};
-    be.matmul(output, x, {&a->logits, 1}, ln_final);  // [T, dim] -> [T, vocab_size]
-    if (const Vector& multiplier = model.weights().logits_multiplier) {
-      std::fill_n(a->ones.row(0), rows, 1.0F);
-      be.normalize(a->logits, {a->ones, multiplier.view}, a->logits);
-    }
-    if (c.logits_cap > 0) be.soft_cap(a->logits, c.logits_cap, a->logits);
+    const Weights& w = model.weights();
+    const Input input =
+        norm ? Norms(c, be, *a, hooks).of(a->last, {w.norm, w.norm_b}, kLnFinal, c.n_layers - 1, {}) : Input{a->last};
+    const Weight* const output[] = {&w.output};
+    be.matmul(output, input.x, {&a->logits, 1}, input.norm);  // [T, dim] -> [T, vocab_size]
+    finish_logits(c, be, a->logits);
     be.sync();
     std::copy_n(a->logits.row(0), rows * c.vocab_size, logits.data() + begin * c.vocab_size);
   }

@@ -55,20 +55,9 @@ void take(const Checkpoint& checkpoint, Backend& backend, Part part, std::int64_
   weight.decode_row(0, field.view.row(0));
 }
 
-// A gain whose numbers are all the same; empty where it would change nothing.
-Vector all_equal(Backend& backend, std::int64_t n, float value) {
-  if (value == 1.0F) return {};
-  Vector gain = backend.make_vector(n);
-  std::fill_n(gain.view.row(0), n, value);
-  return gain;
-}
-
 }  // namespace
 
-Weights::Weights(const Checkpoint& checkpoint, Backend& backend)
-    : embedding_multiplier(all_equal(backend, checkpoint.config.dim, checkpoint.config.embedding_multiplier)),
-      residual_multiplier(all_equal(backend, checkpoint.config.dim, checkpoint.config.residual_multiplier)),
-      logits_multiplier(all_equal(backend, checkpoint.config.vocab_size, 1.0F / checkpoint.config.logits_scaling)) {
+Weights::Weights(const Checkpoint& checkpoint, Backend& backend) {
   const std::vector<Buffer> files = mapped_files(checkpoint);
   const FileReads reads(files);
   const auto taker = [&](std::int64_t layer) {

@@ -38,11 +38,6 @@ struct Weights {
 #include "core/parts.inc"
   std::vector<LayerWeights> layers;
 
-  // The config's multipliers, as gains that the same op multiplies with as with a norm's: empty where they are 1.
-  Vector embedding_multiplier;  // [dim]
-  Vector residual_multiplier;   // [dim]
-  Vector logits_multiplier;     // [vocab_size]
-
   // Throws FormatError for a missing tensor, a shape that the config does not give, and an optional part that only some
   // layers have.
   Weights(const Checkpoint& checkpoint, Backend& backend);

@@ -148,10 +148,10 @@ void CpuBackend::normalize(const Tensor& x, const Norm& norm, const Tensor& out)
            [&](std::int64_t t) { kernels_.scale(x.row(t), 1.0F / *norm.scale.row(t), gain, out.row(t), n); });
 }
 
-void CpuBackend::scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) {
-  op_checks::scale_rows(x, factors, out);
+void CpuBackend::scale(const Tensor& x, float factor, const Tensor& out) {
+  op_checks::scale(x, factor, out);
   const std::int64_t n = x.columns();
-  each_row(x.rows(), n / 8, [&](std::int64_t t) { kernels_.scale(x.row(t), *factors.row(t), nullptr, out.row(t), n); });
+  each_row(x.rows(), n / 8, [&](std::int64_t t) { kernels_.scale(x.row(t), factor, nullptr, out.row(t), n); });
 }
 
 void CpuBackend::rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) {

@@ -46,7 +46,7 @@ class CpuBackend final : public Backend {
   void rms_scale(const Tensor& x, float eps, const Tensor& scale) override;
   void center(const Tensor& x, const Tensor& out) override;
   void normalize(const Tensor& x, const Norm& norm, const Tensor& out) override;
-  void scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) override;
+  void scale(const Tensor& x, float factor, const Tensor& out) override;
   void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
               const Norm& norm) override;
   void rope(const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t head_dim, RopeStyle style) override;

@@ -122,24 +122,9 @@ class MetalBackend final : public Backend {
     encode_normalize(tools_, x, norm, out, "normalize");
   }
 
-  void scale_rows(const Tensor& x, const Tensor& factors, const Tensor& out) override {
-    constexpr const char* op = "scale_rows";
-    op_checks::scale_rows(x, factors, out);
-    const NormArgs args{.columns = size32(x.columns(), op),
-                        .x_stride = size32(x.row_stride, op),
-                        .scale_stride = size32(factors.row_stride, op),
-                        .out_stride = size32(out.row_stride, op),
-                        .eps = 0.0F};
-    const Grid grid = by_pieces(x.rows(), x.columns(), kColumnPiece, op);
-    if (same(out, x)) {
-      tools_.pass.dispatch(tools_.device.kernel("norm", "scale_rows_in_place"),
-                           {changes(x, op, "x"), tools_.reads(factors, op, "factors")}, args, grid, cost(x, 2));
-    } else {
-      tools_.pass.dispatch(
-          tools_.device.kernel("norm", "scale_rows"),
-          {tools_.reads(x, op, "x"), tools_.reads(factors, op, "factors"), tools_.writes(out, op, "out")}, args, grid,
-          cost(x, 2));
-    }
+  void scale(const Tensor& x, float factor, const Tensor& out) override {
+    op_checks::scale(x, factor, out);
+    with_number("scale", x, factor, out);
   }
 
   void matmul(std::span<const Weight* const> weights, const Tensor& x, std::span<const Tensor> outs,
@@ -206,20 +191,8 @@ class MetalBackend final : public Backend {
   }
 
   void soft_cap(const Tensor& x, float cap, const Tensor& out) override {
-    constexpr const char* op = "soft_cap";
     op_checks::soft_cap(x, cap, out);
-    const SoftCapArgs args{.columns = size32(x.columns(), op),
-                           .x_stride = size32(x.row_stride, op),
-                           .out_stride = size32(out.row_stride, op),
-                           .cap = cap};
-    const Grid grid = by_pieces(x.rows(), x.columns(), kColumnPiece, op);
-    if (same(out, x)) {
-      tools_.pass.dispatch(tools_.device.kernel("elementwise", "soft_cap_in_place"), {changes(x, op, "x")}, args, grid,
-                           cost(x, 2));
-    } else {
-      tools_.pass.dispatch(tools_.device.kernel("elementwise", "soft_cap"),
-                           {tools_.reads(x, op, "x"), tools_.writes(out, op, "out")}, args, grid, cost(x, 2));
-    }
+    with_number("soft_cap", x, cap, out);
   }
 
   void add(const Tensor& a, const Tensor& b, const Tensor& out) override {
@@ -290,6 +263,22 @@ class MetalBackend final : public Backend {
                                .out_stride = size32(out.row_stride, kernel)};
     tools_.pass.dispatch(tools_.device.kernel("elementwise", kernel, constants), operands, args,
                          by_pieces(out.rows(), out.columns(), kColumnPiece, kernel), cost(out, 3));
+  }
+
+  // A kernel of elementwise.metal of each number of x and one of the host's, or its form in place.
+  void with_number(const char* op, const Tensor& x, float number, const Tensor& out) {
+    const NumberArgs args{.columns = size32(x.columns(), op),
+                          .x_stride = size32(x.row_stride, op),
+                          .out_stride = size32(out.row_stride, op),
+                          .number = number};
+    const Grid grid = by_pieces(x.rows(), x.columns(), kColumnPiece, op);
+    if (same(out, x)) {
+      tools_.pass.dispatch(tools_.device.kernel("elementwise", cat(op, "_in_place")), {changes(x, op, "x")}, args, grid,
+                           cost(x, 2));
+    } else {
+      tools_.pass.dispatch(tools_.device.kernel("elementwise", op),
+                           {tools_.reads(x, op, "x"), tools_.writes(out, op, "out")}, args, grid, cost(x, 2));
+    }
   }
 
   mutable Tools tools_;  // refuses() compiles

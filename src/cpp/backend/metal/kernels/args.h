@@ -38,16 +38,16 @@ struct ElementwiseArgs {
 };
 static_assert(sizeof(ElementwiseArgs) == 16, "the same on both sides");
 
-// soft_cap: x and out [rows, columns].
-struct SoftCapArgs {
+// soft_cap, scale: x and out [rows, columns].
+struct NumberArgs {
   uint32_t columns;
   uint32_t x_stride;
   uint32_t out_stride;
-  float cap;
+  float number;  // the cap, or the factor
 };
-static_assert(sizeof(SoftCapArgs) == 16, "the same on both sides");
+static_assert(sizeof(NumberArgs) == 16, "the same on both sides");
 
-// rms_scale, center, normalize, scale_rows: x [rows, columns], scale [rows, 1].
+// rms_scale, center, normalize: x [rows, columns], scale [rows, 1].
 struct NormArgs {
   uint32_t columns;
   uint32_t x_stride;

@@ -128,21 +128,38 @@ kernel void activate_in_place(device float* x [[buffer(0)]], constant Elementwis
 
 // out = cap * tanh(x / cap)
 kernel void soft_cap(device const float* x [[buffer(0)]], device float* out [[buffer(1)]],
-                     constant SoftCapArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
+                     constant NumberArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
                      uint3 thread_in_group [[thread_position_in_threadgroup]],
                      uint3 threads [[threads_per_threadgroup]]) {
   const ulong row = group.y;
   EACH_COLUMN(c) {
-    out[row * args.out_stride + c] = args.cap * precise::tanh(x[row * args.x_stride + c] / args.cap);
+    out[row * args.out_stride + c] = args.number * precise::tanh(x[row * args.x_stride + c] / args.number);
   }
 }
 
-kernel void soft_cap_in_place(device float* x [[buffer(0)]], constant SoftCapArgs& args [[buffer(1)]],
+kernel void soft_cap_in_place(device float* x [[buffer(0)]], constant NumberArgs& args [[buffer(1)]],
                               uint3 group [[threadgroup_position_in_grid]],
                               uint3 thread_in_group [[thread_position_in_threadgroup]],
                               uint3 threads [[threads_per_threadgroup]]) {
   const ulong row = group.y;
-  EACH_COLUMN(c) { x[row * args.x_stride + c] = args.cap * precise::tanh(x[row * args.x_stride + c] / args.cap); }
+  EACH_COLUMN(c) { x[row * args.x_stride + c] = args.number * precise::tanh(x[row * args.x_stride + c] / args.number); }
+}
+
+// out = x * factor
+kernel void scale(device const float* x [[buffer(0)]], device float* out [[buffer(1)]],
+                  constant NumberArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
+                  uint3 thread_in_group [[thread_position_in_threadgroup]],
+                  uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { out[row * args.out_stride + c] = x[row * args.x_stride + c] * args.number; }
+}
+
+kernel void scale_in_place(device float* x [[buffer(0)]], constant NumberArgs& args [[buffer(1)]],
+                           uint3 group [[threadgroup_position_in_grid]],
+                           uint3 thread_in_group [[thread_position_in_threadgroup]],
+                           uint3 threads [[threads_per_threadgroup]]) {
+  const ulong row = group.y;
+  EACH_COLUMN(c) { x[row * args.x_stride + c] *= args.number; }
 }
 
 // out[i] = x[rows[i]]

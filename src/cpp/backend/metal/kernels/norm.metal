@@ -85,26 +85,3 @@ kernel void rms_normalize_in_place(device float* x [[buffer(0)]], device const f
     x[at] = normalized(x[at], divisor, factor);
   }
 }
-
-// out[row] = x[row] * factors[row]. The same grid.
-kernel void scale_rows(device const float* x [[buffer(0)]], device const float* factors [[buffer(1)]],
-                       device float* out [[buffer(2)]], constant NormArgs& args [[buffer(3)]],
-                       uint3 group [[threadgroup_position_in_grid]], uint3 threads [[threads_per_threadgroup]],
-                       uint3 thread_in_group [[thread_position_in_threadgroup]]) {
-  const ulong row = group.y;
-  const uint end = min(group.x * kColumnPiece + kColumnPiece, args.columns);
-  for (uint c = group.x * kColumnPiece + thread_in_group.x; c < end; c += threads.x) {
-    out[row * args.out_stride + c] = x[row * args.x_stride + c] * factors[row * args.scale_stride];
-  }
-}
-
-kernel void scale_rows_in_place(device float* x [[buffer(0)]], device const float* factors [[buffer(1)]],
-                                constant NormArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
-                                uint3 threads [[threads_per_threadgroup]],
-                                uint3 thread_in_group [[thread_position_in_threadgroup]]) {
-  const ulong row = group.y;
-  const uint end = min(group.x * kColumnPiece + kColumnPiece, args.columns);
-  for (uint c = group.x * kColumnPiece + thread_in_group.x; c < end; c += threads.x) {
-    x[row * args.x_stride + c] *= factors[row * args.scale_stride];
-  }
-}
