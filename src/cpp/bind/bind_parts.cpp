@@ -12,6 +12,7 @@
 #include "core/check.h"
 #include "core/parts.h"
 #include "io/families.h"
+#include "io/generation_config.h"
 #include "io/names.h"
 
 namespace llama2cpp::bind {
@@ -250,12 +251,19 @@ void register_parts(py::module_& module) {
   module.def(
       "expert_parts", [] { return part_rows(true); },
       "What layers of models with experts have in place of w1, w2 and w3, as `parts` says of the others: the router, "
-      "and "
-      "matrices of each expert, whose number is the second {} of ``pattern``, and the {} of ``lens``.");
+      "and matrices of each expert, whose number is the second {} of ``pattern``, and the {} of ``lens``.");
   module.def("part_shape", &shape_of_part, py::arg("part"), py::arg("config"), kShapeDoc);
   module.def("hugging_face_family", &hugging_face_family, py::arg("config"), py::arg("parts"), kFolderFamilyDoc);
   module.def("gguf_family", &gguf_family, py::arg("parts"), py::arg("config") = py::none(), kGgufFamilyDoc);
   module.def("rename_weight", &rename_weight, py::arg("name"), py::arg("family"), kRenameDoc);
+  module.def(
+      "gguf_sampling_keys",
+      [] {
+        py::dict keys;
+        for (const SamplingKey& key : sampling_keys()) keys[py::str(std::string(key.name))] = std::string(key.key);
+        return keys;
+      },
+      "What a GGUF file calls settings of sampling behind ``general.sampling.``, by transformers' names.");
 }
 
 }  // namespace llama2cpp::bind

@@ -15,12 +15,7 @@ namespace {
 constexpr std::string_view kFile = "generation_config.json";
 constexpr std::size_t kMostBytes = 1 << 20;
 
-struct SamplingKey {
-  std::string_view key;   // behind general.sampling.
-  std::string_view name;  // transformers', or llama.cpp's where that has none
-};
-
-constexpr SamplingKey kNumbers[] = {
+constexpr SamplingKey kKeys[] = {
     {"temp", "temperature"},
     {"top_p", "top_p"},
     {"min_p", "min_p"},
@@ -29,11 +24,9 @@ constexpr SamplingKey kNumbers[] = {
     {"xtc_threshold", "xtc_threshold"},
     {"mirostat_tau", "mirostat_tau"},
     {"mirostat_eta", "mirostat_eta"},
-};
-constexpr SamplingKey kIntegers[] = {
-    {"top_k", "top_k"},
-    {"penalty_last_n", "penalty_last_n"},
-    {"mirostat", "mirostat"},
+    {"top_k", "top_k", true},
+    {"penalty_last_n", "penalty_last_n", true},
+    {"mirostat", "mirostat", true},
 };
 
 std::string read_json(const HfFolder& folder) {
@@ -52,15 +45,14 @@ std::string read_keys(const Gguf& gguf) {
   const auto add = [&](std::string_view name, std::string_view value) {
     members += cat(members.empty() ? "" : ",", quote(name), ":", value);
   };
-  for (const auto& [key, name] : kNumbers) {
+  for (const auto& [key, name, integer] : kKeys) {
     const std::string full = cat("general.sampling.", key);
-    const auto number = gguf.number(full);
-    if (!number) continue;
-    if (!std::isfinite(*number)) gguf.fail(full, "not finite");
-    add(name, cat(*number));  // six digits: 0.95 is 0.95, though the file's float is not quite that
-  }
-  for (const auto& [key, name] : kIntegers) {
-    if (const auto number = gguf.integer(cat("general.sampling.", key))) add(name, cat(*number));
+    if (integer) {
+      if (const auto number = gguf.integer(full)) add(name, cat(*number));
+    } else if (const auto number = gguf.number(full)) {
+      if (!std::isfinite(*number)) gguf.fail(full, "not finite");
+      add(name, cat(*number));  // six digits: 0.95 is 0.95, though the file's float is not quite that
+    }
   }
   if (gguf.string("general.sampling.sequence")) add("sequence", "true");
   return members.empty() ? "" : cat("{", members, "}");
@@ -78,6 +70,8 @@ GenerationConfig read(const Source& source, std::string (*from)(const Source&)) 
 }
 
 }  // namespace
+
+std::span<const SamplingKey> sampling_keys() { return kKeys; }
 
 GenerationConfig read_generation_config(const HfFolder& folder) { return read(folder, read_json); }
 

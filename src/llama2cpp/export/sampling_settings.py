@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import _core
 from ..common.generation_config import USED, GenerationConfig, read_generation_config
 from .source import Source
 
@@ -13,19 +14,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 _FILE = "generation_config.json"
-_GGUF = {  # the names of gguf's own methods, behind add_sampling_
-    "temperature": "temp",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "penalty_repeat",
-    "xtc_probability": "xtc_probability",
-    "xtc_threshold": "xtc_threshold",
-    "penalty_last_n": "penalty_last_n",
-    "mirostat": "mirostat",
-    "mirostat_tau": "mirostat_tau",
-    "mirostat_eta": "mirostat_eta",
-}
+_GGUF = _core.gguf_sampling_keys()  # as gguf's own methods have them behind add_sampling_
 
 
 def config_of(source: Source) -> GenerationConfig:
