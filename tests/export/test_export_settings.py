@@ -204,7 +204,7 @@ def with_letters(folder: Path, config: llama2cpp.Config) -> Path:
 
 def test_every_field_has_a_case() -> None:
     config = config_of({"rope_scaling": YARN})
-    # Models with experts are written to no target (tests/io/test_expert_models.py).
+    # Models with experts are in tests/io/test_expert_models.py.
     of_experts = {"n_experts", "n_experts_used", "router_order", "router_renormalise"}
     assert set(FIELDS) | of_experts == set(config.to_dict())
     for scaling in (LINEAR, LLAMA3, YARN):
@@ -229,9 +229,9 @@ def test_a_field_is_kept_or_refused(
             assert error <= max(1e-5, 4 * usual_errors[target, format]), (target, format)
 
 
-# What the target has no place for; llama2.c's has many.
-UNWRITTEN = {"norm", "parallel", "norm_places", "activation", "gated", "local_rope_theta", "score_cap", "logits_cap"}
-LACKS = {"m.gguf": {"full_layers", "no_rope_layers"} | UNWRITTEN, "m": {"rope_factors"} | UNWRITTEN}
+# What the target has no place for by itself, as no family has it without others; llama2.c's has many.
+ALONE = {"parallel", "norm_places", "activation", "gated", "local_rope_theta", "score_cap", "logits_cap"}
+LACKS = {"m.gguf": {"full_layers", "no_rope_layers"} | ALONE, "m": {"rope_factors"} | ALONE}
 
 
 @pytest.mark.parametrize("case", CONFIGS)

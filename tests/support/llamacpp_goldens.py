@@ -90,6 +90,7 @@ def write_goldens(python: str) -> None:
 
 
 def check_exports(python: str) -> None:
+    import expert_models
     import numpy as np
     from family_models import CASES, PHI3_SHORT, TOKENS
 
@@ -100,7 +101,7 @@ def check_exports(python: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-        for name, case in (CASES | {"phi3-longrope-short": PHI3_SHORT}).items():
+        for name, case in (CASES | expert_models.CASES | {"phi3-longrope-short": PHI3_SHORT}).items():
             source = case.save(folder / name)
             write_tokenizer(source, [*letters, *(f"[{i}]" for i in range(50 - len(letters)))])
             for format in ("f32", "q8_0"):

@@ -98,14 +98,23 @@ config : Config
     The model's.
 parts : sequence of str
     The ``name`` in `parts` of each optional one that it has.
+own : str
+    The ``model_type`` of the folder that it is from, "" for none: some models are of that only if they come from it.
 
 Returns
 -------
 dict
-    ``model_type``; ``architecture``; ``rope_style``, the order of its files' rotary rows; ``has_window``, whether it states
-    one; ``layer_types``, whether it says which layers have it; ``asks_for_window``, whether that needs
-    use_sliding_window; ``multipliers``, ``no_rope_layers`` and ``partial_rotary``, whether it has such settings; ``fused``, which parts are one
-    tensor, by what its name has in place of theirs; ``biases``, which of its settings say that a half of a layer has biases.
+    ``model_type``; ``architecture``; ``rope_style``, the order of its files' rotary rows; ``activation`` and ``eps``, what
+    it calls the one, and the setting of the other ("" for none); ``has_window``, whether it states one; ``layer_types``,
+    whether it says which layers have it; ``asks_for_window``, whether that needs use_sliding_window; ``local_rope``,
+    whether those have rotary settings of their own, and ``local_theta``, whether it has an older name for them;
+    ``needs_rope``, whether rotary settings that are missing are not the usual ones;
+    ``multipliers``, ``no_rope_layers``, ``partial_rotary``, ``query_scalar``, ``soft_caps``, ``logit_scale`` and
+    ``says_parallel``, whether it has such settings; ``gain_plus_one``, whether 1 is added to the gains of its files;
+    ``expert_size``, the setting of an expert's width, and ``says_renormalise``, whether it says so; ``biases``, by each
+    setting that says whether a model has some: which parts they are; ``norm_biases``, the parts that are always there.
+    Of tensors: ``fused``, which parts are one, by what its name has in place of theirs; ``stacked``, those of all experts;
+    ``names``, what parts are called that other families call otherwise.
 
 Raises
 ------
@@ -132,8 +141,10 @@ config : Config, optional
 Returns
 -------
 dict
-    ``architecture``; ``rope_style``, the order of its files' rotary rows; ``fused``, which parts are one tensor, by what its
-    name has in place of theirs.
+    ``architecture``; ``rope_style``, the order of its files' rotary rows; ``multipliers``, ``soft_caps``, ``logit_scale``
+    and ``says_parallel``, whether its metadata have such settings; ``local_theta``, rope_theta of layers with a window
+    where a file does not say, 0 for that of all others, None where it never is another; ``fused``, ``stacked`` and
+    ``names`` as in `hugging_face_family`.
 
 Raises
 ------
@@ -143,8 +154,9 @@ ValueError
 Examples
 --------
 >>> from llama2cpp import _core
->>> _core.gguf_family(["bq"])
-{'architecture': 'llama', 'fused': {}, 'rope_style': 'interleaved'}
+>>> family = _core.gguf_family(["bq"])
+>>> family["architecture"], family["rope_style"]
+('llama', 'interleaved')
 )doc";
 
 py::list part_rows(bool experts) {
@@ -192,14 +204,63 @@ py::dict fused_parts(const Family& family, Naming naming) {
   return d;
 }
 
-py::dict hugging_face_family(const Config& config, const std::vector<std::string>& names) {
-  const Family& family = hugging_face_family_of(config, parts_named(names));
-  py::list biases;
-  for (const std::string_view name : {bias_switch(Scope::attention), bias_switch(Scope::mlp)}) {
-    if (family.computes_switch(name)) biases.append(name);
+// How its files' tensors are made of parts, beyond a tensor for each part by the table's name.
+void add_tensors(const Family& family, Naming naming, py::dict& d) {
+  d["fused"] = fused_parts(family, naming);
+  py::dict stacked;
+  for (const Stacked& tensor : family.stacked(naming)) {
+    py::list parts;
+    for (const Part part : tensor.parts) parts.append(facts(part).name);
+    stacked[py::str(tensor.stem)] = parts;
   }
+  d["stacked"] = stacked;
+  py::dict names;
+  for (const PartFacts& row : kParts) {
+    const std::string stem = family.stem(naming, row.part);
+    if (stem != (naming == Naming::gguf ? row.gguf : row.hugging_face)) names[py::str(row.name)] = stem;
+  }
+  d["names"] = names;
+}
+
+// The parts by the settings that say whether a model of the config has them.
+py::dict stated_biases(const Family& family, const Config& config) {
   py::dict d;
-  d["fused"] = fused_parts(family, Naming::hugging_face);
+  for (const PartFacts& row : kParts) {
+    const std::string_view name = family.bias_switch(row.part);
+    if (row.kind != PartKind::bias || !family.computes_switch(name) || is_needed(config, row.part) == false) continue;
+    const py::str key(name);
+    if (!d.contains(key)) d[key] = py::list();
+    d[key].cast<py::list>().append(row.name);
+  }
+  return d;
+}
+
+py::list norm_biases(const Family& family, const Config& config) {
+  py::list parts;
+  for (const PartFacts& row : kParts) {
+    const bool has = family.norm_biases && is_norm_bias(row.part) && is_needed(config, row.part) != false;
+    if (has) parts.append(row.name);
+  }
+  return parts;
+}
+
+py::dict hugging_face_family(const Config& config, const std::vector<std::string>& names, const std::string& own) {
+  const Family& family = hugging_face_family_of(config, parts_named(names), own);
+  py::dict d;
+  add_tensors(family, Naming::hugging_face, d);
+  d["activation"] = family.acts[0];
+  d["eps"] = family.eps_name;
+  d["local_rope"] = family.local_rope;
+  d["local_theta"] = family.local_rope_theta > 0;
+  d["needs_rope"] = family.needs_rope_parameters;
+  d["query_scalar"] = family.query_scalar > 0;
+  d["soft_caps"] = family.computes_switch("soft_caps");
+  d["logit_scale"] = family.logit_scale > 0;
+  d["says_parallel"] = family.computes_switch("use_parallel_residual");
+  d["gain_plus_one"] = family.gain_plus_one;
+  d["expert_size"] = family.experts ? family.experts->hidden_size : std::string_view();
+  d["says_renormalise"] = family.experts && family.experts->says_whether;
+  d["norm_biases"] = norm_biases(family, config);
   d["partial_rotary"] = family.computes_switch("partial_rotary_factor");
   d["model_type"] = family.model_type;
   d["architecture"] = family.architectures[0];
@@ -209,7 +270,7 @@ py::dict hugging_face_family(const Config& config, const std::vector<std::string
   d["asks_for_window"] = family.asks_for_window;
   d["multipliers"] = family.computes_switch("multipliers");
   d["no_rope_layers"] = family.computes_switch("no_rope_layers");
-  d["biases"] = biases;
+  d["biases"] = stated_biases(family, config);
   return d;
 }
 
@@ -217,7 +278,12 @@ py::dict gguf_family(const std::vector<std::string>& names, const std::optional<
   const Family& family = gguf_family_of(config.value_or(Config()), parts_named(names));
   py::dict d;
   d["architecture"] = family.gguf;
-  d["fused"] = fused_parts(family, Naming::gguf);
+  add_tensors(family, Naming::gguf, d);
+  d["multipliers"] = family.computes_switch("multipliers");
+  d["soft_caps"] = family.computes_switch("soft_caps");
+  d["logit_scale"] = family.logit_scale > 0;
+  d["says_parallel"] = family.computes_switch("use_parallel_residual");
+  d["local_theta"] = family.local_rope ? py::object(py::float_(family.local_rope_theta)) : py::object(py::none());
   d["rope_style"] = to_string(family.gguf_rope_style);
   return d;
 }
@@ -253,7 +319,8 @@ void register_parts(py::module_& module) {
       "What layers of models with experts have in place of w1, w2 and w3, as `parts` says of the others: the router, "
       "and matrices of each expert, whose number is the second {} of ``pattern``, and the {} of ``lens``.");
   module.def("part_shape", &shape_of_part, py::arg("part"), py::arg("config"), kShapeDoc);
-  module.def("hugging_face_family", &hugging_face_family, py::arg("config"), py::arg("parts"), kFolderFamilyDoc);
+  module.def("hugging_face_family", &hugging_face_family, py::arg("config"), py::arg("parts"), py::arg("own") = "",
+             kFolderFamilyDoc);
   module.def("gguf_family", &gguf_family, py::arg("parts"), py::arg("config") = py::none(), kGgufFamilyDoc);
   module.def("rename_weight", &rename_weight, py::arg("name"), py::arg("family"), kRenameDoc);
   module.def(

@@ -2,6 +2,7 @@
 #include "io/families.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <stdexcept>
 #include <vector>
@@ -246,9 +247,9 @@ constexpr Family kFamilies[] = {
      .norm_eps = 1e-5,
      .rope_theta = 10000,
      .qk_norm = QkNorm::head_after_rope,
+     .gguf_biases = false,
      .ntk_alpha = true,
-     .hugging_face_renames = kHunyuanNames,
-     .written = false},
+     .hugging_face_renames = kHunyuanNames},
     {.model_type = "olmo2",
      .architectures = {"Olmo2ForCausalLM", "", "Olmo2Model"},
      .gguf_rope_style = RopeStyle::half_split,
@@ -257,9 +258,9 @@ constexpr Family kFamilies[] = {
      .norm_eps = 1e-5,
      .rope_theta = 10000,
      .qk_norm = QkNorm::full,
+     .gguf_biases = false,
      .norm_places = NormPlaces::after,
-     .hugging_face_renames = kAfterNames,
-     .written = false},
+     .hugging_face_renames = kAfterNames},
     {.model_type = "olmo3",
      .architectures = {"Olmo3ForCausalLM", "", "Olmo3Model"},
      .gguf = "olmo2",  // without windows it is OLMo 2
@@ -271,11 +272,11 @@ constexpr Family kFamilies[] = {
      .windows = Windows::some,
      .sliding_window = 4096,
      .qk_norm = QkNorm::full,
+     .gguf_biases = false,
      .norm_places = NormPlaces::after,
      .local_rope = true,
      .full_every = 4,
-     .hugging_face_renames = kAfterNames,
-     .written = false},
+     .hugging_face_renames = kAfterNames},
     {.model_type = "exaone4",
      .architectures = {"Exaone4ForCausalLM", "", "Exaone4Model"},
      .gguf = "exaone4",
@@ -290,8 +291,7 @@ constexpr Family kFamilies[] = {
      .norm_places = NormPlaces::after,
      .full_every = 4,
      .rope_in_windows = true,
-     .hugging_face_renames = kAfterNames,
-     .written = false},
+     .hugging_face_renames = kAfterNames},
     {.model_type = "gemma",
      .architectures = {"GemmaForCausalLM", "", "GemmaModel"},
      .gguf = "gemma",
@@ -303,11 +303,12 @@ constexpr Family kFamilies[] = {
      .rope_theta = 10000,
      .head_dim = 256,
      .tied = true,
+     .gguf_biases = false,
      .gain_plus_one = true,
      .activation = Activation::gelu_tanh,
      .acts = {"gelu_pytorch_tanh", "gelu"},
      .scaled_embedding = true,
-     .written = false},
+     .gguf_tied = true},
     {.model_type = "gemma2",
      .architectures = {"Gemma2ForCausalLM", "", "Gemma2Model"},
      .gguf = "gemma2",
@@ -321,6 +322,7 @@ constexpr Family kFamilies[] = {
      .sliding_window = 4096,
      .head_dim = 256,
      .tied = true,
+     .gguf_biases = false,
      .gain_plus_one = true,
      .norm_places = NormPlaces::both,
      .activation = Activation::gelu_tanh,
@@ -330,9 +332,9 @@ constexpr Family kFamilies[] = {
      .score_cap = 50,
      .logits_cap = 30,
      .gguf_wide_scale = 46,
+     .gguf_tied = true,
      .full_every = 2,
-     .hugging_face_renames = kBothNames,
-     .written = false},
+     .hugging_face_renames = kBothNames},
     {.model_type = "gemma3_text",
      .architectures = {"Gemma3ForCausalLM", "", "Gemma3TextModel"},
      .gguf = "gemma3",
@@ -347,6 +349,7 @@ constexpr Family kFamilies[] = {
      .head_dim = 256,
      .tied = true,
      .qk_norm = QkNorm::head,
+     .gguf_biases = false,
      .gain_plus_one = true,
      .norm_places = NormPlaces::both,
      .activation = Activation::gelu_tanh,
@@ -357,8 +360,7 @@ constexpr Family kFamilies[] = {
      .local_rope = true,
      .local_rope_theta = 10000,
      .full_every = 6,
-     .hugging_face_renames = kBothNames,
-     .written = false},
+     .hugging_face_renames = kBothNames},
     {.model_type = "vaultgemma",
      .architectures = {"VaultGemmaForCausalLM", "", "VaultGemmaModel"},
      .gguf_rope_style = RopeStyle::half_split,
@@ -379,8 +381,7 @@ constexpr Family kFamilies[] = {
      .score_cap = 50,
      .logits_cap = 30,
      .full_every = 2,
-     .hugging_face_renames = kVaultNames,
-     .written = false},
+     .hugging_face_renames = kVaultNames},
     {.model_type = "arcee",
      .architectures = {"ArceeForCausalLM", "", "ArceeModel"},
      .gguf = "arcee",
@@ -389,10 +390,10 @@ constexpr Family kFamilies[] = {
      .seq_len = 4096,
      .norm_eps = 1e-5,
      .rope_theta = 10000,
+     .gguf_biases = false,
      .activation = Activation::relu_squared,
      .acts = {"relu2", ""},
-     .gated = false,
-     .written = false},
+     .gated = false},
     {.model_type = "nemotron",
      .architectures = {"NemotronForCausalLM", "", "NemotronModel"},
      .gguf = "nemotron",
@@ -408,8 +409,7 @@ constexpr Family kFamilies[] = {
      .acts = {"relu2", ""},
      .gated = false,
      .eps_name = "norm_eps",
-     .partial_rotary = 0.5,
-     .written = false},
+     .partial_rotary = 0.5},
     {.model_type = "glm",
      .architectures = {"GlmForCausalLM", "", "GlmModel"},
      .hugging_face_rope_style = RopeStyle::interleaved,
@@ -423,8 +423,7 @@ constexpr Family kFamilies[] = {
      .fused = kFusedMlp,
      .partial_rotary = 0.5,
      .bias_switches = {"attention_bias", "", ""},
-     .biased = true,
-     .written = false},
+     .biased = true},
     {.model_type = "glm4",
      .architectures = {"Glm4ForCausalLM", "", "Glm4Model"},
      .gguf = "glm4",
@@ -440,8 +439,7 @@ constexpr Family kFamilies[] = {
      .norm_places = NormPlaces::both,
      .partial_rotary = 0.5,
      .bias_switches = {"attention_bias", "", ""},
-     .biased = true,
-     .written = false},
+     .biased = true},
     {.model_type = "cohere",
      .architectures = {"CohereForCausalLM", "", "CohereModel"},
      .gguf = "command-r",
@@ -452,11 +450,12 @@ constexpr Family kFamilies[] = {
      .norm_eps = 1e-5,
      .rope_theta = 10000,
      .tied = true,
+     .gguf_biases = false,
      .norm = NormKind::layer,
      .parallel = true,
      .logit_scale = 0.0625,
-     .eps_name = "layer_norm_eps",
-     .written = false},
+     .gguf_tied = true,
+     .eps_name = "layer_norm_eps"},
     {.model_type = "cohere2",
      .architectures = {"Cohere2ForCausalLM", "", "Cohere2Model"},
      .gguf = "cohere2",
@@ -469,14 +468,15 @@ constexpr Family kFamilies[] = {
      .windows = Windows::some,
      .sliding_window = 4096,
      .tied = true,
+     .gguf_biases = false,
      .norm = NormKind::layer,
      .parallel = true,
      .logit_scale = 0.0625,
+     .gguf_tied = true,
      .eps_name = "layer_norm_eps",
      .full_every = 4,
      .rope_in_windows = true,
-     .needs_window = true,
-     .written = false},
+     .needs_window = true},
     {.model_type = "starcoder2",
      .architectures = {"Starcoder2ForCausalLM", "", "Starcoder2Model"},
      .gguf = "starcoder2",
@@ -493,11 +493,11 @@ constexpr Family kFamilies[] = {
      .activation = Activation::gelu_tanh,
      .acts = {"gelu_pytorch_tanh", ""},
      .gated = false,
+     .gguf_biased = true,
      .eps_name = "norm_epsilon",
      .bias_switches = {"use_bias", "use_bias", "use_bias"},
      .biased = true,
-     .hugging_face_renames = kStarcoderNames,
-     .written = false},
+     .hugging_face_renames = kStarcoderNames},
     {.model_type = "stablelm",
      .architectures = {"StableLmForCausalLM", "", "StableLmModel"},
      .gguf = "stablelm",
@@ -511,8 +511,7 @@ constexpr Family kFamilies[] = {
      .norm_biases = true,
      .eps_name = "layer_norm_eps",
      .partial_rotary = 0.25,
-     .bias_switches = {"use_qkv_bias", "", ""},
-     .written = false},
+     .bias_switches = {"use_qkv_bias", "", ""}},
     {.model_type = "olmo",
      .architectures = {"OlmoForCausalLM", "", "OlmoModel"},
      .gguf = "olmo",
@@ -521,9 +520,9 @@ constexpr Family kFamilies[] = {
      .seq_len = 2048,
      .norm_eps = 1e-5,
      .rope_theta = 10000,
+     .gguf_biases = false,
      .norm = NormKind::layer_plain,
-     .eps_name = "",  // it is no setting
-     .written = false},
+     .eps_name = ""},  // it is no setting
     {.model_type = "mixtral",
      .architectures = {"MixtralForCausalLM", "", "MixtralModel"},
      .gguf = "llama",
@@ -555,7 +554,8 @@ constexpr Family kFamilies[] = {
      .experts = ExpertFacts{.order = RouterOrder::softmax_topk,
                             .renormalise = true,
                             .says_whether = true,
-                            .hidden_size = "moe_intermediate_size"}},
+                            .hidden_size = "moe_intermediate_size"},
+     .gguf_biases = false},
     {.model_type = "olmoe",
      .architectures = {"OlmoeForCausalLM", "", "OlmoeModel"},
      .gguf = "olmoe",
@@ -566,8 +566,8 @@ constexpr Family kFamilies[] = {
      .rope_theta = 10000,
      .qk_norm = QkNorm::full,
      .experts =
-         ExpertFacts{
-             .order = RouterOrder::softmax_topk, .renormalise = false, .says_whether = true, .hidden_size = {}}},
+         ExpertFacts{.order = RouterOrder::softmax_topk, .renormalise = false, .says_whether = true, .hidden_size = {}},
+     .gguf_biases = false},
     {.model_type = "granitemoe",
      .architectures = {"GraniteMoeForCausalLM", "", "GraniteMoeModel"},
      .gguf = "granitemoe",
@@ -614,18 +614,84 @@ std::vector<Setting> settings_of(const Config& c) {
   };
 }
 
-bool holds(const Family& family, const Config& config, std::span<const Part> parts) {
+// Whether two numbers are one but for how they were rounded.
+bool close(double one, double other, double by = 1e-6) { return std::abs(one - other) <= by * std::abs(other); }
+
+// What scores are multiplied by.
+double score_multiplier(const Config& config) {
+  if (config.attention_multiplier != 0.0F) return double{config.attention_multiplier};
+  return 1 / std::sqrt(static_cast<double>(config.head_dim));
+}
+
+// What llama.cpp multiplies scores by where a file does not say.
+double gguf_score_multiplier(const Family& family, const Config& config) {
+  const bool wide = family.gguf_wide_scale > 0 && config.n_layers == family.gguf_wide_scale;
+  return 1 / std::sqrt(static_cast<double>(wide ? config.dim / config.n_heads : config.head_dim));
+}
+
+bool holds_experts(const Family& family, const Config& config, Naming naming) {
+  if (family.experts.has_value() != (config.n_experts > 0)) return false;
+  if (!family.experts) return true;
+  const bool says = family.experts->says_whether && naming == Naming::hugging_face;
+  return config.router_order == family.experts->order &&
+         (says || config.router_renormalise == family.experts->renormalise);
+}
+
+// Windows, and what depends on whether a layer has one.
+bool holds_windows(const Family& family, const Config& config) {
+  const bool window = config.sliding_window > 0;
+  if (family.needs_window && !window) return false;
+  if (!config.full_layers.empty() && family.windows != Windows::some) return false;
+  if (family.rope_in_windows && window && config.no_rope_layers != config.full_layers) return false;
+  if (config.local_rope_theta > 0.0F) return family.local_rope;
+  const bool scaled = config.rope_scaling.kind != RopeScaling::Kind::none || !config.rope_factors.empty();
+  return !(family.local_rope && window && scaled);  // where layers with one have no scaling
+}
+
+// Whether a family computes what a setting says although it has no switch for it.
+bool implies(const Family& family, const Config& config, std::string_view field) {
+  if (field == "no_rope_layers") return family.rope_in_windows && config.sliding_window > 0;
+  if (field == "embedding_multiplier") return family.scaled_embedding;
+  if (field == "attention_multiplier") return family.query_scalar > 0;
+  return field == "logits_scaling" && family.logit_scale > 0;
+}
+
+bool holds_numbers(const Family& family, const Config& config, Naming naming) {
+  for (const Setting& setting : settings_of(config)) {
+    if (!setting.is_set || family.computes_switch(setting.needs)) continue;
+    if (!implies(family, config, setting.field)) return false;
+  }
+  // Folders round the root to the type of their table.
+  const double root = std::sqrt(static_cast<double>(config.dim));
+  if (family.scaled_embedding && !close(double{config.embedding_multiplier}, root, 1.0 / 256)) return false;
+  const bool caps = config.score_cap > 0.0F || config.logits_cap > 0.0F;
+  if (caps && !family.computes_switch("soft_caps")) return false;
+  if (naming == Naming::hugging_face) {
+    return !family.eps_name.empty() || config.norm_eps == static_cast<float>(family.norm_eps);
+  }
+  // llama.cpp has caps where a family has them.
+  const bool capped =
+      (family.score_cap == 0 || config.score_cap > 0.0F) && (family.logits_cap == 0 || config.logits_cap > 0.0F);
+  return capped && (family.query_scalar == 0 || close(score_multiplier(config), gguf_score_multiplier(family, config)));
+}
+
+bool holds(const Family& family, const Config& config, std::span<const Part> parts, Naming naming) {
   Config same = config;
   family.apply_to(same);
-  if (family.experts || config.n_experts > 0) return false;  // not written yet
-  const bool more = config.local_rope_theta > 0.0F || config.score_cap > 0.0F || config.logits_cap > 0.0F;
-  if (!family.written || more || !same_fields(same, config)) return false;
-  if (!config.full_layers.empty() && family.windows != Windows::some) return false;
-  for (const Setting& setting : settings_of(config)) {
-    if (setting.is_set && !family.computes_switch(setting.needs)) return false;
-  }
+  if (family.computes_switch("use_parallel_residual")) same.parallel = config.parallel;
+  if (!same_fields(same, config)) return false;
+  if (!holds_experts(family, config, naming) || !holds_windows(family, config)) return false;
+  if (!holds_numbers(family, config, naming)) return false;
   return std::all_of(parts.begin(), parts.end(), [&](Part part) { return family.may_have(part); }) &&
          std::all_of(family.parts.begin(), family.parts.end(), [&](Part part) { return contains(parts, part); });
+}
+
+// Whether a model has what llama.cpp's models of the family always have: biases of norms, and in some all others.
+bool has_needed_biases(const Family& family, const Config& config, std::span<const Part> parts) {
+  return std::all_of(std::begin(kParts), std::end(kParts), [&](const PartFacts& row) {
+    const bool bias = row.kind == PartKind::bias && is_needed(config, row.part) != false && family.may_have(row.part);
+    return !bias || !(is_norm_bias(row.part) || family.gguf_biased) || contains(parts, row.part);
+  });
 }
 
 // "a sliding window (sliding_window) and biases"
@@ -635,7 +701,9 @@ std::string features(const Config& config, std::span<const Part> parts) {
   if (config.sliding_window > 0) add("a sliding window (sliding_window)");
   if (!config.full_layers.empty()) add("layers without one (full_layers)");
   if (config.qk_norm != QkNorm::none) add(cat("norms of queries and keys (qk_norm ", to_string(config.qk_norm), ")"));
-  if (config.n_experts > 0) add("experts (n_experts)");
+  if (config.n_experts > 0)
+    add(cat("experts (n_experts) by ", to_string(config.router_order),
+            config.router_renormalise ? " and router_renormalise" : ""));
   for (const Setting& setting : settings_of(config)) {
     if (setting.is_set) add(setting.field);
   }
@@ -682,7 +750,39 @@ bool Family::computes_switch(std::string_view hugging_face) const {
 
 bool Family::may_have(Part part) const {
   if (contains(parts, part)) return true;
+  if (is_norm_bias(part)) return norm_biases;
   return facts(part).kind == PartKind::bias && computes_switch(bias_switch(part));
+}
+
+std::string Family::stem(Naming naming, Part part) const {
+  const std::string_view usual = naming == Naming::gguf ? facts(part).gguf : facts(part).hugging_face;
+  for (const Rename& rename : naming == Naming::gguf ? gguf_renames : hugging_face_renames) {
+    if (rename.ours == usual) return std::string(rename.theirs);
+  }
+  if (naming == Naming::gguf || !experts) return std::string(usual);
+  if (part == Part::router && !experts->router.empty()) return std::string(experts->router);
+  const std::string_view matrix = part == Part::e1   ? experts->gate
+                                  : part == Part::e2 ? experts->down
+                                  : part == Part::e3 ? experts->up
+                                                     : std::string_view();
+  return experts->prefix.empty() || matrix.empty() ? std::string(usual) : cat(experts->prefix, "{}.", matrix);
+}
+
+std::vector<Stacked> Family::stacked(Naming naming) const {
+  std::vector<Stacked> found;
+  if (!experts) return found;
+  if (naming == Naming::gguf) {
+    for (const Part part : {Part::e1, Part::e2, Part::e3}) {
+      const std::string_view stem = facts(part).gguf;  // "ffn_gate.{}"
+      found.push_back({cat(stem.substr(0, stem.rfind('.')), kAllExperts), {part}});
+    }
+    return found;
+  }
+  if (!experts->stacked_inputs.empty()) {
+    found.push_back({std::string(experts->stacked_inputs), {Part::e1, Part::e3}});
+    found.push_back({std::string(experts->stacked_output), {Part::e2}});
+  }
+  return found;
 }
 
 std::string_view Family::bias_switch(Part part) const {
@@ -721,27 +821,41 @@ const Family* find_gguf_family(std::string_view architecture, bool experts) {
   return found == std::end(kFamilies) || architecture.empty() ? find(&Family::gguf, architecture) : found;
 }
 
-const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts) {
+const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts, std::string_view own) {
+  const auto fits = [&](const Family& family) {
+    const bool window = family.windows != Windows::none || config.sliding_window == 0;
+    return window && holds(family, config, parts, Naming::hugging_face);
+  };
+  const Family* const itself = find_hugging_face_family(own);
+  if (itself != nullptr && !itself->written && fits(*itself)) return *itself;
   for (const Family& family : kFamilies) {
-    const bool may = family.windows != Windows::none || config.sliding_window == 0;
-    if (may && holds(family, config, parts)) return family;
+    if (family.written && fits(family)) return family;
   }
   throw std::invalid_argument(cat("transformers has no model that this version writes with ", features(config, parts)));
 }
 
 const Family& gguf_family_of(const Config& config, std::span<const Part> parts) {
   const auto fits = [&](const Family& family) {
-    // A window of some layers only is not in a file's metadata.
-    const bool window = family.windows != Windows::some || config.sliding_window == 0;
-    const bool no_rope = config.no_rope_layers == family.usual_no_rope_layers(config.n_layers);
+    // Which layers have a window is not in a file's metadata, but a rule of the family.
+    const bool usual =
+        family.full_every > 0 && config.full_layers == family.usual_full_layers(config.n_layers, family.full_every);
+    const bool window = family.windows != Windows::some || config.sliding_window == 0 || usual;
+    const bool no_rope = (family.rope_in_windows && config.sliding_window > 0) ||
+                         config.no_rope_layers == family.usual_no_rope_layers(config.n_layers);
     const bool longrope = config.rope_scaling.kind == RopeScaling::Kind::longrope;
     const bool rope = no_rope && (!longrope || family.computes_switch("partial_rotary_factor"));
-    const bool biases = family.gguf_biases || std::all_of(parts.begin(), parts.end(), [&](Part part) {
-                          return facts(part).kind != PartKind::bias || contains(family.parts, part);
-                        });
+    const bool biases =
+        family.gguf_biases || std::all_of(parts.begin(), parts.end(), [&](Part part) {
+          return facts(part).kind != PartKind::bias || is_norm_bias(part) || contains(family.parts, part);
+        });
     // llama.cpp expects as many rows of fused queries as the residual stream is wide.
-    const bool heads = family.fused.empty() || config.q_dim() == config.dim;
-    return !family.gguf.empty() && window && rope && biases && heads && holds(family, config, parts);
+    const bool fused_heads = std::any_of(family.fused.begin(), family.fused.end(),
+                                         [](const Fused& fused) { return contains(fused.parts, Part::wq); });
+    const bool heads = !fused_heads || config.q_dim() == config.dim;
+    const bool output = config.tied || !family.gguf_tied;
+    const bool has_biases = has_needed_biases(family, config, parts);
+    return family.written && !family.gguf.empty() && window && rope && biases && has_biases && heads && output &&
+           holds(family, config, parts, Naming::gguf);
   };
   const auto* const found = std::find_if(std::begin(kFamilies), std::end(kFamilies), fits);
   if (found != std::end(kFamilies)) return *found;
@@ -777,12 +891,13 @@ std::vector<FusedRows> fused_rows(const Family& family, Naming naming, std::stri
 }
 
 std::string renamed(std::span<const Rename> renames, std::string_view name) {
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return std::string(name);
+  const std::string_view module = name.substr(0, dot), ending = name.substr(dot);  // ".weight", ".bias", ".qweight" ...
   for (const Rename& rename : renames) {
-    for (const std::string_view ending : {".weight", ".bias"}) {
-      const std::string theirs = cat(".", rename.theirs, ending);
-      if (!name.ends_with(theirs)) continue;
-      return cat(name.substr(0, name.size() - theirs.size()), ".", rename.ours, ending);
-    }
+    const std::string theirs = cat(".", rename.theirs);
+    if (!module.ends_with(theirs)) continue;
+    return cat(module.substr(0, module.size() - theirs.size()), ".", rename.ours, ending);
   }
   return std::string(name);
 }

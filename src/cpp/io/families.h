@@ -58,6 +58,15 @@ struct ExpertFacts {
   std::string_view stacked_inputs = {}, stacked_output = {};
 };
 
+// Behind the stem of GGUF's tensors that hold a matrix of all experts.
+inline constexpr std::string_view kAllExperts = "_exps";
+
+// A tensor that holds matrices of all experts: the parts of the first one, then those of the second ...
+struct Stacked {
+  std::string stem;  // without a layer's prefix and ".weight"
+  std::vector<Part> parts;
+};
+
 struct Family {
   std::string_view model_type;        // of config.json
   std::string_view architectures[3];  // what config.json may say; the last is the model without its output matrix
@@ -113,6 +122,8 @@ struct Family {
   double score_cap = 0, logits_cap = 0;
   double logit_scale = 0;            // what logits are multiplied by, where it is missing; 0: the family has none
   std::int64_t gguf_wide_scale = 0;  // models of so many layers divide scores by sqrt(dim / n_heads)
+  bool gguf_tied = false;            // llama.cpp's models of it have no output matrix of their own
+  bool gguf_biased = false;          // llama.cpp's models of it have all biases that a model may have
   std::string_view eps_name = "rms_norm_eps";
   double partial_rotary = 1;           // partial_rotary_factor where it is missing
   bool ntk_alpha = false;              // scaling of type dynamic with an alpha is a larger rope_theta
@@ -127,7 +138,7 @@ struct Family {
   bool biased = false;  // where the first of them is missing, it is true
   std::span<const Rename> hugging_face_renames = {};
   std::span<const Rename> gguf_renames = {};
-  bool written = true;  // whether exports write it
+  bool written = true;  // false: another family's files hold its models, and only folders of itself become one again
 
   bool computes_switch(std::string_view hugging_face) const;
   bool computes_switch(const Switch& setting) const {
@@ -137,9 +148,21 @@ struct Family {
   // Whether its models may have an optional part.
   bool may_have(Part part) const;
 
+  // What its files call a part, without a layer's prefix and ".weight" or ".bias"; {} is an expert's number.
+  std::string stem(Naming naming, Part part) const;
+
+  // Its files' tensors of all experts.
+  std::vector<Stacked> stacked(Naming naming) const;
+
   // Which layers have no rotary embedding where a file does not say.
   Layers usual_no_rope_layers(std::int64_t n_layers) const;
 };
+
+// Biases of LayerNorms, which belong to no matrix.
+constexpr bool is_norm_bias(Part part) {
+  const Need need = facts(part).need;
+  return need == Need::norm_bias || need == Need::norm_mlp_bias || need == Need::norm_last_bias;
+}
 
 // The setting of config.json that says whether a half of a layer has biases, in most families.
 constexpr std::string_view bias_switch(Scope half) { return half == Scope::mlp ? "mlp_bias" : "attention_bias"; }
@@ -149,9 +172,10 @@ const Family* find_hugging_face_family(std::string_view model_type);
 // Some architectures are a family with experts where a file has some, and another without.
 const Family* find_gguf_family(std::string_view architecture, bool experts = false);
 
-// The first family whose files can hold a model with these optional parts. Throws std::invalid_argument, with what the model
-// has, where there is none.
-const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts);
+// The first family whose files can hold a model with these optional parts, or `own`, the model_type of the folder that the
+// model is from, where that is such that others do not become it. Throws std::invalid_argument, with what the model has, where
+// there is none.
+const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts, std::string_view own = {});
 const Family& gguf_family_of(const Config& config, std::span<const Part> parts);
 
 // A part's rows in a tensor of the family's files that holds several.

@@ -33,10 +33,9 @@ void refuse_unknown(std::string_view name, const GgufTensor& tensor, const Confi
 
 // "blk.3.ffn_gate_exps.weight" -> e1 of layer 3: a tensor of all experts' matrices.
 std::optional<NamedPart> find_stacked(std::string_view name, const Config& config) {
-  constexpr std::string_view kMark = "_exps.weight";
-  if (!name.ends_with(kMark)) return {};
-  const std::string first =
-      cat(name.substr(0, name.size() - kMark.size()), ".0.weight");  // the first expert's own name
+  const std::string mark = cat(kAllExperts, ".weight");
+  if (!name.ends_with(mark)) return {};
+  const std::string first = cat(name.substr(0, name.size() - mark.size()), ".0.weight");  // the first expert's own name
   const auto found = find_part(Naming::gguf, first, config);
   return found && facts(found->part).kind == PartKind::experts ? found : std::nullopt;
 }

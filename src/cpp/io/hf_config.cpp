@@ -553,9 +553,7 @@ std::vector<Part> read_hf_parts(const Json& config) {
     if (row.kind != PartKind::bias) continue;
     const std::string_view name = family.bias_switch(row.part);
     if (name.empty()) {
-      const bool of_norm =
-          row.need == Need::norm_bias || row.need == Need::norm_mlp_bias || row.need == Need::norm_last_bias;
-      if (family.norm_biases && of_norm) parts.push_back(row.part);
+      if (family.norm_biases && is_norm_bias(row.part)) parts.push_back(row.part);
       continue;
     }
     // transformers' attention_bias is another name of InternLM3's.

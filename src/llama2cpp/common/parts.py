@@ -11,6 +11,7 @@ from typing import Literal
 from .. import _core
 
 _LAYER = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(.+)", flags=re.ASCII)
+_EXPERT = re.compile(r"(.*\.experts\.)(0|[1-9]\d{0,8})(\..+)", flags=re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,10 @@ class Part:
         """Give llama2.c's name of the one in a layer, or of the model's; of an expert's, where each has one."""
         return self.pattern.format(layer, expert)
 
+    def in_layer(self, layer: int, n_experts: int) -> list[str]:
+        """Give llama2.c's names of all that a layer has: one, or one for each of so many experts."""
+        return [self.at(layer, expert) for expert in range(n_experts if self.kind == "experts" else 1)]
+
     def in_model(self, n_layers: int) -> list[str]:
         """Give llama2.c's names of all that a model of so many layers has."""
         return [self.at(layer) for layer in range(n_layers)] if self.in_layers else [self.pattern]
@@ -122,8 +127,8 @@ LAYER_PARTS = tuple(part for part in PARTS if part.in_layers)
 LAYER_MATRICES = tuple(part for part in LAYER_PARTS if part.kind == "matrix")
 LAYER_GAINS = tuple(part for part in LAYER_PARTS if part.kind == "gain")
 
-_BY_NAME = {part.name: part for part in PARTS}
-_BY_PATTERN = {part.pattern: part for part in PARTS}
+_BY_NAME = {part.name: part for part in (*PARTS, *EXPERT_PARTS)}
+_BY_PATTERN = {part.pattern: part for part in _BY_NAME.values()}
 
 
 def get_part(name: str) -> Part:
@@ -149,11 +154,13 @@ OUTPUT = get_part("output")
 
 
 @cache
-def _place(name: str) -> tuple[Part, int | None] | None:
+def _place(name: str) -> tuple[Part, int | None, int | None] | None:
     match = _LAYER.fullmatch(name)
     pattern, layer = (name, None) if match is None else (f"layers.{{}}.{match[2]}", int(match[1]))
-    found = _BY_PATTERN.get(pattern)
-    return None if found is None or found.in_layers != (layer is not None) else (found, layer)
+    numbered = _EXPERT.fullmatch(pattern)
+    expert = None if numbered is None else int(numbered[2])
+    found = _BY_PATTERN.get(pattern if numbered is None else f"{numbered[1]}{{}}{numbered[3]}")
+    return None if found is None or found.in_layers != (layer is not None) else (found, layer, expert)
 
 
 def find_part(name: str) -> Part | None:
@@ -171,3 +178,17 @@ def layer_of(name: str) -> int | None:
     """Give the layer in llama2.c's name of a weight, None where it has none."""
     found = _place(name)
     return None if found is None else found[1]
+
+
+def expert_of(name: str) -> int | None:
+    """Give the expert in llama2.c's name of a weight, None where it has none.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.parts import expert_of, find_part
+    >>> name = "layers.3.feed_forward.experts.7.w1.weight"
+    >>> find_part(name).name, expert_of(name), expert_of("layers.3.feed_forward.gate.weight")
+    ('e1', 7, None)
+    """
+    found = _place(name)
+    return None if found is None else found[2]

@@ -36,6 +36,25 @@ INPUTS = {
 GAINS = {gain.reads: gain for gain in LAYER_GAINS}
 
 
+# Settings of models whose inputs are not measured, by what they are in all others.
+_MEASURED: dict[str, Any] = {
+    "norm": "rms",
+    "norm_places": "before",
+    "parallel": False,
+    "gated": True,
+    "local_rope_theta": 0.0,
+    "n_experts": None,
+}
+
+
+def check_measurable(config: _core.Config) -> None:
+    """Raise ValueError for a model whose inputs of matrices are not measured, with the settings that it has."""
+    others = [name for name, usual in _MEASURED.items() if getattr(config, name) != usual]
+    if others:
+        settings = ", ".join(f"{name} {getattr(config, name)}" for name in others)
+        raise ValueError(f"calibration text is not implemented for models with {settings}")
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Text that a quantizer looks at, and how much of it.

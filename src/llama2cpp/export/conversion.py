@@ -29,7 +29,7 @@ from . import (
     panel_file,
     sampling_settings,
 )
-from .calibration import Calibration, importance_of_inputs
+from .calibration import Calibration, check_measurable, importance_of_inputs
 from .gptq import BITS, Settings
 from .mixtures import ALIASES, FLOATS
 from .opening import Opened, open_source, runnable
@@ -196,6 +196,12 @@ def convert(
         opened = open_source(source, tokenizer=tokenizer or None, threads=threads)
     checkpoint = opened.checkpoint
     try:
+        if text is not None:
+            check_measurable(checkpoint.config)
+        if checkpoint.config.n_experts is not None and format == llm_int8.FORMAT:
+            raise ValueError(
+                f"{format} is not implemented for models with experts (n_experts {checkpoint.config.n_experts})"
+            )
         job = _Job(Source(checkpoint), path, format or _same_width(Source(checkpoint), container), progress)
         if tokenizer is False:
             job.notes.append("no tokenizer goes along: it was to be left behind")

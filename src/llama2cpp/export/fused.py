@@ -1,12 +1,13 @@
-"""Weights that the files of some families hold as one tensor, the rows of each behind those of the one before."""
+"""Which tensors of a family's files hold which weights: some hold several, and some have a name of the family's own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .. import _core
-from ..common.parts import find_part, get_part, layer_of
+from ..common.parts import Part, expert_of, find_part, get_part, layer_of
 
 
 @dataclass(frozen=True)
@@ -18,23 +19,34 @@ class Stored:
     name : str
         As the file calls it.
     weights : tuple of str
-        llama2.c's names of the weights that it holds.
+        llama2.c's names of the weights that it holds, the rows of each behind those of the one before.
+    experts : int
+        How many experts' matrices it holds, by its first dimension; 0 for a tensor without one for them.
     """
 
     name: str
     weights: tuple[str, ...]
+    experts: int = 0
+
+    def shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """Give its shape: from those of its weights, all their rows."""
+        rows = sum(shape[0] for shape in shapes)
+        if self.experts:
+            return (self.experts, rows // self.experts, *shapes[0][1:])
+        return (rows, *shapes[0][1:])
 
 
-def stored_tensors(names: Sequence[str], fused: Mapping[str, Sequence[str]], naming: str) -> list[Stored]:
+def stored_tensors(names: Sequence[str], family: Mapping[str, Any], naming: str) -> list[Stored]:
     """Give the tensors that hold some weights.
 
     Parameters
     ----------
     names : sequence of str
         llama2.c's names.
-    fused : mapping of str to sequence of str
-        Which parts are one tensor, by what its name has in place of theirs: of `_core.gguf_family` or
-        `_core.hugging_face_family`.
+    family : mapping
+        What `_core.gguf_family` or `_core.hugging_face_family` says: of it ``fused``, which parts are one tensor, by
+        what its name has in place of theirs; ``stacked``, the same of all experts'; ``names``, what parts are called
+        that other families call otherwise. What is missing is empty.
     naming : str
         Whose files they are: "gguf" or "hugging_face".
 
@@ -47,19 +59,52 @@ def stored_tensors(names: Sequence[str], fused: Mapping[str, Sequence[str]], nam
     --------
     >>> from llama2cpp.export.fused import stored_tensors
     >>> names = ["layers.3.feed_forward.w1.weight", "layers.3.feed_forward.w3.weight", "norm.weight"]
-    >>> [tensor.name for tensor in stored_tensors(names, {"mlp.gate_up_proj": ["w1", "w3"]}, "hugging_face")]
+    >>> family = {"fused": {"mlp.gate_up_proj": ["w1", "w3"]}}
+    >>> [tensor.name for tensor in stored_tensors(names, family, "hugging_face")]
     ['model.layers.3.mlp.gate_up_proj.weight', 'model.norm.weight']
+    >>> [tensor.name for tensor in stored_tensors(names[1:2], {"names": {"w3": "mlp.c_fc"}}, "hugging_face")]
+    ['model.layers.3.mlp.c_fc.weight']
     """
-    together = {part: (stem, parts) for stem, parts in fused.items() for part in parts}
-    tensors = {}
+    fused = {part: (stem, parts) for stem, parts in family.get("fused", {}).items() for part in parts}
+    stacked = {part: (stem, parts) for stem, parts in family.get("stacked", {}).items() for part in parts}
+    called = family.get("names", {})
+    tensors: dict[str, Stored] = {}
+    of_experts: dict[str, list[str]] = {}
     for name in names:
         part, layer = find_part(name), layer_of(name)
         own = str(_core.rename_weight(name, naming))
-        if part is None or layer is None or part.name not in together:
+        if part is None or layer is None:
             tensors[own] = Stored(own, (name,))
-            continue
-        stem, parts = together[part.name]
-        prefix = own.split(".")[: -1 - len(stem.split("."))]
-        whole = ".".join([*prefix, stem, "weight"])
-        tensors.setdefault(whole, Stored(whole, tuple(get_part(each).at(layer) for each in parts)))
+        elif part.name in fused:
+            stem, parts = fused[part.name]
+            whole = _in_layer(own, layer, f"{stem}.weight")
+            tensors.setdefault(whole, Stored(whole, tuple(get_part(each).at(layer) for each in parts)))
+        elif part.name in stacked:
+            whole = _in_layer(own, layer, f"{stacked[part.name][0]}.weight")
+            tensors.setdefault(whole, Stored(whole, ()))  # of which more follow
+            of_experts.setdefault(whole, []).append(name)
+        else:
+            if part.name in called:
+                own = _in_layer(own, layer, called[part.name].format(expert_of(name)) + _ending(part))
+            tensors[own] = Stored(own, (name,))
+
+    def place(name: str) -> tuple[int, int]:
+        part, expert = find_part(name), expert_of(name)
+        assert part is not None
+        assert expert is not None
+        return expert, stacked[part.name][1].index(part.name)
+
+    for whole, weights in of_experts.items():
+        count = len({expert_of(name) for name in weights})
+        tensors[whole] = Stored(whole, tuple(sorted(weights, key=place)), count)
     return list(tensors.values())
+
+
+def _in_layer(own: str, layer: int, rest: str) -> str:
+    """Put something else behind a layer's prefix in the name of one of its tensors."""
+    mark = f".{layer}."
+    return own[: own.index(mark) + len(mark)] + rest
+
+
+def _ending(part: Part) -> str:
+    return ".bias" if part.kind == "bias" else ".weight"

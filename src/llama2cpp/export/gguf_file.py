@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -17,7 +17,7 @@ from ..common.generation_config import GenerationConfig
 from ..common.new_files import write_array
 from ..common.parts import find_part
 from . import sampling_settings
-from .fused import stored_tensors
+from .fused import Stored, stored_tensors
 from .mixtures import ALIASES, MIXTURES, tensor_format
 from .source import Array, Source, rope_factors, short_float
 from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary
@@ -99,10 +99,10 @@ def write(
         How many threads encode.
     """
     family = family_of(source)
-    tensors = stored_tensors(list(formats), family["fused"], "gguf")
+    tensors = stored_tensors(list(formats), family, "gguf")
     writer = _make_writer(path, family["architecture"])
     try:
-        _add_config(writer, source, name, file_type)
+        _add_config(writer, source, family, name, file_type)
         sampling_settings.write_gguf(writer, sampling)
         if vocabulary is None:
             writer.add_tokenizer_model("none")
@@ -112,9 +112,8 @@ def write(
         for divisor, factors in divisors.items():
             writer.add_tensor_info(divisor, factors.shape, factors.dtype, factors.nbytes)
         for tensor in tensors:
-            shapes = [source.shape(weight) for weight in tensor.weights]
-            rows = (sum(shape[0] for shape in shapes),) if len(shapes[0]) > 1 else ()
-            _add_tensor_info(writer, tensor.name, (*rows, shapes[0][-1]), formats[tensor.weights[0]])
+            shape = tensor.shape([source.shape(weight) for weight in tensor.weights])
+            _add_tensor_info(writer, tensor.name, shape, formats[tensor.weights[0]])
         writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -122,13 +121,25 @@ def write(
         writer.close()
     with path.open("ab") as file:
         for factors in divisors.values():
-            _append(file, factors, writer.data_alignment)
+            _append(file, [factors], writer.data_alignment)
         for tensor in tensors:
-            encoded = []
-            for weight, array in source.arrays(list(tensor.weights), family["rope_style"]):
-                encoded.append(_encode(array, formats[weight], importance.get(weight), threads))
-                progress(weight, array.size)
-            _append(file, encoded[0] if len(encoded) == 1 else np.concatenate(encoded), writer.data_alignment)
+            encoded = _encoded(source, tensor, family["rope_style"], formats, progress, importance, threads)
+            _append(file, encoded, writer.data_alignment)
+
+
+def _encoded(
+    source: Source,
+    tensor: Stored,
+    rope_style: str,
+    formats: Mapping[str, str],
+    progress: Progress,
+    importance: Mapping[str, Array],
+    threads: int | None,
+) -> Iterator[np.ndarray[Any, Any]]:
+    """Give the weights of a tensor one after another, encoded."""
+    for weight, array in source.arrays(list(tensor.weights), rope_style):
+        yield _encode(array, formats[weight], importance.get(weight), threads)
+        progress(weight, array.size)
 
 
 def _make_writer(path: Path, architecture: str) -> GGUFWriter:
@@ -150,10 +161,11 @@ def _make_writer(path: Path, architecture: str) -> GGUFWriter:
     return Writer(path, architecture)
 
 
-def _append(file: BinaryIO, data: np.ndarray[Any, Any], alignment: int) -> None:
+def _append(file: BinaryIO, arrays: Iterable[np.ndarray[Any, Any]], alignment: int) -> None:
     """Write a tensor at the next multiple of the alignment; the library's own way may lose bytes on a full disk."""
     file.write(bytes(-file.tell() % alignment))
-    write_array(file, data)
+    for array in arrays:
+        write_array(file, array)
     file.write(bytes(-file.tell() % alignment))
 
 
@@ -190,7 +202,7 @@ def _add_tensor_info(writer: GGUFWriter, name: str, shape: tuple[int, ...], form
     writer.add_tensor_info(name, stored, np.dtype(np.uint8), size, gguf.GGMLQuantizationType[format.upper()])
 
 
-def _add_config(writer: GGUFWriter, source: Source, name: str, file_type: str) -> None:
+def _add_config(writer: GGUFWriter, source: Source, family: Mapping[str, Any], name: str, file_type: str) -> None:
     import gguf
 
     config = source.config
@@ -204,7 +216,8 @@ def _add_config(writer: GGUFWriter, source: Source, name: str, file_type: str) -
     writer.add_feed_forward_length(config.hidden_dim)
     writer.add_head_count(config.n_heads)
     writer.add_head_count_kv(config.n_kv_heads)
-    writer.add_layer_norm_rms_eps(short_float(config.norm_eps))
+    add_eps = writer.add_layer_norm_rms_eps if config.norm == "rms" else writer.add_layer_norm_eps
+    add_eps(short_float(config.norm_eps))
     writer.add_rope_dimension_count(config.rotary_dim or config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
     if config.head_dim * config.n_heads != config.dim:
@@ -212,6 +225,25 @@ def _add_config(writer: GGUFWriter, source: Source, name: str, file_type: str) -
         writer.add_value_length(config.head_dim)
     if config.sliding_window is not None:
         writer.add_sliding_window(config.sliding_window)
+    if family["multipliers"]:
+        _add_multipliers(writer, config)
+    if family["logit_scale"]:  # which logits are multiplied by, where Granite's divides them
+        writer.add_logit_scale(short_float(1 / config.logits_scaling))
+    if family["soft_caps"] and config.score_cap > 0:
+        writer.add_attn_logit_softcapping(short_float(config.score_cap))
+    if family["soft_caps"] and config.logits_cap > 0:
+        writer.add_final_logit_softcapping(short_float(config.logits_cap))
+    if family["says_parallel"]:
+        writer.add_parallel_residual(config.parallel)
+    if config.n_experts is not None and config.n_experts_used is not None:
+        writer.add_expert_count(config.n_experts)
+        writer.add_expert_used_count(config.n_experts_used)
+        writer.add_expert_feed_forward_length(config.hidden_dim)
+    _add_local_theta(writer, config, family["local_theta"])
+    _add_rope_scaling(writer, config)
+
+
+def _add_multipliers(writer: GGUFWriter, config: _core.Config) -> None:
     if config.embedding_multiplier != 1:
         writer.add_embedding_scale(short_float(config.embedding_multiplier))
     if config.residual_multiplier != 1:
@@ -220,7 +252,15 @@ def _add_config(writer: GGUFWriter, source: Source, name: str, file_type: str) -
         writer.add_attention_scale(short_float(config.attention_multiplier))
     if config.logits_scaling != 1:
         writer.add_logit_scale(short_float(config.logits_scaling))
-    _add_rope_scaling(writer, config)
+
+
+def _add_local_theta(writer: GGUFWriter, config: _core.Config, usual: float | None) -> None:
+    """Write rope_theta of layers with a window, where it is not the family's own (`usual`: 0 for that of others)."""
+    if usual is None or config.sliding_window is None:
+        return
+    theta = config.local_rope_theta or config.rope_theta
+    if theta != (usual or config.rope_theta):
+        writer.add_rope_freq_base_swa(theta)
 
 
 def _add_rope_scaling(writer: GGUFWriter, config: _core.Config) -> None:
@@ -275,19 +315,30 @@ def check(source: Source) -> None:
 
 
 # Architectures whose window llama.cpp reads and does not compute with.
-_WITHOUT_WINDOW = ("llama", "phi3")
+_WITHOUT_WINDOW = ("llama", "phi3", "starcoder2")
+# Those that it computes with a window in models of so many layers only.
+_WITH_WINDOW_AT = {"exaone4": 64}
+# Those whose cap of scores it reads.
+_WITH_SCORE_CAP = ("gemma2",)
 
 
 def notes(source: Source) -> list[str]:
     """Give what llama.cpp takes otherwise."""
     config = source.config
     architecture = family_of(source)["architecture"]
-    if config.sliding_window is None or config.sliding_window >= config.seq_len or architecture not in _WITHOUT_WINDOW:
-        return []
-    return [
-        f"llama.cpp computes models of the architecture {architecture} without their window (sliding_window "
-        f"{config.sliding_window}): beyond it, it says something else"
-    ]
+    said = []
+    without = architecture in _WITHOUT_WINDOW or _WITH_WINDOW_AT.get(architecture, config.n_layers) != config.n_layers
+    if without and config.sliding_window is not None and config.sliding_window < config.seq_len:
+        said.append(
+            f"llama.cpp computes models of the architecture {architecture} without their window (sliding_window "
+            f"{config.sliding_window}): beyond it, it says something else"
+        )
+    if config.score_cap > 0 and architecture not in _WITH_SCORE_CAP:
+        said.append(
+            f"llama.cpp computes models of the architecture {architecture} without a cap of scores (score_cap "
+            f"{config.score_cap:g})"
+        )
+    return said
 
 
 def check_vocabulary(vocabulary: Vocabulary) -> None:

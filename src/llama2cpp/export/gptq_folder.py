@@ -14,10 +14,8 @@ from .gptq import BITS, PARTS, Settings, quantize
 from .hf_folder import (
     Progress,
     array_of,
-    hugging_face_name,
     is_layer_matrix,
     parameters_of,
-    shape_of,
     shape_of_all,
     tensors_to_write,
     weights_to_write,
@@ -123,15 +121,17 @@ def write(
     config = config | {"quantization_config": quantization_config(settings)}
     write_config(folder, config)
     names = weights_to_write(source)
-    floats = [name for name in names if not is_layer_matrix(name)]
-    weights = [[Tensor.of(hugging_face_name(name), "F16", shape_of(source, name))] for name in floats]
-    matrices = [tensor for tensor in tensors_to_write(source) if is_layer_matrix(tensor.weights[0])]
+    tensors = tensors_to_write(source)
+    floats = [tensor for tensor in tensors if not is_layer_matrix(tensor.weights[0])]  # of one weight each
+    weights = [[Tensor.of(tensor.name, "F16", shape_of_all(source, tensor))] for tensor in floats]
+    matrices = [tensor for tensor in tensors if is_layer_matrix(tensor.weights[0])]
     weights += [_planes(tensor.name, shape_of_all(source, tensor), settings) for tensor in matrices]
     writer = ShardWriter(folder, weights, shard_size, parameters_of(source, names))
     damped = []
-    for name in floats:
+    for whole in floats:
+        (name,) = whole.weights
         array = array_of(source, name)
-        writer.write(hugging_face_name(name), _core.encode("f16", array, threads=threads))
+        writer.write(whole.name, _core.encode("f16", array, threads=threads))
         progress(name, array.size)
     tensor_of = {name: tensor for tensor in matrices for name in tensor.weights}
     waiting: dict[str, dict[str, NDArray[Any]]] = {}  # those of one tensor have one input, and come one after another

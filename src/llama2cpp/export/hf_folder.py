@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import _core
 from ..common.file_kinds import TOKENIZER_FILES
-from ..common.parts import LAYER_MATRICES, LAYER_PARTS, find_part
+from ..common.parts import LAYER_MATRICES, find_part, get_part
 from .fused import Stored, stored_tensors
 from .hf_shards import ShardWriter
 from .hf_tokenizer import tokenizer_json
@@ -23,6 +23,7 @@ from .vocabulary import NORMAL, Vocabulary
 
 Progress = Callable[[str, int], None]
 
+_NEEDS_BOS = ("cwm",)  # where transformers takes no null, but has an id by default
 FORMATS = {"f32": ("F32", "float32"), "f16": ("F16", "float16"), "bf16": ("BF16", "bfloat16")}
 
 # GGUF files hold Llama 3's scaling as its divisors; these are the settings that known models come with.
@@ -33,29 +34,29 @@ _LLAMA3 = [
 
 
 def weights_to_write(source: Source) -> list[str]:
-    """Give the names of all weights. Where a half of a layer has a bias, transformers wants all; others are zeros."""
+    """Give the names of all weights. Of biases that one setting states, transformers wants all; others are zeros."""
     names = source.names()
-    biased = _biased(source)
-    for scope in sorted(biased):
-        biases = [part for part in LAYER_PARTS if part.is_bias_of_matrix and part.scope == scope]
-        wanted = [part.at(layer) for layer in range(source.config.n_layers) for part in biases]
-        names += [name for name in wanted if name not in source]
+    family = _family(source)
+    biases = [*family["norm_biases"], *(name for parts in _stated_biases(source).values() for name in parts)]
+    for part in map(get_part, biases):
+        names += [name for name in part.in_model(source.config.n_layers) if name not in source]
     return names
 
 
 def tensors_to_write(source: Source) -> list[Stored]:
     """Give the tensors that hold `weights_to_write`."""
-    return stored_tensors(weights_to_write(source), _family(source)["fused"], "hugging_face")
+    return stored_tensors(weights_to_write(source), _family(source), "hugging_face")
 
 
-def _biased(source: Source) -> set[str]:
-    """Which halves of layers have a bias that config.json states: "attention", "mlp"."""
-    stated = {name.removesuffix("_bias") for name in _family(source)["biases"]}
-    return stated & {part.scope for part in source.optional_parts() if part.kind == "bias"}
+def _stated_biases(source: Source) -> dict[str, list[str]]:
+    """Give the settings of config.json that are true of the model's biases, and the parts that each is about."""
+    there = {part.name for part in source.optional_parts()}
+    return {name: parts for name, parts in _family(source)["biases"].items() if there & set(parts)}
 
 
 def _family(source: Source) -> dict[str, Any]:
-    return _core.hugging_face_family(source.config, [part.name for part in source.optional_parts()])
+    parts = [part.name for part in source.optional_parts()]
+    return _core.hugging_face_family(source.config, parts, source.model_type)
 
 
 def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> dict[str, Any]:
@@ -79,8 +80,7 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
         "head_dim": config.head_dim,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.seq_len,
-        "hidden_act": "silu",
-        "rms_norm_eps": short_float(config.norm_eps),
+        "hidden_act": family["activation"],
         "rope_theta": short_float(config.rope_theta),
         "rope_scaling": _rope_scaling(config),
         "tie_word_embeddings": config.tied,
@@ -89,8 +89,14 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
         "eos_token_id": None,
         "pad_token_id": None,  # some families' defaults are beyond a small vocabulary
     }
+    if family["eps"]:
+        settings[family["eps"]] = short_float(config.norm_eps)
+    if config.activation != "silu":
+        settings["hidden_activation"] = family["activation"]  # what Gemma's call it
     if family["has_window"]:
         settings["sliding_window"] = config.sliding_window
+    elif family["layer_types"] and not family["asks_for_window"]:
+        settings["sliding_window"] = None  # without it there would be one
     if family["asks_for_window"]:
         settings |= {"use_sliding_window": family["has_window"], "max_window_layers": len(config.full_layers)}
     if family["layer_types"]:
@@ -98,6 +104,10 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
         settings["layer_types"] = [
             "full_attention" if layer in full else "sliding_attention" for layer in range(config.n_layers)
         ]
+    if family["needs_rope"]:
+        settings["rope_parameters"] = _rope_parameters(settings["rope_scaling"], settings["rope_theta"])
+    if family["local_rope"]:
+        settings |= _rope_of_layer_types(config, settings["rope_scaling"], older=family["local_theta"])
     if family["no_rope_layers"]:
         without = config.no_rope_layers
         settings["no_rope_layers"] = [int(layer not in without) for layer in range(config.n_layers)]
@@ -114,13 +124,64 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
             "attention_multiplier": short_float(config.attention_multiplier or usual),
             "logits_scaling": short_float(config.logits_scaling),
         }
-    biased = _biased(source)
-    settings |= {name: name.removesuffix("_bias") in biased for name in family["biases"]}
+    settings |= _own_settings(config, family)
+    stated = _stated_biases(source)
+    settings |= {name: name in stated for name in family["biases"]}
     if vocabulary is not None:
         ends = vocabulary.eos_ids
         settings["bos_token_id"] = vocabulary.bos_id if vocabulary.bos_id >= 0 else None
         settings["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
+    if settings["bos_token_id"] is None and family["model_type"] in _NEEDS_BOS:
+        del settings["bos_token_id"]
     return settings
+
+
+def _own_settings(config: _core.Config, family: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what only a few families state."""
+    settings: dict[str, Any] = {}
+    if family["query_scalar"]:
+        settings["query_pre_attn_scalar"] = _query_scalar(config)
+    if family["soft_caps"]:
+        settings["attn_logit_softcapping"] = short_float(config.score_cap) or None
+        settings["final_logit_softcapping"] = short_float(config.logits_cap) or None
+    if family["logit_scale"]:
+        settings["logit_scale"] = short_float(1 / config.logits_scaling)
+    if family["says_parallel"]:
+        settings["use_parallel_residual"] = config.parallel
+    if config.n_experts is not None:
+        settings |= {
+            "num_local_experts": config.n_experts,  # and what others call it
+            "num_experts": config.n_experts,
+            "num_experts_per_tok": config.n_experts_used,
+        }
+        if family["expert_size"]:
+            settings[family["expert_size"]] = config.hidden_dim
+        if family["says_renormalise"]:
+            settings["norm_topk_prob"] = config.router_renormalise
+    return settings
+
+
+def _query_scalar(config: _core.Config) -> float:
+    """Give what scores are divided by the root of: a whole number, where it is one but for how roots are rounded."""
+    if config.attention_multiplier == 0:
+        return config.head_dim
+    scalar = 1 / config.attention_multiplier**2
+    return round(scalar) if math.isclose(scalar, round(scalar), rel_tol=1e-6) else scalar
+
+
+def _rope_of_layer_types(config: _core.Config, scaling: dict[str, Any] | None, *, older: bool) -> dict[str, Any]:
+    """Make the rotary settings of layers with and without a window. `older`: with a name of transformers 4."""
+    theta = short_float(config.rope_theta)
+    local = short_float(config.local_rope_theta) or theta
+    parameters = {
+        "full_attention": _rope_parameters(scaling, theta),
+        "sliding_attention": _rope_parameters(None, local),
+    }
+    return {"rope_parameters": parameters} | ({"rope_local_base_freq": local} if older else {})
+
+
+def _rope_parameters(scaling: dict[str, Any] | None, theta: float) -> dict[str, Any]:
+    return (scaling or {"rope_type": "default"}) | {"rope_theta": theta}
 
 
 def _part_of(count: int, whole: int) -> float:
@@ -189,7 +250,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def hugging_face_name(name: str) -> str:
-    """Give what a folder calls a weight, by llama2.c's name."""
+    """Give what folders of most families call a weight, by llama2.c's name: those of no layer, all do."""
     return str(_core.rename_weight(name, "hugging_face"))
 
 
@@ -206,8 +267,7 @@ def shape_of(source: Source, name: str) -> tuple[int, ...]:
 
 def shape_of_all(source: Source, tensor: Stored) -> tuple[int, ...]:
     """Give a tensor's shape: the rows of all its weights."""
-    shapes = [shape_of(source, name) for name in tensor.weights]
-    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    return tensor.shape([shape_of(source, name) for name in tensor.weights])
 
 
 def parameters_of(source: Source, names: list[str]) -> int:
@@ -216,12 +276,16 @@ def parameters_of(source: Source, names: list[str]) -> int:
 
 
 def array_of(source: Source, name: str) -> Array:
-    """Decode one of `weights_to_write`, rows in its family's order: a bias that the source has not is zeros."""
-    return (
-        source.array(name, _family(source)["rope_style"])
-        if name in source
-        else np.zeros(shape_of(source, name), np.float32)
-    )
+    """Decode one of `weights_to_write` as its family's folders have it.
+
+    Rows are in their order; gains are without the 1 that some add to them; a bias that the source has not is zeros.
+    """
+    if name not in source:
+        return np.zeros(shape_of(source, name), np.float32)
+    family, part = _family(source), find_part(name)
+    array = source.array(name, family["rope_style"])
+    plus_one = family["gain_plus_one"] and part is not None and part.kind == "gain"
+    return array - np.float32(1) if plus_one else array
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> Path:

@@ -59,6 +59,7 @@ _NEUTRAL = (
     "local_rope_theta",
     "score_cap",
     "logits_cap",
+    "n_experts",
 )
 
 

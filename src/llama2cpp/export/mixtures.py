@@ -50,6 +50,8 @@ ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 
 # Those that some mixtures treat otherwise.
 _VALUES, _DOWN, _ATTENTION_OUT = get_part("wv"), get_part("w2"), get_part("wo")
+_EXPERT_DOWN = get_part("e2")
+_ROUTER = "router"  # which llama.cpp's files have in float32 whatever their types are
 
 # Queries, keys and values in one tensor.
 _OF_FUSED_ATTENTION = {"q3_k_m": "q4_k", "q3_k_l": "q4_k", "q4_k_m": "q5_k", "q5_k_m": "q6_k"}
@@ -81,10 +83,10 @@ def tensor_format(
     Returns
     -------
     str
-        A format of `_core.encode`. Gains and biases are always "f32".
+        A format of `_core.encode`. Gains, biases and routers are always "f32".
     """
     part = find_part(name)
-    if part is None or part.is_vector:
+    if part is None or part.is_vector or part.name == _ROUTER:
         return "f32"
     base = MIXTURES[mixture].base
     if base in FLOATS:
@@ -104,7 +106,7 @@ def _wanted(mixture: str, base: str, config: _core.Config, part: Part, layer: in
         return base
     if part is _VALUES:
         return _of_values(mixture, base, config, layer)
-    if part is _DOWN:
+    if part in (_DOWN, _EXPERT_DOWN):
         return _of_down(mixture, base, layer, config.n_layers)
     if part is _ATTENTION_OUT:
         return {"q2_k": "q3_k", "q3_k_m": "q4_k", "q3_k_l": "q5_k"}.get(mixture, base)

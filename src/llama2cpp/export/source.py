@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..common.parts import LAYER_PARTS, MODEL_PARTS, OUTPUT, Part, find_part
+from ..common.parts import EXPERT_PARTS, LAYER_PARTS, MODEL_PARTS, OUTPUT, PARTS, Part, find_part
 
 Array = NDArray[np.float32]
 RopeStyle = Literal["interleaved", "half_split"]
@@ -82,11 +84,7 @@ class Source:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
-        if self.config.n_experts is not None:
-            raise ValueError(
-                f"{checkpoint.path or 'the model'} has experts (n_experts {self.config.n_experts}), "
-                "which this version reads and does not write"
-            )
+        self.model_type = _model_type(checkpoint)
         self._last: str | None = None
         self._stored: dict[str, str] = {}
         for stored in checkpoint.weights:
@@ -99,13 +97,16 @@ class Source:
 
     def names(self) -> list[str]:
         """Every weight: the embedding, then layer by layer, then the last norm and the output matrix."""
-        layers = [part.at(layer) for layer in range(self.config.n_layers) for part in LAYER_PARTS]
+        of_layer, experts = (*LAYER_PARTS, *EXPERT_PARTS), self.config.n_experts or 0
+        layers = [
+            name for layer in range(self.config.n_layers) for part in of_layer for name in part.in_layer(layer, experts)
+        ]
         first, *last = (part.at() for part in MODEL_PARTS)
         return [name for name in (first, *layers, *last) if name in self]
 
     def optional_parts(self) -> list[Part]:
         """Which parts are there that a Llama need not have, such as biases."""
-        return [part for part in LAYER_PARTS if part.is_optional and part.at(0) in self]
+        return [part for part in PARTS if part.is_optional and part.at(0) in self]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """[rows, columns] or [columns]."""
@@ -143,6 +144,19 @@ class Source:
         """Decode some weights, one after another."""
         for name in names:
             yield name, self.array(name, rope_style)
+
+
+def _model_type(checkpoint: Checkpoint) -> str:
+    """Give what a folder's config.json calls its model; "" for other files."""
+    if not checkpoint.file_format.startswith("Hugging Face"):
+        return ""
+    path = Path(checkpoint.path)
+    try:
+        config = json.loads(((path if path.is_dir() else path.parent) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # it is gone, or another one
+        return ""
+    found = config.get("model_type") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def reorder_rows(array: Array, head_dim: int, rope_style: str, rotary: int | None = None) -> Array:
