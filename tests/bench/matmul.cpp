@@ -83,6 +83,10 @@ Weight make_weight(const std::string& name, std::int64_t cols, std::int64_t mega
   const std::int64_t row_bytes = format.group > 0 ? cols / format.group * format.group_bytes : cols;
   w.rows = megabytes * 1000000 / row_bytes / 16 * 16;
   w.planes[0] = random_plane(w.rows * row_bytes, row_bytes);
+  if (format.name == "mxfp4") {  // a scale is a byte that is a power of two
+    auto* const blocks = reinterpret_cast<std::uint8_t*>(w.planes[0].owner.data());
+    for (std::size_t i = 0; i < w.planes[0].bytes; i += static_cast<std::size_t>(format.group_bytes)) blocks[i] = 126;
+  }
   if (format.name == "llm_int8") {  // inputs here have no outliers, but they are looked for
     w.group = cols;
     w.outlier_threshold = 6.0F;

@@ -24,7 +24,7 @@ namespace {
 using FloatArray = py::array_t<float, py::array::c_style>;
 using ByteArray = py::array_t<std::uint8_t, py::array::c_style>;
 
-constexpr const char* kEncodeDoc = R"doc(Rows of numbers as a weight format stores them.
+constexpr const char* kEncodeRowsDoc = R"doc(Rows of numbers as a weight format stores them.
 
 Parameters
 ----------
@@ -61,7 +61,7 @@ Examples
 '803f00c0'
 )doc";
 
-constexpr const char* kDecodeDoc = R"doc(The opposite of `encode`: stored rows as numbers.
+constexpr const char* kDecodeRowsDoc = R"doc(The opposite of `encode`: stored rows as numbers.
 
 Parameters
 ----------
@@ -205,8 +205,8 @@ std::span<const float> values_of(const FloatArray& array) {
   return {array.data(), static_cast<std::size_t>(array.size())};
 }
 
-py::array encode(const std::string& name, const FloatArray& array, const std::optional<FloatArray>& importance,
-                 std::optional<Int<"encode", "threads", int>> threads) {
+py::array encode_array(const std::string& name, const FloatArray& array, const std::optional<FloatArray>& importance,
+                       std::optional<Int<"encode", "threads", int>> threads) {
   const Format& format = find_row_format(name);
   const Rows rows(array);
   const std::int64_t bytes = checked_row_bytes(format, rows.columns);
@@ -225,7 +225,7 @@ py::array encode(const std::string& name, const FloatArray& array, const std::op
   return result;
 }
 
-py::array decode(const std::string& name, const ByteArray& data) {
+py::array decode_array(const std::string& name, const ByteArray& data) {
   const Format& format = find_row_format(name);
   const Rows stored(data);
   const std::int64_t columns = checked_row_columns(format, stored.columns);
@@ -273,9 +273,9 @@ py::tuple encode_llm_int8(const FloatArray& array) {
 }  // namespace
 
 void register_format(py::module_& module) {
-  module.def("encode", &encode, py::arg("format"), py::arg("array").noconvert(), py::arg("importance") = py::none(),
-             py::arg("threads") = py::none(), kEncodeDoc);
-  module.def("decode", &decode, py::arg("format"), py::arg("data").noconvert(), kDecodeDoc);
+  module.def("encode", &encode_array, py::arg("format"), py::arg("array").noconvert(),
+             py::arg("importance") = py::none(), py::arg("threads") = py::none(), kEncodeRowsDoc);
+  module.def("decode", &decode_array, py::arg("format"), py::arg("data").noconvert(), kDecodeRowsDoc);
   module.def("encode_int8_group", &encode_groups, py::arg("array").noconvert(), py::arg("group"), kInt8GroupDoc);
   module.def("encode_llm_int8", &encode_llm_int8, py::arg("array").noconvert(), kLlmInt8Doc);
   module.def(
