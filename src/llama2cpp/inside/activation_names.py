@@ -18,8 +18,8 @@ _SHORT = {
     "mlp_post": "post",
 }
 # The layer in "blocks.-1.hook_mlp_out" or "model.layers.-1.mlp.up_proj.weight", and in "z-1" or "scale-1ln1".
-_NEGATIVE = re.compile(r"(?<=\.)-\d{1,9}(?=\.)|(?<=[a-z])-\d{1,9}(?=$|ln[12]$)", re.ASCII)
-_IN_ATTN = ("k", "v", "q", "z", "rot_k", "rot_q", "result", "pattern", "attn_scores")
+_NEGATIVE = re.compile(r"(?<=\.)-\d{1,9}(?=\.)|(?<=[a-z])-\d{1,9}(?=$|ln[12](?:_post)?$)", re.ASCII)
+_IN_ATTN = ("k", "v", "q", "z", "k_normed", "q_normed", "rot_k", "rot_q", "result", "pattern", "attn_scores")
 _IN_MLP = (
     "pre",
     "post",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.arguments import checked, float_array
+from ..common.parts import get_part
 from .activation_arrays import Array, Selection, need_memory, select
 from .heads_and_neurons import HeadsAndNeurons
 from .lens import LogitLens, logit_lens
@@ -46,7 +47,10 @@ class ActivationCache(HeadsAndNeurons):
                                                                           (``attn_scores``)
     ``blocks.{i}.attn.hook_pattern``         [B, n_heads, T, S]           softmax of the scores (``pattern``, ``attn``)
     ``blocks.{i}.attn.hook_z``               [B, T, n_heads, head_dim]    values mixed by the pattern (``z``)
-    ``blocks.{i}.attn.hook_result``          [B, T, n_heads, dim]         what each head adds (``result``)
+    ``blocks.{i}.attn.hook_result``          [B, T, n_heads, dim]         what each head adds, or gives to the norm
+                                                                          after attention (``result``)
+    ``blocks.{i}.ln1_post.hook_scale``,      [B, T, 1], [B, T, dim]       of the norm after attention, in models that
+    ``hook_normalized``                                                   have one (``scale``, i, ``ln1_post``)
     ``blocks.{i}.hook_attn_out``             [B, T, dim]                  what attention adds (``attn_out``)
     ``blocks.{i}.hook_resid_mid``            [B, T, dim]                  residual stream between (``resid_mid``)
     ``blocks.{i}.ln2.hook_scale``,           [B, T, 1], [B, T, dim]       of the norm before the MLP
@@ -60,6 +64,8 @@ class ActivationCache(HeadsAndNeurons):
     ``blocks.{i}.mlp.hook_expert_weights``   [B, T, n_experts]            0 for experts that it does not go to
     ``blocks.{i}.mlp.hook_expert_indices``   [B, T, k]                    the experts' numbers, ascending
     ``blocks.{i}.mlp.hook_expert_out``       [B, T, k, dim]               what each gives, before its weight
+    ``blocks.{i}.ln2_post.hook_scale``,      [B, T, 1], [B, T, dim]       of the norm after the MLP, in models that have
+    ``hook_normalized``                                                   one
     ``blocks.{i}.hook_mlp_out``              [B, T, dim]                  what the MLP adds (``mlp_out``)
     ``blocks.{i}.hook_resid_post``           [B, T, dim]                  residual stream after layer i (``resid_post``)
     ``ln_final.hook_scale``,                 [B, T, 1], [B, T, dim]       of the last norm (``scale``, ``normalized``)
@@ -238,7 +244,7 @@ class ActivationCache(HeadsAndNeurons):
             parts.append(finished(mlps))
             labels += more
         embed = select(self["hook_embed"], pos_slice, -2)
-        bias = model.accumulated_bias(layer, mlp_input, include_mlp_biases=expand_neurons)
+        bias = self._added_by_biases(layer, mlp_input, expand_neurons, pos_slice)
         parts += [finished(embed[None]), finished(np.broadcast_to(bias, (1, *embed.shape)))]
         labels += ["embed", "bias"]
         need_memory(sum(part.size for part in parts), f"an array of {len(labels)} parts of the residual stream")
@@ -248,6 +254,21 @@ class ActivationCache(HeadsAndNeurons):
             stack = self._with_remainder(stack, whole[0])
             labels.append("remainder")
         return (stack, labels) if return_labels else stack
+
+    def _added_by_biases(self, layer: int, mlp_input: bool, include_mlp: bool, pos_slice: Selection) -> Array:
+        """[dim], or where norms come after [B, T, dim]: what biases of the layers before added to the stream."""
+        model = self._need_model()
+        if model.config.norm_places == "before":
+            return model.accumulated_bias(layer, mlp_input, include_mlp_biases=include_mlp)
+        total: Array = np.zeros(model.config.dim, dtype=np.float32)
+        for i in range(layer + (1 if mlp_input else 0)):
+            for half, part in (("attn", "bo"), ("mlp", "b2")):
+                name = f"blocks.{i}.{get_part(part).lens}"
+                norm = self._norm_after(i, half)
+                if name in model.weights and norm is not None and (half == "attn" or (include_mlp and i < layer)):
+                    bias = model.weights[name] * np.float32(model.config.residual_multiplier)
+                    total = total + norm.at_positions(pos_slice).of(bias)
+        return total
 
     @checked
     def logit_attrs(
@@ -262,7 +283,9 @@ class ActivationCache(HeadsAndNeurons):
         """How much each part of the residual stream adds to the logit of a token: direct logit attribution.
 
         The parts go through the last norm by the divisor of the run, with its gain; so the attributions of parts that
-        sum to the last stream sum to the logit (to that of the float32 output matrix, with int8 activations).
+        sum to the last stream sum to the logit (to that of the float32 output matrix, with int8 activations). Two
+        things are no part's: what a LayerNorm's bias adds to the logit, ``weights["ln_final.b"] @ W_U[:, token]``, and
+        a cap of logits (``config.logits_cap``): attributions are to the logit before it.
 
         Parameters
         ----------

@@ -27,10 +27,11 @@ class HeadsAndNeurons(ResidualStream):
     """
 
     def compute_head_results(self) -> None:
-        """Add ``hook_result`` of every layer, what each head adds to the residual stream, where it is missing.
+        """Add ``hook_result`` of every layer, what each head gives, where it is missing.
 
-        It is z times the head's part of W_O. With int8 activations the model has rounded z first, so there it is what
-        the head would add in floats; what was kept in the run is left as it is.
+        It is z times the head's part of W_O: what the head adds to the residual stream, or gives to the norm after
+        attention where there is one (then `stack_head_results` has what it adds). With int8 activations the model has
+        rounded z first, so there it is what the head would give in floats; what was kept in the run is left as it is.
 
         Raises
         ------
@@ -60,6 +61,12 @@ class HeadsAndNeurons(ResidualStream):
         need_memory(2 * by_head.size // by_head.shape[-1] * weights.shape[-1], "an array of heads' results")
         weights = weights * np.float32(self._need_model().config.residual_multiplier)
         return np.stack([z @ w for z, w in zip(by_head, weights, strict=True)], axis=-2)
+
+    def _added_by_heads(self, layer: int, pos_slice: Selection) -> Array:
+        """[n_heads, B, T, dim]: results, after the norm that may be between them and the stream."""
+        results = np.moveaxis(select(self._head_results(layer), pos_slice, -3), -2, 0)
+        norm = self._norm_after(layer, "attn")
+        return results if norm is None else norm.at_positions(pos_slice).of(results)
 
     @overload
     def stack_head_results(
@@ -91,6 +98,9 @@ class HeadsAndNeurons(ResidualStream):
     ) -> Array | tuple[Array, list[str]]:
         """Stack what each head of the layers before `layer` added to the residual stream.
 
+        That is ``hook_result``; in models with norms after attention (``config.norm_places``) it is what the norm made
+        of it, which divides heads' results by the number of the run.
+
         Parameters
         ----------
         layer : int, optional
@@ -115,7 +125,8 @@ class HeadsAndNeurons(ResidualStream):
         Raises
         ------
         KeyError
-            If neither ``hook_result`` nor ``hook_z`` was kept.
+            If neither ``hook_result`` nor ``hook_z`` was kept, or not the divisor of a norm after attention
+            (``ln1_post.hook_scale``).
 
         Examples
         --------
@@ -131,7 +142,7 @@ class HeadsAndNeurons(ResidualStream):
         labels = [f"L{i}H{h}" for i in range(layer) for h in range(n_heads)]
         parts: list[Array] = []
         for i in range(layer):
-            parts.extend(np.moveaxis(select(self._head_results(i), pos_slice, -3), -2, 0))
+            parts.extend(self._added_by_heads(i, pos_slice))
         stack = self._stacked(parts, pos_slice)
         if incl_remainder:
             stack = self._with_remainder(stack, select(self._stream(layer), pos_slice, -2))
@@ -155,6 +166,9 @@ class HeadsAndNeurons(ResidualStream):
     ) -> Array:
         """Get what each neuron of one layer added to the residual stream: its activation times its row of W_out.
 
+        Where a norm comes after the MLP (``config.norm_places``), it is what the norm made of that, which divides by
+        the number of the run.
+
         Parameters
         ----------
         layer : int
@@ -172,7 +186,9 @@ class HeadsAndNeurons(ResidualStream):
         Raises
         ------
         KeyError
-            If ``hook_post`` was not kept.
+            If ``hook_post`` was not kept, or not the divisor of a norm after the MLP (``ln2_post.hook_scale``).
+        ValueError
+            For a model with experts: what they give is ``mlp.hook_expert_out``.
 
         Examples
         --------
@@ -188,6 +204,9 @@ class HeadsAndNeurons(ResidualStream):
         name = f"blocks.{layer}.{get_part('w2').lens}"
         weights = select(self._need_model().weights[name], neuron_slice, 0)  # [neurons, dim]
         weights = weights * np.float32(self._need_model().config.residual_multiplier)
+        if (norm := self._norm_after(layer, "mlp")) is not None:
+            weights = norm.before_division(weights)
+            neurons = neurons / norm.at_positions(pos_slice).scale
         if project_output_onto is None:
             need_memory(neurons.size * weights.shape[-1], "an array of neurons' results")
             return np.asarray(neurons[..., None] * weights)
@@ -269,7 +288,9 @@ class HeadsAndNeurons(ResidualStream):
         Raises
         ------
         KeyError
-            If ``hook_post`` was not kept.
+            If ``hook_post`` was not kept, or not the divisor of a norm after the MLP (``ln2_post.hook_scale``).
+        ValueError
+            For a model with experts: what they give is ``mlp.hook_expert_out``.
 
         Examples
         --------
@@ -323,16 +344,16 @@ class HeadsAndNeurons(ResidualStream):
         if apply_ln:
             whole = self.apply_ln_to_stack(whole, layer, mlp_input, pos_slice)
         whole = np.asarray(whole @ directions)
-        if apply_ln:  # neuron * w / scale * gain . direction = neuron / scale * (w . (gain * direction))
-            scale, gain = self._norm(layer, mlp_input)
-            directions = np.asarray((directions.T * gain).T)
+        norm = self._norm(layer, mlp_input) if apply_ln else None
+        if norm is not None:  # neuron * w / scale * gain . direction = neuron / scale * (w . (gain * direction))
+            directions = norm.of_directions(directions)
         parts: list[Array] = []
         for i in range(layer):
             results = self.get_neuron_results(i, neuron_slice, pos_slice, directions)  # [B, T, neurons(, n)]
             parts.extend(np.moveaxis(results, -1 if directions.ndim == 1 else -2, 0))
         need_memory(2 * sum(part.size for part in parts), "an array of neurons' results")
         stack = np.stack(parts) if parts else np.zeros((0, *whole.shape[1:]), dtype=np.float32)
-        if apply_ln:
-            divisor = select(scale, pos_slice, -2)
+        if norm is not None:
+            divisor = norm.at_positions(pos_slice).scale
             stack = stack / (divisor[..., 0] if directions.ndim == 1 else divisor)
         return stack, whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,48 @@ from .activation_names import get_act_name
 
 if TYPE_CHECKING:
     from .readable_model import ReadableModel
+
+
+class LinearNorm(NamedTuple):
+    """A norm with the divisors of a run: what it makes of parts sums to what it makes of their sum.
+
+    Attributes
+    ----------
+    scale : array [B, T, 1]
+        By what it divides.
+    gain : array [dim]
+        What it multiplies with.
+    centers : bool
+        Whether it subtracts the mean: LayerNorm.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp.inside.residual_stream import LinearNorm
+    >>> LinearNorm(numpy.float32([[2.0]]), numpy.float32([1.0, 3.0]), False).of(numpy.float32([[4.0, 6.0]])).tolist()
+    [[2.0, 9.0]]
+    """
+
+    scale: Array
+    gain: Array
+    centers: bool
+
+    def at_positions(self, pos_slice: Selection) -> LinearNorm:
+        """Take the divisors of some positions only."""
+        return self._replace(scale=select(self.scale, pos_slice, -2))
+
+    def of(self, parts: Array) -> Array:
+        """Normalise parts [..., B, T, dim]."""
+        return np.asarray(self.before_division(parts) / self.scale, dtype=np.float32)
+
+    def before_division(self, parts: Array) -> Array:
+        """Do what is the same at all positions: parts [..., dim]."""
+        return np.asarray(_centered(parts, self.centers) * self.gain)
+
+    def of_directions(self, directions: Array) -> Array:
+        """Turn directions [dim] or [dim, n]: products with `before_division` of parts are those of parts with these."""
+        scaled = directions.T * self.gain
+        return np.asarray(_centered(scaled, self.centers).T)
 
 
 class ResidualStream(ActivationArrays):
@@ -51,15 +93,33 @@ class ResidualStream(ActivationArrays):
     def _check_mlp_input(self, layer: int, mlp_input: bool) -> None:
         if mlp_input and layer >= self._need_model().config.n_layers:
             raise ValueError(f"layer is {layer}: there is no MLP after the last layer, so mlp_input must be False")
+        if mlp_input:
+            self._check_resid_mid("mlp_input")
 
-    def _norm(self, layer: int, mlp_input: bool) -> tuple[Array, Array]:
-        """Get the divisor [B, T, 1] and the gain [dim] of the norm that a layer's input goes through."""
+    def _check_resid_mid(self, argument: str) -> None:
+        if self._need_model().config.parallel:
+            raise ValueError(
+                f"in this model (parallel) MLPs read what attention reads, and there is no stream between the two, so "
+                f"{argument} must be False"
+            )
+
+    def _norm(self, layer: int, mlp_input: bool) -> LinearNorm | None:
+        """Get the norm that a layer's input goes through; None where it is read as it is."""
         self._check_mlp_input(layer, mlp_input)
-        model = self._need_model()
-        if layer == model.config.n_layers:
-            return self["ln_final.hook_scale"], _gain(model, NORM.lens)
+        config = self._need_model().config
+        if layer == config.n_layers:
+            return self._norm_at("ln_final", NORM.lens)
         norm = f"blocks.{layer}.ln{2 if mlp_input else 1}"
-        return self[f"{norm}.hook_scale"], _gain(model, f"{norm}.w")
+        return None if config.norm_places == "after" else self._norm_at(norm, f"{norm}.w")
+
+    def _norm_after(self, layer: int, half: Literal["attn", "mlp"]) -> LinearNorm | None:
+        """Get the norm between what a half of a layer computes and what it adds to the stream; None without one."""
+        norm = f"blocks.{layer}.ln{1 if half == 'attn' else 2}_post"
+        return None if self._need_model().config.norm_places == "before" else self._norm_at(norm, f"{norm}.w")
+
+    def _norm_at(self, norm: str, gain: str) -> LinearNorm:
+        model = self._need_model()
+        return LinearNorm(self[f"{norm}.hook_scale"], _gain(model, gain), model.config.norm != "rms")
 
     @checked
     def apply_ln_to_stack(
@@ -77,7 +137,8 @@ class ResidualStream(ActivationArrays):
         The norm divides by one number a position, which depends on the whole stream, so each part is divided by the
         number of the run, and the parts still sum to what the layer saw. The gain is applied too, so that
         ``@ model.W_U`` gives logits. (TransformerLens leaves the gain to weights that it has been folded into; ours are
-        the file's.)
+        the file's.) A LayerNorm's bias, where it has one, is no part's and is left out. A layer without a norm before
+        it (``config.norm_places`` is "after") reads the stream as it is, and so parts stay as they are.
 
         Parameters
         ----------
@@ -121,11 +182,13 @@ class ResidualStream(ActivationArrays):
             stack = select(stack, batch_slice, 1)
         if recompute_ln and layer == model.config.n_layers:
             return _rms_norm(stack, model)
-        scale, gain = self._norm(layer, mlp_input)
-        scale = select(scale, pos_slice, -2)
+        norm = self._norm(layer, mlp_input)
+        if norm is None:
+            return np.array(stack, dtype=np.float32)
+        norm = norm.at_positions(pos_slice)
         if batched and self.has_batch_dim:
-            scale = select(scale, batch_slice, 0)
-        return np.asarray(_centered(stack, model) / scale * gain, dtype=np.float32)
+            norm = norm._replace(scale=select(norm.scale, batch_slice, 0))
+        return norm.of(stack)
 
     @overload
     def accumulated_resid(
@@ -201,6 +264,8 @@ class ResidualStream(ActivationArrays):
         n_layers = self._need_model().config.n_layers
         layer = self._layers(layer)
         self._check_mlp_input(layer, mlp_input)
+        if incl_mid:
+            self._check_resid_mid("incl_mid")
         streams, labels = [], []
         for i in range(layer + 1):
             streams.append(self._stream(i))
@@ -324,14 +389,14 @@ class ResidualStream(ActivationArrays):
 
 def _rms_norm(x: Array, model: ReadableModel) -> Array:
     """Apply the last norm, with its gain and without a bias: x [..., dim]."""
-    x = _centered(x, model)
+    x = _centered(x, model.config.norm != "rms")
     scale = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(model.config.norm_eps))
     return np.asarray(x / scale * _gain(model, NORM.lens), dtype=np.float32)
 
 
-def _centered(x: Array, model: ReadableModel) -> Array:
-    """Subtract the mean, where norms are LayerNorm."""
-    return x if model.config.norm == "rms" else np.asarray(x - x.mean(axis=-1, keepdims=True))
+def _centered(x: Array, centers: bool) -> Array:
+    """Subtract the mean of [..., dim], if that is asked for."""
+    return np.asarray(x - x.mean(axis=-1, keepdims=True)) if centers else x
 
 
 def _gain(model: ReadableModel, name: str) -> Array:

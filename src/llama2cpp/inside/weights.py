@@ -599,6 +599,13 @@ class StackedWeights:
         numpy.ndarray
             float32 [dim]; zeros for a model without biases, as most Llamas are.
 
+        Raises
+        ------
+        ValueError
+            For a model with biases before norms (``config.norm_places`` is "after" or "both"): what they add depends on
+            the run, as `ActivationCache.get_full_resid_decomposition` has it. For the MLP's input in a model (parallel)
+            where that is attention's.
+
         Examples
         --------
         >>> import llama2cpp
@@ -609,12 +616,20 @@ class StackedWeights:
         layer = index(layer, n_layers + 1, "layer", "accumulated_bias")
         if mlp_input and layer == n_layers:
             raise ValueError(f"accumulated_bias: layer is {layer}, and there is no MLP after the last layer")
+        if mlp_input and self.config.parallel:
+            raise ValueError("accumulated_bias: in this model (parallel) MLPs read what attention reads")
         attention, mlp = get_part("bo"), get_part("b2")
         names = [f"blocks.{i}.{attention.lens}" for i in range(layer + (1 if mlp_input else 0))]
         names += [f"blocks.{i}.{mlp.lens}" for i in range(layer)] if include_mlp_biases else []
         total = np.zeros(self.config.dim, dtype=np.float32)
         for name in names:
-            if name in self.weights:
-                total += self.weights[name]
+            if name not in self.weights:
+                continue
+            if self.config.norm_places != "before":
+                raise ValueError(
+                    f"accumulated_bias: norm_places is {self.config.norm_places!r}, so what {name!r} adds depends on "
+                    f"the run: see ActivationCache.get_full_resid_decomposition"
+                )
+            total += self.weights[name]
         total *= np.float32(self.config.residual_multiplier)
         return total
