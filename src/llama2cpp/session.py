@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import _core
 from .common.arguments import checked, index
 from .common.not_pickled import NotPickled
+from .common.parts import get_part
 from .common.token_ids import Prompt, to_ids
 from .inside.hooks import ActiveHooks, for_call, forked
 from .inside.html_views import chips, facts_html, size_text, token_list
@@ -113,7 +114,7 @@ class KVCache(NotPickled):
         Raises
         ------
         ValueError
-            If there is no such layer.
+            If there is no such layer, or keys are normalized after rotary embedding (``qk_norm="head_after_rope"``).
 
         Examples
         --------
@@ -127,7 +128,8 @@ class KVCache(NotPickled):
         config = self._core.config
         layer = self._layer(layer, "KVCache.unrotated_keys")
         keys = self._core.keys(layer)
-        _need_turned_keys(config, "KVCache.unrotated_keys")
+        if config.qk_norm == "head_after_rope":
+            raise ValueError("KVCache.unrotated_keys: qk_norm is head_after_rope, and what hook_k had is not kept")
         cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(len(keys), layer))
         length = _rotary_length(config, layer)
         if length != 1:
@@ -155,14 +157,17 @@ class KVCache(NotPickled):
             Positions [begin, end) of `source`.
         at : int, optional
             The first position here; `begin` if not given. Keys that move to another position are turned there, within
-            rounding; those that do not keep their bits.
+            rounding, and so are those of a model, or of a LongRoPE context, with other rotary angles. Others keep their
+            bits.
         layers : iterable of int, optional
             In which layers, all if not given; negative counts from the last.
 
         Raises
         ------
         ValueError
-            If one of the two does not have these positions, there is no such layer, or the models differ in shape.
+            If one of the two does not have these positions, there is no such layer, or the models differ in shape; if
+            keys would have to be turned that a norm after rotary embedding (``qk_norm="head_after_rope"``) has
+            multiplied by 0.
 
         Examples
         --------
@@ -185,30 +190,45 @@ class KVCache(NotPickled):
             if count < 0 or first < 0 or first + count > position:
                 raise ValueError(f"positions {first} to {first + count} are not in the {what}, which has {position}")
         chosen = range(mine.n_layers) if layers is None else [self._layer(i, "KVCache.splice") for i in layers]
-        new = [
-            (layer, source.keys(layer)[begin:end].copy(), source.values(layer)[begin:end].copy()) for layer in chosen
-        ]
-        if at != begin:
-            _need_turned_keys(mine, "KVCache.splice to other positions")
-            new = [
-                (layer, keys if layer in mine.no_rope_layers else self._moved(keys, layer, begin, at), values)
-                for layer, keys, values in new
-            ]
+        new = [(i, self._moved(source, i, begin, end, at), source.values(i)[begin:end].copy()) for i in chosen]
         for layer, keys, values in new:
             self.keys(layer)[at : at + count] = keys
             self.values(layer)[at : at + count] = values
 
-    def _moved(self, keys: NDArray[Any], layer: int, begin: int, at: int) -> NDArray[np.float64]:
-        """Turn the keys of positions from `begin` on as if they were from `at` on."""
-        config = self._core.config
-        cos, sin = (angles.astype(np.float64) for angles in self._core.rotary(max(at, begin) + len(keys), layer))
-        old, to = slice(begin, begin + len(keys)), slice(at, at + len(keys))
-        turn_cos = cos[to] * cos[old] + sin[to] * sin[old]  # of the difference of the angles
-        turn_sin = sin[to] * cos[old] - cos[to] * sin[old]
-        length = _rotary_length(config, layer)
-        if length != 1:
-            turn_cos, turn_sin = turn_cos / length**2, turn_sin / length**2
-        return _turn(keys, turn_cos, turn_sin, config, config.rope_style)
+    def _moved(self, source: KVCache, layer: int, begin: int, end: int, at: int) -> NDArray[Any]:
+        """Give the keys of `source` as they would be here from `at` on: their own bits if they are turned as there."""
+        keys: NDArray[Any] = source.keys(layer)[begin:end].copy()
+        mine, theirs = self._core.config, source._core.config
+        if layer in mine.no_rope_layers or begin == end:
+            return keys
+        old = [angles[begin:] for angles in source._core.rotary(end, layer)]
+        new = [angles[at:] for angles in self._core.rotary(at + end - begin, layer)]
+        if all(np.array_equal(before, after) for before, after in zip(old, new, strict=True)):
+            return keys
+        (old_cos, old_sin), (cos, sin) = (np.array(pair, dtype=np.float64) for pair in (old, new))
+        turn_cos = cos * old_cos + sin * old_sin  # of the difference of the angles
+        turn_sin = sin * old_cos - cos * old_sin
+        # cos and sin of both are multiplied by a length. A norm after them has taken it away, but for its epsilon.
+        old_length, length = _rotary_length(theirs, layer), _rotary_length(mine, layer)
+        normed = mine.qk_norm == "head_after_rope"
+        square = old_length * (length if normed else old_length)
+        if square != 1:
+            turn_cos, turn_sin = turn_cos / square, turn_sin / square
+        if not normed:
+            return _turn(keys, turn_cos, turn_sin, mine, mine.rope_style)
+        gain = source._gain_of_keys(layer)
+        return _turn(keys / gain, turn_cos, turn_sin, mine, mine.rope_style) * gain
+
+    def _gain_of_keys(self, layer: int) -> NDArray[np.float64]:
+        """[head_dim]: what the norm after rotary embedding has multiplied keys by."""
+        model = self._core.model
+        gain = model.weight(model.part_names()[get_part("k_norm").at(layer)]).astype(np.float64)
+        if not gain.all():
+            raise ValueError(
+                f"KVCache.splice to other positions: k_norm of layer {layer} has a gain of 0, and what it took away of "
+                f"keys cannot be turned"
+            )
+        return gain
 
     def __repr__(self) -> str:
         config = self._core.config
@@ -249,11 +269,6 @@ def _to_pairs(keys: NDArray[Any], style: str) -> NDArray[np.float64]:
 def _from_pairs(pairs: NDArray[np.float64], style: str) -> NDArray[np.float64]:
     pairs = np.swapaxes(pairs, -1, -2) if style == "interleaved" else pairs
     return pairs.reshape(*pairs.shape[:-2], pairs.shape[-2] * pairs.shape[-1])
-
-
-def _need_turned_keys(config: _core.Config, what: str) -> None:
-    if config.qk_norm == "head_after_rope":
-        raise ValueError(f"{what}: qk_norm is head_after_rope, and such keys cannot be turned back")
 
 
 def _rotary_length(config: _core.Config, layer: int) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gguf_files
@@ -22,8 +21,7 @@ with warnings.catch_warnings():  # its imports', and theirs
     warnings.simplefilter("ignore")
     pytest.importorskip("transformer_lens", reason='TransformerLens is not installed: pip install ".[lens-test]"')
     import torch
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
+    from lens_bridge import bridge, difference
     from tokenizers.processors import TemplateProcessing
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.utilities import get_act_name as their_act_name
@@ -68,19 +66,6 @@ class Pair(NamedTuple):
     folded_cache: Any  # of the same model with the norms' gains folded into the matrices after them
 
 
-def bridge(spec: Spec, folder: Path, *, fold_ln: bool) -> Any:
-    theirs = TransformerBridge.boot_transformers(str(folder), hf_model=spec.model())
-    theirs.enable_compatibility_mode(
-        disable_warnings=True,
-        no_processing=not fold_ln,
-        fold_ln=fold_ln,
-        center_writing_weights=False,
-        center_unembed=False,
-        fold_value_biases=False,
-    )
-    return theirs
-
-
 # The GGUF writer of the tests has no scaled rotary frequencies; test_gguf.py has.
 KINDS = [(name, kind) for name in SPECS for kind in ("folder", "GGUF") if (name, kind) != ("llama 3's rotary", "GGUF")]
 
@@ -95,29 +80,14 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         ours = llama2cpp.load(gguf_files.write_model(folder / "model.gguf", spec.model()))
     else:
         ours = llama2cpp.load(folder)
-    words = Tokenizer(WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
-    make_tokenizer: Any = PreTrainedTokenizerFast
-    make_tokenizer(
-        tokenizer_object=words, bos_token="w1", eos_token="w2", unk_token="w0", pad_token="w2"
-    ).save_pretrained(folder)
     tokens = np.random.default_rng(spec.seed).integers(50, size=13).tolist()
-    theirs, folded = (bridge(spec, folder, fold_ln=fold_ln) for fold_ln in (False, True))
+    theirs, folded = (bridge(spec.model(), folder, fold_ln=fold_ln) for fold_ln in (False, True))
     theirs.set_use_attn_result(True)
     with torch.no_grad():
         their_logits, their_cache = theirs.run_with_cache(torch.tensor([tokens]))
         _, folded_cache = folded.run_with_cache(torch.tensor([tokens]))
     logits, cache = ours.run_with_cache(tokens, names_filter=lambda name: True)
     return Pair(tokens, ours, cache, logits, theirs, their_cache, their_logits, folded_cache)
-
-
-def difference(ours: NDArray[Any], theirs: Any) -> float:
-    """The largest, of the largest number. Equal infinities are none."""
-    expected = theirs.detach().numpy()
-    assert ours.shape == expected.shape
-    masked = np.isneginf(ours)
-    assert (expected[masked] <= np.finfo(np.float32).min).all()
-    scale = max(1.0, float(np.abs(expected[~masked]).max(initial=0)))
-    return float(np.abs(ours[~masked] - expected[~masked]).max(initial=0)) / scale
 
 
 def test_every_weight(pair: Pair) -> None:

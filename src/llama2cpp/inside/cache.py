@@ -261,8 +261,9 @@ class ActivationCache(HeadsAndNeurons):
         if model.config.norm_places == "before":
             return model.accumulated_bias(layer, mlp_input, include_mlp_biases=include_mlp)
         total: Array = np.zeros(model.config.dim, dtype=np.float32)
+        halves: list[tuple[Literal["attn", "mlp"], str]] = [("attn", "bo"), ("mlp", "b2")]
         for i in range(layer + (1 if mlp_input else 0)):
-            for half, part in (("attn", "bo"), ("mlp", "b2")):
+            for half, part in halves:
                 name = f"blocks.{i}.{get_part(part).lens}"
                 norm = self._norm_after(i, half)
                 if name in model.weights and norm is not None and (half == "attn" or (include_mlp and i < layer)):
