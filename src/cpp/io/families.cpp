@@ -807,9 +807,9 @@ Layers Family::usual_full_layers(std::int64_t n_layers, std::int64_t every) cons
   return layers;
 }
 
-Layers Family::usual_no_rope_layers(std::int64_t n_layers) const {
+Layers Family::usual_no_rope_layers(std::int64_t n_layers, std::int64_t every) const {
   Layers layers;
-  for (std::int64_t i = no_rope_every; no_rope_every > 0 && i <= n_layers; i += no_rope_every) layers.push_back(i - 1);
+  for (std::int64_t i = every; every > 0 && i <= n_layers; i += every) layers.push_back(i - 1);
   return layers;
 }
 
@@ -841,7 +841,7 @@ const Family& gguf_family_of(const Config& config, std::span<const Part> parts) 
         family.full_every > 0 && config.full_layers == family.usual_full_layers(config.n_layers, family.full_every);
     const bool window = family.windows != Windows::some || config.sliding_window == 0 || usual;
     const bool no_rope = (family.rope_in_windows && config.sliding_window > 0) ||
-                         config.no_rope_layers == family.usual_no_rope_layers(config.n_layers);
+                         config.no_rope_layers == family.usual_no_rope_layers(config.n_layers, family.no_rope_every);
     const bool longrope = config.rope_scaling.kind == RopeScaling::Kind::longrope;
     const bool rope = no_rope && (!longrope || family.computes_switch("partial_rotary_factor"));
     const bool biases =

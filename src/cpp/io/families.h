@@ -155,7 +155,7 @@ struct Family {
   std::vector<Stacked> stacked(Naming naming) const;
 
   // Which layers have no rotary embedding where a file does not say.
-  Layers usual_no_rope_layers(std::int64_t n_layers) const;
+  Layers usual_no_rope_layers(std::int64_t n_layers, std::int64_t every) const;
 };
 
 // Biases of LayerNorms, which belong to no matrix.

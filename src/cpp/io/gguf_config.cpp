@@ -301,7 +301,7 @@ Config read_gguf_config(const Gguf& gguf, const Family& family) {
   }
   config.tied = !gguf.tensors().contains(weight_name(Naming::gguf, Part::output));
   config.validate();  // before what depends on head_dim and on the number of layers
-  config.no_rope_layers = family.usual_no_rope_layers(config.n_layers);
+  config.no_rope_layers = family.usual_no_rope_layers(config.n_layers, family.no_rope_every);
   if (config.sliding_window > 0) config.full_layers = family.usual_full_layers(config.n_layers, family.full_every);
   if (config.sliding_window > 0 && family.rope_in_windows) config.no_rope_layers = config.full_layers;
   if (config.sliding_window > 0 && family.local_rope) {

@@ -364,8 +364,7 @@ Layers read_no_rope_layers(const Json& config, const Family& family, std::int64_
   }
   const std::int64_t every = integer_or(config, "no_rope_layer_interval", family.no_rope_every);
   if (every < 1) config.get("no_rope_layer_interval").fail(cat(every, ", expected 1 or more"));
-  for (std::int64_t i = every; i <= n_layers; i += every) layers.push_back(i - 1);
-  return layers;
+  return family.usual_no_rope_layers(n_layers, every);
 }
 
 void read_multipliers(const Json& config, const Family& family, Config& read) {
@@ -464,10 +463,10 @@ Layers read_full_layers(const Json& config, const Family& family, const Config& 
     }
     std::int64_t layer = 0;
     for (const Json type : types->elements()) {
-      if (type.string() == "full_attention") {
+      if (type.string() == kFullAttention) {
         layers.push_back(layer);
-      } else if (type.string() != "sliding_attention") {
-        type.fail(cat(excerpt(type.string()), R"(, expected "full_attention" or "sliding_attention")"));
+      } else if (type.string() != kSlidingAttention) {
+        type.fail(cat(excerpt(type.string()), ", expected \"", kFullAttention, "\" or \"", kSlidingAttention, '"'));
       }
       ++layer;
     }
