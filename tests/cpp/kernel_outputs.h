@@ -13,6 +13,7 @@
 
 #include "backend/cpu/kernel_table.h"
 #include "block_outputs.h"
+#include "core/config.h"
 #include "core/half.h"
 #include "kernel_inputs.h"
 #include "llm_int8_outputs.h"
@@ -22,10 +23,9 @@ namespace kernel_outputs {
 using llama2cpp::Activation;
 using llama2cpp::KernelTable;
 
-constexpr Activation kActivations[] = {Activation::silu, Activation::gelu_tanh, Activation::relu_squared};
-inline std::string name_of(Activation activation) {
-  return activation == Activation::silu ? "silu" : activation == Activation::gelu_tanh ? "gelu_tanh" : "relu_squared";
-}
+constexpr Activation kActivations[] = {Activation::silu, Activation::gelu_tanh, Activation::relu_squared,
+                                       Activation::clamped_swiglu};
+inline std::string name_of(Activation activation) { return std::string(llama2cpp::to_string(activation)); }
 
 // W is how panels hold a weight; `stored` makes one of a float.
 template <class W, class Stored>
@@ -247,6 +247,7 @@ inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
         out = output(n);
         table.gated(activation, gate.data(), b.data(), out.data(), n);
         bits["gated_" + name_of(activation)].add(out);
+        if (needs_gate(activation)) continue;
         out = output(n);
         table.gated(activation, gate.data(), nullptr, out.data(), n);
         bits["activate_" + name_of(activation)].add(out);

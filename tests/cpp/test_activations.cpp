@@ -40,6 +40,13 @@ Numbers activate(Activation activation, const Numbers& x) {
   return out;
 }
 
+Numbers clamped_swiglu(const Numbers& gate, const Numbers& up,
+                       const llama2cpp::KernelTable& table = *llama2cpp::reference_kernels()) {
+  Numbers out(gate.size());
+  table.gated(Activation::clamped_swiglu, gate.data(), up.data(), out.data(), static_cast<std::int64_t>(gate.size()));
+  return out;
+}
+
 Numbers soft_cap(const Numbers& x, float cap, const llama2cpp::KernelTable& table = *llama2cpp::reference_kernels()) {
   Numbers out(x.size());
   table.soft_cap(x.data(), cap, out.data(), static_cast<std::int64_t>(x.size()));
@@ -108,6 +115,36 @@ TEST_CASE("relu_squared is rounded once") {
   CHECK(different == 0);
 }
 
+// 1.702 x is rounded, and e^y makes of a relative error of y one that is y times as large. What is near -1 and has 1 added to
+// it is exact where it is not far below.
+TEST_CASE("clamped_swiglu is within 10 (1 + |y|, of y below 0) halves of an ulp of double arithmetic") {
+  const Numbers x = floats(997);
+  for (const float up : {0.0F, 0.37F, -1.0F, -0.75F, 5.5F, 7.0F, 7.5F, -7.0F, -100.0F}) {
+    const Numbers got = clamped_swiglu(x, Numbers(x.size(), up));
+    const double factor = std::clamp(double{up}, -7.0, 7.0) + 1.0;
+    const auto slope = [](double v) { return double{1.702F} * std::min(v, 7.0); };
+    const double worst = worst_error(
+        x, got, [&](double v) { return factor * std::min(v, 7.0) / (1.0 + std::exp(-slope(v))); },
+        [&](double v, double exact) {
+          return kUnit * std::abs(exact) * (1.0 + std::max(0.0, -slope(v))) +
+                 std::abs(factor) * (std::abs(v) * 0x1p-125 + 0x1p-149) + 0x1p-149;  // e^-87 is taken for 0
+        });
+    MESSAGE("clamped_swiglu with ", up, ": ", worst, " * 2^-24");
+    CHECK(worst < 10.0);
+  }
+}
+
+TEST_CASE("clamped_swiglu keeps its bounds, and of NaN gives NaN") {
+  const Numbers got = clamped_swiglu({7.0F, 8.0F, kInfinity, 7.0F, 7.0F, 7.0F, 3.0F, -kMost},
+                                     {1.0F, 1.0F, 1.0F, 7.0F, kInfinity, 8.0F, -1.0F, 2.0F});
+  CHECK(same({got[1], got[2], got[4], got[5]}, {got[0], got[0], got[3], got[3]}));
+  CHECK(same({got[6], got[7]}, {0.0F, -0.0F}));
+  const Numbers low = clamped_swiglu({2.0F, 2.0F, 2.0F}, {-7.0F, -9.0F, -kInfinity});
+  CHECK(same({low[1], low[2]}, {low[0], low[0]}));
+  const Numbers nan = clamped_swiglu({kNan, 1.0F, kNan, -kInfinity}, {1.0F, kNan, kNan, 1.0F});
+  CHECK(std::all_of(nan.begin(), nan.end(), [](float v) { return std::isnan(v); }));
+}
+
 // The division, tanh and the product with the cap.
 TEST_CASE("soft_cap is within 5 halves of an ulp of double arithmetic") {
   const Numbers x = floats(997);
@@ -163,5 +200,12 @@ TEST_CASE("activations over all floats: the best kernels of this machine give th
       CHECK(same(got, activate(activation, x)));
       CHECK(same(soft_cap(x, 1.0F, *table), soft_cap(x, 1.0F)));
     }
+  }
+  Numbers other = x;
+  std::reverse(other.begin(), other.end());
+  for (const llama2cpp::KernelTable* table : {llama2cpp::scalar_kernels(), &llama2cpp::select_kernels("")}) {
+    CAPTURE(table->name);
+    CHECK(same(clamped_swiglu(x, other, *table), clamped_swiglu(x, other)));
+    CHECK(same(clamped_swiglu(other, x, *table), clamped_swiglu(other, x)));
   }
 }

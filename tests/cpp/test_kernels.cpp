@@ -188,6 +188,7 @@ const Planted kPlanted[] = {
     {"gated_silu", plant_gated<Activation::silu, true>},
     {"gated_gelu_tanh", plant_gated<Activation::gelu_tanh, true>},
     {"gated_relu_squared", plant_gated<Activation::relu_squared, true>},
+    {"gated_clamped_swiglu", plant_gated<Activation::clamped_swiglu, true>},
     {"activate_silu", plant_gated<Activation::silu, false>},
     {"activate_gelu_tanh", plant_gated<Activation::gelu_tanh, false>},
     {"activate_relu_squared", plant_gated<Activation::relu_squared, false>},

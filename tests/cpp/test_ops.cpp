@@ -361,6 +361,8 @@ const Refused kRefused[] = {
      [](Backend& be, Operands& o) { be.activate(Activation::relu_squared, o.x, o.half); }},
     {"[activate] x is [3, 8] but out is [2, 8]",
      [](Backend& be, Operands& o) { be.activate(Activation::relu_squared, o.x, o.out.slice(0, 2)); }},
+    {"[activate] the activation is clamped_swiglu, expected one of x alone",
+     [](Backend& be, Operands& o) { be.activate(Activation::clamped_swiglu, o.x, o.out); }},
     {"[activate] out [2, 8] overlaps x [2, 8], expected the same tensor or memory of its own",
      [](Backend& be, Operands& o) { be.activate(Activation::gelu_tanh, o.x.slice(0, 2), shifted(o.x).slice(0, 2)); }},
 
@@ -434,8 +436,10 @@ TEST_CASE("what fits is computed, in place too, with the same bits") {
       CHECK(values_of(apart.out) == values_of(second.y));
     };
     both([](Backend& b, const Tensor& x, const Tensor& y, const Tensor& out) { b.add(x, y, out); });
-    for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::relu_squared}) {
+    for (const Activation activation :
+         {Activation::silu, Activation::gelu_tanh, Activation::relu_squared, Activation::clamped_swiglu}) {
       both([&](Backend& b, const Tensor& x, const Tensor& y, const Tensor& out) { b.gated(activation, x, y, out); });
+      if (needs_gate(activation)) continue;
       Operands one(threads);
       one.backend().activate(activation, one.x, one.out);
       one.backend().activate(activation, one.x, one.x);

@@ -210,7 +210,8 @@ PYBIND11_MODULE(llama2cpp_ops, module, py::mod_gil_not_used()) {
   py::enum_<Activation>(module, "Activation", local())
       .value("silu", Activation::silu)
       .value("gelu_tanh", Activation::gelu_tanh)
-      .value("relu_squared", Activation::relu_squared);
+      .value("relu_squared", Activation::relu_squared)
+      .value("clamped_swiglu", Activation::clamped_swiglu);
 
   py::enum_<AttentionStage>(module, "Stage", local())
       .value("scores", AttentionStage::scores)

@@ -48,7 +48,9 @@ def run(
 
     def mlp(normed: Tensor, layer: str) -> Tensor:
         up = normed @ weight(f"{layer}.feed_forward.w3").T
-        if config.gated:
+        if config.activation == "clamped_swiglu":
+            hidden = _clamped_swiglu(normed @ weight(f"{layer}.feed_forward.w1").T, up)
+        elif config.gated:
             hidden = ACTIVATIONS[config.activation](normed @ weight(f"{layer}.feed_forward.w1").T) * up
         else:
             hidden = ACTIVATIONS[config.activation](up)
@@ -103,6 +105,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
     "relu_squared": lambda x: x.relu().square(),
 }
+
+
+def _clamped_swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    gate = gate.clamp(max=7)
+    return (up.clamp(-7, 7) + 1) * gate * (1.702 * gate).sigmoid()
 
 
 def _capped(x: Tensor, cap: float) -> Tensor:

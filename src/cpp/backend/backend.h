@@ -192,10 +192,10 @@ class Backend {
                          AttentionStage first = AttentionStage::scores,
                          AttentionStage last = AttentionStage::values) = 0;
 
-  // out = activation(gate) * up                    all [T, n]; out may be gate or up
+  // out = activation(gate) * up                    all [T, n]; out may be gate or up. clamped_swiglu is of both numbers
   virtual void gated(Activation activation, const Tensor& gate, const Tensor& up, const Tensor& out) = 0;
 
-  // out = activation(x)                            x [T, n] -> out [T, n]; out may be x
+  // out = activation(x)                            x [T, n] -> out [T, n]; out may be x. Not of clamped_swiglu
   virtual void activate(Activation activation, const Tensor& x, const Tensor& out) = 0;
 
   // out = cap * tanh(x / cap)                      x [T, n] -> out [T, n], within -cap and cap; out may be x

@@ -276,7 +276,9 @@ void gated(const Tensor& gate, const Tensor& up, const Tensor& out) {
   need_same_or_apart("gated", {"out", out}, {"up", up});
 }
 
-void activate(const Tensor& x, const Tensor& out) {
+void activate(Activation activation, const Tensor& x, const Tensor& out) {
+  LLAMA2CPP_CHECK(!needs_gate(activation), "[activate] the activation is ", to_string(activation),
+                  ", expected one of x alone: this one is of a gate and what it is multiplied with");
   need_same_shape("activate", {"x", x}, {"out", out});
   need_same_or_apart("activate", {"out", out}, {"x", x});
 }

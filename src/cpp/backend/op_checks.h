@@ -24,7 +24,7 @@ void store_kv(const Tensor& k, const Tensor& v, std::span<const AttentionSpan> s
 void attention(const Tensor& q, std::span<const AttentionSpan> spans, const Tensor& z, AttentionStage first,
                AttentionStage last);
 void gated(const Tensor& gate, const Tensor& up, const Tensor& out);
-void activate(const Tensor& x, const Tensor& out);
+void activate(Activation activation, const Tensor& x, const Tensor& out);
 void soft_cap(const Tensor& x, float cap, const Tensor& out);
 void add(const Tensor& a, const Tensor& b, const Tensor& out);
 void add_bias(const Tensor& x, const Tensor& bias);

@@ -96,7 +96,8 @@ norm_places : str
     Which norms attention and MLP have: "before" (of what they read), "after" (of what they add to the residual stream, as
     in OLMo 2) or "both" (as in Gemma 2).
 activation : str
-    Of the MLP: "silu", "gelu_tanh" (GELU as tanh approximates it) or "relu_squared".
+    Of the MLP: "silu", "gelu_tanh" (GELU as tanh approximates it), "relu_squared", or "clamped_swiglu" (of both products, as
+    in gpt-oss).
 gated : bool
     Whether the MLP multiplies what it activates with another product.
 local_rope_theta : float

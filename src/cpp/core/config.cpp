@@ -99,9 +99,12 @@ void Config::validate() const {
   if (scaling.kind == RopeScaling::Kind::yarn && rope_theta <= 1.0F) {
     throw FormatError(cat("config: rope_theta is ", rope_theta, ", expected more than 1 with scaling of type yarn"));
   }
-  if (n_experts > 0 && (activation != Activation::silu || !gated)) {
+  if (needs_gate(activation) && !gated) {
+    throw FormatError(cat("config: activation is ", to_string(activation), " and gated is false, expected a gate"));
+  }
+  if (n_experts > 0 && ((activation != Activation::silu && !needs_gate(activation)) || !gated)) {
     throw FormatError(cat("config: activation is ", to_string(activation), gated ? "" : " and gated is false",
-                          ", expected silu and a gate, of a model with experts"));
+                          ", expected silu or clamped_swiglu and a gate, of a model with experts"));
   }
   if (local_rope_theta > 0.0F && sliding_window == 0) {
     throw FormatError(cat("config: local_rope_theta is ", local_rope_theta, ", and no layer has a sliding_window"));

@@ -69,7 +69,7 @@ inline std::string_view to_string(NormKind kind) {
 }
 
 inline std::string_view to_string(Activation activation) {
-  constexpr std::string_view kNames[] = {"silu", "gelu_tanh", "relu_squared"};
+  constexpr std::string_view kNames[] = {"silu", "gelu_tanh", "relu_squared", "clamped_swiglu"};
   return kNames[static_cast<std::size_t>(activation)];
 }
 
@@ -145,7 +145,7 @@ template <>
 inline constexpr auto kValues<NormKind> = std::array{NormKind::rms, NormKind::layer, NormKind::layer_plain};
 template <>
 inline constexpr auto kValues<Activation> =
-    std::array{Activation::silu, Activation::gelu_tanh, Activation::relu_squared};
+    std::array{Activation::silu, Activation::gelu_tanh, Activation::relu_squared, Activation::clamped_swiglu};
 // Those that change something.
 template <>
 inline constexpr auto kValues<RopeScaling::Kind> =
@@ -337,7 +337,8 @@ struct Config {
               .original = false},
         &Config::norm_places);
     visit(Field{.name = "activation",
-                .doc = "Of the MLP: silu, gelu_tanh (GELU as tanh approximates it) or relu_squared.",
+                .doc = "Of the MLP: silu, gelu_tanh (GELU as tanh approximates it), relu_squared or clamped_swiglu (of both "
+                       "products, as in gpt-oss).",
                 .original = false},
           &Config::activation);
     visit(Field{.name = "gated", .doc = "Whether the MLP has a gate.", .original = false}, &Config::gated);

@@ -50,11 +50,25 @@ inline f32x16 relu_squared(f32x16 x) {
   return mul(positive, positive);
 }
 
+inline f32x16 clamped_swiglu(f32x16 gate, f32x16 up) {
+  const f32x16 most = set1(7.0F);
+  const f32x16 least = set1(-7.0F);
+  const f32x16 g = if_less(most, gate, most, gate);
+  const f32x16 u = if_less(most, up, most, if_less(up, least, least, up));
+  return mul(add(u, set1(1.0F)), mul(g, sigmoid(mul(set1(1.702F), g))));
+}
+
+// out = f(gate, up)
+template <class F>
+inline void each_pair(F f, const float* gate, const float* up, float* out, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(out + i, f(load(gate + i), load(up + i)));
+  if (i < n) store_part(out + i, f(load_part(gate + i, n - i), load_part(up + i, n - i)), n - i);
+}
+
 template <class F>
 inline void gate_by(F f, const float* gate, const float* up, float* out, std::int64_t n) {
-  std::int64_t i = 0;
-  for (; i + 16 <= n; i += 16) store(out + i, mul(f(load(gate + i)), load(up + i)));
-  if (i < n) store_part(out + i, mul(f(load_part(gate + i, n - i)), load_part(up + i, n - i)), n - i);
+  each_pair([&](f32x16 g, f32x16 u) { return mul(f(g), u); }, gate, up, out, n);
 }
 
 template <class F>
@@ -85,5 +99,7 @@ inline void gated(Activation activation, const float* gate, const float* up, flo
       return by([](f32x16 x) { return gelu_tanh(x); });
     case Activation::relu_squared:
       return by([](f32x16 x) { return relu_squared(x); });
+    case Activation::clamped_swiglu:
+      return each_pair([](f32x16 g, f32x16 u) { return clamped_swiglu(g, u); }, gate, up, out, n);
   }
 }

@@ -169,7 +169,7 @@ void CpuBackend::gated(Activation activation, const Tensor& gate, const Tensor& 
 }
 
 void CpuBackend::activate(Activation activation, const Tensor& x, const Tensor& out) {
-  op_checks::activate(x, out);
+  op_checks::activate(activation, x, out);
   apply(activation, x, {}, out);
 }
 

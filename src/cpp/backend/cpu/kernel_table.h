@@ -123,7 +123,7 @@ struct KernelTable {
   void (*center)(const float* x, float* out, std::int64_t n);
   // out = a + b
   void (*add)(const float* a, const float* b, float* out, std::int64_t n);
-  // out = activation(gate) * up; without the product where up is null
+  // out = activation(gate) * up; without the product where up is null. clamped_swiglu is of both, and up is not null
   void (*gated)(Activation activation, const float* gate, const float* up, float* out, std::int64_t n);
   // out = cap * tanh(x / cap); out may be x
   void (*soft_cap)(const float* x, float cap, float* out, std::int64_t n);

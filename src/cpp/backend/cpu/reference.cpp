@@ -100,8 +100,17 @@ float activated(Activation activation, float x) {
       return gelu_tanh(x);
     case Activation::relu_squared:
       return relu_squared(x);
+    case Activation::clamped_swiglu:
+      break;  // of two numbers
   }
   return x;
+}
+
+// A NaN stays.
+float clamped_swiglu(float gate, float up) {
+  const float g = gate > 7.0F ? 7.0F : gate;
+  const float u = up > 7.0F ? 7.0F : up < -7.0F ? -7.0F : up;
+  return (u + 1.0F) * (g * sigmoid(1.702F * g));
 }
 
 float widen(float value) { return value; }
@@ -210,6 +219,10 @@ void add(const float* a, const float* b, float* out, std::int64_t n) {
 
 void gated(Activation activation, const float* gate, const float* up, float* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) {
+    if (activation == Activation::clamped_swiglu) {
+      out[i] = clamped_swiglu(gate[i], up[i]);
+      continue;
+    }
     const float value = activated(activation, gate[i]);
     out[i] = up == nullptr ? value : value * up[i];
   }

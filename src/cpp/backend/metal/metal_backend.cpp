@@ -181,7 +181,7 @@ class MetalBackend final : public Backend {
 
   void activate(Activation activation, const Tensor& x, const Tensor& out) override {
     constexpr const char* op = "activate";
-    op_checks::activate(x, out);
+    op_checks::activate(activation, x, out);
     const Constant constants[] = {{0, static_cast<std::uint32_t>(activation)}};
     if (same(out, x)) {
       run("activate_in_place", x, x, out, {changes(x, op, "x")}, constants);

@@ -13,7 +13,7 @@ using namespace metal;
             end = min(group.x * kColumnPiece + kColumnPiece, args.columns);   \
        column < end; column += threads.x)
 
-constant uint kActivation [[function_constant(0)]];  // core/activation.h: 0 silu, 1 gelu_tanh, 2 relu_squared
+constant uint kActivation [[function_constant(0)]];  // core/activation.h: 0 silu, 1 gelu_tanh, 2 relu_squared, 3 clamped_swiglu
 
 // 1 / (1 + exp(-x)), without a number that overflows.
 static inline float sigmoid(float x) {
@@ -26,6 +26,16 @@ static inline float activated(float x) {
   if (kActivation == 1) return x * sigmoid(x * fma(x * x, 0.0713548163f, 1.59576912f));
   if (kActivation == 2) return x < 0.0f ? 0.0f : x * x;
   return x * sigmoid(x);
+}
+
+// clamped_swiglu is of both: a NaN stays one.
+static inline float gated_product(float gate, float up) {
+  if (kActivation == 3) {
+    const float g = gate > 7.0f ? 7.0f : gate;
+    const float u = up > 7.0f ? 7.0f : up < -7.0f ? -7.0f : up;
+    return (u + 1.0f) * (g * sigmoid(1.702f * g));
+  }
+  return activated(gate) * up;
 }
 
 kernel void add(device const float* a [[buffer(0)]], device const float* b [[buffer(1)]],
@@ -63,17 +73,17 @@ kernel void add_bias(device float* x [[buffer(0)]], device const float* bias [[b
   EACH_COLUMN(c) { x[row * args.a_stride + c] += bias[c]; }
 }
 
-// out = activated(a) * b
+// out = gated_product(a, b)
 kernel void gated(device const float* a [[buffer(0)]], device const float* b [[buffer(1)]],
                    device float* out [[buffer(2)]], constant ElementwiseArgs& args [[buffer(3)]],
                    uint3 group [[threadgroup_position_in_grid]],
                    uint3 thread_in_group [[thread_position_in_threadgroup]],
                    uint3 threads [[threads_per_threadgroup]]) {
   const ulong row = group.y;
-  EACH_COLUMN(c) { out[row * args.out_stride + c] = activated(a[row * args.a_stride + c]) * b[row * args.b_stride + c]; }
+  EACH_COLUMN(c) { out[row * args.out_stride + c] = gated_product(a[row * args.a_stride + c], b[row * args.b_stride + c]); }
 }
 
-// a = activated(a) * b
+// a = gated_product(a, b)
 kernel void gated_in_gate(device float* a [[buffer(0)]], device const float* b [[buffer(1)]],
                            constant ElementwiseArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
                            uint3 thread_in_group [[thread_position_in_threadgroup]],
@@ -81,11 +91,11 @@ kernel void gated_in_gate(device float* a [[buffer(0)]], device const float* b [
   const ulong row = group.y;
   EACH_COLUMN(c) {
     const ulong at = row * args.a_stride + c;
-    a[at] = activated(a[at]) * b[row * args.b_stride + c];
+    a[at] = gated_product(a[at], b[row * args.b_stride + c]);
   }
 }
 
-// b = activated(a) * b
+// b = gated_product(a, b)
 kernel void gated_in_up(device const float* a [[buffer(0)]], device float* b [[buffer(1)]],
                          constant ElementwiseArgs& args [[buffer(2)]], uint3 group [[threadgroup_position_in_grid]],
                          uint3 thread_in_group [[thread_position_in_threadgroup]],
@@ -93,11 +103,11 @@ kernel void gated_in_up(device const float* a [[buffer(0)]], device float* b [[b
   const ulong row = group.y;
   EACH_COLUMN(c) {
     const ulong at = row * args.b_stride + c;
-    b[at] = activated(a[row * args.a_stride + c]) * b[at];
+    b[at] = gated_product(a[row * args.a_stride + c], b[at]);
   }
 }
 
-// x = activated(x) * x
+// x = gated_product(x, x)
 kernel void gated_in_both(device float* x [[buffer(0)]], constant ElementwiseArgs& args [[buffer(1)]],
                            uint3 group [[threadgroup_position_in_grid]],
                            uint3 thread_in_group [[thread_position_in_threadgroup]],
@@ -105,7 +115,7 @@ kernel void gated_in_both(device float* x [[buffer(0)]], constant ElementwiseArg
   const ulong row = group.y;
   EACH_COLUMN(c) {
     const ulong at = row * args.a_stride + c;
-    x[at] = activated(x[at]) * x[at];
+    x[at] = gated_product(x[at], x[at]);
   }
 }
 
