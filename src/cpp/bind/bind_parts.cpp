@@ -24,9 +24,9 @@ Returns
 -------
 list of dict
     ``name``; ``pattern``, llama2.c's name with {} for the layer; ``scope`` ("model", "attention" or "mlp"); ``kind``
-    ("table", "matrix", "gain" or "bias"); ``rows`` and ``columns``, whose values a config has ("one" for vectors);
+    ("table", "matrix", "gain", "bias" or "sinks"); ``rows`` and ``columns``, whose values a config has ("one" for vectors);
     ``need`` ("always", "untied", "optional", or what the config must have: "qk_norm", "norm_before", "norm_mlp",
-    "norm_after", "norm_gain", "norm_bias", "norm_last_bias", "norm_mlp_bias", "gate", "gate_bias"); ``rotary``, whether
+    "norm_after", "norm_gain", "norm_bias", "norm_last_bias", "norm_mlp_bias", "gate", "gate_bias", "sinks"); ``rotary``, whether
     its order follows ``config.rope_style``; ``lens``,
     TransformerLens's name without "blocks.{i}."; ``reads``, the hook point whose activation it is multiplied with, or "".
 
@@ -317,7 +317,7 @@ void register_parts(py::module_& module) {
   module.def(
       "expert_parts", [] { return part_rows(true); },
       "What layers of models with experts have in place of w1, w2 and w3, as `parts` says of the others: the router, "
-      "and matrices of each expert, whose number is the second {} of ``pattern``, and the {} of ``lens``.");
+      "and matrices and biases of each expert, whose number is the second {} of ``pattern``, and the {} of ``lens``.");
   module.def("part_shape", &shape_of_part, py::arg("part"), py::arg("config"), kShapeDoc);
   module.def("hugging_face_family", &hugging_face_family, py::arg("config"), py::arg("parts"), py::arg("own") = "",
              kFolderFamilyDoc);

@@ -32,6 +32,8 @@ std::int64_t value_of(Size size, const Config& config) {
       return config.k_norm_dim();
     case Size::hidden_dim:
       return config.hidden_dim;
+    case Size::n_heads:
+      return config.n_heads;
     case Size::n_experts:
       return config.n_experts;
     case Size::vocab_size:
@@ -45,7 +47,8 @@ constexpr bool makes_sense(const PartFacts& row) {
   const bool one_row = row.rows == Size::one;
   const bool in_every_layer = row.scope != Scope::model;
   if (one_row != is_vector(row.kind)) return false;
-  if (row.need == Need::optional && !in_every_layer) return false;  // layer 0 tells whether the model has it
+  const bool optional = row.need == Need::optional || row.need == Need::sinks || row.need == Need::routed_bias;
+  if (optional && !in_every_layer) return false;  // layer 0 tells whether the model has it
   const bool multiplies = row.kind == PartKind::matrix || row.kind == PartKind::experts || row.kind == PartKind::gain;
   return !row.lens.empty() && multiplies == !row.reads.empty();
 }

@@ -31,10 +31,12 @@ enum class PartKind : std::uint8_t {
   gain,     // [columns], multiplied with what a norm gives
   experts,  // a matrix for each expert: {} in their names is its number
   bias,     // [columns], added to what the matrix of the same name gives
+  expert_biases,  // a bias for each expert, as experts
+  sinks,          // [columns], one more score of each head, whose weight goes nowhere
 };
 
 // A size that follows from a Config.
-enum class Size : std::uint8_t { one, dim, q_dim, kv_dim, q_norm_dim, k_norm_dim, hidden_dim, n_experts, vocab_size };
+enum class Size : std::uint8_t { one, dim, q_dim, kv_dim, q_norm_dim, k_norm_dim, hidden_dim, n_heads, n_experts, vocab_size };
 
 enum class Need : std::uint8_t {
   always,    // but for the matrices of an MLP in models with experts
@@ -42,6 +44,8 @@ enum class Need : std::uint8_t {
   optional,  // all layers have it, or none
   qk_norm,   // where the config has such norms, and so on
   routed,    // with experts
+  routed_bias,  // with experts: all layers have it, or none
+  sinks,        // all layers have it, or none
   norm_before,
   norm_mlp,  // before the MLP, where it does not read what attention does
   norm_after,
@@ -84,7 +88,10 @@ inline constexpr PartFacts kParts[] = {
 
 constexpr const PartFacts& facts(Part part) { return kParts[static_cast<std::size_t>(part)]; }
 
-constexpr bool is_vector(PartKind kind) { return kind == PartKind::gain || kind == PartKind::bias; }
+constexpr bool is_vector(PartKind kind) {
+  return kind == PartKind::gain || kind == PartKind::bias || kind == PartKind::expert_biases || kind == PartKind::sinks;
+}
+constexpr bool per_expert(PartKind kind) { return kind == PartKind::experts || kind == PartKind::expert_biases; }
 constexpr bool is_vector(Part part) { return is_vector(facts(part).kind); }
 constexpr bool per_layer(Part part) { return facts(part).scope != Scope::model; }
 
@@ -99,7 +106,9 @@ constexpr bool of_dense_mlp(Part part) {
   const bool needed = row.need == Need::always || row.need == Need::gate;
   return row.scope == Scope::mlp && row.kind == PartKind::matrix && needed;
 }
-constexpr bool of_experts(Part part) { return facts(part).need == Need::routed; }
+constexpr bool of_experts(Part part) {
+  return facts(part).need == Need::routed || facts(part).need == Need::routed_bias;
+}
 
 // Whether a model of this config has the part: nothing where the model's file says.
 constexpr std::optional<bool> is_needed(const Config& config, Part part) {
@@ -107,11 +116,14 @@ constexpr std::optional<bool> is_needed(const Config& config, Part part) {
     case Need::untied:
       return !config.tied;
     case Need::optional:
+    case Need::sinks:
       return {};
     case Need::qk_norm:
       return config.qk_norm != QkNorm::none;
     case Need::routed:
       return config.n_experts > 0;
+    case Need::routed_bias:
+      return config.n_experts > 0 ? std::optional<bool>() : false;
     case Need::norm_before:
       return config.norms_before() && config.norm != NormKind::layer_plain;
     case Need::norm_mlp:
@@ -137,7 +149,7 @@ constexpr std::optional<bool> is_needed(const Config& config, Part part) {
 
 // How many of it a layer, or the model, has.
 constexpr std::int64_t count_of(const Config& config, Part part) {
-  return facts(part).kind == PartKind::experts ? config.n_experts : 1;
+  return per_expert(facts(part).kind) ? config.n_experts : 1;
 }
 
 // The shape that a config gives a matrix: y = W x for x [cols] and y [rows]; a vector is [1, cols].

@@ -28,15 +28,18 @@ constexpr std::size_t kMaxLayerDigits = 9;  // a layer's number is below 10^9, w
 
 const Family& family_of(Naming naming) { return kFamilies[static_cast<std::size_t>(naming)]; }
 
-std::string_view ending_of(const PartFacts& row) { return row.kind == PartKind::bias ? ".bias" : ".weight"; }
+std::string_view ending_of(const Family& family, const PartFacts& row) {
+  if (row.kind == PartKind::sinks && family.naming == Naming::hugging_face) return "";
+  return row.kind == PartKind::bias || row.kind == PartKind::expert_biases ? ".bias" : ".weight";
+}
 
 constexpr std::string_view kExpert = "{}";  // its number's place in a stem
 
 std::string name_of(const Family& family, const PartFacts& row, std::string_view layer, std::string_view expert) {
   std::string stem(row.*family.stem);
-  if (row.kind == PartKind::experts) stem.replace(stem.find(kExpert), kExpert.size(), expert);
-  if (row.scope == Scope::model) return cat(stem, ending_of(row));
-  return cat(family.layer, layer, ".", stem, ending_of(row));
+  if (per_expert(row.kind)) stem.replace(stem.find(kExpert), kExpert.size(), expert);
+  if (row.scope == Scope::model) return cat(stem, ending_of(family, row));
+  return cat(family.layer, layer, ".", stem, ending_of(family, row));
 }
 
 // A layer's number, or an expert's.
@@ -58,10 +61,10 @@ std::optional<NamedPart> match(std::string_view name, const Family& family, cons
     return ends_so;
   };
   const std::string_view stem = row.*family.stem;
-  const std::size_t place = row.kind == PartKind::experts ? stem.find(kExpert) : stem.size();
+  const std::size_t place = per_expert(row.kind) ? stem.find(kExpert) : stem.size();
   NamedPart found{row.part, 0, 0};
-  if (!take_end(ending_of(row))) return {};
-  if (row.kind == PartKind::experts) {
+  if (!take_end(ending_of(family, row))) return {};
+  if (per_expert(row.kind)) {
     if (!take_end(stem.substr(place + kExpert.size()))) return {};
     const std::size_t digits = name.find_last_not_of("0123456789") + 1;
     const std::optional<std::int64_t> expert = number_of(name.substr(digits));

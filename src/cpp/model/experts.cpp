@@ -83,8 +83,12 @@ void run_experts(const Config& c, Backend& backend, const LayerWeights& weights,
                  Activations& a, std::int64_t layer, std::span<const HookSpan> spans, const Hooks& hooks) {
   const std::int64_t k = c.n_experts_used;
   const auto see = [&](Point point, const Tensor& places) { hooks.at(point, layer, by_token(places, k), spans); };
+  const auto add_bias = [&](const Tensor& places, const Vector& biases) {  // [n_experts, n], in place
+    if (biases) backend.add_expert_bias(places, biases.view, a.expert_ids);
+  };
   const Weight* const router[] = {&weights.router};
   backend.matmul(router, x, {&a.router_scores, 1}, norm);  // [T, dim] -> [T, n_experts]
+  if (weights.router_b) backend.add_bias(a.router_scores, weights.router_b.view);
   hooks.at(Point::router_scores, layer, a.router_scores, spans);
   backend.route(a.router_scores, {c.router_order, c.router_renormalise}, a.expert_ids, a.expert_weights);
   show_routing(c, backend, a, layer, spans, hooks);
@@ -92,12 +96,15 @@ void run_experts(const Config& c, Backend& backend, const LayerWeights& weights,
   const ExpertWeights inputs[] = {weights.e1, weights.e3};
   const Tensor outs[] = {a.gate, a.up};
   backend.matmul_experts(inputs, x, a.expert_ids, outs, norm);  // [T, dim] -> [T * k, hidden_dim] twice
+  add_bias(a.gate, weights.e1_b);
+  add_bias(a.up, weights.e3_b);
   see(Point::mlp_pre, a.gate);
   see(Point::mlp_pre_linear, a.up);
-  backend.gated(Activation::silu, a.gate, a.up, a.gate);
+  backend.gated(c.activation, a.gate, a.up, a.gate);
   see(Point::mlp_post, a.gate);
   const ExpertWeights outputs[] = {weights.e2};
   backend.matmul_experts(outputs, a.gate, a.expert_ids, {&a.expert_out, 1});  // -> [T * k, dim]
+  add_bias(a.expert_out, weights.e2_b);
   see(Point::expert_out, a.expert_out);
   backend.mix_experts(a.expert_out, a.expert_weights, a.mlp_out);  // -> [T, dim]
 }

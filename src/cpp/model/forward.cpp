@@ -95,7 +95,7 @@ struct Pass {
     see(Point::rot_k, i, a.k);
     if (plan.qk_norm_after_rope) norms.of_heads(l, i, rows.hook_spans);
 
-    set_layer(i, plan);
+    set_layer(l, plan, i);
     be.store_kv(a.k, a.v, rows.spans);                 // into [kv_heads, context, head_dim]
     attend(i, a.q, rows.spans, rows.hook_spans, a.z);  // -> [T, n_heads * head_dim]
     see(Point::z, i, a.z);
@@ -176,7 +176,7 @@ struct Pass {
   }
 
   // What of attention's spans is a layer's.
-  void set_layer(std::int64_t i, const LayerPlan& plan) {
+  void set_layer(const LayerWeights& l, const LayerPlan& plan, std::int64_t i) {
     for (std::size_t s = 0; s < rows.spans.size(); ++s) {
       AttentionSpan& span = rows.spans[s];
       span.keys = sequences[s].kv->keys(i);
@@ -184,6 +184,7 @@ struct Pass {
       span.window = plan.window;
       span.divisor = plan.score_divisor;
       span.score_cap = plan.score_cap;
+      span.sinks = l.sinks.view;  // empty where the model has none
     }
   }
 

@@ -49,10 +49,15 @@ void take(const Checkpoint& checkpoint, Backend& /*backend*/, Part part, std::in
 // Vectors are small and every row of every layer needs them: kept as floats whatever the file holds.
 void take(const Checkpoint& checkpoint, Backend& backend, Part part, std::int64_t layer, Vector& field) {
   if (!is_taken(checkpoint, part, layer)) return;
-  Weight weight;
-  take(checkpoint, backend, part, layer, weight);
-  field = backend.make_vector(weight.cols);
-  weight.decode_row(0, field.view.row(0));
+  const std::int64_t count = count_of(checkpoint.config, part);
+  const std::int64_t cols = part_shape(checkpoint.config, part).cols;
+  for (std::int64_t e = 0; e < count; ++e) {
+    Weight weight;
+    take(checkpoint, part, layer, e, weight);  // of the shape that is expected: then there is memory for it
+    if (e == 0) field = backend.make_vector(count * cols);
+    weight.decode_row(0, field.view.row(0) + e * cols);
+  }
+  if (per_expert(facts(part).kind)) field.view = Tensor(field.view.row(0), {count, cols});
 }
 
 }  // namespace

@@ -11,7 +11,8 @@
 
 namespace llama2cpp {
 
-// Gains and biases as floats in memory of the backend's, empty where a model lacks an optional one; all else as it lies in
+// Gains, biases and sinks as floats in memory of the backend's, empty where a model lacks an optional one, those of all experts
+// as one table [n_experts, n]; all else as it lies in
 // the file: a list of weights, one for each expert, or one weight. Those are empty where the model has MLPs of the other kind.
 template <PartKind kKind>
 using PartValue = std::conditional_t<is_vector(kKind), Vector,

@@ -28,7 +28,7 @@ class Part:
         "model": the model has one. "attention", "mlp": each layer has one, in that half.
     kind : str
         "table" is read row by row, "matrix" is multiplied with, "gain" and "bias" are vectors. "experts": a matrix for
-        each expert.
+        each expert; "expert_biases": a bias for each. "sinks" is a vector with one more score of each head.
     rows, columns : str
         Sizes, by the names of what a config gives; "one" for the rows of vectors.
     need : str
@@ -51,7 +51,7 @@ class Part:
     name: str
     pattern: str
     scope: Literal["model", "attention", "mlp"]
-    kind: Literal["table", "matrix", "gain", "bias", "experts"]
+    kind: Literal["table", "matrix", "gain", "bias", "experts", "expert_biases", "sinks"]
     rows: str
     columns: str
     need: Literal[
@@ -60,6 +60,8 @@ class Part:
         "optional",
         "qk_norm",
         "routed",
+        "routed_bias",
+        "sinks",
         "norm_before",
         "norm_mlp",
         "norm_after",
@@ -92,12 +94,18 @@ class Part:
     @property
     def is_optional(self) -> bool:
         """Whether the model's file says that it has one."""
-        return self.need in ("optional", "norm_bias", "norm_last_bias", "norm_mlp_bias", "gate_bias")
+        needs = ("optional", "norm_bias", "norm_last_bias", "norm_mlp_bias", "gate_bias", "routed_bias", "sinks")
+        return self.need in needs
 
     @property
     def is_vector(self) -> bool:
         """Whether its array has one dimension."""
-        return self.kind in ("gain", "bias")
+        return self.kind in ("gain", "bias", "expert_biases", "sinks")
+
+    @property
+    def per_expert(self) -> bool:
+        """Whether each expert of a layer has one."""
+        return self.kind in ("experts", "expert_biases")
 
     def at(self, layer: int = 0, expert: int = 0) -> str:
         """Give llama2.c's name of the one in a layer, or of the model's; of an expert's, where each has one."""
@@ -141,6 +149,8 @@ def in_forward_order(parts: Iterable[Part]) -> list[Part]:
     points = [name.removeprefix("blocks.0.") for name, _, _ in _core.hook_points()]
 
     def key(part: Part) -> tuple[str, bool, int]:
+        if part.kind == "sinks":
+            return part.scope, True, points.index("attn.hook_pattern")
         is_bias = part.kind == "bias"
         reads = _BY_PATTERN[part.pattern.removesuffix("bias") + "weight"].reads if is_bias else part.reads
         return part.scope, is_bias, points.index(reads)
