@@ -251,7 +251,7 @@ def test_a_missing_window_is_not_null(tmp_path: Path, window: Any, expected: int
     [
         (
             {"model_type": "falcon"},
-            r'config\.json\.model_type \(byte \d+\): "falcon", expected "qwen2", "llama", "mistral",.* or "granitemoe"',
+            r'config\.json\.model_type \(byte \d+\): "falcon", expected "qwen2", "llama", "mistral",.* or "gpt_oss"',
         ),
         ({"model_type": ...}, r'config\.json .*: expected a member "model_type", found none'),
         ({"model_type": 7}, r"model_type .*: expected a string, found an integer"),

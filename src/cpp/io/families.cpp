@@ -34,6 +34,8 @@ constexpr Switch kSwitches[] = {
     {"logits_scaling", "logit_scale", 1, "multipliers"},
     {"logit_scale", "", 1},
     {"clip_qkv", "attention.clamp_kqv", 0},
+    {"swiglu_limit", "", 7},  // of clamped_swiglu
+    {"swiglu_alpha", "", 1.702},
     {"num_experts", "expert_count", 0, "experts"},
     {"num_local_experts", "", 0, "experts"},
     {"decoder_sparse_step", "", 1},
@@ -63,6 +65,8 @@ constexpr Fused kFused[] = {
     {"self_attn.qkv_proj", "attn_qkv", kAttentionInputs},
     {"mlp.gate_up_proj", facts(Part::w3).gguf, kMlpInputs},
 };
+
+constexpr Part kOssParts[] = {Part::sinks, Part::router_b, Part::e1_b, Part::e2_b, Part::e3_b};
 
 constexpr Fused kFusedMlp[] = {{"mlp.gate_up_proj", facts(Part::w3).gguf, kMlpInputs}};
 
@@ -583,6 +587,35 @@ constexpr Family kFamilies[] = {
                             .router = "block_sparse_moe.router.layer",
                             .stacked_inputs = "block_sparse_moe.input_linear",
                             .stacked_output = "block_sparse_moe.output_linear"}},
+    {.model_type = "gpt_oss",
+     .architectures = {"GptOssForCausalLM", "", "GptOssModel"},
+     .gguf = "gpt-oss",
+     .hugging_face_rope_style = RopeStyle::half_split,
+     .gguf_rope_style = RopeStyle::half_split,
+     .computes = {"attention_bias", "experts"},
+     .seq_len = 131072,
+     .n_kv_heads = 8,
+     .norm_eps = 1e-5,
+     .rope_theta = 150000,
+     .windows = Windows::some,
+     .sliding_window = 128,
+     .head_dim = 64,
+     .parts = kOssParts,
+     .experts = ExpertFacts{.order = RouterOrder::topk_softmax,
+                            .renormalise = false,
+                            .hidden_size = {},
+                            .router = "mlp.router",
+                            .turned_inputs = "mlp.experts.gate_up_proj",
+                            .turned_output = "mlp.experts.down_proj"},
+     .activation = Activation::clamped_swiglu,
+     .gguf_yarn_truncates = false,
+     .needs_rope_parameters = true,
+     .full_every = 2,
+     .needs_window = true,
+     .bias_switches = {"attention_bias", "attention_bias", ""},
+     .biased = true,
+     .gguf_renames = kSeedNames,
+     .written = false},
 };
 
 // The row whose `name` is this one.

@@ -56,6 +56,9 @@ struct ExpertFacts {
   std::string_view router = {}, prefix = {};
   std::string_view gate = {}, up = {}, down = {};
   std::string_view stacked_inputs = {}, stacked_output = {};
+  // Or those of all experts in two tensors, each expert's columns first, and a row of gate and one of up in turn; beside them
+  // biases ("_bias"), and in place of them blocks of MXFP4 with their scales ("_blocks", "_scales"). Without ".weight".
+  std::string_view turned_inputs = {}, turned_output = {};
 };
 
 // Behind the stem of GGUF's tensors that hold a matrix of all experts.
@@ -127,6 +130,7 @@ struct Family {
   std::string_view eps_name = "rms_norm_eps";
   double partial_rotary = 1;           // partial_rotary_factor where it is missing
   bool ntk_alpha = false;              // scaling of type dynamic with an alpha is a larger rope_theta
+  bool gguf_yarn_truncates = true;     // GGUF files do not say
   bool needs_rope_parameters = false;  // what is otherwise assumed is not
   bool local_rope = false;             // layers with a window have a rotary embedding of their own, without scaling
   double local_rope_theta = 0;         // its theta where it is missing; 0: that of the others

@@ -268,6 +268,8 @@ Config read_gguf_config(const Gguf& gguf, const Family& family) {
   config.norm_eps = settings.need_float(rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon");
   config.rope_theta = settings.find_float("rope.freq_base").value_or(config.rope_theta);
   config.rope_scaling = read_rope_scaling(settings, config.seq_len);
+  const bool yarn = config.rope_scaling.kind == RopeScaling::Kind::yarn;
+  if (yarn) config.rope_scaling.truncate = family.gguf_yarn_truncates;
   config.sliding_window = settings.integer("attention.sliding_window").value_or(0);
   if (config.sliding_window > 0 && family.windows == Windows::some && family.full_every == 0) {
     if (config.sliding_window < config.seq_len) {

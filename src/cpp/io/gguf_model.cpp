@@ -19,9 +19,10 @@ bool is_harmless(std::string_view name, const Family& family) {
   return name == "rope_freqs.weight" || (name.starts_with("blk.") && name.ends_with(".attn_rot_embd.weight"));
 }
 
-// Biases are there or not, as a file pleases; config and family say of all other parts.
+// Biases are there or not, as a file pleases, but for those of experts; config and family say of all other parts.
 bool has_place(Part part, const Config& config, const Family& family) {
   if (const auto needed = is_needed(config, part)) return *needed || facts(part).need == Need::untied;
+  if (facts(part).need == Need::routed_bias || facts(part).need == Need::sinks) return family.may_have(part);
   return facts(part).need != Need::optional || facts(part).kind == PartKind::bias || family.may_have(part);
 }
 
@@ -31,13 +32,15 @@ void refuse_unknown(std::string_view name, const GgufTensor& tensor, const Confi
                         config.n_layers, " layers, so this file computes something that this version does not"));
 }
 
-// "blk.3.ffn_gate_exps.weight" -> e1 of layer 3: a tensor of all experts' matrices.
-std::optional<NamedPart> find_stacked(std::string_view name, const Config& config) {
-  const std::string mark = cat(kAllExperts, ".weight");
-  if (!name.ends_with(mark)) return {};
-  const std::string first = cat(name.substr(0, name.size() - mark.size()), ".0.weight");  // the first expert's own name
+// "blk.3.ffn_gate_exps.weight" -> e1 of layer 3: a tensor of all experts' matrices, or of all their biases.
+std::optional<NamedPart> find_stacked(std::string_view name, const Config& config, const Family& family) {
+  const std::size_t end = name.rfind('.');
+  if (end == std::string_view::npos || !name.substr(0, end).ends_with(kAllExperts)) return {};
+  const std::string first =
+      cat(name.substr(0, end - kAllExperts.size()), ".0", name.substr(end));  // the first expert's own name
   const auto found = find_part(Naming::gguf, first, config);
-  return found && facts(found->part).kind == PartKind::experts ? found : std::nullopt;
+  if (!found || !per_expert(facts(found->part).kind)) return {};
+  return has_place(found->part, config, family) ? found : std::nullopt;
 }
 
 Weight weight_of(std::string_view name, const GgufTensor& tensor, bool stacked) {
@@ -77,7 +80,10 @@ Weight rows_of(const Weight& whole, const FusedRows& rows) {
 void add_experts(const Weight& whole, const GgufTensor& tensor, const NamedPart& place, Checkpoint& checkpoint) {
   const std::int64_t rows = part_shape(checkpoint.config, place.part).rows;
   const std::int64_t experts = checkpoint.config.n_experts;
-  if (tensor.shape.size() < 3 || tensor.shape[1] != rows || tensor.shape[2] != experts) {
+  const std::vector<std::int64_t>& shape = tensor.shape;
+  const bool fits = is_vector(place.part) ? shape.size() >= 2 && shape[1] == experts
+                                          : shape.size() >= 3 && shape[1] == rows && shape[2] == experts;
+  if (!fits) {
     throw FormatError(cat("tensor ", excerpt(whole.name), " (byte ", tensor.described, ") has ", whole.rows,
                           " rows in all, expected those of ", experts, " experts of ", rows, " each"));
   }
@@ -102,8 +108,8 @@ Checkpoint open(const std::string& path, const Buffer& file, const OpenBeside& o
   for (const auto& [stored, tensor] : gguf.tensors()) {
     if (is_harmless(stored, family)) continue;
     const std::string name = renamed(family.gguf_renames, stored);
-    const std::optional<NamedPart> stacked = find_stacked(name, checkpoint.config);
-    const Weight weight = weight_of(name, tensor, stacked.has_value());
+    const std::optional<NamedPart> stacked = find_stacked(name, checkpoint.config, family);
+    const Weight weight = weight_of(name, tensor, stacked && !is_vector(stacked->part));
     if (stacked) {
       add_experts(weight, tensor, *stacked, checkpoint);
       continue;
