@@ -104,6 +104,7 @@ struct Placed {
   SafetensorsTensor tensor;
   Buffer file;
   std::string file_name;
+  const Format* format = nullptr;  // of a copy that is in no type of safetensors files
 
   const std::byte* bytes() const { return file.data() + tensor.begin; }
   std::string describe() const { return describe_tensor(tensor.dtype, tensor.shape); }
@@ -136,6 +137,10 @@ std::optional<LlmInt8Settings> read_llm_int8_settings(const Json& config);
 // Gives the tensors of experts the names that the table of parts has, cutting those of all experts: each becomes a tensor
 // of its own where it lies. Throws FormatError for other shapes than the config's.
 void name_experts(const ExpertFacts& facts, const Config& config, Tensors& tensors);
+
+// The part of it for families whose experts' columns come first: those tensors become copies, one for each expert. Throws
+// OutOfMemoryError too.
+void name_turned_experts(const ExpertFacts& facts, const Config& config, Tensors& tensors);
 
 // Whether a tensor belongs to another, which is int8.
 bool is_llm_int8_part(const Tensors& tensors, const std::string& name);

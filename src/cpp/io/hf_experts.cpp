@@ -16,22 +16,22 @@ namespace {
 // Before a layer's number in all names.
 constexpr std::string_view kLayers = "model.layers.";
 
-// "model.layers.3.mlp.gate.weight" -> "3" and "mlp.gate"; nothing for other names.
+// "model.layers.3.mlp.gate.weight" -> "3", "mlp.gate" and ".weight"; nothing for other names.
 struct LayerName {
-  std::string_view layer, stem;
+  std::string_view layer, stem, end;
 };
 std::optional<LayerName> split(std::string_view name) {
-  constexpr std::string_view kEnd = ".weight";
-  if (!name.starts_with(kLayers) || !name.ends_with(kEnd)) return {};
+  const std::string_view end = name.ends_with(".bias") ? ".bias" : ".weight";
+  if (!name.starts_with(kLayers) || !name.ends_with(end)) return {};
   name.remove_prefix(kLayers.size());
-  name.remove_suffix(kEnd.size());
+  name.remove_suffix(end.size());
   const std::size_t dot = name.find('.');
   if (dot == std::string_view::npos) return {};
-  return LayerName{name.substr(0, dot), name.substr(dot + 1)};
+  return LayerName{name.substr(0, dot), name.substr(dot + 1), end};
 }
 
 std::string joined(const LayerName& name, std::string_view stem) {
-  return cat(kLayers, name.layer, ".", stem, ".weight");
+  return cat(kLayers, name.layer, ".", stem, name.end);
 }
 
 // "block_sparse_moe.experts.7.w1" -> "mlp.experts.7.gate_proj"; empty for what is no expert's of this family.
@@ -84,14 +84,16 @@ void cut(const LayerName& name, const Placed& whole, const std::string& own, con
 }  // namespace
 
 void name_experts(const ExpertFacts& facts, const Config& config, Tensors& tensors) {
+  name_turned_experts(facts, config, tensors);
   std::vector<std::string> names;
   for (const auto& [name, placed] : tensors) names.push_back(name);
   for (const std::string& name : names) {
     const std::optional<LayerName> found = split(name);
     if (!found) continue;
-    if (!facts.stacked_inputs.empty() && found->stem == facts.stacked_inputs) {
+    const bool weight = found->end == ".weight";
+    if (weight && !facts.stacked_inputs.empty() && found->stem == facts.stacked_inputs) {
       cut(*found, Placed(tensors.at(name)), name, {Part::e1, Part::e3}, config, tensors);
-    } else if (!facts.stacked_output.empty() && found->stem == facts.stacked_output) {
+    } else if (weight && !facts.stacked_output.empty() && found->stem == facts.stacked_output) {
       cut(*found, Placed(tensors.at(name)), name, {Part::e2}, config, tensors);
     } else {
       const bool router = !facts.router.empty() && found->stem == facts.router;

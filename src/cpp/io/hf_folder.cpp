@@ -188,7 +188,7 @@ Weight weight_of(const std::string& name, const Placed& placed, Part part, const
   const MatrixShape shape = part_shape(config, part);
   std::vector<std::int64_t> expected = {shape.rows, shape.cols};
   if (is_vector(part)) expected.erase(expected.begin());
-  const Format& format = format_of(name, placed);
+  const Format& format = placed.format != nullptr ? *placed.format : format_of(name, placed);
   if (placed.tensor.shape != expected) {
     throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is ", placed.describe(), ", expected ",
                           describe_tensor(placed.tensor.dtype, expected)));
