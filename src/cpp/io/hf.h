@@ -142,6 +142,9 @@ void name_experts(const ExpertFacts& facts, const Config& config, Tensors& tenso
 // OutOfMemoryError too.
 void name_turned_experts(const ExpertFacts& facts, const Config& config, Tensors& tensors);
 
+// Whether a config.json says that experts are MXFP4, as OpenAI's are.
+bool says_mxfp4(const Json& config);
+
 // Whether a tensor belongs to another, which is int8.
 bool is_llm_int8_part(const Tensors& tensors, const std::string& name);
 

@@ -549,11 +549,13 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   checkpoint.naming = Naming::hugging_face;
   checkpoint.config = read_hf_config(config.root());
   const std::optional<LlmInt8Settings> int8 = read_llm_int8_settings(config.root());
-  const auto gptq = int8 ? std::nullopt : read_gptq_settings(folder, config.root());
+  const Family& family = find_family(config.root());
+  const bool mxfp4 = family.experts && !family.experts->turned_inputs.empty() && says_mxfp4(config.root());
+  const auto gptq = int8 || mxfp4 ? std::nullopt : read_gptq_settings(folder, config.root());
   if (int8) checkpoint.file_format += cat(", ", kLlmInt8.name);
   if (gptq) checkpoint.file_format += cat(", ", gptq->format->name);
+  if (mxfp4) checkpoint.file_format += ", mxfp4";
   Tensors tensors = read_tensors(folder, path.file, use_mmap, checkpoint.config.tied);
-  const Family& family = find_family(config.root());
   rename_parts(tensors, family);
   if (family.scaled_embedding) {
     float& multiplier = checkpoint.config.embedding_multiplier;

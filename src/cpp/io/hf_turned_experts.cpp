@@ -1,6 +1,8 @@
-// gpt-oss's experts in Hugging Face folders: all of a layer's in one tensor of floats whose columns come first, and gate and
-// up in one matrix, whose rows are one of each in turn. They are copied into what the rest reads, row by row.
+// gpt-oss's experts in Hugging Face folders: all of a layer's in one tensor of floats whose columns come first, or in blocks
+// of MXFP4 as OpenAI writes them, with their scales in a tensor of their own; and gate and up in one matrix, whose rows are one
+// of each in turn. They are copied into what the rest reads: floats of the same type, row by row, and GGUF's blocks.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <span>
 #include <string>
@@ -11,6 +13,7 @@
 #include "core/check.h"
 #include "core/memory_needs.h"
 #include "core/quote.h"
+#include "format/mxfp4.h"
 #include "io/families.h"
 #include "io/hf.h"
 #include "io/names.h"
@@ -36,6 +39,12 @@ struct Stacked {
 [[noreturn]] void throw_other(const std::string& name, const Placed& placed, std::string_view expected) {
   throw FormatError(
       cat(placed.file_name, ": tensor ", excerpt(name), " is ", placed.describe(), ", expected ", expected));
+}
+
+void need_shape(const std::string& name, const Placed& placed, std::string_view dtype,
+                const std::vector<std::int64_t>& shape) {
+  const bool fits = placed.tensor.dtype == dtype && placed.tensor.shape == shape;
+  if (!fits) throw_other(name, placed, describe_tensor(dtype, shape));
 }
 
 // Floats of any type: bytes of one.
@@ -113,6 +122,63 @@ void add_floats(const Stacked& whole, Tensors& tensors) {
   reads.check();
 }
 
+// 32 weights in 16 bytes: from 2i in the low half of byte i and 2i + 1 in its high half to i and i + 16.
+void regroup(const std::byte* in, std::byte* out) {
+  std::array<std::uint8_t, 32> weights{};
+  for (std::size_t i = 0; i < 16; ++i) {
+    weights[2 * i] = byte_at(in + i) & 15U;
+    weights[2 * i + 1] = byte_at(in + i) >> 4U;
+  }
+  for (std::size_t i = 0; i < 16; ++i) out[i] = static_cast<std::byte>(weights[i] | weights[i + 16] << 4U);
+}
+
+// blocks [E, rows * turns, cols / 32, 16] and scales [E, rows * turns, cols / 32]: the same powers of two as GGUF's.
+void add_blocks(const Stacked& whole, Tensors& tensors) {
+  const std::string blocks_name = whole.name + "_blocks";
+  const std::string scales_name = whole.name + "_scales";
+  const auto found = tensors.find(blocks_name);
+  const auto beside = tensors.find(scales_name);
+  if (found == tensors.end() && beside == tensors.end()) return;
+  if (found == tensors.end() || beside == tensors.end()) {
+    const bool no_blocks = found == tensors.end();
+    throw FormatError(cat("tensor ", excerpt(no_blocks ? blocks_name : scales_name), " is missing, beside ",
+                          excerpt(no_blocks ? scales_name : blocks_name)));
+  }
+  const Placed blocks = found->second;
+  const Placed scales = beside->second;
+  constexpr std::int64_t kPacked = 16;  // bytes of a block's weights
+  const std::int64_t rows = whole.rows();
+  const std::int64_t groups = whole.cols() / kMXFP4.group;
+  if (whole.cols() % kMXFP4.group != 0) {
+    throw FormatError(cat(blocks.file_name, ": tensor ", excerpt(blocks_name), " has blocks of ", kMXFP4.group,
+                          " weights, which do not fill rows of ", whole.cols()));
+  }
+  need_shape(blocks_name, blocks, "U8", {whole.experts(), rows * whole.turns(), groups, kPacked});
+  need_shape(scales_name, scales, "U8", {whole.experts(), rows * whole.turns(), groups});
+  std::vector<Buffer> files;
+  blocks.file.add_to(files);
+  scales.file.add_to(files);
+  const FileReads reads(files);
+  tensors.erase(found);
+  tensors.erase(beside);
+  Placed like = blocks;
+  like.tensor.dtype = "MXFP4";
+  like.format = &kMXFP4;
+  for (std::int64_t i = 0; i < whole.turns(); ++i) {
+    const auto bytes = static_cast<std::size_t>(rows * groups * kMXFP4.group_bytes);
+    const Buffer copy = copy_of(blocks_name, static_cast<std::size_t>(whole.experts()) * bytes);
+    std::byte* out = copy.data();
+    for (std::int64_t row = i; row < whole.experts() * rows * whole.turns(); row += whole.turns()) {
+      for (std::int64_t place = row * groups; place < (row + 1) * groups; ++place, out += kMXFP4.group_bytes) {
+        *out = scales.bytes()[place];
+        regroup(blocks.bytes() + place * kPacked, out + 1);
+      }
+    }
+    add(whole, whole.parts[static_cast<std::size_t>(i)], like, copy, bytes, {rows, whole.cols()}, tensors);
+  }
+  reads.check();
+}
+
 // A tensor of biases, [E, rows * turns].
 void add_biases(const Stacked& whole, Tensors& tensors) {
   const auto found = tensors.find(whole.name);
@@ -136,6 +202,12 @@ void add_biases(const Stacked& whole, Tensors& tensors) {
 
 }  // namespace
 
+bool says_mxfp4(const Json& config) {
+  const std::optional<Json> settings = config.find("quantization_config");
+  const std::optional<Json> method = settings ? settings->find("quant_method") : std::nullopt;
+  return method && method->string() == kMXFP4.name;
+}
+
 void name_turned_experts(const ExpertFacts& facts, const Config& config, Tensors& tensors) {
   if (facts.turned_inputs.empty()) return;
   struct Kind {
@@ -149,6 +221,7 @@ void name_turned_experts(const ExpertFacts& facts, const Config& config, Tensors
       const std::string name = cat("model.layers.", layer, ".", kind.stem);
       const std::string bias = name + "_bias";
       add_floats({name, layer, kind.matrices, config}, tensors);
+      add_blocks({name, layer, kind.matrices, config}, tensors);
       add_biases({bias, layer, kind.biases, config}, tensors);
     }
   }
