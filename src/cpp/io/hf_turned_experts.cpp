@@ -60,8 +60,8 @@ std::size_t need_floats(const std::string& name, const Placed& placed, const std
 // Memory for what a part of a tensor becomes.
 Buffer copy_of(const std::string& name, std::size_t bytes) {
   if (static_cast<double>(bytes) >= kWorthChecking) {
-    need_memory(static_cast<double>(bytes), cat("a copy of tensor ", excerpt(name), ", whose matrices lie otherwise,"), "",
-                "the model as a GGUF file is used where it lies");
+    need_memory(static_cast<double>(bytes), cat("a copy of tensor ", excerpt(name), ", whose matrices lie otherwise,"),
+                "", "a GGUF file of the model is used where it lies");
   }
   return Buffer::heap(bytes);
 }
@@ -126,8 +126,8 @@ void add_floats(const Stacked& whole, Tensors& tensors) {
 void regroup(const std::byte* in, std::byte* out) {
   std::array<std::uint8_t, 32> weights{};
   for (std::size_t i = 0; i < 16; ++i) {
-    weights[2 * i] = byte_at(in + i) & 15U;
-    weights[2 * i + 1] = byte_at(in + i) >> 4U;
+    weights[2 * i] = static_cast<std::uint8_t>(byte_at(in + i) & 15U);
+    weights[2 * i + 1] = static_cast<std::uint8_t>(byte_at(in + i) >> 4U);
   }
   for (std::size_t i = 0; i < 16; ++i) out[i] = static_cast<std::byte>(weights[i] | weights[i + 16] << 4U);
 }
