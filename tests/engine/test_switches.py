@@ -50,10 +50,13 @@ PAIRS = [
 ]
 
 
-def check(names: tuple[str, ...]) -> None:
+def check(names: tuple[str, ...], *, sinks: bool = False) -> None:
     settings = {name: value for switch in names for name, value in SWITCHES[switch].items()}
     config = tiny.config(n_layers=3, head_dim=6, **settings)
     arrays = tiny.arrays(config)
+    if sinks:
+        rng = np.random.default_rng(3)
+        arrays |= {f"layers.{i}.attention.sinks.weight": rng.normal(0, 2, 6).astype(np.float32) for i in range(3)}
     tokens = tiny.tokens(config, 13)
     model = llama2cpp.from_arrays(config, arrays, threads=1, kv_dtype="f32")
     found = model.session().prefill(tokens, all_logits=True)
@@ -71,6 +74,12 @@ def check(names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_alone(switch: str) -> None:
     check((switch,))
+
+
+def test_sinks() -> None:
+    check((), sinks=True)
+    for switch in ("a window in some layers", "capped scores", "norm of each head", "clamped SwiGLU"):
+        check((switch,), sinks=True)
 
 
 def test_in_pairs() -> None:

@@ -35,14 +35,15 @@ SOURCES = ROOT / "src"
 TABLE = SOURCES / "cpp" / "core" / "parts.inc"
 QK_NORMS = {"q_norm", "k_norm"}
 POST_NORMS = {"attention_post_norm", "ffn_post_norm"}
+SINKS = {"sinks"}  # of gpt-oss alone, which has experts: test_gpt_oss.py
 NORM_BIASES = {"attention_norm_b", "ffn_norm_b", "norm_b"}
 # No model of any family has every part; these have each of them. By model_type: what config.json says, what the config
 # does, and the parts that others have.
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
-    "llama": ({"attention_bias": True, "mlp_bias": True}, {}, QK_NORMS | POST_NORMS | NORM_BIASES),
-    "qwen3": ({"attention_bias": True}, {"qk_norm": "head"}, {"b1", "b2", "b3"} | POST_NORMS | NORM_BIASES),
-    "glm4": ({}, {"norm_places": "both"}, {"w1", "w3", "bo", "b1", "b2", "b3"} | QK_NORMS | NORM_BIASES),
-    "stablelm": ({"use_qkv_bias": True}, {"norm": "layer"}, {"bo", "b1", "b2", "b3"} | QK_NORMS | POST_NORMS),
+    "llama": ({"attention_bias": True, "mlp_bias": True}, {}, QK_NORMS | POST_NORMS | NORM_BIASES | SINKS),
+    "qwen3": ({"attention_bias": True}, {"qk_norm": "head"}, {"b1", "b2", "b3"} | POST_NORMS | NORM_BIASES | SINKS),
+    "glm4": ({}, {"norm_places": "both"}, {"w1", "w3", "bo", "b1", "b2", "b3"} | QK_NORMS | NORM_BIASES | SINKS),
+    "stablelm": ({"use_qkv_bias": True}, {"norm": "layer"}, {"bo", "b1", "b2", "b3"} | QK_NORMS | POST_NORMS | SINKS),
 }
 FUSED = "gate_up_proj"  # holds w1 and w3
 
@@ -109,6 +110,7 @@ def test_the_class_has_the_columns_of_the_core() -> None:
                 "q_norm_dim",
                 "k_norm_dim",
                 "hidden_dim",
+                "n_heads",
                 "vocab_size",
             }
 
@@ -128,7 +130,7 @@ def test_names_and_layers() -> None:
 
 
 def test_each_part_has_a_family() -> None:
-    assert {part.name for family in FAMILIES for part in parts_of(family)} == {part.name for part in PARTS}
+    assert {part.name for family in FAMILIES for part in parts_of(family)} | SINKS == {part.name for part in PARTS}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -273,6 +275,7 @@ ONE_BY_ONE = {
         "ffn_norm",
         "attention_post_norm",
         "ffn_post_norm",
+        "sinks",
     },  # what families hold as one, or must have
     "src/cpp/io/gguf_config.cpp": {"ffn_norm"},  # a parallel model is one without
     "src/cpp/io/names.cpp": {"wq"},  # an example of a name, in a message

@@ -87,7 +87,11 @@ def run(
         masked = (distance < 0) | (distance >= (window or positions))
         scores = _capped(torch.einsum("thd,shd->hts", q, k) * multiplier, config.score_cap)
         scores = scores.masked_fill(masked, -torch.inf)
-        z = torch.einsum("hts,shd->thd", scores.softmax(-1), v)
+        pattern = scores.softmax(-1)
+        if (sinks := weights.get(f"{layer}.attention.sinks.weight")) is not None:  # one more score of each head
+            column = torch.tensor(np.asarray(sinks)).double()[:, None, None].expand(-1, positions, 1)
+            pattern = torch.cat((scores, column), -1).softmax(-1)[..., :-1]
+        z = torch.einsum("hts,shd->thd", pattern, v)
         out = rounded(z.flatten(1)) @ weight(f"{layer}.attention.wo").T
         out = norm(out, f"{layer}.attention_post_norm") if config.norm_places != "before" else out
         x = x + out * config.residual_multiplier

@@ -1,0 +1,382 @@
+"""gpt-oss against transformers: folders of floats and of MXFP4, GGUF files, hooks, weights by name, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from family_models import TOKENS, Case, expected_logits, logits_of
+from gguf import GGMLQuantizationType as Type
+from hf_folders import change_json
+from reference import largest_error
+from safetensors.torch import load_file, save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+import llama2cpp
+
+EXPERTS, USED, LAYERS, WIDTH, DIM = 5, 3, 4, 64, 32
+# Its rotary frequencies differ from those of scaling with whole ends.
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 4.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 64,
+}
+SETTINGS: dict[str, Any] = {
+    "num_local_experts": EXPERTS,
+    "num_experts_per_tok": USED,
+    "hidden_size": DIM,
+    "intermediate_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "head_dim": 16,
+    "sliding_window": 6,
+    "max_position_embeddings": 256,
+    "rope_parameters": YARN,
+}
+BLOCKS = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}
+FILE = "model.safetensors"
+
+
+def make() -> Any:
+    """A model of its own, whose gates and what they are multiplied with are beyond the clamps at times."""
+    model = Case("gpt_oss", SETTINGS).model()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.experts.gate_up_proj_bias.mul_(25)
+            layer.self_attn.sinks.mul_(10)
+    return model
+
+
+@cache
+def made() -> Any:
+    """One for all tests: not to be changed."""
+    return make()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gpt_oss")
+    made().save_pretrained(path)
+    return path
+
+
+def test_a_folder(folder: Path) -> None:
+    found = logits_of(folder, TOKENS, threads=1)
+    assert largest_error(found, expected_logits(made(), TOKENS)) < 1e-5
+    # The same bits in any chunks of the prompt, on any number of threads, packed or not.
+    for threads, pack in ((1, "never"), (2, "auto"), (3, "always")):
+        with llama2cpp.load(folder, kv_dtype="f32", threads=threads, pack=pack) as model:
+            for cut in (1, 7):
+                session = model.session()
+                parts = [session.prefill(TOKENS[:cut], all_logits=True), session.prefill(TOKENS[cut:], all_logits=True)]
+                assert np.concatenate(parts).tobytes() == found.tobytes(), (threads, cut)
+            steps = model.session()
+            assert np.stack([steps.step(token) for token in TOKENS]).tobytes() == found.tobytes(), threads
+
+
+def test_its_clamps_and_scaling_count(folder: Path) -> None:
+    """What the other tests compare is not what a model without them computes."""
+    _, cache = llama2cpp.load(folder, kv_dtype="f32").run_with_cache(TOKENS)
+    for i in range(LAYERS):
+        assert (cache["pre", i] > 7).any()
+        assert (np.abs(cache["pre_linear", i]) > 7).any()
+    config = llama2cpp.load(folder).config
+    assert config.activation == "clamped_swiglu"
+    assert config.full_layers == [1, 3]
+    assert config.rope_scaling is not None
+    assert config.rope_scaling["truncate"] is False
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_folder_of_halves(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = make().to(dtype)
+    model.save_pretrained(tmp_path)
+    assert largest_error(logits_of(tmp_path, TOKENS), expected_logits(model.float(), TOKENS)) < 1e-5
+
+
+def random_blocks(rows: int, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[E, rows, columns / 32, 16] bytes with two weights each, and their scales."""
+    chance = torch.Generator().manual_seed(seed)
+    blocks = torch.randint(0, 256, (EXPERTS, rows, columns // 32, 16), dtype=torch.uint8, generator=chance)
+    scales = torch.randint(119, 125, (EXPERTS, rows, columns // 32), dtype=torch.uint8, generator=chance)
+    return blocks, scales
+
+
+def write_blocks(path: Path) -> Any:
+    """A folder as OpenAI writes them. Gives the model that transformers makes of its numbers."""
+    model = make()
+    stored: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for i, layer in enumerate(model.model.layers):
+            experts = layer.mlp.experts
+            for name, rows, columns in (("gate_up_proj", 2 * WIDTH, DIM), ("down_proj", DIM, WIDTH)):
+                blocks, scales = random_blocks(rows, columns, 10 * i + rows)
+                getattr(experts, name).copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
+                stored[f"model.layers.{i}.mlp.experts.{name}_blocks"] = blocks
+                stored[f"model.layers.{i}.mlp.experts.{name}_scales"] = scales
+    model.save_pretrained(path)
+    tensors = load_file(path / FILE)
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        del tensors[name]
+    save_file(tensors | stored, path / FILE)
+    change_json(path / "config.json", **BLOCKS)
+    return model
+
+
+def test_blocks_as_openai_writes_them(tmp_path: Path) -> None:
+    model = write_blocks(tmp_path)
+    assert largest_error(logits_of(tmp_path, TOKENS), expected_logits(model, TOKENS)) < 1e-5
+    loaded = llama2cpp.load(tmp_path)
+    assert loaded.file_format == "Hugging Face folder, mxfp4"
+    for i in range(LAYERS):
+        experts = model.model.layers[i].mlp.experts
+        for e in (0, EXPERTS - 1):
+            name = f"model.layers.{i}.mlp.experts.{e}"
+            gate_up, down = experts.gate_up_proj[e].detach().numpy(), experts.down_proj[e].detach().numpy()
+            assert np.array_equal(loaded.weights[f"{name}.gate_proj.weight"], gate_up[:, 0::2].T)
+            assert np.array_equal(loaded.weights[f"{name}.up_proj.weight"], gate_up[:, 1::2].T)
+            assert np.array_equal(loaded.weights[f"{name}.down_proj.weight"], down.T)
+    assert loaded.weights.info("model.layers.0.mlp.experts.0.up_proj.weight")["format"] == "mxfp4"
+    bits = set()
+    for threads, pack in ((1, "never"), (2, "always")):  # rounded input
+        with llama2cpp.load(tmp_path, kv_dtype="f32", threads=threads, pack=pack) as other:
+            bits.add(other.session().prefill(TOKENS, all_logits=True).tobytes())
+            steps = other.session()
+            bits.add(np.stack([steps.step(token) for token in TOKENS]).tobytes())
+    assert len(bits) == 1
+
+
+def write_gguf(path: Path, kind: Type = Type.F32) -> Any:
+    """The model by gguf's own names, its experts of one type. Gives a model of the file's values."""
+    model = make()
+    config = model.config
+    writer = gguf.GGUFWriter(path, "gpt-oss")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(DIM)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(WIDTH)
+    writer.add_expert_feed_forward_length(WIDTH)
+    writer.add_expert_count(EXPERTS)
+    writer.add_expert_used_count(USED)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_rope_freq_base(YARN["rope_theta"])
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(YARN["factor"])
+    writer.add_rope_scaling_orig_ctx_len(YARN["original_max_position_embeddings"])
+    writer.add_vocab_size(config.vocab_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT_OSS, LAYERS)
+
+    def add(own: str, values: torch.Tensor) -> torch.Tensor:
+        """Under gguf's name of it. Gives the values that the file has then."""
+        stored = names.get_name(own, (".weight", ".bias"))
+        assert stored is not None, own
+        data = np.ascontiguousarray(values.detach().numpy())
+        if kind == Type.F32 or data.ndim < 3:
+            writer.add_tensor(stored, data)
+            return values
+        packed = gguf.quants.quantize(data, kind)
+        writer.add_tensor(stored, packed, raw_dtype=kind)
+        return torch.from_numpy(np.ascontiguousarray(gguf.quants.dequantize(packed, kind)))
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            stem = name.removesuffix("_bias").replace("gate_up_proj", "{}")
+            if name.endswith("gate_up_proj_bias"):  # [E, rows]
+                for first, part in enumerate(("gate_proj", "up_proj")):
+                    add(stem.format(part) + ".bias", parameter[:, first::2])
+            elif name.endswith("gate_up_proj"):  # [E, columns, rows]
+                for first, part in enumerate(("gate_proj", "up_proj")):
+                    stored = add(stem.format(part) + ".weight", parameter[:, :, first::2].transpose(1, 2))
+                    parameter[:, :, first::2] = stored.transpose(1, 2).clone()
+            elif name.endswith("down_proj_bias"):
+                add(stem + ".bias", parameter)
+            elif name.endswith("down_proj"):
+                parameter.copy_(add(stem + ".weight", parameter.transpose(1, 2)).transpose(1, 2).clone())
+            else:
+                add(name + ".weight" if name.endswith("sinks") else name, parameter)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.Q8_0, Type.MXFP4])
+def test_a_gguf(kind: Type, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    model = write_gguf(path, kind)
+    assert largest_error(logits_of(path, TOKENS), expected_logits(model, TOKENS)) < 1e-5
+    loaded = llama2cpp.load(path)
+    sinks = model.model.layers[2].self_attn.sinks.detach().numpy()
+    assert np.array_equal(loaded.weights["blk.2.attn_sinks.weight"], sinks)
+    assert np.array_equal(loaded.weights["blocks.2.attn.sinks"], sinks)
+    biases = model.model.layers[2].mlp.experts.gate_up_proj_bias[3].detach().numpy()
+    assert np.array_equal(loaded.weights["blk.2.ffn_up.3.bias"], biases[1::2])
+
+
+def test_weights_by_name(folder: Path) -> None:
+    model = llama2cpp.load(folder)
+    tensors = {name: tensor.numpy() for name, tensor in load_file(folder / FILE).items()}
+    prefix = "model.layers.1."
+    assert np.array_equal(model.weights[f"{prefix}self_attn.sinks"], tensors[f"{prefix}self_attn.sinks"])
+    assert np.array_equal(model.weights["blocks.1.attn.sinks"], tensors[f"{prefix}self_attn.sinks"])
+    assert np.array_equal(model.weights["blocks.1.mlp.gate.b"], tensors[f"{prefix}mlp.router.bias"])
+    assert np.array_equal(model.weights[f"{prefix}mlp.gate.bias"], tensors[f"{prefix}mlp.router.bias"])
+    inputs, outputs = (tensors[f"{prefix}mlp.experts.{name}"][4] for name in ("gate_up_proj", "down_proj"))
+    biases, last = (tensors[f"{prefix}mlp.experts.{name}_bias"][4] for name in ("gate_up_proj", "down_proj"))
+    for own, lens, values in (
+        ("gate_proj.weight", "W_gate", inputs[:, 0::2]),
+        ("up_proj.weight", "W_in", inputs[:, 1::2]),
+        ("down_proj.weight", "W_out", outputs),
+        ("gate_proj.bias", "b_gate", biases[0::2]),
+        ("up_proj.bias", "b_in", biases[1::2]),
+        ("down_proj.bias", "b_out", last),
+    ):
+        assert np.array_equal(model.weights[f"{prefix}mlp.experts.4.{own}"], values.T), own
+        assert np.array_equal(model.weights[f"blocks.1.mlp.experts.4.{lens}"], values), lens
+    names = list(model.weights.transformer_lens)
+    assert sum(".experts." in name for name in names) == LAYERS * EXPERTS * 6
+    assert sum(name.endswith(".sinks") for name in names) == LAYERS
+    # A model with other ones computes with them.
+    before = model.session().prefill(TOKENS)
+    for name in ("blocks.0.attn.sinks", "blocks.0.mlp.gate.b", f"{prefix}self_attn.sinks"):
+        changed = model.with_weights({name: model.weights[name] + np.arange(model.weights[name].size)})
+        assert not np.array_equal(changed.session().prefill(TOKENS), before), name
+    every = {f"blocks.0.mlp.experts.{e}.b_out": np.ones(DIM, np.float32) for e in range(EXPERTS)}
+    assert not np.array_equal(model.with_weights(every).session().prefill(TOKENS), before)
+
+
+def test_hooks(folder: Path) -> None:
+    model = llama2cpp.load(folder, kv_dtype="f32")
+    _, cache = model.run_with_cache(TOKENS)
+    for i in range(LAYERS):
+        block = f"blocks.{i}"
+        scores, pattern = cache["attn_scores", i][0], cache["pattern", i][0]
+        sinks = model.weights[f"{block}.attn.sinks"][:, None, None]
+        most = np.maximum(scores.max(axis=-1, keepdims=True), sinks)
+        powers = np.exp(scores - most)
+        expected = powers / (powers.sum(axis=-1, keepdims=True) + np.exp(sinks - most))
+        assert largest_error(pattern, expected) < 1e-6
+        assert (pattern.sum(axis=-1) < 1).all()
+        x = cache["normalized", i, "ln2"][0] * model.weights[f"{block}.ln2.w"]
+        router = cache["router_scores", i][0]
+        assert largest_error(x @ model.weights[f"{block}.mlp.gate.W"] + model.weights[f"{block}.mlp.gate.b"], router) < 1e-5
+        ids = cache["expert_indices", i][0].astype(int)
+        assert np.array_equal(ids, np.sort(np.argsort(-router, axis=-1, kind="stable")[:, :USED], axis=-1))
+        chosen = np.exp(np.take_along_axis(router, ids, axis=-1))
+        weights = chosen / chosen.sum(axis=-1, keepdims=True)
+        assert largest_error(np.take_along_axis(cache["expert_weights", i][0], ids, axis=-1), weights) < 1e-5
+        pre, linear, post, outs = (cache[key, i][0] for key in ("pre", "pre_linear", "post", "expert_out"))
+        gate = np.minimum(pre, 7)
+        assert largest_error(post, (np.clip(linear, -7, 7) + 1) * gate / (1 + np.exp(-1.702 * gate))) < 1e-5
+        for t in (0, 7):
+            for j in range(USED):
+                expert = {name: model.weights[f"{block}.mlp.experts.{ids[t, j]}.{name}"] for name in NAMES}
+                assert largest_error(x[t] @ expert["W_gate"] + expert["b_gate"], pre[t, j]) < 1e-5
+                assert largest_error(x[t] @ expert["W_in"] + expert["b_in"], linear[t, j]) < 1e-5
+                assert largest_error(post[t, j] @ expert["W_out"] + expert["b_out"], outs[t, j]) < 1e-5
+        assert largest_error((weights[..., None] * outs).sum(axis=1), cache["mlp_out", i][0]) < 1e-5
+
+
+NAMES = ("W_gate", "W_in", "W_out", "b_gate", "b_in", "b_out")
+
+
+def changed_folder(source: Path, to: Path, tensors: Any = None, **settings: Any) -> Path:
+    shutil.copytree(source, to)
+    if settings:
+        change_json(to / "config.json", **settings)
+    if tensors is not None:
+        found = load_file(to / FILE)
+        tensors(found)
+        save_file(found, to / FILE)
+    return to
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"swiglu_limit": 5.0}, "swiglu_limit .*: 5, and only 7 is implemented"),
+        ({"swiglu_alpha": 1.5}, "swiglu_alpha .*: 1.5, and only 1.702 is implemented"),
+        ({"sliding_window": None}, "sliding_window .*null, which is not implemented"),
+        ({"rope_parameters": ..., "rope_scaling": ...}, "rope_parameters"),
+        ({"hidden_act": "gelu"}, '"gelu", expected "silu"'),
+        ({"num_local_experts": 6}, r"gate_up_proj\" is F32 \[5, 32, 128\], expected F32 \[6, 32, 128\]"),
+        ({"intermediate_size": 32}, r"gate_up_proj\" is F32 \[5, 32, 128\], expected F32 \[5, 32, 64\]"),
+        ({"quantization_config": {"quant_method": "awq"}}, '"awq", expected "gptq" or "bitsandbytes"'),
+        ({"attention_bias": False}, "there, but config.json has no attention_bias"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings: dict[str, Any], message: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(llama2cpp.FormatError, match=message):
+        llama2cpp.load(changed_folder(folder, tmp_path / "m", **settings))
+
+
+INPUTS = "model.layers.1.mlp.experts.gate_up_proj"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(INPUTS), r"experts\.0\.gate_proj\.weight' is missing"),
+        (lambda t: t.pop(f"{INPUTS}_bias"), r"experts\.0\.gate_proj\.bias' is missing"),
+        (lambda t: t.pop("model.layers.1.self_attn.sinks"), r"self_attn\.sinks' is missing"),
+        (lambda t: t.pop("model.layers.1.mlp.router.bias"), r"mlp\.gate\.bias' is missing"),
+        (lambda t: t.update({f"{INPUTS}_bias": t[f"{INPUTS}_bias"][:, 1:].clone()}), r"_bias\" is F32 \[5, 127\]"),
+        (lambda t: t.update({INPUTS: t[INPUTS].to(torch.int16)}), r"is I16 .* expected F32 .*, F16, BF16 or F64"),
+        (
+            lambda t: t.update({"model.layers.1.self_attn.sinks": torch.zeros(3)}),
+            r"sinks\" is F32 \[3\], expected F32 \[4\]",
+        ),
+        (
+            lambda t: t.update({"model.layers.1.mlp.experts.2.up_proj.bias": torch.zeros(WIDTH)}),
+            r"experts\.2\.up_proj\.bias\", which is there too",
+        ),
+        (lambda t: t.update({f"{INPUTS}_blocks": torch.zeros(1, dtype=torch.uint8)}), "_scales\" is missing, beside"),
+    ],
+)
+def test_missing_and_misshapen_tensors_are_refused(change: Any, message: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(llama2cpp.FormatError, match=message):
+        llama2cpp.load(changed_folder(folder, tmp_path / "m", change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(f"{INPUTS}_scales"), r"_scales\" is missing, beside"),
+        (lambda t: t.pop(f"{INPUTS}_blocks"), r"_blocks\" is missing, beside"),
+        (lambda t: t.update({f"{INPUTS}_scales": t[f"{INPUTS}_scales"][:, 1:].clone()}), r"_scales\" is U8 \[5, 127, 1\]"),
+        (lambda t: t.update({f"{INPUTS}_blocks": t[f"{INPUTS}_blocks"][..., 1:].clone()}), r"_blocks\" is U8"),
+        (lambda t: t.update({INPUTS: torch.zeros(EXPERTS, DIM, 2 * WIDTH)}), "which is there too"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    write_blocks(tmp_path / "a")
+    with pytest.raises(llama2cpp.FormatError, match=message):
+        llama2cpp.load(changed_folder(tmp_path / "a", tmp_path / "m", change))
+
+
+def test_others_have_no_sinks_nor_such_biases(tmp_path: Path) -> None:
+    """Names of gpt-oss's in files of another family are refused, not passed over."""
+    case = Case("qwen3_moe", {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "head_dim": 8})
+    case.save(tmp_path / "a")
+    for name, shape in (("self_attn.sinks", 4), ("mlp.gate.bias", 5), ("mlp.experts.0.up_proj.bias", 32)):
+        other = tmp_path / name
+        changed_folder(
+            tmp_path / "a", other, lambda t, name=name, n=shape: t.update({f"model.layers.0.{name}": torch.ones(n)})
+        )
+        with pytest.raises(llama2cpp.FormatError, match=name.replace(".", r"\.")):
+            llama2cpp.load(other)
