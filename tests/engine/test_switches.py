@@ -99,7 +99,7 @@ def test_in_pairs() -> None:
         ({"parallel": True, "norm_places": "both"}, "norm_places is both, expected before, of a parallel model"),
         ({"local_rope_theta": 50.0}, "local_rope_theta is 50, and no layer has a sliding_window"),
         ({"norm": "batch"}, "norm is 'batch', expected one of: rms, layer, layer_plain"),
-        ({"activation": "gelu"}, "activation is 'gelu', expected one of: silu, gelu_tanh, relu_squared, clamped_swiglu"),
+        ({"activation": "gelu"}, "'gelu', expected one of: silu, gelu_tanh, relu_squared, clamped_swiglu"),
         ({"activation": "clamped_swiglu", "gated": False}, "clamped_swiglu and gated is false, expected a gate"),
         ({"score_cap": -1.0}, "score_cap is -1"),
         ({"rope_long_factors": [1.0, 2.0, 3.0]}, "rope_long_factors, which rope_scaling of type longrope has only"),

@@ -274,7 +274,8 @@ def test_hooks(folder: Path) -> None:
         assert (pattern.sum(axis=-1) < 1).all()
         x = cache["normalized", i, "ln2"][0] * model.weights[f"{block}.ln2.w"]
         router = cache["router_scores", i][0]
-        assert largest_error(x @ model.weights[f"{block}.mlp.gate.W"] + model.weights[f"{block}.mlp.gate.b"], router) < 1e-5
+        scored = x @ model.weights[f"{block}.mlp.gate.W"] + model.weights[f"{block}.mlp.gate.b"]
+        assert largest_error(scored, router) < 1e-5
         ids = cache["expert_indices", i][0].astype(int)
         assert np.array_equal(ids, np.sort(np.argsort(-router, axis=-1, kind="stable")[:, :USED], axis=-1))
         chosen = np.exp(np.take_along_axis(router, ids, axis=-1))
@@ -358,7 +359,10 @@ def test_missing_and_misshapen_tensors_are_refused(change: Any, message: str, fo
     [
         (lambda t: t.pop(f"{INPUTS}_scales"), r"_scales\" is missing, beside"),
         (lambda t: t.pop(f"{INPUTS}_blocks"), r"_blocks\" is missing, beside"),
-        (lambda t: t.update({f"{INPUTS}_scales": t[f"{INPUTS}_scales"][:, 1:].clone()}), r"_scales\" is U8 \[5, 127, 1\]"),
+        (
+            lambda t: t.update({f"{INPUTS}_scales": t[f"{INPUTS}_scales"][:, 1:].clone()}),
+            r"_scales\" is U8 \[5, 127, 1\]",
+        ),
         (lambda t: t.update({f"{INPUTS}_blocks": t[f"{INPUTS}_blocks"][..., 1:].clone()}), r"_blocks\" is U8"),
         (lambda t: t.update({INPUTS: torch.zeros(EXPERTS, DIM, 2 * WIDTH)}), "which is there too"),
     ],

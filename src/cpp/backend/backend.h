@@ -192,7 +192,8 @@ class Backend {
                          AttentionStage first = AttentionStage::scores,
                          AttentionStage last = AttentionStage::values) = 0;
 
-  // out = activation(gate) * up                    all [T, n]; out may be gate or up. clamped_swiglu is of both numbers
+  // out = activation(gate) * up                    all [T, n]; out may be gate or up
+  // Of clamped_swiglu: what it makes of both.
   virtual void gated(Activation activation, const Tensor& gate, const Tensor& up, const Tensor& out) = 0;
 
   // out = activation(x)                            x [T, n] -> out [T, n]; out may be x. Not of clamped_swiglu

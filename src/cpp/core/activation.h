@@ -6,7 +6,8 @@
 namespace llama2cpp {
 
 // silu: x sigmoid(x). gelu_tanh: GELU as tanh approximates it. relu_squared: max(x, 0)^2.
-// clamped_swiglu, of a gate x and what it is multiplied with, y: (y + 1) x sigmoid(1.702 x), x at most 7 and y from -7 to 7.
+// clamped_swiglu, of a gate x and what it is multiplied with, y: (y + 1) x sigmoid(1.702 x), where x is at most 7, and y from
+// -7 to 7.
 enum class Activation : std::uint8_t { silu, gelu_tanh, relu_squared, clamped_swiglu };
 
 // Whether it is of two products, and of one alone says nothing.

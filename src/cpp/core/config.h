@@ -337,8 +337,8 @@ struct Config {
               .original = false},
         &Config::norm_places);
     visit(Field{.name = "activation",
-                .doc = "Of the MLP: silu, gelu_tanh (GELU as tanh approximates it), relu_squared or clamped_swiglu (of both "
-                       "products, as in gpt-oss).",
+                .doc = "Of the MLP: silu, gelu_tanh (GELU as tanh approximates it), relu_squared or clamped_swiglu (of "
+                       "both products, as in gpt-oss).",
                 .original = false},
           &Config::activation);
     visit(Field{.name = "gated", .doc = "Whether the MLP has a gate.", .original = false}, &Config::gated);

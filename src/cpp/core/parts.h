@@ -26,24 +26,35 @@ enum class Part : std::uint8_t {
 enum class Scope : std::uint8_t { model, attention, mlp };
 
 enum class PartKind : std::uint8_t {
-  table,    // [rows, columns], read row by row
-  matrix,   // [rows, columns], multiplied with
-  gain,     // [columns], multiplied with what a norm gives
-  experts,  // a matrix for each expert: {} in their names is its number
-  bias,     // [columns], added to what the matrix of the same name gives
+  table,          // [rows, columns], read row by row
+  matrix,         // [rows, columns], multiplied with
+  gain,           // [columns], multiplied with what a norm gives
+  experts,        // a matrix for each expert: {} in their names is its number
+  bias,           // [columns], added to what the matrix of the same name gives
   expert_biases,  // a bias for each expert, as experts
   sinks,          // [columns], one more score of each head, whose weight goes nowhere
 };
 
 // A size that follows from a Config.
-enum class Size : std::uint8_t { one, dim, q_dim, kv_dim, q_norm_dim, k_norm_dim, hidden_dim, n_heads, n_experts, vocab_size };
+enum class Size : std::uint8_t {
+  one,
+  dim,
+  q_dim,
+  kv_dim,
+  q_norm_dim,
+  k_norm_dim,
+  hidden_dim,
+  n_heads,
+  n_experts,
+  vocab_size
+};
 
 enum class Need : std::uint8_t {
-  always,    // but for the matrices of an MLP in models with experts
-  untied,    // unless the output is the embedding table
-  optional,  // all layers have it, or none
-  qk_norm,   // where the config has such norms, and so on
-  routed,    // with experts
+  always,       // but for the matrices of an MLP in models with experts
+  untied,       // unless the output is the embedding table
+  optional,     // all layers have it, or none
+  qk_norm,      // where the config has such norms, and so on
+  routed,       // with experts
   routed_bias,  // with experts: all layers have it, or none
   sinks,        // all layers have it, or none
   norm_before,
