@@ -247,7 +247,12 @@ inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
         out = output(n);
         table.gated(activation, gate.data(), b.data(), out.data(), n);
         bits["gated_" + name_of(activation)].add(out);
-        if (needs_gate(activation)) continue;
+        if (needs_gate(activation)) {  // beyond both its clamps
+          out = output(n);
+          table.gated(activation, b.data(), gate.data(), out.data(), n);
+          bits["gated_" + name_of(activation)].add(out);
+          continue;
+        }
         out = output(n);
         table.gated(activation, gate.data(), nullptr, out.data(), n);
         bits["activate_" + name_of(activation)].add(out);

@@ -1,65 +1,24 @@
-"""gpt-oss against transformers: folders of floats and of MXFP4, GGUF files, hooks, weights by name, and what is refused."""
+"""gpt-oss against transformers: folders of floats and of MXFP4, GGUF files, hooks, weights by name, refusals."""
 
 from __future__ import annotations
 
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import torch
 from family_models import TOKENS, Case, expected_logits, logits_of
 from gguf import GGMLQuantizationType as Type
+from gpt_oss_models import DIM, EXPERTS, LAYERS, USED, WIDTH, made, make, write_blocks, write_gguf
 from hf_folders import change_json
 from reference import largest_error
 from safetensors.torch import load_file, save_file
-from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import llama2cpp
 
-EXPERTS, USED, LAYERS, WIDTH, DIM = 5, 3, 4, 64, 32
-# Its rotary frequencies differ from those of scaling with whole ends.
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 150000.0,
-    "factor": 4.0,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "truncate": False,
-    "original_max_position_embeddings": 64,
-}
-SETTINGS: dict[str, Any] = {
-    "num_local_experts": EXPERTS,
-    "num_experts_per_tok": USED,
-    "hidden_size": DIM,
-    "intermediate_size": WIDTH,
-    "num_hidden_layers": LAYERS,
-    "head_dim": 16,
-    "sliding_window": 6,
-    "max_position_embeddings": 256,
-    "rope_parameters": YARN,
-}
-BLOCKS = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}
 FILE = "model.safetensors"
-
-
-def make() -> Any:
-    """A model of its own, whose gates and what they are multiplied with are beyond the clamps at times."""
-    model = Case("gpt_oss", SETTINGS).model()
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.mlp.experts.gate_up_proj_bias.mul_(25)
-            layer.self_attn.sinks.mul_(10)
-    return model
-
-
-@cache
-def made() -> Any:
-    """One for all tests: not to be changed."""
-    return make()
 
 
 @pytest.fixture(scope="module")
@@ -103,35 +62,6 @@ def test_a_folder_of_halves(dtype: torch.dtype, tmp_path: Path) -> None:
     assert largest_error(logits_of(tmp_path, TOKENS), expected_logits(model.float(), TOKENS)) < 1e-5
 
 
-def random_blocks(rows: int, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """[E, rows, columns / 32, 16] bytes with two weights each, and their scales."""
-    chance = torch.Generator().manual_seed(seed)
-    blocks = torch.randint(0, 256, (EXPERTS, rows, columns // 32, 16), dtype=torch.uint8, generator=chance)
-    scales = torch.randint(119, 125, (EXPERTS, rows, columns // 32), dtype=torch.uint8, generator=chance)
-    return blocks, scales
-
-
-def write_blocks(path: Path) -> Any:
-    """A folder as OpenAI writes them. Gives the model that transformers makes of its numbers."""
-    model = make()
-    stored: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for i, layer in enumerate(model.model.layers):
-            experts = layer.mlp.experts
-            for name, rows, columns in (("gate_up_proj", 2 * WIDTH, DIM), ("down_proj", DIM, WIDTH)):
-                blocks, scales = random_blocks(rows, columns, 10 * i + rows)
-                getattr(experts, name).copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
-                stored[f"model.layers.{i}.mlp.experts.{name}_blocks"] = blocks
-                stored[f"model.layers.{i}.mlp.experts.{name}_scales"] = scales
-    model.save_pretrained(path)
-    tensors = load_file(path / FILE)
-    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
-        del tensors[name]
-    save_file(tensors | stored, path / FILE)
-    change_json(path / "config.json", **BLOCKS)
-    return model
-
-
 def test_blocks_as_openai_writes_them(tmp_path: Path) -> None:
     model = write_blocks(tmp_path)
     assert largest_error(logits_of(tmp_path, TOKENS), expected_logits(model, TOKENS)) < 1e-5
@@ -153,66 +83,6 @@ def test_blocks_as_openai_writes_them(tmp_path: Path) -> None:
             steps = other.session()
             bits.add(np.stack([steps.step(token) for token in TOKENS]).tobytes())
     assert len(bits) == 1
-
-
-def write_gguf(path: Path, kind: Type = Type.F32) -> Any:
-    """The model by gguf's own names, its experts of one type. Gives a model of the file's values."""
-    model = make()
-    config = model.config
-    writer = gguf.GGUFWriter(path, "gpt-oss")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(DIM)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(WIDTH)
-    writer.add_expert_feed_forward_length(WIDTH)
-    writer.add_expert_count(EXPERTS)
-    writer.add_expert_used_count(USED)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_sliding_window(config.sliding_window)
-    writer.add_rope_freq_base(YARN["rope_theta"])
-    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-    writer.add_rope_scaling_factor(YARN["factor"])
-    writer.add_rope_scaling_orig_ctx_len(YARN["original_max_position_embeddings"])
-    writer.add_vocab_size(config.vocab_size)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT_OSS, LAYERS)
-
-    def add(own: str, values: torch.Tensor) -> torch.Tensor:
-        """Under gguf's name of it. Gives the values that the file has then."""
-        stored = names.get_name(own, (".weight", ".bias"))
-        assert stored is not None, own
-        data = np.ascontiguousarray(values.detach().numpy())
-        if kind == Type.F32 or data.ndim < 3:
-            writer.add_tensor(stored, data)
-            return values
-        packed = gguf.quants.quantize(data, kind)
-        writer.add_tensor(stored, packed, raw_dtype=kind)
-        return torch.from_numpy(np.ascontiguousarray(gguf.quants.dequantize(packed, kind)))
-
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            stem = name.removesuffix("_bias").replace("gate_up_proj", "{}")
-            if name.endswith("gate_up_proj_bias"):  # [E, rows]
-                for first, part in enumerate(("gate_proj", "up_proj")):
-                    add(stem.format(part) + ".bias", parameter[:, first::2])
-            elif name.endswith("gate_up_proj"):  # [E, columns, rows]
-                for first, part in enumerate(("gate_proj", "up_proj")):
-                    stored = add(stem.format(part) + ".weight", parameter[:, :, first::2].transpose(1, 2))
-                    parameter[:, :, first::2] = stored.transpose(1, 2).clone()
-            elif name.endswith("down_proj_bias"):
-                add(stem + ".bias", parameter)
-            elif name.endswith("down_proj"):
-                parameter.copy_(add(stem + ".weight", parameter.transpose(1, 2)).transpose(1, 2).clone())
-            else:
-                add(name + ".weight" if name.endswith("sinks") else name, parameter)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return model
 
 
 @pytest.mark.parametrize("kind", [Type.F32, Type.Q8_0, Type.MXFP4])

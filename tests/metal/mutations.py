@@ -204,6 +204,7 @@ KERNELS = [
     ),
     Mutation("half-split pairs a place apart", "rope", "a + (kHalfSplit != 0 ? kHalf : 1)", "a + 1", ROWS, "rope"),
     Mutation("exp overflows", "elementwise", "precise::exp(-fabs(x))", "precise::exp(-x)", ROWS, "gated"),
+    Mutation("a clamp of one side", "elementwise", "up < -7.0f ? -7.0f : up;", "up;", ROWS, "gated"),
     Mutation(
         "a row's stride of another operand",
         "elementwise",

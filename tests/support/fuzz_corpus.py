@@ -77,17 +77,30 @@ def panels(folder: Path) -> None:
         (folder / "panels_all").write_bytes(packed_with_all(Path(scratch)))
 
 
+NAMES = [
+    *("config.json", "model.safetensors", "model.safetensors.index.json", "a.safetensors", "tokenizer.json"),
+    *("tokenizer_config.json", "generation_config.json", "quantize_config.json"),
+]
+
+
+def joined(path: Path) -> bytes:
+    """The files of a folder as fuzz_folder.cpp takes them."""
+    data = b""
+    for which, name in enumerate(NAMES):
+        if (path / name).exists():
+            content = (path / name).read_bytes()
+            data += bytes([which]) + len(content).to_bytes(2, "little") + content
+    return data
+
+
 def hugging_face(folder: Path) -> None:
-    """Small Llamas of floats and of every width of GPTQ, with both kinds of tokenizer: see fuzz_folder.cpp."""
+    """Small Llamas of floats and of every width of GPTQ, and gpt-oss's experts: see fuzz_folder.cpp."""
     import torch
+    from gpt_oss_models import make, write_blocks
     from gptq_files import quantize_folder
     from hf_folders import Spec
     from vocabularies import characters
 
-    names = [
-        *("config.json", "model.safetensors", "model.safetensors.index.json", "a.safetensors", "tokenizer.json"),
-        *("tokenizer_config.json", "generation_config.json", "quantize_config.json"),
-    ]
     tokenizers_of = [
         characters([("a", "b"), ("ab", "c")]),
         characters([("a", "a")], byte_fallback=False, prefix="first", added=("<foo>",)),
@@ -104,12 +117,14 @@ def hugging_face(folder: Path) -> None:
                     quantize_folder(path, bits, act_order=number == 1)
                 tokenizer.save(str(path / "tokenizer.json"))
                 (path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": {"content": "</s>"}}')
-                data = b""
-                for which, name in enumerate(names):
-                    if (path / name).exists():
-                        content = (path / name).read_bytes()
-                        data += bytes([which]) + len(content).to_bytes(2, "little") + content
-                (folder / f"folder_{bits}_{number}").write_bytes(data)
+                (folder / f"folder_{bits}_{number}").write_bytes(joined(path))
+    small = {"num_hidden_layers": 1, "num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size": 32}
+    with tempfile.TemporaryDirectory() as scratch:
+        make(**small).half().save_pretrained(scratch)
+        (folder / "folder_turned_experts").write_bytes(joined(Path(scratch)))
+    with tempfile.TemporaryDirectory() as scratch:
+        write_blocks(Path(scratch), **small)
+        (folder / "folder_blocks").write_bytes(joined(Path(scratch)))
 
 
 def main(target: str, folder: str) -> None:
