@@ -598,7 +598,8 @@ class StackedWeights:
         Returns
         -------
         numpy.ndarray
-            float32 [dim]; zeros for a model without biases, as most Llamas are.
+            float32 [dim]; zeros for a model without biases, as most Llamas are. Those of experts are not in it: which
+            are added is up to the router.
 
         Raises
         ------
