@@ -247,7 +247,8 @@ def test_others_have_no_sinks_nor_such_biases(tmp_path: Path) -> None:
     """Names of gpt-oss's in files of another family are refused, not passed over."""
     case = Case("qwen3_moe", {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "head_dim": 8})
     case.save(tmp_path / "a")
-    for name, shape in (("self_attn.sinks", 4), ("mlp.gate.bias", 5), ("mlp.experts.0.up_proj.bias", 32)):
+    names = {"self_attn.sinks": 4, "mlp.gate.bias": 5, "mlp.experts.0.up_proj.bias": 32, "mlp.up_proj.bias": 64}
+    for name, shape in names.items():
         other = tmp_path / name
         changed_folder(
             tmp_path / "a", other, lambda t, name=name, n=shape: t.update({f"model.layers.0.{name}": torch.ones(n)})

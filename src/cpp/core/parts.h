@@ -127,6 +127,8 @@ constexpr std::optional<bool> is_needed(const Config& config, Part part) {
     case Need::untied:
       return !config.tied;
     case Need::optional:
+      if (facts(part).scope == Scope::mlp && config.n_experts > 0) return false;  // of the MLP that they are in place of
+      return {};
     case Need::sinks:
       return {};
     case Need::qk_norm:
@@ -152,7 +154,7 @@ constexpr std::optional<bool> is_needed(const Config& config, Part part) {
     case Need::gate:
       return config.gated && config.n_experts == 0;
     case Need::gate_bias:
-      return config.gated ? std::optional<bool>() : false;
+      return config.gated && config.n_experts == 0 ? std::optional<bool>() : false;
     default:
       return !of_dense_mlp(part) || config.n_experts == 0;
   }
