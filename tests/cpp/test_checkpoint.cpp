@@ -467,6 +467,9 @@ TEST_CASE("names of all families") {
   CHECK(weight_name(Naming::gguf, Part::wo, 7) == "blk.7.attn_output.weight");
   CHECK(weight_name(Naming::gguf, Part::norm) == "output_norm.weight");
   CHECK(weight_name(Naming::hugging_face, Part::bq, 1) == "model.layers.1.self_attn.q_proj.bias");
+  CHECK(weight_name(Naming::hugging_face, Part::sinks, 3) == "model.layers.3.self_attn.sinks");
+  CHECK(weight_name(Naming::gguf, Part::sinks, 3) == "blk.3.attn_sinks.weight");
+  CHECK(weight_name(Naming::gguf, Part::e3_b, 3, 12) == "blk.3.ffn_up.12.bias");
   CHECK(llama2cpp::per_layer(Part::ffn_norm));
   CHECK_FALSE(llama2cpp::per_layer(Part::tok_embeddings));
 }
