@@ -124,7 +124,8 @@ def test_weights_by_name(folder: Path) -> None:
     # A model with other ones computes with them.
     before = model.session().prefill(TOKENS)
     for name in ("blocks.0.attn.sinks", "blocks.0.mlp.gate.b", f"{prefix}self_attn.sinks"):
-        changed = model.with_weights({name: model.weights[name] + np.arange(model.weights[name].size)})
+        other = (model.weights[name] + np.arange(model.weights[name].size)).astype(np.float32)
+        changed = model.with_weights({name: other})
         assert not np.array_equal(changed.session().prefill(TOKENS), before), name
     every = {f"blocks.0.mlp.experts.{e}.b_out": np.ones(DIM, np.float32) for e in range(EXPERTS)}
     assert not np.array_equal(model.with_weights(every).session().prefill(TOKENS), before)
