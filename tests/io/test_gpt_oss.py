@@ -217,7 +217,7 @@ INPUTS = "model.layers.1.mlp.experts.gate_up_proj"
             lambda t: t.update({"model.layers.1.mlp.experts.2.up_proj.bias": torch.zeros(WIDTH)}),
             r"experts\.2\.up_proj\.bias\", which is there too",
         ),
-        (lambda t: t.update({f"{INPUTS}_blocks": torch.zeros(1, dtype=torch.uint8)}), "_scales\" is missing, beside"),
+        (lambda t: t.update({f"{INPUTS}_blocks": torch.zeros(1, dtype=torch.uint8)}), '_scales" is missing, beside'),
     ],
 )
 def test_missing_and_misshapen_tensors_are_refused(change: Any, message: str, folder: Path, tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ constexpr std::optional<bool> is_needed(const Config& config, Part part) {
     case Need::untied:
       return !config.tied;
     case Need::optional:
-      if (facts(part).scope == Scope::mlp && config.n_experts > 0) return false;  // of the MLP that they are in place of
+      if (facts(part).scope == Scope::mlp && config.n_experts > 0)
+        return false;  // of the MLP that they are in place of
       return {};
     case Need::sinks:
       return {};

@@ -189,7 +189,8 @@ class LensWeights(NotPickled, Mapping[str, NDArray[np.float32]]):
 
     Where layers have experts: ``mlp.gate.W`` [dim, n_experts] of the router, and for each expert
     ``mlp.experts.{e}.W_gate``, ``W_in`` and ``W_out``; in gpt-oss biases of all of them too, ``mlp.gate.b`` and
-    ``mlp.experts.{e}.b_gate``, ``b_in`` and ``b_out``, and ``attn.sinks`` [n_heads]. Where a model has norms of queries and keys:
+    ``mlp.experts.{e}.b_gate``, ``b_in`` and ``b_out``, and ``attn.sinks`` [n_heads]. Where a model has norms of queries
+    and keys:
     ``attn.q_norm.w``, ``attn.k_norm.w`` [head_dim], or as long as all heads are together. Biases, where a model has
     some: ``attn.b_Q`` [n_heads, head_dim], ``b_K`` and ``b_V`` [n_kv_heads, head_dim], ``b_O`` [dim],
     ``mlp.b_gate`` and ``b_in`` [hidden_dim], ``b_out`` [dim]. Queries and keys are in half-split order (pairs j and
