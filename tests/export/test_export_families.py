@@ -12,7 +12,7 @@ import pytest
 import transformers
 from family_models import CASES, PLUS_ONE, TOKENS, expected_logits, logits_of, write_gguf
 from hf_folders import change_json, read_json
-from llamacpp_goldens import CONTEXT, GOLDENS, TOLERANCE, TOLERANCE_OF_GELU, cases
+from llamacpp_goldens import CONTEXT, GOLDENS, TOLERANCE, TOLERANCES, cases, writers
 from numpy.typing import NDArray
 from reference import largest_error
 from safetensors.numpy import load_file, save_file
@@ -256,11 +256,11 @@ def test_mixtures_of_fused_weights() -> None:
 def test_llama_cpp_s_logits(tmp_path: Path) -> None:
     """Of files that gguf writes; the goldens are made by tests/support/llamacpp_goldens.py."""
     goldens = json.loads(GOLDENS.read_text(encoding="utf-8"))
-    assert goldens.keys() == cases().keys()
-    for name, case in cases().items():
+    assert goldens.keys() == writers().keys()
+    for name, write in writers().items():
         path = tmp_path / f"{name}.gguf"
-        write_gguf(path, case)
+        write(path)
         with llama2cpp.load(path, kv_dtype="f32", activation_dtype="f32") as model:
             context = min(CONTEXT, model.config.seq_len)
             found = log_softmax(model.session(context=context).prefill(TOKENS))
-        assert np.abs(found - np.array(goldens[name])).max() < TOLERANCE_OF_GELU.get(name, TOLERANCE), name
+        assert np.abs(found - np.array(goldens[name])).max() < TOLERANCES.get(name, TOLERANCE), name

@@ -28,7 +28,7 @@ CASES = {
         {"expert_feed_forward_length": 64},
     ),
     "qwen3_moe-as-they-are": Case("qwen3_moe", _TWO | {"head_dim": 8, "moe_intermediate_size": 40}),
-    "olmoe": Case("olmoe", _TWO, "olmoe"),
+    "olmoe": Case("olmoe", _TWO | {"num_key_value_heads": 4}, "olmoe"),  # llama.cpp wants as many
     "olmoe-renormalised": Case("olmoe", _TWO | {"norm_topk_prob": True}),
     "granitemoe": Case("granitemoe", _MANY | MULTIPLIERS, "granitemoe", SCALES, turned=True),
 }

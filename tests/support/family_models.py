@@ -92,7 +92,10 @@ def same_bits(path: Path, found: NDArray[np.float32], tokens: list[int], cuts: I
 
 
 def begin_gguf(path: Path, architecture: str, config: Any, metadata: dict[str, Any]) -> gguf.GGUFWriter:
-    """A GGUF of the sizes in a configuration of transformers, and of what metadata says of the architecture."""
+    """A GGUF of the sizes in a configuration of transformers, and of what metadata says of the architecture.
+
+    It has a tokenizer, which llama.cpp does not do without: letters, and names that no text has.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -114,6 +117,13 @@ def begin_gguf(path: Path, architecture: str, config: Any, metadata: dict[str, A
     add: dict[type, Any] = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
     for key, value in metadata.items():
         add[type(value)](f"{architecture}.{key}", value)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    writer.add_token_list([*letters, *(f"[{i}]" for i in range(config.vocab_size - len(letters)))])
+    writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
+    writer.add_token_merges(["a b"])
+    writer.add_add_bos_token(False)
     return writer
 
 
@@ -122,14 +132,6 @@ def write_gguf(path: Path, case: Case, kind: gguf.GGMLQuantizationType = gguf.GG
     model = case.model()
     config = model.config
     writer = begin_gguf(path, case.architecture, config, case.metadata)
-    # A tokenizer, which llama.cpp does not do without: letters, and names that no text has.
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    writer.add_token_list([*letters, *(f"[{i}]" for i in range(config.vocab_size - len(letters)))])
-    writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
-    writer.add_token_merges(["a b"])
-    writer.add_add_bos_token(False)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == case.architecture)
     table = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}

@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from family_models import Case
+from family_models import Case, begin_gguf
 from gguf import GGMLQuantizationType as Type
 from hf_folders import change_json
 from safetensors.torch import load_file, save_file
@@ -26,6 +26,8 @@ YARN: dict[str, Any] = {
     "truncate": False,
     "original_max_position_embeddings": 64,
 }
+# Its are the same: the end of what turns slowly is a whole number, a hair below so that rounding up gives it.
+WHOLE_YARN = YARN | {"rope_theta": float(np.float32((64 / (2 * np.pi)) ** 4 * 1.000001))}
 SETTINGS: dict[str, Any] = {
     "num_local_experts": EXPERTS,
     "num_experts_per_tok": USED,
@@ -87,29 +89,19 @@ def write_blocks(path: Path, **settings: Any) -> Any:
     return model
 
 
-def write_gguf(path: Path, kind: Type = Type.F32) -> Any:
+def write_gguf(path: Path, kind: Type = Type.F32, **settings: Any) -> Any:
     """The model by gguf's own names, its experts of one type. Gives a model of the file's values."""
-    model = make()
+    model = make(**settings)
     config = model.config
-    writer = gguf.GGUFWriter(path, "gpt-oss")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(DIM)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(WIDTH)
+    yarn = config.rope_parameters
+    writer = begin_gguf(path, "gpt-oss", config, {})
     writer.add_expert_feed_forward_length(WIDTH)
     writer.add_expert_count(EXPERTS)
     writer.add_expert_used_count(USED)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_sliding_window(config.sliding_window)
-    writer.add_rope_freq_base(YARN["rope_theta"])
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-    writer.add_rope_scaling_factor(YARN["factor"])
-    writer.add_rope_scaling_orig_ctx_len(YARN["original_max_position_embeddings"])
-    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_scaling_factor(yarn["factor"])
+    writer.add_rope_scaling_orig_ctx_len(yarn["original_max_position_embeddings"])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT_OSS, LAYERS)
 
     def add(own: str, values: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,8 @@ import math
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +33,10 @@ OTHERWISE = {
     "exaone4": "llama.cpp computes the windows of EXAONE 4 in models of 64 layers only",
 }
 
-# How far log-probabilities may be. llama.cpp takes GELU from a table of float16.
+# How far log-probabilities may be. llama.cpp takes GELU from a table of float16, and rounds to 8 bits what it multiplies
+# with MXFP4.
 TOLERANCE = 2e-5
-TOLERANCE_OF_GELU = {"gemma": 5e-3, "gemma2-own": 5e-3, "gemma3": 5e-3, "starcoder2": 5e-3}
+TOLERANCES = {"gemma": 5e-3, "gemma2-own": 5e-3, "gemma3": 5e-3, "starcoder2": 5e-3, "gpt_oss-MXFP4": 5e-2}
 
 
 def log_probabilities(path: Path, tokens: list[int], vocab_size: int, context: int) -> list[float]:
@@ -69,21 +72,38 @@ def ask(python: str, path: Path, tokens: list[int], vocab_size: int, context: in
 
 
 def cases() -> dict[str, Case]:
-    """The models that llama.cpp runs as transformers does."""
+    """The families without experts that llama.cpp runs as transformers does."""
     from family_models import CASES, PHI3_SHORT
 
     found = {name: case for name, case in CASES.items() if case.architecture and name not in OTHERWISE}
     return found | {"phi3-longrope-short": PHI3_SHORT}
 
 
+def writers() -> dict[str, Callable[[Path], Any]]:
+    """What write the models that llama.cpp runs as transformers does. Each gives transformers' model."""
+    import expert_models
+    import gpt_oss_models
+    from family_models import write_gguf
+    from gguf import GGMLQuantizationType as Type
+
+    found: dict[str, Callable[[Path], Any]] = {name: partial(write_gguf, case=case) for name, case in cases().items()}
+    found |= {name: partial(expert_models.write_gguf, name=name) for name in expert_models.IN_GGUF}
+    # llama.cpp computes YaRN between whole ends only.
+    yarn = gpt_oss_models.WHOLE_YARN
+    return found | {
+        f"gpt_oss-{kind.name}": partial(gpt_oss_models.write_gguf, kind=kind, rope_parameters=yarn)
+        for kind in (Type.F32, Type.MXFP4)
+    }
+
+
 def write_goldens(python: str) -> None:
-    from family_models import TOKENS, write_gguf
+    from family_models import TOKENS
 
     goldens: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, case in cases().items():
+        for name, write in writers().items():
             path = Path(folder) / f"{name}.gguf"
-            vocab_size = write_gguf(path, case).config.vocab_size
+            vocab_size = write(path).config.vocab_size
             goldens[name] = [round(number, 5) for number in ask(python, path, TOKENS, vocab_size)]
     lines = [f"{json.dumps(name)}: {json.dumps(numbers)}" for name, numbers in goldens.items()]
     GOLDENS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
