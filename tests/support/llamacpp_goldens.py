@@ -33,8 +33,8 @@ OTHERWISE = {
     "exaone4": "llama.cpp computes the windows of EXAONE 4 in models of 64 layers only",
 }
 
-# How far log-probabilities may be. llama.cpp takes GELU from a table of float16, and rounds to 8 bits what it multiplies
-# with MXFP4.
+# How far log-probabilities may be. llama.cpp takes GELU from a table of float16, and rounds the input of products with
+# MXFP4 to 8 bits.
 TOLERANCE = 2e-5
 TOLERANCES = {"gemma": 5e-3, "gemma2-own": 5e-3, "gemma3": 5e-3, "starcoder2": 5e-3, "gpt_oss-MXFP4": 5e-2}
 

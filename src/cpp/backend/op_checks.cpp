@@ -121,7 +121,7 @@ void need_experts(const char* op, const Tensor& experts, std::int64_t n_experts)
   LLAMA2CPP_CHECK(experts.rank == 2 && experts.dtype == DType::i32 && experts.columns() >= 1, "[", op, "] experts are ",
                   shape_text(experts), ", expected [T, k] of type i32");
   for (std::int64_t t = 0; t < experts.rows(); ++t) {
-    const auto* const row = static_cast<const std::int32_t*>(experts.data) + t * experts.row_stride;
+    const std::int32_t* const row = experts.integers(t);
     for (std::int64_t j = 0; j < experts.columns(); ++j) {
       LLAMA2CPP_CHECK(row[j] >= (j == 0 ? 0 : row[j - 1] + 1) && row[j] < n_experts, "[", op, "] expert ", j,
                       " of token ", t, " is ", row[j], ", expected numbers of ", n_experts, " experts, ascending");

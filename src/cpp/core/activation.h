@@ -10,7 +10,4 @@ namespace llama2cpp {
 // -7 to 7.
 enum class Activation : std::uint8_t { silu, gelu_tanh, relu_squared, clamped_swiglu };
 
-// Whether it is of two products, and of one alone says nothing.
-constexpr bool needs_gate(Activation activation) { return activation == Activation::clamped_swiglu; }
-
 }  // namespace llama2cpp

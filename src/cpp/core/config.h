@@ -73,6 +73,9 @@ inline std::string_view to_string(Activation activation) {
   return kNames[static_cast<std::size_t>(activation)];
 }
 
+// Whether it is of two products, and of one alone says nothing.
+inline bool needs_gate(Activation activation) { return activation == Activation::clamped_swiglu; }
+
 // Layers of a model by their numbers, ascending.
 using Layers = std::vector<std::int64_t>;
 

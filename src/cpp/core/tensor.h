@@ -41,6 +41,7 @@ struct Tensor {
   }
 
   float* row(std::int64_t r) const { return static_cast<float*>(data) + r * row_stride; }
+  std::int32_t* integers(std::int64_t r) const { return static_cast<std::int32_t*>(data) + r * row_stride; }  // of i32
 
   // Rows [begin, begin + count) of a [T, n] view.
   Tensor slice(std::int64_t begin, std::int64_t count) const {

@@ -12,10 +12,6 @@
 namespace llama2cpp {
 namespace {
 
-std::int32_t* ids_of(const Activations& a, std::int64_t t) {
-  return static_cast<std::int32_t*>(a.expert_ids.data) + t * a.expert_ids.row_stride;
-}
-
 // [T * k, n] as hooks see it: [T, k * n].
 Tensor by_token(const Tensor& x, std::int64_t k) { return {x.row(0), {x.rows() / k, k * x.columns()}}; }
 
@@ -55,25 +51,26 @@ void show_routing(const Config& c, Backend& backend, const Activations& a, std::
   const Tensor& all = a.routing_shown;  // [T, n_experts]
   for (std::int64_t t = 0; t < rows; ++t) {
     std::fill_n(all.row(t), c.n_experts, 0.0F);
-    for (std::int64_t j = 0; j < k; ++j) all.row(t)[ids_of(a, t)[j]] = a.expert_weights.row(t)[j];
+    for (std::int64_t j = 0; j < k; ++j) all.row(t)[a.expert_ids.integers(t)[j]] = a.expert_weights.row(t)[j];
   }
   hooks.at(Point::expert_weights, layer, all, spans);
   if (hooks.edits(Point::expert_weights, layer)) {
-    for (std::int64_t t = 0; t < rows; ++t) choose_again(c, all.row(t), ids_of(a, t));
+    for (std::int64_t t = 0; t < rows; ++t) choose_again(c, all.row(t), a.expert_ids.integers(t));
   }
   if (ids_seen) {
     std::vector<float> shown(static_cast<std::size_t>(rows * k));
     const Tensor view(shown.data(), {rows, k});
     for (std::int64_t t = 0; t < rows; ++t) {
-      std::transform(ids_of(a, t), ids_of(a, t) + k, view.row(t), [](std::int32_t e) { return static_cast<float>(e); });
+      std::transform(a.expert_ids.integers(t), a.expert_ids.integers(t) + k, view.row(t),
+                     [](std::int32_t e) { return static_cast<float>(e); });
     }
     hooks.at(Point::expert_indices, layer, view, spans);
     for (std::int64_t t = 0; hooks.edits(Point::expert_indices, layer) && t < rows; ++t) {
-      set_ids(c, view.row(t), ids_of(a, t));
+      set_ids(c, view.row(t), a.expert_ids.integers(t));
     }
   }
   for (std::int64_t t = 0; t < rows; ++t) {
-    for (std::int64_t j = 0; j < k; ++j) a.expert_weights.row(t)[j] = all.row(t)[ids_of(a, t)[j]];
+    for (std::int64_t j = 0; j < k; ++j) a.expert_weights.row(t)[j] = all.row(t)[a.expert_ids.integers(t)[j]];
   }
 }
 

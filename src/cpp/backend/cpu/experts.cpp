@@ -16,10 +16,6 @@
 namespace llama2cpp {
 namespace {
 
-const std::int32_t* ids_of(const Tensor& experts, std::int64_t t) {
-  return static_cast<const std::int32_t*>(experts.data) + t * experts.row_stride;
-}
-
 // NaN is above all numbers, so that it is seen in what comes out.
 bool is_above(float a, float b) { return a > b || (std::isnan(a) && !std::isnan(b)); }
 
@@ -52,7 +48,7 @@ void CpuBackend::route(const Tensor& scores, const Routing& routing, const Tenso
     auto* const all = reinterpret_cast<float*>(scratch(worker));
     const Range mine = share(scores.rows(), worker, workers);
     for (std::int64_t t = mine.begin; t < mine.end; ++t) {
-      auto* const ids = static_cast<std::int32_t*>(experts.data) + t * experts.row_stride;
+      std::int32_t* const ids = experts.integers(t);
       float* const w = weights.row(t);
       choose(scores.row(t), n, ids, k);
       if (routing.order == RouterOrder::topk_softmax) {
@@ -82,7 +78,7 @@ void ExpertCalls::group(const KernelTable& kernels, std::span<const ExpertWeight
   outs.clear();
   places.resize(n_places);
   const auto expert_of = [&](std::size_t place) {
-    return static_cast<std::size_t>(ids_of(experts, static_cast<std::int64_t>(place / k))[place % k]);
+    return static_cast<std::size_t>(experts.integers(static_cast<std::int64_t>(place / k))[place % k]);
   };
   // Where each expert's places begin: counted, and filled in order.
   begins.assign(weights[0].size() + 1, 0);
@@ -189,7 +185,7 @@ void CpuBackend::add_expert_bias(const Tensor& x, const Tensor& biases, const Te
   const std::int64_t n = x.columns();
   const std::int64_t k = experts.columns();
   each_row(x.rows(), n / 8,
-           [&](std::int64_t p) { kernels_.add(x.row(p), biases.row(ids_of(experts, p / k)[p % k]), x.row(p), n); });
+           [&](std::int64_t p) { kernels_.add(x.row(p), biases.row(experts.integers(p / k)[p % k]), x.row(p), n); });
 }
 
 void CpuBackend::mix_experts(const Tensor& x, const Tensor& weights, const Tensor& out) {

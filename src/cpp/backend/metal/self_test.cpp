@@ -1,6 +1,7 @@
 // A query, its key and its value go through the ops once, and every step is compared with double arithmetic.
 #include "backend/metal/self_test.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -9,6 +10,7 @@
 
 #include "backend/metal/device.h"
 #include "core/check.h"
+#include "core/config.h"
 #include "format/f32.h"
 
 namespace llama2cpp::metal {
@@ -45,7 +47,7 @@ class Test {
     const Tensor product = normalized_product(x, x0, scale, expected);
     const Tensor turned = rope(product);
     attention(turned);
-    elementwise(turned, x);
+    elementwise(x);
   }
 
  private:
@@ -184,15 +186,44 @@ class Test {
     expect("attention", z, expected);
   }
 
-  void elementwise(const Tensor& gate, const Tensor& up) {
+  static double gated(Activation activation, double gate, double up) {
+    const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+    switch (activation) {
+      case Activation::silu:
+        return gate * sigmoid(gate) * up;
+      case Activation::gelu_tanh:
+        return gate * sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)) * up;  // 2 sqrt(2 / pi)
+      case Activation::relu_squared:
+        return square(std::max(gate, 0.0)) * up;
+      case Activation::clamped_swiglu:
+        break;
+    }
+    const double most = std::min(gate, 7.0);
+    return (std::clamp(up, -7.0, 7.0) + 1) * most * sigmoid(1.702 * most);
+  }
+
+  // Every activation, of numbers beyond clamped_swiglu's clamps too.
+  void elementwise(const Tensor& x) {
+    const Tensor gate = tensor({kRows, kWidth});
+    const Tensor up = tensor({kRows, kWidth});
+    const Tensor out = tensor({kRows, kWidth});
+    for (std::int64_t i = 0; i < kRows * kWidth; ++i) {
+      gate.row(0)[i] = static_cast<float>(10 * value_at(i));
+      up.row(0)[i] = static_cast<float>(10 * value_at(i + 500));
+    }
     const Numbers a = numbers(gate);
     const Numbers b = numbers(up);
-    const Tensor out = tensor({kRows, kWidth});
-    backend_.gated(Activation::silu, gate, up, out);
-    backend_.add(out, up, out);
-    Numbers expected;
-    for (std::size_t i = 0; i < a.size(); ++i) expected.push_back(a[i] / (1 + std::exp(-a[i])) * b[i] + b[i]);
-    expect("gated and add", out, expected);
+    for (const Activation activation : kValues<Activation>) {
+      backend_.gated(activation, gate, up, out);
+      Numbers expected;
+      for (std::size_t i = 0; i < a.size(); ++i) expected.push_back(gated(activation, a[i], b[i]));
+      expect(cat("gated by ", to_string(activation)), out, expected);
+    }
+    const Numbers c = numbers(x);
+    Numbers expected = numbers(out);
+    for (std::size_t i = 0; i < c.size(); ++i) expected[i] += c[i];
+    backend_.add(out, x, out);
+    expect("add", out, expected);
   }
 
   Backend& backend_;
