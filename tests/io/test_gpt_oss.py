@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GptOssForCausalLM
 
 import llama2cpp
+from llama2cpp.export import convert
 
 FILE = "model.safetensors"
 
@@ -257,3 +258,14 @@ def test_others_have_no_sinks_nor_such_biases(tmp_path: Path) -> None:
         )
         with pytest.raises(llama2cpp.FormatError, match=name.replace(".", r"\.")):
             llama2cpp.load(other)
+
+
+@pytest.mark.parametrize("target", ["m", "m.gguf"])
+def test_no_export_writes_it_yet(target: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no model that this version writes with .*experts"):
+        convert(folder, tmp_path / target, "f32", tokenizer=False)
+
+
+def test_a_packed_file(folder: Path, tmp_path: Path) -> None:
+    convert(folder, tmp_path / "m.safetensors", "f32", tokenizer=False)
+    assert np.array_equal(logits_of(tmp_path / "m.safetensors", TOKENS), logits_of(folder, TOKENS))

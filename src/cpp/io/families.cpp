@@ -614,8 +614,7 @@ constexpr Family kFamilies[] = {
      .needs_window = true,
      .bias_switches = {"attention_bias", "attention_bias", ""},
      .biased = true,
-     .gguf_renames = kSeedNames,
-     .written = false},
+     .gguf_renames = kSeedNames},
 };
 
 // The row whose `name` is this one.
@@ -665,6 +664,7 @@ double gguf_score_multiplier(const Family& family, const Config& config) {
 bool holds_experts(const Family& family, const Config& config, Naming naming) {
   if (family.experts.has_value() != (config.n_experts > 0)) return false;
   if (!family.experts) return true;
+  if (!family.experts->turned_inputs.empty()) return false;  // not written yet
   const bool says = family.experts->says_whether && naming == Naming::hugging_face;
   return config.router_order == family.experts->order &&
          (says || config.router_renormalise == family.experts->renormalise);
