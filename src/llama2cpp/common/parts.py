@@ -113,7 +113,8 @@ class Part:
 
     def in_layer(self, layer: int, n_experts: int) -> list[str]:
         """Give llama2.c's names of all that a layer has: one, or one for each of so many experts."""
-        return [self.at(layer, expert) for expert in range(n_experts if self.kind == "experts" else 1)]
+        each = self.kind in ("experts", "expert_biases")
+        return [self.at(layer, expert) for expert in range(n_experts if each else 1)]
 
     def in_model(self, n_layers: int) -> list[str]:
         """Give llama2.c's names of all that a model of so many layers has."""
