@@ -14,6 +14,7 @@ from typing import Any
 
 import checkpoints
 import hypothesis
+import numpy as np
 import on_metal
 import op_bench
 import pytest
@@ -69,11 +70,17 @@ def _without_threads(opener: Callable[..., llama2cpp.Model]) -> Callable[..., ll
 
     @functools.wraps(opener)
     def opened(*arguments: Any, **options: Any) -> llama2cpp.Model:
-        if "backend" not in options and isinstance(options.get("threads"), int):
+        if "backend" not in options and _is_thread_count(options.get("threads")):
             del options["threads"]
         return opener(*arguments, **options)
 
     return opened
+
+
+def _is_thread_count(value: Any) -> bool:
+    """Not what is refused on the CPU too: truth values, fractions, 0, more than there can be."""
+    count = np.asarray(value)
+    return count.ndim == 0 and count.dtype.kind in "iu" and bool(0 < count <= 1024)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

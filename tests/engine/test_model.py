@@ -179,7 +179,7 @@ def test_options_that_cannot_be(options: dict[str, Any], received: str) -> None:
 def test_isa_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA2CPP_ISA", "mmx")
     with pytest.raises(ValueError, match=r"mmx.*scalar"):
-        tiny.model(CONFIG)
+        tiny.model(CONFIG, backend="cpu")
 
 
 def test_files_that_are_not_there(tmp_path: Path, stories_dir: Path) -> None:

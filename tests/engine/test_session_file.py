@@ -739,17 +739,19 @@ def test_many_threads_save_to_one_path(model: Model, tmp_path: Path) -> None:
 
 def test_saving_waits_for_a_call_that_is_on(model: Model, tmp_path: Path) -> None:
     """What is saved is the state before a call or after it."""
-    session = model.session(2000)
-    tokens = tiny.tokens(CONFIG, 2000)
+    length = 200 if ON_METAL else 2000  # all positions are attended to again and again
+    chunk = length // 20
+    session = model.session(length)
+    tokens = tiny.tokens(CONFIG, length)
     with ThreadPoolExecutor(1) as pool:
-        for begin in range(0, 2000, 100):
-            call = pool.submit(session.prefill, tokens[begin : begin + 100])
+        for begin in range(0, length, chunk):
+            call = pool.submit(session.prefill, tokens[begin : begin + chunk])
             session.save(tmp_path / "session")
             call.result()
             loaded = model.load_session(tmp_path / "session")
-            assert loaded.position in (begin, begin + 100)
+            assert loaded.position in (begin, begin + chunk)
             assert loaded.tokens == tokens[: loaded.position]
             if loaded.position:
                 assert loaded.logits is not None
-                expected = model.session(2000).prefill(tokens[: loaded.position])
-                assert loaded.logits.tobytes() == expected.tobytes()
+                expected = model.session(length).prefill(tokens[: loaded.position])
+                assert agree(loaded.logits, expected)

@@ -18,6 +18,8 @@ from safetensors.numpy import load_file, save_file
 import llama2cpp
 from llama2cpp.export import Calibration, convert
 
+pytestmark = pytest.mark.cpu_bits("experts, which Metal refuses by name")
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import checkpoints
+import expert_models
 import numpy as np
 import panel_sources
 import pytest
@@ -223,13 +224,13 @@ def files_of_each_kind(folder: Path) -> dict[str, Path]:
 def test_auto_takes_metal_where_all_can_be_done_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = files_of_each_kind(tmp_path)
     monkeypatch.setenv("LLAMA2CPP_AUTO_METAL", "1")  # the software device is for tests that ask for it
-    chosen = {kind: llama2cpp.load(path).backend for kind, path in files.items()}
+    chosen = {kind: llama2cpp.load(path, backend="auto").backend for kind, path in files.items()}
     assert chosen == {"f32": "metal", "q8_0": "metal", "int8": "cpu", "panels": "cpu"}
-    assert llama2cpp.load(files["int8"], activation_dtype="f32").backend == "metal"
+    assert llama2cpp.load(files["int8"], backend="auto", activation_dtype="f32").backend == "metal"
     for option in ({"threads": 2}, {"activation_dtype": "int8"}, {"pack": "always"}):
-        assert llama2cpp.load(files["q8_0"], **option).backend == "cpu"
+        assert llama2cpp.load(files["q8_0"], backend="auto", **option).backend == "cpu"
     monkeypatch.delenv("LLAMA2CPP_AUTO_METAL")
-    assert llama2cpp.load(files["f32"]).backend == ("metal" if sys.platform == "darwin" else "cpu")
+    assert llama2cpp.load(files["f32"], backend="auto").backend == ("metal" if sys.platform == "darwin" else "cpu")
 
 
 def test_weights_without_kernels_are_refused_by_name(tmp_path: Path) -> None:
@@ -239,6 +240,14 @@ def test_weights_without_kernels_are_refused_by_name(tmp_path: Path) -> None:
     llm_int8 = panel_sources.llm_int8(tmp_path)
     with pytest.raises(llama2cpp.FormatError, match=r"tensor '.*llm_int8; use backend='cpu'"):
         llama2cpp.load(llm_int8, backend="metal")
+
+
+def test_experts_are_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expert_models.made("olmoe").save_pretrained(tmp_path)
+    with pytest.raises(llama2cpp.FormatError, match=r"experts \(n_experts 5\), which the metal .*; use backend='cpu'"):
+        llama2cpp.load(tmp_path, backend="metal")
+    monkeypatch.setenv("LLAMA2CPP_AUTO_METAL", "1")
+    assert llama2cpp.load(tmp_path, backend="auto").backend == "cpu"
 
 
 def test_kernels_that_do_not_compile_are_found_when_a_model_is_opened(tmp_path: Path) -> None:
@@ -314,7 +323,7 @@ def test_a_fork_of_a_process_with_metal_gets_the_cpu(pair: Pair, monkeypatch: py
     child = os.fork()
     if child == 0:
         try:
-            told = [str(llama2cpp.build_info().get("no_metal")), llama2cpp.load(path).backend]
+            told = [str(llama2cpp.build_info().get("no_metal")), llama2cpp.load(path, backend="auto").backend]
             try:
                 llama2cpp.load(path, backend="metal")
             except ValueError as error:
@@ -329,7 +338,7 @@ def test_a_fork_of_a_process_with_metal_gets_the_cpu(pair: Pair, monkeypatch: py
     assert "a fork of one that has used Metal" in reason
     assert backend == "cpu"
     assert refusal == f"backend is 'metal', but {reason}; use 'cpu'"
-    assert llama2cpp.load(path).backend == "metal"
+    assert llama2cpp.load(path, backend="auto").backend == "metal"
 
 
 def open_and_step(path: str) -> int:

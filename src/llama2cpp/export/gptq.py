@@ -220,7 +220,7 @@ class _HalfLayer:
 
         gain = None if point not in GAINS else self._arrays[GAINS[point].at(0)]
         out = []
-        with from_arrays(self._config, self._arrays, threads=self._threads, kv_dtype="f32") as model:
+        with from_arrays(self._config, self._arrays, threads=self._threads, kv_dtype="f32", backend="cpu") as model:
             names = [] if point is None else [f"blocks.0.{point}"]
             for stream in streams:
                 with model.hooks([("hook_embed", _puts(stream))]):

@@ -270,7 +270,7 @@ def check_written(path: Path, target: str, config: _core.Config, tokenizer: Toke
     from ..loading import load
 
     try:
-        model = load(path, threads=1, pack="never")
+        model = load(path, threads=1, pack="never", backend="cpu")
     except FormatError as error:
         raise ValueError(f"{target} cannot hold this model: {str(error).removeprefix(f'{path}: ')}") from None
     with model:

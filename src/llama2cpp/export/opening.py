@@ -85,7 +85,7 @@ def open_checkpoint(
     except _BAD as error:  # values of other types than a checkpoint has, which torch.load takes for good
         raise FormatError(f"{path}: expected a checkpoint, found values that are none: {error}") from None
     if opened is None:
-        return load(source, tokenizer=tokenizer, threads=threads)
+        return load(source, tokenizer=tokenizer, threads=threads, backend="cpu")
     if opened.tokenizer is not None and opened.tokenizer.vocab_size != opened.config.vocab_size:
         raise ValueError(
             f"the tokenizer has {opened.tokenizer.vocab_size} pieces and the model a vocabulary of "
@@ -106,7 +106,7 @@ def runnable(checkpoint: Checkpoint, threads: int | None = None) -> Model | None
     arrays = checkpoint.arrays()
     if arrays is None:
         return None
-    return from_arrays(checkpoint.config, arrays, checkpoint.tokenizer, threads=threads)
+    return from_arrays(checkpoint.config, arrays, checkpoint.tokenizer, threads=threads, backend="cpu")
 
 
 def _open_torch(path: Path, tokenizer: str | PathLike[str] | Tokenizer | None) -> TorchCheckpoint | None:

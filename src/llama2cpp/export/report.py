@@ -93,7 +93,7 @@ def export_and_report(
         found: Comparison | None = None
         model = runnable(opened.checkpoint, threads) if report else None
         if model is not None:
-            with load(done.path, threads=threads) as written, _progress("comparing") as update:
+            with load(done.path, threads=threads, backend="cpu") as written, _progress("comparing") as update:
                 words = _own_text(model) if prompt is None else prompt
                 found = compare(model, written, words, max_tokens=tokens, progress=update)
             note = unexplained(found)
@@ -138,8 +138,8 @@ def compare_and_report(
     if picture is not None:
         _check_picture(picture)
     with (
-        load(a, tokenizer=tokenizer, threads=threads) as first,
-        load(b, threads=threads) as second,
+        load(a, tokenizer=tokenizer, threads=threads, backend="cpu") as first,
+        load(b, threads=threads, backend="cpu") as second,
         _progress("comparing") as update,
     ):
         words = _own_text(first) if text is None else _core.read_file(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -62,7 +63,9 @@ def load(path: str | PathLike[str]) -> tuple[dict[str, Array], Facts]:
     try:
         arrays, text = read(path)
         facts = _checked(json.loads(text))
-    except _BAD as error:
+    except (*_BAD, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which offsets before the file's begin are
+            raise
         found = stand_in(path)
         raise FormatError(f"{path}: expected {_WHAT}, {f'found {found}' if found else f'but {error}'}") from error
     return arrays, facts
