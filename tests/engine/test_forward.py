@@ -108,7 +108,7 @@ def test_both_families_of_names_are_one_model() -> None:
 
 @pytest.mark.parametrize("file", ["stories260K.bin", "stories260K_v1.bin"])
 def test_stories(stories_dir: Path, file: str) -> None:
-    """A trained model over its whole context, of which the software device gets a part; both versions of llama2.c's file."""
+    """A trained model over its whole context (on Metal a part); both versions of llama2.c's file."""
     model = llama2cpp.load(stories_dir / file)
     length = 100 if ON_METAL else model.config.seq_len
     tokens = [1, *tiny.tokens(model.config, length - 1)]
