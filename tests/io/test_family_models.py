@@ -208,11 +208,11 @@ NEEDED: dict[str, dict[str, Any]] = {
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
-    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": LLAMA3},
 }
 
 
-@pytest.mark.parametrize("name", sorted({case.model_type for case in (CASES | EXPERT_CASES).values()}))
+@pytest.mark.parametrize("name", sorted({"gpt_oss", *(case.model_type for case in (CASES | EXPERT_CASES).values())}))
 def test_what_a_config_leaves_out_is_as_in_transformers(name: str, tmp_path: Path) -> None:
     """A config.json of sizes alone, beside the weights of the model that transformers makes of it."""
     sizes = {
