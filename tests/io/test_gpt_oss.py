@@ -273,3 +273,48 @@ def test_what_exports_do_not_write_yet(folder: Path, tmp_path: Path) -> None:
 def test_a_packed_file(folder: Path, tmp_path: Path) -> None:
     convert(folder, tmp_path / "m.safetensors", "f32", tokenizer=False)
     assert np.array_equal(logits_of(tmp_path / "m.safetensors", TOKENS), logits_of(folder, TOKENS))
+
+
+def test_a_config_as_openai_writes_it(folder: Path, tmp_path: Path) -> None:
+    """Its names of what transformers calls otherwise by now, and settings that change no logit."""
+    scaling = {name: value for name, value in YARN.items() if name != "rope_theta"}
+    path = changed_folder(
+        folder,
+        tmp_path / "m",
+        rope_parameters=...,
+        rope_scaling=scaling,
+        rope_theta=150000,
+        experts_per_token=USED,
+        initial_context_length=64,
+        swiglu_limit=7.0,
+        output_router_logits=False,
+        router_aux_loss_coef=0.9,
+    )
+    assert np.array_equal(logits_of(path, TOKENS), logits_of(folder, TOKENS))
+
+
+@pytest.mark.parametrize(
+    "name", ["num_local_experts", "num_experts_per_tok", "intermediate_size", "swiglu_limit", "sliding_window"]
+)
+def test_hostile_settings_are_errors_of_one_line(name: str, folder: Path, tmp_path: Path) -> None:
+    path = changed_folder(folder, tmp_path / "m")
+    for value in (0, -1, 1 << 40, 1 << 70, 1.5, "7", {}, True, float("nan"), float("inf")):
+        change_json(path / "config.json", **{name: value})
+        with pytest.raises(llama2cpp.FormatError) as error:
+            llama2cpp.load(path)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 600
+
+
+def test_equal_scores_go_to_the_lower_experts(folder: Path, tmp_path: Path) -> None:
+    def same(tensors: Any) -> None:
+        for name in tensors:
+            if ".mlp.router." in name:
+                tensors[name].zero_()
+
+    _, cache = llama2cpp.load(changed_folder(folder, tmp_path / "m", same)).run_with_cache(TOKENS)
+    assert (cache["router_scores", 1] == 0).all()
+    assert (cache["expert_indices", 1][0] == np.arange(USED)).all()
+    weights = cache["expert_weights", 1][0]
+    assert (weights[:, :USED] == np.float32(1 / USED)).all()
+    assert (weights[:, USED:] == 0).all()
