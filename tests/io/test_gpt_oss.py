@@ -298,7 +298,8 @@ def test_a_config_as_openai_writes_it(folder: Path, tmp_path: Path) -> None:
 )
 def test_hostile_settings_are_errors_of_one_line(name: str, folder: Path, tmp_path: Path) -> None:
     path = changed_folder(folder, tmp_path / "m")
-    for value in (0, -1, 1 << 40, 1 << 70, 1.5, "7", {}, True, float("nan"), float("inf")):
+    values: tuple[Any, ...] = (0, -1, 1 << 40, 1 << 70, 1.5, "7", {}, True, float("nan"), float("inf"))
+    for value in values:
         change_json(path / "config.json", **{name: value})
         with pytest.raises(llama2cpp.FormatError) as error:
             llama2cpp.load(path)
