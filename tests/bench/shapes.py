@@ -21,6 +21,8 @@ sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import gptq_models
 
+from llama2cpp.export import convert
+
 Bytes = NDArray[np.uint8]
 
 
@@ -32,11 +34,19 @@ class Shape(NamedTuple):
     n_kv_heads: int
     vocab_size: int = 32000
     context: int = 2048
+    architecture: str = "llama"  # as a GGUF file names it
+    head_dim: int = 0  # 0: dim / n_heads
+    window: int = 0  # of the layers that have one; 0: none has
 
 
 GGUF_SHAPES = {
     "1.1b": Shape(2048, 5632, 22, 32, 4),  # TinyLlama's
     "7b": Shape(4096, 11008, 32, 32, 32),  # Llama 2's
+}
+# Norms of queries and keys, and a head size of their own; output and embedding are one matrix.
+TIED_SHAPES = {
+    "qwen3-0.6b": Shape(1024, 3072, 28, 16, 8, 151936, 2048, "qwen3", 128),
+    "gemma3-270m": Shape(640, 2048, 18, 4, 1, 262144, 2048, "gemma3", 256, 512),
 }
 LLAMA2C_SHAPES = {
     "15m": Shape(288, 768, 6, 6, 6, context=256),
@@ -73,22 +83,39 @@ def blocks(form: str, rows: int, cols: int, rng: np.random.Generator) -> Bytes:
 
 def gguf_matrices(shape: Shape, form: str) -> Iterator[tuple[str, int, int, str]]:
     """Name, rows, columns and type of each matrix."""
-    kv_dim = shape.dim // shape.n_heads * shape.n_kv_heads
+    head_dim = shape.head_dim or shape.dim // shape.n_heads
+    q_dim, kv_dim = shape.n_heads * head_dim, shape.n_kv_heads * head_dim
     yield "token_embd", shape.vocab_size, shape.dim, form
     for layer in range(shape.n_layers):
         block = f"blk.{layer}"
-        yield f"{block}.attn_q", shape.dim, shape.dim, form
+        yield f"{block}.attn_q", q_dim, shape.dim, form
         yield f"{block}.attn_k", kv_dim, shape.dim, form
         yield f"{block}.attn_v", kv_dim, shape.dim, form
-        yield f"{block}.attn_output", shape.dim, shape.dim, form
+        yield f"{block}.attn_output", shape.dim, q_dim, form
         yield f"{block}.ffn_gate", shape.hidden_dim, shape.dim, form
         yield f"{block}.ffn_up", shape.hidden_dim, shape.dim, form
         yield f"{block}.ffn_down", shape.dim, shape.hidden_dim, form
-    yield "output", shape.vocab_size, shape.dim, OUTPUT[form]
+    if shape.architecture == "llama":
+        yield "output", shape.vocab_size, shape.dim, OUTPUT[form]
+
+
+def gguf_vectors(shape: Shape) -> Iterator[tuple[str, int]]:
+    """Name and size of each norm's gain."""
+    yield "output_norm", shape.dim
+    for layer in range(shape.n_layers):
+        block = f"blk.{layer}"
+        yield f"{block}.attn_norm", shape.dim
+        yield f"{block}.ffn_norm", shape.dim
+        if shape.architecture != "llama":
+            yield f"{block}.attn_q_norm", shape.head_dim
+            yield f"{block}.attn_k_norm", shape.head_dim
+        if shape.architecture == "gemma3":
+            yield f"{block}.post_attention_norm", shape.dim
+            yield f"{block}.post_ffw_norm", shape.dim
 
 
 def write_gguf(path: Path, shape: Shape, form: str) -> None:
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.dim)
     writer.add_block_count(shape.n_layers)
@@ -96,7 +123,14 @@ def write_gguf(path: Path, shape: Shape, form: str) -> None:
     writer.add_head_count(shape.n_heads)
     writer.add_head_count_kv(shape.n_kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(shape.dim // shape.n_heads)
+    if shape.architecture == "llama":
+        writer.add_rope_dimension_count(shape.dim // shape.n_heads)
+    else:
+        writer.add_key_length(shape.head_dim)
+        writer.add_value_length(shape.head_dim)
+        writer.add_rope_freq_base(1e6)
+    if shape.window:
+        writer.add_sliding_window(shape.window)
     writer.add_vocab_size(shape.vocab_size)
     writer.add_file_type(FILE_TYPE[form])
     tokens = [b"<unk>", b"<s>", b"</s>"] + [b"<0x%02X>" % i for i in range(256)]
@@ -110,9 +144,9 @@ def write_gguf(path: Path, shape: Shape, form: str) -> None:
     writer.add_eos_token_id(2)
 
     matrices = list(gguf_matrices(shape, form))
-    vectors = ["output_norm", *(f"blk.{i}.{name}_norm" for i in range(shape.n_layers) for name in ("attn", "ffn"))]
-    for name in vectors:
-        writer.add_tensor_info(f"{name}.weight", [shape.dim], np.dtype(np.float32), shape.dim * 4)
+    vectors = list(gguf_vectors(shape))
+    for name, size in vectors:
+        writer.add_tensor_info(f"{name}.weight", [size], np.dtype(np.float32), size * 4)
     for name, rows, cols, kind in matrices:
         raw = Type[kind.upper()]
         size, block_bytes = gguf.GGML_QUANT_SIZES[raw]
@@ -124,8 +158,8 @@ def write_gguf(path: Path, shape: Shape, form: str) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     rng = np.random.default_rng(0)
-    for _ in vectors:
-        writer.write_tensor_data(np.ones(shape.dim, np.float32))
+    for _, size in vectors:
+        writer.write_tensor_data(np.ones(size, np.float32))
     for _, rows, cols, kind in matrices:
         writer.write_tensor_data(blocks(kind, rows, cols, rng))
     writer.close()
@@ -192,19 +226,27 @@ def make(name: str, folder: Path) -> Path:
         if not whole.exists():
             gptq_models.shaped_folder(whole.with_suffix(".part"), gptq_models.SHAPES[size]).rename(whole)
         return whole
-    llama2c = size in LLAMA2C_SHAPES
-    if not (size in GGUF_SHAPES and form in OUTPUT) and not (llama2c and form in ("f32", "int8")):
+    llama2c, tied = size in LLAMA2C_SHAPES, size in TIED_SHAPES
+    if (
+        not (size in GGUF_SHAPES and form in OUTPUT)
+        and not (tied and form in ("f16", "q4_k_m"))
+        and not (llama2c and form in ("f32", "int8"))
+    ):
         raise ValueError(
             f"{name!r} is no shape: expected {', '.join(GGUF_SHAPES)} with {', '.join(OUTPUT)}, "
+            f"{', '.join(TIED_SHAPES)} with f16, q4_k_m, "
             f"{', '.join(gptq_models.SHAPES)} with gptq4, or {', '.join(LLAMA2C_SHAPES)} with f32, int8"
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{size}.{form}.{'bin' if llama2c else 'gguf'}"
     if not path.exists():
+        if form == "q4_k_m":
+            convert(make(f"{size}:f16", folder), path, format="q4_k_m")
+            return path
         unfinished = path.with_suffix(".part")
         if llama2c:
             write_llama2c(unfinished, LLAMA2C_SHAPES[size], 32 if form == "int8" else 0)
         else:
-            write_gguf(unfinished, GGUF_SHAPES[size], form)
+            write_gguf(unfinished, (TIED_SHAPES if tied else GGUF_SHAPES)[size], form)
         unfinished.rename(path)
     return path
