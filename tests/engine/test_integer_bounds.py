@@ -57,7 +57,7 @@ def regrouped(path: Path, to: Path, group: int) -> Path:
 
 
 def test_a_file_of_panels_with_the_largest_group_is_right(wide: Path, tmp_path: Path) -> None:
-    model = llama2cpp.load(regrouped(wide, tmp_path / "m.safetensors", MOST), threads=1)
+    model = llama2cpp.load(regrouped(wide, tmp_path / "m.safetensors", MOST), backend="cpu", threads=1)
     _, cache = model.run_with_cache([3], ["blocks.0.hook_mlp_out", "blocks.0.mlp.hook_post"])
     post = np.asarray(cache["blocks.0.mlp.hook_post"], dtype=np.float64).reshape(2, MOST)
     step = np.abs(post).max(axis=1) / 127  # what an input is rounded by, at most half of it
