@@ -166,6 +166,7 @@ def test_progress_bars_do_without_a_thread(more: int, expected: str) -> None:
     assert limited(BAR.format(more=more)) == expected
 
 
+@pytest.mark.cpu_bits("threads")
 def test_environment_variable(monkeypatch: pytest.MonkeyPatch, stories_dir: Path) -> None:
     """It beats the default and loses to threads=."""
     path = stories_dir / "stories260K.bin"
@@ -179,6 +180,7 @@ def test_environment_variable(monkeypatch: pytest.MonkeyPatch, stories_dir: Path
     assert llama2cpp.load(path).threads == with_empty
 
 
+@pytest.mark.cpu_bits("threads")
 @pytest.mark.parametrize("value", ["0", "-1", "1025", "99999999999999999999", "two", "2.0", " 2", "2 ", "0x2", "é"])
 def test_environment_variable_that_is_no_number_of_threads(
     monkeypatch: pytest.MonkeyPatch, stories_dir: Path, value: str
