@@ -283,6 +283,7 @@ ONE_BY_ONE = {
     "src/llama2cpp/export/mixtures.py": {"wv", "w2", "wo"},  # llama.cpp's rules
     "src/llama2cpp/inside/heads_and_neurons.py": {"wo", "w2"},  # what heads and neurons write to the residual stream
     "src/llama2cpp/inside/weights.py": {"bo", "b2"},  # what is added to the residual stream without them
+    "src/llama2cpp/session.py": {"k_norm"},  # a norm after rotary embedding, which keys are moved under
 }
 
 
