@@ -23,8 +23,7 @@
 namespace llama2cpp {
 namespace {
 
-constexpr std::size_t kAlignment = 64;                // one cache line, one AVX-512 register
-constexpr std::size_t kLarge = std::size_t{4} << 20;  // from here on, pages instead of the heap
+constexpr std::size_t kAlignment = 64;  // one cache line, one AVX-512 register
 
 }  // namespace
 
@@ -34,6 +33,7 @@ Buffer Buffer::heap(std::size_t bytes) {
     need_memory(static_cast<double>(bytes), "an array", "", "ask for less at a time");
   }
 #ifndef _WIN32
+  constexpr std::size_t kLarge = std::size_t{4} << 20;  // from here on, pages instead of the heap
   if (bytes >= kLarge) {  // fresh pages are zero already, and are touched by the threads that fill them
     void* pages = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) throw_no_memory(bytes);
