@@ -23,6 +23,7 @@ def call(*arguments: object) -> str:
     return result.stdout
 
 
+@pytest.mark.cpu_bits("what a program measures there, of int8 activations")
 def test_formats(tmp_path: Path, stories: llama2cpp.Model) -> None:
     model = convert(stories, tmp_path / "stories.gguf", "f32").path
     text = tmp_path / "story.txt"

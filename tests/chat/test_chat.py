@@ -240,6 +240,7 @@ def prompt_of(conversation: llama2cpp.Conversation, messages: Sequence[Any], tem
     return ChatFormat(conversation._tokenizer, template).encode(messages)
 
 
+@pytest.mark.cpu_bits("answers that do not depend on a cached prefix")
 @pytest.mark.parametrize("template", [TURNS, "chatml", "llama2", "llama3"])
 @pytest.mark.parametrize("system", [None, "Be nice."])
 def test_the_cache_changes_no_bit(model: llama2cpp.Model, template: str, system: str | None) -> None:
