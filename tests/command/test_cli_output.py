@@ -31,6 +31,7 @@ def call(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
     return result.returncode, result.stdout.decode(), result.stderr.decode()
 
 
+@pytest.mark.cpu_bits("what a program computes there, with int8 activations")
 def test_generate_json() -> None:
     code, text, errors = call("generate", "--json", "-n", "5", "-s", "7", "-", stdin="Zoë saw\n".encode())
     assert (code, errors) == (0, "")

@@ -93,8 +93,7 @@ def test_an_export(name: str, target: str, tmp_path: Path) -> None:
             convert(path, tmp_path / target, "f32", tokenizer=False)
         return
     convert(path, tmp_path / target, "f32", tokenizer=False)
-    where = {"backend": "cpu"} if target == "m.safetensors" else {}  # panels
-    assert largest_error(logits_of(tmp_path / target, TOKENS, **where), expected) < 1e-5
+    assert largest_error(logits_of(tmp_path / target, TOKENS), expected) < 1e-5
 
 
 @pytest.mark.parametrize(
