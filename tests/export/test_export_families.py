@@ -196,6 +196,16 @@ def joined(folder: Path, planes: dict[str, NDArray[Any]]) -> None:
     save_file(planes, folder / "model.safetensors", {"format": "pt"})
 
 
+@pytest.mark.parametrize("format", ["gptq8", "llm_int8"])
+@pytest.mark.parametrize("name", ["glm", "hunyuan", "gemma"])
+def test_quantized_folders_have_their_family_s_rows(name: str, format: str, tmp_path: Path) -> None:
+    source = CASES[name].save(tmp_path / "theirs")
+    text = {"calibration": TEXT, "group": 16} if format == "gptq8" else {}
+    done = convert(source, tmp_path / "ours", format, tokenizer=False, **text)
+    assert read_json(done.path / "config.json")["model_type"] == CASES[name].model_type
+    assert largest_error(logits_of(done.path, TOKENS), logits_of(source, TOKENS)) < 0.05
+
+
 @pytest.mark.parametrize("format", ["gptq8", "gptq4", "llm_int8"])
 def test_quantized_fused_weights(format: str, tmp_path: Path) -> None:
     """Read as those of a Llama's folder that were put together; and written."""

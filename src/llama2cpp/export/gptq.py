@@ -134,7 +134,12 @@ def round_matrices(
 
 
 def quantize(
-    source: Source, sequences: Sequence[Sequence[int]], settings: Settings, *, threads: int | None = None
+    source: Source,
+    sequences: Sequence[Sequence[int]],
+    settings: Settings,
+    *,
+    rope_style: str = "half_split",
+    threads: int | None = None,
 ) -> Iterator[tuple[str, Rounded]]:
     """Round all matrices of a model's layers.
 
@@ -147,13 +152,15 @@ def quantize(
         float32, and a Hessian.
     settings : Settings
         How.
+    rope_style : str
+        The rotary order of the rows that are asked for: "half_split" or "interleaved".
     threads : int, optional
         How many threads compute. The result does not depend on it.
 
     Yields
     ------
     (str, Rounded)
-        llama2.c's name of each matrix, with rows in half-split rotary order: layer by layer wq, wk, wv, wo, w1, w3, w2.
+        llama2.c's name of each matrix, with rows in that order: layer by layer wq, wk, wv, wo, w1, w3, w2.
 
     Raises
     ------
@@ -166,7 +173,7 @@ def quantize(
     del embedding
     for layer in range(source.config.n_layers):
         for scope in _HALVES:
-            half = _HalfLayer(source, layer, scope, threads)
+            half = _HalfLayer(source, layer, scope, rope_style, threads)
             for point, matrices in INPUTS.items():
                 if matrices[0].scope != scope:
                     continue
@@ -182,9 +189,9 @@ def quantize(
 class _HalfLayer:
     """The attention or the MLP of one layer as a model whose other half adds nothing, fed with residual streams."""
 
-    def __init__(self, source: Source, layer: int, half: Half, threads: int | None) -> None:
+    def __init__(self, source: Source, layer: int, half: Half, rope_style: str, threads: int | None) -> None:
         self._layer, self._threads = layer, threads
-        config = source.config.to_dict() | {"n_layers": 1, "vocab_size": 1, "tied": True, "rope_style": "half_split"}
+        config = source.config.to_dict() | {"n_layers": 1, "vocab_size": 1, "tied": True, "rope_style": rope_style}
         config |= {"embedding_multiplier": 1.0, "logits_scaling": 1.0, "full_layers": ()}
         config["no_rope_layers"] = (0,) if layer in source.config.no_rope_layers else ()
         if layer in source.config.full_layers:
@@ -199,7 +206,7 @@ class _HalfLayer:
         for part in ALL_PARTS:
             if part.scope == half:
                 if part.at(layer) in source:
-                    self._arrays[part.at(0)] = source.array(part.at(layer), "half_split")
+                    self._arrays[part.at(0)] = source.array(part.at(layer), rope_style)
             elif part.in_every_llama:  # matrices of zeros, which add nothing
                 make = np.ones if part.is_vector else np.zeros
                 self._arrays[part.at(0)] = make(part.shape(self._config), np.float32)

@@ -16,6 +16,7 @@ from .hf_folder import (
     array_of,
     is_layer_matrix,
     parameters_of,
+    rope_style,
     shape_of_all,
     tensors_to_write,
     weights_to_write,
@@ -135,7 +136,7 @@ def write(
         progress(name, array.size)
     tensor_of = {name: tensor for tensor in matrices for name in tensor.weights}
     waiting: dict[str, dict[str, NDArray[Any]]] = {}  # those of one tensor have one input, and come one after another
-    for name, rounded in quantize(source, sequences, settings, threads=threads):
+    for name, rounded in quantize(source, sequences, settings, rope_style=rope_style(source), threads=threads):
         waiting[name] = rounded.planes
         tensor = tensor_of[name]
         if all(each in waiting for each in tensor.weights):

@@ -48,6 +48,11 @@ def tensors_to_write(source: Source) -> list[Stored]:
     return stored_tensors(weights_to_write(source), _family(source), "hugging_face")
 
 
+def rope_style(source: Source) -> str:
+    """Give the rotary order of the rows in the folder."""
+    return str(_family(source)["rope_style"])
+
+
 def _stated_biases(source: Source) -> dict[str, list[str]]:
     """Give the settings of config.json that are true of the model's biases, and the parts that each is about."""
     there = {part.name for part in source.optional_parts()}
