@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,32 @@ def test_a_root_that_was_rounded_is_noted(name: str, tmp_path: Path) -> None:
     assert logits_of(panels.path, TOKENS).tobytes() == logits_of(half.path, TOKENS).tobytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "architecture"),
+    [
+        ("seed_oss", {}, "llama"),  # with biases of inputs and heads of their own width, which a Qwen 2 has not
+        ("glm-narrow", {}, "chatglm"),
+        ("glm", {}, None),
+        ("olmo2", {"tie_word_embeddings": True}, None),
+        ("stablelm", {"tie_word_embeddings": True}, None),
+        ("exaone4-no-window", {"head_dim": 16}, None),
+    ],
+)
+def test_sizes_that_llama_cpp_opens(
+    name: str, settings: dict[str, Any], architecture: str | None, tmp_path: Path
+) -> None:
+    case = replace(CASES[name], settings=CASES[name].settings | settings)
+    source = case.save(tmp_path / "theirs")
+    if architecture is None:
+        with pytest.raises(ValueError, match=r"llama.cpp has no model .*(own width \(head_dim\)|\(tied\))"):
+            convert(source, tmp_path / "m.gguf", "f32", tokenizer=False)
+        return
+    convert(source, tmp_path / "m.gguf", "f32", tokenizer=False)
+    found = gguf.GGUFReader(tmp_path / "m.gguf").fields["general.architecture"].contents()
+    assert found == architecture
+    assert largest_error(logits_of(tmp_path / "m.gguf", TOKENS), logits_of(source, TOKENS)) < 1e-5
+
+
 def test_text_does_not_measure_every_model(tmp_path: Path) -> None:
     said = {"cohere": "norm layer, parallel True", "gemma2": "norm_places both", "arcee": "gated False"}
     for name, setting in said.items():
@@ -200,7 +227,7 @@ def joined(folder: Path, planes: dict[str, NDArray[Any]]) -> None:
 @pytest.mark.parametrize("name", ["glm", "hunyuan", "gemma"])
 def test_quantized_folders_have_their_family_s_rows(name: str, format: str, tmp_path: Path) -> None:
     source = CASES[name].save(tmp_path / "theirs")
-    text = {"calibration": TEXT, "group": 16} if format == "gptq8" else {}
+    text: dict[str, Any] = {"calibration": TEXT, "group": 16} if format == "gptq8" else {}
     done = convert(source, tmp_path / "ours", format, tokenizer=False, **text)
     assert read_json(done.path / "config.json")["model_type"] == CASES[name].model_type
     assert largest_error(logits_of(done.path, TOKENS), logits_of(source, TOKENS)) < 0.05

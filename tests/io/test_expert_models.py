@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,12 @@ def test_q8_0_is_that_of_panels(name: str, folders: dict[str, Path], tmp_path: P
     found, expected = (logits_of(tmp_path / target, TOKENS) for target in ("m.gguf", "m.safetensors"))
     assert largest_error(found, expected) < 1e-5
     assert largest_error(found, logits_of(folders[name], TOKENS)) > 1e-4
+
+
+def test_llama_cpp_s_olmoe_has_all_heads_of_keys(tmp_path: Path) -> None:
+    case = replace(CASES["olmoe"], settings=CASES["olmoe"].settings | {"num_key_value_heads": 2})
+    with pytest.raises(ValueError, match=r"fewer heads of keys than of queries \(n_kv_heads\)"):
+        convert(case.save(tmp_path / "m"), tmp_path / "m.gguf", "f32", tokenizer=False)
 
 
 def test_what_is_not_done_is_refused_by_name(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -309,6 +309,7 @@ CASES = {
     "nemotron": Case("nemotron", {"head_dim": 8}, "nemotron", {"rope.dimension_count": 4}),
     "nemotron-biases": Case("nemotron", {"attention_bias": True, "mlp_bias": True, "norm_eps": 0.1}),
     "glm": Case("glm", {"head_dim": 16}),
+    "glm-narrow": Case("glm", {"head_dim": 8}, "chatglm", {"rope.dimension_count": 4}),
     "glm-no-bias": Case("glm", {"head_dim": 8, "attention_bias": False}),
     "glm4": Case("glm4", {"head_dim": 16}, "glm4", {"rope.dimension_count": 8}),
     "cohere": Case("cohere", {"logit_scale": 0.3}, "command-r", {"logit_scale": 0.3}),

@@ -98,7 +98,8 @@ constexpr Family kFamilies[] = {
      .windows = Windows::some,
      .sliding_window = 4096,
      .asks_for_window = true,
-     .parts = kInputBiases},
+     .parts = kInputBiases,
+     .gguf_square = true},
     {.model_type = "llama",
      .architectures = {"LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"},
      .gguf = "llama",  // all that compute as it does: Llama 1 to 3, Mistral, SmolLM and many others
@@ -170,7 +171,8 @@ constexpr Family kFamilies[] = {
      .norm_eps = 1e-5,
      .rope_theta = 10000,
      .windows = Windows::always,
-     .fused = kFused},
+     .fused = kFused,
+     .gguf_square = true},
     {.model_type = "helium",
      .architectures = {"HeliumForCausalLM", "", "HeliumModel"},
      .hugging_face_rope_style = RopeStyle::interleaved,
@@ -264,6 +266,8 @@ constexpr Family kFamilies[] = {
      .qk_norm = QkNorm::full,
      .gguf_biases = false,
      .norm_places = NormPlaces::after,
+     .gguf_tied = false,
+     .gguf_square = true,
      .hugging_face_renames = kAfterNames},
     {.model_type = "olmo3",
      .architectures = {"Olmo3ForCausalLM", "", "Olmo3Model"},
@@ -278,6 +282,8 @@ constexpr Family kFamilies[] = {
      .qk_norm = QkNorm::full,
      .gguf_biases = false,
      .norm_places = NormPlaces::after,
+     .gguf_tied = false,
+     .gguf_square = true,
      .local_rope = true,
      .full_every = 4,
      .hugging_face_renames = kAfterNames},
@@ -293,6 +299,7 @@ constexpr Family kFamilies[] = {
      .sliding_window = 4096,
      .qk_norm = QkNorm::head,
      .norm_places = NormPlaces::after,
+     .gguf_square = true,
      .full_every = 4,
      .rope_in_windows = true,
      .hugging_face_renames = kAfterNames},
@@ -412,10 +419,13 @@ constexpr Family kFamilies[] = {
      .activation = Activation::relu_squared,
      .acts = {"relu2", ""},
      .gated = false,
+     .gguf_tied = false,
+     .gguf_square = true,
      .eps_name = "norm_eps",
      .partial_rotary = 0.5},
     {.model_type = "glm",
      .architectures = {"GlmForCausalLM", "", "GlmModel"},
+     .gguf = "chatglm",
      .hugging_face_rope_style = RopeStyle::interleaved,
      .gguf_rope_style = RopeStyle::interleaved,
      .computes = {"attention_bias", "partial_rotary_factor"},
@@ -425,6 +435,7 @@ constexpr Family kFamilies[] = {
      .rope_theta = 10000,
      .head_dim = 128,
      .fused = kFusedMlp,
+     .gguf_square = true,
      .partial_rotary = 0.5,
      .bias_switches = {"attention_bias", "", ""},
      .biased = true},
@@ -459,6 +470,7 @@ constexpr Family kFamilies[] = {
      .parallel = true,
      .logit_scale = 0.0625,
      .gguf_tied = true,
+     .gguf_square = true,
      .eps_name = "layer_norm_eps"},
     {.model_type = "cohere2",
      .architectures = {"Cohere2ForCausalLM", "", "Cohere2Model"},
@@ -477,6 +489,7 @@ constexpr Family kFamilies[] = {
      .parallel = true,
      .logit_scale = 0.0625,
      .gguf_tied = true,
+     .gguf_square = true,
      .eps_name = "layer_norm_eps",
      .full_every = 4,
      .rope_in_windows = true,
@@ -497,6 +510,7 @@ constexpr Family kFamilies[] = {
      .activation = Activation::gelu_tanh,
      .acts = {"gelu_pytorch_tanh", ""},
      .gated = false,
+     .gguf_square = true,
      .gguf_biased = true,
      .eps_name = "norm_epsilon",
      .bias_switches = {"use_bias", "use_bias", "use_bias"},
@@ -513,6 +527,8 @@ constexpr Family kFamilies[] = {
      .rope_theta = 10000,
      .norm = NormKind::layer,
      .norm_biases = true,
+     .gguf_tied = false,
+     .gguf_square = true,
      .eps_name = "layer_norm_eps",
      .partial_rotary = 0.25,
      .bias_switches = {"use_qkv_bias", "", ""}},
@@ -526,6 +542,7 @@ constexpr Family kFamilies[] = {
      .rope_theta = 10000,
      .gguf_biases = false,
      .norm = NormKind::layer_plain,
+     .gguf_square = true,
      .eps_name = ""},  // it is no setting
     {.model_type = "mixtral",
      .architectures = {"MixtralForCausalLM", "", "MixtralModel"},
@@ -571,7 +588,10 @@ constexpr Family kFamilies[] = {
      .qk_norm = QkNorm::full,
      .experts =
          ExpertFacts{.order = RouterOrder::softmax_topk, .renormalise = false, .says_whether = true, .hidden_size = {}},
-     .gguf_biases = false},
+     .gguf_biases = false,
+     .gguf_tied = false,
+     .gguf_square = true,
+     .gguf_all_keys = true},
     {.model_type = "granitemoe",
      .architectures = {"GraniteMoeForCausalLM", "", "GraniteMoeModel"},
      .gguf = "granitemoe",
@@ -881,18 +901,19 @@ const Family& gguf_family_of(const Config& config, std::span<const Part> parts) 
         family.gguf_biases || std::all_of(parts.begin(), parts.end(), [&](Part part) {
           return facts(part).kind != PartKind::bias || is_norm_bias(part) || contains(family.parts, part);
         });
-    // llama.cpp expects as many rows of fused queries as the residual stream is wide.
-    const bool fused_heads = std::any_of(family.fused.begin(), family.fused.end(),
-                                         [](const Fused& fused) { return contains(fused.parts, Part::wq); });
-    const bool heads = !fused_heads || config.q_dim() == config.dim;
-    const bool output = config.tied || !family.gguf_tied;
+    const bool heads = (!family.gguf_square || config.q_dim() == config.dim) &&
+                       (!family.gguf_all_keys || config.n_kv_heads == config.n_heads);
+    const bool output = config.tied == family.gguf_tied.value_or(config.tied);
     const bool has_biases = has_needed_biases(family, config, parts);
     return family.written && !family.gguf.empty() && window && rope && biases && has_biases && heads && output &&
            holds(family, config, parts, Naming::gguf);
   };
   const auto* const found = std::find_if(std::begin(kFamilies), std::end(kFamilies), fits);
   if (found != std::end(kFamilies)) return *found;
-  throw std::invalid_argument(cat("llama.cpp has no model that this version writes with ", features(config, parts)));
+  const bool fewer_keys = config.n_experts > 0 && config.qk_norm == QkNorm::full && config.n_kv_heads != config.n_heads;
+  throw std::invalid_argument(cat("llama.cpp has no model that this version writes with ", features(config, parts),
+                                  fewer_keys ? " and fewer heads of keys than of queries (n_kv_heads)" : "",
+                                  config.tied ? " and no output matrix of its own (tied)" : ""));
 }
 
 std::vector<FusedRows> fused_rows(const Family& family, Naming naming, std::string_view name, const Config& config,

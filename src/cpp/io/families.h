@@ -125,8 +125,12 @@ struct Family {
   double score_cap = 0, logits_cap = 0;
   double logit_scale = 0;            // what logits are multiplied by, where it is missing; 0: the family has none
   std::int64_t gguf_wide_scale = 0;  // models of so many layers divide scores by sqrt(dim / n_heads)
-  bool gguf_tied = false;            // llama.cpp's models of it have no output matrix of their own
-  bool gguf_biased = false;          // llama.cpp's models of it have all biases that a model may have
+  // What llama.cpp's models of it all have: no output matrix of their own, or one (nothing: either); queries as wide as the
+  // residual stream; as many heads of keys as of queries.
+  std::optional<bool> gguf_tied = {};
+  bool gguf_square = false;
+  bool gguf_all_keys = false;
+  bool gguf_biased = false;  // llama.cpp's models of it have all biases that a model may have
   std::string_view eps_name = "rms_norm_eps";
   double partial_rotary = 1;           // partial_rotary_factor where it is missing
   bool ntk_alpha = false;              // scaling of type dynamic with an alpha is a larger rope_theta
