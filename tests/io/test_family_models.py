@@ -17,6 +17,7 @@ from family_models import (
     MULTIPLIERS,
     TOKENS,
     Case,
+    begin_gguf,
     expected_logits,
     from_config,
     logits_of,
@@ -72,6 +73,66 @@ def test_a_folder(name: str, tmp_path: Path) -> None:
 def test_a_gguf(name: str, tmp_path: Path) -> None:
     model = write_gguf(tmp_path / "m.gguf", CASES[name])
     assert largest_error(logits_of(tmp_path / "m.gguf", TOKENS), expected_logits(model, TOKENS)) < 1e-5
+
+
+LAYER_TYPES = ["sliding_attention", "full_attention", "full_attention", "sliding_attention", "sliding_attention"]
+WINDOWED: list[tuple[str, str, dict[str, Any]]] = [
+    ("exaone4", "exaone4", {}),
+    ("olmo3", "olmo2", {}),
+    ("cohere2", "cohere2", {"logit_scale": 0.0625}),
+    ("gemma2", "gemma2", {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
+    ("gemma3_text", "gemma3", {}),
+]
+
+
+@pytest.mark.parametrize(("model_type", "architecture", "metadata"), WINDOWED)
+@pytest.mark.parametrize("pattern", ["bools", "number", "none", "all"])
+def test_a_pattern_of_windows_in_a_gguf(
+    model_type: str, architecture: str, metadata: dict[str, Any], pattern: str, tmp_path: Path
+) -> None:
+    """As converters write it: a bool for each layer, or of how many layers one has no window."""
+    types = {
+        "bools": LAYER_TYPES,
+        "number": ["full_attention" if i % 2 else "sliding_attention" for i in range(5)],
+        "none": ["full_attention"] * 5,
+        "all": ["sliding_attention"] * 5,
+    }[pattern]
+    windows = [kind == "sliding_attention" for kind in types]
+    metadata = metadata | {
+        "attention.sliding_window": 4,
+        "attention.sliding_window_pattern": {"number": 2, "all": 0}.get(pattern, windows),
+    }
+    settings: dict[str, Any] = {"num_hidden_layers": 5, "sliding_window": 4, "layer_types": types}
+    settings |= {"head_dim": 16, "query_pre_attn_scalar": 16} if architecture.startswith("gemma") else {}
+    model = write_gguf(tmp_path / "m.gguf", Case(model_type, settings, architecture, metadata))
+    assert largest_error(logits_of(tmp_path / "m.gguf", TOKENS), expected_logits(model, TOKENS)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pattern", "said"),
+    [
+        (
+            "exaone4",
+            [True, False],
+            r"sliding_window_pattern\" \(byte \d+\) is 2 bools, expected one for each of 3 layers",
+        ),
+        ("exaone4", [1, 0, 1], "sliding_window_pattern.*an array of int32s, expected bools"),
+        ("exaone4", -1, "sliding_window_pattern.*is -1, expected 0 or more"),
+        ("exaone4", 1.5, "sliding_window_pattern.*a float32, expected an integer"),
+        ("qwen2", 2, "sliding_window_pattern.* is not known"),
+    ],
+)
+def test_no_pattern_of_windows(architecture: str, pattern: Any, said: str, tmp_path: Path) -> None:
+    case = CASES["exaone4-no-window" if architecture == "exaone4" else "qwen2"]
+    writer = begin_gguf(tmp_path / "m.gguf", architecture, case.model().config, {"attention.sliding_window": 4})
+    add: Any = {int: writer.add_int32, float: writer.add_float32, list: writer.add_array}[type(pattern)]
+    add(f"{architecture}.attention.sliding_window_pattern", pattern)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(llama2cpp.FormatError, match=said):
+        llama2cpp.load(tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_0])

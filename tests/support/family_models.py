@@ -119,6 +119,7 @@ def begin_gguf(path: Path, architecture: str, config: Any, metadata: dict[str, A
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     add: dict[type, Any] = {int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
+    add[list] = writer.add_array
     for key, value in metadata.items():
         add[type(value)](f"{architecture}.{key}", value)
     writer.add_tokenizer_model("gpt2")

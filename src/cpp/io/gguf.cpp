@@ -435,6 +435,17 @@ std::optional<std::vector<std::int64_t>> Gguf::integers(std::string_view key) co
   return numbers;
 }
 
+std::optional<std::vector<bool>> Gguf::booleans(std::string_view key) const {
+  const GgufValue* value = find(key, true);
+  if (value == nullptr) return {};
+  if (value->type != GgufType::boolean) fail(key, cat("an array of ", facts_of(value->type).name, "s, expected bools"));
+  std::vector<bool> booleans;
+  for (std::size_t i = 0; i < value->count; ++i) {
+    booleans.push_back(load<std::uint8_t>(file_, value->offset + i) == 1);
+  }
+  return booleans;
+}
+
 std::optional<std::vector<float>> Gguf::numbers(std::string_view key) const {
   const GgufValue* value = find(key, true);
   if (value == nullptr) return {};

@@ -17,6 +17,8 @@ namespace {
 constexpr std::string_view kRopeFactors = "rope_freqs.weight";
 constexpr std::string_view kShortFactors = "rope_factors_short.weight";
 constexpr std::string_view kLongFactors = "rope_factors_long.weight";
+// Which layers have the window: a bool for each, or of how many one has none. Of families whose layers differ.
+constexpr std::string_view kWindowPattern = "attention.sliding_window_pattern";
 constexpr std::string_view kAttentionFactor = "rope.scaling.attn_factor";
 
 // What config_of reads.
@@ -109,6 +111,7 @@ class Settings {
       if (!name.starts_with(prefix_)) continue;
       const std::string_view key = std::string_view(name).substr(prefix_.size());
       if (is_in(kRead, key) || is_in(kHarmless, key)) continue;
+      if (key == kWindowPattern && family.full_every > 0) continue;
       const auto all = switches();
       const auto found = std::find_if(all.begin(), all.end(),
                                       [&](const Switch& setting) { return !key.empty() && setting.gguf == key; });
@@ -210,6 +213,26 @@ void read_longrope(const Settings& settings, const Gguf& gguf, Config& config) {
   scaling.attention_factor = settings.find_float(kAttentionFactor).value_or(1.0F);
 }
 
+// llama.cpp has as many as the pattern says too, and of models without one what the family usually has.
+Layers read_full_layers(const Settings& settings, const Gguf& gguf, const Family& family, std::int64_t n_layers) {
+  const std::string key = settings.full(kWindowPattern);
+  const auto found = gguf.metadata().find(key);
+  if (found == gguf.metadata().end()) return family.usual_full_layers(n_layers, family.full_every);
+  if (!found->second.is_array) {
+    const std::int64_t every = gguf.integer(key).value();
+    if (every < 0) gguf.fail(key, cat(every, ", expected 0 or more"));
+    return family.usual_full_layers(n_layers, every);
+  }
+  const std::vector<bool> windows = gguf.booleans(key).value();
+  if (std::ssize(windows) != n_layers)
+    gguf.fail(key, cat(windows.size(), " bools, expected one for each of ", n_layers, " layers"));
+  Layers layers;
+  for (std::int64_t i = 0; i < n_layers; ++i) {
+    if (!windows[static_cast<std::size_t>(i)]) layers.push_back(i);
+  }
+  return layers;
+}
+
 void read_experts(const Settings& settings, const ExpertFacts& facts, Config& config) {
   config.n_experts = settings.need("expert_count");
   config.n_experts_used = settings.need("expert_used_count");
@@ -304,7 +327,7 @@ Config read_gguf_config(const Gguf& gguf, const Family& family) {
   config.tied = !gguf.tensors().contains(weight_name(Naming::gguf, Part::output));
   config.validate();  // before what depends on head_dim and on the number of layers
   config.no_rope_layers = family.usual_no_rope_layers(config.n_layers, family.no_rope_every);
-  if (config.sliding_window > 0) config.full_layers = family.usual_full_layers(config.n_layers, family.full_every);
+  if (config.sliding_window > 0) config.full_layers = read_full_layers(settings, gguf, family, config.n_layers);
   if (config.sliding_window > 0 && family.rope_in_windows) config.no_rope_layers = config.full_layers;
   if (config.sliding_window > 0 && family.local_rope) {
     const double usual = family.local_rope_theta > 0 ? family.local_rope_theta : double{config.rope_theta};
