@@ -233,6 +233,27 @@ def test_auto_takes_metal_where_all_can_be_done_there(tmp_path: Path, monkeypatc
     assert llama2cpp.load(files["f32"], backend="auto").backend == ("metal" if sys.platform == "darwin" else "cpu")
 
 
+WRITTEN = [
+    *(("f32", "m.gguf", format) for format in ("f32", "q8_0", "q4_k_m")),
+    *(("f32", "m", format) for format in ("f32", "llm_int8")),
+    *(("f32", "m.bin", format) for format in ("f32", "v1", "int8")),
+    *(("f32", "m.safetensors", format) for format in ("f32", "q8_0")),
+    ("q8_0", "m.safetensors", None),
+]
+
+
+@pytest.mark.parametrize(("source", "name", "format"), WRITTEN)
+def test_exports_are_the_bytes_of_the_cpus(source: str, name: str, format: str | None, tmp_path: Path) -> None:
+    path = files_of_each_kind(tmp_path)[source]
+    written = []
+    for backend in ("cpu", "metal"):
+        (tmp_path / backend).mkdir()
+        done = convert(llama2cpp.load(path, backend=backend), tmp_path / backend / name, format, tokenizer=False).path
+        files = [done] if done.is_file() else [file for file in sorted(done.iterdir()) if file.name != "README.md"]
+        written.append([(file.name, file.read_bytes()) for file in files])
+    assert written[0] == written[1]
+
+
 def test_weights_without_kernels_are_refused_by_name(tmp_path: Path) -> None:
     files = files_of_each_kind(tmp_path)
     with pytest.raises(llama2cpp.FormatError, match=r"tensor '.*panels, which are made for the CPU; use backend='cpu'"):

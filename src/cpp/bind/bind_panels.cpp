@@ -71,6 +71,14 @@ py::array pack(Weight weight, Backend& backend) {
   return view;
 }
 
+// Panels of one of a model's weights. The CPU makes them where the model's own backend knows none.
+py::array pack_of_model(const Model& model, const std::string& name) {
+  const Weight& weight = stored_weight(model, name);
+  if (model.backend().packs()) return pack(weight, model.backend());
+  const std::shared_ptr<Backend> cpu = make_backend("cpu", 0);
+  return pack(weight, *cpu);
+}
+
 // The JSON of a file's metadata, and (name, dtype, shape, bytes) of each tensor beside it.
 py::tuple panel_tokenizer(const Tokenizer& tokenizer) {
   const StoredVocabulary stored = store_vocabulary(tokenizer.vocabulary());
@@ -119,10 +127,7 @@ void register_panels(py::module_& module) {
       "panel_facts",
       [](const Model& model, const std::string& name) { return panel_facts(stored_weight(model, name)); },
       py::arg("model"), py::arg("name"));
-  module.def(
-      "pack_weight",
-      [](const Model& model, const std::string& name) { return pack(stored_weight(model, name), model.backend()); },
-      py::arg("model"), py::arg("name"));
+  module.def("pack_weight", &pack_of_model, py::arg("model"), py::arg("name"));
   module.def("panel_tokenizer", &panel_tokenizer, py::arg("tokenizer"));
   py::class_<PanelPacker>(module, "PanelPacker")
       .def(py::init<std::optional<Int<"PanelPacker", "threads", int>>>(), py::arg("threads") = py::none())
