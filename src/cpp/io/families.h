@@ -4,6 +4,7 @@
 // forward (model/layer_plan.h).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -174,6 +175,14 @@ constexpr bool is_norm_bias(Part part) {
 
 // The setting of config.json that says whether a half of a layer has biases, in most families.
 constexpr std::string_view bias_switch(Scope half) { return half == Scope::mlp ? "mlp_bias" : "attention_bias"; }
+
+// All rows, in the order in which writers look for one.
+std::span<const Family> families();
+
+// Whether a list of parts has this one.
+inline bool contains(std::span<const Part> parts, Part part) {
+  return std::find(parts.begin(), parts.end(), part) != parts.end();
+}
 
 // Null where no family has the name.
 const Family* find_hugging_face_family(std::string_view model_type);

@@ -215,10 +215,6 @@ std::string quantized_module(std::string_view name) {
   return {};
 }
 
-bool contains(const std::vector<Part>& parts, Part part) {
-  return std::find(parts.begin(), parts.end(), part) != parts.end();
-}
-
 bool is_zero(const Placed& placed) {
   const std::byte* const begin = placed.bytes();
   const std::byte* const end = begin + (placed.tensor.end - placed.tensor.begin);
