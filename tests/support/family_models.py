@@ -95,6 +95,17 @@ def same_bits(path: Path, found: NDArray[np.float32], tokens: list[int], cuts: I
         assert agree(np.stack([steps.step(token) for token in tokens]), found), options
 
 
+def answers(path: Path, tokens: list[int]) -> set[bytes]:
+    """All logits with the input that the formats have, by prefill and by steps, packed and not: they should be one."""
+    found = set()
+    for threads, pack in ((1, "never"), (2, "always")):
+        with llama2cpp.load(path, kv_dtype="f32", threads=threads, pack=pack) as model:
+            found.add(model.session().prefill(tokens, all_logits=True).tobytes())
+            steps = model.session()
+            found.add(np.stack([steps.step(token) for token in tokens]).tobytes())
+    return found
+
+
 def begin_gguf(path: Path, architecture: str, config: Any, metadata: dict[str, Any]) -> gguf.GGUFWriter:
     """A GGUF of the sizes in a configuration of transformers, and of what metadata says of the architecture.
 
