@@ -87,11 +87,6 @@ class Part:
         return self.need in ("always", "norm_before", "norm_mlp", "norm_gain", "gate")
 
     @property
-    def is_bias_of_matrix(self) -> bool:
-        """Whether it is added to what a matrix gives."""
-        return self.need in ("optional", "gate_bias")
-
-    @property
     def is_optional(self) -> bool:
         """Whether the model's file says that it has one."""
         needs = ("optional", "norm_bias", "norm_last_bias", "norm_mlp_bias", "gate_bias", "routed_bias", "sinks")
@@ -113,8 +108,7 @@ class Part:
 
     def in_layer(self, layer: int, n_experts: int) -> list[str]:
         """Give llama2.c's names of all that a layer has: one, or one for each of so many experts."""
-        each = self.kind in ("experts", "expert_biases")
-        return [self.at(layer, expert) for expert in range(n_experts if each else 1)]
+        return [self.at(layer, expert) for expert in range(n_experts if self.per_expert else 1)]
 
     def in_model(self, n_layers: int) -> list[str]:
         """Give llama2.c's names of all that a model of so many layers has."""

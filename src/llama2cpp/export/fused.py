@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _core
-from ..common.parts import Part, expert_of, find_part, get_part, layer_of
+from ..common.parts import expert_of, find_part, get_part, layer_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def stored_tensors(names: Sequence[str], family: Mapping[str, Any], naming: str)
             of_experts.setdefault(whole, []).append(name)
         else:
             if part.name in called:
-                own = _in_layer(own, layer, called[part.name].format(expert_of(name)) + _ending(part))
+                ending = name.rpartition(".")[2]  # "weight" or "bias"
+                own = _in_layer(own, layer, f"{called[part.name].format(expert_of(name))}.{ending}")
             tensors[own] = Stored(own, (name,))
 
     def place(name: str) -> tuple[int, int]:
@@ -104,7 +105,3 @@ def _in_layer(own: str, layer: int, rest: str) -> str:
     """Put something else behind a layer's prefix in the name of one of its tensors."""
     mark = f".{layer}."
     return own[: own.index(mark) + len(mark)] + rest
-
-
-def _ending(part: Part) -> str:
-    return ".bias" if part.kind == "bias" else ".weight"
