@@ -13,12 +13,15 @@ import llama2cpp
 
 PACKAGE = ROOT / "src" / "llama2cpp"
 
+METHODS = ["chatting", "generating", "measuring", "observing", "sequences", "texts"]
+
 # Arrows upward, in annotations only: nothing is imported when the package runs.
 UPWARD = {
     ("generation", "model"): "what is sampled from",
     ("dialogue.answers", "model"): "what answers",
     ("inside.hooks", "session"): "HookPoint.session is one",
     ("inside.observation", "model"): "what runs",
+    **{(f"methods.{name}", "model"): "whose methods they are" for name in METHODS},
     ("inside.tracks", "session"): "they are kept by session",
     ("inside.recording", "session"): "Recording.cache takes one",
 }

@@ -284,22 +284,30 @@ def checked(function: Function) -> Function:
     take() has no argument 'max_new_tokens': here it is max_tokens
     """
     parameters = inspect.signature(function).parameters
-    label = function.__qualname__.removesuffix(".__init__").rpartition("<locals>.")[2]
     names = frozenset(parameters)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    checks = [
-        (name, place, check)
-        for place, (name, parameter) in enumerate(parameters.items())
-        if (check := _check_of(name, str(parameter.annotation), label)) is not None
-    ]
+    label = ""
+    checks: list[tuple[str, int, Callable[[Any], Any]]] | None = None
+
+    def prepare() -> list[tuple[str, int, Callable[[Any], Any]]]:
+        """Make the checks in the first call: by then a method has the name of its class (`method_names`)."""
+        nonlocal label, checks
+        label = function.__qualname__.removesuffix(".__init__").rpartition("<locals>.")[2]
+        checks = [
+            (name, place, check)
+            for place, (name, parameter) in enumerate(parameters.items())
+            if name != "self" and (check := _check_of(name, str(parameter.annotation), label)) is not None
+        ]
+        return checks
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        known = prepare() if checks is None else checks
         if not open_ended and not kwargs.keys() <= names:
             kwargs = _with_new_names(kwargs, names, label)
         if not open_ended and not kwargs.keys() <= names:
             raise TypeError(unknown_argument(next(name for name in kwargs if name not in names), names, label))
-        for name, place, check in checks:
+        for name, place, check in known:
             if name in kwargs:
                 kwargs[name] = check(kwargs[name])
             elif place < len(args):

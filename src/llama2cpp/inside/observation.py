@@ -24,10 +24,10 @@ def run_with_cache(
     function: str,
     text_or_tokens: Prompts,
     names_filter: Names | None,
-    remove_batch_dim: bool,
-    stop_at_layer: int | None,
-    positions: int | slice | Sequence[int] | None,
-    special: bool | None,
+    remove_batch_dim: bool = False,
+    stop_at_layer: int | None = None,
+    positions: int | slice | Sequence[int] | None = None,
+    special: bool | None = None,
 ) -> tuple[NDArray[np.float32], ActivationCache]:
     """Do what `Model.run_with_cache` does, for the function that was called."""
     batch = prompts_of(model, function, text_or_tokens, special)

@@ -1,0 +1,207 @@
+"""Methods of `Model` that show and change its activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.arguments import checked
+from ..inside.hooks import ActiveHooks
+from ..inside.recording import Recording
+
+if TYPE_CHECKING:
+    from ..inside.cache import ActivationCache
+    from ..inside.hooks import Hook
+    from ..inside.observation import Prompts
+    from ..inside.places import Names
+    from ..model import Model
+
+
+@checked
+def run_with_cache(
+    self: Model,
+    text_or_tokens: Prompts,
+    names_filter: Names | None = None,
+    remove_batch_dim: bool = False,
+    stop_at_layer: int | None = None,
+    positions: int | slice | Sequence[int] | None = None,
+    special: bool | None = None,
+) -> tuple[NDArray[np.float32], ActivationCache]:
+    """Run on whole prompts, and keep the activations.
+
+    The names and shapes are TransformerLens's; `ActivationCache` lists them. What is not asked for is neither
+    computed apart nor copied. Hooks that are on act too, and what they have changed is what is kept.
+
+    Parameters
+    ----------
+    text_or_tokens : str, bytes, sequence of int, or a sequence of those
+        Text, which gets BOS before it where the tokenizer wants that, or ids [T]. Several of one length, or an
+        array [batch, T], are a batch.
+    names_filter : str, sequence of str, or predicate, optional
+        Which activations: full names ("blocks.0.attn.hook_z"), patterns for them ("blocks.*.hook_resid_post"),
+        short names ("z3", or "z" for all layers), or a function of the full name. A negative layer, as in "z-1" or
+        "blocks.-1.attn.hook_z", counts from the last. Without it all but ``hook_result``, which is large and has to
+        be computed apart.
+    remove_batch_dim : bool
+        Keep the activations of a single prompt without the batch axis. The logits have it anyway.
+    stop_at_layer : int, optional
+        Run the layers before this one only, and return the residual stream there instead of logits. Negative
+        counts from the end.
+    positions : int, slice or sequence of int, optional
+        Keep the activations of these tokens only; negative counts from the end. For ``hook_attn_scores`` and
+        ``hook_pattern`` it is the queries, and all keys are kept. The logits are all there.
+    special : bool, optional
+        Whether a text that spells control tokens gets them, as in `llama2cpp.generate`.
+
+    Returns
+    -------
+    logits : numpy.ndarray
+        float32 [batch, T, vocab_size]; with `stop_at_layer` [batch, T, dim].
+    cache : ActivationCache
+        float32 arrays [batch, T, ...] by name. They are parts of one piece of memory, which is freed with the last
+        of them.
+
+    Raises
+    ------
+    ValueError
+        For a name that no activation has, prompts of different lengths, or an argument that cannot be.
+    ContextFullError
+        If a prompt does not fit in the context.
+    MemoryError
+        If more memory is needed than is available; it says how much. Nothing has been computed then.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> logits, cache = model.run_with_cache("Once upon a time", names_filter=["pattern", "resid_post4"])
+    >>> cache["blocks.2.attn.hook_pattern"].shape, cache["blocks.4.hook_resid_post"].shape
+    ((1, 6, 5, 5), (1, 5, 192))
+    """
+    return self._run(
+        "run_with_cache", text_or_tokens, names_filter, remove_batch_dim, stop_at_layer, positions, special
+    )
+
+
+@checked
+def run_with_hooks(
+    self: Model, text_or_tokens: Prompts, fwd_hooks: Sequence[Hook] | None = (), special: bool | None = None
+) -> NDArray[np.float32]:
+    """Run on whole prompts with hooks that act in this call only.
+
+    Parameters
+    ----------
+    text_or_tokens : str, bytes, sequence of int, or a sequence of those
+        As in `run_with_cache`. Hooks are called for each prompt of a batch apart.
+    fwd_hooks : sequence
+        As in `hooks`.
+    special : bool, optional
+        As in `run_with_cache`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [batch, T, vocab_size], the logits after every token.
+
+    Raises
+    ------
+    ValueError
+        As in `run_with_cache` and `hooks`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> def without_head_3(z, hook):
+    ...     z[:, :, 3] = 0
+    >>> logits = model.run_with_hooks("Once upon a time", [("blocks.0.attn.hook_z", without_head_3)])
+    >>> logits.shape
+    (1, 5, 1536)
+    """
+    with self.hooks(fwd_hooks):
+        return self._run("run_with_hooks", text_or_tokens, (), special=special)[0]
+
+
+def hooks(self: Model, fwd_hooks: Sequence[Hook] | None) -> ActiveHooks:
+    """Switch hooks on for a ``with`` block: they act in every call on this model's sessions, `generate` included.
+
+    A hook is a pair of a name and a function ``fn(activation, hook)``. The activation is a float32 array
+    [1, T, ...] of one session, writable: what the function leaves in it, or an array of the same shape that it
+    returns, is what the model goes on with. One that it keeps never changes afterwards. T is the number of tokens
+    of the call: in `generate` first the prompt's, then 1. `hook` is a `HookPoint`.
+
+    Hooks act in the order of the list, those of an inner block after those of an outer one. They act in the context
+    of the block: not in other threads, and on a `stream` only while it is iterated in there.
+
+    Parameters
+    ----------
+    fwd_hooks : sequence of (names, function) or Intervention
+        Names are as in `run_with_cache`. `llama2cpp.interventions` has changes that need no Python while the model
+        runs.
+
+    Returns
+    -------
+    context manager
+
+    Raises
+    ------
+    ValueError
+        For a name that no activation has, or a hook that cannot be called; and in calls, if a hook returns an array
+        of another shape. An exception in a hook ends the call, whose session is then as it was before it.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> def louder(activation, hook):
+    ...     return activation * 3
+    >>> with model.hooks([("blocks.1.hook_mlp_out", louder)]):
+    ...     text = model.generate("Once upon a time", max_tokens=8, temperature=0)
+    >>> text == model.generate("Once upon a time", max_tokens=8, temperature=0)
+    False
+    """
+    return ActiveHooks(self._core, None, fwd_hooks)
+
+
+@checked
+def record(self: Model, names_filter: Names | None = None, tokens: int | None = None) -> Recording:
+    """Keep the activations of everything that is fed in a ``with`` block: `run_with_cache` for decoding.
+
+    C++ code appends them token by token, in sessions, `forward`, `generate`, `stream` and `chat`, and a step costs
+    hardly more than without. As with `hooks` it is the calls of this context that are recorded, and what edits
+    have changed is what is kept.
+
+    Parameters
+    ----------
+    names_filter : str, sequence of str, or predicate, optional
+        As in `run_with_cache`. The residual stream of all layers is 4 * n_layers * dim bytes a token.
+    tokens : int, optional
+        Make room for so many before anything runs. Without it, memory is taken as tokens come.
+
+    Returns
+    -------
+    Recording
+        A context manager, from which `Recording.cache` gets an `ActivationCache`, within the block or after it.
+        `Recording.bytes_for` tells beforehand how much memory tokens take.
+
+    Raises
+    ------
+    ValueError
+        For a name that no activation has.
+    MemoryError
+        If there is no room for `tokens`, or, in calls, for those that are fed; it says how much is needed. The
+        call has computed nothing then, and its sessions are as they were.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> with model.record("resid_post") as recording:
+    ...     text = model.generate("Once upon a time", max_tokens=8, temperature=0)
+    >>> recording.cache()["resid_post", -1].shape  # 5 tokens of the prompt, 7 more that were fed
+    (1, 12, 192)
+    """
+    return Recording(self._core, None, names_filter, tokens, self)

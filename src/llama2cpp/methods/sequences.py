@@ -1,0 +1,128 @@
+"""Methods of `Model` that begin sequences and feed them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.arguments import checked
+from ..inside.hooks import for_call
+from ..session import Session
+
+if TYPE_CHECKING:
+    from ..generation import Prompt
+    from ..model import Model
+
+
+@checked
+def session(self: Model, context: int | None = None) -> Session:
+    """Begin an empty sequence.
+
+    Parameters
+    ----------
+    context : int, optional
+        How many tokens it can hold; the model's own if not given. Memory is used only for what is filled.
+
+    Returns
+    -------
+    Session
+
+    Raises
+    ------
+    ValueError
+        If `context` is not positive, or the model is closed.
+    MemoryError
+        If keys and values of so many tokens are more than can be addressed.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> llama2cpp.load("storyteller").session(context=100)
+    <llama2cpp.Session: position 0 of 100>
+    """
+    return Session(self._core.session(context), self)
+
+
+@checked
+def load_session(self: Model, path: str | PathLike[str], context: int | None = None) -> Session:
+    """Open a session that `Session.save` has written. It goes on with the bits that the saved one would give.
+
+    Parameters
+    ----------
+    path : str or path
+        A session file of this model, made with the same type of keys and values and of activations. How the model
+        was opened otherwise does not matter, nor do its name, its threads or the machine.
+    context : int, optional
+        How many tokens it can hold; as many as the saved session if not given.
+
+    Returns
+    -------
+    Session
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged or no session file, or its session is one of another model. It says what was
+        expected, what was found, and where.
+    ValueError
+        If `context` is not positive or less than the tokens in the file, or the model is closed.
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> import tempfile
+    >>> model = llama2cpp.load("storyteller")
+    >>> session = model.session()
+    >>> logits = session.prefill([1, 508, 509])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     session.save(f"{folder}/story.safetensors")
+    ...     model.load_session(f"{folder}/story.safetensors", context=100)
+    <llama2cpp.Session: position 3 of 100>
+    """
+    return Session(self._core.load_session(path, context), self)
+
+
+@checked
+def forward(
+    self: Model, rows: Sequence[tuple[Session, Prompt]], special: bool | None = None
+) -> list[NDArray[np.float32]]:
+    """Feed several sessions in one pass over the weights. Each gets the bits that it would get alone.
+
+    Parameters
+    ----------
+    rows : sequence of (Session, tokens)
+        Each session of this model, at most once, with at least one token for it, in any form that
+        `Session.prefill` takes.
+    special : bool, optional
+        Whether texts that spell control tokens get them, as in `generate`.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        For each session float32 [vocab_size], the logits after its last token; copies.
+
+    Raises
+    ------
+    ValueError
+        For a session of another model, a session named twice, no tokens or unknown ones.
+    ContextFullError
+        If a session has no room for its tokens. All sessions are left as they were.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> first, second = model.session(), model.session()
+    >>> [logits.shape for logits in model.forward([(first, [1, 508]), (second, [1])])]
+    [(1536,), (1536,)]
+    """
+    rows = list(rows)
+    active = for_call([session for session, _ in rows], self._core)
+    fed = [(session._core, session._ids(tokens, "Model.forward", special)) for session, tokens in rows]
+    return self._core.forward(fed, active)
