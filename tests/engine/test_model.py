@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,16 @@ def test_build_info() -> None:
     assert info["backends"] == (("cpu", "metal") if "device" in info else ("cpu",))
     assert info.get("device") or info.get("no_metal")
     assert info["threads"] >= 1
+
+
+def test_methods_have_the_names_of_their_class() -> None:
+    """They are written in modules of their own; messages, help and pickles say what users call."""
+    methods = {name: value for name, value in vars(llama2cpp.Model).items() if inspect.isfunction(value)}
+    assert {"generate", "run_with_cache", "to_tokens", "with_weights"} <= methods.keys()
+    for name, method in methods.items():
+        inner = inspect.unwrap(method)
+        assert method.__qualname__ == inner.__qualname__ == f"Model.{name}"
+        assert method.__module__ == inner.__module__ == "llama2cpp.model"
+        assert pickle.loads(pickle.dumps(method)) is method
+    with pytest.raises(TypeError, match=r"^Model\.to_tokens\(\) missing 1 required"):
+        llama2cpp.load().to_tokens()  # type: ignore[call-arg]
