@@ -28,6 +28,7 @@ each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: 
 WITH_SNIPPETS = [page for page in PAGES if list(blocks(page, "python"))]
 
 
+@pytest.mark.cpu_bits("what documents show")
 @pytest.mark.parametrize("page", WITH_SNIPPETS, ids=lambda path: path.relative_to(DOCS).as_posix())
 def test_python_snippets(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, in one namespace for each page. What follows ``# ->`` is what they print."""

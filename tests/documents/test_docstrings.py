@@ -42,6 +42,7 @@ def documented() -> Iterator[tuple[str, Any]]:
                     yield f"{name}.{member}", value
 
 
+@pytest.mark.cpu_bits("what documents show")
 @pytest.mark.parametrize(("name", "thing"), list(documented()), ids=[name for name, _ in documented()])
 def test_examples(name: str, thing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a new user has no file of the tests
@@ -68,6 +69,7 @@ PUBLIC = {id(thing) for _, thing in documented()}
 OTHERS = {name: thing for name, thing in OTHERS.items() if id(thing) not in PUBLIC}
 
 
+@pytest.mark.cpu_bits("what documents show")
 @pytest.mark.parametrize("thing", OTHERS.values(), ids=OTHERS.keys())
 def test_inner_examples(thing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
