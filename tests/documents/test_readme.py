@@ -25,6 +25,7 @@ def here(stories_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
+@pytest.mark.cpu_bits("what documents show")
 def test_python_snippets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order and in one namespace, as a reader pastes them. What follows ``# ->`` is what they print."""
     monkeypatch.chdir(tmp_path)

@@ -178,6 +178,7 @@ def test_export_script(tmp_path: Path, stories_dir: Path) -> None:
     assert "no tokenizer goes along" in result.stdout
 
 
+@pytest.mark.cpu_bits("what a program computes there, with int8 activations")
 def test_compare_command(tmp_path: Path, stories_dir: Path, stories: llama2cpp.Model) -> None:
     a, b = stories_dir / "stories260K.bin", tmp_path / "stories.gguf"
     convert(stories, b, "q5_1")

@@ -128,6 +128,7 @@ def test_our_gguf_is_what_gguf_s_names_make_of_it(name: str, tmp_path: Path) -> 
         assert found[key] == pytest.approx(expected[key], rel=1e-6), key
 
 
+@pytest.mark.cpu_bits("panels")
 @pytest.mark.parametrize("name", ["gemma", "gemma3"])
 def test_a_root_that_was_rounded_is_noted(name: str, tmp_path: Path) -> None:
     """transformers multiplies embeddings in the type of their table, llama.cpp in float32."""
@@ -177,6 +178,7 @@ def test_text_does_not_measure_every_model(tmp_path: Path) -> None:
                 convert(source, tmp_path / target, format, calibration=TEXT, group=16 if format == "gptq4" else None)
 
 
+@pytest.mark.cpu_bits("panels")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_panels_keep_every_bit(name: str, tmp_path: Path) -> None:
     source = CASES[name].save(tmp_path / "theirs")

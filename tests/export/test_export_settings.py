@@ -392,6 +392,7 @@ def test_a_folder_with_biases_and_a_window_is_refused_by_name(tmp_path: Path) ->
         convert(model, tmp_path / "m", "f32")
 
 
+@pytest.mark.cpu_bits("int8 activations")
 def test_a_difference_that_no_weight_accounts_for_is_reported(tmp_path: Path) -> None:
     arrays = tiny.arrays(config_of({}))
     plain, scaled = (llama2cpp.from_arrays(config_of(one), arrays, threads=1) for one in ({}, {"rope_scaling": YARN}))

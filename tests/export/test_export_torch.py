@@ -210,6 +210,7 @@ def test_a_file_of_panels_is_that_of_the_model(tmp_path: Path, stories_dir: Path
         assert ours.tokenizer == ours.path
 
 
+@pytest.mark.cpu_bits("panels")
 @pytest.mark.parametrize("format", [None, "f32", "q4_k_m", "q5_1"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_files_of_panels_of_meta_folders(tmp_path: Path, dtype: torch.dtype, format: str | None) -> None:
