@@ -615,14 +615,14 @@ def divergence_from(
     config = llama2cpp.Config(**(model.config.to_dict() | {"rope_style": "half_split"}))
     divergence = []
     for arrays in (nearest, found):
-        other = llama2cpp.from_arrays(config, arrays, kv_dtype="f32")
+        other = llama2cpp.from_arrays(config, arrays, backend="cpu", kv_dtype="f32")
         divergence.append(float(np.mean([compare(model, other, ids, tensors=False).mean_kl for ids in text])))
     return divergence[0], divergence[1]
 
 
 def test_gptq_is_better_than_rounding_to_the_nearest() -> None:
     """On the storyteller, in groups of 64: at most half of the divergence on other stories."""
-    with llama2cpp.load(activation_dtype="f32", kv_dtype="f32") as model:
+    with llama2cpp.load(backend="cpu", activation_dtype="f32", kv_dtype="f32") as model:
         nearest, found = divergence_from(model, stories(model, 0, 16), stories(model, 100, 12), 5, 64)
     assert found < 0.5 * nearest
 
