@@ -12,6 +12,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader
 from hf_folders import Spec, change_json, tensors_of, transformers_logits, write_tensors
 from meta_files import of_transformers, save_meta_folder
+from on_metal import agree
 from reference import largest_error
 from test_hf_folder import TOKENS, logits_of
 
@@ -104,7 +105,7 @@ def test_gguf(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    assert np.array_equal(logits_of(tmp_path / "f64.gguf"), logits_of(tmp_path / "f32.gguf"))
+    assert agree(logits_of(tmp_path / "f64.gguf"), logits_of(tmp_path / "f32.gguf"))
 
 
 def test_files_of_pytorch(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_files_of_pytorch(tmp_path: Path) -> None:
         weights = {each: tensor.to(dtype) for each, tensor in of_transformers(model).items()}
         save_meta_folder(tmp_path / name, [weights], params)
         export.convert(tmp_path / name, tmp_path / f"{name}.gguf", "f32")
-    assert np.array_equal(logits_of(tmp_path / "f64.gguf"), logits_of(tmp_path / "f32.gguf"))
+    assert agree(logits_of(tmp_path / "f64.gguf"), logits_of(tmp_path / "f32.gguf"))
 
 
 @pytest.mark.parametrize("dtype", OTHERS, ids=str)

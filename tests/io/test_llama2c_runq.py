@@ -38,6 +38,7 @@ def test_run_says_what_runq_says(files: dict[str, tuple[Path, Path]], name: str,
     assert result.exit_code == 0
 
 
+@pytest.mark.cpu_bits("llama2.c's arithmetic")
 @pytest.mark.parametrize("isa", tiny.ISAS)
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_runq_s_to_the_bit(
@@ -55,6 +56,7 @@ def test_logits_are_runq_s_to_the_bit(
     assert b"".join(session.prefill(chunk, all_logits=True).tobytes() for chunk in chunks) == logits
 
 
+@pytest.mark.cpu_bits("llama2.c's arithmetic")
 def test_company_in_a_pass(files: dict[str, tuple[Path, Path]]) -> None:
     model = llama2cpp.load(files["grouped heads"][0])
     tokens = llama2c_runq.some_tokens(512)

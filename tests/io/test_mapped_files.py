@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tiny
 from numpy.typing import NDArray
+from on_metal import ON_METAL
 
 import llama2cpp
 from llama2cpp.export import Calibration, convert
@@ -137,6 +138,7 @@ def in_a_session(model: llama2cpp.Model) -> Callable[[], NDArray[np.float32]]:
     return go_on
 
 
+PACKS = ["never"] if ON_METAL else ["always", "never"]
 STAGES = (before_any_call, before_another_session, in_a_session)
 
 
@@ -146,7 +148,7 @@ def test_a_change_is_told(tmp_path: Path, made: Made, container: str, change: Ca
     with llama2cpp.load(made(container), threads=1) as model:
         wanted = model.session().prefill(IDS)
     for stage in STAGES:
-        for pack in ("always", "never"):
+        for pack in PACKS:
             path = copy(made(container), made_folder(tmp_path / f"{stage.__name__}-{pack}"))
             with llama2cpp.load(path, pack=pack, threads=2) as model:
                 call = stage(model)
@@ -168,7 +170,7 @@ def test_what_was_read_into_memory_does_not_change(
     tmp_path: Path, made: Made, container: str, change: Callable[[Path], None]
 ) -> None:
     path = copy(made(container), tmp_path)
-    for pack in ("always", "never"):
+    for pack in PACKS:
         with llama2cpp.load(path, pack=pack, mmap=False) as model, llama2cpp.load(made(container)) as same:
             for file in files_of(path):
                 change(file)
@@ -205,7 +207,7 @@ def test_whatever_else_reads_weights_tells_it_too(
 
 
 @pytest.mark.parametrize("change", [overwrite, truncate])
-@pytest.mark.parametrize("pack", ["always", "never"])
+@pytest.mark.parametrize("pack", PACKS)
 def test_a_change_during_a_call(tmp_path: Path, made: Made, change: Callable[[Path], None], pack: str) -> None:
     path = copy(made("GGUF f32"), tmp_path)
     with llama2cpp.load(path, pack=pack) as model:
@@ -218,7 +220,7 @@ def test_a_change_during_a_call(tmp_path: Path, made: Made, change: Callable[[Pa
         np.testing.assert_array_equal(session.logits, before)
 
 
-@pytest.mark.parametrize("pack", ["always", "never"])
+@pytest.mark.parametrize("pack", PACKS)
 def test_a_file_is_shortened_while_threads_read_it(tmp_path: Path, made: Made, pack: str) -> None:
     path = copy(made("panels f32"), tmp_path)
     with llama2cpp.load(path, pack=pack, threads=2) as model:
@@ -385,6 +387,7 @@ def mapped(path: Path) -> Iterator[str]:
                 yield line.split()[1]
 
 
+@pytest.mark.cpu_bits("packing")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_packed_model_touches_no_page_of_its_file(tmp_path: Path, made: Made) -> None:
     path = copy(made("GGUF q4_0"), tmp_path)

@@ -187,8 +187,8 @@ def test_every_part_is_written_and_read(tmp_path: Path, target: str, family: str
     expected = model.session().prefill(tokens)
     with llama2cpp.load(convert(model, tmp_path / target, "f32", tokenizer=False).path) as found:
         assert set(found._core.part_names()) == set(arrays)
-        # Where rows are in another order sums are rounded otherwise.
-        same = found.config.rope_style == config.rope_style
+        # Where rows are in another order, or panels are the CPU's alone, sums are rounded otherwise.
+        same = (found.config.rope_style, found.backend) == (config.rope_style, model.backend)
         tolerance = 0 if same else 1e-6 * float(np.abs(expected).max())
         np.testing.assert_allclose(found.session().prefill(tokens), expected, rtol=0, atol=tolerance)
         needs = {part.need for name in found._core.part_names() if (part := find_part(name))}
