@@ -169,6 +169,63 @@ KERNELS = [
         "int8",
     ),
     Mutation("bf16 widened by 15 bits", "bf16", "<< 16", "<< 15", PRODUCTS, "bf16"),
+    Mutation(
+        "fifth bits of the other half",
+        "q5_0",
+        "add_fifth_bits(block + 2, piece % 2 * 8, q);",
+        "add_fifth_bits(block + 2, 8 - piece % 2 * 8, q);",
+        PRODUCTS,
+        "q5_0",
+    ),
+    Mutation(
+        "scale and minimum swapped",
+        "q5_1",
+        "half_at(block), half_at(block + 2), w",
+        "half_at(block + 2), half_at(block), w",
+        PRODUCTS,
+        "q5_1",
+    ),
+    Mutation(
+        "a fifth bit of the neighbouring 32",
+        "q5_k",
+        "q[i + 8] |= (bits >> 1 & 1) << 4;",
+        "q[i + 8] |= (bits & 1) << 4;",
+        PRODUCTS,
+        "q5_k",
+    ),
+    Mutation(
+        "a scale's high bits of another group",
+        "q3_k",
+        "(half_block * 4 + group / 4 * 2) & 3;",
+        "(half_block * 4 + group / 4) & 3;",
+        PRODUCTS,
+        "q3_k",
+    ),
+    Mutation(
+        "the minimum added", "q2_k", "d * float(both & 15), -dmin", "d * float(both & 15), dmin", PRODUCTS, "q2_k"
+    ),
+    Mutation(
+        "a zero that is stored less by one", "gptq2", "(stored + kStoredLess)", "(stored)", PRODUCTS, "gptq2 and not v2"
+    ),
+    Mutation(
+        "a value that reaches into the next word",
+        "gptq3",
+        "value |= word[stride] << (32 - shift);",
+        "value |= word[stride] << shift;",
+        PRODUCTS,
+        "gptq3",
+    ),
+    Mutation(
+        "the group of the piece's first column for all", "gptq4", "i == 0 || !one_group", "i == 0", PRODUCTS, "gptq4"
+    ),
+    Mutation(
+        "zeros of the first group",
+        "gptq8",
+        "ulong(group) * words, 1, row",
+        "ulong(0) * words, 1, row",
+        PRODUCTS,
+        "gptq8",
+    ),
     # embed
     Mutation(
         "columns beyond the row are written",
@@ -203,6 +260,39 @@ KERNELS = [
         "turned the other way", "rope", "*b = fma(*b, c, before * s);", "*b = fma(*b, c, -(before * s));", ROWS, "rope"
     ),
     Mutation("half-split pairs a place apart", "rope", "a + (kHalfSplit != 0 ? kHalf : 1)", "a + 1", ROWS, "rope"),
+    Mutation("a head's width in pairs", "rope", "kHeadDim * head +", "2 * kHalf * head +", ROWS, "rope"),
+    Mutation(
+        "x squared on both sides of 0",
+        "elementwise",
+        "return x < 0.0f ? 0.0f : x * x;",
+        "return x * x;",
+        ROWS,
+        "gated or activate",
+    ),
+    Mutation(
+        "tanh's cube left out",
+        "elementwise",
+        "fma(x * x, 0.0713548163f, 1.59576912f)",
+        "1.59576912f",
+        ROWS,
+        "gated or activate",
+    ),
+    Mutation(
+        "a bias's row with the sum's stride",
+        "elementwise",
+        "x[row * args.a_stride + c] += bias[c];",
+        "x[row * args.a_stride + c] += bias[row * args.a_stride + c];",
+        ROWS,
+        "bias",
+    ),
+    Mutation(
+        "up is changed where gate is",
+        "elementwise",
+        "b[at] = gated_product(a[row * args.a_stride + c], b[at]);",
+        "b[at] = gated_product(b[at], a[row * args.a_stride + c]);",
+        ROWS,
+        "gated",
+    ),
     Mutation("exp overflows", "elementwise", "precise::exp(-fabs(x))", "precise::exp(-x)", ROWS, "gated"),
     Mutation("a clamp of one side", "elementwise", "up < -7.0f ? -7.0f : up;", "up;", ROWS, "gated"),
     Mutation(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mutations
 import pytest
 
 HERE = Path(__file__).parent
@@ -210,3 +211,14 @@ def test_a_text_is_written_with_its_files_and_lines(tmp_path: Path) -> None:
     assert through_the_shim(tmp_path / "out/probe.cpp") == ""
     (tmp_path / "bad.metal").write_text((tmp_path / "probe.metal").read_text().replace("kWhole + kPart", "0.5"))
     assert generate(tmp_path / "out", tmp_path / "bad.metal").stderr.startswith("bad.metal:8: error: ")
+
+
+def test_each_library_and_each_part_of_the_host_has_a_planted_fault() -> None:
+    planted = {mutation.where for mutation in [*mutations.KERNELS, *mutations.HOST]}
+    kernels = METAL / "kernels"
+    libraries = {path.stem for path in (kernels / "formats").glob("*.metal")}
+    libraries |= {path.stem for path in kernels.glob("*.metal") if "\nkernel void" in path.read_text(encoding="utf-8")}
+    included = {"embed", "matmul", "matvec", "matvec_rows"}  # in those of formats
+    # What holds no step of a computation: one is macOS's, one other systems', and one tests the rest.
+    apart = {"apple.cpp", "no_metal.cpp", "self_test.cpp"}
+    assert planted == (libraries - included) | {path.name for path in METAL.glob("*.cpp")} - apart
