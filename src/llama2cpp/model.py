@@ -276,7 +276,7 @@ class Model(StackedWeights):
 
     @property
     def activation_dtype(self) -> str:
-        """The type in which activations meet the weights: "f32", or "int8" for quantized ones."""
+        """The type in which activations meet the weights: "f32", "int8" for quantized ones, or "bf16"."""
         return self._core.activation_dtype
 
     @property

@@ -76,6 +76,74 @@ Bits matmul(const KernelTable& table, void (*kernel)(const llama2cpp::PanelBlock
   return bits;
 }
 
+// Pairs of bf16 of every kind, and sums that go on over several calls. Then sums just below the least normal number, which
+// are it or zero: that depends on how they are rounded before they are called denormal.
+inline Bits matmul_pairs(const KernelTable& table) {
+  Bits bits;
+  std::uint64_t seed = 700;
+  const auto upper = [](float x) { return std::bit_cast<std::uint32_t>(x) >> 16; };
+  const auto pairs_of = [&](std::int64_t n, Kind kind) {
+    std::vector<std::uint32_t> pairs;
+    const auto values = make(static_cast<std::size_t>(2 * n), kind, ++seed);
+    for (std::size_t i = 0; i < values.size(); i += 2) pairs.push_back(upper(values[i + 1]) << 16 | upper(values[i]));
+    return pairs;
+  };
+  for (const int border : {0, 1}) {
+    for (const Kind kind : kKinds) {
+      if (border == 1 && kind != Kind::ordinary) continue;
+      for (const std::int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 24}) {
+        for (const std::int64_t rows : {1, 15, 16, 40, 150}) {
+          for (const std::int64_t n : {1, 7, 128, 150}) {
+            if (tokens > 4 && (n == 1 || rows == 40)) continue;
+            const std::int64_t panels = (rows + 15) / 16;
+            auto w = pairs_of(panels * n * 16, kind);
+            auto x = pairs_of(tokens * n, kind);  // [tokens][n]
+            if (border == 1) {
+              // 2^-126 from the first odd k, and from it the even ones take up to 1.6 times 2^-151, again and again.
+              Random random(++seed);
+              for (std::size_t i = 0; i < w.size(); ++i) {
+                const bool is_first = static_cast<std::int64_t>(i / 16) % n == 0;
+                const float sign = i % 3 == 0 ? -1.0F : 1.0F;
+                const float even = 0x1p-126F * (1.0F + static_cast<float>(random.next() % 3) / 128.0F);
+                w[i] = upper(is_first ? sign * 0x1p-126F : 0.0F) << 16 | upper(sign * even);
+              }
+              for (std::uint32_t& pair : x) {
+                pair = upper(1.0F) << 16 | upper(-0x1p-28F * static_cast<float>(random.next() % 14));
+              }
+            }
+            std::vector<float> out(static_cast<std::size_t>(tokens * rows + 1), kGuard);
+            for (std::int64_t t = 0; t < tokens; t += table.tile) {
+              const std::int64_t width = std::min(table.tile, tokens - t);
+              const std::int64_t step = width <= llama2cpp::kFewTokens && rows != 40 ? n : llama2cpp::kBlock / 2;
+              for (std::int64_t k = 0; k < n; k += step) {
+                const std::int64_t n_k = std::min(step, n - k);
+                std::vector<std::uint32_t> tile;
+                for (std::int64_t i = 0; i < n_k; ++i) {
+                  for (std::int64_t j = 0; j < width; ++j) {
+                    tile.push_back(x[static_cast<std::size_t>((t + j) * n + k + i)]);
+                  }
+                }
+                table.matmul_pairs({.panels = w.data() + k * 16,
+                                    .panel_stride = n * 16,
+                                    .n_panels = panels,
+                                    .n_k = n_k,
+                                    .x = tile.data(),
+                                    .n_tokens = width,
+                                    .out = out.data() + t * rows,
+                                    .out_stride = rows,
+                                    .last_rows = rows - (panels - 1) * 16,
+                                    .first = k == 0});
+              }
+            }
+            bits.add(out);
+          }
+        }
+      }
+    }
+  }
+  return bits;
+}
+
 // int8 weights of every byte value, groups that four does not divide, and sums that go on over several calls.
 inline Bits matmul_int8(const KernelTable& table) {
   Bits bits;
@@ -272,6 +340,13 @@ inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
     std::vector<std::uint16_t> halves(size(n + 1), 0x1234);
     table.narrow(a.data(), halves.data(), n);
     bits["narrow"].add(halves);
+    for (const auto& x : {a, b}) {
+      std::vector<std::uint16_t> short_ones(size(n + 1), 0x1234);
+      table.narrow_bf16(x.data(), short_ones.data(), n);
+      for (const std::uint16_t word : short_ones) {
+        bits["narrow_bf16"].add(std::uint32_t{(word & 0x7FFFU) > 0x7F80U ? 0x7FC0U : word});
+      }
+    }
     for (float& x : wide) x *= 1000.0F;  // about the largest half
     table.narrow(wide.data(), halves.data(), n);
     bits["narrow"].add(halves);
@@ -329,6 +404,7 @@ inline std::map<std::string, Bits> all(const KernelTable& table) {
   bits["matmul_bf16"] = matmul(table, table.matmul_bf16, [](float x) {
     return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x) >> 16);
   });
+  bits["matmul_pairs"] = matmul_pairs(table);
   block_kernels(table, bits);
   bits["matmul_int8"] = matmul_int8(table);
   bits["quantize"] = quantize(table);

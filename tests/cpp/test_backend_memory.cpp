@@ -182,7 +182,11 @@ TEST_CASE("a backend that multiplies floats only gets float activations") {
       model("int8"),
       "activation_dtype is 'int8', but the checking backend multiplies floats only; use 'f32', or backend='cpu'",
       std::invalid_argument);
-  CHECK_FALSE(model("auto")->int8_activations());
+  CHECK_THROWS_WITH_AS(
+      model("bf16"),
+      "activation_dtype is 'bf16', but the checking backend multiplies float32 only; use 'f32', or backend='cpu'",
+      std::invalid_argument);
+  CHECK(model("auto")->activation_dtype() == "f32");
   const auto floats =
       std::make_shared<const Model>(with_biases(config, 2), ModelOptions{.threads = 1, .activation_dtype = "f32"});
   CHECK(use(model("auto")) == use(floats));

@@ -26,6 +26,7 @@ std::vector<const KernelTable*> usable_tables(Arithmetic order = Arithmetic::con
   if (llama2cpp::cpu_has_avx2_vnni()) tables.push_back(llama2cpp::avx2_vnni_kernels(order));
   if (llama2cpp::cpu_has_avx512()) tables.push_back(llama2cpp::avx512_kernels(order));
   if (llama2cpp::cpu_has_avx512_vnni()) tables.push_back(llama2cpp::avx512_vnni_kernels(order));
+  if (llama2cpp::cpu_has_avx512_bf16()) tables.push_back(llama2cpp::avx512_bf16_kernels(order));
   if (llama2cpp::cpu_has_neon()) tables.push_back(llama2cpp::neon_kernels(order));
   if (llama2cpp::cpu_has_neon_dotprod()) tables.push_back(llama2cpp::neon_dotprod_kernels(order));
   return tables;
@@ -80,6 +81,13 @@ const Planted kPlanted[] = {
      [](KernelTable& t) {
        t.matmul_bf16 = [](const llama2cpp::PanelBlock16& b) {
          g_real->matmul_bf16(b);
+         nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
+       };
+     }},
+    {"matmul_pairs",
+     [](KernelTable& t) {
+       t.matmul_pairs = [](const llama2cpp::PairBlock& b) {
+         g_real->matmul_pairs(b);
          nudge(b.out[(b.n_tokens - 1) * b.out_stride + (b.n_panels - 1) * 16 + b.last_rows - 1]);
        };
      }},
@@ -217,6 +225,13 @@ const Planted kPlanted[] = {
      [](KernelTable& t) {
        t.narrow = [](const float* x, std::uint16_t* out, std::int64_t n) {
          g_real->narrow(x, out, n);
+         ++out[n - 1];
+       };
+     }},
+    {"narrow_bf16",
+     [](KernelTable& t) {
+       t.narrow_bf16 = [](const float* x, std::uint16_t* out, std::int64_t n) {
+         g_real->narrow_bf16(x, out, n);
          ++out[n - 1];
        };
      }},

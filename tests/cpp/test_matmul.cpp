@@ -154,11 +154,39 @@ float expected_floats(const Weight& w, std::int64_t row, const float* x) {
   return sum;
 }
 
+// Both rounded to bf16; for each pair the odd column, then the even one.
+float expected_bf16(const Weight& w, std::int64_t row, const float* x) {
+  const auto rounded = [](float value) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    if (std::isnan(value)) return value;
+    const float down = std::bit_cast<float>(bits & 0xFFFF0000U);
+    const float up = std::bit_cast<float>((bits & 0xFFFF0000U) + 0x10000U);
+    const double middle = std::isinf(up) ? 0x1.FFp127 : (static_cast<double>(down) + static_cast<double>(up)) / 2.0;
+    const double size = std::fabs(static_cast<double>(value));
+    if (size == std::fabs(middle)) return (bits >> 16) % 2 == 0 ? down : up;
+    return size < std::fabs(middle) ? down : up;
+  };
+  std::vector<float> values(static_cast<std::size_t>(w.cols + 1));
+  w.decode_row(row, values.data());
+  float p = 0.0F;
+  for (std::int64_t k = 0; k < w.cols; k += 2) {
+    for (const std::int64_t i : {k + 1, k}) {
+      const float other = i < w.cols ? rounded(x[i]) : 0.0F;
+      p = std::fma(rounded(values[static_cast<std::size_t>(i)]), other, p);  // no denormals among these
+    }
+  }
+  return p;
+}
+
 Bits expected(const Weight& w, const std::vector<float>& x, std::int64_t tokens) {
   Bits bits;
   for (std::int64_t t = 0; t < tokens; ++t) {
     for (std::int64_t row = 0; row < w.rows; ++row) {
       const float* from = x.data() + t * w.cols;
+      if (w.bf16_input) {
+        bits.add(expected_bf16(w, row, from));
+        continue;
+      }
       bits.add(w.int8_input ? expected_integers(w, row, from) : expected_floats(w, row, from));
     }
   }
@@ -189,8 +217,8 @@ std::vector<Bits> multiply(llama2cpp::Backend& backend, std::vector<Weight>& wei
 
 std::vector<std::unique_ptr<llama2cpp::CpuBackend>> backends() {
   std::vector<std::unique_ptr<llama2cpp::CpuBackend>> all;
-  for (const char* isa :
-       {"reference", "scalar", "neon-base", "neon-dotprod", "avx2-base", "avx2-vnni", "avx512-base", "avx512-vnni"}) {
+  for (const char* isa : {"reference", "scalar", "neon-base", "neon-dotprod", "avx2-base", "avx2-vnni", "avx512-base",
+                          "avx512-vnni", "avx512-bf16"}) {
     const llama2cpp::KernelTable* table = nullptr;
     try {
       table = &llama2cpp::select_kernels(isa);
@@ -231,6 +259,39 @@ TEST_CASE("matmul of every format is the format's own numbers, packed or not") {
             CHECK(weights[0].panels.size() == backend->packed_bytes(weights[0]));
             CHECK((multiply(*backend, weights, x, tokens)[0] == wanted));
           }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("weights of 16 bits with an input rounded to bf16, packed or not, in any number of columns and tokens") {
+  const auto all = backends();
+  std::uint64_t seed = 4000;
+  for (const char* format : {"bf16", "f16"}) {
+    for (const std::int64_t tokens : {1, 2, 3, 12, 29}) {
+      for (const std::int64_t cols : {1, 2, 255, 256, 257, 513}) {
+        std::vector<Weight> weights{make_weight({format, {}}, 37, cols, Scales::ordinary, ++seed),
+                                    make_weight({"f32", {}}, 20, cols, Scales::ordinary, ++seed)};
+        weights[0].bf16_input = true;
+        const Kind kind = tokens == 3 ? Kind::wide : tokens == 2 ? Kind::special : Kind::ordinary;
+        auto x = kernel_outputs::make(static_cast<std::size_t>(tokens * cols), kind, ++seed);
+        const Bits wanted[] = {expected(weights[0], x, tokens), expected(weights[1], x, tokens)};
+        for (const auto& backend : all) {
+          CAPTURE(format);
+          CAPTURE(backend->isa());
+          CAPTURE(tokens);
+          CAPTURE(cols);
+          for (const bool packed : {false, true}) {
+            for (Weight& w : weights) {
+              w.panels = {};
+              if (packed) backend->pack(w);
+            }
+            const std::vector<Bits> bits = multiply(*backend, weights, x, tokens);
+            CHECK((bits[0] == wanted[0]));
+            CHECK((bits[1] == wanted[1]));
+          }
+          CHECK(weights[0].panels.size() == backend->packed_bytes(weights[0]));
         }
       }
     }

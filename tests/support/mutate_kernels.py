@@ -39,6 +39,7 @@ GROUPS = {
     "llama2c_order.inl": "llama2c",
     "llm_int8.inl": "llm_int8",
     "matmul.inl": "matmul",
+    "matmul_pairs.inl": "matmul",
     "matmul_blocks.inl": "blocks",
     "unpack_blocks.inl": "blocks",
     "scores_of_many.inl": "vectors",

@@ -192,6 +192,7 @@ ISAS = [
     "avx2-vnni",
     "avx512-base",
     "avx512-vnni",
+    "avx512-bf16",
     "neon-base",
     "neon-dotprod",
 ]

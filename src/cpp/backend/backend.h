@@ -144,6 +144,8 @@ class Backend {
 
   // Whether it multiplies quantized weights by activations that are rounded to int8 (Weight::int8_input).
   virtual bool multiplies_integers() const = 0;
+  // Whether it multiplies bf16 and f16 weights by activations that are rounded to bf16 (Weight::bf16_input).
+  virtual bool multiplies_bf16() const { return false; }
 
   // Makes the layout that matmul reads (weight.panels) from the file's, on all threads. Without it, matmul reads the
   // weight where it lies, slower, with the same bits.

@@ -28,10 +28,11 @@ inline constexpr std::int64_t kUnitBlocks = 8;
 
 //   f32         [k][16 rows]                                    any format, decoded
 //   f16, bf16   [k][16 rows]                                    as they are
+//   bf16_pairs  [pair][16 rows][2 k]                            bf16, and f16 rounded to it; no file holds it
 //   int8_group  [group] of { [quad][16 rows][4 k], [16] f32 }   int8 weights + 128 with their scales
 //   blocks      units, see above                                in the weight's order
 //   llm_int8    { [quad][16 rows][4 k], [16] f32, ... }         int8 weights + 128, a scale for each row (see LlmInt8Call)
-enum class PanelForm : std::uint8_t { f32, f16, bf16, int8_group, blocks, llm_int8 };
+enum class PanelForm : std::uint8_t { f32, f16, bf16, bf16_pairs, int8_group, blocks, llm_int8 };
 
 // A weight is D * q + M, where q = (what the planes hold) - offset, D = d * sub (or d) and M = dm * m (or dm, or none).
 // With zero points it is d * (q - zero).

@@ -91,6 +91,8 @@ struct Weight {
   // Whether matmul rounds its input to int8, group by group, and multiplies integers; else it multiplies floats by the
   // decoded weights. Only for quantized formats; the model decides.
   bool int8_input = false;
+  // Whether matmul rounds its input to bf16, and multiplies pairs of bf16. Only for bf16 and f16; the model decides.
+  bool bf16_input = false;
   // llm_int8: where an input is at least this large, its column is multiplied in float; 0: nowhere, but for fixed columns.
   float outlier_threshold = 0.0F;
   std::array<Plane, 4> planes;

@@ -187,6 +187,7 @@ std::vector<Format> make_formats() {
 PanelForm stored_form(const Weight& weight) {
   Weight rounded = weight;
   const std::string_view name = weight.format->name;
+  rounded.bf16_input = false;
   rounded.int8_input = in_blocks(weight) || name == kInt8Group.name || name == kLlmInt8.name;
   return panel_form(rounded);
 }

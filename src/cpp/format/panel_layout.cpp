@@ -10,6 +10,7 @@ PanelForm panel_form(const Weight& weight) {
   if (in_blocks(weight)) return PanelForm::blocks;
   const Format* const numbers = weight.format->in_panels_of != nullptr ? weight.format->in_panels_of : weight.format;
   if (weight.int8_input) return numbers == &kLlmInt8 ? PanelForm::llm_int8 : PanelForm::int8_group;
+  if (weight.bf16_input) return PanelForm::bf16_pairs;
   if (numbers == &kF16) return PanelForm::f16;
   return numbers == &kBF16 ? PanelForm::bf16 : PanelForm::f32;
 }
@@ -47,6 +48,8 @@ std::int64_t panel_bytes(const Weight& weight, PanelForm form, std::int64_t cols
     case PanelForm::f16:
     case PanelForm::bf16:
       return cols * kPanelRows * 2;
+    case PanelForm::bf16_pairs:
+      return (cols + 1) / 2 * 2 * kPanelRows * 2;
     case PanelForm::int8_group:
       return cols / weight.group * group_bytes(weight.group);
     case PanelForm::llm_int8:

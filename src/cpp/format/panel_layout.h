@@ -6,7 +6,7 @@
 
 namespace llama2cpp {
 
-// The form that matmul reads a weight in, which int8_input decides too.
+// The form that matmul reads a weight in, which int8_input and bf16_input decide too.
 PanelForm panel_form(const Weight& weight);
 
 inline std::int64_t panel_count(const Weight& weight) { return (weight.rows + kPanelRows - 1) / kPanelRows; }

@@ -100,6 +100,7 @@ Weight read_rows(const Weight& weight, std::int64_t first, std::int64_t rows, st
   part.cols = weight.cols;
   part.group = weight.group;
   part.int8_input = weight.int8_input;
+  part.bf16_input = weight.bf16_input;
   part.outlier_threshold = weight.outlier_threshold;
   part.order = weight.order;
   for (std::size_t i = 0; i < weight.planes.size(); ++i) {

@@ -20,8 +20,8 @@ std::vector<const Weight*> matrices_of(const Checkpoint& checkpoint) {
 
 // Whether the options, or the model's own arithmetic, ask for what only the CPU does.
 bool asks_for_cpu(const Checkpoint& checkpoint, const ModelOptions& options) {
-  return options.activation_dtype == "int8" || options.pack == "always" || options.threads != 0 ||
-         arithmetic_for(checkpoint, options.activation_dtype) == Arithmetic::llama2c;
+  return options.activation_dtype == "int8" || options.activation_dtype == "bf16" || options.pack == "always" ||
+         options.threads != 0 || arithmetic_for(checkpoint, options.activation_dtype) == Arithmetic::llama2c;
 }
 
 // Whether a backend has kernels for all of a model, and room.
@@ -40,7 +40,8 @@ bool suits(const Backend& backend, const Checkpoint& checkpoint) {
 }  // namespace
 
 Arithmetic arithmetic_for(const Checkpoint& checkpoint, const std::string& activations) {
-  return checkpoint.llama2c_arithmetic && activations != "f32" ? Arithmetic::llama2c : Arithmetic::contract;
+  return checkpoint.llama2c_arithmetic && activations != "f32" && activations != "bf16" ? Arithmetic::llama2c
+                                                                                        : Arithmetic::contract;
 }
 
 std::shared_ptr<Backend> choose_backend(const Checkpoint& checkpoint, const ModelOptions& options) {

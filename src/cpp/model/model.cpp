@@ -114,6 +114,22 @@ void check_int8(const std::vector<Weight*>& matrices, const Backend& backend) {
   }
 }
 
+// "bf16" is what every bf16 and f16 weight takes, and at least one weight. f32 beside them stays f32.
+void check_bf16(const std::vector<Weight*>& matrices, const Backend& backend) {
+  LLAMA2CPP_CHECK(backend.multiplies_bf16(), "activation_dtype is 'bf16', but the ", backend.name(),
+                  " backend multiplies float32 only; use 'f32', or backend='cpu'");
+  const bool none = std::none_of(matrices.begin(), matrices.end(), [](const Weight* w) { return w->bf16_input; });
+  for (const Weight* weight : matrices) {
+    const bool refused = !weight->bf16_input && (none || weight->format->quantized);
+    LLAMA2CPP_CHECK(!refused, "activation_dtype is 'bf16', but tensor '", weight->name, "' is ", weight->format->name,
+                    ", and only weights of bf16 and f16 take bf16");
+  }
+}
+
+std::string_view activations_of(const Weight& weight) {
+  return weight.int8_input ? "int8" : weight.bf16_input ? "bf16" : "f32";
+}
+
 }  // namespace
 
 Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie, FunctionRef<void()> poll)
@@ -136,8 +152,9 @@ Model::Model(const Model& base, const std::vector<Weight>& edits, bool untie, Fu
   for (std::size_t i = 0; i < ours.size(); ++i) {
     if (ours[i]->planes[0].data != theirs[i]->planes[0].data) continue;  // an edit: floats
     ours[i]->int8_input = theirs[i]->int8_input;
+    ours[i]->bf16_input = theirs[i]->bf16_input;
     ours[i]->panels = theirs[i]->panels;
-    int8_activations_ = int8_activations_ || ours[i]->int8_input;
+    if (activations_of(*ours[i]) != "f32") activation_dtype_ = activations_of(*ours[i]);
   }
   matrix_bytes_ = bytes_of_matrices(weights_, *backend_, pack_);
   unpacked_ = without_panels(ours);
@@ -159,18 +176,21 @@ Model::Model(Checkpoint checkpoint, const ModelOptions& options, std::shared_ptr
   context_is_cut_ = options.context == 0 && context_ < config().default_context();
   if (options.context != 0) make_cache(context_);  // refuses here what a session of it would
   const std::string& activations = options.activation_dtype;
-  LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "int8", "activation_dtype is '",
-                  activations, "', expected one of: auto, f32, int8");
+  LLAMA2CPP_CHECK(activations == "auto" || activations == "f32" || activations == "bf16" || activations == "int8",
+                  "activation_dtype is '", activations, "', expected one of: auto, f32, bf16, int8");
   const std::vector<Weight*> matrices = weights_.matrices();
   for (Weight* weight : matrices) {
     const std::string_view format = weight->format->name;
     const bool has_integers = in_blocks(*weight) || format == "int8_group" || format == "llm_int8";
-    weight->int8_input = has_integers && activations != "f32" && backend_->multiplies_integers();
-    int8_activations_ = int8_activations_ || weight->int8_input;
+    const bool rounds = activations == "auto" || activations == "int8";
+    weight->int8_input = has_integers && rounds && backend_->multiplies_integers();
+    weight->bf16_input = (format == "bf16" || format == "f16") && activations == "bf16" && backend_->multiplies_bf16();
+    if (activations_of(*weight) != "f32") activation_dtype_ = activations_of(*weight);
     // A file's panels of int8 are for rounded input: floats need others, which are packed as from any file.
     if (weight->panels && weight->format->form != panel_form(*weight)) weight->panels = {};
   }
   if (activations == "int8") check_int8(matrices, *backend_);
+  if (activations == "bf16") check_bf16(matrices, *backend_);
   pack_ = should_pack(options.pack, config(), weights_, *backend_, context_, kv_dtype_);
   matrix_bytes_ = bytes_of_matrices(weights_, *backend_, pack_);
   unpacked_ = without_panels(matrices);

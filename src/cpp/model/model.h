@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "backend/backend.h"
@@ -26,7 +27,7 @@ struct ModelOptions {
   int threads = 0;                // 0: default_threads()
   std::int64_t context = 0;       // of a session that does not say; 0: config.seq_len, or what memory has room for
   std::string kv_dtype = "auto";  // auto: f32 for f32 weights and llama2.c's, else f16; f32; f16
-  std::string activation_dtype = "auto";  // auto: int8 for quantized weights; f32; int8
+  std::string activation_dtype = "auto";  // auto: int8 for quantized weights; f32; bf16; int8
   std::string pack = "auto";              // auto, always, never
 };
 
@@ -55,7 +56,8 @@ class Model {
   bool context_is_cut() const { return context_is_cut_; }
   DType kv_dtype() const { return kv_dtype_; }
   bool packed() const { return pack_; }
-  bool int8_activations() const { return int8_activations_; }
+  // What matmuls round their input to, where a weight takes it: "int8", "bf16" or "f32".
+  std::string_view activation_dtype() const { return activation_dtype_; }
 
   // Bytes that matrices take while the model runs: packed, or the file's.
   std::size_t matrix_bytes() const { return matrix_bytes_; }
@@ -87,8 +89,8 @@ class Model {
   std::int64_t context_;
   bool context_is_cut_ = false;
   bool pack_;
-  std::size_t matrix_bytes_ = 0;              // counted once: later another thread may be packing
-  bool int8_activations_ = false;             // matmuls round their input to int8
+  std::size_t matrix_bytes_ = 0;  // counted once: later another thread may be packing
+  std::string_view activation_dtype_ = "f32";
   std::vector<Weight*> unpacked_;             // of weights_, those that had no panels when the model was made
   std::vector<Buffer> all_files_;             // of all weights
   mutable std::vector<Buffer> packed_files_;  // of what is not packed: set before prepared_ is

@@ -3,7 +3,7 @@
 //   version      "1"; another number is another schema
 //   fingerprint  the model's (model/fingerprint.h)
 //   kv           "f32" or "f16"
-//   activations  "f32" or "int8": with the other a session would go on, but not as the saved one does
+//   activations  "f32", "bf16" or "int8": with another a session would go on, but not as the saved one does
 //   position     tokens held, decimal
 //   context      tokens that can be held, decimal
 // Tensors, in this order:
@@ -37,7 +37,6 @@ constexpr std::int64_t kPieceBytes = std::int64_t{1} << 20;  // keys or values t
 using Metadata = std::map<std::string, std::string, std::less<>>;
 
 std::string_view kv_name(const Model& model) { return model.kv_dtype() == DType::f16 ? "f16" : "f32"; }
-std::string_view activations_name(const Model& model) { return model.int8_activations() ? "int8" : "f32"; }
 
 // What must be the same in the file and in the model, in the order in which it is checked.
 std::vector<std::pair<std::string, std::string>> identity(const Model& model) {
@@ -46,7 +45,7 @@ std::vector<std::pair<std::string, std::string>> identity(const Model& model) {
       {"version", std::string(kVersion)},
       {"fingerprint", fingerprint(model.checkpoint())},
       {"kv", std::string(kv_name(model))},
-      {"activations", std::string(activations_name(model))},
+      {"activations", std::string(model.activation_dtype())},
   };
 }
 

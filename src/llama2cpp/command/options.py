@@ -54,7 +54,7 @@ Threads = Annotated[
     int | None, typer.Option("--threads", help="Threads that compute.", show_default="all", min=1, max=1024)
 ]
 ActivationDtype = Annotated[
-    str, typer.Option("--activation-dtype", help="Activations that meet quantized weights: auto, f32 or int8.")
+    str, typer.Option("--activation-dtype", help="Activations that meet the weights: auto, f32, bf16 or int8.")
 ]
 Backend = Annotated[str, typer.Option("--backend", help="Where to compute: auto, cpu or metal.")]
 KvDtype = Annotated[str, typer.Option("--kv-dtype", help="Keys and values: auto, f32 or f16.")]

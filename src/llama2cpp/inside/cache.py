@@ -249,7 +249,7 @@ class ActivationCache(HeadsAndNeurons):
         labels += ["embed", "bias"]
         need_memory(sum(part.size for part in parts), f"an array of {len(labels)} parts of the residual stream")
         stack = np.concatenate(parts)
-        if incl_remainder or (incl_remainder is None and model.activation_dtype == "int8"):
+        if incl_remainder or (incl_remainder is None and model.activation_dtype != "f32"):
             whole = finished(select(self._stream(layer, mlp_input), pos_slice, -2)[None])
             stack = self._with_remainder(stack, whole[0])
             labels.append("remainder")

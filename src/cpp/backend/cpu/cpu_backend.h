@@ -38,6 +38,7 @@ class CpuBackend final : public Backend {
   std::size_t memory_left() const override;
   bool packs() const override { return true; }
   bool multiplies_integers() const override { return true; }
+  bool multiplies_bf16() const override { return true; }
   using Backend::pack;
   void pack(std::span<Weight* const> weights) override;
   std::size_t packed_bytes(const Weight& weight) const override;

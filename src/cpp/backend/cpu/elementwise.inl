@@ -100,14 +100,21 @@ inline void rope_half_split(float* x, const float* cos, const float* sin, std::i
   turn_half_split(turn, x, cos, sin, n);
 }
 
-inline void narrow(const float* x, std::uint16_t* out, std::int64_t n) {
+template <class Store>
+inline void narrow_by(Store store, const float* x, std::uint16_t* out, std::int64_t n) {
   std::int64_t i = 0;
-  for (; i + 16 <= n; i += 16) store_half(out + i, load(x + i));
+  for (; i + 16 <= n; i += 16) store(out + i, load(x + i));
   if (i < n) {
     std::uint16_t rest[16];
-    store_half(rest, load_part(x + i, n - i));
+    store(rest, load_part(x + i, n - i));
     for (std::int64_t j = 0; j < n - i; ++j) out[i + j] = rest[j];
   }
+}
+inline void narrow(const float* x, std::uint16_t* out, std::int64_t n) {
+  narrow_by([](std::uint16_t* to, f32x16 a) { store_half(to, a); }, x, out, n);
+}
+inline void narrow_bf16(const float* x, std::uint16_t* out, std::int64_t n) {
+  narrow_by([](std::uint16_t* to, f32x16 a) { store_bf16(to, a); }, x, out, n);
 }
 
 // x / scale to the nearest integer, halves away from zero, within [-127, 127].

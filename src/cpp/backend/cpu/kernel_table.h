@@ -19,14 +19,15 @@ inline constexpr std::int64_t kBlock = 256;
 // Attention sums values in tiles of this many positions, and then tile sums in order.
 inline constexpr std::int64_t kKeyTile = 256;
 
-// One block of a matmul: n_panels panels times one tile of tokens. W is how the panels hold a weight: float, or 16 bits.
-template <class W>
+// One block of a matmul: n_panels panels times one tile of tokens. W is how the panels hold a weight: float, or 16 bits. X is
+// how tiles hold a token's number.
+template <class W, class X = float>
 struct PanelBlockOf {
   const W* panels;            // [n_panels] of [n_k][16]
   std::int64_t panel_stride;  // weights from one panel to the next
   std::int64_t n_panels;
   std::int64_t n_k;       // 1 to kBlock; any with at most kFewTokens
-  const float* x;         // [n_k][n_tokens]
+  const X* x;             // [n_k][n_tokens]
   std::int64_t n_tokens;  // 1 to KernelTable::tile
   float* out;             // [n_tokens][16 * n_panels]
   std::int64_t out_stride;
@@ -35,6 +36,9 @@ struct PanelBlockOf {
 };
 using PanelBlock = PanelBlockOf<float>;
 using PanelBlock16 = PanelBlockOf<std::uint16_t>;
+// Weights and tokens in pairs of bf16: a "k" is two of them, the even one in the lower half, and one word. Sums go on from
+// what is in out.
+using PairBlock = PanelBlockOf<std::uint32_t, std::uint32_t>;
 
 // One block of a matmul of int8 weights with rounded input: n_panels panels times one tile of tokens. Four neighbouring
 // k of a row form a quad, which processors multiply and add at once; a group that four does not divide ends in zeros.
@@ -95,6 +99,7 @@ struct KernelTable {
   void (*matmul_f32)(const PanelBlock& block);
   void (*matmul_f16)(const PanelBlock16& block);
   void (*matmul_bf16)(const PanelBlock16& block);
+  void (*matmul_pairs)(const PairBlock& block);
   void (*matmul_int8)(const Int8Block& block);
   // Rounds each group of x to int8: scale = largest / 127, q = x / scale, halves away from zero.
   //                                                x [groups * group] -> q the same, scales [groups]
@@ -132,6 +137,8 @@ struct KernelTable {
   void (*rope_half_split)(float* x, const float* cos, const float* sin, std::int64_t n);
   // f32 -> f16, to nearest even
   void (*narrow)(const float* x, std::uint16_t* out, std::int64_t n);
+  // f32 -> bf16, to nearest even
+  void (*narrow_bf16)(const float* x, std::uint16_t* out, std::int64_t n);
 
   // Attention's products of queries with keys, and of patterns with values
   void (*scores_f32)(const ScoresOf<float>& call);
@@ -149,6 +156,7 @@ const KernelTable* avx2_kernels(Arithmetic arithmetic = Arithmetic::contract) no
 const KernelTable* avx2_vnni_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
 const KernelTable* avx512_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
 const KernelTable* avx512_vnni_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
+const KernelTable* avx512_bf16_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
 const KernelTable* neon_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
 const KernelTable* neon_dotprod_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
 

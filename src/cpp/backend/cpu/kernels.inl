@@ -3,6 +3,7 @@
 
 // In this order: each builds on the ones before.
 // clang-format off
+#include "backend/cpu/tiles.inl"
 #include "backend/cpu/activations.inl"
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
@@ -11,6 +12,7 @@
 #include "backend/cpu/llm_int8.inl"
 #include "backend/cpu/wide_blocks.inl"
 #include "backend/cpu/matmul.inl"
+#include "backend/cpu/matmul_pairs.inl"
 #include "backend/cpu/llama2c_order.inl"
 // clang-format on
 
@@ -20,6 +22,7 @@
     .matmul_f32 = matmul_float<FromF32>,
     .matmul_f16 = matmul_float<FromF16>,
     .matmul_bf16 = matmul_float<FromBf16>,
+    .matmul_pairs = matmul_pairs<FloatProducts>,
     .matmul_int8 = matmul_int8,
     .quantize = quantize,
     .matmul_blocks = matmul_blocks,
@@ -39,6 +42,7 @@
     .rope_interleaved = rope_interleaved,
     .rope_half_split = rope_half_split,
     .narrow = narrow,
+    .narrow_bf16 = narrow_bf16,
     .scores_f32 = scores<float>,
     .scores_f16 = scores<std::uint16_t>,
     .softmax = softmax,

@@ -14,14 +14,6 @@ struct FromBf16 {
   static f32x16 widen(const std::uint16_t* p) { return load_bf16(p); }
 };
 
-// Asks for what is read next behind row k of P panels: further on in them or, past their end, in the P after them.
-template <int P, class T>
-inline void ask_next(const PanelBlockOf<T>& b, const T* panels, std::int64_t k) {
-  constexpr std::int64_t kRows = kAhead / (16 * static_cast<std::int64_t>(sizeof(T)));
-  const T* next = panels + (k + kRows) * 16 + (k + kRows < b.n_k ? 0 : (P - 1) * b.panel_stride);
-  for (int p = 0; p < P; ++p) prefetch(reinterpret_cast<const std::uint8_t*>(next + p * b.panel_stride));
-}
-
 // P panels x N tokens, all sums in registers.
 template <class From, int P, int N>
 inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64_t panel) {
@@ -59,14 +51,6 @@ inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64
       }
     }
   }
-}
-
-// How many panels a tile of N tokens takes: the fewer the tokens, the more panels.
-constexpr int panels_for(int tokens) {
-  const int panels = kTileTokens * kTilePanels / tokens;
-  int power = 1;
-  while (power * 2 <= panels && power * 2 <= kMostPanels) power *= 2;
-  return power;
 }
 
 template <class From, int N>

@@ -142,11 +142,6 @@ inline void block_half(const BlockCall& b, const std::uint8_t* header, std::int6
   }
 }
 
-// How far ahead of the arithmetic memory is asked for: headers and planes are read side by side, which processors do not
-// take for one stream. It is what memory delivers from asking to arrival (200 ns at 40 GB/s). Past the end of a weight's
-// panels are those of the next, and past the end of all it is harmless.
-constexpr std::int64_t kAhead = 8192;
-
 // Asks for what is read that far behind one block of each of the panels.
 template <BlockLayout L>
 inline void ask_ahead(const BlockCall& b, const std::uint8_t* header, std::int64_t block, int panels) {

@@ -17,6 +17,7 @@ InputForm input_form(const Weight& weight) {
   if (blocks && weight.order) {
     form.order = {reinterpret_cast<const std::int32_t*>(weight.order.data()), static_cast<std::size_t>(weight.cols)};
   }
+  if (panel_form(weight) == PanelForm::bf16_pairs) form.kind = InputForm::Kind::bf16;
   if (!weight.int8_input) return form;
   if (panel_form(weight) == PanelForm::llm_int8) {
     form.kind = InputForm::Kind::llm_int8;
@@ -56,6 +57,7 @@ MatmulInput::MatmulInput(InputForm form, std::int64_t cols, std::int64_t tokens)
 }
 
 std::int64_t MatmulInput::bytes() const {
+  if (in_pairs()) return (tokens_ * ((cols_ + 1) / 2) * 4 + 63) / 64 * 64;
   const std::int64_t own = form_.own_outliers() ? 4 + 8 * outliers() : 4 * outliers();
   const std::int64_t token = integers() ? groups_ * (4 + halves_ * 8 + quads_ * 4) + own : cols_ * 4;
   return (tokens_ * token + 63) / 64 * 64;
@@ -63,6 +65,10 @@ std::int64_t MatmulInput::bytes() const {
 
 void MatmulInput::use(std::byte* memory) {
   InputParts& parts = parts_;
+  if (in_pairs()) {
+    parts.pairs = reinterpret_cast<std::uint32_t*>(memory);
+    return;
+  }
   if (!integers()) {
     parts.f32 = reinterpret_cast<float*>(memory);
     return;
@@ -89,7 +95,8 @@ MatmulInput::Scratch MatmulInput::carve(Arena& arena) const {
   return {.ordered = arena.take<float>(static_cast<std::int64_t>(form_.order.size())),
           .others = arena.take<float>(form_.fixed.empty() ? 0 : cols_),
           .scales = arena.take<float>(groups_),
-          .q = arena.take<std::int8_t>(integers() ? cols_ : 0)};
+          .q = arena.take<std::int8_t>(integers() ? cols_ : 0),
+          .bf16 = arena.take<std::uint16_t>(in_pairs() ? (cols_ + 1) / 2 * 2 : 0)};
 }
 
 std::int64_t MatmulInput::scratch_bytes() const {
@@ -106,6 +113,7 @@ void MatmulInput::put(const KernelTable& kernels, const float* row, Range tokens
     for (std::size_t i = 0; i < form_.order.size(); ++i) scratch.ordered[i] = row[form_.order[i]];
     row = scratch.ordered;
   }
+  if (in_pairs()) return put_pairs(kernels, row, tokens, t, scratch.bf16);
   if (!integers()) return put_floats(row, tokens, t);
   if (!form_.fixed.empty()) {
     std::copy_n(row, cols_, scratch.others);
@@ -126,6 +134,17 @@ void MatmulInput::put_floats(const float* row, Range tokens, std::int64_t t) con
   for (std::int64_t begin = 0; begin < cols_; begin += step_) {
     float* out = tile(tokens, begin).f32 + t;
     for (std::int64_t k = begin; k < std::min(begin + step_, cols_); ++k, out += n) *out = row[k];
+  }
+}
+
+void MatmulInput::put_pairs(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t,
+                            std::uint16_t* bf16) const {
+  if (cols_ % 2 != 0) bf16[cols_] = 0;
+  kernels.narrow_bf16(row, bf16, cols_);
+  const std::int64_t n = tokens.end - tokens.begin;
+  for (std::int64_t begin = 0; begin < cols_; begin += step_) {
+    std::uint32_t* out = tile(tokens, begin).pairs + t;
+    for (std::int64_t k = begin; k < std::min(begin + step_, cols_); k += 2, out += n) std::memcpy(out, bf16 + k, 4);
   }
 }
 

@@ -14,7 +14,7 @@ namespace llama2cpp {
 
 // What a weight wants its input to be.
 struct InputForm {
-  enum class Kind : std::uint8_t { f32, int8_group, blocks, llm_int8 };
+  enum class Kind : std::uint8_t { f32, bf16, int8_group, blocks, llm_int8 };
 
   Kind kind = Kind::f32;
   std::int64_t group = 0;                 // int8_group: columns that share a scale; llm_int8: all of them
@@ -45,6 +45,7 @@ struct Tiles {
 // 32.
 struct InputParts {
   float* f32 = nullptr;             // [columns][n]
+  std::uint32_t* pairs = nullptr;   // bf16: [pairs][n], the even column in the lower half
   std::int8_t* int8 = nullptr;      // [groups][quads][n][4]
   float* scales = nullptr;          // [groups][n]
   std::int32_t* starts = nullptr;   // [groups][halves][n] minus the sum of the integers
@@ -80,14 +81,16 @@ class MatmulInput {
  private:
   // What put() does not do in place.
   struct Scratch {
-    float* ordered;  // [cols] where the weight has an order
-    float* others;   // [cols] where it has fixed outliers
-    float* scales;   // [groups]
-    std::int8_t* q;  // [cols]
+    float* ordered;       // [cols] where the weight has an order
+    float* others;        // [cols] where it has fixed outliers
+    float* scales;        // [groups]
+    std::int8_t* q;       // [cols]
+    std::uint16_t* bf16;  // [cols, and one if that is odd]
   };
   Scratch carve(Arena& arena) const;
 
   void put_floats(const float* row, Range tokens, std::int64_t t) const;
+  void put_pairs(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t, std::uint16_t* bf16) const;
   void put_blocks(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t) const;
   void put_integers(const KernelTable& kernels, const float* row, Range tokens, std::int64_t t,
                     const Scratch& scratch) const;
@@ -96,7 +99,8 @@ class MatmulInput {
                  std::int64_t g, bool in_place) const;
   // Outliers of a token, at most.
   std::int64_t outliers() const;
-  bool integers() const { return form_.kind != InputForm::Kind::f32; }
+  bool in_pairs() const { return form_.kind == InputForm::Kind::bf16; }
+  bool integers() const { return form_.kind != InputForm::Kind::f32 && !in_pairs(); }
 
   InputForm form_;
   std::int64_t cols_ = 0;
@@ -113,6 +117,11 @@ class MatmulInput {
 inline InputParts MatmulInput::tile(Range tokens, std::int64_t k) const {
   // columns of all tokens before this step, of this step before this tile, and of this tile before k
   const std::int64_t step = k / step_ * step_;
+  if (in_pairs()) {  // the same in pairs; only the last of all may lack a column
+    const std::int64_t pairs = (std::min(step_, cols_ - step) + 1) / 2;
+    return {.pairs = parts_.pairs + step / 2 * tokens_ + pairs * tokens.begin +
+                     (k - step) / 2 * (tokens.end - tokens.begin)};
+  }
   const std::int64_t before =
       step * tokens_ + std::min(step_, cols_ - step) * tokens.begin + (k - step) * (tokens.end - tokens.begin);
   if (!integers()) return {.f32 = parts_.f32 + before};

@@ -30,16 +30,18 @@ std::int64_t MatmulJob::last_rows(std::int64_t begin, std::int64_t n) const {
   return std::min(kPanelRows, w.rows - (begin + n - 1) * kPanelRows);
 }
 
-template <class T>
-void MatmulJob::multiply_floats(void (*kernel)(const PanelBlockOf<T>&), const T* panels, std::int64_t stride,
-                                std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
+// `x` is the part of the input that the kernel takes, and `count` what it counts: columns, or pairs of them.
+template <class T, class X>
+void MatmulJob::multiply_floats(void (*kernel)(const PanelBlockOf<T, X>&), const T* panels, X* InputParts::*x,
+                                std::int64_t stride, std::int64_t begin, std::int64_t n, std::int64_t k,
+                                std::int64_t count) const {
   for (std::int64_t i = 0; i < tiles.count; ++i) {
     const Range part = tiles.of(i);
     kernel({.panels = panels,
             .panel_stride = stride,
             .n_panels = n,
             .n_k = count,
-            .x = input.tile(part, k).f32,
+            .x = input.tile(part, k).*x,
             .n_tokens = part.end - part.begin,
             .out = out.row(part.begin) + begin * kPanelRows,
             .out_stride = out.row_stride,
@@ -145,7 +147,7 @@ void MatmulJob::open_and_multiply(std::int64_t begin, std::int64_t n, std::int64
   for (std::int64_t p = 0; p < n; ++p) {
     kernels.widen_blocks(blocks, scratch.open + p * kUnpackedBytes, count / kBlockCols, scratch.wide + p * kStride);
   }
-  multiply_floats(kernels.matmul_f32, scratch.wide, kStride, begin, n, k, count);
+  multiply_floats(kernels.matmul_f32, scratch.wide, &InputParts::f32, kStride, begin, n, k, count);
 }
 
 // Panels [begin, begin + n), columns [k, k + count), all tiles.
@@ -155,12 +157,15 @@ void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std
   const auto* halves = reinterpret_cast<const std::uint16_t*>(panels.data);
   switch (panel_form(w)) {
     case PanelForm::f32:
-      return multiply_floats(kernels.matmul_f32, reinterpret_cast<const float*>(panels.data), panels.stride / 4, begin,
-                             n, k, count);
+      return multiply_floats(kernels.matmul_f32, reinterpret_cast<const float*>(panels.data), &InputParts::f32,
+                             panels.stride / 4, begin, n, k, count);
     case PanelForm::f16:
-      return multiply_floats(kernels.matmul_f16, halves, panels.stride / 2, begin, n, k, count);
+      return multiply_floats(kernels.matmul_f16, halves, &InputParts::f32, panels.stride / 2, begin, n, k, count);
     case PanelForm::bf16:
-      return multiply_floats(kernels.matmul_bf16, halves, panels.stride / 2, begin, n, k, count);
+      return multiply_floats(kernels.matmul_bf16, halves, &InputParts::f32, panels.stride / 2, begin, n, k, count);
+    case PanelForm::bf16_pairs:
+      return multiply_floats(kernels.matmul_pairs, reinterpret_cast<const std::uint32_t*>(panels.data),
+                             &InputParts::pairs, panels.stride / 4, begin, n, k, (count + 1) / 2);
     case PanelForm::int8_group:
       return multiply_groups(panels, begin, n, k, count);
     case PanelForm::llm_int8:

@@ -65,9 +65,10 @@ struct MatmulJob {
   Panels packed(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const;
   std::int64_t last_rows(std::int64_t begin, std::int64_t n) const;
   void multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const;
-  template <class T>
-  void multiply_floats(void (*kernel)(const PanelBlockOf<T>&), const T* panels, std::int64_t stride, std::int64_t begin,
-                       std::int64_t n, std::int64_t k, std::int64_t count) const;
+  template <class T, class X>
+  void multiply_floats(void (*kernel)(const PanelBlockOf<T, X>&), const T* panels, X* InputParts::*x,
+                       std::int64_t stride, std::int64_t begin, std::int64_t n, std::int64_t k,
+                       std::int64_t count) const;
   void multiply_groups(const Panels& panels, std::int64_t begin, std::int64_t n, std::int64_t k,
                        std::int64_t count) const;
   void multiply_rows(const Panels& panels, std::int64_t begin, std::int64_t n) const;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend/cpu/llm_int8_panels.h"
+#include "format/bf16.h"
 #include "format/unit_row.h"
 
 namespace llama2cpp {
@@ -38,6 +39,27 @@ void pack_half(const Weight& weight, std::int64_t first_row, std::int64_t rows, 
   }
   std::fill(values.begin() + rows * kBlock, values.end(), std::uint16_t{0});
   transpose(values.data(), count, reinterpret_cast<std::uint16_t*>(out));
+}
+
+// Pairs of neighbouring columns, a last one with zeros.                             -> out [(count + 1) / 2][16]
+void pack_pairs(const Weight& weight, std::int64_t first_row, std::int64_t rows, std::int64_t begin, std::int64_t count,
+                std::byte* out) {
+  const std::int64_t pairs = (count + 1) / 2;
+  std::array<float, kBlock> row;
+  std::array<std::uint16_t, kBlock> rounded;
+  for (std::int64_t r = 0; r < kPanelRows; ++r) {
+    rounded.fill(0);
+    if (r < rows && weight.format == &kBF16) {
+      const std::byte* from = weight.planes[0].data + (first_row + r) * weight.planes[0].row_bytes + begin * 2;
+      std::memcpy(rounded.data(), from, static_cast<std::size_t>(count) * 2);
+    } else if (r < rows) {
+      weight.format->decode(weight, first_row + r, begin, count, row.data());
+      for (std::int64_t k = 0; k < count; ++k) {
+        rounded[static_cast<std::size_t>(k)] = float_to_bf16(row[static_cast<std::size_t>(k)]);
+      }
+    }
+    for (std::int64_t k = 0; k < pairs; ++k) std::memcpy(out + (k * kPanelRows + r) * 4, rounded.data() + 2 * k, 4);
+  }
 }
 
 // One group of one row: bytes + 128, a quad every 16 * 4 bytes.
@@ -172,6 +194,8 @@ void pack_panel(const Weight& weight, std::int64_t panel, std::int64_t begin, st
     case PanelForm::f16:
     case PanelForm::bf16:
       return pack_half(weight, first_row, rows, begin, count, out);
+    case PanelForm::bf16_pairs:
+      return pack_pairs(weight, first_row, rows, begin, count, out);
     case PanelForm::int8_group:
       return pack_int8(weight, first_row, rows, begin, count, out);
     case PanelForm::llm_int8:

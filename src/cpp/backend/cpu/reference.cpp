@@ -14,6 +14,7 @@
 #include "backend/cpu/reference_blocks.h"
 #include "backend/cpu/reference_llm_int8.h"
 #include "core/half.h"
+#include "format/bf16.h"
 
 namespace llama2cpp {
 namespace {
@@ -116,6 +117,45 @@ float clamped_swiglu(float gate, float up) {
 float widen(float value) { return value; }
 float widen(std::uint16_t value) { return half_to_float(value); }
 float widen_bf16(std::uint16_t value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16); }
+
+constexpr float kLeastNormal = 0x1p-126F;
+
+float flushed(float x) { return std::fabs(x) < kLeastNormal ? std::copysign(0.0F, x) : x; }
+
+// a * b + c with denormals as zeros, in and out. Whether a result is one is judged once it is rounded to 24 bits as if
+// exponents had no end, so what rounds up to the least normal number is that number. In double, 53 bits tell the two apart:
+// a and b have 8 bits each.
+float fma_flushed(float a, float b, float c) {
+  a = flushed(a);
+  b = flushed(b);
+  c = flushed(c);
+  const float r = std::fma(a, b, c);
+  if (!(std::fabs(r) <= kLeastNormal)) return r;
+  const double exact = std::fma(static_cast<double>(a), static_cast<double>(b), static_cast<double>(c));
+  return std::copysign(std::fabs(exact) < 0x1p-126 - 0x1p-151 ? 0.0F : kLeastNormal, r);
+}
+
+// A word is two numbers: the one of odd k comes first, then the one of even k.
+void matmul_pairs(const PairBlock& b) {
+  const auto odd = [](std::uint32_t word) { return widen_bf16(static_cast<std::uint16_t>(word >> 16)); };
+  const auto even = [](std::uint32_t word) { return widen_bf16(static_cast<std::uint16_t>(word)); };
+  for (std::int64_t t = 0; t < b.n_tokens; ++t) {
+    for (std::int64_t panel = 0; panel < b.n_panels; ++panel) {
+      const std::int64_t rows = panel + 1 == b.n_panels ? b.last_rows : kPanelRows;
+      for (std::int64_t row = 0; row < rows; ++row) {
+        float& out = b.out[t * b.out_stride + panel * kPanelRows + row];
+        float p = b.first ? 0.0F : out;
+        for (std::int64_t k = 0; k < b.n_k; ++k) {
+          const std::uint32_t w = b.panels[panel * b.panel_stride + k * kPanelRows + row];
+          const std::uint32_t x = b.x[k * b.n_tokens + t];
+          p = fma_flushed(odd(w), odd(x), p);
+          p = fma_flushed(even(w), even(x), p);
+        }
+        out = p;
+      }
+    }
+  }
+}
 
 template <class W, float (*kWiden)(W)>
 void matmul_float(const PanelBlockOf<W>& b) {
@@ -251,6 +291,10 @@ void narrow(const float* x, std::uint16_t* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = float_to_half(x[i]);
 }
 
+void narrow_bf16(const float* x, std::uint16_t* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = float_to_bf16(x[i]);
+}
+
 template <class T>
 void scores_of(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
   const float factor = 1.0F / root;
@@ -315,6 +359,7 @@ constexpr KernelTable kTable{
     .matmul_f32 = matmul_float<float, widen>,
     .matmul_f16 = matmul_float<std::uint16_t, widen>,
     .matmul_bf16 = matmul_float<std::uint16_t, widen_bf16>,
+    .matmul_pairs = matmul_pairs,
     .matmul_int8 = matmul_int8,
     .quantize = quantize,
     .matmul_blocks = reference_matmul_blocks,
@@ -334,6 +379,7 @@ constexpr KernelTable kTable{
     .rope_interleaved = rope_interleaved,
     .rope_half_split = rope_half_split,
     .narrow = narrow,
+    .narrow_bf16 = narrow_bf16,
     .scores_f32 = scores<float>,
     .scores_f16 = scores<std::uint16_t>,
     .softmax = softmax,

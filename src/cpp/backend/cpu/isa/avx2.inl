@@ -51,6 +51,19 @@ inline void store_half(std::uint16_t* p, f32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
 }
+inline void store_bf16(std::uint16_t* p, f32x16 a) {
+  const auto half = [](__m256 eight) {
+    const __m256i bits = _mm256_castps_si256(eight);
+    const __m256i high = _mm256_srli_epi32(bits, 16);
+    const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);  // halves to even
+    const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(eight, eight, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), quiet, nan);
+  };
+  const __m256i all = _mm256_packus_epi32(half(a.lo), half(a.hi));  // four of lo, four of hi, and again
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(all, 0xD8));
+}
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
@@ -204,6 +217,11 @@ inline f32x16 load_int8(const std::int8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)),
           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(all, all)))};
 }
+inline bytes64 repeat_word(const std::uint32_t* x) {
+  const __m256i all = _mm256_set1_epi32(static_cast<int>(*x));
+  return {all, all};
+}
+inline f32x16 as_floats(bytes64 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 inline f32x16 load_bf16(const std::uint16_t* p) {
   const auto half = [](const std::uint16_t* from) {
     const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -215,3 +233,4 @@ inline f32x16 load_bytes(const std::uint8_t* p) { return load(reinterpret_cast<c
 
 #include "backend/cpu/isa/doubles_avx2.inl"
 #include "backend/cpu/isa/few_registers.inl"
+#include "backend/cpu/isa/flush_x86.inl"

@@ -30,6 +30,16 @@ inline void store_part(float* p, f32x16 a, std::int64_t n) { _mm512_mask_storeu_
 inline void store_half(std::uint16_t* p, f32x16 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
+inline void store_bf16(std::uint16_t* p, f32x16 a) {
+  const __m512i bits = _mm512_castps_si512(a);
+  const __m512i high = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);  // halves to even
+  const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  const __m512i all = _mm512_mask_blend_epi32(nan, _mm512_srli_epi32(up, 16), quiet);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(all));
+}
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, b, c); }
 inline f32x16 add(f32x16 a, f32x16 b) { return _mm512_add_ps(a, b); }
 inline f32x16 sub(f32x16 a, f32x16 b) { return _mm512_sub_ps(a, b); }
@@ -169,6 +179,8 @@ inline f32x16 number_of(bytes64 a) {
 inline f32x16 load_int8(const std::int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
+inline bytes64 repeat_word(const std::uint32_t* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
+inline f32x16 as_floats(bytes64 a) { return _mm512_castsi512_ps(a); }
 inline f32x16 load_bf16(const std::uint16_t* p) {
   const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
@@ -183,4 +195,5 @@ inline i32x16 dot_start(const std::int32_t* start, int shift) {
 }
 
 #include "backend/cpu/isa/doubles_avx512.inl"
+#include "backend/cpu/isa/flush_x86.inl"
 #include "backend/cpu/scores_of_many.inl"

@@ -75,4 +75,6 @@ bool cpu_has_avx512() {
 
 bool cpu_has_avx512_vnni() { return cpu_has_avx512() && all(cpuid(7).ecx, bit(11)); }
 
+bool cpu_has_avx512_bf16() { return cpu_has_avx512_vnni() && cpuid(7).eax >= 1 && all(cpuid(7, 1).eax, bit(5)); }
+
 }  // namespace llama2cpp

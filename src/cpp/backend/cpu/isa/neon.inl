@@ -50,6 +50,16 @@ inline void store_part(float* p, f32x16 a, std::int64_t n) {
 inline void store_half(std::uint16_t* p, f32x16 a) {
   for (int i = 0; i < 4; ++i) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.q[i])));
 }
+inline void store_bf16(std::uint16_t* p, f32x16 a) {
+  for (int i = 0; i < 4; ++i) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(a.q[i]);
+    const uint32x4_t high = vshrq_n_u32(bits, 16);
+    const uint32x4_t odd = vandq_u32(high, vdupq_n_u32(1));
+    const uint32x4_t up = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7FFF)), odd);  // halves to even
+    const uint32x4_t quiet = vorrq_u32(high, vdupq_n_u32(0x40));
+    vst1_u16(p + 4 * i, vmovn_u32(vbslq_u32(vceqq_f32(a.q[i], a.q[i]), vshrq_n_u32(up, 16), quiet)));
+  }
+}
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
   return map([&](int i) { return vfmaq_f32(c.q[i], a.q[i], b.q[i]); });
 }
@@ -217,6 +227,13 @@ inline f32x16 load_int8(const std::int8_t* p) {
     return vld1q_f32(four);
   });
 }
+inline bytes64 repeat_word(const std::uint32_t* x) {
+  const uint8x16_t all = vreinterpretq_u8_u32(vdupq_n_u32(*x));
+  return {{all, all, all, all}};
+}
+inline f32x16 as_floats(const bytes64& a) {
+  return map([&](int i) { return vreinterpretq_f32_u8(a.q[i]); });
+}
 inline f32x16 load_bf16(const std::uint16_t* p) {
   return map([&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)); });
 }
@@ -226,3 +243,4 @@ inline f32x16 load_bytes(const std::uint8_t* p) {
 
 #include "backend/cpu/isa/doubles_neon.inl"
 #include "backend/cpu/isa/few_registers.inl"
+#include "backend/cpu/isa/flush_aarch64.inl"

@@ -1,4 +1,6 @@
 // Kernels without SIMD instructions: what any machine can run. A register of 16 lanes is an array.
+#include <math.h>
+
 #include <cmath>
 #include <cstring>
 
@@ -55,9 +57,23 @@ inline void store_part(float* p, f32x16 a, std::int64_t n) {
 inline void store_half(std::uint16_t* p, f32x16 a) {
   for (int j = 0; j < 16; ++j) p[j] = float_to_half(a.lane[j]);
 }
+inline void store_bf16(std::uint16_t* p, const f32x16& a) {
+  for (int j = 0; j < 16; ++j) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &a.lane[j], 4);
+    const bool nan = (bits & 0x7FFFFFFFU) > 0x7F800000U;
+    p[j] = static_cast<std::uint16_t>(nan ? bits >> 16 | 0x40U : (bits + 0x7FFFU + (bits >> 16 & 1U)) >> 16);
+  }
+}
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
   return map([&](int j) { return std::fma(a.lane[j], b.lane[j], c.lane[j]); });
 }
+#include "backend/cpu/isa/flushed_fma.inl"
+inline f32x16 fma_flushed(const f32x16& a, const f32x16& b, const f32x16& c) {
+  return map([&](int j) { return fma_flushed(a.lane[j], b.lane[j], c.lane[j]); });
+}
+// Where a machine has a mode for that, it is set meanwhile.
+inline void run_flushed(const PairBlock& b, void (*multiply)(const PairBlock&)) { multiply(b); }
 inline f32x16 add(f32x16 a, f32x16 b) {
   return map([&](int j) { return a.lane[j] + b.lane[j]; });
 }
@@ -223,6 +239,14 @@ inline f32x16 number_of(const bytes64& a) {
 }
 inline f32x16 load_int8(const std::int8_t* p) {
   return map([&](int j) { return static_cast<float>(p[j]); });
+}
+inline bytes64 repeat_word(const std::uint32_t* x) {
+  return map_words([&](int) { return *x; });
+}
+inline f32x16 as_floats(const bytes64& a) {
+  f32x16 r;
+  std::memcpy(r.lane, a.byte, sizeof(r.lane));
+  return r;
 }
 inline f32x16 load_bf16(const std::uint16_t* p) {
   return map([&](int j) {

@@ -27,6 +27,7 @@ constexpr Isa kIsas[] = {
     {"avx2", "avx2-vnni", avx2_vnni_kernels, cpu_has_avx2_vnni, "AVX2, FMA, F16C and AVX-VNNI"},
     {"avx512", "avx512-base", avx512_kernels, cpu_has_avx512, "AVX-512 F, BW, DQ and VL"},
     {"avx512", "avx512-vnni", avx512_vnni_kernels, cpu_has_avx512_vnni, "AVX-512 F, BW, DQ, VL and VNNI"},
+    {"avx512", "avx512-bf16", avx512_bf16_kernels, cpu_has_avx512_bf16, "AVX-512 F, BW, DQ, VL, VNNI and BF16"},
 };
 
 }  // namespace

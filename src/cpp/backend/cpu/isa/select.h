@@ -12,6 +12,7 @@ bool cpu_has_avx2();
 bool cpu_has_avx2_vnni();
 bool cpu_has_avx512();
 bool cpu_has_avx512_vnni();
+bool cpu_has_avx512_bf16();
 bool cpu_has_neon();
 bool cpu_has_neon_dotprod();
 

@@ -1,0 +1,124 @@
+"""activation_dtype="bf16": activations and weights of 16 bits as bf16, with the same bits everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import tiny
+import torch
+
+import llama2cpp
+from llama2cpp.export import convert
+
+pytestmark = pytest.mark.cpu_bits("bf16 activations")
+
+# An odd number of columns, more than a block of 256, no whole number of panels.
+CONFIG = tiny.config(dim=276, hidden_dim=531, vocab_size=301, seq_len=90)
+TOKENS = tiny.tokens(CONFIG, 61)
+
+
+@pytest.fixture(scope="module", params=["bf16", "f16"])
+def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bf16") / f"{request.param}.gguf"
+    return Path(convert(tiny.model(CONFIG), path, request.param).path)
+
+
+@pytest.fixture(scope="module")
+def expected(file: Path) -> bytes:
+    model = llama2cpp.load(file, activation_dtype="bf16")
+    assert model.activation_dtype == "bf16"
+    return model.session().prefill(TOKENS, all_logits=True).tobytes()
+
+
+@pytest.mark.parametrize("isa", tiny.ISAS)
+def test_isa_and_pack(file: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+    tiny.choose_isa(monkeypatch, isa)
+    for pack in ("always", "never"):
+        model = llama2cpp.load(file, activation_dtype="bf16", pack=pack, threads=2)
+        assert model.session().prefill(TOKENS, all_logits=True).tobytes() == expected
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_chunks_and_steps(file: Path, expected: bytes, threads: int) -> None:
+    session = llama2cpp.load(file, activation_dtype="bf16", threads=threads).session()
+    parts = [session.prefill(TOKENS[a:b], all_logits=True) for a, b in ((0, 2), (2, 5), (5, 40))]
+    parts += [session.step(token)[None] for token in TOKENS[40:]]
+    assert np.concatenate(parts).tobytes() == expected
+
+
+def test_near_a_llama_whose_products_have_rounded_inputs(file: Path) -> None:
+    """torch rounds, and computes in double precision."""
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return x.float().bfloat16().to(x.dtype)
+
+    model = llama2cpp.load(file, activation_dtype="bf16", kv_dtype="f32")
+    got = model.session().prefill(TOKENS, all_logits=True)
+    weights = tiny.arrays(CONFIG)
+    for name, weight in weights.items():
+        if weight.ndim == 2:
+            kept = torch.from_numpy(weight).to(torch.bfloat16 if file.stem == "bf16" else torch.float16)
+            if name != "tok_embeddings.weight":
+                kept = kept.bfloat16()  # as packed
+            weights[name] = kept.float().numpy()
+    exact = reference.run(CONFIG, weights, TOKENS, rounded)
+    unrounded = reference.run(CONFIG, weights, TOKENS)
+    error = reference.largest_error(got, exact.logits)  # a value between two steps may fall either way
+    assert error < 2e-2
+    assert error < reference.largest_error(got, unrounded.logits)
+
+
+def test_a_packed_file_gives_the_same_bits(file: Path, expected: bytes, tmp_path: Path) -> None:
+    packed = convert(file, tmp_path / "panels.safetensors").path
+    model = llama2cpp.load(packed, activation_dtype="bf16")
+    assert model.session().prefill(TOKENS, all_logits=True).tobytes() == expected
+
+
+def test_auto_and_f32_do_not_round(file: Path, expected: bytes) -> None:
+    models = [llama2cpp.load(file), llama2cpp.load(file, activation_dtype="f32", kv_dtype="f16")]
+    found = {model.session().prefill(TOKENS, all_logits=True).tobytes() for model in models}
+    assert [model.activation_dtype for model in models] == ["f32", "f32"]
+    assert len(found) == 1
+    assert expected not in found
+
+
+def test_the_logit_lens_ends_in_the_logits(file: Path) -> None:
+    model = llama2cpp.load(file, activation_dtype="bf16")
+    logits, cache = model.run_with_cache(TOKENS[:9])
+    labels = cache.get_full_resid_decomposition(return_labels=True)[1]
+    assert labels[-1] == "remainder"  # heads and neurons are computed from unrounded numbers
+    assert np.isfinite(logits).all()
+
+
+def test_an_edited_weight_stays_float32_and_the_others_bf16(file: Path) -> None:
+    model = llama2cpp.load(file, activation_dtype="bf16")
+    name = "layers.0.attention.wq.weight"
+    edited = model.with_weights({name: np.asarray(model.weights[name]) * 2})
+    assert edited.activation_dtype == "bf16"
+
+
+@pytest.mark.parametrize("format", ["f32", "q8_0"])
+def test_other_formats_are_refused_by_name(tmp_path: Path, format: str) -> None:
+    config = tiny.config(dim=64, hidden_dim=64, n_heads=4)
+    path = convert(tiny.model(config), tmp_path / "m.gguf", format).path
+    message = rf"activation_dtype is 'bf16', but tensor '.*' is {format}, and only weights of bf16 and f16 take bf16"
+    with pytest.raises(ValueError, match=message):
+        llama2cpp.load(path, activation_dtype="bf16")
+
+
+def test_other_words_are_refused(file: Path) -> None:
+    with pytest.raises(ValueError, match="'fp8', expected one of: auto, f32, bf16, int8"):
+        llama2cpp.load(file, activation_dtype="fp8")
+
+
+def test_a_session_of_it_is_no_session_of_f32(file: Path, tmp_path: Path) -> None:
+    model = llama2cpp.load(file, activation_dtype="bf16")
+    session = model.session()
+    session.prefill(TOKENS[:5])
+    session.save(tmp_path / "session")
+    assert model.load_session(tmp_path / "session").step(3).tobytes() == session.step(3).tobytes()
+    with pytest.raises(llama2cpp.FormatError, match='metadata \'activations\' is "bf16", expected "f32"'):
+        llama2cpp.load(file).load_session(tmp_path / "session")
