@@ -4,9 +4,9 @@
 
 The reference is transformers on the values that the quantized weights stand for, in float32: what is measured is the
 engine's arithmetic, not the loss of quantizing. "f32" is `activation_dtype="f32"` with keys and values in f32: rounding
-only. "int8" is what runs by default, with keys and values in f16. The other forms are made from the file's values by
-the gguf package, and, where llama-cpp-python is installed, K-quants by llama.cpp's own quantizer; its logits then stand
-beside ours. Needs gguf, torch and transformers.
+only. "bf16" is `activation_dtype="bf16"` and "int8" what runs by default, both with keys and values in f16. The other
+forms are made from the file's values by the gguf package, and, where llama-cpp-python is installed, K-quants by
+llama.cpp's own quantizer; its logits then stand beside ours. Needs gguf, torch and transformers.
 """
 
 from __future__ import annotations
@@ -175,12 +175,13 @@ def main() -> None:
         ids = model.tokenizer.encode(TEXT)
     with_llama_cpp = importlib.util.find_spec("llama_cpp") is not None
     print(f"largest difference of two logits / mean KL divergence in nats, over {len(ids)} tokens\n")
-    print('| form | "f32" | "int8" | llama.cpp |\n|---|---|---|---|')
+    print('| form | "f32" | "bf16" | "int8" | llama.cpp |\n|---|---|---|---|---|')
     with tempfile.TemporaryDirectory() as folder:
         for name, path in files(arguments.file, Path(folder), with_llama_cpp):
             expected = reference_logits(path, ids)
             row = [str(distance(expected, ours(path, ids, activation_dtype="f32", kv_dtype="f32")))]
             quantized = name not in ("F16", "BF16")
+            row.append("" if quantized else str(distance(expected, ours(path, ids, activation_dtype="bf16"))))
             row.append(str(distance(expected, ours(path, ids))) if quantized else "")
             row.append(str(distance(expected, llama_cpp_logits(path, ids))) if with_llama_cpp else "")
             print(f"| {name} | {' | '.join(row)} |", flush=True)

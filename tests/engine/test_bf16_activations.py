@@ -95,9 +95,13 @@ def test_the_logit_lens_ends_in_the_logits(file: Path) -> None:
 
 def test_an_edited_weight_stays_float32_and_the_others_bf16(file: Path) -> None:
     model = llama2cpp.load(file, activation_dtype="bf16")
-    name = "layers.0.attention.wq.weight"
+    name = "blk.0.attn_q.weight"
     edited = model.with_weights({name: np.asarray(model.weights[name]) * 2})
     assert edited.activation_dtype == "bf16"
+    logits = [m.session().prefill(TOKENS[:3]) for m in (model, edited)]
+    assert not np.array_equal(*logits)
+    same = edited.with_weights({name: np.asarray(model.weights[name])}).session().prefill(TOKENS[:3])
+    assert reference.largest_error(same, logits[0]) < 2e-2
 
 
 @pytest.mark.parametrize("format", ["f32", "q8_0"])

@@ -2,6 +2,9 @@
 // rounds up to the least normal number becomes zero as well, which it is not by the contract. They remember that a result
 // became zero (FPSR's UFC). Then what is left of a block's products is done again, as flushed_fma.inl does it: with weights
 // of models that never happens.
+
+inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #include "backend/cpu/isa/flushed_fma.inl"
 
 class FlushDenormals {

@@ -1,6 +1,5 @@
 // Kernels for NEON (aarch64), without dot products of bytes.
 #include <arm_neon.h>
-#include <math.h>
 
 #include "backend/cpu/kernel_table.h"
 #include "core/glibc_float.h"

@@ -1,7 +1,6 @@
 // Kernels for NEON (aarch64) with FEAT_DotProd, which multiplies and adds four bytes of each lane in one
 // instruction.
 #include <arm_neon.h>
-#include <math.h>
 
 #include "backend/cpu/kernel_table.h"
 #include "core/glibc_float.h"

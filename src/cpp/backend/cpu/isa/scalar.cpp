@@ -1,6 +1,4 @@
 // Kernels without SIMD instructions: what any machine can run. A register of 16 lanes is an array.
-#include <math.h>
-
 #include <cmath>
 #include <cstring>
 
@@ -68,6 +66,8 @@ inline void store_bf16(std::uint16_t* p, const f32x16& a) {
 inline f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
   return map([&](int j) { return std::fma(a.lane[j], b.lane[j], c.lane[j]); });
 }
+inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
+inline double fused(double a, double b, double c) { return std::fma(a, b, c); }
 #include "backend/cpu/isa/flushed_fma.inl"
 inline f32x16 fma_flushed(const f32x16& a, const f32x16& b, const f32x16& c) {
   return map([&](int j) { return fma_flushed(a.lane[j], b.lane[j], c.lane[j]); });
