@@ -44,6 +44,9 @@ std::vector<Outputs (*)(const KernelTable&)> parts(const std::string& group) {
               return Outputs{{"", kernel_outputs::matmul_int8(table)}};
             },
             [](const KernelTable& table) {
+              return Outputs{{"", kernel_outputs::matmul_pairs(table)}};
+            },
+            [](const KernelTable& table) {
               return Outputs{{"", kernel_outputs::matmul(table, table.matmul_f32, [](float x) { return x; })}};
             },
             [](const KernelTable& table) {
