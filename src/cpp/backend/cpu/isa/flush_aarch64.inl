@@ -7,29 +7,21 @@ inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); 
 inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #include "backend/cpu/isa/flushed_fma.inl"
 
-class FlushDenormals {
- public:
-  FlushDenormals() {
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before_) : : "memory");
-    __asm__ volatile("msr fpcr, %0" : : "r"(before_ | kFlush) : "memory");
-    __asm__ volatile("msr fpsr, xzr" : : : "memory");
-  }
-  ~FlushDenormals() { __asm__ volatile("msr fpcr, %0" : : "r"(before_) : "memory"); }
-  FlushDenormals(const FlushDenormals&) = delete;
-  FlushDenormals& operator=(const FlushDenormals&) = delete;
-
-  // Whether a result became zero since.
-  static bool any() {
-    std::uint64_t seen;
-    __asm__ volatile("mrs %0, fpsr" : "=r"(seen) : : "memory");
-    return (seen & kUnderflow) != 0;
-  }
-
- private:
-  static constexpr std::uint64_t kFlush = 1U << 24;
-  static constexpr std::uint64_t kUnderflow = 1U << 3;
-  std::uint64_t before_;
-};
+// Calls `multiply` in that mode, and says whether a result became zero. What it calls throws nothing: no destructor sets the
+// mode back, whose code for exceptions would bring a symbol that files of other instruction sets share (isa_symbols).
+inline bool multiply_flushed(const PairBlock& b, void (*multiply)(const PairBlock&)) {
+  constexpr std::uint64_t kFlush = 1U << 24;
+  constexpr std::uint64_t kUnderflow = 1U << 3;
+  std::uint64_t before;
+  std::uint64_t seen;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(before) : : "memory");
+  __asm__ volatile("msr fpcr, %0" : : "r"(before | kFlush) : "memory");
+  __asm__ volatile("msr fpsr, xzr" : : : "memory");
+  multiply(b);
+  __asm__ volatile("mrs %0, fpsr" : "=r"(seen) : : "memory");
+  __asm__ volatile("msr fpcr, %0" : : "r"(before) : "memory");
+  return (seen & kUnderflow) != 0;
+}
 
 // In plain loops, in the usual mode.
 inline void multiply_exactly(const PairBlock& b) {
@@ -73,13 +65,7 @@ inline void run_flushed(const PairBlock& b, void (*multiply)(const PairBlock&)) 
     for (std::int64_t t = 0; !b.first && t < b.n_tokens; ++t) {
       __builtin_memcpy(kept(t), part.out + t * b.out_stride, size);
     }
-    bool again = false;
-    {
-      const FlushDenormals mode;
-      multiply(part);
-      again = FlushDenormals::any();
-    }
-    if (!again) continue;
+    if (!multiply_flushed(part, multiply)) continue;
     for (std::int64_t t = 0; !b.first && t < b.n_tokens; ++t) {
       __builtin_memcpy(part.out + t * b.out_stride, kept(t), size);
     }
