@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
+import expert_models
 import numpy as np
+import panel_sources
 import pytest
 import reference
 import tiny
 import torch
+from gguf import GGMLQuantizationType as Type
 
 import llama2cpp
 from llama2cpp.export import convert
@@ -18,6 +25,7 @@ pytestmark = pytest.mark.cpu_bits("bf16 activations")
 # An odd number of columns, more than a block of 256, no whole number of panels.
 CONFIG = tiny.config(dim=276, hidden_dim=531, vocab_size=301, seq_len=90)
 TOKENS = tiny.tokens(CONFIG, 61)
+QUICK = ("--threads", "1", "--prefill", "2", "--steps", "1", "--rounds", "1", "--depth", "1", "--json")
 
 
 @pytest.fixture(scope="module", params=["bf16", "f16"])
@@ -104,13 +112,61 @@ def test_an_edited_weight_stays_float32_and_the_others_bf16(file: Path) -> None:
     assert reference.largest_error(same, logits[0]) < 2e-2
 
 
-@pytest.mark.parametrize("format", ["f32", "q8_0"])
-def test_other_formats_are_refused_by_name(tmp_path: Path, format: str) -> None:
-    config = tiny.config(dim=64, hidden_dim=64, n_heads=4)
-    path = convert(tiny.model(config), tmp_path / "m.gguf", format).path
-    message = rf"activation_dtype is 'bf16', but tensor '.*' is {format}, and only weights of bf16 and f16 take bf16"
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("kind", [Type.BF16, Type.F16])
+def test_experts(tmp_path: Path, kind: Type) -> None:
+    """Experts of 16 bits, and all else of float32."""
+    path = tmp_path / "m.gguf"
+    expert_models.write_gguf(path, "qwen3_moe", kind)
+    packs = (("never", 1), ("always", 3))
+    models = [llama2cpp.load(path, activation_dtype="bf16", pack=pack, threads=threads) for pack, threads in packs]
+    prompt = models[0].session().prefill(range(3, 12), all_logits=True)
+    session = models[1].session()
+    steps = np.stack([session.step(token) for token in range(3, 12)])
+    assert steps.tobytes() == prompt.tobytes()
+    assert steps.tobytes() != llama2cpp.load(path).session().prefill(range(3, 12), all_logits=True).tobytes()
+
+
+@pytest.mark.parametrize("source", panel_sources.SOURCES)
+def test_every_source_takes_it_or_is_refused_by_name(tmp_path: Path, source: str) -> None:
+    """Weights of bf16 and f16 take it, and none else does; float32 beside them stays."""
+    path = panel_sources.SOURCES[source](tmp_path)
+    plain = llama2cpp.load(path)
+    formats = {plain.weights.info(name)["format"] for name in plain.weights if plain.weights[name].ndim == 2}
+    if formats & {"bf16", "f16"} and formats <= {"bf16", "f16", "f32"}:
+        model = llama2cpp.load(path, activation_dtype="bf16")
+        assert model.activation_dtype == "bf16"
+        assert model.session().step(1).tobytes() != plain.session().step(1).tobytes()
+        return
+    message = "activation_dtype is 'bf16', but tensor '.*' is (.*), and only weights of bf16 and f16 take bf16"
+    with pytest.raises(ValueError, match=message) as error:
         llama2cpp.load(path, activation_dtype="bf16")
+    assert any(f"is {format}, and" in str(error.value) for format in formats)
+
+
+def test_exact_is_not_bf16(file: Path) -> None:
+    with pytest.raises(ValueError, match="load: activation_dtype is 'bf16', but precision='exact' stands for 'f32'"):
+        llama2cpp.load(file, precision="exact", activation_dtype="bf16")
+
+
+def test_pickles_keep_it(file: Path, expected: bytes) -> None:
+    again = pickle.loads(pickle.dumps(llama2cpp.load(file, activation_dtype="bf16")))
+    assert again.activation_dtype == "bf16"
+    assert again.session().prefill(TOKENS, all_logits=True).tobytes() == expected
+
+
+def test_the_command_line(file: Path) -> None:
+    def call(*words: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "llama2cpp", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    code, text, errors = call("bench", str(file), "--activation-dtype", "bf16", *QUICK)
+    assert (code, errors) == (0, "")
+    assert json.loads(text)["activations"] == "bf16"
+    code, _, errors = call("bench", "--activation-dtype", "bf16", *QUICK)  # of int8
+    assert code == 2
+    assert errors.startswith("llama2cpp: error: --activation-dtype is 'bf16', but tensor '")
+    assert errors.endswith("' is int8_group, and only weights of bf16 and f16 take bf16\n")
 
 
 def test_other_words_are_refused(file: Path) -> None:

@@ -150,6 +150,8 @@ def test_options_of_the_cpus_are_refused_by_name(models_dir: Path) -> None:
     path = models_dir / "stories260K" / "stories260K.bin"
     with pytest.raises(ValueError, match="activation_dtype is 'int8', but the metal backend multiplies floats only"):
         llama2cpp.load(path, backend="metal", activation_dtype="int8")
+    with pytest.raises(ValueError, match="activation_dtype is 'bf16', but the metal backend multiplies float32 only"):
+        llama2cpp.load(path, backend="metal", activation_dtype="bf16")
     with pytest.raises(ValueError, match="pack is 'always', but the metal backend reads weights where they lie"):
         llama2cpp.load(path, backend="metal", pack="always")
 

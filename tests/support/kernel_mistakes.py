@@ -88,6 +88,9 @@ def in_sums(text: str) -> Iterator[Mistake]:
             if factor.startswith("mul("):
                 (x, y), _ = arguments(factor, 3)
                 yield Mistake(f"{factor} in another order", begin, end, f"fma({x[0]}, mul({y[0]}, {other}), {c})")
+    for begin, (a, b, c), end in calls(text, "fma_flushed"):  # of factors whose product is exact
+        yield Mistake(f"nothing added: fma_flushed({a}, {b}, {c})", begin, end, c)
+        yield Mistake(f"as it is: fma_flushed({a}, {b}, {c})", begin, end, f"fma({a}, {b}, {c})")
     for begin, (a, b), end in calls(text, "add"):
         if "magic" not in b:
             yield Mistake(f"nothing added: add({a}, {b})", begin, end, a)
