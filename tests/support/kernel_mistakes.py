@@ -58,7 +58,7 @@ def line_at(text: str, place: int) -> str:
 def calls(text: str, name: str) -> Iterator[tuple[int, list[str], int]]:
     """Where calls of `name` begin, their arguments, and where they end."""
     for call in re.finditer(rf"(?<![\w.]){name}\(", text):
-        if re.search(r"inline [\w:]+ $", text[: call.start()]):
+        if re.search(r"(?:inline|static) [\w:]+ $", text[: call.start()]):
             continue  # where it is defined
         parts, end = arguments(text, call.end() - 1)
         yield call.start(), [part for part, _ in parts], end
