@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from op_bench import COST, TINY, Bench, Mode, Operand, Scene, U, few, same_bits, scenes, tokens, within
+from op_bench import COST, MODES, TINY, Bench, Mode, Operand, Scene, U, few, same_bits, scenes, tokens, within
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -126,6 +127,17 @@ def test_matmul(
 def test_matmul_of_several_formats(bench: Bench, scene: Scene, count: int, names: list[str]) -> None:
     raws = [op_weights.FORMATS[name].make(32, 256, scene.rng, False) for name in names]
     check_matmul(bench, scene, raws, [op_weights.weight(bench.ops, raw) for raw in raws], count, "gain", "matmul")
+
+
+@pytest.mark.parametrize("name", op_weights.FORMATS)
+def test_matmul_of_every_kind(bench: Bench, name: str) -> None:
+    """A step and a prompt, with each form of a norm, of numbers of one size and of many: none is left to chance."""
+    rng = np.random.default_rng(5)
+    kinds = itertools.product([1, 5, 33], ["none", "scale", "gain"], ["ordinary", "wide"])
+    for place, (count, norm, numbers) in enumerate(kinds):
+        scene = Scene(MODES[5 * place % len(MODES)], place, numbers)
+        raw = op_weights.FORMATS[name].make(32, 256, rng, numbers == "wide")
+        check_matmul(bench, scene, [raw], [op_weights.weight(bench.ops, raw)], count, norm, "matmul")
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 40])
