@@ -12,16 +12,26 @@ namespace {
 // After them.
 #include "backend/cpu/matmul_pairs.inl"
 
+// clang 16 ends with an error of its own where the intrinsic gets a word that is repeated.
+inline f32x16 add_pairs(f32x16 sum, bytes64 row, bytes64 token) {
+#ifdef __clang__
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(token));
+  return sum;
+#else
+  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(row), reinterpret_cast<__m512bh>(token));
+#endif
+}
+
 struct PairProducts {
   static void run(const PairBlock& b, void (*multiply)(const PairBlock&)) { multiply(b); }
 
   template <int P, int N>
   static void add(const std::uint32_t* panels, std::int64_t stride, const std::uint32_t* x, f32x16 (&sum)[P][N]) {
-    __m512bh row[P];
-    for (int p = 0; p < P; ++p) row[p] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panels + p * stride));
+    bytes64 row[P];
+    for (int p = 0; p < P; ++p) row[p] = _mm512_loadu_si512(panels + p * stride);
     for (int n = 0; n < N; ++n) {
-      const auto token = reinterpret_cast<__m512bh>(repeat_word(x + n));
-      for (int p = 0; p < P; ++p) sum[p][n] = _mm512_dpbf16_ps(sum[p][n], row[p], token);
+      const bytes64 token = repeat_word(x + n);
+      for (int p = 0; p < P; ++p) sum[p][n] = add_pairs(sum[p][n], row[p], token);
     }
   }
 };
