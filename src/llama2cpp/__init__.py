@@ -26,6 +26,9 @@ from .inside.lens import LogitLens, logit_lens
 from .inside.recording import Recording
 from .loading import from_arrays, load
 from .model import Model
+from .serving.engine import Engine, EngineStats
+from .serving.measures import Score
+from .serving.requests import Request, Usage
 from .session import Session
 
 if TYPE_CHECKING:
@@ -37,16 +40,21 @@ __all__ = [
     "Config",
     "ContextFullError",
     "Conversation",
+    "Engine",
+    "EngineStats",
     "FormatError",
     "HookPoint",
     "LogitLens",
     "Model",
     "Recording",
+    "Request",
     "Sampler",
+    "Score",
     "Session",
     "TokenList",
     "Tokenizer",
     "Turn",
+    "Usage",
     "__version__",
     "build_info",
     "chat",

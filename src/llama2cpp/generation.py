@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .session import Session
 
-FinishReason: TypeAlias = Literal["end", "stop", "length", "context"]
+FinishReason: TypeAlias = Literal["end", "stop", "length", "context", "cancelled"]
 
 _ROWS_SHOWN = 200  # of a completion's tokens in a notebook
 
@@ -49,7 +49,8 @@ class Completion:
     top_logprobs : list of list of (int, float)
         For each of `tokens`, the likeliest ids at that place with their log probabilities, best first.
     finish_reason : str
-        "end" (the model ended the text), "stop" (a stop string), "length" (`max_tokens`) or "context" (it is full).
+        "end" (the model ended the text), "stop" (a stop string), "length" (`max_tokens`), "context" (it is full) or
+        "cancelled" (`Request.cancel`).
 
     Examples
     --------

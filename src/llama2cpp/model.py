@@ -23,12 +23,13 @@ from .inside import observation
 from .inside.html_views import config_html, details_html, facts_html, size_text
 from .inside.lens_config import LensConfig
 from .inside.weights import StackedWeights, Weights, edited
-from .methods import chatting, generating, measuring, observing, sequences, texts
+from .methods import asking, chatting, generating, measuring, observing, sequences, texts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .common.sampling import SamplingOptions
+    from .serving.engine import Engine
 
 _own_tokenizers = threading.Lock()
 
@@ -68,6 +69,7 @@ class Model(StackedWeights):
         self._own_tokenizer: Tokenizer | None = None
         self._generation: GenerationConfig | None = None  # read when it is asked for
         self._told_of_sampling = False
+        self._engine: Engine | None = None  # of the methods that need one, made when one does
         self._reopen = reopen  # what load() was given, for a pickle; None for a model that has no file
 
     @property
@@ -83,6 +85,7 @@ class Model(StackedWeights):
     generate = generating.generate
     complete = generating.complete
     stream = generating.stream
+    astream = asking.astream
 
     chat = chatting.chat
     chat_stream = chatting.chat_stream
@@ -97,6 +100,8 @@ class Model(StackedWeights):
 
     perplexity = measuring.perplexity
     unembed = measuring.unembed
+    score = asking.score
+    embed = asking.embed
 
     to_single_token = texts.to_single_token
     to_str_tokens = texts.to_str_tokens

@@ -13,7 +13,7 @@ import llama2cpp
 
 PACKAGE = ROOT / "src" / "llama2cpp"
 
-METHODS = ["chatting", "generating", "measuring", "observing", "sequences", "texts"]
+METHODS = ["asking", "chatting", "generating", "measuring", "observing", "sequences", "texts"]
 
 # Arrows upward, in annotations only: nothing is imported when the package runs.
 UPWARD = {
@@ -22,6 +22,8 @@ UPWARD = {
     ("inside.hooks", "session"): "HookPoint.session is one",
     ("inside.observation", "model"): "what runs",
     **{(f"methods.{name}", "model"): "whose methods they are" for name in METHODS},
+    **{(f"serving.{name}", "model"): "what runs the requests" for name in ("engine", "scheduler")},
+    ("serving.measures", "serving.engine"): "on which they are computed",
     ("inside.tracks", "session"): "they are kept by session",
     ("inside.recording", "session"): "Recording.cache takes one",
 }

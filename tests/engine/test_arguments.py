@@ -137,6 +137,13 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
     def options(**given: Any) -> _core.Model:
         return _core.Model.from_arrays(model.config, dict(model.weights), **given)
 
+    def submit(method: str, **right: Any) -> Callable[..., Any]:
+        def call(**given: Any) -> Any:
+            with llama2cpp.Engine(stories) as engine:
+                return getattr(engine, method)(**{**right, "max_tokens": 1, **given}).result()
+
+        return call
+
     text = {"prompt": "Once", "model": stories}
     where = {name: plain(getattr(interventions, name), names="z", value=1.0) for name in ("set", "add", "mean")}
     return {
@@ -162,6 +169,12 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         },
         "stream": lambda **given: list(plain(llama2cpp.stream, **text, **{"max_tokens": 1})(**given)),
         "logit_lens": plain(llama2cpp.logit_lens, model=model, input=[1, 2, 3, 4]),
+        "Engine": lambda **given: llama2cpp.Engine(model, **given).close(),
+        "Engine.submit": submit("submit", prompt="Once"),
+        "Engine.submit_chat": submit("submit_chat", messages="Hello", template="llama2"),
+        "Model.astream": plain(stories.astream, **{"max_tokens": 1}),
+        "Model.score": plain(stories.score, context="Once", continuations=" upon"),
+        "Model.embed": plain(stories.embed, texts="Once"),
         "Model.perplexity": plain(stories.perplexity, text="Once upon a time"),
         "Model.run_with_hooks": plain(stories.run_with_hooks, text_or_tokens="Once"),
         "Model.to_str_tokens": plain(stories.to_str_tokens, text="Once"),
@@ -257,6 +270,7 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "_core.Session.step": lambda **given: session.fork()._core.step(**given),
         "_core.Session.prefill": lambda **given: session.fork()._core.prefill(**{"tokens": [1], **given}),
         "_core.Session.rewind": lambda **given: session.fork()._core.rewind(**given),
+        "_core.Session.fork": session._core.fork,
         "_core.Session.rotary": plain(session._core.rotary, count=1),
         "_core.Session.keys": session._core.keys,
         "_core.Session.values": session._core.values,

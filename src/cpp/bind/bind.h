@@ -49,7 +49,8 @@ void register_machine(py::module_& module);
 // Last of all: what inspect.signature and help() read.
 void tidy_signatures(py::module_& module);
 
-// Model.forward, which lives with the sessions that it feeds; and Model.feed: one token each, and no arrays of logits.
+// Model.forward, which lives with the sessions that it feeds; and Model.feed, whose rows are (session, id or ids) or
+// (session, ids, array for the logits after each): what else it computes stays in the sessions.
 py::list forward_many(const Model& model, const py::sequence& rows, const py::object& hooks);
 void feed_many(const Model& model, const py::sequence& rows, const py::object& hooks);
 

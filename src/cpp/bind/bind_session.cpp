@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "bind/bind.h"
 #include "bind/call_hooks.h"
@@ -129,6 +132,19 @@ std::pair<Session*, py::object> to_row(const py::handle row, const Model& model)
   return pair;
 }
 
+// The memory of a writable float32 array [tokens, vocab_size].
+float* logits_place(const py::handle object, std::size_t tokens, const Model& model) {
+  using Array = py::array_t<float, py::array::c_style>;
+  LLAMA2CPP_CHECK(py::isinstance<Array>(object), "the place of logits is ", shown(object),
+                  ", expected a float32 array");
+  auto array = py::reinterpret_borrow<Array>(object);
+  LLAMA2CPP_CHECK(array.ndim() == 2 && std::cmp_equal(array.shape(0), tokens) &&
+                      array.shape(1) == model.config().vocab_size && array.writeable(),
+                  "the place of logits has shape ", std::string(py::str(array.attr("shape"))),
+                  ", expected a writable array of ", tokens, " rows of ", model.config().vocab_size);
+  return array.mutable_data();
+}
+
 }  // namespace
 
 py::list forward_many(const Model& model, const py::sequence& rows, const py::object& hooks) {
@@ -148,14 +164,23 @@ py::list forward_many(const Model& model, const py::sequence& rows, const py::ob
 }
 
 void feed_many(const Model& model, const py::sequence& rows, const py::object& hooks) {
-  std::vector<std::int32_t> ids;
+  std::vector<std::vector<std::int32_t>> ids;
   std::vector<Work> work;
   for (const py::handle row : rows) {
-    const auto [session, token] = to_row(row, model);
-    ids.push_back(to_id(token));
-    work.push_back({.session = session, .tokens = {}, .all_logits = nullptr, .last_logits = nullptr});
+    const auto fields = row.cast<py::tuple>();
+    const bool has_place = fields.size() == 3;
+    py::object pair = fields;
+    if (has_place) pair = fields[py::slice(0, 2, 1)];
+    const auto [session, tokens] = to_row(pair, model);
+    if (as_index(tokens)) {
+      ids.push_back({to_id(tokens)});
+    } else {
+      ids.push_back(to_ids(tokens));
+    }
+    float* const place = has_place ? logits_place(fields[2], ids.back().size(), model) : nullptr;
+    work.push_back({.session = session, .tokens = {}, .all_logits = place, .last_logits = nullptr});
   }
-  for (std::size_t i = 0; i < ids.size(); ++i) work[i].tokens = {&ids[i], 1};
+  for (std::size_t i = 0; i < ids.size(); ++i) work[i].tokens = ids[i];
   run_released(work, hooks, model);
 }
 
@@ -184,11 +209,13 @@ void register_session(py::module_& module) {
             session.rewind(position, poll_signals);
           },
           arg("position"))
-      .def("fork",
-           [](Session& session) {
-             const ReleasedGil released;
-             return session.fork(poll_signals);
-           })
+      .def(
+          "fork",
+          [](Session& session, std::optional<Int<"Session.fork", "position">> position) {
+            const ReleasedGil released;
+            return session.fork(poll_signals, position);
+          },
+          arg("position") = py::none())
       .def(
           "save",
           [](Session& session, const FilePath& path) {

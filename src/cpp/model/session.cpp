@@ -57,12 +57,14 @@ void Session::rewind(std::int64_t position, FunctionRef<void()> poll) {
   has_logits_ = false;
 }
 
-std::unique_ptr<Session> Session::fork(FunctionRef<void()> poll) {
+std::unique_ptr<Session> Session::fork(FunctionRef<void()> poll, std::optional<std::int64_t> position) {
   auto copy = std::make_unique<Session>(model_, context());
   const SessionLock held(*this, poll);
-  copy->kv_->copy_from(*kv_, position());
-  copy->tokens_ = tokens_;
-  copy->set_logits(logits());
+  const std::int64_t count = position.value_or(this->position());
+  LLAMA2CPP_CHECK(count >= 0 && count <= this->position(), "position is ", count, ", expected 0 to ", this->position());
+  copy->kv_->copy_from(*kv_, count);
+  copy->tokens_.assign(tokens_.begin(), tokens_.begin() + count);
+  if (count == this->position()) copy->set_logits(logits());
   return copy;
 }
 

@@ -39,8 +39,9 @@ class Session {
   // Keeps the first `position` tokens.
   void rewind(std::int64_t position, FunctionRef<void()> poll);
 
-  // Another session in the same state; from here on they are apart.
-  std::unique_ptr<Session> fork(FunctionRef<void()> poll);
+  // Another session in the same state, or that holds only the first `position` tokens, without logits if those are fewer
+  // than all; from here on they are apart.
+  std::unique_ptr<Session> fork(FunctionRef<void()> poll, std::optional<std::int64_t> position = {});
 
  private:
   friend class SessionLock;

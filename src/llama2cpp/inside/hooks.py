@@ -168,6 +168,11 @@ def for_call(sessions: Sequence[Session], model: _core.Model | None = None) -> _
     return call
 
 
+def scopes_of(model: _core.Model) -> tuple[Scope, ...]:
+    """Give what is on in this context for all sessions of a model."""
+    return tuple(scope for scope in _active.get() if scope.model is model and scope.session is None)
+
+
 def forked(session: Session, fork: Session) -> None:
     """Tell the recordings that are on for a session that `fork` has begun as its copy."""
     for scope in _active.get():

@@ -387,6 +387,13 @@ class ResidualStream(ActivationArrays):
         return np.zeros((0, *select(self._stream(0), pos_slice, -2).shape), dtype=np.float32)
 
 
+def last_norm(x: Array, model: ReadableModel) -> Array:
+    """Apply all of the last norm, a bias included: x [..., dim]."""
+    bias = "ln_final.b"
+    normed = _rms_norm(x, model)
+    return normed + model.weights[bias] if bias in model.weights else normed
+
+
 def _rms_norm(x: Array, model: ReadableModel) -> Array:
     """Apply the last norm, with its gain and without a bias: x [..., dim]."""
     x = _centered(x, model.config.norm != "rms")
