@@ -1,12 +1,15 @@
 """Engines to be measured, each in a process of its own that waits for its turn: see compare.py.
 
-    python tests/bench/engines.py NAME FILE THREADS CONTEXT
+    python tests/bench/engines.py NAME FILE THREADS CONTEXT [ACTIVATIONS]
 
 reads requests from standard input, one JSON list in a line, and answers each with one JSON value:
 
-    ["decode", depth, steps]    tokens a second of steps of one token each, after a prompt of `depth` tokens
-    ["prefill", tokens]         tokens a second of a prompt, or null where the engine cannot
-    ["memory"]                  the most memory that the process has had, in bytes
+    ["decode", depth, steps]           tokens a second of steps of one token each, after a prompt of `depth` tokens
+    ["pass", depth, rows, passes]      tokens a second of passes of `rows` tokens each, after so many
+    ["prefill", tokens]                tokens a second of a prompt
+    ["memory"]                         the most memory that the process has had, in bytes
+
+The answer is null where the engine cannot.
 
 The first line of its output says how it was opened: seconds until the file is open and until the first token is there.
 """
@@ -15,9 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,15 +32,28 @@ from pathlib import Path
 from typing import Any
 
 import llama2cpp
-from llama2cpp.command import bench
+
+
+def _this_tree(path: str) -> Any:
+    """A file of this tree, whichever build of the package is installed."""
+    file = Path(__file__).parents[2] / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+speeds = _this_tree("src/llama2cpp/command/speeds.py")
 
 
 class Engine:
-    """What measures one file with one number of threads."""
+    """What measures one file with one number of threads. Activations are this engine's `activation_dtype`."""
 
     label: str
 
-    def __init__(self, path: Path, threads: int, context: int) -> None:
+    def __init__(self, path: Path, threads: int, context: int, activations: str) -> None:
         raise NotImplementedError
 
     def first(self) -> None:
@@ -45,6 +63,10 @@ class Engine:
     def decode(self, depth: int, steps: int) -> float:
         raise NotImplementedError
 
+    def passes(self, depth: int, rows: int, passes: int) -> float | None:
+        """None where there is no such call."""
+        return None
+
     def prefill(self, tokens: int) -> float | None:
         raise NotImplementedError
 
@@ -52,8 +74,10 @@ class Engine:
 class Ours(Engine):
     label = "llama2cpp"
 
-    def __init__(self, path: Path, threads: int, context: int) -> None:
-        model = llama2cpp.load(path, threads=threads, context=context)
+    def __init__(self, path: Path, threads: int, context: int, activations: str) -> None:
+        # Older builds have not that word.
+        words: dict[str, Any] = {} if activations == "auto" else {"activation_dtype": activations}
+        model = llama2cpp.load(path, threads=threads, context=context, **words)
         self._vocab_size = model.config.vocab_size
         self._session = model.session()
 
@@ -61,10 +85,19 @@ class Ours(Engine):
         self._session.step(1)
 
     def decode(self, depth: int, steps: int) -> float:
-        return bench.decode_speed(self._session, depth, steps, self._vocab_size)
+        return float(speeds.decode_speed(self._session, depth, steps, self._vocab_size))
+
+    def passes(self, depth: int, rows: int, passes: int) -> float | None:
+        return float(speeds.pass_speed(self._session, depth, rows, passes, self._vocab_size))
 
     def prefill(self, tokens: int) -> float | None:
-        return bench.prefill_speed(self._session, tokens, self._vocab_size)
+        return float(speeds.prefill_speed(self._session, tokens, self._vocab_size))
+
+
+class Baseline(Ours):
+    """Another build of this package, in an environment of its own."""
+
+    label = "baseline"
 
 
 class LlamaCpp(Engine):
@@ -72,7 +105,7 @@ class LlamaCpp(Engine):
 
     label = "llama.cpp"
 
-    def __init__(self, path: Path, threads: int, context: int) -> None:
+    def __init__(self, path: Path, threads: int, context: int, activations: str) -> None:
         self._library = importlib.import_module("llama_cpp")
         self._model = self._library.Llama(
             str(path), n_ctx=context, n_batch=512, n_ubatch=512, n_threads=threads, n_threads_batch=threads,
@@ -94,22 +127,25 @@ class LlamaCpp(Engine):
         self._library.llama_memory_clear(self._library.llama_get_memory(self._context), False)
 
     def decode(self, depth: int, steps: int) -> float:
-        ids = bench.prompt_ids(depth + steps, self._vocab_size)
+        return self.passes(depth, 1, steps)
+
+    def passes(self, depth: int, rows: int, passes: int) -> float:
+        ids = speeds.prompt_ids(depth + rows * passes, self._vocab_size)
         self._clear()
         self._feed(ids[:depth])
         started = time.perf_counter()
-        for token in ids[depth:]:
-            self._feed([token])
-        return steps / (time.perf_counter() - started)
+        for at in range(depth, len(ids), rows):
+            self._feed(ids[at : at + rows])
+        return rows * passes / (time.perf_counter() - started)
 
     def prefill(self, tokens: int) -> float | None:
-        ids = bench.prompt_ids(tokens, self._vocab_size)
+        ids = speeds.prompt_ids(tokens, self._vocab_size)
 
         def once() -> None:
             self._clear()
             self._feed(ids)
 
-        return tokens / bench.seconds_of(once)
+        return tokens / float(speeds.seconds_of(once))
 
 
 class Transformers(Engine):
@@ -117,7 +153,7 @@ class Transformers(Engine):
 
     label = "transformers bf16"
 
-    def __init__(self, path: Path, threads: int, context: int) -> None:
+    def __init__(self, path: Path, threads: int, context: int, activations: str) -> None:
         self._torch = torch = importlib.import_module("torch")
         transformers = importlib.import_module("transformers")
         torch.set_num_threads(threads)
@@ -138,16 +174,19 @@ class Transformers(Engine):
             return self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
 
     def decode(self, depth: int, steps: int) -> float:
-        ids = bench.prompt_ids(depth + steps, self._vocab_size)
+        return self.passes(depth, 1, steps)
+
+    def passes(self, depth: int, rows: int, passes: int) -> float:
+        ids = speeds.prompt_ids(depth + rows * passes, self._vocab_size)
         cache = self._feed(ids[:depth], None)
         started = time.perf_counter()
-        for token in ids[depth:]:
-            cache = self._feed([token], cache)
-        return steps / (time.perf_counter() - started)
+        for at in range(depth, len(ids), rows):
+            cache = self._feed(ids[at : at + rows], cache)
+        return rows * passes / (time.perf_counter() - started)
 
     def prefill(self, tokens: int) -> float | None:
-        ids = bench.prompt_ids(tokens, self._vocab_size)
-        return tokens / bench.seconds_of(lambda: self._feed(ids, None))
+        ids = speeds.prompt_ids(tokens, self._vocab_size)
+        return tokens / float(speeds.seconds_of(lambda: self._feed(ids, None)))
 
 
 class OpenVino(Engine):
@@ -155,7 +194,7 @@ class OpenVino(Engine):
 
     label = "OpenVINO GenAI"
 
-    def __init__(self, path: Path, threads: int, context: int) -> None:
+    def __init__(self, path: Path, threads: int, context: int, activations: str) -> None:
         self._genai = importlib.import_module("openvino_genai")
         self._numpy = importlib.import_module("numpy")
         self._openvino = importlib.import_module("openvino")
@@ -178,12 +217,12 @@ class OpenVino(Engine):
         return self._pipeline.generate(inputs, config).perf_metrics
 
     def decode(self, depth: int, steps: int) -> float:
-        ids = bench.prompt_ids(depth, self._vocab_size)
+        ids = speeds.prompt_ids(depth, self._vocab_size)
         return 1000.0 / float(self._generate(ids, steps + 1).get_tpot().mean)
 
     def prefill(self, tokens: int) -> float | None:
-        ids = bench.prompt_ids(tokens, self._vocab_size)
-        return tokens / bench.seconds_of(lambda: self._generate(ids, 1))
+        ids = speeds.prompt_ids(tokens, self._vocab_size)
+        return tokens / float(speeds.seconds_of(lambda: self._generate(ids, 1)))
 
 
 class Llama2c(Engine):
@@ -191,7 +230,7 @@ class Llama2c(Engine):
 
     label = "llama2.c"
 
-    def __init__(self, path: Path, threads: int, context: int) -> None:
+    def __init__(self, path: Path, threads: int, context: int, activations: str) -> None:
         self._command = [os.environ["LLAMA2C"], str(path), "-z", os.environ["LLAMA2C_TOKENIZER"], "-t", "0"]
         self._environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
 
@@ -210,12 +249,53 @@ class Llama2c(Engine):
         return None
 
 
+class IkLlamaCpp(Engine):
+    """ik_llama.cpp's llama-bench, whose path is in the environment; started anew for each measurement, it times itself.
+
+    The better of its two ways is taken: weights as they are, and repacked as they are read (-rtr).
+    """
+
+    label = "ik_llama.cpp"
+
+    def __init__(self, path: Path, threads: int, context: int, activations: str) -> None:
+        self._command = [os.environ["IK_LLAMA_BENCH"], "-m", str(path), "-t", str(threads), "-r", "3", "-o", "json"]
+
+    def first(self) -> None:
+        pass
+
+    def _measure(self, *options: str) -> float:
+        return max(self._measure_one(*options, "-rtr", repack) for repack in "01")
+
+    def _measure_one(self, *options: str) -> float:
+        told = subprocess.run([*self._command, *options], capture_output=True, check=False, text=True)
+        if told.returncode != 0:
+            raise RuntimeError(f"{self._command[0]}: {next(reversed(told.stderr.strip().splitlines()), 'it failed')}")
+        return ik_speed(told.stdout)
+
+    def decode(self, depth: int, steps: int) -> float:
+        return self._measure("-p", "0", "-n", "0", "-gp", f"{depth},{steps}")
+
+    def prefill(self, tokens: int) -> float | None:
+        return self._measure("-p", str(tokens), "-n", "0")
+
+
+def ik_speed(told: str) -> float:
+    """Get tokens a second out of what llama-bench tells with ``-o json``: one test, the median of its repetitions."""
+    begin = told.find("[\n")  # before it other lines may stand
+    tests = json.loads(told[begin:]) if begin >= 0 else []
+    if len(tests) != 1 or not tests[0].get("samples_ts"):
+        raise RuntimeError(f"llama-bench told no speed: {told[:200]!r}")
+    return statistics.median(map(float, tests[0]["samples_ts"]))
+
+
 ENGINES: dict[str, type[Engine]] = {
     "llama2cpp": Ours,
     "llama_cpp": LlamaCpp,
     "transformers": Transformers,
     "openvino_genai": OpenVino,
     "llama2c": Llama2c,
+    "ik_llama": IkLlamaCpp,
+    "baseline": Baseline,
 }
 
 
@@ -237,7 +317,7 @@ def quiet_stdout() -> Iterator[Any]:
 
 
 def main() -> None:
-    name, file, threads, context = sys.argv[1:]
+    name, file, threads, context, activations = [*sys.argv[1:], "auto"][:5]
     with quiet_stdout() as answers:
 
         def answer(value: object) -> None:
@@ -245,7 +325,7 @@ def main() -> None:
             answers.flush()
 
         started = time.perf_counter()
-        engine = ENGINES[name](Path(file), int(threads), int(context))
+        engine = ENGINES[name](Path(file), int(threads), int(context), activations)
         opened = time.perf_counter() - started
         engine.first()
         answer({"open": opened, "first": time.perf_counter() - started})
@@ -253,6 +333,8 @@ def main() -> None:
             what, *arguments = json.loads(line)
             if what == "decode":
                 answer(engine.decode(*arguments))
+            elif what == "pass":
+                answer(engine.passes(*arguments))
             elif what == "prefill":
                 answer(engine.prefill(*arguments))
             else:

@@ -24,7 +24,7 @@ from pydoc_data import topics
 from typing import Any
 
 import llama2cpp
-from llama2cpp.command.bench import decode_speed, prefill_speed
+from llama2cpp.command.speeds import decode_speed, prefill_speed
 from llama2cpp.export import compare, convert
 from llama2cpp.export.mixtures import MIXTURES
 

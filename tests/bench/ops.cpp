@@ -186,7 +186,7 @@ int main(int argc, char** argv) try {
   const auto memory_op = [&](const std::string& name, double bytes, std::function<void()> run) {
     const auto limit = [=] {
       llama2cpp::ThreadPool pool(threads);
-      return llama2cpp::read_bandwidth(pool, static_cast<std::size_t>(bytes), 0.02);
+      return llama2cpp::ReadLimit(pool, static_cast<std::size_t>(bytes)).measure(0.02).bytes_per_second;
     };
     ops.push_back({name, bytes, "GB/s", limit, std::move(run), {}, {}});
   };

@@ -16,37 +16,40 @@ from typing import Any
 import compare
 from engines import ENGINES
 
+from llama2cpp.command.turns import phases
+
 SIZES = ("prefill 16", "prefill 64", "prefill 512")
 
 
-def title(result: dict[str, Any]) -> str:
+def title(result: dict[str, Any], own: str) -> str:
     """Make "SmolLM2-135M Q4_0, 90 MB" of the name of a file and what a token reads."""
     name = Path(result["file"])
     model, _, form = (name.stem if name.suffix in {".gguf", ".bin"} else name.name).rpartition(".")
-    return f"{model} {form.upper()}".strip() + f", {result['bytes_per_token'] / 1e6:,.0f} MB"
+    activations = own.partition(" ")[2]
+    size = f", {result['bytes_per_token'] / 1e6:,.0f} MB"
+    return f"{model} {form.upper()}".strip() + size + (f", {activations} activations" if activations else "")
 
 
-def ratio(result: dict[str, Any], engine: str, what: str) -> str:
+def ratio(result: dict[str, Any], own: str, engine: str, what: str) -> str:
     """Tell how many times as fast this engine is, in the median of the rounds."""
-    ours, theirs = result["speeds"]["llama2cpp"].get(what), result["speeds"].get(engine, {}).get(what)
+    ours, theirs = result["speeds"][own].get(what), result["speeds"].get(engine, {}).get(what)
     if ours is None or theirs is None:
         return ""
     return f"{statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True)):.2f}"
 
 
-def median(result: dict[str, Any], what: str) -> str:
-    values = result["speeds"]["llama2cpp"].get(what)
+def median(result: dict[str, Any], own: str, what: str) -> str:
+    values = result["speeds"][own].get(what)
     if values is None:
         return ""
     value = statistics.median(values)
     return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
 
 
-def share(result: dict[str, Any]) -> str:
-    """Tell how much of what the machine can read in that time the weights are, in the median of the rounds."""
-    ours = result["speeds"]["llama2cpp"]["decode"]
-    shares = [speed * result["bytes_per_token"] / read for speed, read in zip(ours, result["read"], strict=True)]
-    return f"{100 * statistics.median(shares):.0f} %"
+def share(result: dict[str, Any], own: str) -> str:
+    """Tell how much of what the machine can read in that time the weights are, in each phase of its speed."""
+    turns = compare.turns_of(result, own, "decode")
+    return " / ".join(f"{100 * phase['share']:.0f} %" for phase in phases(turns))
 
 
 def summary(results: list[dict[str, Any]]) -> list[str]:
@@ -56,12 +59,12 @@ def summary(results: list[dict[str, Any]]) -> list[str]:
     head = ["weights a token", "threads", "decode", "of the read limit", *(f"x {label}" for label in labels)]
     head += ["prompt of 512", *(f"x {label}, 16 / 64 / 512" for label in labels)]
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
-    for result in results:
-        cells = [title(result), str(result["threads"]), median(result, "decode"), share(result)]
-        cells += [ratio(result, name, "decode") for name in peers]
-        cells.append(median(result, SIZES[-1]))
+    for result, own in ((each, own) for each in results for own in compare.ours_of(each)):
+        cells = [title(result, own), str(result["threads"]), median(result, own, "decode"), share(result, own)]
+        cells += [ratio(result, own, name, "decode") for name in peers]
+        cells.append(median(result, own, SIZES[-1]))
         for name in peers:
-            ratios = [ratio(result, name, size) or "—" for size in SIZES]
+            ratios = [ratio(result, own, name, size) or "—" for size in SIZES]
             cells.append("" if set(ratios) == {"—"} else " / ".join(ratios))
         lines.append("| " + " | ".join(cells) + " |")
     return lines

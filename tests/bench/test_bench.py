@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import llama2cpp
 from llama2cpp import _core
 from llama2cpp.command import bench
 
-SMALL = ["--prefill", "3", "--prefill", "8", "--steps", "4", "--depth", "2", "--rounds", "3"]
+SMALL = ["--prefill", "3", "--prefill", "8", "--steps", "4", "--depth", "2", "--rounds", "2"]
 
 
 def call(*arguments: str | Path) -> tuple[int, str, str]:
@@ -36,7 +37,7 @@ def test_json(stories_dir: Path) -> None:
     report: dict[str, Any] = json.loads(text)
     assert set(report) == set(bench.Report.__annotations__)
     assert report["model"] == str(path)
-    assert report["rounds"] == 3
+    assert report["rounds"] == 2
     assert [run["threads"] for run in report["runs"]] == [1, 2]
     for run in report["runs"]:
         assert set(run) == set(bench.Run.__annotations__)
@@ -44,6 +45,10 @@ def test_json(stories_dir: Path) -> None:
         assert [prefill["tokens"] for prefill in run["prefill"]] == [3, 8]
         check_spread(run["read_limit_gigabytes_per_second"])
         check_spread(run["decode"]["share_of_read_limit"])
+        assert sum(phase["turns"] for phase in run["decode"]["phases"]) == 8  # four in each round
+        assert 0 <= run["decode"]["turns_over_limit"] <= 8
+        assert run["reader"].endswith(("pages", "turns"))
+        assert run["read_megabytes"] == pytest.approx(1.04, abs=0.01)
         for measured in (run["decode"], *run["prefill"]):
             check_spread(measured["tokens_per_second"])
         speed, gigabytes = run["decode"]["tokens_per_second"], run["decode"]["gigabytes_per_second"]
@@ -54,7 +59,8 @@ def test_json(stories_dir: Path) -> None:
 def test_table(stories_dir: Path) -> None:
     code, text, errors = call(stories_dir / "stories260K.bin", *SMALL, "--threads", "1")
     assert (code, errors) == (0, "")
-    head, columns, *rows = text.splitlines()
+    head, columns, *rows = [line for line in text.splitlines() if not line.startswith("1 thread: ")]
+    assert "1 thread: reading 1 MB again and again, best with " in text
     assert "stories260K.bin: 1.0 MB of weights a token" in head
     assert columns.split()[:2] == ["threads", "what"]
     assert [row.split()[1:3] for row in rows] == [["decode", "after"], ["prefill", "3"], ["prefill", "8"]]
@@ -89,21 +95,27 @@ def test_bytes_per_token(stories: llama2cpp.Model, smollm2_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_read_bandwidth_is_a_speed(threads: int) -> None:
-    assert 0 < _core.read_bandwidth(threads, 1, 0.0) < math.inf
-    assert 0 < _core.read_bandwidth(threads, 1 << 20, 0.01) < math.inf
+@pytest.mark.parametrize("size", [1, 1 << 20, 9 << 20])
+def test_read_limit_is_a_speed(threads: int, size: int) -> None:
+    limit = _core.ReadLimit(threads, size)
+    assert 0 <= limit.bytes - size < 2048  # whole steps of all readers
+    for seconds in (0.0, 0.01):
+        speed, reader = limit.measure(seconds)
+        assert 0 < speed < math.inf
+        turns = ", threads in turns" if threads == 2 and size > 8 << 20 else ""
+        assert re.fullmatch(rf"[1248] streams? a thread, (huge|small) pages({turns})?", reader)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ((0, 1, 0.0), "threads is 0"),
-        ((1, 0, 0.0), "bytes is 0"),
-        ((1, 1 << 60, 0.0), "bytes is 1152921504606846976"),
-        ((1, 1, -1.0), "seconds is -1"),
-        ((1, 1, math.nan), "seconds is nan"),
-    ],
+    [((0, 1), "threads is 0"), ((1, 0), "bytes is 0")],
 )
-def test_read_bandwidth_refuses(arguments: tuple[int, int, float], message: str) -> None:
+def test_read_limit_refuses(arguments: tuple[int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        _core.read_bandwidth(*arguments)
+        _core.ReadLimit(*arguments)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
+def test_read_limit_refuses_such_times(seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"seconds is {'nan' if seconds != seconds else ''}"):
+        _core.ReadLimit(1, 64).measure(seconds)

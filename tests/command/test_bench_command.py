@@ -8,9 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 import llama2cpp
-from llama2cpp.command.bench import Report, measure, prefill_flops, print_table, spread
+from llama2cpp.command.bench import Report, limit_lines, measure, prefill_flops, print_table, spread
 from llama2cpp.command.cli import app
 from llama2cpp.command.gpu_limits import limits_of
+from llama2cpp.command.speeds import decode_speed, go_to, pass_speed, prefill_speed, prompt_ids
+from llama2cpp.command.turns import Turn, over_the_limit, phases, take_turns
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 17])
@@ -32,7 +34,9 @@ def test_limits_that_were_told() -> None:
     (run,) = report["runs"]
     assert (report["backend"], report["device"]) == ("cpu", "")
     assert run["read_limit_gigabytes_per_second"] == spread([50.0])
-    assert run["decode"]["share_of_read_limit"] == spread([run["decode"]["gigabytes_per_second"]["median"] / 50])
+    assert (run["reader"], run["read_megabytes"]) == ("", None)
+    (phase,) = run["decode"]["phases"]
+    assert (phase["turns"], phase["read_gigabytes_per_second"]) == (2, 50.0)  # a turn for each step
     (prefill,) = run["prefill"]
     assert run["flops_limit_teraflops"] == 2.0
     assert prefill["share_of_flops_limit"] == spread([prefill["teraflops"]["median"] / 2])
@@ -53,6 +57,74 @@ def test_names_of_gpus() -> None:
         assert limits_of(unknown) == (None, None)
 
 
+def test_a_turn_has_the_faster_of_the_readings_around_it() -> None:
+    readings = iter([10.0, 40.0, 20.0, 20.0])
+    asked = []
+
+    def decode(turn: int) -> float:
+        asked.append(turn)
+        return 19.0
+
+    turns = take_turns(lambda: next(readings), decode, 3)
+    assert asked == [0, 1, 2]
+    assert [turn.limit for turn in turns] == [40, 40, 20]
+    assert [turn.share for turn in turns] == [19 / 40, 19 / 40, 19 / 20]
+    assert over_the_limit(turns) == 0
+    assert over_the_limit([*turns, Turn(21.0, 20.0), Turn(20.0, 20.0)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "expected"),
+    [
+        ([30, 31, 50, 29, 48, 52], [(3, 30), (3, 50)]),
+        ([30, 50, 50], [(3, 50)]),  # too few
+        ([40, 42, 45, 49], [(4, 43.5)]),  # too near
+        ([50, 50, 50, 50], [(4, 50)]),
+        ([20, 20, 20, 80], [(3, 20), (1, 80)]),
+    ],
+)
+def test_phases(gigabytes: list[float], expected: list[tuple[int, float]]) -> None:
+    """The share of each is the median of its turns' shares: half in a slow one, a quarter in a fast one."""
+    border = 39
+    turns = [Turn(limit * 1e9 * (0.5 if limit < border else 0.25), limit * 1e9) for limit in gigabytes]
+    found = phases(turns)
+    assert [(phase["turns"], phase["read_gigabytes_per_second"]) for phase in found] == expected
+    if len(found) == 2:
+        assert [phase["share"] for phase in found] == [0.5, 0.25]
+
+
+def test_what_is_said_of_limits() -> None:
+    """Nothing here is measured: neither a share above 1 nor a change of phase is passed over."""
+    report = measure("storyteller", threads=[1], prefills=[4], steps=4, rounds=1, gigabytes=1e-9)
+    (run,) = report["runs"]
+    assert run["decode"]["turns_over_limit"] == 4
+    (line,) = limit_lines(run)
+    assert line.startswith("1 thread: decode was faster than reading in 4 turns: there the limit is too low")
+    slow, fast = [Turn(9.0, 10.0)] * 3, [Turn(10e9, 20e9)] * 2
+    run["decode"]["phases"] = phases([Turn(used * 1e9, limit * 1e9) for used, limit in slow] + fast)
+    run["decode"]["turns_over_limit"] = 0
+    run["reader"], run["read_megabytes"], run["threads"] = "2 streams a thread, huge pages", 97.4, 2
+    assert limit_lines(run) == [
+        "2 threads: reading 97 MB again and again, best with 2 streams a thread, huge pages",
+        "2 threads: decode: 90 % of 10.0 GB/s in 3 turns, 50 % of 20.0 GB/s in 2 turns",
+    ]
+
+
+def test_where_a_session_is_after_each_loop() -> None:
+    model = llama2cpp.load("storyteller")
+    session, size = model.session(), model.config.vocab_size
+    decode_speed(session, 5, 3, size)
+    assert session.tokens == prompt_ids(8, size)
+    go_to(session, 6, size)
+    assert session.tokens == prompt_ids(6, size)
+    session.rewind(2)
+    session.prefill([1, 2])
+    pass_speed(session, 4, 3, 2, size)
+    assert session.tokens == prompt_ids(10, size)
+    prefill_speed(session, 4, size)
+    assert session.tokens == prompt_ids(4, size)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_table_of_a_gpu(known: bool, capsys: pytest.CaptureFixture[str]) -> None:
     one = spread([1.0])
@@ -70,12 +142,16 @@ def test_table_of_a_gpu(known: bool, capsys: pytest.CaptureFixture[str]) -> None
                 "threads": 1,
                 "read_limit_gigabytes_per_second": spread([100.0]) if known else None,
                 "flops_limit_teraflops": 3.6 if known else None,
+                "reader": "",
+                "read_megabytes": None,
                 "decode": {
                     "depth": 16,
                     "steps": 2,
                     "tokens_per_second": one,
                     "gigabytes_per_second": spread([13.0]),
                     "share_of_read_limit": spread([0.13]) if known else None,
+                    "phases": [],
+                    "turns_over_limit": 0,
                 },
                 "prefill": [
                     {

@@ -236,7 +236,7 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
             _core.gptq_encode, weight=f32, factor=np.eye(32), order=np.arange(32, dtype=np.int32), **{"bits": 4}
         ),
         "_core.row_bytes": plain(_core.row_bytes, format="q8_0", **{"columns": 32}),
-        "_core.read_bandwidth": plain(_core.read_bandwidth, seconds=0.001, **{"threads": 1, "bytes": 64}),
+        "_core.ReadLimit": plain(_core.ReadLimit, **{"threads": 1, "bytes": 64}),
         "_core.PanelPacker": _core.PanelPacker,
         "_core.PanelPacker.facts": plain(_core.PanelPacker.facts, name="a", format="q8_0", **{"rows": 16, "cols": 32}),
         "_core.PanelPacker.pack": plain(

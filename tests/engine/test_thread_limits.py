@@ -99,7 +99,7 @@ with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
     _core.encode("q8_0", array, threads=6)
     _core.gptq_factor(np.eye(600), 0.01, threads=5)
-    _core.read_bandwidth(4, 10_000_000, 0.01)
+    _core.ReadLimit(4, 10_000_000).measure(0.01)
     _core.gram(np.ones((300, 400), np.float32), threads=3)
 print([str(w.message)[:22] for w in seen])
 """

@@ -2,6 +2,9 @@
 #include <pybind11/pybind11.h>
 
 #include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string>
 
 #include "bind/bind.h"
 #include "bind/integer.h"
@@ -15,24 +18,41 @@
 namespace llama2cpp::bind {
 namespace {
 
-double bandwidth(int threads, std::size_t bytes, double seconds) {
-  ThreadPool pool(threads);
-  const ReleasedGil released;
-  const double read = read_bandwidth(pool, bytes, seconds);
-  warn_of(pool);
-  return read;
-}
+// With threads of its own: a model's lie idle meanwhile.
+class Reading {
+ public:
+  Reading(int threads, std::size_t bytes) : pool_(threads), limit_(pool_, bytes) {}
+
+  py::tuple measure(double seconds) {
+    ReadLimit::Speed speed;
+    {
+      const ReleasedGil released;
+      const std::lock_guard alone(mutex_);
+      speed = limit_.measure(seconds);
+    }
+    warn_of(pool_);
+    return py::make_tuple(speed.bytes_per_second, speed.reader);
+  }
+  std::size_t bytes() const { return limit_.bytes(); }
+
+ private:
+  ThreadPool pool_;
+  ReadLimit limit_;
+  std::mutex mutex_;
+};
 
 }  // namespace
 
 void register_machine(py::module_& module) {
   using py::arg;
-  module.def(
-      "read_bandwidth",
-      [](Int<"read_bandwidth", "threads", int> threads, Int<"read_bandwidth", "bytes", std::size_t> bytes,
-         double seconds) { return bandwidth(threads, bytes, seconds); },
-      arg("threads"), arg("bytes"), arg("seconds") = 0.2,
-      "Bytes a second that threads read together, each one stream through its share of so many bytes.");
+  py::class_<Reading>(module, "ReadLimit", "How fast so many threads read so many bytes, again and again.")
+      .def(py::init([](Int<"ReadLimit", "threads", int> threads, Int<"ReadLimit", "bytes", std::size_t> bytes) {
+             return std::make_unique<Reading>(threads, bytes);
+           }),
+           arg("threads"), arg("bytes"))
+      .def("measure", &Reading::measure, arg("seconds") = 0.2,
+           "Bytes a second of the best of several readers, and which.")
+      .def_property_readonly("bytes", &Reading::bytes, "What is read: as many as were asked for, or 512 MB.");
   module.def(
       "need_memory",
       [](double bytes, const std::string& what, const std::string& advice) {

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from .._core import build_info, read_bandwidth
+from .._core import ReadLimit, build_info
 from ..common.parts import EMBEDDING, OUTPUT
 from ..loading import load
 from ..model import Model
-from ..session import Session
 from .display import one_line, say
 from .gpu_limits import limits_of
+from .speeds import decode_speed, prefill_speed, prompt_ids
+from .turns import Phase, Turn, over_the_limit, phases, take_turns
 
-_ENOUGH = 0.1  # seconds that one measurement should take
+_SECONDS = 0.1  # that a turn of reading should take
+_TURNS = 4  # of reading and decoding in a round, among which its steps are divided
 
 
 class Spread(TypedDict):
@@ -35,6 +37,8 @@ class Decode(TypedDict):
     tokens_per_second: Spread
     gigabytes_per_second: Spread  # of weights
     share_of_read_limit: Spread | None  # None: there is no limit to compare with
+    phases: list[Phase]  # two where the speed of reading changed
+    turns_over_limit: int  # in which decoding was faster than any reader: a fault of the bench
 
 
 class Prefill(TypedDict):
@@ -53,6 +57,8 @@ class Run(TypedDict):
     read_limit_gigabytes_per_second: (
         Spread | None
     )  # measured on the CPU; else what was told, or what the GPU's name says
+    reader: str  # the fastest, in most turns; "" where nothing is measured
+    read_megabytes: float | None  # that readers go through, again and again
     flops_limit_teraflops: float | None
     decode: Decode
     prefill: list[Prefill]
@@ -99,45 +105,6 @@ def prefill_flops(model: Model, tokens: int) -> float:
     return float(2 * (tokens * (per_token + attention) + shapes[output][0] * shapes[output][1]))
 
 
-def prompt_ids(count: int, vocab_size: int) -> list[int]:
-    """Make up ids, the same for each engine; which ones does not matter to the speed."""
-    return [3 + 7919 * i % (vocab_size - 3) for i in range(count)]
-
-
-def decode_speed(session: Session, depth: int, steps: int, vocab_size: int) -> float:
-    """Measure steps after a prompt of `depth` tokens, in tokens a second."""
-    ids = prompt_ids(depth + steps, vocab_size)
-    session.rewind(0)
-    session.prefill(ids[:depth])
-    started = time.perf_counter()
-    for token in ids[depth:]:
-        session.step(token)
-    return steps / (time.perf_counter() - started)
-
-
-def prefill_speed(session: Session, tokens: int, vocab_size: int) -> float:
-    """Measure a prompt of so many tokens from an empty session, in tokens a second; short ones several times."""
-    ids = prompt_ids(tokens, vocab_size)
-
-    def once() -> None:
-        session.rewind(0)
-        session.prefill(ids)
-
-    return tokens / seconds_of(once)
-
-
-def seconds_of(call: Callable[[], None]) -> float:
-    """How long a call takes, of as many as fill a tenth of a second."""
-    calls = 0
-    started = time.perf_counter()
-    while True:
-        call()
-        calls += 1
-        took = time.perf_counter() - started
-        if took > _ENOUGH:
-            return took / calls
-
-
 def _shares(values: Sequence[float], limits: Sequence[float]) -> Spread | None:
     return spread([value / limit for value, limit in zip(values, limits, strict=True)]) if limits else None
 
@@ -169,19 +136,35 @@ def _run(model: Model, prefills: Sequence[int], depth: int, steps: int, rounds: 
     session = model.session(context=max(depth + steps, 3, *prefills))  # 3 for what packs the weights
     session.prefill(prompt_ids(2, vocab_size))  # packs the weights
     session.step(3)
-    read: list[float] = []
+    readers: list[str] = []
+    turns: list[Turn] = []
     decode: list[float] = []
     prefill: dict[int, list[float]] = {tokens: [] for tokens in prefills}
     size = bytes_per_token(model)
+    told = limits["gigabytes"]
+    memory = ReadLimit(model.threads, size) if told is None and model.backend == "cpu" else None
+    count = min(_TURNS, steps)
+
+    def read() -> float:
+        if memory is None:
+            return math.inf if told is None else told * 1e9
+        speed, reader = memory.measure(_SECONDS)
+        readers.append(reader)
+        return speed
+
+    parts = [steps * (turn + 1) // count - steps * turn // count for turn in range(count)]
+
+    def decode_part(turn: int) -> float:
+        return size * decode_speed(session, depth + sum(parts[:turn]), parts[turn], vocab_size)
+
     for _ in range(rounds):
-        if limits["gigabytes"] is not None:
-            read.append(limits["gigabytes"])
-        elif model.backend == "cpu":
-            read.append(read_bandwidth(model.threads, size) / 1e9)
-        decode.append(decode_speed(session, depth, steps, vocab_size))
+        taken = take_turns(read, decode_part, count)
+        turns += taken
+        decode.append(statistics.harmonic_mean([turn.used for turn in taken], weights=parts) / size)
         for tokens, speeds in prefill.items():
             speeds.append(prefill_speed(session, tokens, vocab_size))
     gigabytes = [speed * size / 1e9 for speed in decode]
+    limited = math.isfinite(turns[0].limit)
     most = limits["teraflops"]
     prompts: list[Prefill] = []
     for tokens, speeds in prefill.items():
@@ -196,14 +179,18 @@ def _run(model: Model, prefills: Sequence[int], depth: int, steps: int, rounds: 
         )
     return {
         "threads": model.threads,
-        "read_limit_gigabytes_per_second": spread(read) if read else None,
+        "read_limit_gigabytes_per_second": spread([turn.limit / 1e9 for turn in turns]) if limited else None,
+        "reader": statistics.mode(readers) if readers else "",
+        "read_megabytes": None if memory is None else memory.bytes / 1e6,
         "flops_limit_teraflops": most,
         "decode": {
             "depth": depth,
             "steps": steps,
             "tokens_per_second": spread(decode),
             "gigabytes_per_second": spread(gigabytes),
-            "share_of_read_limit": _shares(gigabytes, read),
+            "share_of_read_limit": spread([turn.share for turn in turns]) if limited else None,
+            "phases": phases(turns) if limited else [],
+            "turns_over_limit": over_the_limit(turns),
         },
         "prefill": prompts,
     }
@@ -258,12 +245,36 @@ def measure(
     return report
 
 
+def limit_lines(run: Run) -> list[str]:
+    """Say what was read, and what the share was where the speed of reading changed."""
+    lines = []
+    prefix = f"{run['threads']} threads: " if run["threads"] > 1 else "1 thread: "
+    if run["read_megabytes"] is not None:
+        lines.append(f"{prefix}reading {run['read_megabytes']:,.0f} MB again and again, best with {run['reader']}")
+    if len(run["decode"]["phases"]) > 1:
+        parts = [
+            f"{_percent_of(phase['share'])} of {phase['read_gigabytes_per_second']:,.1f} GB/s in {phase['turns']} turns"
+            for phase in run["decode"]["phases"]
+        ]
+        lines.append(f"{prefix}decode: {', '.join(parts)}")
+    if run["decode"]["turns_over_limit"]:
+        lines.append(
+            f"{prefix}decode was faster than reading in {run['decode']['turns_over_limit']} turns: "
+            "there the limit is too low, which is a fault of this bench or of --bandwidth"
+        )
+    return lines
+
+
 def _cell(spread: Spread, digits: int = 0) -> str:
     return f"{spread['median']:,.{digits}f} ({spread['low']:,.{digits}f} - {spread['high']:,.{digits}f})"
 
 
+def _percent_of(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def _percent(share: Spread | None) -> str:
-    return "" if share is None else f"{100 * share['median']:.0f} %"
+    return "" if share is None else _percent_of(share["median"])
 
 
 def print_table(report: Report) -> None:
@@ -307,3 +318,6 @@ def print_table(report: Report) -> None:
         line = [threads.rjust(widths[0]), what.ljust(widths[1])]
         line += [cell.rjust(width) for cell, width in zip(cells, widths[2:], strict=True)]
         say("  ".join(line).rstrip())
+    for run in report["runs"]:
+        for told in limit_lines(run):
+            say(told)

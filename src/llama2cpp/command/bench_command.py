@@ -51,8 +51,8 @@ def bench(
 ) -> None:
     """Measure how fast a model decodes and reads prompts, beside how fast the machine reads memory.
 
-    A decoded token reads every weight once, so the speed of reading is its limit; a prompt's is the speed of computing.
-    All measurements take turns, round after round; told is the median, with the least and the most.
+    A decoded token reads every weight once, so the speed of reading is its limit, measured before and after; a prompt's
+    is the speed of computing. All take turns, round after round; told is the median, with the least and the most.
     """
     from .bench import measure, print_table
 
