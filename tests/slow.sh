@@ -1,6 +1,6 @@
 #!/bin/bash
 # The long checks. They need Linux on x86-64 and what .ci/run installs; `aarch64` needs Debian's g++-aarch64-linux-gnu
-# and qemu-user, `macos` PyPI's ziglang and pybind11, `windows` ziglang and Debian's wine64; `fuzz`, `allocations`, `leaks`, `threads`,
+# and qemu-user, `macos` PyPI's ziglang and pybind11, `windows` ziglang and Debian's wine64; `fuzz`, `allocations`, `leaks`, `threads`, `load`,
 # `kills` and `mutants` need this package, installed with its tests.
 #
 #   tests/slow.sh [-m MINUTES] [-b FOLDER] [CHECK...]
@@ -22,6 +22,8 @@
 #   allocations tests/engine/test_allocations.py: up to 3,000 allocations of each operation fail in turn
 #   leaks       tests/engine/test_leaks.py with 10,000 cycles
 #   threads     tests/engine/test_python_threads.py with 50 rounds
+#   load        tests/support/server_load.py: 64 clients of `llama2cpp serve` for 3 minutes, some of which leave, read slowly or
+#               send what is no request: every answer is right, nothing is left over, memory stays
 #   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
 #   kills       tests/support/writers.py: each writer of files killed a thousand times, at random moments
 #   mutants     tests/support/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
@@ -38,7 +40,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos metal costs allocations leaks threads libm kills mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos metal costs allocations leaks threads load libm kills mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -250,6 +252,8 @@ allocations() { LLAMA2CPP_ALLOCATIONS=3000 "$python" -m pytest -q -rP tests/engi
 
 leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/engine/test_leaks.py; }
 
+load() { "$python" tests/support/server_load.py; }
+
 threads() { LLAMA2CPP_STRESS_ROUNDS=50 "$python" -m pytest -q tests/engine/test_python_threads.py; }
 
 libm() {
@@ -268,7 +272,7 @@ mutants() {
 {
   for check in "${checks[@]}"; do
     case $check in
-      asan | fuzz | tsan | clang | aarch64 | windows | macos | macos-core | metal | costs | allocations | leaks | threads | libm | kills | mutants) ;;
+      asan | fuzz | tsan | clang | aarch64 | windows | macos | macos-core | metal | costs | allocations | leaks | threads | load | libm | kills | mutants) ;;
       *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
     esac
   done

@@ -166,6 +166,7 @@ def model_cases() -> dict[str, Callable[[Path], Case]]:
             ["chat", model, *z, "--template", "t.jinja"], "hi\n/load no[/x]\n/a[/x]\n/exit\n", "\\x1b[31m\\x9b31m"
         ),
         "chat, no template": lambda _: Case(["chat", model, *z, "--template", EVIL], shown="[red][/x]"),
+        "serve, missing": lambda _: Case(["serve", f"no{model}", "--port", "0"], shown="[red][/x].bin: No such"),
         "pull": lambda _: Case(["pull", EVIL], shown="[red][/x]"),
         "export": lambda _: Case(["export", model, "out.gguf", *z, "--force"], shown="out.gguf: f32"),
         "export, target": lambda _: Case(["export", model, f"{EVIL}.gguf", *z, "--force"], shown="[red][/x].gguf: f32"),

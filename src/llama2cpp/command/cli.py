@@ -32,6 +32,7 @@ from .notebooks_command import notebooks
 from .options import examples
 from .pull_command import PULL_EXAMPLES, pull
 from .run_command import RUN_EXAMPLES, run
+from .serve_command import SERVE_EXAMPLES, serve
 
 __all__ = [
     "app",
@@ -46,6 +47,7 @@ __all__ = [
     "notebooks",
     "pull",
     "run",
+    "serve",
 ]
 
 app = typer.Typer(
@@ -55,6 +57,7 @@ app = typer.Typer(
         "llama2cpp run stories260K.bin -z tok512.bin -t 0 -n 200",
         "llama2cpp pull smollm2-135m",
         "llama2cpp chat smollm2-135m",
+        "llama2cpp serve smollm2-135m",
         "llama2cpp info stories260K.bin",
         "llama2cpp export smollm2-135m smollm2.gguf --format q4_k",
         "llama2cpp bench smollm2-135m",
@@ -67,6 +70,7 @@ _COMMANDS: tuple[tuple[Any, str], ...] = (
     (run, RUN_EXAMPLES),
     (generate, GENERATE_EXAMPLES),
     (chat, CHAT_EXAMPLES),
+    (serve, SERVE_EXAMPLES),
     (pull, PULL_EXAMPLES),
     (export, EXPORT_EXAMPLES),
     (compare, COMPARE_EXAMPLES),
