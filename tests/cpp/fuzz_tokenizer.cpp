@@ -2,8 +2,8 @@
 // decoding id by id differ from decoding at once. Byte-level BPE must give back every text.
 // Input: one byte of flags, one byte: the length of the text, the text, then the file. Good files to start from: any
 // small tokenizer.bin or .model with two bytes before it. The flags' upper five bits are how many pieces are read; but 31
-// puts all single bytes before a tiktoken file, 28 to 30 take the file for the merges of a byte-level BPE, and 27 for the
-// pattern that cuts its words.
+// puts all single bytes before a tiktoken file, 28 to 30 take the file for the merges of a byte-level BPE, 27 for the
+// pattern that cuts its words, and 26 for what a Unigram model is made of.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -123,6 +123,43 @@ Tokenizer cut_by(std::string_view pattern) {
   return Tokenizer(std::move(vocabulary));
 }
 
+// One byte: which steps there are, one for how words are cut; a line for each piece; and behind an empty line the charsmap.
+Tokenizer unigram_of(std::string_view file) {
+  if (file.size() < 2) return cut_by("a");
+  const auto steps = static_cast<std::uint8_t>(file[0]);
+  const auto cuts = static_cast<std::uint8_t>(file[1]);
+  file.remove_prefix(2);
+  Vocabulary vocabulary;
+  auto& rules = vocabulary.rules.emplace<llama2cpp::UnigramRules>();
+  const auto add = [&](std::string_view piece, PieceType type) {
+    vocabulary.pieces.emplace_back(piece);
+    vocabulary.types.push_back(type);
+    rules.log_probs.push_back(-0.25 * static_cast<double>(vocabulary.pieces.size()));
+  };
+  add("<unk>", PieceType::control);
+  vocabulary.unk_id = 0;
+  vocabulary.bos_id = -1;
+  vocabulary.eos_ids.clear();
+  while (!file.empty() && file[0] != '\n') {
+    const std::string_view line = file.substr(0, file.find('\n'));
+    add(line, line.starts_with('<') ? PieceType::user_defined : PieceType::normal);
+    file.remove_prefix(line.size() < file.size() ? line.size() + 1 : line.size());
+  }
+  if (!file.empty()) rules.charsmap = file.substr(1);
+  llama2cpp::check_charsmap(rules.charsmap);
+  using enum llama2cpp::TextStepKind;
+  const std::vector<llama2cpp::TextStep> all = {{charsmap, {}, {}},  {nfc, {}, {}},        {replace, " {2,}|o", " "},
+                                                {prepend, {}, "o "}, {strip_left, {}, {}}, {strip_right, {}, {}}};
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if ((steps >> i & 1) != 0) rules.steps.push_back(all[i]);
+  }
+  rules.cuts_white_space = (cuts & 1) != 0;
+  rules.cuts_spaces = (cuts & 2) != 0;
+  rules.prefix = (cuts & 4) != 0 ? llama2cpp::SpacePrefix::where_none : llama2cpp::SpacePrefix::first_where_none;
+  llama2cpp::check_vocabulary(vocabulary);
+  return Tokenizer(std::move(vocabulary));
+}
+
 // Every byte has an id, so nothing of a text is lost; and what its words are does not matter for that.
 void check_byte_bpe(const Tokenizer& tokenizer, std::string_view text) {
   check(tokenizer.decode(tokenizer.encode(text, true, true)) == text);
@@ -139,6 +176,7 @@ Tokenizer open(std::string_view file, unsigned flags) {
   if (mode == 31) return tiktoken_of(file);
   if (mode >= 28) return byte_bpe_of(file, flags);
   if (mode == 27) return cut_by(file);
+  if (mode == 26) return unigram_of(file);
   return Tokenizer(read_tokenizer_file({reinterpret_cast<const std::byte*>(file.data()), file.size()}, mode));
 }
 

@@ -27,6 +27,8 @@ void change(std::vector<std::string>& texts) {
   texts.back() += std::string("\0\xC3", 2);
 }
 void change(std::vector<float>& numbers) { numbers.back() = -0.1F; }
+void change(std::vector<double>& numbers) { numbers.back() = -0.1; }
+void change(std::vector<TextStep>& steps) { steps.push_back({TextStepKind::replace, "\xC3\xA9\\s\"", "b"}); }
 void change(std::vector<PieceType>& types) { types.back() = PieceType::byte; }
 void change(std::vector<Merge>& merges) { merges.push_back({0, 1, 2}); }
 void change(std::vector<AddedToken>& tokens) { tokens.push_back({2, true, false, true}); }
@@ -41,6 +43,10 @@ std::vector<Vocabulary> some_of_all_kinds() {
     if (auto* const scores = find_scores(one)) *scores = {0.0F, -1.5F, 1e-30F};
     if (auto* const merges = find_merges(one)) *merges = {{0, 1, 2}};
     if (auto* const added = find_added(one)) *added = {{1, false, true, false}};
+    if (auto* const unigram = std::get_if<UnigramRules>(&one.rules)) {
+      unigram->log_probs = {0.0, -1.5, 1e-300};
+      unigram->steps = {{TextStepKind::prepend, "", "a"}};
+    }
     if (auto* const bytes = std::get_if<ByteBpeRules>(&one.rules)) {
       bytes->pre_tokenizer = PreTokenizer::splits;
       bytes->splits = {{"a"}};
@@ -104,7 +110,7 @@ TEST_CASE("kinds and their settings have names, each once") {
     CHECK(std::set(names.begin(), names.end()).size() == names.size());
     CHECK(list_kinds().find(kind_name(one)) != std::string::npos);
   }
-  CHECK(kinds.size() == 4);
+  CHECK(kinds.size() == 5);
   CHECK(!vocabulary_of_kind("tiktoken"));
   CHECK(!vocabulary_of_kind(""));
 }
@@ -178,7 +184,7 @@ TEST_CASE("values that are none are refused where they stand") {
     CAPTURE(error);
     CHECK(error.find(said) != std::string::npos);
   };
-  refused(R"("byte_bpe")", R"("bpe")", "expected one of: llama2.c, sentencepiece, byte_bpe, ranked_bpe");
+  refused(R"("byte_bpe")", R"("bpe")", "expected one of: llama2.c, sentencepiece, byte_bpe, ranked_bpe, unigram");
   refused(R"("byte_bpe")", R"("ranked_bpe")", "tokenizer");
   refused(R"("byte_bpe")", "2", "tokenizer.kind");
   refused(R"("splits",)", R"("gpt3",)", "expected one of: gpt2, llama3");

@@ -221,7 +221,7 @@ def test_files_of_panels_of_meta_folders(tmp_path: Path, dtype: torch.dtype, for
     gguf = convert(source, tmp_path / "m.gguf", format or own)
     ids = tiny.tokens(llama2cpp.load(gguf.path).config, 20)
     with llama2cpp.load(done.path, kv_dtype="f32") as packed, llama2cpp.load(gguf.path, kv_dtype="f32") as file:
-        assert packed.file_format == "panels v3"
+        assert packed.file_format == "panels v4"
         expected = file.session(64).prefill(ids, all_logits=True)
         np.testing.assert_array_equal(packed.session(64).prefill(ids, all_logits=True), expected)
         if format is None:

@@ -427,7 +427,7 @@ def test_ends_of_generation() -> None:
     [
         (
             {"tokenizer__ggml__model": "bert"},
-            'the file\'s tokenizer is of kind "bert", and only "llama" and "gpt2" are',
+            'the file\'s tokenizer is of kind "bert", and only "llama", "gpt2" and "t5" are',
         ),
         ({"tokenizer__ggml__pre": "none"}, 'the file\'s pre-tokenizer is "none", known are "default", "gpt-2"'),
         ({"tokenizer__ggml__model": "no_vocab"}, "the file has no tokenizer"),

@@ -36,7 +36,7 @@ def test_the_same_bits_and_weights_as_its_source(tmp_path: Path, monkeypatch: py
     begin = SOURCES[source](tmp_path)
     done = convert(begin, tmp_path / "packed.safetensors")
     a, b = llama2cpp.load(begin), llama2cpp.load(done.path)
-    assert b.file_format == "panels v3"
+    assert b.file_format == "panels v4"
     assert b.config == a.config
     assert (b.kv_dtype, b.activation_dtype) == (a.kv_dtype, a.activation_dtype)
     assert list(b.weights) == list(a.weights)
@@ -182,12 +182,12 @@ def test_a_layout_of_another_version_is_refused(tmp_path: Path, packed: bytes) -
     for key, value in (
         ("layout_version", "1"),
         ("layout_version", "2"),
-        ("layout_version", "4"),
+        ("layout_version", "3"),
         ("layout", "panels32"),
     ):
         header, data = header_of(packed)
         header["__metadata__"][f"llama2cpp.{key}"] = value
-        said = "this version of llama2cpp reads 'panels16', version 3: export the model again from the file that it"
+        said = "this version of llama2cpp reads 'panels16', version 4: export the model again from the file that it"
         refused(tmp_path, with_header(header, data), said)
 
 
@@ -360,7 +360,7 @@ def test_a_file_of_hugging_face_beside_its_config_opens_as_before(tmp_path: Path
     (file,) = folder.glob("*.safetensors")
     assert llama2cpp.load(file).file_format == "Hugging Face folder"
     done = convert(folder, folder / "packed.safetensors")  # and one of panels does too, wherever it lies
-    assert llama2cpp.load(done.path).file_format == "panels v3"
+    assert llama2cpp.load(done.path).file_format == "panels v4"
     assert agree(logits(done.path), logits(file))
     import torch
 

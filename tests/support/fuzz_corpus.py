@@ -14,6 +14,7 @@ import gguf_files
 import numpy as np
 from gguf_files import BPE, SPM
 from tokenizer_files import NORMAL, USER_DEFINED, SentencePieceModel, tokenizer_bin
+from tokenizer_settings import CHARSMAP
 from vocabularies import ByteBpe
 
 from llama2cpp.export import convert
@@ -31,11 +32,17 @@ def tokenizers(folder: Path) -> None:
         "bin_small": tokenizer_bin(pieces),
         "model": SentencePieceModel([*model, ("cab", 0.0, USER_DEFINED)]).to_bytes(),
         "model_bytes": SentencePieceModel(model, byte_fallback=True, dummy_prefix=False, tidy=True).to_bytes(),
+        "unigram": SentencePieceModel(model, trainer=[(3, 1)], normalizer=[(2, CHARSMAP)]).to_bytes(),
     }
-    for name, data in files.items():
-        for flags in range(8):
-            text = b"abc ab\xc3\xa9<s>"
+    # What a Unigram model of a tokenizer.json is made of: which steps, which cuts, the pieces, the map.
+    parts = "\n".join([*(piece for piece, _, _ in model), "<s>", "\n"]).encode() + CHARSMAP
+    of_model = {f"steps_{cuts}": bytes([63, cuts]) + parts for cuts in range(8)}
+    text = b"abc ab\xc3\xa9<s>  h"
+    for flags in range(8):
+        for name, data in files.items():
             (folder / f"{name}_{flags}").write_bytes(bytes([flags, len(text)]) + text + data)
+        for name, data in of_model.items():
+            (folder / f"{name}_{flags}").write_bytes(bytes([26 << 3 | flags, len(text)]) + text + data)
 
 
 def ggufs(folder: Path) -> None:

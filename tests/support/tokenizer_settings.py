@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from math import inf
 from typing import Any
 
 from vocabularies import CUTS
@@ -16,6 +18,7 @@ from llama2cpp.export.vocabulary import (
     USER_DEFINED,
     AddedToken,
     Split,
+    TextStep,
     Vocabulary,
 )
 
@@ -41,7 +44,13 @@ def _base(kind: str) -> Vocabulary:
     else:
         letters = [SPACE, *(bytes([letter]) for letter in b"helo123")]
         pieces = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(256)), *letters]
-        types = [UNKNOWN if kind != "ranked_bpe" else CONTROL, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * 12]
+        types = [
+            UNKNOWN if kind not in ("ranked_bpe", "unigram") else CONTROL,
+            CONTROL,
+            CONTROL,
+            *[BYTE] * 256,
+            *[NORMAL] * 12,
+        ]
         pieces += [b"he", b"ll", SPACE + b"he", b"hell"]
         pairs = [(b"h", b"e"), (b"l", b"l"), (SPACE, b"he"), (b"he", b"ll")]
         bos, end, unknown = 1, 2, 0
@@ -61,6 +70,9 @@ def _base(kind: str) -> Vocabulary:
     given: dict[str, Any] = {"scores": scores} if kind in ("llama2.c", "sentencepiece") else {"merges": merges}
     if kind == "sentencepiece":
         given |= {"add_space_prefix": True}
+    if kind == "unigram":
+        model = len(pieces) - len(marks)
+        given = {"log_probs": [*scores[:model], inf, inf], "prefix": "where_none", "cuts_spaces": True}
     if kind == "ranked_bpe":
         given |= {"prefix": "always", "normalizes": True}
     return Vocabulary(
@@ -77,6 +89,11 @@ def _base(kind: str) -> Vocabulary:
         **given,
     )
 
+
+# "h" becomes "l": a unit for the root, which has its children 1 further, one for "h", and one for its value.
+_UNITS = [1 << 10, *[0] * 127]
+_UNITS[1 ^ ord("h")], _UNITS[1 ^ ord("h") ^ 1] = 1 << 10 | 1 << 8 | ord("h"), 1 << 31
+CHARSMAP = struct.pack(f"<{1 + len(_UNITS)}I", 4 * len(_UNITS), *_UNITS) + b"l\0"
 
 BASES = {kind: _base(kind) for kind in KINDS}
 MARK = len(BASES["ranked_bpe"].pieces) - 2  # <c>
@@ -132,11 +149,28 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "prefix": [
         *(("ranked_bpe", {"prefix": prefix, "normalizes": False}) for prefix in PREFIXES if prefix != "always"),
         ("ranked_bpe", {"prefix": "none"}),
+        ("unigram", {"prefix": "none"}),
+        ("unigram", {"prefix": "first_where_none"}),
     ],
+    "log_probs": [("unigram", {"log_probs": [0.1 - score for score in BASES["unigram"].log_probs[:-2]] + [inf] * 2})],
+    "charsmap": [
+        ("sentencepiece", {"charsmap": CHARSMAP}),
+        ("unigram", {"charsmap": CHARSMAP, "steps": [TextStep("charsmap")]}),
+    ],
+    "unigram": [("sentencepiece", {"unigram": True}), ("sentencepiece", {"unigram": True, "charsmap": CHARSMAP})],
+    "steps": [
+        ("unigram", {"steps": steps})
+        for steps in (
+            [TextStep("nfc"), TextStep("strip_left"), TextStep("strip_right")],
+            [TextStep("prepend", content=SPACE), TextStep("replace", rb" {2,}|\"", "é".encode())],
+        )
+    ],
+    "cuts_white_space": [("unigram", {"cuts_white_space": True})],
+    "cuts_spaces": [("unigram", {"cuts_spaces": False})],
     "normalizes": [("ranked_bpe", {"prefix": "none", "normalizes": normalizes}) for normalizes in (False, True)],
     "added": [
         (kind, {"added": [AddedToken(mark, lstrip, rstrip, normalized)]} | more)
-        for kind, mark in (("ranked_bpe", MARK), ("byte_bpe", BYTE_MARK))
+        for kind, mark in (("ranked_bpe", MARK), ("byte_bpe", BYTE_MARK), ("unigram", MARK))
         for lstrip, rstrip, normalized in [(True, False, False), (False, True, False), (False, False, True)]
         for more in ({}, {"types": _typed(kind, mark, USER_DEFINED)})
     ],

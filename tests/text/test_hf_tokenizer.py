@@ -355,7 +355,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 @pytest.mark.parametrize(
     ("path", "to", "said"),
     [
-        (["model", "type"], "Unigram", r'model\.type .*: "Unigram", expected "BPE"'),
+        (["model", "type"], "WordLevel", r'model\.type .*: "WordLevel", expected "BPE"'),
         (["model", "dropout"], 0.5, r"dropout .*: 0\.5, and dropout gives other ids every time"),
         (["model", "continuing_subword_prefix"], "##", r"continuing_subword_prefix .*: \"##\", which is not"),
         (["model", "vocab"], ..., 'expected a member "vocab"'),

@@ -612,7 +612,7 @@ def bin_with(length: int, text: bytes) -> bytes:
         (bin_with(3, b"abc") + b"\0", "piece 3 at byte 39.* found 1 bytes"),
         (tokenizer_bin([(b"<unk>", 0.0), (b"<s>", 0.0)]), "at least the pieces unknown, BOS and EOS, found 2"),
         (SMALL_MODEL[:20], "at byte"),
-        (message([(1, message([(1, b"a")]))]), "unigram"),
+        (message([(1, message([(1, b"a")]))]), "piece of type unknown"),
         (message([(2, message([(3, 2)]))]), "no pieces in 4 bytes"),
         (message([(1, message([(1, b"a")])), (2, message([(3, 2)]))]), "piece of type unknown"),
         (SMALL_MODEL + message([(1, message([(1, b"<u>"), (3, 2)]))]), "piece 262: a second unknown piece"),
@@ -635,11 +635,13 @@ def test_damage_is_named(data: bytes, problem: str) -> None:
 @pytest.mark.parametrize(
     ("model", "problem"),
     [
-        (SentencePieceModel([], trainer=[(3, 1)]), "type unigram"),
         (SentencePieceModel([], trainer=[(3, 3)]), "type word"),
         (SentencePieceModel([], trainer=[(3, 4)]), "type character"),
         (SentencePieceModel([], trainer=[(24, 1)]), "treat_whitespace_as_suffix"),
-        (SentencePieceModel([], normalizer=[(1, b"nmt_nfkc"), (2, b"map")]), "normaliser .nmt_nfkc. is not supported"),
+        (
+            SentencePieceModel([], normalizer=[(1, b"nmt_nfkc"), (2, b"map")]),
+            "precompiled_charsmap: expected at least 4",
+        ),
         (SentencePieceModel([], normalizer=[(5, 0)]), "escape_whitespaces"),
     ],
 )

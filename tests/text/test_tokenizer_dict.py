@@ -22,7 +22,7 @@ WITH_FLAGS = [{"id": 1, "lstrip": True, "rstrip": False, "normalized": False}]
 
 
 def test_kinds_and_settings() -> None:
-    assert set(KINDS) == {"llama2.c", "sentencepiece", "byte_bpe", "ranked_bpe"}
+    assert set(KINDS) == {"llama2.c", "sentencepiece", "byte_bpe", "ranked_bpe", "unigram"}
     for kind, names in KINDS.items():
         assert list(Tokenizer.from_dict(DICTS[kind]).to_dict()) == ["kind", *names]
 

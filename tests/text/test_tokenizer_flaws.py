@@ -233,7 +233,7 @@ JSON_FLAWS: dict[str, tuple[bytes, str, str]] = {
     "Latin-1": (b'{"x": "caf\xe9"}', "", "tokenizer.json"),
     "not JSON": (b"{", "", "tokenizer.json"),
     "empty": (b"", "", "tokenizer.json"),
-    "another model": (changed(lambda data: data["model"].update(type="Unigram")), "", 'expected "BPE"'),
+    "another model": (changed(lambda data: data["model"].update(type="WordLevel")), "", 'expected "BPE"'),
 }
 
 
@@ -298,7 +298,8 @@ MODEL_FLAWS: dict[str, tuple[bytes, str, str]] = {
     "a type of 9": (SentencePieceModel([*SP.pieces, ("c", 0.0, 9)]).to_bytes(), "", "expected a type from 1 to 6"),
     "cut": (SP.to_bytes()[:-3], "", "tokenizer.model"),
     "empty": (b"", "", "tokenizer.model"),
-    "unigram": (SentencePieceModel(SP.pieces, trainer=[(3, 1)]).to_bytes(), "", "tokenizer.model"),
+    "unigram": (SentencePieceModel(SP.pieces, trainer=[(3, 1)]).to_bytes(), "", ""),
+    "words": (SentencePieceModel(SP.pieces, trainer=[(3, 3)]).to_bytes(), "", "tokenizer.model"),
     "tiktoken, larger than the model": (lines_of(ALL_BYTES), "", "tokenizer.model: ids up to 511"),
     "tiktoken, a byte missing": (lines_of(ALL_BYTES[:-1]), "", "each of the 256 bytes"),
     "tiktoken, a wrong rank": (lines_of(ALL_BYTES).replace(b" 7\n", b" 8\n"), "", "expected a space and the rank 7"),

@@ -36,8 +36,13 @@ threads may share it, and it can be pickled.
 Notes
 -----
 The ids are those of the reference of each file: llama2.c's ``run.c`` for a ``tokenizer.bin``, the sentencepiece library
-for a ``.model``, tiktoken for Llama 3's ``tokenizer.model``, ``tokenizers`` for the byte-level BPE of a GGUF. SentencePiece
-models that are not BPE, or whose normaliser is not the identity, are refused.
+for a ``.model``, tiktoken for Llama 3's ``tokenizer.model``, ``tokenizers`` for the byte-level BPE of a GGUF and for
+a ``tokenizer.json``. SentencePiece models of words or single characters are refused.
+
+A Unigram model's ids are the library's too, but that a control piece is never made of plain text; ``tokenizers`` makes
+one. In a ``tokenizer.json`` its text may be normalised by Precompiled, Replace, Prepend, Strip and NFC, and cut by
+Metaspace with or without WhitespaceSplit; others are refused by name. Emoji that are joined by U+200D and conjuncts of
+Indic scripts are no single grapheme cluster for Precompiled here, which matters to maps that have a part of one alone.
 
 The classes of characters that byte-level BPE cuts words by, and composition (NFC), are those of Unicode 16.0, as in
 tiktoken 0.14 and tokenizers 0.23. A pattern in a ``tokenizer.json`` is read as Oniguruma reads it, which is what
@@ -60,7 +65,7 @@ constexpr const char* kFromFileDoc = R"doc(Open a tokenizer file.
 Parameters
 ----------
 path : str or os.PathLike
-    llama2.c's ``tokenizer.bin``, a SentencePiece BPE ``.model``, Llama 3's ``tokenizer.model`` as Meta gives it, Hugging
+    llama2.c's ``tokenizer.bin``, a SentencePiece ``.model``, Llama 3's ``tokenizer.model`` as Meta gives it, Hugging
     Face's ``tokenizer.json`` (with the settings of the files beside it), or a GGUF with a tokenizer (and with or without
     weights). They are told apart by content.
 vocab_size : int, default 0
@@ -268,8 +273,9 @@ constexpr const char* kToDictDoc = R"doc(Everything that the tokenizer is, by na
 Returns
 -------
 dict
-    ``"kind"`` ("llama2.c", "sentencepiece", "byte_bpe" or "ranked_bpe"), ``"pieces"`` (a list of bytes), ``"types"`` (a
-    list of names: "normal", "control", ...) and the settings of that kind. It is also what a pickle holds.
+    ``"kind"`` ("llama2.c", "sentencepiece", "byte_bpe", "ranked_bpe" or "unigram"), ``"pieces"`` (a list of bytes),
+    ``"types"`` (a list of names: "normal", "control", ...) and the settings of that kind. It is also what a pickle
+    holds.
 
 See Also
 --------

@@ -19,11 +19,16 @@ namespace {
 template <class Enum>
 concept IsEnum = std::is_enum_v<Enum>;
 
+// What is a dict in a list.
+template <class Item>
+concept IsItem = std::is_same_v<Item, AddedToken> || std::is_same_v<Item, Split> || std::is_same_v<Item, TextStep>;
+
 py::str str_of(std::string_view text) { return {text.data(), text.size()}; }
 
 py::object object_of(bool value) { return py::bool_(value); }
 py::object object_of(std::int32_t value) { return py::int_(value); }
 py::object object_of(float value) { return py::float_(static_cast<double>(value)); }
+py::object object_of(double value) { return py::float_(value); }
 py::object object_of(const std::string& text) { return py::bytes(text); }
 py::object object_of(const Merge& merge) { return py::make_tuple(merge[0], merge[1], merge[2]); }
 template <IsEnum Enum>
@@ -31,7 +36,7 @@ py::object object_of(Enum value) {
   return str_of(name_of(value));
 }
 template <class Item>
-  requires std::is_same_v<Item, AddedToken> || std::is_same_v<Item, Split>
+  requires IsItem<Item>
 py::object object_of(const Item& item) {
   py::dict fields;
   visit_fields(item, [&](std::string_view name, const auto& value) { fields[str_of(name)] = object_of(value); });
@@ -87,9 +92,9 @@ void read(const Where& where, py::handle object, std::int32_t& value) {
   value = static_cast<std::int32_t>(found);
 }
 
-void read(const Where& where, py::handle object, float& value) {
+void read(const Where& where, py::handle object, double& value) {
   if (PyBool_Check(object.ptr())) refuse(where, object, "a number");
-  const double number = PyFloat_AsDouble(object.ptr());
+  value = PyFloat_AsDouble(object.ptr());
   if (PyErr_Occurred() != nullptr) {
     if (PyErr_ExceptionMatches(PyExc_TypeError) == 0 && PyErr_ExceptionMatches(PyExc_OverflowError) == 0) {
       throw py::error_already_set();
@@ -97,6 +102,11 @@ void read(const Where& where, py::handle object, float& value) {
     PyErr_Clear();
     refuse(where, object, "a number");
   }
+}
+
+void read(const Where& where, py::handle object, float& value) {
+  double number = 0;
+  read(where, object, number);
   if (std::isfinite(number) && std::fabs(number) > static_cast<double>(std::numeric_limits<float>::max())) {
     refuse(where, object, "a 32-bit float");
   }
@@ -171,7 +181,7 @@ class Fields {
 };
 
 template <class Item>
-  requires std::is_same_v<Item, AddedToken> || std::is_same_v<Item, Split>
+  requires IsItem<Item>
 void read(const Where& where, py::handle object, Item& token) {
   if (!PyDict_Check(object.ptr())) refuse(where, object, "a dict");
   Fields fields(object);

@@ -130,6 +130,13 @@ void check_vocabulary(const Vocabulary& vocabulary) {
   if (scores != nullptr && scores->size() != size) {
     throw FormatError(cat("vocabulary: ", size, " pieces, but ", scores->size(), " scores"));
   }
+  const auto* const unigram = std::get_if<UnigramRules>(&vocabulary.rules);
+  if (unigram != nullptr && unigram->log_probs.size() != size) {
+    throw FormatError(cat("vocabulary: ", size, " pieces, but ", unigram->log_probs.size(), " log_probs"));
+  }
+  if (unigram != nullptr && unigram->prefix == SpacePrefix::always) {
+    throw FormatError("vocabulary: the prefix is \"always\", expected \"where_none\" for a Unigram model");
+  }
   if (vocabulary.template_names.size() != vocabulary.template_texts.size()) {
     throw FormatError(cat("vocabulary: ", vocabulary.template_names.size(), " names of chat templates, but ",
                           vocabulary.template_texts.size(), " texts"));
@@ -159,6 +166,13 @@ void check_vocabulary(const Vocabulary& vocabulary) {
           cat("vocabulary: the score of piece ", i, ", ", quoted_piece(vocabulary.pieces[i]), ", is NaN"));
     }
   }
+  for (std::size_t i = 0; unigram != nullptr && i < size; ++i) {
+    const double score = unigram->log_probs[i];
+    if (std::isnan(score) || score == -std::numeric_limits<double>::infinity()) {
+      throw FormatError(cat("vocabulary: the score of piece ", i, ", ", quoted_piece(vocabulary.pieces[i]), ", is ",
+                            score, ", expected a number"));
+    }
+  }
   if (const auto* const merges = find_merges(vocabulary)) check_merges(*merges, vocabulary.pieces);
 }
 
@@ -183,6 +197,9 @@ bool fit_pieces(Vocabulary& vocabulary, std::int64_t vocab_size) {
   vocabulary.pieces.resize(size);
   vocabulary.types.resize(size, PieceType::unused);
   if (auto* const scores = find_scores(vocabulary)) scores->resize(size, std::numeric_limits<float>::lowest());
+  if (auto* const unigram = std::get_if<UnigramRules>(&vocabulary.rules)) {
+    unigram->log_probs.resize(size, std::numeric_limits<double>::infinity());
+  }
   for (std::size_t i = have; i < size; ++i) vocabulary.pieces[i] = cat("[UNUSED_", i, "]");
   return true;
 }

@@ -74,9 +74,11 @@ struct Llama2cRules {
 };
 static_assert(all_listed<Llama2cRules>());
 
-// SentencePiece's BPE with the identity normaliser. A space is U+2581, as in its files.
+// SentencePiece's BPE and its Unigram model. A space is U+2581, as in its files.
 struct SentencePieceRules {
-  std::vector<float> scores;     // [vocab_size] higher merges first
+  std::vector<float> scores;  // [vocab_size] BPE: higher merges first; Unigram: the largest sum counts
+  bool unigram = false;
+  std::string charsmap;          // text/charsmap.h: what the text is changed to first; empty: nothing
   bool add_space_prefix = true;  // a space is put before the text (add_dummy_prefix in its files)
   bool remove_extra_whitespaces = false;
 
@@ -85,6 +87,8 @@ struct SentencePieceRules {
   template <class Visit>
   static constexpr void fields(Visit visit) {
     visit("scores", &SentencePieceRules::scores);
+    visit("unigram", &SentencePieceRules::unigram);
+    visit("charsmap", &SentencePieceRules::charsmap);
     visit("add_space_prefix", &SentencePieceRules::add_space_prefix);
     visit("remove_extra_whitespaces", &SentencePieceRules::remove_extra_whitespaces);
   }
@@ -136,6 +140,52 @@ struct RankedBpeRules {
 };
 static_assert(all_listed<RankedBpeRules>());
 
+// One step of normalising a text. replace: what the pattern finds; prepend: before a text that is not empty.
+enum class TextStepKind : std::uint8_t { charsmap, nfc, replace, prepend, strip_left, strip_right };
+template <>
+inline constexpr std::array<std::string_view, 6> kEnumNames<TextStepKind> = {"charsmap", "nfc",        "replace",
+                                                                             "prepend",  "strip_left", "strip_right"};
+
+struct TextStep {
+  TextStepKind kind = TextStepKind::charsmap;
+  std::string pattern;  // replace: a regular expression (text/pattern_syntax.h) that does not match an empty text
+  std::string content;  // replace, prepend
+
+  template <class Visit>
+  static constexpr void fields(Visit visit) {
+    visit("kind", &TextStep::kind);
+    visit("pattern", &TextStep::pattern);
+    visit("content", &TextStep::content);
+  }
+  bool operator==(const TextStep& other) const { return same_fields(*this, other); }
+};
+static_assert(all_listed<TextStep>());
+
+// Unigram models as tokenizer.json files have them. A space is U+2581.
+struct UnigramRules {
+  std::vector<double> log_probs;  // [vocab_size] the largest sum counts; infinity: the piece is not the model's
+  std::string charsmap;           // text/charsmap.h, for steps of that kind
+  std::vector<TextStep> steps;    // how a text is normalised
+  bool cuts_white_space = false;  // into words, without the white space between them
+  SpacePrefix prefix = SpacePrefix::none;  // of each such word; never `always`
+  bool cuts_spaces = false;                // a word ends before each U+2581
+  std::vector<AddedToken> added;
+
+  static constexpr std::string_view kName = "unigram";
+  static constexpr std::string_view kTitle = "Unigram";
+  template <class Visit>
+  static constexpr void fields(Visit visit) {
+    visit("log_probs", &UnigramRules::log_probs);
+    visit("charsmap", &UnigramRules::charsmap);
+    visit("steps", &UnigramRules::steps);
+    visit("cuts_white_space", &UnigramRules::cuts_white_space);
+    visit("prefix", &UnigramRules::prefix);
+    visit("cuts_spaces", &UnigramRules::cuts_spaces);
+    visit("added", &UnigramRules::added);
+  }
+};
+static_assert(all_listed<UnigramRules>());
+
 struct Vocabulary {
   std::vector<std::string> pieces;             // [vocab_size]
   std::vector<PieceType> types;                // [vocab_size]
@@ -152,7 +202,7 @@ struct Vocabulary {
   std::vector<std::string> template_names;
   std::vector<std::string> template_texts;
 
-  std::variant<Llama2cRules, SentencePieceRules, ByteBpeRules, RankedBpeRules> rules;
+  std::variant<Llama2cRules, SentencePieceRules, ByteBpeRules, RankedBpeRules, UnigramRules> rules;
 
   std::vector<std::string> warnings;  // what the file says that could not be used; not a part of the tokenizer's state
 

@@ -14,6 +14,7 @@
 #include "core/quote.h"
 #include "io/gguf_model.h"
 #include "io/gguf_pre_tokenizers.h"
+#include "text/readers.h"
 
 namespace llama2cpp {
 namespace {
@@ -23,6 +24,7 @@ constexpr std::string_view kPre = "tokenizer.ggml.pre";
 constexpr std::string_view kTokens = "tokenizer.ggml.tokens";
 constexpr std::string_view kScores = "tokenizer.ggml.scores";
 constexpr std::string_view kTypes = "tokenizer.ggml.token_type";
+constexpr std::string_view kCharsmap = "tokenizer.ggml.precompiled_charsmap";
 constexpr std::string_view kMerges = "tokenizer.ggml.merges";
 
 // Pieces that end a generation whatever eos_token_id says: chat models end a turn with one that is not the end of a text.
@@ -154,18 +156,38 @@ void escape_spaces(std::string& piece) {
   }
 }
 
+void read_unigram(const Gguf& gguf, SentencePieceRules& rules) {
+  for (const auto& [key, usual] : {std::pair{"tokenizer.ggml.escape_whitespaces", true},
+                                   std::pair{"tokenizer.ggml.treat_whitespace_as_suffix", false}}) {
+    if (gguf.boolean(key).value_or(usual) != usual)
+      gguf.fail(key, usual ? "false, and only true is implemented" : "true, and only false is implemented");
+  }
+  const auto charsmap = gguf.integers(kCharsmap);
+  if (!charsmap) return;
+  for (const std::int64_t byte : *charsmap) {
+    if (byte < -128 || byte > 255) gguf.fail(kCharsmap, cat(byte, " in it, expected bytes"));
+    rules.charsmap.push_back(static_cast<char>(static_cast<std::uint8_t>(byte)));
+  }
+  try {
+    check_charsmap(rules.charsmap);
+  } catch (const FormatError& error) {
+    gguf.fail(kCharsmap, error.what());
+  }
+}
+
 void read_sentencepiece(const Gguf& gguf, Vocabulary& vocabulary) {
   auto& rules = std::get<SentencePieceRules>(vocabulary.rules);
   const std::size_t pieces = vocabulary.pieces.size();
   for (std::size_t i = 0; i < pieces; ++i) {
     if (vocabulary.types[i] == PieceType::user_defined) escape_spaces(vocabulary.pieces[i]);
   }
-  vocabulary.bos_id = find_id(gguf, "tokenizer.ggml.bos_token_id", vocabulary, 1);
-  vocabulary.unk_id = find_id(gguf, "tokenizer.ggml.unknown_token_id", vocabulary, 0);
-  vocabulary.eos_ids = find_ends(gguf, vocabulary, 2);
-  rules.add_space_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
+  vocabulary.bos_id = find_id(gguf, "tokenizer.ggml.bos_token_id", vocabulary, rules.unigram ? -1 : 1);
+  vocabulary.unk_id = find_id(gguf, "tokenizer.ggml.unknown_token_id", vocabulary, rules.unigram ? 2 : 0);
+  vocabulary.eos_ids = find_ends(gguf, vocabulary, rules.unigram ? 1 : 2);
+  rules.add_space_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix").value_or(!rules.unigram);
   rules.remove_extra_whitespaces = gguf.boolean("tokenizer.ggml.remove_extra_whitespaces").value_or(false);
-  vocabulary.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(true);
+  vocabulary.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(!rules.unigram);
+  if (rules.unigram) read_unigram(gguf, rules);
 }
 
 bool has_longer_pieces(const Vocabulary& vocabulary) {
@@ -240,9 +262,9 @@ void shorten(std::vector<std::string>& warnings) {
 GgufVocabulary read_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
   const auto model = gguf.string(kModel);
   if (!model || *model == "no_vocab" || *model == "none") return {nullptr, "the file has no tokenizer"};
-  if (*model != "llama" && *model != "gpt2") {
-    return {nullptr,
-            cat("the file's tokenizer is of kind ", excerpt(*model), ", and only \"llama\" and \"gpt2\" are known")};
+  if (*model != "llama" && *model != "gpt2" && *model != "t5") {
+    return {nullptr, cat("the file's tokenizer is of kind ", excerpt(*model),
+                         ", and only \"llama\", \"gpt2\" and \"t5\" are known")};
   }
   const std::string_view pre_name = gguf.string(kPre).value_or("default");
   const GgufPreTokenizer* pre = find_gguf_pre_tokenizer(pre_name);
@@ -261,8 +283,10 @@ GgufVocabulary read_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
   vocabulary->pieces.assign(tokens->begin(), tokens->end());
   read_types(gguf, *vocabulary);
   std::vector<float> scores = read_scores(gguf, vocabulary->pieces.size());  // whichever kind it is, they must be right
-  if (*model == "llama") {
-    vocabulary->rules.emplace<SentencePieceRules>().scores = std::move(scores);
+  if (*model != "gpt2") {
+    auto& rules = vocabulary->rules.emplace<SentencePieceRules>();
+    rules.scores = std::move(scores);
+    rules.unigram = *model == "t5";
   } else {
     vocabulary->rules.emplace<ByteBpeRules>();
   }
@@ -274,12 +298,12 @@ GgufVocabulary read_vocabulary(const Gguf& gguf, std::int64_t vocab_size) {
             " is missing: words are cut by llama.cpp's rule \"default\", which may not be the "
             "model's, and then its answers are worse; convert it again with a new converter"));
   }
-  if (*model == "llama") {
+  if (*model != "gpt2") {
     read_sentencepiece(gguf, *vocabulary);
   } else {
     read_byte_bpe(gguf, *pre, *vocabulary);
   }
-  vocabulary->add_eos = gguf.boolean("tokenizer.ggml.add_eos_token").value_or(false);
+  vocabulary->add_eos = gguf.boolean("tokenizer.ggml.add_eos_token").value_or(*model == "t5");
   read_templates(gguf, *vocabulary);
   check_vocabulary(*vocabulary);
   shorten(vocabulary->warnings);

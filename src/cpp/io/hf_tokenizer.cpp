@@ -1,16 +1,18 @@
-// tokenizer.json, `tokenizers`' own format: BPE over bytes as GPT-2, Llama 3 and SmolLM2 have it, and BPE over
-// characters as Llama 2 and Mistral have it. Parts that change ids in a way that is not known here are refused by name.
+// tokenizer.json, `tokenizers`' own format: BPE over bytes as GPT-2, Llama 3 and SmolLM2 have it, BPE over characters as
+// Llama 2 and Mistral have it and Unigram models. Parts that change ids in a way that is not known here are refused by name.
 #include <algorithm>
 #include <limits>
 #include <span>
 #include <unordered_map>
 #include <utility>
 
+#include "core/base64.h"
 #include "core/byte_alphabet.h"
 #include "core/check.h"
 #include "core/quote.h"
 #include "io/hf.h"
 #include "text/pattern.h"
+#include "text/readers.h"
 
 namespace llama2cpp {
 namespace {
@@ -110,9 +112,6 @@ std::optional<std::vector<Split>> find_byte_level(const std::vector<Json>& parts
 SpacePrefix metaspace_prefix(const Json& metaspace) {
   const Json replacement = metaspace.get("replacement");
   if (replacement.string() != kEscapedSpace) replacement.fail(cat(excerpt(replacement.string()), ", expected U+2581"));
-  if (flag(metaspace, "split", true)) {
-    metaspace.fail("splits at spaces, and only \"split\": false is implemented");
-  }
   const std::optional<Json> scheme = metaspace.find("prepend_scheme");
   if (!scheme) return flag(metaspace, "add_prefix_space", true) ? SpacePrefix::where_none : SpacePrefix::none;
   if (scheme->string() == "always") return SpacePrefix::where_none;
@@ -130,6 +129,9 @@ bool is_space_replacement(const Json& part) {
 SpacePrefix read_prefix(const std::vector<Json>& normalizers, const std::vector<Json>& pre_tokenizers) {
   if (normalizers.empty()) {
     if (pre_tokenizers.size() == 1 && type_of(pre_tokenizers[0]) == "Metaspace") {
+      if (flag(pre_tokenizers[0], "split", true)) {
+        pre_tokenizers[0].fail("splits at spaces, and only \"split\": false is implemented");
+      }
       return metaspace_prefix(pre_tokenizers[0]);
     }
     if (!pre_tokenizers.empty())
@@ -152,6 +154,86 @@ SpacePrefix read_prefix(const std::vector<Json>& normalizers, const std::vector<
     }
   }
   return prefix;
+}
+
+// --- Unigram
+
+bool is_unigram(const Json& model) {
+  const std::optional<Json> type = model.find("type");
+  return type && type->string() == "Unigram";
+}
+
+constexpr std::string_view kStepTypes = "Precompiled, Replace, Prepend, Strip or NFC before a Unigram model";
+
+void check_pattern(const Json& part, const std::string& pattern) {
+  try {
+    const Pattern compiled(pattern);
+    Pattern::Budget budget{1024};
+    if (compiled.find("", 0, budget)) part.fail("its pattern finds an empty text, which is not implemented");
+  } catch (const FormatError& error) {
+    part.fail(error.what());
+  }
+}
+
+std::string read_charsmap(const Json& part) {
+  const Json map = part.get("precompiled_charsmap");
+  const std::optional<std::string> bytes = base64_bytes(map.string());
+  if (!bytes) map.fail("expected base64");
+  try {
+    check_charsmap(*bytes);
+  } catch (const FormatError& error) {
+    map.fail(error.what());
+  }
+  return *bytes;
+}
+
+void read_step(const Json& part, UnigramRules& rules) {
+  const std::string_view type = type_of(part);
+  if (type == "Precompiled") {
+    std::string charsmap = read_charsmap(part);
+    if (!rules.charsmap.empty() && charsmap != rules.charsmap) part.fail("a second map, which is not implemented");
+    rules.charsmap = std::move(charsmap);
+    rules.steps.push_back({TextStepKind::charsmap, {}, {}});
+  } else if (type == "NFC") {
+    rules.steps.push_back({TextStepKind::nfc, {}, {}});
+  } else if (type == "Prepend") {
+    rules.steps.push_back({TextStepKind::prepend, {}, std::string(part.get("prepend").string())});
+  } else if (type == "Strip") {
+    if (flag(part, "strip_left", true)) rules.steps.push_back({TextStepKind::strip_left, {}, {}});
+    if (flag(part, "strip_right", true)) rules.steps.push_back({TextStepKind::strip_right, {}, {}});
+  } else if (type == "Replace") {
+    const Json pattern = part.get("pattern");
+    const std::optional<Json> regex = pattern.find("Regex");
+    std::string found(regex ? std::string(regex->string()) : pattern_of(pattern.get("String").string()));
+    if (found.empty()) part.fail("its pattern is empty, which is not implemented");
+    check_pattern(part, found);
+    rules.steps.push_back({TextStepKind::replace, std::move(found), std::string(part.get("content").string())});
+  } else {
+    fail_unknown(part, kStepTypes);
+  }
+}
+
+// [WhitespaceSplit,] Metaspace; or a normaliser that leaves no spaces.
+void read_unigram_cuts(const std::vector<Json>& normalizers, std::span<const Json> parts, UnigramRules& rules) {
+  if (parts.empty()) {
+    if (normalizers.empty() || type_of(normalizers.back()) != "Replace" || !is_space_replacement(normalizers.back())) {
+      throw FormatError("tokenizer.json: neither a normalizer nor a pre_tokenizer makes spaces U+2581");
+    }
+    return;
+  }
+  if (parts.size() > 1) {
+    if (type_of(parts[0]) != "WhitespaceSplit") fail_unknown(parts[0], "WhitespaceSplit before Metaspace");
+    rules.cuts_white_space = true;
+  }
+  const Json& metaspace = parts[parts.size() - 1];
+  if (type_of(metaspace) != "Metaspace" || parts.size() > 2) {
+    fail_unknown(metaspace, "Metaspace, or WhitespaceSplit and Metaspace, before a Unigram model");
+  }
+  rules.prefix = metaspace_prefix(metaspace);
+  rules.cuts_spaces = flag(metaspace, "split", true);
+  if (rules.cuts_white_space && rules.prefix == SpacePrefix::first_where_none) {
+    metaspace.get("prepend_scheme").fail("\"first\" behind WhitespaceSplit, which is not implemented");
+  }
 }
 
 // --- pieces and merges
@@ -184,6 +266,20 @@ void add_vocab(const Json& model, Pieces& pieces) {
     const auto id = static_cast<std::size_t>(piece.int64());
     if (taken[id]) piece.fail(cat("the id ", id, " has two pieces"));
     taken[id] = true;
+  }
+}
+
+// [["<unk>", 0.0], ...]: the ids are the places in the list.
+void add_scored(const Json& model, Pieces& pieces, UnigramRules& rules) {
+  rules.log_probs.assign(pieces.vocabulary.pieces.size(), std::numeric_limits<double>::infinity());
+  std::size_t id = 0;
+  for (const Json piece : model.get("vocab").elements()) {
+    if (piece.size() != 2) piece.fail(cat("expected a piece and its score, found ", piece.size(), " values"));
+    const std::string_view text = piece.at(0).string();
+    if (text.empty()) piece.fail("a piece without text");
+    if (pieces.ids.contains(text)) piece.fail(cat("the piece ", excerpt(text), " comes twice"));
+    pieces.put(piece, text, static_cast<std::int64_t>(id), PieceType::normal);
+    rules.log_probs[id++] = piece.at(1).number();
   }
 }
 
@@ -222,7 +318,11 @@ std::size_t count_pieces(const Json& tokenizer, const Json& model, std::int64_t 
     ++pieces;
     if (id.int64() < 0 || id.int64() >= std::numeric_limits<std::int32_t>::max()) id.fail(cat(id.int64(), " is no id"));
   };
-  for (const Json piece : model.get("vocab").members()) count(piece);
+  if (is_unigram(model)) {
+    end = pieces = static_cast<std::int64_t>(model.get("vocab").size());
+  } else {
+    for (const Json piece : model.get("vocab").members()) count(piece);
+  }
   if (const std::optional<Json> tokens = tokenizer.find("added_tokens")) {
     for (const Json token : tokens->elements()) count(token.get("id"));
   }
@@ -321,8 +421,8 @@ bool mark_bytes(const Pieces& pieces) {
 }
 
 void refuse_model_settings(const Json& model) {
-  if (const auto type = model.find("type"); type && type->string() != "BPE") {
-    type->fail(cat(excerpt(type->string()), ", expected \"BPE\": others are not implemented"));
+  if (const auto type = model.find("type"); type && type->string() != "BPE" && !is_unigram(model)) {
+    type->fail(cat(excerpt(type->string()), ", expected \"BPE\" or \"Unigram\": others are not implemented"));
   }
   if (const auto dropout = model.find("dropout"); dropout && dropout->number() != 0) {
     dropout->fail(cat(dropout->number(), ", and dropout gives other ids every time"));
@@ -343,6 +443,17 @@ void read_characters(const Json& model, const Pieces& pieces) {
     model.fail(
         "without byte_fallback to pieces for all bytes, only an unk_token with \"fuse_unk\": true is implemented");
   }
+}
+
+void read_unknown(const Json& model, const Pieces& pieces) {
+  if (const auto id = model.find("unk_id")) {
+    const std::int64_t found = id->int64();
+    if (found < 0 || found >= static_cast<std::int64_t>(model.get("vocab").size())) {
+      id->fail(cat(found, ", expected an id below ", model.get("vocab").size()));
+    }
+    pieces.vocabulary.unk_id = static_cast<std::int32_t>(found);
+  }
+  if (flag(model, "byte_fallback", false)) mark_bytes(pieces);
 }
 
 void read_bytes(const Json& model, const Pieces& pieces) {
@@ -408,8 +519,13 @@ Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size) {
 
   const std::vector<Json> normalizers = parts_of(tokenizer, "normalizer", "normalizers");
   const std::vector<Json> pre_tokenizers = parts_of(tokenizer, "pre_tokenizer", "pretokenizers");
-  const auto byte_level = find_byte_level(pre_tokenizers);
-  if (byte_level) {
+  const bool unigram = is_unigram(model);
+  const auto byte_level = unigram ? std::nullopt : find_byte_level(pre_tokenizers);
+  if (unigram) {
+    auto& rules = vocabulary.rules.emplace<UnigramRules>();
+    for (const Json& part : normalizers) read_step(part, rules);
+    read_unigram_cuts(normalizers, pre_tokenizers, rules);
+  } else if (byte_level) {
     auto& rules = vocabulary.rules.emplace<ByteBpeRules>();
     for (const Json& part : normalizers) {
       if (type_of(part) != "NFC") fail_unknown(part, "NFC or none before ByteLevel");
@@ -427,12 +543,21 @@ Vocabulary read_tokenizer_json(const Json& tokenizer, std::int64_t vocab_size) {
   const std::size_t size = count_pieces(tokenizer, model, vocab_size);
   vocabulary.pieces.resize(size);
   vocabulary.types.resize(size, PieceType::normal);
-  Pieces pieces{vocabulary, *find_merges(vocabulary), *find_added(vocabulary), {}};
-  add_vocab(model, pieces);
-  add_merges(model, pieces);
+  std::vector<Merge> none;
+  Pieces pieces{vocabulary, unigram ? none : *find_merges(vocabulary), *find_added(vocabulary), {}};
+  if (unigram) {
+    add_scored(model, pieces, std::get<UnigramRules>(vocabulary.rules));
+  } else {
+    add_vocab(model, pieces);
+    add_merges(model, pieces);
+  }
   add_added_tokens(tokenizer, pieces);
-  vocabulary.unk_id = text(model, "unk_token").empty() ? -1 : find_piece(pieces, text(model, "unk_token"));
-  if (byte_level) {
+  if (!unigram && !text(model, "unk_token").empty()) {
+    vocabulary.unk_id = find_piece(pieces, text(model, "unk_token"));
+  }
+  if (unigram) {
+    read_unknown(model, pieces);
+  } else if (byte_level) {
     read_bytes(model, pieces);
   } else {
     read_characters(model, pieces);

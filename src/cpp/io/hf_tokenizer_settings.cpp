@@ -332,6 +332,11 @@ bool is_llama(std::string_view tokenizer_class) {
   return tokenizer_class == "LlamaTokenizer" || tokenizer_class == "LlamaTokenizerFast";
 }
 
+// Its class puts no space before a text, whatever the settings say.
+bool is_gemma(std::string_view tokenizer_class) {
+  return tokenizer_class == "GemmaTokenizer" || tokenizer_class == "GemmaTokenizerFast";
+}
+
 SpacePrefix prefix_of(const TokenizerSettings& settings) {
   if (!settings.add_prefix_space.value_or(true)) return SpacePrefix::none;
   return settings.legacy ? SpacePrefix::where_none : SpacePrefix::first_where_none;
@@ -456,7 +461,7 @@ std::vector<Merge> all_merges(const Vocabulary& vocabulary) {
   return merges;
 }
 
-// SentencePiece's pieces with the merges, the spaces and the added tokens of transformers' LlamaTokenizer. It knows no
+// SentencePiece's pieces with the merges, the spaces and the added tokens of transformers' LlamaTokenizer, or GemmaTokenizer. They know no
 // unused pieces, and none of the model's own rules for spaces.
 void rank_merges(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   RankedBpeRules rules;
@@ -465,7 +470,11 @@ void rank_merges(const TokenizerSettings& settings, Vocabulary& vocabulary) {
     if (type == PieceType::unused) type = PieceType::normal;
     if (type == PieceType::unknown) type = PieceType::control;
   }
-  rules.prefix = prefix_of(settings);
+  if (is_gemma(settings.tokenizer_class)) {
+    rules.normalizes = true;
+  } else {
+    rules.prefix = prefix_of(settings);
+  }
   vocabulary.rules = std::move(rules);
 }
 
@@ -473,7 +482,8 @@ void rank_merges(const TokenizerSettings& settings, Vocabulary& vocabulary) {
 
 void apply_to_model(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   if (settings.split_special_tokens) refuse_split();
-  if (vocabulary.is<SentencePieceRules>() && settings.any) rank_merges(settings, vocabulary);
+  const auto* const pieces = std::get_if<SentencePieceRules>(&vocabulary.rules);
+  if (pieces != nullptr && !pieces->unigram && settings.any) rank_merges(settings, vocabulary);
   refuse_flaws(settings);
   add_with_ids(settings, vocabulary);
   add_special(settings, vocabulary);

@@ -11,7 +11,7 @@ inline constexpr std::string_view kPanelFileBegins = R"({"__metadata__":{"llama2
 
 // The version that files name. It goes up with any change of what they hold: the bytes of panels (format/block_layout.h), the
 // config, the tokenizer (panel_vocabulary.h).
-inline constexpr int kPanelVersion = 3;
+inline constexpr int kPanelVersion = 4;
 
 bool is_panel_file(const std::string& path);
 

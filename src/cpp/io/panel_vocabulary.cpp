@@ -24,7 +24,7 @@ concept IsEnum = std::is_enum_v<Enum>;
 
 // What is stored as an object in a list.
 template <class Item>
-concept IsItem = std::is_same_v<Item, AddedToken> || std::is_same_v<Item, Split>;
+concept IsItem = std::is_same_v<Item, AddedToken> || std::is_same_v<Item, Split> || std::is_same_v<Item, TextStep>;
 
 // --- writing
 
@@ -99,6 +99,9 @@ class Writer {
   }
   void put(std::string_view name, const std::vector<float>& numbers) {
     add(cat(name), "F32", {static_cast<std::int64_t>(numbers.size())}, bytes_of(numbers));
+  }
+  void put(std::string_view name, const std::vector<double>& numbers) {
+    add(cat(name), "F64", {static_cast<std::int64_t>(numbers.size())}, bytes_of(numbers));
   }
   void put(std::string_view name, const std::vector<Merge>& merges) {
     add(cat(name), "I32", {static_cast<std::int64_t>(merges.size()), 3}, bytes_of(merges));
@@ -192,6 +195,7 @@ class Reader {
     texts = cut(name, text_of(name), numbers_of<std::int32_t>(cat(name, ".bytes"), "I32"));
   }
   void get(std::string_view name, std::vector<float>& numbers) { numbers = numbers_of<float>(name, "F32"); }
+  void get(std::string_view name, std::vector<double>& numbers) { numbers = numbers_of<double>(name, "F64"); }
   void get(std::string_view name, std::vector<Merge>& merges) { merges = numbers_of<Merge>(name, "I32", 3); }
   template <IsEnum Enum>
   void get(std::string_view name, std::vector<Enum>& values) {

@@ -63,15 +63,15 @@ class ByteBpeEncoder final : public Encoder {
     LLAMA2CPP_CHECK(text.size() <= kLongestText, "the text is too long to encode at once: ", text.size(), " bytes");
     if (bos_id >= 0) ids.push_back(bos_id);
     if (rules_.nfc) {
-      encode_normalized(nfc(text), ids);
+      encode_normalized(nfc(text), true, ids);
     } else {
-      encode_normalized(text, ids);
+      encode_normalized(text, true, ids);
     }
   }
 
   std::string normalized(std::string_view text) const override { return rules_.nfc ? nfc(text) : std::string(text); }
 
-  void encode_normalized(std::string_view text, std::vector<std::int32_t>& ids) const override {
+  void encode_normalized(std::string_view text, bool /*first*/, std::vector<std::int32_t>& ids) const override {
     WordCache cache(text, ids.size());
     std::vector<Symbol> symbols;
     cutter_.cut(text, [&](std::string_view word) {

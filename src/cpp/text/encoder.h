@@ -24,9 +24,12 @@ class Encoder {
     encode(text, bos_id, ids);
   }
 
-  // Where a text is normalised first (RankedBpeRules::normalizes, ByteBpeRules::nfc), encode in two steps.
+  // Where a text is normalised first (RankedBpeRules::normalizes, ByteBpeRules::nfc, UnigramRules), encode in two steps.
+  // `first`: it is the beginning of a text, as in encode.
   virtual std::string normalized(std::string_view text) const { return std::string(text); }
-  virtual void encode_normalized(std::string_view text, std::vector<std::int32_t>& ids) const { encode(text, -1, ids); }
+  virtual void encode_normalized(std::string_view text, bool /*first*/, std::vector<std::int32_t>& ids) const {
+    encode(text, -1, ids);
+  }
 
   // The words that a normalised text is cut into before merging, where it is. Nothing for other encoders.
   virtual std::vector<std::string> words(std::string_view /*text*/) const { return {}; }
@@ -37,6 +40,7 @@ std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const 
 std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const SentencePieceRules& rules);
 std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const ByteBpeRules& rules);
 std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const RankedBpeRules& rules);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const UnigramRules& rules);
 
 // A kind of rules without an encoder does not compile.
 inline std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary) {

@@ -57,7 +57,7 @@ class RankedBpeEncoder final : public Encoder {
 
   std::string normalized(std::string_view text) const override { return normalize(text, rules_.prefix); }
 
-  void encode_normalized(std::string_view normalized, std::vector<std::int32_t>& ids) const override {
+  void encode_normalized(std::string_view normalized, bool /*first*/, std::vector<std::int32_t>& ids) const override {
     std::vector<Symbol> symbols = split(normalized);
     if (symbols.empty()) return;
     merge_symbols(normalized, symbols, pieces_, [&](const Symbol& left, const Symbol& right) -> Joined {
@@ -80,7 +80,7 @@ class RankedBpeEncoder final : public Encoder {
 
  private:
   void encode_part(std::string_view text, SpacePrefix prefix, std::vector<std::int32_t>& ids) const {
-    encode_normalized(normalize(text, prefix), ids);
+    encode_normalized(normalize(text, prefix), true, ids);
   }
 
   // Valid UTF-8 (each byte that is not part of a character becomes U+FFFD), spaces written U+2581.

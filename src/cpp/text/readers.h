@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "core/vocabulary.h"
 
@@ -17,11 +18,14 @@ Vocabulary read_tokenizer_file(std::span<const std::byte> file, std::int64_t voc
 // looked at; with 0 the file must end after a piece.
 Vocabulary read_tokenizer_bin(std::span<const std::byte> file, std::int64_t vocab_size);
 
-// SentencePiece's .model (the protocol buffer ModelProto): BPE with the identity normaliser.
+// SentencePiece's .model (the protocol buffer ModelProto): BPE or Unigram.
 Vocabulary read_sentencepiece_model(std::span<const std::byte> file);
 
 // Meta's tokenizer.model of Llama 3, a tiktoken file: a line "base64 rank" for each piece. The special pieces, which it
 // does not have, are Llama 3's, with the ids after the last rank.
 Vocabulary read_tiktoken_model(std::span<const std::byte> file);
+
+// Throws FormatError for bytes that are no charsmap (text/charsmap.h).
+void check_charsmap(std::string_view bytes);
 
 }  // namespace llama2cpp

@@ -1,6 +1,9 @@
-// SentencePiece's BPE for models with the identity normaliser: spaces become U+2581, characters are merged, and what no
-// piece spells becomes bytes or the unknown piece. The ids are the sentencepiece library's.
+// SentencePiece's BPE and Unigram: the text is normalised, spaces become U+2581, characters are merged or the cut with the
+// best scores is looked for, and what no piece spells becomes bytes or the unknown piece. The ids are the sentencepiece
+// library's.
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -9,8 +12,10 @@
 #include "core/utf8.h"
 #include "text/bpe_merge.h"
 #include "text/byte_fallback.h"
+#include "text/charsmap.h"
 #include "text/encoder.h"
 #include "text/prefix_matcher.h"
+#include "text/viterbi.h"
 
 namespace llama2cpp {
 namespace {
@@ -18,7 +23,11 @@ namespace {
 class SentencePieceEncoder final : public Encoder {
  public:
   SentencePieceEncoder(const Vocabulary& vocabulary, const SentencePieceRules& rules)
-      : vocabulary_(vocabulary), rules_(rules), pieces_(vocabulary.pieces.size()), fallback_(vocabulary) {
+      : vocabulary_(vocabulary),
+        rules_(rules),
+        charsmap_(rules.charsmap),
+        pieces_(vocabulary.pieces.size()),
+        fallback_(vocabulary) {
     std::vector<std::pair<std::string, std::int32_t>> user_defined;
     for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
       const std::string& piece = vocabulary.pieces[i];
@@ -38,12 +47,14 @@ class SentencePieceEncoder final : public Encoder {
       }
     }
     user_defined_ = PrefixMatcher(std::move(user_defined));
+    if (rules.unigram) viterbi_.emplace(viterbi_of(vocabulary, rules));
   }
 
   void encode(std::string_view text, std::int32_t bos_id, std::vector<std::int32_t>& ids) const override {
     if (bos_id >= 0) ids.push_back(bos_id);
     const std::string normalized = normalize(text);
     if (normalized.empty()) return;
+    if (viterbi_) return find_best(normalized, ids);
     std::vector<Symbol> symbols = split(normalized);
 
     // A merge may pass through an unused piece on its way to a longer one. One that remains is taken apart again into
@@ -78,6 +89,36 @@ class SentencePieceEncoder final : public Encoder {
   }
 
  private:
+  static Viterbi viterbi_of(const Vocabulary& vocabulary, const SentencePieceRules& rules) {
+    constexpr float kPenalty = 10;    // of a character that is no piece, below the lowest score
+    constexpr double kPerByte = 0.1;  // of a user-defined piece, but for its first byte
+    std::vector<Viterbi::Piece> pieces;
+    float lowest = std::numeric_limits<float>::max();
+    for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+      const PieceType type = vocabulary.types[i];
+      if (type != PieceType::normal && type != PieceType::user_defined) continue;
+      const std::string& piece = vocabulary.pieces[i];
+      float score = rules.scores[i];
+      if (type == PieceType::normal) {
+        lowest = std::min(lowest, score);
+      } else {  // as in the library, whatever the file says
+        score = static_cast<float>(kPerByte * (static_cast<double>(piece.size()) - 1));
+      }
+      if (piece.empty()) continue;
+      pieces.push_back({piece, static_cast<std::int32_t>(i), static_cast<double>(score)});
+    }
+    return {std::move(pieces), {static_cast<double>(lowest - kPenalty), true}};
+  }
+
+  void find_best(std::string_view normalized, std::vector<std::int32_t>& ids) const {
+    bool after_unknown = false;
+    viterbi_->cut(normalized, [&](std::string_view part, std::int32_t id) {
+      if (id < 0) return fallback_.append(part, after_unknown, ids);
+      ids.push_back(id);
+      after_unknown = false;
+    });
+  }
+
   bool unused(std::int32_t id) const { return vocabulary_.types[static_cast<std::size_t>(id)] == PieceType::unused; }
 
   // What the text is before merging: valid UTF-8 (each byte that is not part of a character becomes U+FFFD), a space
@@ -85,7 +126,11 @@ class SentencePieceEncoder final : public Encoder {
   std::string normalize(std::string_view text) const {
     const bool tidy = rules_.remove_extra_whitespaces;
     if (tidy) {
-      while (!text.empty() && next_unit(text).first == " ") text.remove_prefix(1);
+      while (!text.empty()) {
+        const auto [unit, consumed] = next_unit(text);
+        if (unit != " ") break;
+        text.remove_prefix(consumed);
+      }
     }
     std::string out;
     if (text.empty()) return out;
@@ -120,6 +165,7 @@ class SentencePieceEncoder final : public Encoder {
     if (const auto match = user_defined_.longest_prefix(text); match.id >= 0) {
       return {text.substr(0, match.length), match.length};
     }
+    if (const auto match = charsmap_.longest(text); match.length > 0) return {match.text, match.length};
     const Utf8Scan scan = scan_utf8(text);
     if (scan.state != Utf8Scan::State::valid) return {kReplacementCharacter, 1};
     return {text.substr(0, scan.length), scan.length};
@@ -145,7 +191,9 @@ class SentencePieceEncoder final : public Encoder {
 
   const Vocabulary& vocabulary_;
   const SentencePieceRules& rules_;
-  PieceTable pieces_;  // those that text can become
+  Charsmap charsmap_;
+  std::optional<Viterbi> viterbi_;  // of a Unigram model
+  PieceTable pieces_;               // those that text can become
   ByteFallback fallback_;
   PrefixMatcher user_defined_;
 };

@@ -2,7 +2,7 @@
 //   ModelProto      1 pieces (repeated), 2 trainer_spec, 3 normalizer_spec, 5 denormalizer_spec
 //   SentencePiece   1 piece, 2 score, 3 type
 //   TrainerSpec     3 model_type, 24 treat_whitespace_as_suffix, 44 unk_surface, 46 bos_piece, 47 eos_piece
-//   NormalizerSpec  1 name, 2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces
+//   NormalizerSpec  2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces
 #include <bit>
 #include <limits>
 #include <string>
@@ -124,12 +124,13 @@ PieceType type_of(const Field& field, std::size_t id) {
   return *type;
 }
 
+constexpr std::uint64_t kUnigram = 1;
+constexpr std::uint64_t kBpe = 2;
+
 struct Specs {
-  std::uint64_t model_type = 1;
+  std::uint64_t model_type = kUnigram;
   std::string bos_piece = "<s>";
   std::string eos_piece = "</s>";
-  std::string normalizer = "without a name";
-  bool has_charsmap = false;
   bool has_denormalizer = false;
   bool whitespace_as_suffix = false;
   bool escape_whitespaces = true;
@@ -176,8 +177,7 @@ void read_trainer_spec(const Field& message, Vocabulary& vocabulary, Specs& spec
 void read_normalizer_spec(const Field& message, SentencePieceRules& rules, Specs& specs) {
   Message fields(message, "normalizer_spec");
   for (Field field; fields.next(field);) {
-    if (field.id == 1) specs.normalizer = field.as_bytes("the normaliser's name");
-    if (field.id == 2) specs.has_charsmap = !field.as_bytes("precompiled_charsmap").empty();
+    if (field.id == 2) rules.charsmap = field.as_bytes("precompiled_charsmap");
     if (field.id == 3) rules.add_space_prefix = field.as_bool("add_dummy_prefix");
     if (field.id == 4) rules.remove_extra_whitespaces = field.as_bool("remove_extra_whitespaces");
     if (field.id == 5) specs.escape_whitespaces = field.as_bool("escape_whitespaces");
@@ -193,14 +193,9 @@ void read_denormalizer_spec(const Field& message, Specs& specs) {
 
 void refuse_unsupported(const Specs& specs) {
   constexpr std::string_view kTypes[] = {"0", "unigram", "BPE", "word", "character"};
-  if (specs.model_type != 2) {
-    throw FormatError(cat(".model: expected a BPE model, found one of type ",
+  if (specs.model_type != kBpe && specs.model_type != kUnigram) {
+    throw FormatError(cat(".model: expected a BPE or a Unigram model, found one of type ",
                           specs.model_type < 5 ? std::string(kTypes[specs.model_type]) : cat(specs.model_type)));
-  }
-  if (specs.has_charsmap) {
-    std::string name;
-    for (const char c : specs.normalizer.substr(0, 40)) name.push_back(c >= ' ' && c <= '~' ? c : '?');
-    throw FormatError(cat(".model: its normaliser (", name, ") is not supported, only identity is"));
   }
   if (specs.has_denormalizer) throw FormatError(".model: a denormaliser is not supported");
   if (specs.whitespace_as_suffix) throw FormatError(".model: treat_whitespace_as_suffix is not supported");
@@ -232,6 +227,7 @@ Vocabulary read_sentencepiece_model(std::span<const std::byte> file) {
   }
   if (vocabulary.pieces.empty()) throw FormatError(cat(".model: found no pieces in ", file.size(), " bytes"));
   refuse_unsupported(specs);
+  rules.unigram = specs.model_type == kUnigram;
   if (vocabulary.unk_id < 0) {
     throw FormatError(cat(".model: expected a piece of type unknown, found none in ", vocabulary.pieces.size()));
   }

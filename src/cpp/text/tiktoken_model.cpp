@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/base64.h"
 #include "core/check.h"
 #include "text/piece_table.h"
 #include "text/readers.h"
@@ -34,36 +35,6 @@ constexpr std::string_view kSpecials[] = {
 };
 constexpr std::int32_t kBeginOfText = 0;
 constexpr std::array<std::int32_t, 3> kEnds = {1, 9, 8};  // end of text, of turn, of message
-
-int base64_digit(char c) {
-  if (c >= 'A' && c <= 'Z') return c - 'A';
-  if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-  if (c >= '0' && c <= '9') return c - '0' + 52;
-  if (c == '+') return 62;
-  if (c == '/') return 63;
-  return -1;
-}
-
-// RFC 4648 with its padding, and with zeros in the bits that are left over: each piece has one spelling.
-std::optional<std::string> decode_base64(std::string_view text) {
-  if (text.empty() || text.size() % 4 != 0) return std::nullopt;
-  const std::size_t padding = text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0;
-  text.remove_suffix(padding);
-  std::string bytes;
-  std::uint32_t bits = 0;
-  unsigned count = 0;
-  for (const char c : text) {
-    const int digit = base64_digit(c);
-    if (digit < 0) return std::nullopt;
-    bits = bits << 6 | static_cast<std::uint32_t>(digit);
-    count += 6;
-    if (count < 8) continue;
-    count -= 8;
-    bytes.push_back(static_cast<char>(bits >> count & 0xFF));
-  }
-  const bool left_over = (bits & ((1u << count) - 1)) != 0;
-  return left_over ? std::nullopt : std::optional(bytes);
-}
 
 void refuse_equal_pieces(const std::vector<std::string>& pieces) {
   PieceTable table(pieces.size());
@@ -102,8 +73,8 @@ Vocabulary read_tiktoken_model(std::span<const std::byte> file) {
     };
     if (rank == kLlama3Ranks) fail(cat("expected at most Llama 3's ", kLlama3Ranks, " pieces, found more"));
     const std::size_t space = std::min(line.find(' '), line.size());
-    std::optional<std::string> piece = decode_base64(line.substr(0, space));
-    if (!piece) fail(cat("expected a piece in base64, found ", quoted_piece(line.substr(0, space))));
+    std::optional<std::string> piece = base64_bytes(line.substr(0, space));
+    if (!piece || piece->empty()) fail(cat("expected a piece in base64, found ", quoted_piece(line.substr(0, space))));
     const std::string_view tail = line.substr(space);
     if (!tail.starts_with(' ') || tail.substr(1) != std::to_string(rank)) {
       fail(cat("expected a space and the rank ", rank, ", found ", quoted_piece(tail)));

@@ -39,7 +39,7 @@ std::string with_plain_spaces(std::string_view piece) {
 }
 
 bool escapes_spaces(const Vocabulary& vocabulary) {
-  return vocabulary.is<SentencePieceRules>() || vocabulary.is<RankedBpeRules>();
+  return !vocabulary.is<Llama2cRules>() && !vocabulary.is<ByteBpeRules>();
 }
 
 // The space before a text, which decoding takes off again.
@@ -47,12 +47,19 @@ bool puts_space(const Llama2cRules& /*rules*/) { return true; }
 bool puts_space(const SentencePieceRules& rules) { return rules.add_space_prefix || rules.remove_extra_whitespaces; }
 bool puts_space(const ByteBpeRules& /*rules*/) { return false; }
 bool puts_space(const RankedBpeRules& rules) { return rules.prefix != SpacePrefix::none; }
+bool puts_space(const UnigramRules& rules) {
+  const auto prepends = [](const TextStep& step) {
+    return step.kind == TextStepKind::prepend && step.content == kEscapedSpace;
+  };
+  return rules.prefix != SpacePrefix::none || std::any_of(rules.steps.begin(), rules.steps.end(), prepends);
+}
 
 // Whether a text is changed before normalised tokens are looked for in it.
 bool normalizes_first(const Llama2cRules& /*rules*/) { return false; }
 bool normalizes_first(const SentencePieceRules& /*rules*/) { return false; }
 bool normalizes_first(const ByteBpeRules& rules) { return rules.nfc; }
 bool normalizes_first(const RankedBpeRules& rules) { return rules.normalizes; }
+bool normalizes_first(const UnigramRules& rules) { return !rules.steps.empty(); }
 
 // The pieces that are looked for in the text itself. User-defined ones of a sentencepiece vocabulary are left to its
 // encoder, which finds them too.
@@ -106,7 +113,8 @@ struct Tokenizer::Impl {
                              [&](std::string_view inner, std::int32_t inner_token) {
                                if (inner_token >= 0) return ids.push_back(inner_token);
                                if (!normalizes) return encode(inner);
-                               encoder->encode_normalized(inner, ids);
+                               const bool first = part.data() == text.data() && inner.data() == normalized.data();
+                               encoder->encode_normalized(inner, first, ids);
                              });
     });
   }

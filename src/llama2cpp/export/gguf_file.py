@@ -344,6 +344,8 @@ def notes(source: Source) -> list[str]:
 def check_vocabulary(vocabulary: Vocabulary) -> None:
     """Raise ValueError for a tokenizer that GGUF's metadata cannot describe."""
     vocabulary.check_scores()
+    if vocabulary.charsmap and not vocabulary.unigram:
+        raise ValueError("it has no place for what changes a text before its characters are merged (charsmap)")
     if vocabulary.kind == "byte_bpe":
         _name_of_cut(vocabulary)
 
@@ -393,11 +395,13 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
             gguf.Keys.Tokenizer.MERGES, merges, gguf.GGUFValueType.ARRAY, sub_type=gguf.GGUFValueType.STRING
         )
     else:
-        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_model("t5" if vocabulary.unigram else "llama")
         writer.add_tokenizer_pre("default")
         writer.add_token_scores(vocabulary.scores)
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
         writer.add_bool("tokenizer.ggml.remove_extra_whitespaces", vocabulary.remove_extra_whitespaces)
+        if vocabulary.charsmap:
+            writer.add_precompiled_charsmap(vocabulary.charsmap)
     writer.add_token_list([_spelled(vocabulary, id) for id in range(len(vocabulary.pieces))])
     writer.add_token_types([gguf.TokenType[kind.upper()] for kind in vocabulary.types])
     if vocabulary.bos_id >= 0:

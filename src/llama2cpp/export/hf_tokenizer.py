@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from dataclasses import asdict
 from typing import Any
 
 from .. import _core
-from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Split, Vocabulary
+from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Split, TextStep, Vocabulary
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
@@ -61,10 +63,12 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             if kind in (CONTROL, UNKNOWN, USER_DEFINED)
         ],
         "normalizer": _normalizer(vocabulary),
-        "pre_tokenizer": _byte_level_cuts(vocabulary) if bytes_alone else _metaspace(vocabulary),
+        "pre_tokenizer": _pre_tokenizer(vocabulary),
         "post_processor": _post_processor(vocabulary, spelled),
         "decoder": _byte_level(use_regex=True) if bytes_alone else _decoder(vocabulary.prefix),
-        "model": {
+        "model": _unigram_model(vocabulary, spelled)
+        if vocabulary.kind == "unigram"
+        else {
             "type": "BPE",
             "dropout": None,
             "unk_token": spelled[vocabulary.unk_id] if vocabulary.unk_id >= 0 and not bytes_alone else None,
@@ -140,7 +144,49 @@ def _split(split: Split) -> dict[str, Any]:
     }
 
 
+def _unigram_model(vocabulary: Vocabulary, spelled: list[str]) -> dict[str, Any]:
+    """Give the pieces that are the model's, which are those with a score, and come before all others."""
+    known = [not math.isinf(score) for score in vocabulary.log_probs]
+    end = known.count(True)
+    if not all(known[:end]):
+        raise ValueError(
+            f"tokenizer.json numbers a Unigram model's pieces from 0 on, and piece {known.index(False)} is none"
+        )
+    if vocabulary.unk_id >= end:
+        raise ValueError(f"the unknown piece (unk_id) is none of the {end} pieces of the model")
+    return {
+        "type": "Unigram",
+        "unk_id": vocabulary.unk_id if vocabulary.unk_id >= 0 else None,
+        "vocab": [[piece, score] for piece, score in zip(spelled[:end], vocabulary.log_probs[:end], strict=True)],
+        "byte_fallback": BYTE in vocabulary.types,
+    }
+
+
+def _pre_tokenizer(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    if vocabulary.kind == "byte_bpe":
+        return _byte_level_cuts(vocabulary)
+    if not vocabulary.cuts_white_space:
+        return _metaspace(vocabulary)
+    return {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, _metaspace(vocabulary)]}
+
+
+def _step(vocabulary: Vocabulary, step: TextStep) -> dict[str, Any]:
+    content = step.content.decode()
+    if step.kind == "charsmap":
+        return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(vocabulary.charsmap).decode()}
+    if step.kind == "replace":
+        return {"type": "Replace", "pattern": {"Regex": step.pattern.decode()}, "content": content}
+    if step.kind == "prepend":
+        return {"type": "Prepend", "prepend": content}
+    if step.kind == "nfc":
+        return {"type": "NFC"}
+    return {"type": "Strip", "strip_left": step.kind == "strip_left", "strip_right": step.kind == "strip_right"}
+
+
 def _normalizer(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    if vocabulary.kind == "unigram":
+        steps = [_step(vocabulary, step) for step in vocabulary.steps]
+        return {"type": "Sequence", "normalizers": steps} if steps else None
     if vocabulary.nfc:
         return {"type": "NFC"}
     if not vocabulary.normalizes:
@@ -157,7 +203,7 @@ def _metaspace(vocabulary: Vocabulary) -> dict[str, Any] | None:
     if vocabulary.normalizes:
         return None
     scheme = _SCHEMES[vocabulary.prefix]
-    return {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": scheme, "split": False}
+    return {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": scheme, "split": vocabulary.cuts_spaces}
 
 
 def _decoder(prefix: str) -> dict[str, Any]:

@@ -164,6 +164,9 @@ def tokenizer_as_stored(vocabulary: Vocabulary) -> Vocabulary:
     if not has_tokenizer(vocabulary):
         raise ValueError("llama2.c has no byte-level BPE")
     vocabulary.check_scores()
+    if vocabulary.unigram or vocabulary.charsmap:
+        name = "unigram" if vocabulary.unigram else "charsmap"
+        raise ValueError(f"it has no place for a Unigram model, nor for what changes a text first ({name})")
     vocabulary = vocabulary.with_scores()
     if vocabulary.kind == "llama2.c":
         return vocabulary

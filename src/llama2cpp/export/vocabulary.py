@@ -60,14 +60,33 @@ class Split:
 
 
 @dataclass(frozen=True)
+class TextStep:
+    """One step of normalising a text.
+
+    Attributes
+    ----------
+    kind : str
+        "charsmap", "nfc", "replace", "prepend", "strip_left" or "strip_right".
+    pattern : bytes
+        replace: a regular expression, as UTF-8.
+    content : bytes
+        replace, prepend: the text, as UTF-8.
+    """
+
+    kind: str
+    pattern: bytes = b""
+    content: bytes = b""
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """A tokenizer's pieces and rules, by the names of `Tokenizer.to_dict`; they mean what those in C++ mean.
 
     Attributes
     ----------
     kind : str
-        "llama2.c", "sentencepiece", "byte_bpe" or "ranked_bpe". Pieces of byte_bpe are raw bytes, those of the others
-        text, in which all but llama2.c's write a space as U+2581.
+        "llama2.c", "sentencepiece", "byte_bpe", "ranked_bpe" or "unigram". Pieces of byte_bpe are raw bytes, those of
+        the others text, in which all but llama2.c's write a space as U+2581.
     types : list of str
         NORMAL, CONTROL, ... for each piece.
     merges : list of (int, int, int)
@@ -88,6 +107,8 @@ class Vocabulary:
     template_texts: list[str] = field(default_factory=list)
     # Those that not every kind has: see `settings`.
     scores: list[float] = field(default_factory=list)
+    unigram: bool = False
+    charsmap: bytes = b""
     add_space_prefix: bool = False
     remove_extra_whitespaces: bool = False
     nfc: bool = False
@@ -99,6 +120,10 @@ class Vocabulary:
     added: list[AddedToken] = field(default_factory=list)
     prefix: str = "none"
     normalizes: bool = False
+    log_probs: list[float] = field(default_factory=list)
+    steps: list[TextStep] = field(default_factory=list)
+    cuts_white_space: bool = False
+    cuts_spaces: bool = False
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Vocabulary:
@@ -111,6 +136,8 @@ class Vocabulary:
             settings["added"] = [AddedToken(**token) for token in settings["added"]]
         if "splits" in settings:
             settings["splits"] = [Split(**split) for split in settings["splits"]]
+        if "steps" in settings:
+            settings["steps"] = [TextStep(**step) for step in settings["steps"]]
         return cls(**settings)
 
     @property
@@ -128,6 +155,8 @@ class Vocabulary:
             settings["added"] = [asdict(token) for token in self.added]
         if "splits" in settings:
             settings["splits"] = [asdict(split) for split in self.splits]
+        if "steps" in settings:
+            settings["steps"] = [asdict(step) for step in self.steps]
         return settings
 
     def with_escaped_spaces(self) -> Vocabulary:
@@ -148,8 +177,11 @@ class Vocabulary:
         """
         if self.kind == "byte_bpe":
             return replace(self, merges=list(_merges_by_id(self)), merges_by_id=False) if self.merges_by_id else self
-        if self.kind == "ranked_bpe":
+        if self.kind in ("ranked_bpe", "unigram"):
             return self
+        if self.unigram or self.charsmap:
+            name = "unigram" if self.unigram else "charsmap"
+            raise ValueError(f"tokenizer.json has no place for SentencePiece's own rules of these ({name})")
         prefix = "always" if self.add_space_prefix else "none"
         return replace(self, kind="ranked_bpe", merges=_merges_by_score(self), prefix=prefix, normalizes=True)
 
@@ -182,6 +214,11 @@ class Vocabulary:
 
     def check_scores(self) -> None:
         """Raise ValueError for what files of scores have no place for, and the same pieces with merges have."""
+        if self.kind == "unigram":
+            raise ValueError(
+                "it is not written with the Unigram model of a tokenizer.json, whose sums and steps of normalising are "
+                "not SentencePiece's (log_probs)"
+            )
         for token in self.added:
             for name in ("lstrip", "rstrip"):
                 if getattr(token, name):
