@@ -14,7 +14,7 @@ from .command import early_interrupt  # noqa: F401 - before what takes long to i
 
 from typing import TYPE_CHECKING, Any
 
-from . import interventions, plot
+from . import interventions, metrics, plot
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
 from .defaults import chat, chat_stream, complete, generate, stream
 from .dialogue.conversation import Conversation, Turn
@@ -66,6 +66,7 @@ __all__ = [
     "interventions",
     "load",
     "logit_lens",
+    "metrics",
     "plot",
     "stream",
 ]

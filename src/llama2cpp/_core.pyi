@@ -292,6 +292,16 @@ class Model:
         stop_at_layer: int | None = None,
         hooks: CallHooks | None = None,
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]: ...
+    def gradients(
+        self,
+        rows: Sequence[tuple[Session, Sequence[int]]],
+        dlogits: NDArray[np.float32],
+        places: Sequence[tuple[int, int]],
+        positions: Sequence[int] | None = None,
+        stop: Sequence[tuple[int, int]] = ...,
+        stream: Sequence[NDArray[np.float32]] = ...,
+    ) -> dict[str, NDArray[np.float32]]: ...
+    def why_no_gradients(self) -> str: ...
 
 def safetensors_header(metadata: Mapping[str, str], arrays: Sequence[tuple[str, Sequence[int]]]) -> bytes: ...
 def find_stand_in(start: bytes) -> str: ...

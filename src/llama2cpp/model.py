@@ -19,7 +19,7 @@ from .common.arguments import level_of_caller, warn_of_old_name
 from .common.generation_config import GenerationConfig, read_generation_config
 from .common.library_tokenizer import LibraryTokenizer
 from .common.method_names import named_after_class
-from .inside import observation
+from .inside import gradients, observation
 from .inside.html_views import config_html, details_html, facts_html, size_text
 from .inside.lens_config import LensConfig
 from .inside.weights import StackedWeights, Weights, edited
@@ -93,6 +93,7 @@ class Model(StackedWeights):
     chat_tokens = chatting.chat_tokens
 
     _run = observation.run_with_cache  # for the function that was called
+    _gradients = gradients.gradients  # for caches
     run_with_cache = observing.run_with_cache
     run_with_hooks = observing.run_with_hooks
     hooks = observing.hooks

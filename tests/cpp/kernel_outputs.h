@@ -287,6 +287,33 @@ void attention(void (*scores)(const llama2cpp::ScoresOf<T>&), void (*mix)(const 
   }
 }
 
+// Both outputs, of gates from small to where the sigmoid saturates.
+inline void gradients(const KernelTable& table, const std::vector<float>& gate, const std::vector<float>& up,
+                      const std::vector<float>& d, std::int64_t n, std::map<std::string, Bits>& bits) {
+  const auto with_guard = [](std::vector<float> x) {
+    x.push_back(kGuard);
+    return x;
+  };
+  for (const float factor : {1.0F, 100.0F}) {
+    auto x = gate;
+    for (float& value : x) value *= factor;
+    for (const Activation activation : kActivations) {
+      for (const bool turned : {false, true}) {  // beyond both clamps
+        auto of_gate = with_guard(d);
+        auto of_up = output(n);
+        table.gated_gradient(activation, (turned ? up : x).data(), (turned ? x : up).data(), of_gate.data(),
+                             of_up.data(), n);
+        bits["gated_gradient_" + name_of(activation)].add(of_gate);
+        bits["gated_gradient_" + name_of(activation)].add(of_up);
+      }
+      if (needs_gate(activation)) continue;
+      auto of_x = with_guard(d);
+      table.gated_gradient(activation, x.data(), nullptr, of_x.data(), nullptr, n);
+      bits["activate_gradient_" + name_of(activation)].add(of_x);
+    }
+  }
+}
+
 inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
   std::map<std::string, Bits> bits;
   each_length([&](std::int64_t n, std::uint64_t seed, Kind kind) {
@@ -326,6 +353,7 @@ inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
         bits["activate_" + name_of(activation)].add(out);
       }
     }
+    gradients(table, a, b, make(size(n), kind, seed + 4), n, bits);
     for (const float cap : {0.7F, 30.0F}) {
       for (const bool far : {false, true}) {
         const auto& x = far ? wide : a;

@@ -61,6 +61,15 @@ void plant_gated(KernelTable& t) {
   };
 }
 
+template <Activation kActivation, bool kUp>
+void plant_gated_gradient(KernelTable& t) {
+  t.gated_gradient = [](Activation activation, const float* gate, const float* up, float* d, float* dup,
+                        std::int64_t n) {
+    g_real->gated_gradient(activation, gate, up, d, dup, n);
+    if (activation == kActivation && (up != nullptr) == kUp) nudge(kUp ? dup[n - 1] : d[n - 1]);
+  };
+}
+
 // One kernel each, its last output one ulp off.
 const Planted kPlanted[] = {
     {"matmul_f32",
@@ -200,6 +209,13 @@ const Planted kPlanted[] = {
     {"activate_silu", plant_gated<Activation::silu, false>},
     {"activate_gelu_tanh", plant_gated<Activation::gelu_tanh, false>},
     {"activate_relu_squared", plant_gated<Activation::relu_squared, false>},
+    {"gated_gradient_silu", plant_gated_gradient<Activation::silu, true>},
+    {"gated_gradient_gelu_tanh", plant_gated_gradient<Activation::gelu_tanh, true>},
+    {"gated_gradient_relu_squared", plant_gated_gradient<Activation::relu_squared, true>},
+    {"gated_gradient_clamped_swiglu", plant_gated_gradient<Activation::clamped_swiglu, true>},
+    {"activate_gradient_silu", plant_gated_gradient<Activation::silu, false>},
+    {"activate_gradient_gelu_tanh", plant_gated_gradient<Activation::gelu_tanh, false>},
+    {"activate_gradient_relu_squared", plant_gated_gradient<Activation::relu_squared, false>},
     {"soft_cap",
      [](KernelTable& t) {
        t.soft_cap = [](const float* x, float cap, float* out, std::int64_t n) {
@@ -289,7 +305,7 @@ TEST_CASE("every ISA gives the reference's bits") {
   }
   for (const auto& [name, bits] : expected) {
     // Equal on every machine: the aarch64 run in tests/slow.sh compares these lines with x86's.
-    std::printf("kernel %-17s %8zu words  %016llx\n", name.c_str(), bits.size(),
+    std::printf("kernel %-29s %8zu words  %016llx\n", name.c_str(), bits.size(),
                 static_cast<unsigned long long>(bits.hash()));
   }
 }

@@ -12,6 +12,7 @@
 #include "backend/cpu/isa/select.h"
 #include "format/llm_int8.h"
 #include "kernel_inputs.h"
+#include "transposed.h"
 
 using kernel_outputs::Bits;
 using kernel_outputs::Kind;
@@ -183,6 +184,18 @@ TEST_CASE("LLM.int8(): outliers of each row, and fixed ones, are what the formul
         const Weight w = weight_of(s, ++seed);
         check(all, {w}, ordinary(tokens, cols, ++seed));
       }
+    }
+  }
+}
+
+TEST_CASE("LLM.int8(): the transposed product, fixed columns included") {
+  const auto all = backends();
+  std::uint64_t seed = 700;
+  for (const Subject& s : {Subject{}, Subject{.rows = 17, .cols = 67, .threshold = 6.0F}, Subject{.fixed = {3, 50}}}) {
+    for (const bool rounded : {false, true}) {
+      Weight w = weight_of(s, ++seed);
+      w.int8_input = rounded;
+      transposed::check(all, w, 5, ++seed);
     }
   }
 }

@@ -16,6 +16,7 @@
 #include "core/half.h"
 #include "format/format.h"
 #include "kernel_outputs.h"
+#include "transposed.h"
 
 namespace {
 
@@ -295,6 +296,38 @@ TEST_CASE("weights of 16 bits with an input rounded to bf16, packed or not, in a
         }
       }
     }
+  }
+}
+
+TEST_CASE("the transposed product of every format is the format's own numbers, packed or not") {
+  const auto all = backends();
+  std::uint64_t seed = 300;
+  for (const Subject& subject : subjects()) {
+    const std::int64_t cols = llama2cpp::find_format(subject.format).group == 256 ? 512 : 352;
+    for (const bool rounded : {false, true}) {
+      for (const std::int64_t tokens : {1, 2, 14}) {
+        Weight w = make_weight(subject, tokens == 2 ? 530 : 150, cols, Scales::ordinary, ++seed);
+        w.bf16_input = rounded && w.format->name == "bf16";
+        w.int8_input = rounded && w.format->quantized;
+        transposed::check(all, w, tokens, ++seed);
+      }
+    }
+  }
+}
+
+TEST_CASE("the transposed products of several weights are one sum, in chunks of rows too") {
+  const auto all = backends();
+  const std::vector<Weight> weights = {make_weight(subjects()[10], 40, 512, Scales::ordinary, 1),
+                                       make_weight(subjects()[0], 4100, 512, Scales::ordinary, 2),
+                                       make_weight(subjects()[4], 257, 512, Scales::ordinary, 3)};
+  std::vector<std::vector<float>> dys;
+  for (const Weight& w : weights) {
+    dys.push_back(kernel_outputs::make(static_cast<std::size_t>(7 * w.rows), Kind::ordinary, dys.size()));
+  }
+  const Bits wanted = transposed::by_loops(weights, dys, 7);
+  for (const auto& backend : all) {
+    CAPTURE(backend->isa());
+    CHECK((transposed::by_op(*backend, weights, dys, 7) == wanted));
   }
 }
 

@@ -15,6 +15,7 @@
 #include "core/half.h"
 #include "format/format.h"
 #include "kernel_inputs.h"
+#include "transposed.h"
 
 namespace {
 
@@ -246,6 +247,22 @@ TEST_CASE("GPTQ weights times integers and floats are what their bits say") {
         ++seed;
         check(all, make_subject(shape, Fill::random, seed), Kind::ordinary, seed);
       }
+    }
+  }
+}
+
+TEST_CASE("GPTQ weights transposed, in an order of their own too") {
+  const auto all = backends();
+  std::uint64_t seed = 500;
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const bool act_order : {false, true}) {
+      Subject s;
+      s.bits = bits;
+      s.rows = 48;
+      s.act_order = act_order;
+      Weight w = weight_of(make_subject(s, Fill::random, ++seed));
+      w.int8_input = act_order;
+      transposed::check(all, w, 5, ++seed);
     }
   }
 }

@@ -20,6 +20,7 @@ UPWARD = {
     ("generation", "model"): "what is sampled from",
     ("dialogue.answers", "model"): "what answers",
     ("inside.hooks", "session"): "HookPoint.session is one",
+    ("inside.gradients", "model"): "what is gone back through",
     ("inside.observation", "model"): "what runs",
     **{(f"methods.{name}", "model"): "whose methods they are" for name in METHODS},
     **{(f"serving.{name}", "model"): "what runs the requests" for name in ("engine", "scheduler")},

@@ -104,6 +104,7 @@ TRUTHS = [*of_package(is_truth), *of_core(is_truth)]
 NEEDS_MORE = {("convert", "force"), ("ResidualStream.accumulated_resid", "mlp_input")}
 NEEDS_MORE |= {("ResidualStream.apply_ln_to_stack", "mlp_input"), ("ResidualStream.decompose_resid", "mlp_input")}
 NEEDS_MORE |= {("ActivationCache.get_full_resid_decomposition", "mlp_input")}
+NEEDS_MORE |= {("Model.run_with_cache", "incl_bwd")}
 # Messages call what is in these arguments a token id.
 IDS = {"token", "tokens", "id", "ids", "history", "incorrect_tokens"}
 
@@ -254,6 +255,9 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "_core.Model.session": core.session,
         "_core.Model.load_session": plain(core.load_session, path=folder / "session"),
         "_core.Model.run_with_cache": lambda **given: core.run_with_cache([(core.session(), [1, 2])], [], **given),
+        "_core.Model.gradients": lambda **given: core.gradients(
+            [(core.session(), [1, 2])], np.zeros((1, 2, 97), dtype=np.float32), [], **given
+        ),
         "_core.token_ids": _core.token_ids,
         "_core.hook_points": _core.hook_points,
         "_core.point_shape": plain(_core.point_shape, config=model.config),

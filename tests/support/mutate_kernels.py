@@ -34,6 +34,7 @@ FLAGS = ["-std=c++20", "-O1", "-ffp-contract=off", "-fno-math-errno"]
 # Which outputs tell, as tests/cpp/mutants.cpp names them.
 GROUPS = {
     "activations.inl": "vectors",
+    "activation_gradients.inl": "vectors",
     "attention.inl": "vectors",
     "elementwise.inl": "vectors",
     "llama2c_order.inl": "llama2c",

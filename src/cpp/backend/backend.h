@@ -31,6 +31,8 @@
 
 namespace llama2cpp {
 
+class GradientOps;
+
 // A gain or a bias, in memory of the backend's.
 struct Vector {
   Buffer memory;
@@ -135,6 +137,9 @@ class Backend {
 
   // Whether it has the ops on routed experts.
   virtual bool routes_experts() const { return true; }
+
+  // The ops that going back through a model needs (gradient_ops.h); null where it has none.
+  virtual GradientOps* gradient_ops() { return nullptr; }
 
   // A Vector of n zeros.
   Vector make_vector(std::int64_t n);

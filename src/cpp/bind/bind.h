@@ -1,6 +1,7 @@
 // What module.cpp calls: one function for each room that Python sees.
 #pragma once
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
@@ -58,5 +59,11 @@ void feed_many(const Model& model, const py::sequence& rows, const py::object& h
 py::tuple run_with_cache(const Model& model, const py::sequence& rows, const PlaceList& places,
                          const std::optional<Ints<"run_with_cache", "positions">>& positions,
                          std::optional<Int<"run_with_cache", "stop_at_layer">> stop_at_layer, const py::object& hooks);
+
+// Model.gradients: those of the places, by name, as run_with_cache gives activations. stop: places whose gradients go no
+// further. stream: the residual stream before each layer and after the last, or nothing.
+py::dict gradients(const Model& model, const py::sequence& rows, const py::array& dlogits, const PlaceList& places,
+                   const std::optional<Ints<"gradients", "positions">>& positions, const PlaceList& stop,
+                   const std::vector<py::array>& stream);
 
 }  // namespace llama2cpp::bind

@@ -21,6 +21,7 @@
 #include "format/f32.h"
 #include "format/weight_rows.h"
 #include "io/arrays.h"
+#include "model/gradients.h"
 #include "model/model.h"
 #include "model/session.h"
 #include "model/session_file.h"
@@ -336,7 +337,12 @@ Examples
       .def("forward", &forward_many, arg("rows"), arg("hooks") = py::none())
       .def("feed", &feed_many, arg("rows"), arg("hooks") = py::none())
       .def("run_with_cache", &run_with_cache, arg("rows"), arg("places"), arg("positions") = py::none(),
-           arg("stop_at_layer") = py::none(), arg("hooks") = py::none());
+           arg("stop_at_layer") = py::none(), arg("hooks") = py::none())
+      .def("gradients", &gradients, arg("rows"), arg("dlogits"), arg("places"), arg("positions") = py::none(),
+           arg("stop") = PlaceList(), arg("stream") = std::vector<py::array>())
+      .def(
+          "why_no_gradients", [](const Model& model) { return why_no_gradients(model); },
+          "Why the model has no gradients; empty where it has.");
 }
 
 }  // namespace llama2cpp::bind

@@ -3,12 +3,13 @@
 
 #include "core/check.h"
 #include "core/memory_needs.h"
+#include "model/views.h"
 
 namespace llama2cpp {
 
 namespace {
 
-constexpr std::int64_t kLine = 64 / sizeof(float);  // vector loads of a view are aligned, on every backend
+constexpr std::int64_t kLine = Views::kLine;
 constexpr std::int64_t kViews = 24;
 
 // router_scores, routing_shown; expert_ids, expert_weights; expert_out
@@ -19,21 +20,6 @@ std::int64_t row_floats(const Config& c) {
   return 6 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.mlps() * c.hidden_dim + 2 * c.head_dim + 2 + c.n_heads +
          experts_floats(c);
 }
-
-// Hands out views one after the other.
-class Views {
- public:
-  explicit Views(const Buffer& memory) : next_(reinterpret_cast<float*>(memory.data())) {}
-
-  Tensor operator()(std::int64_t rows, std::int64_t width) {
-    const Tensor view(next_, {rows, width});
-    next_ += (rows * width + kLine - 1) / kLine * kLine;
-    return view;
-  }
-
- private:
-  float* next_;
-};
 
 }  // namespace
 

@@ -36,6 +36,7 @@ struct Pass {
   Norms norms{c, be, a, hooks};
 
   void run(FunctionRef<void()> poll) {
+    turn_by_position();
     embed();
     const std::int64_t end = hooks.stop_at_layer.value_or(c.n_layers);
     for (std::int64_t i = 0; i < end; ++i) {
@@ -46,9 +47,15 @@ struct Pass {
     be.sync();
   }
 
+  void run_layer(std::int64_t i) {
+    turn_by_position();
+    layer(i);
+    be.sync();
+  }
+
  private:
-  // x = the tokens' rows of the table, and by how much their positions turn queries and keys.
-  void embed() {
+  // By how much the tokens' positions turn queries and keys.
+  void turn_by_position() {
     for (std::size_t s = 0; s < rows.spans.size(); ++s) {
       const AttentionSpan& span = rows.spans[s];
       const RopeAngles& rope = model.rope(sequences[s].kv->context());
@@ -60,6 +67,10 @@ struct Pass {
       }
     }
     std::fill_n(a.ones.row(0), a.ones.rows(), 1.0F);
+  }
+
+  // x = the tokens' rows of the table
+  void embed() {
     be.embed(w.tok_embeddings, rows.tokens, a.x);  // [T] -> [T, dim]
     scale(a.x, c.embedding_multiplier);
     see(Point::embed, 0, a.x);
@@ -196,6 +207,11 @@ struct Pass {
 void forward(const Model& model, std::span<const SequenceInput> sequences, Activations& a, const Hooks& hooks,
              FunctionRef<void()> poll) {
   Pass{model, sequences, a, hooks}.run(poll);
+}
+
+void forward_layer(const Model& model, std::span<const SequenceInput> sequences, Activations& a, const Hooks& hooks,
+                   std::int64_t layer) {
+  Pass{model, sequences, a, hooks}.run_layer(layer);
 }
 
 }  // namespace llama2cpp

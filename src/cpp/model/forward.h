@@ -25,4 +25,8 @@ struct SequenceInput {
 void forward(const Model& model, std::span<const SequenceInput> sequences, Activations& a, const Hooks& hooks,
              FunctionRef<void()> poll);
 
+// One layer by itself: a.x is the residual stream before it, [T, dim], and becomes that after it. As above.
+void forward_layer(const Model& model, std::span<const SequenceInput> sequences, Activations& a, const Hooks& hooks,
+                   std::int64_t layer);
+
 }  // namespace llama2cpp

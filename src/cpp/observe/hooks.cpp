@@ -219,8 +219,10 @@ bool Hooks::edits(Point point, std::int64_t layer) const {
                      [&](const Entry& e) { return e.hook->kind() != Hook::Kind::look && e.places.has(point, layer); });
 }
 
-void Hooks::show(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) const {
+void Hooks::show(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span,
+                 bool as_it_lies) const {
   for (const Entry& entry : entries_) {
+    if (entry.hook->as_it_lies() != as_it_lies) continue;
     if (!entry.places.has(point, layer) || entry.sequence.value_or(span.sequence) != span.sequence) continue;
     if (entry.hook->kind() == Hook::Kind::callback) {
       const Backend::Pause others_may_run(*backend_);
@@ -241,6 +243,7 @@ void Hooks::call(Point point, std::int64_t layer, const Tensor& activation, std:
       continue;
     }
     const Tensor part = activation.slice(span.row, span.count);
+    show(point, layer, part, span, true);
     if (shape.heads == 0) {
       show(point, layer, part, span);
       continue;

@@ -122,7 +122,8 @@ struct Feed {
   std::span<const std::int32_t> tokens;
 };
 
-// Something that happens at places: it sees one sequence's part of an activation, dense, in half-split order.
+// Something that happens at places: it sees one sequence's part of an activation, dense, in half-split order (unless it
+// says otherwise).
 class Hook {
  public:
   enum class Kind : std::uint8_t {
@@ -140,6 +141,9 @@ class Hook {
 
   // Must not keep the tensor's pointer. May throw to end the call.
   virtual void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) = 0;
+
+  // Whether it takes an activation as the ops have it: [T, heads * width], in rotary order where that is the model's.
+  virtual bool as_it_lies() const { return false; }
 
   // Before a call computes anything, with what it feeds to each of its sequences. May throw to end the call.
   virtual void begin(std::span<const Feed> /*feeds*/) {}
@@ -202,7 +206,8 @@ class Hooks {
   };
 
   void call(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans) const;
-  void show(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) const;
+  void show(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span,
+            bool as_it_lies = false) const;
 
   std::vector<Entry> entries_;
   PlaceSet watched_;  // of all entries

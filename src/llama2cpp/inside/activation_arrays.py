@@ -82,6 +82,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         self.has_batch_dim = has_batch_dim
         self.positions = None if positions is None else [int(position) for position in positions]
         self.tokens = None if tokens is None else [_plain(item) for item in tokens]
+        self._why_no_gradients = ""  # what `backward` raises
 
     def _need_model(self) -> ReadableModel:
         if self.model is None:
@@ -219,13 +220,15 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         tokens = self.tokens
         if tokens and isinstance(tokens[0], list):
             tokens = np.asarray(select(np.asarray(tokens), batch_slice, 0)).tolist()
-        return type(self)(
+        part = type(self)(
             {name: select(array, batch_slice, 0) for name, array in self._arrays.items()},
             self.model,
             has_batch_dim=not isinstance(batch_slice, int | np.integer),
             positions=self.positions,
             tokens=tokens,
         )
+        part._why_no_gradients = self._why_no_gradients
+        return part
 
     def to_numpy(self) -> dict[str, Array]:
         """Get the arrays as a plain dict by full name. They are not copied.

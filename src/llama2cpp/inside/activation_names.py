@@ -58,6 +58,8 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     """
     if ("." in name or name.startswith("hook_")) and layer is None and layer_type is None:
         return name
+    if name.endswith("_grad"):
+        return get_act_name(name.removesuffix("_grad"), layer, layer_type) + "_grad"
     digits = re.match(r"([a-z]+)(-?\d+)([a-z]?.*)", name)
     if digits is not None:
         name, layer, layer_type = digits.groups()

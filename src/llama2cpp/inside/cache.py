@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,10 @@ from ..common.parts import get_part
 from .activation_arrays import Array, Selection, need_memory, select
 from .heads_and_neurons import HeadsAndNeurons
 from .lens import LogitLens, logit_lens
+from .places import Names
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ActivationCache(HeadsAndNeurons):
@@ -95,6 +99,82 @@ class ActivationCache(HeadsAndNeurons):
     >>> bool((cache["blocks.4.hook_resid_post"] == cache["resid_post", -1]).all())
     True
     """
+
+    @checked
+    def backward(
+        self,
+        dlogits: ArrayLike,
+        names_filter: Names | None = None,
+        stop_grad: Names = (),
+    ) -> Self:
+        """Go back from the logits of the run: the gradient of a number with respect to its activations.
+
+        Everything that the model does has its gradient, in float32; with ``precision="exact"`` the run itself has no
+        more rounding than that. Otherwise gradients are passed straight through the rounding of activations to int8,
+        and of keys and values to float16. They have the same bits for any number of threads. Weights have none.
+
+        What the cache holds of the residual stream, before each layer and after the last, is used; without it the
+        prompts are run again. Each layer is run again from there, so that only one layer's activations are in memory,
+        beside the gradients that are kept.
+
+        Parameters
+        ----------
+        dlogits : array [B, T, vocab_size]
+            The number's gradient with respect to the logits, as a function of `llama2cpp.metrics` gives it. T are all
+            tokens, also where the cache has some positions only.
+        names_filter : str, sequence of str, or predicate, optional
+            Whose gradients are kept, as in `Model.run_with_cache`; if not given, those of the activations in the cache.
+        stop_grad : str, sequence of str, or predicate
+            Activations whose gradients are kept but go no further, as if the run had found them there as constants:
+            ``["attn_scores", "scale"]`` freezes patterns and norms, and what is left of the model is linear in between
+            its activation functions.
+
+        Returns
+        -------
+        ActivationCache
+            Gradients under the names, and in the shapes, of the activations; 0 where the run did not read one, as in
+            the masked part of a pattern.
+
+        Raises
+        ------
+        ValueError
+            If `dlogits` has another shape, hooks may have changed the run, the cache has no model or no tokens, or the
+            model has no gradients: with experts, or on another backend than the CPU's.
+        MemoryError
+            If more memory is needed than is available; it says how much.
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller", precision="exact")
+        >>> logits, cache = model.run_with_cache("Once upon a", "resid_pre")
+        >>> value, dlogits = llama2cpp.metrics.log_prob(model.to_single_token(" time"))(logits)
+        >>> grads = cache.backward(dlogits, ["resid_pre", "z"])
+        >>> grads["z", 3].shape
+        (1, 4, 6, 32)
+        """
+        model = self._need_model()
+        if self._why_no_gradients:
+            raise ValueError(f"backward: {self._why_no_gradients}")
+        if not self.tokens:
+            raise ValueError("backward: the cache has no tokens: it is of no run")
+        batch = self.tokens if isinstance(self.tokens[0], list) else [self.tokens]
+        held = {name: array if self.has_batch_dim else array[None] for name, array in self._arrays.items()}
+        arrays = model._gradients(
+            batch,
+            dlogits,
+            list(self._arrays) if names_filter is None else names_filter,
+            self.positions,
+            stop_grad,
+            held if self.positions is None else {},
+        )
+        if not self.has_batch_dim:
+            arrays = {name: array[0] for name, array in arrays.items()}
+        grads = type(self)(
+            arrays, model, has_batch_dim=self.has_batch_dim, positions=self.positions, tokens=self.tokens
+        )
+        grads._why_no_gradients = "these are gradients, and have none themselves"
+        return grads
 
     @checked
     def stack_activation(self, activation_name: str, layer: int | None = -1, sublayer_type: str | None = None) -> Array:

@@ -173,6 +173,14 @@ def scopes_of(model: _core.Model) -> tuple[Scope, ...]:
     return tuple(scope for scope in _active.get() if scope.model is model and scope.session is None)
 
 
+def may_change(sessions: Sequence[Session], model: _core.Model) -> bool:
+    """Whether hooks or interventions are on for a call, which may change what they see."""
+    return any(
+        scope.entries and scope.model is model and any(scope.concerns(session) for session in sessions)
+        for scope in _active.get()
+    )
+
+
 def forked(session: Session, fork: Session) -> None:
     """Tell the recordings that are on for a session that `fork` has begun as its copy."""
     for scope in _active.get():

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ..common.token_ids import HasTokenizer, Prompt, listed, several, to_ids
 from .cache import ActivationCache
-from .hooks import for_call
+from .gradients import Metric, differentiate
+from .hooks import for_call, may_change
 from .places import Names, find_places, places_to_keep
 
 if TYPE_CHECKING:
@@ -28,8 +29,14 @@ def run_with_cache(
     stop_at_layer: int | None = None,
     positions: int | slice | Sequence[int] | None = None,
     special: bool | None = None,
+    incl_bwd: bool = False,
+    metric: Metric | None = None,
 ) -> tuple[NDArray[np.float32], ActivationCache]:
     """Do what `Model.run_with_cache` does, for the function that was called."""
+    if incl_bwd != (metric is not None):
+        raise ValueError("incl_bwd=True and metric= come together: gradients are those of a metric of the logits")
+    if incl_bwd and stop_at_layer is not None:
+        raise ValueError("with incl_bwd there is no stop_at_layer: a metric takes logits")
     batch = prompts_of(model, function, text_or_tokens, special)
     length, n_layers = len(batch[0]), model.config.n_layers
     if remove_batch_dim and len(batch) > 1:
@@ -60,6 +67,12 @@ def run_with_cache(
         positions=kept,
         tokens=batch[0] if remove_batch_dim else batch,
     )
+    if may_change(sessions, model._core):
+        cache._why_no_gradients = "hooks may have changed the run, and gradients do not know what they have done"
+    if metric is not None:
+        _, dlogits = differentiate(metric, logits)
+        for name, array in cache.backward(dlogits).items():
+            cache._arrays[f"{name}_grad"] = array
     return logits, cache
 
 

@@ -58,7 +58,7 @@ def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[st
         found = fnmatch.filter(points, name)
     else:
         layers = [None, *range(n_layers)]
-        kinds = [None, "ln1", "ln2"] if name in ("scale", "normalized") else [None]
+        kinds = [None, "ln1", "ln2", "ln1_post", "ln2_post"] if name in ("scale", "normalized") else [None]
         shorts = {get_act_name(name, layer, kind) for layer in layers for kind in kinds}
         numbered = re.fullmatch(r"([a-z_]+)(\d+)", name)
         if numbered is not None:  # "resid_post4", which TransformerLens's own rule does not see

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._core import Config, Tokenizer
 from .html_views import TokenList
+from .places import Names
 from .weights import Weights
 
 
@@ -59,6 +60,16 @@ class ReadableModel(Protocol):
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> NDArray[np.float32]:
         """See `Model`."""
+
+    def _gradients(
+        self,
+        batch: Sequence[Sequence[int]],
+        dlogits: ArrayLike,
+        names_filter: Names,
+        positions: Sequence[int] | None,
+        stop_grad: Names,
+        held: Mapping[str, NDArray[np.float32]],
+    ) -> dict[str, NDArray[np.float32]]: ...  # gradients.py's
 
     def unembed(self, x: ArrayLike, apply_ln: bool = False) -> NDArray[np.float32]:
         """See `Model`."""

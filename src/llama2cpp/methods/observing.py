@@ -14,6 +14,7 @@ from ..inside.recording import Recording
 
 if TYPE_CHECKING:
     from ..inside.cache import ActivationCache
+    from ..inside.gradients import Metric
     from ..inside.hooks import Hook
     from ..inside.observation import Prompts
     from ..inside.places import Names
@@ -29,6 +30,8 @@ def run_with_cache(
     stop_at_layer: int | None = None,
     positions: int | slice | Sequence[int] | None = None,
     special: bool | None = None,
+    incl_bwd: bool = False,
+    metric: Metric | None = None,
 ) -> tuple[NDArray[np.float32], ActivationCache]:
     """Run on whole prompts, and keep the activations.
 
@@ -55,6 +58,13 @@ def run_with_cache(
         ``hook_pattern`` it is the queries, and all keys are kept. The logits are all there.
     special : bool, optional
         Whether a text that spells control tokens gets them, as in `llama2cpp.generate`.
+    incl_bwd : bool
+        Whether the cache has each activation's gradient too, under its name and ``_grad``: that of `metric`, as
+        `ActivationCache.backward` computes it.
+    metric : callable, optional
+        A function of the logits [batch, T, vocab_size] that returns a number and its gradient with respect to them, as
+        those of `llama2cpp.metrics` do; or a function of PyTorch's tensors that returns a number, where PyTorch is
+        installed.
 
     Returns
     -------
@@ -67,7 +77,8 @@ def run_with_cache(
     Raises
     ------
     ValueError
-        For a name that no activation has, prompts of different lengths, or an argument that cannot be.
+        For a name that no activation has, prompts of different lengths, or an argument that cannot be. With
+        `incl_bwd`, what `ActivationCache.backward` raises.
     ContextFullError
         If a prompt does not fit in the context.
     MemoryError
@@ -82,7 +93,15 @@ def run_with_cache(
     ((1, 6, 5, 5), (1, 5, 192))
     """
     return self._run(
-        "run_with_cache", text_or_tokens, names_filter, remove_batch_dim, stop_at_layer, positions, special
+        "run_with_cache",
+        text_or_tokens,
+        names_filter,
+        remove_batch_dim,
+        stop_at_layer,
+        positions,
+        special,
+        incl_bwd,
+        metric,
     )
 
 

@@ -11,6 +11,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/kernel_table.h"
+#include "backend/gradient_ops.h"
 #include "core/function_ref.h"
 #include "core/thread_pool.h"
 #include "core/wait_lock.h"
@@ -19,7 +20,7 @@ namespace llama2cpp {
 
 struct ExpertCalls;
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public Backend, public GradientOps {
  public:
   CpuBackend(int threads, const KernelTable& kernels, ThreadPool::StartThread start = {});
 
@@ -68,6 +69,18 @@ class CpuBackend final : public Backend {
                     FunctionRef<void(std::int64_t, std::int64_t)> work) override;
   void sync() override {}
 
+  GradientOps* gradient_ops() override { return this; }
+  void matmul_transposed(std::span<const Weight* const> weights, std::span<const Tensor> dys,
+                         const Tensor& out) override;
+  void norm_scale_gradient(const Tensor& d, const Tensor& normalized, const Tensor& scale,
+                           const Tensor& dscale) override;
+  void norm_gradient(const Tensor& d, const Tensor& normalized, const Tensor& scale, const Tensor& dscale) override;
+  void gated_gradient(Activation activation, const Tensor& gate, const Tensor& up, const Tensor& d,
+                      const Tensor& dup) override;
+  void activate_gradient(Activation activation, const Tensor& x, const Tensor& d) override;
+  void soft_cap_gradient(const Tensor& y, float cap, const Tensor& d) override;
+  void attention_gradient(const Tensor& q, const AttentionSpan& span, const AttentionGradients& gradients) override;
+
  private:
   // Calls work(worker, workers) for each worker: on all threads where `cost` (about a nanosecond a unit on one thread) is
   // worth waking them, else here alone. One thread may be several workers, so they must not wait for each other.
@@ -83,6 +96,9 @@ class CpuBackend final : public Backend {
   // number: a row of a large model is worth sharing out by itself.
   void each_piece(std::int64_t rows, std::int64_t columns,
                   FunctionRef<void(std::int64_t, std::int64_t, std::int64_t)> piece);
+
+  // a . b, as a query with a key.
+  float dot(const float* a, const float* b, std::int64_t n) const;
 
   // Calls row(t) for each t in [0, rows), shared out.
   void each_row(std::int64_t rows, std::int64_t cost_of_row, FunctionRef<void(std::int64_t)> row);
@@ -103,6 +119,9 @@ class CpuBackend final : public Backend {
   Buffer tiles_;                 // a matmul's input in each form that its weights want: see matmul_input.h
   std::shared_ptr<ExpertCalls> expert_calls_;  // null until an op on experts has been asked for
 };
+
+// d becomes d * (1 - (y / cap)^2), of y = cap * tanh(x / cap).
+void back_through_cap(const float* y, float cap, float* d, std::int64_t n);
 
 std::shared_ptr<Backend> make_cpu_backend(int threads, Arithmetic arithmetic);
 

@@ -130,6 +130,9 @@ struct KernelTable {
   void (*add)(const float* a, const float* b, float* out, std::int64_t n);
   // out = activation(gate) * up; without the product where up is null. clamped_swiglu is of both, and up is not null
   void (*gated)(Activation activation, const float* gate, const float* up, float* out, std::int64_t n);
+  // Of gated: d is that of its output; it becomes that of gate, and dup that of up. Both null: without the product.
+  void (*gated_gradient)(Activation activation, const float* gate, const float* up, float* d, float* dup,
+                         std::int64_t n);
   // out = cap * tanh(x / cap); out may be x
   void (*soft_cap)(const float* x, float cap, float* out, std::int64_t n);
   // Turns pairs (x[2j], x[2j + 1]) or (x[j], x[j + n/2]).   x [n], cos and sin [n / 2]

@@ -5,6 +5,7 @@
 // clang-format off
 #include "backend/cpu/tiles.inl"
 #include "backend/cpu/activations.inl"
+#include "backend/cpu/activation_gradients.inl"
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
 #include "backend/cpu/matmul_blocks.inl"
@@ -38,6 +39,7 @@
     .center = center,
     .add = add_vectors,
     .gated = gated,
+    .gated_gradient = gated_gradient,
     .soft_cap = soft_cap,
     .rope_interleaved = rope_interleaved,
     .rope_half_split = rope_half_split,

@@ -268,6 +268,54 @@ void gated(Activation activation, const float* gate, const float* up, float* out
   }
 }
 
+// What an activation gives, and by how much it grows with what it is given.
+struct Slope {
+  float value, slope;
+};
+
+Slope slope_of(Activation activation, float x) {
+  switch (activation) {
+    case Activation::silu: {
+      const float s = sigmoid(x);
+      const float value = x * s;
+      return {value, std::fma(value, 1.0F - s, s)};
+    }
+    case Activation::gelu_tanh: {
+      const float s = sigmoid(x * std::fma(x * x, 0.0713548163F, 1.59576912F));
+      const float value = x * s;
+      const float inner = std::fma(x * x, 0.214064449F, 1.59576912F);  // by how much sigmoid's argument grows
+      return {value, std::fma(value * (1.0F - s), inner, s)};
+    }
+    case Activation::relu_squared: {
+      const float positive = x < 0.0F ? 0.0F : x;
+      return {positive * positive, positive + positive};
+    }
+    case Activation::clamped_swiglu:
+      break;  // of two numbers
+  }
+  return {x, 1.0F};
+}
+
+void gated_gradient(Activation activation, const float* gate, const float* up, float* d, float* dup, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float x = gate[i];
+    const float y = d[i];
+    if (activation == Activation::clamped_swiglu) {
+      const float g = 7.0F < x ? 7.0F : x;
+      const float u = 7.0F < up[i] ? 7.0F : up[i] < -7.0F ? -7.0F : up[i];
+      const float s = sigmoid(1.702F * g);
+      const float value = g * s;
+      const float slope = std::fma(1.702F * value, 1.0F - s, s);
+      d[i] = 7.0F < x ? 0.0F : (y * (u + 1.0F)) * slope;
+      dup[i] = 7.0F < up[i] ? 0.0F : up[i] < -7.0F ? 0.0F : y * value;
+      continue;
+    }
+    const Slope a = slope_of(activation, x);
+    if (up != nullptr) dup[i] = y * a.value;
+    d[i] = (up == nullptr ? y : y * up[i]) * a.slope;
+  }
+}
+
 void soft_cap(const float* x, float cap, float* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = cap * tanh_of(x[i] / cap);
 }
@@ -375,6 +423,7 @@ constexpr KernelTable kTable{
     .center = center,
     .add = add,
     .gated = gated,
+    .gated_gradient = gated_gradient,
     .soft_cap = soft_cap,
     .rope_interleaved = rope_interleaved,
     .rope_half_split = rope_half_split,
