@@ -10,17 +10,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import expert_models
 import numpy as np
 import pytest
 import tiny
 import torch
 from family_models import CASES, TOKENS
 from numpy.typing import NDArray
+from on_metal import ON_METAL
 from torch_points import TorchPoints
 
 import llama2cpp
 from llama2cpp import interventions, metrics
 from llama2cpp.inside.places import points_of
+
+pytestmark = pytest.mark.skipif(ON_METAL, reason="gradients are the CPU's, and refused on Metal by name")
 
 TOLERANCE = 1e-5  # of the largest of a place
 
@@ -326,6 +330,13 @@ def test_errors(model: llama2cpp.Model) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             model.run_with_cache(ids, incl_bwd=True, metric=metric)
+
+
+def test_experts_are_refused_by_name(tmp_path: Path) -> None:
+    with llama2cpp.load(expert_models.CASES["mixtral-full"].save(tmp_path)) as model:
+        logits, run = model.run_with_cache(TOKENS, "z")
+        with pytest.raises(ValueError, match="models with experts have no gradients"):
+            run.backward(logits)
 
 
 def test_an_absurd_request_states_what_it_needs() -> None:

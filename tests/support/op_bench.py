@@ -59,23 +59,26 @@ class Mode:
     """How the software device runs kernels; on a GPU there is one mode, its own."""
 
     threads: str = "forward"
+    simdgroups: str = "forward"
     groups: str = "forward"
     contract: str = "off"
     ftz: str = "off"
 
     def options(self, seed: int = 1) -> str:
-        return (
-            f"page=4k,threads={self.threads},groups={self.groups},contract={self.contract},ftz={self.ftz},seed={seed}"
-        )
+        orders = f"threads={self.threads},simdgroups={self.simdgroups},groups={self.groups}"
+        return f"page=4k,{orders},contract={self.contract},ftz={self.ftz},seed={seed}"
 
 
 ORDERS = ("forward", "reverse", "shuffled")
+# Every two of the orders of threads, of simdgroups and of groups, with every way to round.
 MODES = [
-    Mode(*mode) for mode in itertools.product(ORDERS, ORDERS, ("off",) if MUTATION else ("off", "on"), ("off", "on"))
+    Mode(ORDERS[threads], ORDERS[(threads - groups) % 3], ORDERS[groups], *rounding)
+    for threads, groups in itertools.product(range(3), range(3))
+    for rounding in itertools.product(("off",) if MUTATION else ("off", "on"), ("off", "on"))
 ]
 
 
-# Every order of threads with every order of groups; each order of either with three ways to round.
+# Every two orders still; each order of each with three ways to round.
 FEW_MODES = [mode for i, mode in enumerate(MODES) if i % 4 == (i // 12 + i // 4) % 3 + 1]
 
 

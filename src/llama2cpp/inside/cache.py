@@ -146,7 +146,7 @@ class ActivationCache(HeadsAndNeurons):
         Examples
         --------
         >>> import llama2cpp
-        >>> model = llama2cpp.load("storyteller", precision="exact")
+        >>> model = llama2cpp.load("storyteller", precision="exact", backend="cpu")
         >>> logits, cache = model.run_with_cache("Once upon a", "resid_pre")
         >>> value, dlogits = llama2cpp.metrics.log_prob(model.to_single_token(" time"))(logits)
         >>> grads = cache.backward(dlogits, ["resid_pre", "z"])
