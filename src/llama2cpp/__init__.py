@@ -14,7 +14,7 @@ from .command import early_interrupt  # noqa: F401 - before what takes long to i
 
 from typing import TYPE_CHECKING, Any
 
-from . import interventions, metrics, plot
+from . import interventions, metrics, patching, plot
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
 from .defaults import chat, chat_stream, complete, generate, stream
 from .dialogue.conversation import Conversation, Turn
@@ -67,6 +67,7 @@ __all__ = [
     "load",
     "logit_lens",
     "metrics",
+    "patching",
     "plot",
     "stream",
 ]

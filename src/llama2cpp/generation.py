@@ -382,7 +382,7 @@ def decode(model: Model, sequences: list[Sample]) -> Iterator[tuple[int, str]]:
                 yield i, sequence.sample()
         active = [sequence for sequence in active if sequence.finish_reason is None]
         core = model._core
-        hooks = for_call([sequence.session for sequence in active], core)
+        hooks = for_call([sequence.session for sequence in active], core, generated=True)
         # The logits stay in the sessions, where the samplers read them.
         core.feed([(sequence.session._core, sequence.tokens[-1]) for sequence in active], hooks)
 

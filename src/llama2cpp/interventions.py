@@ -15,6 +15,13 @@ position : int or sequence of int
 neuron : int or sequence of int
     Which numbers of the last axis: neurons of ``hook_post``, dimensions of the residual stream; for scores and patterns
     the keys.
+when : str
+    "prompt": only in calls that feed a prompt; "generated": only in those that feed tokens which were generated, as
+    `generate` does after the prompt, and ``session.step``; a single token that `Model.forward` feeds to a session which
+    has some is one of these. None: in all.
+
+Where differences between runs are the result, open quantized models with ``load(..., precision="exact")``: by default
+their activations are rounded to int8, which turns a tiny change into a coarse one.
 
 What is not given stands for all. Positions and keys that a call does not have are passed over.
 
@@ -34,7 +41,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from itertools import combinations
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,9 +53,28 @@ from .inside.cache import ActivationCache
 from .inside.places import Names, Place, find_places, name_of
 
 Index: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]] | None
-Compiled: TypeAlias = list[tuple[list[Place], _core.Intervention]]
+When: TypeAlias = Literal["prompt", "generated"]
 
 __all__ = ["Intervention", "add", "mask_pattern", "mean", "patch_from", "project_out", "scale", "set", "zero"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an intervention that has numbers of its own, as the core takes it.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import interventions
+    >>> model = llama2cpp.load("storyteller")
+    >>> len(interventions.zero("z", layer=[0, 2]).compile(model.config)[0].places)
+    2
+    """
+
+    places: list[Place]
+    change: _core.Intervention
+    prompt: int | None = None  # for this prompt only,
+    prompts: int | None = None  # of a call of so many
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -64,6 +91,8 @@ class Intervention:
         To what of them; see the module.
     value : number, array or ActivationCache
         By what; a cache for "patch", and for means that are taken from it.
+    when : str, optional
+        In which calls; see the module.
 
     Examples
     --------
@@ -80,16 +109,21 @@ class Intervention:
     position: Index = None
     neuron: Index = None
     value: Any = None
+    when: When | None = None
+
+    def __post_init__(self) -> None:
+        if self.when not in (None, "prompt", "generated"):
+            raise ValueError(f"when is {self.when!r}, expected 'prompt', 'generated' or None")
 
     def __repr__(self) -> str:
         name = self.names if isinstance(self.names, str) else repr(self.names)
         parts = [f"{self.change} {name}"]
-        for part in ("layer", "head", "position", "neuron"):
+        for part in ("layer", "head", "position", "neuron", "when"):
             if getattr(self, part) is not None:
                 parts.append(f"{part}={getattr(self, part)}")
         return f"Intervention({', '.join(parts)})"
 
-    def compile(self, config: _core.Config) -> Compiled:
+    def compile(self, config: _core.Config) -> list[Part]:
         """Find the places in a model, check that they have what is addressed, and make the core's form of it.
 
         Parameters
@@ -99,7 +133,8 @@ class Intervention:
 
         Returns
         -------
-        list of (list of places, core's intervention)
+        list of Part
+            In the order in which they act.
 
         Raises
         ------
@@ -121,14 +156,16 @@ class Intervention:
         if not places:
             raise ValueError(f"{self!r} names no activation")
         if self.change == "patch" or isinstance(self.value, Mapping):  # the numbers are each place's own
-            return [([place], self._at(place, config)) for place in places]
+            return [part for place in places for part in self._at([place], config)]
         points = dict.fromkeys(point for point, _ in places)
         return [
-            (of_point, self._at(of_point[0], config))
+            part
             for of_point in ([place for place in places if place[0] == point] for point in points)
+            for part in self._at(of_point, config)
         ]
 
-    def _at(self, place: Place, config: _core.Config) -> _core.Intervention:
+    def _at(self, places: list[Place], config: _core.Config) -> list[Part]:
+        place = places[0]
         name = name_of(place, config)
         heads, width = _core.point_shape(place[0], config)  # 0 heads: it has none; width 0: as many as there are keys
         if self.head is not None and heads == 0:
@@ -143,22 +180,27 @@ class Intervention:
             if min(neurons, default=0) < 0:
                 raise ValueError(f"{self!r}: a key is {min(neurons)}, expected 0 or more")
         positions = [] if self.position is None else _as_list(self.position)
-        shape = (len(chosen_heads) or max(heads, 1), len(neurons) or width or 1)
         if self.change == "patch":
-            values, positions = self._from_cache(name, positions, chosen_heads, neurons, heads)
-            change = "set"
+            prompts, positions = self._from_cache(name, positions, chosen_heads, neurons, heads)
+            changes = [_core.Intervention("set", chosen_heads, positions, neurons, values) for values in prompts]
+            if len(changes) == 1:
+                return [Part(places, changes[0])]
+            return [Part(places, change, i, len(changes)) for i, change in enumerate(changes)]
+        if self.position is not None and np.ndim(self.position) > 0:
+            axes = [_Axis("positions", len(positions))]
         else:
-            values = self._values(name, shape, heads > 0, len(positions), bool(neurons) or width > 0)
-            change = self.change
-        return _core.Intervention(change, chosen_heads, positions, neurons, values)
+            axes = [_Axis("positions", 1, taken=True)]
+        axes.append(_Axis("heads", len(chosen_heads) or max(heads, 1), heads == 0 or _is_one(self.head)))
+        one_neuron = _is_one(self.neuron) and self.change != "project_out"
+        axes.append(_Axis("neurons", len(neurons) or width or 1, one_neuron))
+        values = self._values(name, axes, bool(neurons) or width > 0)
+        return [Part(places, _core.Intervention(self.change, chosen_heads, positions, neurons, values))]
 
-    def _values(
-        self, name: str, shape: tuple[int, int], by_head: bool, n_positions: int, wide: bool
-    ) -> NDArray[np.float64]:
+    def _values(self, name: str, axes: list[_Axis], wide: bool) -> NDArray[np.float64]:
         """Make the value [positions or 1, heads or 1, neurons or 1]."""
         value = self.value
         if isinstance(value, ActivationCache):
-            value = self._mean_of(value, name)
+            return self._mean_of(value, name).astype(np.float64)
         if self.change == "project_out" and np.ndim(value) == 0:
             raise ValueError(f"{self!r}: the direction is a number, expected an array")
         exact = self.change == "project_out"
@@ -170,20 +212,24 @@ class Intervention:
             value = value / length
         if value.ndim == 0:
             return np.full((1, 1, 1), value)
-        # The last axes are those of the activation, and there may be one for positions before them.
-        own = shape if by_head else shape[1:]
-        expected = (n_positions, *own) if n_positions > 1 and value.ndim > len(own) else own
+        # As NumPy would assign to what is addressed: an int has taken its axis away. All three axes are taken, too.
+        shown = axes if value.ndim == 3 else [axis for axis in axes if not axis.taken]
+        expected = [axis.size for axis in shown]
         try:
             if not wide:
                 raise ValueError
             full = np.broadcast_to(value, expected)
         except ValueError:
             raise ValueError(
-                f"{self!r}: the value has shape {value.shape}, which does not stand for {list(expected)} of {name}"
+                f"{self!r}: the value has shape {value.shape}, which does not stand for {expected} of {name}"
             ) from None
-        if full.ndim == len(own):
-            full = full[None]
-        return np.ascontiguousarray(full if by_head else full[:, None])
+        meanings = _meanings(value.shape, shown)
+        if len(meanings) > 1:
+            raise ValueError(
+                f"{self!r}: the value has shape {value.shape}, which could stand for {' or for '.join(meanings)} of "
+                f"{name}: give it all axes, {' or '.join(meanings.values())}"
+            )
+        return np.ascontiguousarray(full.reshape([axis.size for axis in axes]))
 
     def _mean_of(self, cache: ActivationCache, name: str) -> NDArray[np.float32]:
         """Take the mean of a place over a cache's prompts and positions, for what is addressed."""
@@ -196,30 +242,26 @@ class Intervention:
             mean = mean[_indices(self.head, mean.shape[0], "head")]
         if self.neuron is not None:
             mean = mean[..., _indices(self.neuron, mean.shape[-1], "neuron")]
-        return np.asarray(mean, dtype=np.float32)
+        return np.asarray(mean, dtype=np.float32).reshape(1, -1, mean.shape[-1])
 
     def _from_cache(
         self, name: str, positions: list[int], heads: list[int], neurons: list[int], n_heads: int
     ) -> tuple[NDArray[np.float64], list[int]]:
-        """Cut the addressed part out of a cache's activation, as [positions, heads, neurons], and its positions."""
+        """Cut what is addressed out of a cache's array, [prompts, positions, heads, neurons], and its positions."""
         cache: ActivationCache = self.value
-        array = cache[name]
-        if cache.has_batch_dim:
-            if array.shape[0] != 1:
-                raise ValueError(f"{self!r}: the cache has {array.shape[0]} prompts, expected one")
-            array = array[0]
+        array = cache[name] if cache.has_batch_dim else cache[name][None]
         if name.endswith(("hook_pattern", "hook_attn_scores")):
-            array = array.swapaxes(0, 1)  # [T, heads, keys]
+            array = array.swapaxes(1, 2)  # [prompts, T, heads, keys]
         elif n_heads == 0:
-            array = array[:, None]
-        there = list(range(array.shape[0])) if cache.positions is None else [int(p) for p in cache.positions]
+            array = array[:, :, None]
+        there = list(range(array.shape[1])) if cache.positions is None else [int(p) for p in cache.positions]
         rows = [row for row, position in enumerate(there) if not positions or position in positions]
         missing = [position for position in positions if position not in there]
         if missing:
             raise ValueError(f"{self!r}: the cache has no position {missing[0]}")
-        array = array[rows]
+        array = array[:, rows]
         if heads:
-            array = array[:, heads]
+            array = array[:, :, heads]
         if neurons:
             array = array[..., neurons]
         return np.ascontiguousarray(array, dtype=np.float64), [there[row] for row in rows]
@@ -227,7 +269,13 @@ class Intervention:
 
 @checked
 def zero(
-    names: Names, *, layer: Index = None, head: Index = None, position: Index = None, neuron: Index = None
+    names: Names,
+    *,
+    layer: Index = None,
+    head: Index = None,
+    position: Index = None,
+    neuron: Index = None,
+    when: When | None = None,
 ) -> Intervention:
     """Set activations to 0.
 
@@ -235,7 +283,7 @@ def zero(
     ----------
     names : str, sequence of str, or predicate
         As in `Model.run_with_cache`.
-    layer, head, position, neuron
+    layer, head, position, neuron, when
         What of it; see the module.
 
     Returns
@@ -249,7 +297,7 @@ def zero(
     >>> model = llama2cpp.load("storyteller")
     >>> logits = model.run_with_hooks("Once upon a time", [interventions.zero("z", layer=0, head=[3, 5])])
     """
-    return Intervention("set", names, layer, head, position, neuron, 0.0)
+    return Intervention("set", names, layer, head, position, neuron, 0.0, when)
 
 
 @checked
@@ -261,6 +309,7 @@ def set(
     head: Index = None,
     position: Index = None,
     neuron: Index = None,
+    when: When | None = None,
 ) -> Intervention:
     """Set activations to a value.
 
@@ -269,9 +318,10 @@ def set(
     names : str, sequence of str, or predicate
         As in `Model.run_with_cache`.
     value : number or array
-        One number, or an array that NumPy can broadcast to what is addressed of one token: [neurons], or
-        [heads, neurons]; with several positions also [positions, ...].
-    layer, head, position, neuron
+        One number, or an array that NumPy could assign to what is addressed: [positions, heads, neurons], where
+        `position` is a sequence, and the activation has heads. An int takes its axis away, and so does no `position`.
+        One with fewer axes stands for the last ones; if it could stand for others as well, it is refused.
+    layer, head, position, neuron, when
         What of it; see the module.
 
     Returns
@@ -286,7 +336,7 @@ def set(
     >>> neuron = interventions.set("post", 3.0, layer=2, neuron=17)
     >>> logits = model.run_with_hooks("Once upon a time", [neuron])
     """
-    return Intervention("set", names, layer, head, position, neuron, value)
+    return Intervention("set", names, layer, head, position, neuron, value, when)
 
 
 @checked
@@ -298,6 +348,7 @@ def scale(
     head: Index = None,
     position: Index = None,
     neuron: Index = None,
+    when: When | None = None,
 ) -> Intervention:
     """Multiply activations.
 
@@ -307,7 +358,7 @@ def scale(
         As in `Model.run_with_cache`.
     factor : number or array
         As the value in `set`.
-    layer, head, position, neuron
+    layer, head, position, neuron, when
         What of it; see the module.
 
     Returns
@@ -322,7 +373,7 @@ def scale(
     >>> with model.hooks([interventions.scale("attn_out", 0.5, layer=-1)]):
     ...     text = model.generate("Once upon a time", max_tokens=8)
     """
-    return Intervention("scale", names, layer, head, position, neuron, factor)
+    return Intervention("scale", names, layer, head, position, neuron, factor, when)
 
 
 @checked
@@ -334,6 +385,7 @@ def add(
     head: Index = None,
     position: Index = None,
     neuron: Index = None,
+    when: When | None = None,
 ) -> Intervention:
     """Add to activations: steering, if it is a direction of the residual stream.
 
@@ -343,7 +395,7 @@ def add(
         As in `Model.run_with_cache`.
     value : number or array
         As in `set`.
-    layer, head, position, neuron
+    layer, head, position, neuron, when
         What of it; see the module.
 
     Returns
@@ -360,7 +412,7 @@ def add(
     >>> with model.hooks([interventions.add("resid_post2", direction)]):
     ...     text = model.generate("Once upon a time", max_tokens=8)
     """
-    return Intervention("add", names, layer, head, position, neuron, value)
+    return Intervention("add", names, layer, head, position, neuron, value, when)
 
 
 @checked
@@ -372,6 +424,7 @@ def mean(
     head: Index = None,
     position: Index = None,
     neuron: Index = None,
+    when: When | None = None,
 ) -> Intervention:
     """Set activations to a mean: ablation that leaves what is always there.
 
@@ -382,7 +435,7 @@ def mean(
     value : array or ActivationCache
         The mean, as the value in `set`; or a cache, of which it is the mean over prompts and positions (taken in double
         precision and rounded).
-    layer, head, position, neuron
+    layer, head, position, neuron, when
         What of it; see the module.
 
     Returns
@@ -397,7 +450,7 @@ def mean(
     >>> logits, cache = model.run_with_cache("The dog sat on a mat.", "z0")
     >>> logits = model.run_with_hooks("Once upon a time", [interventions.mean("z0", cache, head=3)])
     """
-    return Intervention("set", names, layer, head, position, neuron, value)
+    return Intervention("set", names, layer, head, position, neuron, value, when)
 
 
 @checked
@@ -409,6 +462,7 @@ def project_out(
     head: Index = None,
     position: Index = None,
     neuron: Index = None,
+    when: When | None = None,
 ) -> Intervention:
     """Take away what activations have along a direction: x - (x . v) v, with v of length 1.
 
@@ -420,7 +474,7 @@ def project_out(
         As in `Model.run_with_cache`.
     direction : array
         [neurons], or [heads, neurons] for one of each head; of any length but 0.
-    layer, head, position, neuron
+    layer, head, position, neuron, when
         What of it; see the module.
 
     Returns
@@ -435,7 +489,7 @@ def project_out(
     >>> direction = model.weights["tok_embeddings.weight"][260]
     >>> logits = model.run_with_hooks("Once upon a time", [interventions.project_out("resid_post", direction)])
     """
-    return Intervention("project_out", names, layer, head, position, neuron, direction)
+    return Intervention("project_out", names, layer, head, position, neuron, direction, when)
 
 
 @checked
@@ -447,16 +501,18 @@ def patch_from(
     head: Index = None,
     position: Index = None,
     neuron: Index = None,
+    when: When | None = None,
 ) -> Intervention:
     """Set activations to those of another run, each position to the same position there.
 
     Parameters
     ----------
     cache : ActivationCache
-        Of one prompt. Positions that it does not have are left alone.
+        Of one prompt; or of as many as the call has, of which prompt b gets row b (other numbers are a ValueError in
+        the call). Positions that it does not have are left alone.
     names : str, sequence of str, or predicate
         As in `Model.run_with_cache`; the cache must have them.
-    layer, head, position, neuron
+    layer, head, position, neuron, when
         What of it; see the module. Positions are counted from the beginning only.
 
     Returns
@@ -473,12 +529,18 @@ def patch_from(
     >>> bool((patched[0, 4] == other[0, 4]).all())  # the tokens before it are the same
     True
     """
-    return Intervention("patch", names, layer, head, position, neuron, cache)
+    return Intervention("patch", names, layer, head, position, neuron, cache, when)
 
 
 @checked
 def mask_pattern(
-    key: Index, *, layer: Index = None, head: Index = None, position: Index = None, names: Names = "pattern"
+    key: Index,
+    *,
+    layer: Index = None,
+    head: Index = None,
+    position: Index = None,
+    names: Names = "pattern",
+    when: When | None = None,
 ) -> Intervention:
     """Forbid attention to some keys: their weight becomes 0, and those of the other keys are divided by what is left.
 
@@ -489,7 +551,7 @@ def mask_pattern(
     ----------
     key : int or sequence of int
         Positions that must not be looked at, counted from the beginning of the sequence.
-    layer, head, position
+    layer, head, position, when
         Where; see the module. Positions are the queries, those that look.
     names : str, sequence of str, or predicate
         Other names for the same patterns, such as "blocks.[0-3].attn.hook_pattern".
@@ -515,7 +577,36 @@ def mask_pattern(
     """
     if key is None:
         raise ValueError("key is None, expected positions")
-    return Intervention("mask", names, layer, head, position, key, 0.0)
+    return Intervention("mask", names, layer, head, position, key, 0.0, when)
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """An axis of what is addressed."""
+
+    name: str
+    size: int
+    taken: bool = False  # away, by an int
+
+
+def _meanings(shape: tuple[int, ...], axes: list[_Axis]) -> dict[str, str]:
+    """Which axes a value that has fewer could stand for, by their names, with the shape that says so."""
+    sizes = [size for size in shape if size != 1]
+    if len(shape) >= len(axes) or not sizes:
+        return {}
+    chosen = [
+        places for places in combinations(range(len(axes)), len(sizes)) if [axes[i].size for i in places] == sizes
+    ]
+    return {
+        " and ".join(axes[i].name for i in places): str(
+            [axis.size if i in places else 1 for i, axis in enumerate(axes)]
+        )
+        for places in chosen
+    }
+
+
+def _is_one(index: Index) -> bool:
+    return index is not None and np.ndim(index) == 0
 
 
 def _as_list(index: Index) -> list[int]:

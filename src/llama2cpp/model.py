@@ -96,6 +96,7 @@ class Model(StackedWeights):
     _gradients = gradients.gradients  # for caches
     run_with_cache = observing.run_with_cache
     run_with_hooks = observing.run_with_hooks
+    __call__ = observing.call
     hooks = observing.hooks
     record = observing.record
 

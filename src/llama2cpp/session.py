@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .common.arguments import checked, index
+from .common.arguments import checked, float_array, index
 from .common.not_pickled import NotPickled
 from .common.parts import get_part
 from .common.token_ids import Prompt, to_ids
 from .inside.hooks import ActiveHooks, for_call, forked
 from .inside.html_views import chips, facts_html, size_text, token_list
+from .inside.places import layer_or_end
 from .inside.read_only_arrays import read_only
 from .inside.recording import Recording
 
@@ -344,10 +345,16 @@ class Session(NotPickled):
         >>> session.step(1).shape
         (1536,)
         """
-        return self._core.step(token, for_call([self]))
+        return self._core.step(token, for_call([self], generated=True))
 
     @checked
-    def prefill(self, tokens: Prompt, all_logits: bool = False, special: bool | None = None) -> NDArray[np.float32]:
+    def prefill(
+        self,
+        tokens: Prompt,
+        all_logits: bool = False,
+        special: bool | None = None,
+        start_at_layer: int | None = None,
+    ) -> NDArray[np.float32]:
         """Take many tokens in one pass. The results have the same bits as step by step.
 
         Ctrl-C ends the call, and leaves the session as it was before it.
@@ -362,6 +369,10 @@ class Session(NotPickled):
             Return the logits after every token, not only after the last one.
         special : bool, optional
             Whether a text that spells control tokens gets them, as in `llama2cpp.generate`.
+        start_at_layer : int, optional
+            `tokens` is the residual stream, float [T, dim], and enters at this layer: what was
+            ``blocks.{i}.hook_resid_pre``, changed perhaps. It stands for the next T tokens that the session was rewound
+            over, whose keys and values the layers before this one still have. Negative counts from the last layer.
 
         Returns
         -------
@@ -371,7 +382,9 @@ class Session(NotPickled):
         Raises
         ------
         ValueError
-            If there are no tokens, or a token that the model does not have, or they are not integers.
+            If there are no tokens, or a token that the model does not have, or they are not integers. With
+            `start_at_layer` if the session was not rewound over as many tokens, has been fed since then, or was fed at
+            an earlier layer: fork it before that.
         ContextFullError
             If the tokens do not fit. The session is left as it was.
         MemoryError
@@ -387,8 +400,24 @@ class Session(NotPickled):
         (2, 1536)
         >>> session.position
         5
+        >>> _, cache = llama2cpp.load("storyteller").run_with_cache([1, 508, 509, 260, 420], "resid_pre3")
+        >>> before = session.logits
+        >>> session.rewind(3)
+        >>> after = session.prefill(cache["resid_pre", 3][0, 3:], start_at_layer=3)
+        >>> session.tokens, bool((after == before).all())
+        ([1, 508, 509, 260, 420], True)
         """
-        return self._core.prefill(self._ids(tokens, "Session.prefill", special), all_logits, for_call([self]))
+        if start_at_layer is None:
+            return self._core.prefill(self._ids(tokens, "Session.prefill", special), all_logits, for_call([self]))
+        config = self._core.config
+        if isinstance(tokens, str | bytes) or np.ndim(tokens) != 2 or np.shape(tokens)[1] != config.dim:
+            raise ValueError(
+                f"Session.prefill: with start_at_layer the residual stream is fed, [T, {config.dim}], "
+                f"not {'a text' if isinstance(tokens, str | bytes) else f'an array of shape {np.shape(tokens)}'}"
+            )
+        residual = np.ascontiguousarray(float_array(tokens))
+        layer = layer_or_end(start_at_layer, config.n_layers, "Session.prefill: start_at_layer")
+        return self._core.prefill_from(residual, layer, all_logits, for_call([self]))
 
     def _ids(self, tokens: Prompt, function: str, special: bool | None) -> Sequence[int] | NDArray[Any]:
         """Encode a text; the core looks at ids itself."""

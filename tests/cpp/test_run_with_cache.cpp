@@ -31,8 +31,10 @@ struct Call {
 
   CachedRun run(const std::vector<Place>& places, std::vector<std::int64_t> positions = {},
                 std::optional<std::int64_t> stop = {}) {
-    return run_with_cache(*model, sessions, prompts, places, std::move(positions), stop,
-                          Hooks(model->config(), model->backend()), [] {});
+    CachedRunOptions options{.stop_at_layer = stop};
+    if (!positions.empty()) options.positions.push_back(std::move(positions));
+    return run_with_cache(*model, sessions, prompts, places, options, Hooks(model->config(), model->backend()), [] {})
+        .at(0);
   }
 
   std::string error(const std::vector<Place>& places = kPlaces, std::vector<std::int64_t> positions = {},
@@ -107,8 +109,55 @@ TEST_CASE("a call that stops gives the residual stream, and no session moves on"
   }
 }
 
+TEST_CASE("prompts of different lengths are runs of their own, with the bits that each has alone") {
+  Call call(Prompts{tiny::tokens(9, 1), tiny::tokens(4, 2), tiny::tokens(7, 3)});
+  const std::vector<CachedRun> runs =
+      run_with_cache(*call.model, call.sessions, call.prompts, kPlaces, {.positions = {{8}, {0, 3}, {1}}},
+                     Hooks(call.model->config(), call.model->backend()), [] {});
+  REQUIRE(runs.size() == 3);
+  const std::vector<std::vector<std::int64_t>> positions = {{8}, {0, 3}, {1}};
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    Call alone(Prompts{call.prompts[i]});
+    const CachedRun expected = alone.run(kPlaces, positions[i]);
+    const auto logits = static_cast<std::int64_t>(call.prompts[i].size()) * 53;
+    CHECK(tiny::bits_of(floats(runs[i].out, 0, logits)) == tiny::bits_of(floats(expected.out, 0, logits)));
+    REQUIRE(runs[i].slots.size() == expected.slots.size());
+    for (std::size_t s = 0; s < expected.slots.size(); ++s) {
+      const Capture::Slot& slot = expected.slots[s];
+      CHECK(runs[i].slots[s].shape == slot.shape);
+      CHECK(tiny::bits_of(floats(runs[i].activations, runs[i].slots[s].begin, size_of(slot))) ==
+            tiny::bits_of(floats(expected.activations, slot.begin, size_of(slot))));
+    }
+  }
+}
+
+TEST_CASE("a call that starts at a layer gives the logits of the whole one, and one without logits none") {
+  for (std::int64_t start = 0; start <= 3; ++start) {
+    Call whole(Prompts{tiny::tokens(5, 4), tiny::tokens(5, 5)});
+    const Place into = start == 3 ? Place{Point::resid_post, 2} : Place{Point::resid_pre, start};
+    const CachedRun all = whole.run({into});
+    Call begun(Prompts{Tokens(5), Tokens(5)});
+    CachedRunOptions options{.start_at_layer = start};
+    options.residual = floats(all.activations, all.slots[0].begin, size_of(all.slots[0]));
+    const Hooks hooks(begun.model->config(), begun.model->backend());
+    const auto run = [&] {
+      return run_with_cache(*begun.model, begun.sessions, begun.prompts, {}, options, hooks, [] {}).at(0);
+    };
+    const CachedRun done = run();
+    CHECK(tiny::bits_of(floats(done.out, 0, 10 * 53)) == tiny::bits_of(floats(all.out, 0, 10 * 53)));
+    for (Session* session : begun.sessions) session->rewind(0, [] {});
+    options.logits = false;
+    CHECK(run().width == 0);
+    for (Session* session : begun.sessions) {
+      CHECK(session->position() == 5);
+      session->with_logits([](std::span<const float> logits) { CHECK(logits.empty()); });
+    }
+    options.residual = options.residual.subspan(1);
+    CHECK_THROWS_AS(run(), std::invalid_argument);
+  }
+}
+
 TEST_CASE("what cannot be is refused, and no session has moved") {
-  CHECK(Call(Prompts{{1, 2}, {1}}).error() == "the prompts have different lengths");
   CHECK(Call(Prompts{Tokens()}).error() == "there are no tokens, expected at least one");
   CHECK(Call(Prompts()).error() == "there are no tokens, expected at least one");
   CHECK(Call(Prompts{{1}}).error(kPlaces, {}, 4) == "stop_at_layer is 4, expected 0 to 3");

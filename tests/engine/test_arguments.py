@@ -135,6 +135,20 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
     def plain(function: Callable[..., Any], **right: Any) -> Callable[..., Any]:
         return lambda **given: function(**{**right, **given})
 
+    residual = np.ones((1, model.config.dim), dtype=np.float32)
+
+    def from_a_layer(function: Callable[..., Any], tokens: Any, stream: Any = residual) -> Callable[..., Any]:
+        return lambda **given: function(**{"tokens": stream if "start_at_layer" in given else tokens, **given})
+
+    def rewound() -> llama2cpp.Session:
+        other = session.fork()
+        other.rewind(3)
+        return other
+
+    def runs(function: Callable[..., Any], text: Any, dim: int) -> Callable[..., Any]:
+        stream = np.ones((1, 2, dim), dtype=np.float32)
+        return lambda **given: function(**{"text_or_tokens": stream if "start_at_layer" in given else text, **given})
+
     def options(**given: Any) -> _core.Model:
         return _core.Model.from_arrays(model.config, dict(model.weights), **given)
 
@@ -177,21 +191,21 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "Model.score": plain(stories.score, context="Once", continuations=" upon"),
         "Model.embed": plain(stories.embed, texts="Once"),
         "Model.perplexity": plain(stories.perplexity, text="Once upon a time"),
-        "Model.run_with_hooks": plain(stories.run_with_hooks, text_or_tokens="Once"),
+        "Model.run_with_hooks": runs(stories.run_with_hooks, "Once", stories.config.dim),
         "Model.to_str_tokens": plain(stories.to_str_tokens, text="Once"),
         "Model.to_tokens": plain(stories.to_tokens, input="Once"),
         "Model.unembed": plain(model.unembed, x=np.zeros(64)),
         "Model.forward": lambda **given: stories.forward([(stories.session(), "Once")], **given),
         "Model.session": model.session,
         "Model.load_session": plain(model.load_session, path=folder / "session"),
-        "Model.run_with_cache": plain(model.run_with_cache, text_or_tokens=[1, 2, 3, 4]),
+        "Model.run_with_cache": runs(model.run_with_cache, [1, 2, 3, 4], model.config.dim),
         "Model.record": model.record,
         "StackedWeights.accumulated_bias": plain(model.accumulated_bias, **{"layer": 1}),
         "StackedWeights.tokens_to_residual_directions": model.tokens_to_residual_directions,
         "Weights.head": plain(model.weights.head, name="blocks.0.attn.W_Q"),
         "Session.step": lambda **given: session.fork().step(**given),
         "Session.rewind": lambda **given: session.fork().rewind(**given),
-        "Session.prefill": lambda **given: session.fork().prefill(**{"tokens": [1], **given}),
+        "Session.prefill": lambda **given: from_a_layer(rewound().prefill, [1])(**given),
         "Session.record": session.record,
         "KVCache.keys": session.kv.keys,
         "KVCache.values": session.kv.values,
@@ -254,7 +268,16 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         ),
         "_core.Model.session": core.session,
         "_core.Model.load_session": plain(core.load_session, path=folder / "session"),
-        "_core.Model.run_with_cache": lambda **given: core.run_with_cache([(core.session(), [1, 2])], [], **given),
+        "_core.Model.run_with_cache": lambda **given: core.run_with_cache(
+            [(core.session(), [1])], [], residual=residual if "start_at_layer" in given else None, **given
+        ),
+        "_core.Model.forward": lambda **given: core.forward(
+            [(core.session(), [1])], residuals=[residual] if "start_at_layer" in given else None, **given
+        ),
+        "_core.Session.prefill_from": lambda **given: rewound()._core.prefill_from(
+            **{"residual": residual, "start_at_layer": 1, **given}
+        ),
+        "_core.Session.assign": plain(session.fork()._core.assign, other=session._core),
         "_core.Model.gradients": lambda **given: core.gradients(
             [(core.session(), [1, 2])], np.zeros((1, 2, 97), dtype=np.float32), [], **given
         ),

@@ -61,7 +61,7 @@ def test_identity_at_each_point_alone(model: llama2cpp.Model) -> None:
 
 
 def test_what_a_hook_is_told(model: llama2cpp.Model) -> None:
-    calls: list[tuple[str, int | None, int, tuple[int, ...]]] = []
+    calls: list[tuple[str, int | None, int | None, tuple[int, ...]]] = []
     session = model.session()
 
     def look(activation: Array, hook: HookPoint) -> None:
@@ -127,9 +127,10 @@ def test_several_sessions_in_a_pass(model: llama2cpp.Model) -> None:
     """Hooks fire once per session; one session's hooks leave the others alone."""
     sessions = [model.session() for _ in range(3)]
     sessions[1].prefill([5, 6])
-    calls: list[tuple[int, int, int]] = []
+    calls: list[tuple[int, int | None, int]] = []
 
     def look(activation: Array, hook: HookPoint) -> None:
+        assert hook.session is not None
         calls.append((sessions.index(hook.session), hook.position, activation.shape[1]))
 
     def zero(activation: Array, hook: HookPoint) -> None:

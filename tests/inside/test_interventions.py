@@ -41,7 +41,7 @@ def mask_two_keys(a: Array, hook: HookPoint) -> None:
 def at_positions(*positions: int) -> Callable[[Array, HookPoint], list[int]]:
     def rows(a: Array, hook: HookPoint) -> list[int]:
         count = a.shape[1]
-        found = [count + p if p < 0 else p - hook.position for p in positions]
+        found = [count + p if p < 0 else p - (hook.position or 0) for p in positions]
         return [t for t in found if 0 <= t < count]
 
     return rows
@@ -60,7 +60,7 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "set": (interventions.set("q1", 0.1, head=2), ("q1", lambda a, h: set_rows(a, np.s_[:, :, 2], 0.1))),
     "set with a value for each position": (
         interventions.set("resid_mid", np.stack([VECTOR, -VECTOR]), layer=1, position=[3, 0]),
-        ("resid_mid1", lambda a, h: set_rows(a, np.s_[0, [3, 0]], [VECTOR, -VECTOR]) if h.position == 0 else None),
+        ("resid_mid1", lambda a, h: set_rows(a, np.s_[0, [3, 0]], [VECTOR, -VECTOR]) if not h.position else None),
     ),
     "scale": (interventions.scale("attn_out", 0.3), ("attn_out", lambda a, h: a * np.float32(0.3))),
     "scale by a vector": (interventions.scale("resid_pre2", VECTOR), ("resid_pre2", lambda a, h: a * VECTOR)),

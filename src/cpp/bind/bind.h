@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bind/integer.h"
+#include "bind/numpy.h"
 
 namespace llama2cpp {
 struct Config;
@@ -52,13 +53,18 @@ void tidy_signatures(py::module_& module);
 
 // Model.forward, which lives with the sessions that it feeds; and Model.feed, whose rows are (session, id or ids) or
 // (session, ids, array for the logits after each): what else it computes stays in the sessions.
-py::list forward_many(const Model& model, const py::sequence& rows, const py::object& hooks);
+py::list forward_many(const Model& model, const py::sequence& rows, const py::object& hooks,
+                      Flag<"Model.forward", "all_logits"> all_logits,
+                      std::optional<Int<"Model.forward", "start_at_layer">> start_at_layer,
+                      const std::optional<std::vector<FloatRows>>& residuals);
 void feed_many(const Model& model, const py::sequence& rows, const py::object& hooks);
 
 // Model.run_with_cache, which lives with the hooks.
-py::tuple run_with_cache(const Model& model, const py::sequence& rows, const PlaceList& places,
-                         const std::optional<Ints<"run_with_cache", "positions">>& positions,
-                         std::optional<Int<"run_with_cache", "stop_at_layer">> stop_at_layer, const py::object& hooks);
+py::list run_with_cache(const Model& model, const py::sequence& rows, const PlaceList& places,
+                        const std::optional<std::vector<Ints<"run_with_cache", "positions">>>& positions,
+                        std::optional<Int<"run_with_cache", "stop_at_layer">> stop_at_layer, const py::object& hooks,
+                        std::optional<Int<"run_with_cache", "start_at_layer">> start_at_layer,
+                        const std::optional<FloatRows>& residual, Flag<"run_with_cache", "logits"> logits);
 
 // Model.gradients: those of the places, by name, as run_with_cache gives activations. stop: places whose gradients go no
 // further. stream: the residual stream before each layer and after the last, or nothing.

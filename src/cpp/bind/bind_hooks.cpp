@@ -32,17 +32,18 @@ PlaceSet place_set(const PlaceList& list, const Config& config) {
   return set;
 }
 
-std::vector<py::ssize_t> numpy_shape(const Tensor& activation) {  // [1, ...]
-  std::vector<py::ssize_t> shape = {1};
-  for (int axis = 0; axis < activation.rank; ++axis) shape.push_back(activation.dim(axis));
+std::vector<py::ssize_t> numpy_shape(const Tensor& activation, py::ssize_t sequences) {  // [sequences, ...]
+  std::vector<py::ssize_t> shape = {sequences, activation.dim(0) / sequences};
+  for (int axis = 1; axis < activation.rank; ++axis) shape.push_back(activation.dim(axis));
   return shape;
 }
 
-// A Python callable (activation, name, layer, session, position) -> None or array.
+// A Python callable (activation, name, layer, session, position) -> None or array. Of a call that is shown to it as a
+// whole, session and position are None.
 class PythonHook final : public Hook {
  public:
-  PythonHook(py::function function, py::list sessions)
-      : Hook(Kind::callback), function_(std::move(function)), sessions_(std::move(sessions)) {}
+  PythonHook(py::function function, py::list sessions, Scope scope)
+      : Hook(Kind::callback, scope), function_(std::move(function)), sessions_(std::move(sessions)) {}
 
   void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) override {
     const py::gil_scoped_acquire gil;
@@ -54,10 +55,13 @@ class PythonHook final : public Hook {
     std::memcpy(shown, values, count * sizeof(float));
     const py::capsule owner(shown, [](void* p) { delete[] static_cast<float*>(p); });
     memory.release();  // it is the capsule's now
-    const std::vector<py::ssize_t> shape = numpy_shape(activation);
+    const bool whole = scope() == Scope::call;
+    const std::vector<py::ssize_t> shape =
+        numpy_shape(activation, whole ? static_cast<py::ssize_t>(sessions_.size()) : 1);
     const py::object layer_or_none = in_a_block(point) ? py::object(py::int_(layer)) : py::none();
     const py::object result = function_(py::array_t<float>(shape, shown, owner), point_name(point, layer),
-                                        layer_or_none, sessions_[span.sequence], span.position);
+                                        layer_or_none, whole ? py::object(py::none()) : sessions_[span.sequence],
+                                        whole ? py::object(py::none()) : py::int_(span.position));
     if (result.is_none()) {
       std::memcpy(values, shown, count * sizeof(float));
     } else {
@@ -135,9 +139,11 @@ std::vector<Place> places_of(const PlaceList& list, const Config& config) {
   return places;
 }
 
-py::tuple run_with_cache(const Model& model, const py::sequence& rows, const PlaceList& places,
-                         const std::optional<Ints<"run_with_cache", "positions">>& positions,
-                         std::optional<Int<"run_with_cache", "stop_at_layer">> stop_at_layer, const py::object& call) {
+py::list run_with_cache(const Model& model, const py::sequence& rows, const PlaceList& places,
+                        const std::optional<std::vector<Ints<"run_with_cache", "positions">>>& positions,
+                        std::optional<Int<"run_with_cache", "stop_at_layer">> stop_at_layer, const py::object& call,
+                        std::optional<Int<"run_with_cache", "start_at_layer">> start_at_layer,
+                        const std::optional<FloatRows>& residual, Flag<"run_with_cache", "logits"> logits) {
   std::vector<Session*> sessions;
   std::vector<std::vector<std::int32_t>> ids;
   for (const py::handle row : rows) {
@@ -146,22 +152,33 @@ py::tuple run_with_cache(const Model& model, const py::sequence& rows, const Pla
     ids.push_back(to_ids(tokens));
   }
   const Hooks hooks = call.is_none() ? Hooks(model.config(), model.backend()) : CallHooks::of(call, model);
-  std::vector<Place> wanted = places_of(places, model.config());
-  std::vector<std::int64_t> kept = positions ? positions->values : std::vector<std::int64_t>();
-  CachedRun done;
+  const std::vector<Place> wanted = places_of(places, model.config());
+  CachedRunOptions options;
+  for (std::size_t i = 0; positions && i < positions->size(); ++i) options.positions.push_back((*positions)[i].values);
+  options.start_at_layer = start_at_layer;
+  options.stop_at_layer = stop_at_layer;
+  if (residual) options.residual = {residual->data(), static_cast<std::size_t>(residual->size())};
+  options.logits = logits;
+  std::vector<CachedRun> done;
   {
     const ReleasedGil released;
-    done = llama2cpp::run_with_cache(model, sessions, ids, std::move(wanted), std::move(kept), stop_at_layer, hooks,
-                                     Poll(model.backend()));
+    done = llama2cpp::run_with_cache(model, sessions, ids, wanted, options, hooks, Poll(model.backend()));
   }
-  py::dict arrays;
-  for (const Capture::Slot& slot : done.slots) {
-    arrays[py::str(point_name(slot.place.point, slot.place.layer))] =
-        float_array(done.activations, slot.begin, {slot.shape.begin(), slot.shape.end()});
+  py::list runs;
+  const auto sequences = static_cast<py::ssize_t>(ids.size() / done.size());
+  for (std::size_t i = 0; i < done.size(); ++i) {
+    const CachedRun& run = done[i];
+    py::dict arrays;
+    for (const Capture::Slot& slot : run.slots) {
+      arrays[py::str(point_name(slot.place.point, slot.place.layer))] =
+          float_array(run.activations, slot.begin, {slot.shape.begin(), slot.shape.end()});
+    }
+    const auto tokens = static_cast<py::ssize_t>(ids[i].size());
+    py::object out = py::none();
+    if (run.width > 0) out = float_array(run.out, 0, {sequences, tokens, run.width});
+    runs.append(py::make_tuple(out, arrays));
   }
-  const auto sequences = static_cast<py::ssize_t>(ids.size());
-  const auto tokens = static_cast<py::ssize_t>(ids[0].size());
-  return py::make_tuple(float_array(done.out, 0, {sequences, tokens, done.width}), arrays);
+  return runs;
 }
 
 void register_hooks(py::module_& module) {
@@ -208,11 +225,13 @@ void register_hooks(py::module_& module) {
       .def(
           "add_callback",
           [](CallHooks& call, const PlaceSet& places, py::function function,
-             std::optional<Int<"add_callback", "sequence", std::size_t>> sequence) {
-            call.hooks().add(std::make_shared<PythonHook>(std::move(function), call.sessions()), call.checked(places),
-                             sequence);
+             std::optional<Int<"add_callback", "sequence", std::size_t>> sequence,
+             Flag<"add_callback", "together"> together) {
+            const auto scope = together ? Hook::Scope::call : Hook::Scope::sequence;
+            call.hooks().add(std::make_shared<PythonHook>(std::move(function), call.sessions(), scope),
+                             call.checked(places), sequence);
           },
-          arg("places"), arg("function"), arg("sequence") = py::none())
+          arg("places"), arg("function"), arg("sequence") = py::none(), arg("together") = false)
       .def(
           "add_intervention",
           [](CallHooks& call, const PlaceSet& places, std::shared_ptr<Intervention> intervention,

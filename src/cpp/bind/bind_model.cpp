@@ -334,10 +334,12 @@ Examples
             return load_session(std::move(m), path.utf8, context.value_or(0), poll_signals);
           },
           arg("path"), arg("context") = py::none())
-      .def("forward", &forward_many, arg("rows"), arg("hooks") = py::none())
+      .def("forward", &forward_many, arg("rows"), arg("hooks") = py::none(), arg("all_logits") = false,
+           arg("start_at_layer") = py::none(), arg("residuals") = py::none())
       .def("feed", &feed_many, arg("rows"), arg("hooks") = py::none())
       .def("run_with_cache", &run_with_cache, arg("rows"), arg("places"), arg("positions") = py::none(),
-           arg("stop_at_layer") = py::none(), arg("hooks") = py::none())
+           arg("stop_at_layer") = py::none(), arg("hooks") = py::none(), arg("start_at_layer") = py::none(),
+           arg("residual") = py::none(), arg("logits") = true)
       .def("gradients", &gradients, arg("rows"), arg("dlogits"), arg("places"), arg("positions") = py::none(),
            arg("stop") = PlaceList(), arg("stream") = std::vector<py::array>())
       .def(

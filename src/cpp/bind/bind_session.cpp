@@ -60,6 +60,12 @@ std::int32_t sample(const Session& session, Sampler& sampler) {
   return id;
 }
 
+std::int64_t checked_start(std::int64_t layer, const Config& config) {
+  LLAMA2CPP_CHECK(layer >= 0 && layer <= config.n_layers, "start_at_layer is ", layer, ", expected 0 to ",
+                  config.n_layers);
+  return layer;
+}
+
 // [position, n_kv_heads, head_dim], writable, in the file's order of head_dim; the cache lies [n_kv_heads][position].
 py::array kv_array(const Session& session, const Tensor& cache) {
   const py::ssize_t size = size_of(cache.dtype);
@@ -69,10 +75,33 @@ py::array kv_array(const Session& session, const Tensor& cache) {
           std::vector<py::ssize_t>{row, cache.dim(1) * row, size}, cache.data, keeper(session.kv().memory())};
 }
 
-void run_released(std::span<const Work> work, const py::object& call, const Model& model) {
-  const Hooks hooks = CallHooks::of(call, model);
+void run_released(std::span<const Work> work, const py::object& call, const Model& model,
+                  std::optional<std::int64_t> start_at_layer = {}) {
+  Hooks hooks = start_at_layer && call.is_none() ? Hooks(model.config(), model.backend()) : CallHooks::of(call, model);
+  if (start_at_layer) hooks.start_at_layer = checked_start(*start_at_layer, model.config());
   const ReleasedGil released;
   run(work, hooks, Poll(model.backend()));
+}
+
+// [count, vocab_size], for the logits after each of some tokens.
+py::array_t<float> all_logits_of(const Model& model, std::size_t count) {
+  const py::ssize_t vocab_size = model.config().vocab_size;
+  const std::size_t bytes = count * static_cast<std::size_t>(vocab_size) * sizeof(float);
+  if (static_cast<double>(bytes) >= kWorthChecking) {
+    need_memory(static_cast<double>(bytes), cat("the logits after each of ", count, " tokens"), "",
+                "take fewer tokens at a time, or the last one's logits only");
+  }
+  return float_array(model.borrow_memory(bytes), 0, {static_cast<py::ssize_t>(count), vocab_size});
+}
+
+// Residual streams [tokens, dim], whose number must be that of the tokens.
+const float* checked_residual(const FloatRows& residual, std::size_t tokens, const Model& model) {
+  const std::int64_t dim = model.config().dim;
+  LLAMA2CPP_CHECK(
+      residual.ndim() == 2 && residual.shape(0) == static_cast<py::ssize_t>(tokens) && residual.shape(1) == dim,
+      "the residual stream has shape ", std::string(py::str(residual.attr("shape"))), ", expected [", tokens, ", ", dim,
+      "]");
+  return residual.data();
 }
 
 py::array step(Session& session, const py::object& token, const py::object& hooks) {
@@ -90,20 +119,33 @@ py::array prefill(Session& session, const py::object& tokens, Flag<"Session.pref
   Work work = {.session = &session, .tokens = ids, .all_logits = nullptr, .last_logits = nullptr};
   py::array_t<float> logits;
   if (all_logits) {
-    const auto count = static_cast<py::ssize_t>(ids.size());
-    const py::ssize_t vocab_size = session.model().config().vocab_size;
-    const auto bytes = static_cast<std::size_t>(count * vocab_size) * sizeof(float);
-    if (static_cast<double>(bytes) >= kWorthChecking) {
-      need_memory(static_cast<double>(bytes), cat("the logits after each of ", count, " tokens"), "",
-                  "take fewer tokens at a time, or the last one's logits only");
-    }
-    logits = float_array(session.model().borrow_memory(bytes), 0, {count, vocab_size});
+    logits = all_logits_of(session.model(), ids.size());
     work.all_logits = logits.mutable_data();
   } else {
     logits = new_logits(session.model());
     work.last_logits = logits.mutable_data();
   }
   run_released({&work, 1}, hooks, session.model());
+  return logits;
+}
+
+// Feeds residual streams [T, dim] for the tokens that the session was rewound over, to the layers from one on.
+py::array prefill_from(Session& session, const FloatRows& residual,
+                       Int<"Session.prefill_from", "start_at_layer"> start_at_layer,
+                       Flag<"Session.prefill_from", "all_logits"> all_logits, const py::object& hooks) {
+  const Model& model = session.model();
+  std::vector<std::int32_t> ids = session.ahead();
+  const std::size_t count = residual.ndim() == 2 ? static_cast<std::size_t>(residual.shape(0)) : 0;
+  LLAMA2CPP_CHECK(count <= ids.size(), "Session.prefill: the session was rewound over ", ids.size(),
+                  " tokens, and there ", "are ", count,
+                  " rows of the residual stream: layers before start_at_layer have no keys of others");
+  ids.resize(count);
+  py::array_t<float> logits = all_logits ? all_logits_of(model, count) : new_logits(model);
+  Work work = {.session = &session, .tokens = ids, .all_logits = nullptr, .last_logits = nullptr};
+  (all_logits ? work.all_logits : work.last_logits) = logits.mutable_data();
+  work.residual = checked_residual(residual, count, model);
+  work.known = true;
+  run_released({&work, 1}, hooks, model, start_at_layer);
   return logits;
 }
 
@@ -147,19 +189,28 @@ float* logits_place(const py::handle object, std::size_t tokens, const Model& mo
 
 }  // namespace
 
-py::list forward_many(const Model& model, const py::sequence& rows, const py::object& hooks) {
+py::list forward_many(const Model& model, const py::sequence& rows, const py::object& hooks,
+                      Flag<"Model.forward", "all_logits"> all_logits,
+                      std::optional<Int<"Model.forward", "start_at_layer">> start_at_layer,
+                      const std::optional<std::vector<FloatRows>>& residuals) {
   std::vector<std::vector<std::int32_t>> ids;
   std::vector<Work> work;
   py::list logits;
   for (const py::handle row : rows) {
     const auto [session, tokens] = to_row(row, model);
     ids.push_back(to_ids(tokens));
-    py::array_t<float> array = new_logits(model);
-    work.push_back({.session = session, .tokens = {}, .all_logits = nullptr, .last_logits = array.mutable_data()});
+    py::array_t<float> array = all_logits ? all_logits_of(model, ids.back().size()) : new_logits(model);
+    work.push_back({.session = session, .tokens = {}, .all_logits = nullptr, .last_logits = nullptr});
+    (all_logits ? work.back().all_logits : work.back().last_logits) = array.mutable_data();
     logits.append(std::move(array));
   }
-  for (std::size_t i = 0; i < ids.size(); ++i) work[i].tokens = ids[i];
-  run_released(work, hooks, model);
+  LLAMA2CPP_CHECK(!residuals || residuals->size() == ids.size(), "there are ", residuals ? residuals->size() : 0,
+                  " residual streams for ", ids.size(), " sessions");
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    work[i].tokens = ids[i];
+    if (residuals) work[i].residual = checked_residual((*residuals)[i], ids[i].size(), model);
+  }
+  run_released(work, hooks, model, start_at_layer);
   return logits;
 }
 
@@ -200,6 +251,8 @@ void register_session(py::module_& module) {
       .def_property_readonly("logits", &logits_array)
       .def("step", &step, arg("token"), arg("hooks") = py::none())
       .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false, arg("hooks") = py::none())
+      .def("prefill_from", &prefill_from, arg("residual"), arg("start_at_layer"), arg("all_logits") = false,
+           arg("hooks") = py::none())
       .def("sample", &sample, arg("sampler"))
       .def("rotary", &rotary, arg("count"), arg("layer") = 0)
       .def(
@@ -209,6 +262,13 @@ void register_session(py::module_& module) {
             session.rewind(position, poll_signals);
           },
           arg("position"))
+      .def(
+          "assign",
+          [](Session& session, Session& other, Int<"Session.assign", "position"> position) {
+            const ReleasedGil released;
+            session.assign(other, position, poll_signals);
+          },
+          arg("other"), arg("position"))
       .def(
           "fork",
           [](Session& session, std::optional<Int<"Session.fork", "position">> position) {

@@ -19,6 +19,9 @@ namespace llama2cpp::bind {
 
 namespace py = pybind11;
 
+// Dense float32 of any shape.
+using FloatRows = py::array_t<float, py::array::c_style>;
+
 // A Python object that holds a Buffer: the base of arrays which point into it.
 inline py::capsule keeper(const Buffer& memory) {
   auto held = std::make_unique<Buffer>(memory);

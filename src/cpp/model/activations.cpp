@@ -38,7 +38,7 @@ Activations::Activations(const Config& config, Backend& backend, std::int64_t ca
   memory_ = backend_.alloc(static_cast<std::size_t>(needed));
 }
 
-void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to) {
+void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to, bool with_logits) {
   LLAMA2CPP_CHECK(rows <= capacity_, "activations for ", capacity_, " rows, ", rows, " were asked for");
   const Config& c = config_;
   Views view(memory_);
@@ -70,6 +70,7 @@ void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to) 
     expert_out = view(rows * c.n_experts_used, c.dim);
   }
 
+  if (!with_logits) return;
   const std::size_t bytes = static_cast<std::size_t>(logit_rows * c.vocab_size) * sizeof(float);
   if (to == nullptr && logits_memory_.size() < bytes) logits_memory_ = backend_.alloc(bytes);
   logits = Tensor(to == nullptr ? reinterpret_cast<float*>(logits_memory_.data()) : to, {logit_rows, c.vocab_size});

@@ -17,7 +17,7 @@ class Activations {
 
   // Makes the views below for T rows, T <= capacity. Each begins on a cache line.
   // to: memory for the logits, [R, vocab_size]; their own if null.
-  void resize(std::int64_t rows, std::int64_t logit_rows, float* to = nullptr);
+  void resize(std::int64_t rows, std::int64_t logit_rows, float* to = nullptr, bool with_logits = true);
 
   // Makes the last two views below, width <= n_heads * head_dim. Their memory is taken when they are first wanted.
   void add_results(std::int64_t width);

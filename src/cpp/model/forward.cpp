@@ -37,9 +37,9 @@ struct Pass {
 
   void run(FunctionRef<void()> poll) {
     turn_by_position();
-    embed();
+    hooks.start_at_layer ? enter() : embed();
     const std::int64_t end = hooks.stop_at_layer.value_or(c.n_layers);
-    for (std::int64_t i = 0; i < end; ++i) {
+    for (std::int64_t i = hooks.start_at_layer.value_or(0); i < end; ++i) {
       if (rows.tokens.size() > 1) poll();
       layer(i);
     }
@@ -74,6 +74,13 @@ struct Pass {
     be.embed(w.tok_embeddings, rows.tokens, a.x);  // [T] -> [T, dim]
     scale(a.x, c.embedding_multiplier);
     see(Point::embed, 0, a.x);
+  }
+
+  // x = the residual streams that are given
+  void enter() {
+    for (std::size_t s = 0; s < rows.spans.size(); ++s) {
+      std::copy_n(sequences[s].residual, rows.spans[s].count * c.dim, a.x.row(rows.spans[s].row));
+    }
   }
 
   void layer(std::int64_t i) {
@@ -150,6 +157,7 @@ struct Pass {
   void logits() {
     be.take_rows(a.x, rows.wanted, a.last);  // [T, dim] -> [R, dim]
     const Input x = norms.of(a.last, {w.norm, w.norm_b}, kLnFinal, c.n_layers - 1, rows.wanted_spans);
+    if (hooks.no_logits) return;
     multiply(x, {{w.output, kNone, a.logits}});  // -> [R, vocab_size]
     finish_logits(c, be, a.logits);
   }

@@ -16,7 +16,8 @@ struct SequenceInput {
   std::int64_t position = 0;
   std::span<const std::int32_t> tokens;
   enum class Logits : std::uint8_t { none, last, all } logits = Logits::last;
-  std::size_t sequence = 0;  // its index in the call, for hooks
+  std::size_t sequence = 0;         // its index in the call, for hooks
+  const float* residual = nullptr;  // [tokens, dim], with hooks.start_at_layer: what enters there
 };
 
 // Writes the tokens' keys and values to the caches and the logits that are wanted to a.logits, row after row in the

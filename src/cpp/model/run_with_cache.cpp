@@ -16,9 +16,18 @@ void check_prompts(const Model& model, std::span<Session* const> sessions,
     const Session* const session = sessions[i];
     LLAMA2CPP_CHECK(session != nullptr && &session->model() == &model && session->position() == 0,
                     "a session belongs to another model or has begun");
-    LLAMA2CPP_CHECK(prompts[i].size() == prompts[0].size(), "the prompts have different lengths");
+    LLAMA2CPP_CHECK(!prompts[i].empty(), "there are no tokens, expected at least one");
   }
-  LLAMA2CPP_CHECK(!prompts.empty() && !prompts[0].empty(), "there are no tokens, expected at least one");
+  LLAMA2CPP_CHECK(!prompts.empty(), "there are no tokens, expected at least one");
+}
+
+void check_layers(const CachedRunOptions& options, const Config& c) {
+  const std::optional<std::int64_t>& stop = options.stop_at_layer;
+  LLAMA2CPP_CHECK(!stop || (*stop >= 0 && *stop <= c.n_layers), "stop_at_layer is ", stop.value_or(0),
+                  ", expected 0 to ", c.n_layers);
+  const std::int64_t end = stop.value_or(c.n_layers + 1);
+  LLAMA2CPP_CHECK(!options.start_at_layer || (*options.start_at_layer >= 0 && *options.start_at_layer < end),
+                  "start_at_layer is ", options.start_at_layer.value_or(0), ", expected 0 to ", end - 1);
 }
 
 // The residual stream that the forward ends with.
@@ -41,45 +50,76 @@ double cached_run_bytes(const Config& c, std::span<const Capture::Slot> slots, d
   return kept_bytes + out_bytes + Activations::bytes(c, static_cast<std::int64_t>(rows)) + rows * row * sizeof(float);
 }
 
-CachedRun run_with_cache(const Model& model, std::span<Session* const> sessions,
-                         std::span<const std::vector<std::int32_t>> prompts, std::vector<Place> places,
-                         std::vector<std::int64_t> positions, std::optional<std::int64_t> stop_at_layer, Hooks hooks,
-                         FunctionRef<void()> poll) {
+std::vector<CachedRun> run_with_cache(const Model& model, std::span<Session* const> sessions,
+                                      std::span<const std::vector<std::int32_t>> prompts,
+                                      const std::vector<Place>& places, const CachedRunOptions& options, Hooks hooks,
+                                      FunctionRef<void()> poll) {
   const Config& c = model.config();
   check_prompts(model, sessions, prompts);
-  LLAMA2CPP_CHECK(!stop_at_layer || (*stop_at_layer >= 0 && *stop_at_layer <= c.n_layers), "stop_at_layer is ",
-                  stop_at_layer.value_or(0), ", expected 0 to ", c.n_layers);
-  const auto sequences = static_cast<std::int64_t>(prompts.size());
-  const auto tokens = static_cast<std::int64_t>(prompts[0].size());
-  CachedRun done;
-  done.width = stop_at_layer ? c.dim : c.vocab_size;
-  hooks.stop_at_layer = stop_at_layer;
-  const auto capture = std::make_shared<Capture>(c, std::move(places), sequences, tokens, std::move(positions));
-  done.slots = capture->slots();
-  const double kept = static_cast<double>(capture->floats()) * sizeof(float);
-  const double out = static_cast<double>(sequences) * static_cast<double>(tokens * done.width) * sizeof(float);
-  need_memory(cached_run_bytes(c, done.slots, kept, out, sequences, tokens, hooks.need_one_pass()), "run_with_cache",
-              cat(gigabytes(kept), " of activations, ", gigabytes(out), " of logits"),
+  check_layers(options, c);
+  const auto all = static_cast<std::int64_t>(prompts.size());
+  const auto first_tokens = static_cast<std::int64_t>(prompts[0].size());
+  const bool even = std::all_of(prompts.begin(), prompts.end(),
+                                [&](const auto& prompt) { return prompt.size() == prompts[0].size(); });
+  LLAMA2CPP_CHECK(!options.start_at_layer ||
+                      (even && static_cast<std::int64_t>(options.residual.size()) == all * first_tokens * c.dim),
+                  "there are ", options.residual.size(), " numbers of the residual stream, expected ", all, " * ",
+                  first_tokens, " * ", c.dim);
+  const std::size_t runs = even ? 1 : prompts.size();
+  LLAMA2CPP_CHECK(options.positions.empty() || options.positions.size() == runs, "there are positions for ",
+                  options.positions.size(), " runs, expected ", runs);
+  hooks.start_at_layer = options.start_at_layer;
+  hooks.stop_at_layer = options.stop_at_layer;
+  hooks.no_logits = !options.stop_at_layer && !options.logits;
+  const std::int64_t width = options.stop_at_layer ? c.dim : options.logits ? c.vocab_size : 0;
+
+  // What each run keeps, and what it takes.
+  std::vector<CachedRun> done(runs);
+  std::vector<std::shared_ptr<Capture>> captures;
+  const std::int64_t sequences = even ? all : 1;  // of a run
+  double needed = 0;
+  double kept = 0;
+  double out = 0;
+  for (std::size_t r = 0; r < runs; ++r) {
+    const auto tokens = static_cast<std::int64_t>(prompts[r].size());
+    auto positions = options.positions.empty() ? std::vector<std::int64_t>() : options.positions[r];
+    captures.push_back(std::make_shared<Capture>(c, places, sequences, tokens, std::move(positions)));
+    captures[r]->begin_at(r);
+    done[r].slots = captures[r]->slots();
+    done[r].width = width;
+    const double kept_bytes = static_cast<double>(captures[r]->floats()) * sizeof(float);
+    const double out_bytes = static_cast<double>(sequences) * static_cast<double>(tokens * width) * sizeof(float);
+    needed += cached_run_bytes(c, done[r].slots, kept_bytes, out_bytes, sequences, tokens, hooks.need_one_pass());
+    kept += kept_bytes;
+    out += out_bytes;
+  }
+  need_memory(needed, "run_with_cache", cat(gigabytes(kept), " of activations, ", gigabytes(out), " of logits"),
               "ask for fewer names, positions or tokens", model.backend().memory_left());
 
-  done.activations = model.borrow_memory(static_cast<std::size_t>(capture->floats()) * sizeof(float));
-  capture->write_to(reinterpret_cast<float*>(done.activations.data()), model.backend());
-  hooks.add(capture, capture->places());
-  done.out = model.borrow_memory(static_cast<std::size_t>(out));
-  auto* const out_floats = reinterpret_cast<float*>(done.out.data());
   std::vector<Work> work;
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
-    float* const logits = out_floats + static_cast<std::int64_t>(i) * tokens * done.width;
-    work.push_back({.session = sessions[i],
-                    .tokens = prompts[i],
-                    .all_logits = stop_at_layer ? nullptr : logits,
-                    .last_logits = nullptr});
-  }
-  if (stop_at_layer) {
-    const auto residual = std::make_shared<Capture>(c, std::vector{place_before(*stop_at_layer)}, sequences, tokens,
-                                                    std::vector<std::int64_t>());
+  for (std::size_t r = 0; r < runs; ++r) {
+    Capture& capture = *captures[r];
+    const auto tokens = static_cast<std::int64_t>(prompts[r].size());
+    done[r].activations = model.borrow_memory(static_cast<std::size_t>(capture.floats()) * sizeof(float));
+    capture.write_to(reinterpret_cast<float*>(done[r].activations.data()), model.backend());
+    hooks.add(captures[r], capture.places(), even ? std::nullopt : std::optional(r));
+    done[r].out = model.borrow_memory(static_cast<std::size_t>(sequences * tokens * width) * sizeof(float));
+    auto* const out_floats = reinterpret_cast<float*>(done[r].out.data());
+    for (std::int64_t s = 0; s < sequences; ++s) {
+      const std::size_t i = r + static_cast<std::size_t>(s);
+      work.push_back(
+          {.session = sessions[i],
+           .tokens = prompts[i],
+           .all_logits = options.stop_at_layer || !options.logits ? nullptr : out_floats + s * tokens * width,
+           .last_logits = nullptr});
+      if (options.start_at_layer) work.back().residual = options.residual.data() + s * tokens * c.dim;
+    }
+    if (!options.stop_at_layer) continue;
+    const auto residual = std::make_shared<Capture>(c, std::vector{place_before(*options.stop_at_layer)}, sequences,
+                                                    tokens, std::vector<std::int64_t>());
+    residual->begin_at(r);
     residual->write_to(out_floats, model.backend());
-    hooks.add(residual, residual->places());
+    hooks.add(residual, residual->places(), even ? std::nullopt : std::optional(r));
   }
   run(work, hooks, poll);
   return done;

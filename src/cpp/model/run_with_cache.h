@@ -22,13 +22,24 @@ struct CachedRun {
   std::int64_t width = 0;  // vocab_size, or dim
 };
 
-// Feeds new sessions of one model prompts of one length. places: what is kept, of the tokens at `positions`, or of all if
-// there are none. With stop_at_layer no session moves on. `hooks` are the call's others. Throws std::invalid_argument,
-// OutOfMemoryError, and what run() does; `poll` as there.
-CachedRun run_with_cache(const Model& model, std::span<Session* const> sessions,
-                         std::span<const std::vector<std::int32_t>> prompts, std::vector<Place> places,
-                         std::vector<std::int64_t> positions, std::optional<std::int64_t> stop_at_layer, Hooks hooks,
-                         FunctionRef<void()> poll);
+// What such a call does beside hooks.
+struct CachedRunOptions {
+  // Of which tokens the activations are kept, for each run; of all, if empty.
+  std::vector<std::vector<std::int64_t>> positions = {};
+  std::optional<std::int64_t> start_at_layer = {};  // with `residual`
+  std::optional<std::int64_t> stop_at_layer = {};
+  // [sequences, tokens, dim], what enters there. The prompts' ids are not read then.
+  std::span<const float> residual = {};
+  bool logits = true;  // else `out` is empty, but with stop_at_layer
+};
+
+// Feeds new sessions of one model their prompts, in one call. If all are of one length there is one run, else one for each.
+// places: what is kept. With stop_at_layer no session moves on. `hooks` are the call's others. Throws
+// std::invalid_argument, OutOfMemoryError, and what run() does; `poll` as there.
+std::vector<CachedRun> run_with_cache(const Model& model, std::span<Session* const> sessions,
+                                      std::span<const std::vector<std::int32_t>> prompts,
+                                      const std::vector<Place>& places, const CachedRunOptions& options, Hooks hooks,
+                                      FunctionRef<void()> poll);
 
 // Bytes that such a call takes beside the weights and the KV cache: the activations that are kept, `out_bytes`, and what a
 // pass works in.

@@ -13,11 +13,16 @@
 namespace llama2cpp {
 
 Session::Session(std::shared_ptr<const Model> model, std::int64_t context)
-    : model_(std::move(model)), kv_(model_->make_cache(context == 0 ? model_->context() : context)) {}
+    : model_(std::move(model)),
+      kv_(model_->make_cache(context == 0 ? model_->context() : context)),
+      whole_layers_(model_->config().n_layers) {}
 
 Session::Session(std::shared_ptr<const Model> model, std::unique_ptr<KvCache> kv, std::vector<std::int32_t> tokens,
                  std::span<const float> logits)
-    : model_(std::move(model)), kv_(std::move(kv)), tokens_(std::move(tokens)) {
+    : model_(std::move(model)),
+      kv_(std::move(kv)),
+      tokens_(std::move(tokens)),
+      whole_layers_(model_->config().n_layers) {
   set_logits(logits);
 }
 
@@ -53,8 +58,23 @@ void Session::rewind(std::int64_t position, FunctionRef<void()> poll) {
   LLAMA2CPP_CHECK(position >= 0 && position <= this->position(), "position is ", position, ", expected 0 to ",
                   this->position());
   const std::lock_guard lock(state_lock_);
+  ahead_.insert(ahead_.begin(), tokens_.begin() + position, tokens_.end());
   tokens_.resize(static_cast<std::size_t>(position));
   has_logits_ = false;
+}
+
+void Session::need_ahead(std::span<const std::int32_t> tokens, std::int64_t layer) const {
+  const std::lock_guard lock(state_lock_);
+  LLAMA2CPP_CHECK(tokens.size() <= ahead_.size() && std::equal(tokens.begin(), tokens.end(), ahead_.begin()),
+                  "the session was rewound over ", ahead_.size(), " tokens, expected ", tokens.size(),
+                  " or more: the layers before layer ", layer, " have no keys and values of others");
+  LLAMA2CPP_CHECK(layer <= whole_layers_, "start_at_layer is ", layer, ", but the session was fed at layer ",
+                  whole_layers_, " before: fork it before that");
+}
+
+std::vector<std::int32_t> Session::ahead() const {
+  const std::lock_guard lock(state_lock_);
+  return ahead_;
 }
 
 std::unique_ptr<Session> Session::fork(FunctionRef<void()> poll, std::optional<std::int64_t> position) {
@@ -64,8 +84,26 @@ std::unique_ptr<Session> Session::fork(FunctionRef<void()> poll, std::optional<s
   LLAMA2CPP_CHECK(count >= 0 && count <= this->position(), "position is ", count, ", expected 0 to ", this->position());
   copy->kv_->copy_from(*kv_, count);
   copy->tokens_.assign(tokens_.begin(), tokens_.begin() + count);
+  copy->whole_layers_ = whole_layers_;
   if (count == this->position()) copy->set_logits(logits());
   return copy;
+}
+
+void Session::assign(Session& other, std::int64_t position, FunctionRef<void()> poll) {
+  LLAMA2CPP_CHECK(&other != this && other.model_ == model_ && other.context() == context(),
+                  "the sessions are of different models or contexts");
+  const bool in_order = std::less<>()(this, &other);  // that of lock_all
+  const SessionLock first(in_order ? *this : other, poll);
+  const SessionLock second(in_order ? other : *this, poll);
+  LLAMA2CPP_CHECK(position >= 0 && position <= other.position(), "position is ", position, ", expected 0 to ",
+                  other.position());
+  kv_->copy_from(*other.kv_, position);
+  const std::vector<std::int32_t> tokens = other.tokens();
+  const std::lock_guard lock(state_lock_);
+  tokens_.assign(tokens.begin(), tokens.begin() + position);
+  ahead_.clear();
+  whole_layers_ = other.whole_layers_;
+  has_logits_ = false;
 }
 
 namespace {
@@ -73,13 +111,16 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // Checks everything that can be known before anything is computed.
-void check(std::span<const Work> work) {
+void check(std::span<const Work> work, const Hooks& hooks) {
   for (const Work& w : work) {
+    LLAMA2CPP_CHECK((w.residual != nullptr) == hooks.start_at_layer.has_value(),
+                    "residual streams are given for a layer to start at, and for no other call");
     const Model& model = w.session->model();
     LLAMA2CPP_CHECK(&model == &work[0].session->model(), "the sessions belong to different models");
     LLAMA2CPP_CHECK(std::count_if(work.begin(), work.end(), [&](const Work& o) { return o.session == w.session; }) == 1,
                     "a session is named twice");
     LLAMA2CPP_CHECK(!w.tokens.empty(), "there are no tokens, expected at least one");
+    if (w.known) w.session->need_ahead(w.tokens, hooks.start_at_layer.value_or(0));
     for (const std::int32_t token : w.tokens) {
       LLAMA2CPP_CHECK(token >= 0 && token < model.config().vocab_size, "token is ", token, ", expected 0 to ",
                       model.config().vocab_size - 1);
@@ -134,24 +175,26 @@ class Call {
     };
     while (next_ < work_.size()) {
       const Pass pass = plan_pass();
-      activations->resize(pass.rows, pass.logit_rows, pass.together);
+      activations->resize(pass.rows, pass.logit_rows, pass.together, !hooks_.no_logits);
       {
         const Backend::Lease lease(model_.backend(), poll_);
         forward(model_, pass.sequences, *activations, hooks_, poll_now_and_then);
       }
-      if (!hooks_.stop_at_layer) hand_out(pass, activations->logits);
+      if (!hooks_.stop_at_layer && !hooks_.no_logits) hand_out(pass, activations->logits);
     }
   }
 
   // All sessions move on. Nothing here can fail.
   void commit() noexcept {
-    hooks_.succeeded();
+    if (!hooks_.start_at_layer) hooks_.succeeded();
     for (const Work& w : work_) {
       Session& session = *w.session;
       const std::lock_guard lock(session.state_lock_);
       session.tokens_.insert(session.tokens_.end(), w.tokens.begin(), w.tokens.end());
+      if (w.known) session.ahead_.erase(session.ahead_.begin(), session.ahead_.begin() + size_of(w));
+      session.has_logits_ = !hooks_.no_logits;
+      if (hooks_.no_logits) continue;
       std::swap(session.logits_, session.next_logits_);
-      session.has_logits_ = true;
       if (w.last_logits != nullptr) std::copy_n(session.logits().data(), vocab_size(), w.last_logits);
     }
   }
@@ -178,13 +221,17 @@ class Call {
       std::vector<std::int32_t>& tokens = w.session->tokens_;
       const std::size_t needed = tokens.size() + w.tokens.size();
       if (tokens.capacity() < needed) tokens.reserve(std::max(needed, 2 * tokens.capacity()));
+      if (w.residual == nullptr) w.session->ahead_.clear();
+      if (w.residual == nullptr && tokens.empty()) w.session->whole_layers_ = model_.config().n_layers;
+      if (hooks_.start_at_layer) w.session->whole_layers_ = std::min(w.session->whole_layers_, *hooks_.start_at_layer);
+      if (hooks_.no_logits) continue;
       if (w.session->next_logits_) continue;
       w.session->next_logits_ = model_.backend().alloc(static_cast<std::size_t>(vocab_size()) * sizeof(float));
     }
   }
 
   void begin_hooks() const {
-    if (!hooks_.any()) return;
+    if (!hooks_.any() || hooks_.start_at_layer) return;
     std::vector<Feed> feeds;
     for (const Work& w : work_) feeds.push_back({w.session->tokens_, w.tokens});
     hooks_.begin(feeds);
@@ -198,15 +245,16 @@ class Call {
       const Work& w = work_[next_];
       const std::int64_t left = size_of(w) - fed_;
       const std::int64_t count = std::min(left, chunk_ - pass.rows);
-      const auto wanted = w.all_logits != nullptr ? SequenceInput::Logits::all
-                          : count == left         ? SequenceInput::Logits::last
-                                                  : SequenceInput::Logits::none;
+      const auto wanted = w.all_logits != nullptr || hooks_.no_logits ? SequenceInput::Logits::all
+                          : count == left                             ? SequenceInput::Logits::last
+                                                                      : SequenceInput::Logits::none;
       pass.sequences.push_back({w.session->kv_.get(), w.session->position() + fed_,
                                 w.tokens.subspan(static_cast<std::size_t>(fed_), static_cast<std::size_t>(count)),
-                                wanted, next_});
+                                wanted, next_,
+                                w.residual == nullptr ? nullptr : w.residual + fed_ * model_.config().dim});
       pass.places.push_back(place_of(w, wanted, count));
       pass.rows += count;
-      pass.logit_rows += static_cast<std::int64_t>(pass.places.back().size()) / vocab_size();
+      pass.logit_rows += hooks_.no_logits ? count : static_cast<std::int64_t>(pass.places.back().size()) / vocab_size();
       fed_ = count == left ? 0 : fed_ + count;
       if (count == left) ++next_;
     }
@@ -217,7 +265,7 @@ class Call {
   // Where the logits of a session's next `count` tokens go.
   std::span<float> place_of(const Work& w, SequenceInput::Logits wanted, std::int64_t count) const {
     const auto row = static_cast<std::size_t>(vocab_size());
-    if (wanted == SequenceInput::Logits::none) return {};
+    if (wanted == SequenceInput::Logits::none || hooks_.no_logits) return {};
     if (wanted == SequenceInput::Logits::last) return {next_logits(w), row};
     return {w.all_logits + fed_ * vocab_size(), static_cast<std::size_t>(count) * row};
   }
@@ -268,7 +316,7 @@ void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> pol
   if (work.empty()) return;
   LLAMA2CPP_CHECK(!most_rows || *most_rows >= 1, "chunk is ", *most_rows, ", expected 1 or more");
   const std::vector<SessionLock> locks = lock_all(work, poll);
-  check(work);
+  check(work, hooks);
   const Model& model = work[0].session->model();
   model.prepare(poll);
   const FileReads reads(model.files());

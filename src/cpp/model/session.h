@@ -43,6 +43,14 @@ class Session {
   // than all; from here on they are apart.
   std::unique_ptr<Session> fork(FunctionRef<void()> poll, std::optional<std::int64_t> position = {});
 
+  // Becomes what `other`, of the same model and context, was at `position`, but for logits.
+  void assign(Session& other, std::int64_t position, FunctionRef<void()> poll);
+
+  // The tokens that the session was rewound over, as far as their keys and values are still there.
+  std::vector<std::int32_t> ahead() const;
+  // Throws std::invalid_argument unless `tokens` are the first of those, with what layers before this one need.
+  void need_ahead(std::span<const std::int32_t> tokens, std::int64_t layer) const;
+
  private:
   friend class SessionLock;
   friend class Call;  // of run()
@@ -55,6 +63,9 @@ class Session {
   WaitLock lock_;                // held for a whole call
   mutable WaitLock state_lock_;  // held while tokens and logits are read or written
   std::vector<std::int32_t> tokens_;
+  std::vector<std::int32_t> ahead_;  // the tokens after them before a rewind, whose keys and values lie there yet
+  // In layers before this one the keys and values of all of these are what a whole run gives; behind it some are not.
+  std::int64_t whole_layers_;
   bool has_logits_ = false;
   Buffer logits_;       // [vocab_size], after the last token
   Buffer next_logits_;  // [vocab_size], where a call makes them; when it has succeeded the two change places
@@ -68,6 +79,10 @@ struct Work {
   // follow each other, they are one piece of memory.
   float* all_logits = nullptr;
   float* last_logits = nullptr;  // [vocab_size], or null: the last token's are left in the session only
+  // [tokens, dim], with hooks.start_at_layer: what enters there in place of the tokens' embeddings.
+  const float* residual = nullptr;
+  // The tokens must be those that the session was rewound over: the layers that are left out have their keys and values.
+  bool known = false;
 };
 
 // How many rows a pass has at most: enough that the weights are read once for many tokens, few enough that the
@@ -85,7 +100,8 @@ inline std::int64_t chunk_of(const Config& c) {
 // outside the vocabulary, no tokens, a session named twice or of another model, and ContextFullError. `poll` is called
 // about every 50 ms of a long call and of waiting for anything, without the backend's lease, and may throw to end it; and
 // once more before the sessions move on, if the backend has a warning. With hooks.stop_at_layer no session moves on and no
-// logits are written.
+// logits are written; with hooks.no_logits they move on and have none. With hooks.start_at_layer each has a residual, and
+// recordings keep nothing of the call.
 void run(std::span<const Work> work, const Hooks& hooks, FunctionRef<void()> poll,
          std::optional<std::int64_t> chunk = {});
 

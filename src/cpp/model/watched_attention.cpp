@@ -9,11 +9,9 @@ void WatchedAttention::operator()(std::int64_t layer, const Tensor& q, std::span
   const bool see_scores = hooks_.active(Point::attn_scores, layer);
   if (!see_scores && !hooks_.active(Point::pattern, layer)) return backend_.attention(q, spans, z);
 
-  for (std::size_t s = 0; s < spans.size(); ++s) {
-    const std::int64_t heads = q.columns() / spans[s].keys.columns();
-    if (see_scores) spans[s].scores = place(scores_, s, heads, spans[s]);
-    spans[s].pattern = place(pattern_, s, heads, spans[s]);
-  }
+  const std::int64_t heads = q.columns() / spans[0].keys.columns();
+  if (see_scores) make(scores_, spans, heads, &AttentionSpan::scores);
+  make(pattern_, spans, heads, &AttentionSpan::pattern);
   if (see_scores) {
     backend_.attention(q, spans, z, Stage::scores, Stage::scores);
     show(Point::attn_scores, layer, spans, &AttentionSpan::scores, hook_spans);
@@ -24,19 +22,28 @@ void WatchedAttention::operator()(std::int64_t layer, const Tensor& q, std::span
   for (AttentionSpan& span : spans) span.scores = span.pattern = {};
 }
 
-void WatchedAttention::show(Point point, std::int64_t layer, std::span<AttentionSpan> spans,
-                            Tensor AttentionSpan::*tensor, std::span<const HookSpan> hook_spans) const {
-  for (std::size_t s = 0; s < spans.size(); ++s) hooks_.at(point, layer, spans[s].*tensor, hook_spans.subspan(s, 1));
+// [heads, T, position + T] for each sequence.
+void WatchedAttention::make(Buffer& memory, std::span<AttentionSpan> spans, std::int64_t heads,
+                            Tensor AttentionSpan::*tensor) const {
+  const auto floats = [&](const AttentionSpan& span) { return heads * span.count * (span.position + span.count); };
+  std::int64_t total = 0;
+  for (const AttentionSpan& span : spans) total += floats(span);
+  if (!memory) memory = backend_.alloc(static_cast<std::size_t>(total) * sizeof(float));
+  auto* next = reinterpret_cast<float*>(memory.data());
+  for (AttentionSpan& span : spans) {
+    span.*tensor = Tensor(next, {heads, span.count, span.position + span.count});
+    next += floats(span);
+  }
 }
 
-// [heads, T, position + T] of a sequence.
-Tensor WatchedAttention::place(std::vector<Buffer>& memory, std::size_t sequence, std::int64_t heads,
-                               const AttentionSpan& span) {
-  if (memory.size() <= sequence) memory.resize(sequence + 1);
-  const std::int64_t keys = span.position + span.count;
-  const auto bytes = static_cast<std::size_t>(heads * span.count * keys) * sizeof(float);
-  if (!memory[sequence]) memory[sequence] = backend_.alloc(bytes);
-  return {reinterpret_cast<float*>(memory[sequence].data()), {heads, span.count, keys}};
+void WatchedAttention::show(Point point, std::int64_t layer, std::span<AttentionSpan> spans,
+                            Tensor AttentionSpan::*tensor, std::span<const HookSpan> hook_spans) const {
+  if (hooks_.show_together(point, layer)) {
+    Tensor all = spans[0].*tensor;
+    all.shape[0] *= static_cast<std::int64_t>(spans.size());
+    return hooks_.at(point, layer, all, hook_spans);
+  }
+  for (std::size_t s = 0; s < spans.size(); ++s) hooks_.at(point, layer, spans[s].*tensor, hook_spans.subspan(s, 1));
 }
 
 }  // namespace llama2cpp

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <span>
-#include <vector>
 
 #include "backend/backend.h"
 #include "observe/hooks.h"
@@ -18,13 +17,13 @@ class WatchedAttention {
                   std::span<const HookSpan> hook_spans, const Tensor& z);
 
  private:
+  void make(Buffer& memory, std::span<AttentionSpan> spans, std::int64_t heads, Tensor AttentionSpan::*tensor) const;
   void show(Point point, std::int64_t layer, std::span<AttentionSpan> spans, Tensor AttentionSpan::*tensor,
             std::span<const HookSpan> hook_spans) const;
-  Tensor place(std::vector<Buffer>& memory, std::size_t sequence, std::int64_t heads, const AttentionSpan& span);
 
   Backend& backend_;
   const Hooks& hooks_;
-  std::vector<Buffer> scores_, pattern_;  // of each sequence; all layers use the same memory
+  Buffer scores_, pattern_;  // of all sequences, one after the other; all layers use the same memory
 };
 
 }  // namespace llama2cpp

@@ -66,7 +66,7 @@ const Capture::Slot& Capture::slot(Point point, std::int64_t layer) const {
 void Capture::at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) {
   const Slot& to = slot(point, layer);
   const auto kept = static_cast<std::int64_t>(rows_.size());
-  const auto sequence = static_cast<std::int64_t>(span.sequence);
+  const auto sequence = static_cast<std::int64_t>(span.sequence) - first_;
   const std::int64_t end = span.position + span.count;
 
   const auto bytes_of = [](std::int64_t floats) { return floats * static_cast<std::int64_t>(sizeof(float)); };

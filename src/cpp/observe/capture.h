@@ -25,6 +25,9 @@ class Capture final : public Hook {
   Capture(const Config& config, std::vector<Place> places, std::int64_t sequences, std::int64_t tokens,
           std::vector<std::int64_t> rows);
 
+  // Shows itself the sequences of a call from this one on.
+  void begin_at(std::size_t sequence) { first_ = static_cast<std::int64_t>(sequence); }
+
   const std::vector<Slot>& slots() const { return slots_; }
   std::int64_t floats() const { return floats_; }
   PlaceSet places() const;
@@ -41,6 +44,7 @@ class Capture final : public Hook {
   const Slot& slot(Point point, std::int64_t layer) const;
 
   std::int64_t n_layers_;
+  std::int64_t first_ = 0;
   std::int64_t tokens_;
   std::vector<std::int64_t> rows_;
   bool all_rows_;

@@ -219,17 +219,41 @@ bool Hooks::edits(Point point, std::int64_t layer) const {
                      [&](const Entry& e) { return e.hook->kind() != Hook::Kind::look && e.places.has(point, layer); });
 }
 
-void Hooks::show(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span,
+bool Hooks::show_together(Point point, std::int64_t layer) const {
+  return std::any_of(entries_.begin(), entries_.end(), [&](const Entry& e) {
+    return e.hook->scope() == Hook::Scope::call && e.places.has(point, layer);
+  });
+}
+
+// activation: the part of `spans`, of which several have as much each.
+void Hooks::show(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans,
                  bool as_it_lies) const {
+  const auto count = static_cast<std::int64_t>(spans.size());
+  const std::int64_t of_span = activation.dim(0) / count;
   for (const Entry& entry : entries_) {
-    if (entry.hook->as_it_lies() != as_it_lies) continue;
-    if (!entry.places.has(point, layer) || entry.sequence.value_or(span.sequence) != span.sequence) continue;
-    if (entry.hook->kind() == Hook::Kind::callback) {
-      const Backend::Pause others_may_run(*backend_);
-      entry.hook->at(point, layer, activation, span);
-    } else {
-      entry.hook->at(point, layer, activation, span);
+    if (entry.hook->as_it_lies() != as_it_lies || !entry.places.has(point, layer)) continue;
+    if (entry.hook->scope() == Hook::Scope::call) {
+      show_to(entry, point, layer, activation, spans[0]);
+      continue;
     }
+    for (std::int64_t s = 0; s < count; ++s) {
+      const HookSpan& span = spans[static_cast<std::size_t>(s)];
+      if (entry.sequence.value_or(span.sequence) != span.sequence) continue;
+      Tensor part = activation;
+      part.data = activation.row(s * (activation.rows() / count));
+      part.shape[0] = of_span;
+      show_to(entry, point, layer, part, span);
+    }
+  }
+}
+
+void Hooks::show_to(const Entry& entry, Point point, std::int64_t layer, const Tensor& activation,
+                    const HookSpan& span) const {
+  if (entry.hook->kind() == Hook::Kind::callback) {
+    const Backend::Pause others_may_run(*backend_);
+    entry.hook->at(point, layer, activation, span);
+  } else {
+    entry.hook->at(point, layer, activation, span);
   }
 }
 
@@ -237,23 +261,24 @@ void Hooks::call(Point point, std::int64_t layer, const Tensor& activation, std:
   const PointFacts& fact = facts(point);
   const PointShape shape = point_shape(point, *config_);
   backend_->sync();
-  for (const HookSpan& span : spans) {
-    if (is_pattern(point)) {  // one tensor for one sequence: forward.cpp calls once for each
-      show(point, layer, activation, span);
-      continue;
-    }
-    const Tensor part = activation.slice(span.row, span.count);
-    show(point, layer, part, span, true);
+  if (is_pattern(point)) return show(point, layer, activation, spans);  // watched_attention.cpp has cut it
+  const std::size_t at_once = show_together(point, layer) ? spans.size() : 1;
+  for (std::size_t first = 0; first < spans.size(); first += at_once) {
+    const std::span<const HookSpan> shown_spans = spans.subspan(first, at_once);
+    const HookSpan& last = shown_spans.back();
+    const std::int64_t rows = last.row + last.count - shown_spans[0].row;
+    const Tensor part = activation.slice(shown_spans[0].row, rows);
+    show(point, layer, part, shown_spans, true);
     if (shape.heads == 0) {
-      show(point, layer, part, span);
+      show(point, layer, part, shown_spans);
       continue;
     }
-    const Tensor by_head(part.row(0), {span.count, shape.heads, shape.width});
+    const Tensor by_head(part.row(0), {rows, shape.heads, shape.width});
     if (!fact.rotary || config_->rope_style == RopeStyle::half_split) {
-      show(point, layer, by_head, span);
+      show(point, layer, by_head, shown_spans);
       continue;
     }
-    const std::int64_t heads = span.count * shape.heads;
+    const std::int64_t heads = rows * shape.heads;
     const std::unique_ptr<float[]> shown(new float[static_cast<std::size_t>(heads * shape.width)]);  // not zeroed
     backend_->parallel_for(heads, heads * shape.width * static_cast<std::int64_t>(sizeof(float)),
                            [&](std::int64_t begin, std::int64_t end) {
@@ -261,7 +286,7 @@ void Hooks::call(Point point, std::int64_t layer, const Tensor& activation, std:
                              to_half_split(part.row(0) + offset, shown.get() + offset, end - begin, shape.width,
                                            config_->rotary());
                            });
-    show(point, layer, Tensor(shown.get(), {span.count, shape.heads, shape.width}), span);
+    show(point, layer, Tensor(shown.get(), {rows, shape.heads, shape.width}), shown_spans);
     if (edits(point, layer)) to_interleaved(shown.get(), part.row(0), heads, shape.width, config_->rotary());
   }
 }

@@ -132,14 +132,20 @@ class Hook {
     callback,  // may write, and runs code that may use the backend: it runs without the lease
   };
 
-  explicit Hook(Kind kind) : kind_(kind) {}
+  // What it is shown at a time: a sequence's part of an activation, or that of all sequences of the call, which have
+  // equally many tokens then and come in one pass.
+  enum class Scope : std::uint8_t { sequence, call };
+
+  explicit Hook(Kind kind, Scope scope = Scope::sequence) : kind_(kind), scope_(scope) {}
   virtual ~Hook() = default;
   Hook(const Hook&) = delete;
   Hook& operator=(const Hook&) = delete;
 
   Kind kind() const { return kind_; }
+  Scope scope() const { return scope_; }
 
-  // Must not keep the tensor's pointer. May throw to end the call.
+  // Must not keep the tensor's pointer. May throw to end the call. Of a call's sequences one after the other: [T, ...]
+  // is then [sequences * T, ...], and [heads, T, keys] is [sequences * heads, T, keys].
   virtual void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) = 0;
 
   // Whether it takes an activation as the ops have it: [T, heads * width], in rotary order where that is the model's.
@@ -152,6 +158,7 @@ class Hook {
 
  private:
   Kind kind_;
+  Scope scope_;
 };
 
 class Hooks {
@@ -168,8 +175,12 @@ class Hooks {
   void add(std::shared_ptr<Hook> hook, PlaceSet places, std::optional<std::size_t> sequence = {});
   void watch(Point point, std::int64_t layer);  // of the hook added last
 
+  // The forward begins with this layer, from residual streams that are given. None: with tokens.
+  std::optional<std::int64_t> start_at_layer;
   // The forward ends before this layer, without logits. None: at the end.
   std::optional<std::int64_t> stop_at_layer;
+  // The forward ends with the last norm.
+  bool no_logits = false;
 
   bool any() const { return any_; }
   // Whether the tokens of a call have to come in one pass. What only looks can be shown them piece by piece.
@@ -184,6 +195,8 @@ class Hooks {
   }
   // Whether something at the place may write.
   bool edits(Point point, std::int64_t layer) const;
+  // Whether something at the place is shown all sequences at once.
+  bool show_together(Point point, std::int64_t layer) const;
 
   void begin(std::span<const Feed> feeds) const {
     for (const Entry& entry : entries_) entry.hook->begin(feeds);
@@ -192,7 +205,8 @@ class Hooks {
     for (const Entry& entry : entries_) entry.hook->succeeded();
   }
 
-  // activation [T, ...]: rows are tokens. Shows each span's part to the hooks of the place.
+  // activation [T, ...]: rows are tokens. Shows each span's part to the hooks of the place. A pattern is that of the one
+  // span, or with show_together [spans * heads, T, keys].
   void at(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans) const {
     if (active(point, layer)) [[unlikely]]
       call(point, layer, activation, spans);
@@ -206,8 +220,10 @@ class Hooks {
   };
 
   void call(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans) const;
-  void show(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span,
+  void show(Point point, std::int64_t layer, const Tensor& activation, std::span<const HookSpan> spans,
             bool as_it_lies = false) const;
+  void show_to(const Entry& entry, Point point, std::int64_t layer, const Tensor& activation,
+               const HookSpan& span) const;
 
   std::vector<Entry> entries_;
   PlaceSet watched_;  // of all entries

@@ -216,7 +216,7 @@ void RecorderHook::begin(std::span<const Feed> feeds) {
 }
 
 void RecorderHook::at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) {
-  if (!tracks_[span.sequence]) return;
+  if (pending_.empty() || !tracks_[span.sequence]) return;  // of a call that leaves layers out nothing is kept
   const Recorder::Slot& to = recorder_->slot(point, layer);
   const Pending& pending = pending_[span.sequence];
   float* const* const rows = pending.data.data() + (span.position - pending.position);

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.not_pickled import NotPickled
-from ..interventions import Intervention
+from ..interventions import Intervention, When
 from .places import Names, find_places
 
 if TYPE_CHECKING:
@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 
     from ..session import Session
     from .tracks import Tracks
+
+
+class Layer(int):
+    """A layer's number, which can be called, too: ``hook.layer`` and, as in TransformerLens, ``hook.layer()``.
+
+    Examples
+    --------
+    >>> from llama2cpp.inside.hooks import Layer
+    >>> Layer(3), Layer(3)() + 1
+    (3, 4)
+    """
+
+    def __call__(self) -> int:
+        """Give the number."""
+        return int(self)
 
 
 @dataclass(slots=True)  # not frozen, which would make it slower to make than a small activation is to copy
@@ -37,12 +52,14 @@ class HookPoint:
     name : str
         TransformerLens's name of the activation, such as "blocks.3.attn.hook_z".
     layer : int or None
-        The layer in the name; None for "hook_embed" and "ln_final".
-    session : Session
+        The layer in the name, which can also be called, as TransformerLens's ``hook.layer()``; None for "hook_embed"
+        and "ln_final".
+    session : Session or None
         Whose activation it is. It is in the middle of the call: its position and tokens are those before it, and it
-        cannot be used for another call.
-    position : int
-        The position of the first token that is shown: row t belongs to the token at ``position + t``.
+        cannot be used for another call. None where all prompts of a run are shown at once, as `Model.hooks` says.
+    position : int or None
+        The position of the first token that is shown: row t belongs to the token at ``position + t``. None where there
+        is no session.
 
     Examples
     --------
@@ -59,9 +76,9 @@ class HookPoint:
     """
 
     name: str
-    layer: int | None
-    session: Session
-    position: int
+    layer: Layer | None
+    session: Session | None
+    position: int | None
 
 
 HookFunction: TypeAlias = Callable[[NDArray[np.float32], HookPoint], object]
@@ -74,6 +91,9 @@ class _Entry:
 
     places: _core.Places
     what: Callable[..., object] | _core.Intervention
+    prompt: int | None = None  # of a call it acts on this one only,
+    prompts: int | None = None  # and the call has so many
+    when: When | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -124,7 +144,10 @@ class ActiveHooks(Scoped):
 
 def _entries(hook: Hook, config: _core.Config) -> list[_Entry]:
     if isinstance(hook, Intervention):
-        return [_Entry(_core.Places(places, config), intervention) for places, intervention in hook.compile(config)]
+        return [
+            _Entry(_core.Places(part.places, config), part.change, part.prompt, part.prompts, hook.when)
+            for part in hook.compile(config)
+        ]
     try:
         names, function = hook
     except (TypeError, ValueError):
@@ -132,14 +155,52 @@ def _entries(hook: Hook, config: _core.Config) -> list[_Entry]:
     if not callable(function):
         raise ValueError(f"the hook at {names!r} is of type {type(function).__name__}, which cannot be called")
 
-    def call(activation: NDArray[np.float32], name: str, layer: int | None, session: Session, position: int) -> object:
-        return function(activation, HookPoint(name, layer, session, position))
+    def call(
+        activation: NDArray[np.float32], name: str, layer: int | None, session: Session | None, position: int | None
+    ) -> object:
+        return function(activation, HookPoint(name, None if layer is None else layers[layer], session, position))
+
+    layers = [Layer(i) for i in range(config.n_layers)]
 
     return [_Entry(_core.Places(find_places(names, config), config), call)]
 
 
-def for_call(sessions: Sequence[Session], model: _core.Model | None = None) -> _core.CallHooks | None:
-    """Collect what looks at a call which feeds these sessions, all of one model; None if nothing does."""
+def for_call(
+    sessions: Sequence[Session],
+    model: _core.Model | None = None,
+    *,
+    generated: bool | Sequence[bool] = False,
+    together: bool = False,
+    first: int = 0,
+    prompts: int | None = None,
+) -> _core.CallHooks | None:
+    """Collect what looks at a call which feeds these sessions, all of one model; None if nothing does.
+
+    Parameters
+    ----------
+    sessions : sequence of Session
+        In the order of the call.
+    model : Model, optional
+        The core's; asked of the first session if not given.
+    generated : bool or sequence of bool
+        Whether the tokens that are fed have been generated, and are no prompt; of each session, or of all.
+    together : bool
+        Whether functions are shown all sessions at once.
+    first, prompts : int
+        Of how many prompts these are the ones from `first` on; all, if not given.
+
+    Raises
+    ------
+    ValueError
+        For an intervention that is made for another number of prompts.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp.inside.hooks import for_call
+    >>> for_call([llama2cpp.load().session()]) is None
+    True
+    """
     scopes = _active.get()
     if not scopes or not sessions:
         return None
@@ -151,16 +212,18 @@ def for_call(sessions: Sequence[Session], model: _core.Model | None = None) -> _
     if not scopes:
         return None
     call = _core.CallHooks(model, list(sessions))
+    count = len(sessions) if prompts is None else prompts
     for scope in scopes:
-        only: list[int | None] = [None]
+        concerned: list[int | None] = [None]
         if scope.session is not None:
-            only = [i for i, session in enumerate(sessions) if scope.concerns(session)]
-        for sequence in only:
+            concerned = [i for i, session in enumerate(sessions) if scope.concerns(session)]
+        for sequence in concerned:
             for entry in scope.entries:
-                if isinstance(entry.what, _core.Intervention):
-                    call.add_intervention(entry.places, entry.what, sequence)
-                else:
-                    call.add_callback(entry.places, entry.what, sequence)
+                for which in _chosen(entry, sequence, len(sessions), generated, first, count):
+                    if isinstance(entry.what, _core.Intervention):
+                        call.add_intervention(entry.places, entry.what, which)
+                    else:
+                        call.add_callback(entry.places, entry.what, which, together)
     for scope in scopes:  # after all edits, so that what the model goes on with is kept
         if scope.tracks is not None:
             tracks = [scope.tracks.of(session) if scope.concerns(session) else None for session in sessions]
@@ -168,17 +231,35 @@ def for_call(sessions: Sequence[Session], model: _core.Model | None = None) -> _
     return call
 
 
+def _chosen(
+    entry: _Entry, sequence: int | None, sessions: int, generated: bool | Sequence[bool], first: int, prompts: int
+) -> Iterable[int | None]:
+    """Give the sessions of a call that an entry acts on; [None] for all."""
+    if entry.prompts is not None and entry.prompts != prompts:
+        raise ValueError(
+            f"patch_from: the cache has {entry.prompts} prompts, and the call {prompts}: each gets its own row"
+        )
+    chosen: Iterable[int | None] = [sequence]
+    if entry.prompt is not None:
+        own = entry.prompt - first
+        chosen = [own] if 0 <= own < sessions and sequence in (None, own) else []
+    if entry.when is None:
+        return chosen
+    wanted = entry.when == "generated"
+    if isinstance(generated, bool):
+        return chosen if generated == wanted else []
+    everyone = [*range(sessions)] if None in chosen else chosen
+    return [i for i in everyone if i is not None and generated[i] == wanted]
+
+
 def scopes_of(model: _core.Model) -> tuple[Scope, ...]:
     """Give what is on in this context for all sessions of a model."""
     return tuple(scope for scope in _active.get() if scope.model is model and scope.session is None)
 
 
-def may_change(sessions: Sequence[Session], model: _core.Model) -> bool:
-    """Whether hooks or interventions are on for a call, which may change what they see."""
-    return any(
-        scope.entries and scope.model is model and any(scope.concerns(session) for session in sessions)
-        for scope in _active.get()
-    )
+def any_hooks(model: _core.Model) -> bool:
+    """Whether hooks, and not only recordings, are on for a model in this context."""
+    return any(scope.model is model and scope.session is None and scope.entries for scope in _active.get())
 
 
 def forked(session: Session, fork: Session) -> None:

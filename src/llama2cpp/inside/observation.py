@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common.arguments import float_array
 from ..common.token_ids import HasTokenizer, Prompt, listed, several, to_ids
 from .cache import ActivationCache
 from .gradients import Metric, differentiate
-from .hooks import for_call, may_change
-from .places import Names, find_places, places_to_keep
+from .hooks import any_hooks, for_call
+from .next_token_loss import next_token_loss
+from .places import Names, Place, find_places, layer_or_end, places_to_keep
 
 if TYPE_CHECKING:
     from ..model import Model
 
 Prompts: TypeAlias = Prompt | Sequence[Prompt] | NDArray[Any]
+ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
+
+_TOGETHER = 32  # prompts of different lengths in a call
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What a run reads."""
+
+    ids: list[list[int]]  # of each prompt; zeros where only the residual stream is known
+    residual: NDArray[np.float32] | None = None  # [B, T, dim], what enters at start_at_layer
+    known: bool = True  # whether the ids are the prompts'
+
+    @property
+    def even(self) -> bool:
+        return len({len(ids) for ids in self.ids}) == 1
 
 
 def run_with_cache(
@@ -29,55 +48,144 @@ def run_with_cache(
     stop_at_layer: int | None = None,
     positions: int | slice | Sequence[int] | None = None,
     special: bool | None = None,
+    start_at_layer: int | None = None,
+    return_type: ReturnType = "logits",
+    tokens: Prompts | None = None,
+    loss_per_token: bool = False,
     incl_bwd: bool = False,
     metric: Metric | None = None,
-) -> tuple[NDArray[np.float32], ActivationCache]:
+) -> tuple[Any, Any]:
     """Do what `Model.run_with_cache` does, for the function that was called."""
     if incl_bwd != (metric is not None):
         raise ValueError("incl_bwd=True and metric= come together: gradients are those of a metric of the logits")
-    if incl_bwd and stop_at_layer is not None:
-        raise ValueError("with incl_bwd there is no stop_at_layer: a metric takes logits")
-    batch = prompts_of(model, function, text_or_tokens, special)
-    length, n_layers = len(batch[0]), model.config.n_layers
-    if remove_batch_dim and len(batch) > 1:
-        raise ValueError(f"remove_batch_dim needs a single prompt, there are {len(batch)}")
-    if stop_at_layer is not None and not -n_layers <= stop_at_layer <= n_layers:
-        raise ValueError(f"stop_at_layer is {stop_at_layer}, expected {-n_layers} to {n_layers}")
-    if stop_at_layer is not None and stop_at_layer < 0:
-        stop_at_layer += n_layers
-    places = places_to_keep(names_filter, model.config)
-    if stop_at_layer is not None:
-        reached = find_places("hook_embed", model.config) if stop_at_layer >= 0 else []
-        places = [
-            p
-            for p in places
-            if p in reached or (p[1] < stop_at_layer and p not in find_places("ln_final.*", model.config))
-        ]
-    kept = None if positions is None else _checked_positions(positions, length)
-    sessions = [model.session() for _ in batch]
-    rows = [(session._core, ids) for session, ids in zip(sessions, batch, strict=True)]
-    active = for_call(sessions, model._core)
-    logits, arrays = model._core.run_with_cache(rows, places, kept, stop_at_layer, active)
-    if remove_batch_dim:
-        arrays = {name: array[0] for name, array in arrays.items()}
-    cache = ActivationCache(
-        arrays,
-        model,
-        has_batch_dim=not remove_batch_dim,
-        positions=kept,
-        tokens=batch[0] if remove_batch_dim else batch,
-    )
-    if may_change(sessions, model._core):
-        cache._why_no_gradients = "hooks may have changed the run, and gradients do not know what they have done"
-    if metric is not None:
-        _, dlogits = differentiate(metric, logits)
-        for name, array in cache.backward(dlogits).items():
-            cache._arrays[f"{name}_grad"] = array
-    return logits, cache
+    if incl_bwd and (stop_at_layer is not None or start_at_layer is not None or return_type != "logits"):
+        raise ValueError(
+            "with incl_bwd there is no stop_at_layer, start_at_layer or other return_type: a metric takes logits"
+        )
+    if return_type not in ("logits", "loss", "both", None):
+        raise ValueError(f"return_type is {return_type!r}, expected 'logits', 'loss', 'both' or None")
+    n_layers = model.config.n_layers
+    start = None if start_at_layer is None else layer_or_end(start_at_layer, n_layers, "start_at_layer")
+    stop = None if stop_at_layer is None else layer_or_end(stop_at_layer, n_layers, "stop_at_layer")
+    if start is not None and stop is not None and stop < start:
+        raise ValueError(f"stop_at_layer is {stop} and start_at_layer {start}, expected one that is not before it")
+    given = _read(model, function, text_or_tokens, special, start, tokens)
+    if remove_batch_dim and len(given.ids) > 1:
+        raise ValueError(f"remove_batch_dim needs a single prompt, there are {len(given.ids)}")
+    losses = return_type in ("loss", "both") and stop is None
+    if losses and not given.known:
+        raise ValueError("the loss needs tokens=, those that the residual stream is of")
+    if losses and min(map(len, given.ids)) < 2:
+        raise ValueError("the loss needs at least 2 tokens: it is of each but the first")
+    kept = None if positions is None else [_checked_positions(positions, len(ids)) for ids in given.ids]
+    if start is not None and start == stop:
+        out: list[tuple[Any, dict[str, NDArray[np.float32]]]] = [(np.array(given.residual), {})]
+    else:
+        places = _reached(places_to_keep(names_filter, model.config), model, start, stop)
+        out = _run(model, given, places, kept, start, stop, logits=return_type is not None)
+
+    changed = any_hooks(model._core)
+    results, caches = [], []
+    of_run = [given.ids] if given.even else [[ids] for ids in given.ids]
+    for i, ((logits, arrays), ids) in enumerate(zip(out, of_run, strict=True)):
+        if losses:
+            loss = next_token_loss(logits, np.asarray(ids), loss_per_token)
+            results.append(loss if return_type == "loss" else (logits, loss))
+        else:
+            results.append(logits)
+        if remove_batch_dim:
+            arrays = {name: array[0] for name, array in arrays.items()}
+        cache = ActivationCache(
+            arrays,
+            model,
+            has_batch_dim=not remove_batch_dim,
+            positions=None if kept is None else kept[i],
+            tokens=None if not given.known else ids[0] if remove_batch_dim else ids,
+        )
+        if start is not None or stop is not None:
+            cache._why_no_gradients = "it is of some layers only"
+        elif changed:
+            cache._why_no_gradients = "hooks may have changed the run, and gradients do not know what they have done"
+        if metric is not None:
+            _, dlogits = differentiate(metric, logits)
+            for name, array in cache.backward(dlogits).items():
+                cache._arrays[f"{name}_grad"] = array
+        caches.append(cache)
+    return (results[0], caches[0]) if given.even else (results, caches)
+
+
+def _run(
+    model: Model,
+    given: _Input,
+    places: list[Place],
+    kept: list[list[int]] | None,
+    start: int | None,
+    stop: int | None,
+    *,
+    logits: bool,
+) -> list[tuple[Any, dict[str, NDArray[np.float32]]]]:
+    """Run prompts of one length in one call, others some at a time."""
+    out = []
+    count = len(given.ids)
+    at_once = count if given.even else _TOGETHER
+    for first in range(0, count, at_once):
+        ids = given.ids[first : first + at_once]
+        sessions = [model.session() for _ in ids]
+        rows = [(session._core, own) for session, own in zip(sessions, ids, strict=True)]
+        even = len({len(own) for own in ids}) == 1  # some may be, though not all are
+        active = for_call(sessions, model._core, together=given.even, first=first, prompts=count)
+        own_kept = None if kept is None else kept[first : first + (1 if even else at_once)]
+        done = model._core.run_with_cache(rows, places, own_kept, stop, active, start, given.residual, logits)
+        if even and not given.even:  # back to a run for each
+            done = [
+                (None if array is None else array[i : i + 1], {name: part[i : i + 1] for name, part in arrays.items()})
+                for array, arrays in done
+                for i in range(len(ids))
+            ]
+        out += done
+    return out
+
+
+def _reached(places: list[Place], model: Model, start: int | None, stop: int | None) -> list[Place]:
+    """Leave out what a run of some layers does not come to."""
+    config = model.config
+    before, after = find_places("hook_embed", config), find_places("ln_final.*", config)
+    if start is not None:
+        places = [p for p in places if p not in before and (p[1] >= start or p in after)]
+    if stop is not None:
+        places = [p for p in places if p not in after and (p[1] < stop or p in before)]
+    return places
+
+
+def _read(
+    model: Model, function: str, given: Prompts, special: bool | None, start: int | None, tokens: Prompts | None
+) -> _Input:
+    if start is None:
+        if tokens is not None:
+            raise ValueError("tokens= goes with start_at_layer, where the input is the residual stream")
+        return _Input(prompts_of(model, function, given, special))
+    if isinstance(given, str | bytes):
+        raise ValueError("with start_at_layer the input is the residual stream, [batch, T, dim], and not text")
+    residual: NDArray[Any] = np.ascontiguousarray(float_array(given))
+    dim = model.config.dim
+    if residual.ndim == 2:
+        residual = residual[None]
+    if residual.ndim != 3 or residual.shape[2] != dim or 0 in residual.shape:
+        raise ValueError(
+            f"with start_at_layer the input is the residual stream: it has shape {np.asarray(given).shape}, expected "
+            f"[batch, T, {dim}]"
+        )
+    batch, length, _ = residual.shape
+    if tokens is None:
+        return _Input([[0] * length for _ in range(batch)], residual, known=False)
+    ids = prompts_of(model, function, tokens, special)
+    if [len(own) for own in ids] != [length] * batch:
+        raise ValueError(f"tokens are {len(ids)} rows of {[len(own) for own in ids]}, expected {batch} of {length}")
+    return _Input(ids, residual)
 
 
 def prompts_of(model: HasTokenizer, function: str, text_or_tokens: Prompts, special: bool | None) -> list[list[int]]:
-    """One prompt or several as ids, all of one length."""
+    """One prompt or several as ids."""
     given: Any = listed(text_or_tokens)
     rows = hasattr(given, "__array__") and len(getattr(given, "shape", ())) > 1
     many = list(given) if rows else several(given)
@@ -85,14 +193,10 @@ def prompts_of(model: HasTokenizer, function: str, text_or_tokens: Prompts, spec
         to_ids(model, prompt, function=function if many is None else f"{function}: prompt {i}", special=special)
         for i, prompt in enumerate([given] if many is None else many)
     ]
-    lengths = sorted({len(ids) for ids in batch})
-    if len(lengths) > 1:
-        raise ValueError(
-            f"the prompts have from {lengths[0]} to {lengths[-1]} tokens: a batch needs equal lengths; "
-            "run them one by one, or those of one length together"
-        )
-    if lengths == [0]:
-        raise ValueError("there are no tokens, expected at least one")
+    empty = [i for i, ids in enumerate(batch) if not ids]
+    if empty or not batch:
+        where = f"prompt {empty[0]}: " if many is not None and len(batch) > 1 else ""
+        raise ValueError(f"{where}there are no tokens, expected at least one")
     return batch
 
 

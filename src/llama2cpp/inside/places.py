@@ -72,6 +72,13 @@ def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[st
     return found
 
 
+def layer_or_end(layer: int, n_layers: int, name: str) -> int:
+    """Count a layer from the first; n_layers stands for what is behind the last."""
+    if not -n_layers <= layer <= n_layers:
+        raise ValueError(f"{name} is {layer}, expected {-n_layers} to {n_layers}")
+    return layer + n_layers if layer < 0 else layer
+
+
 def name_of(place: Place, config: _core.Config) -> str:
     """TransformerLens's name of a place."""
     return next(name for name, other in points_of(config).items() if other == place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,43 @@ if TYPE_CHECKING:
     from ..inside.cache import ActivationCache
     from ..inside.gradients import Metric
     from ..inside.hooks import Hook
-    from ..inside.observation import Prompts
+    from ..inside.observation import Prompts, ReturnType
     from ..inside.places import Names
     from ..model import Model
 
 
+@overload
+def run_with_cache(
+    self: Model,
+    text_or_tokens: Prompts,
+    names_filter: Names | None = ...,
+    remove_batch_dim: bool = ...,
+    stop_at_layer: int | None = ...,
+    positions: int | slice | Sequence[int] | None = ...,
+    special: bool | None = ...,
+    incl_bwd: bool = ...,
+    metric: Metric | None = ...,
+    *,
+    return_type: Literal["logits"] = ...,
+    start_at_layer: int | None = ...,
+    tokens: Prompts | None = ...,
+) -> tuple[NDArray[np.float32], ActivationCache]: ...
+@overload
+def run_with_cache(
+    self: Model,
+    text_or_tokens: Prompts,
+    names_filter: Names | None = ...,
+    remove_batch_dim: bool = ...,
+    stop_at_layer: int | None = ...,
+    positions: int | slice | Sequence[int] | None = ...,
+    special: bool | None = ...,
+    incl_bwd: bool = ...,
+    metric: Metric | None = ...,
+    *,
+    return_type: ReturnType,
+    start_at_layer: int | None = ...,
+    tokens: Prompts | None = ...,
+) -> tuple[Any, ActivationCache]: ...
 @checked
 def run_with_cache(
     self: Model,
@@ -32,7 +64,11 @@ def run_with_cache(
     special: bool | None = None,
     incl_bwd: bool = False,
     metric: Metric | None = None,
-) -> tuple[NDArray[np.float32], ActivationCache]:
+    *,
+    return_type: ReturnType = "logits",
+    start_at_layer: int | None = None,
+    tokens: Prompts | None = None,
+) -> tuple[Any, Any]:
     """Run on whole prompts, and keep the activations.
 
     The names and shapes are TransformerLens's; `ActivationCache` lists them. What is not asked for is neither
@@ -42,7 +78,7 @@ def run_with_cache(
     ----------
     text_or_tokens : str, bytes, sequence of int, or a sequence of those
         Text, which gets BOS before it where the tokenizer wants that, or ids [T]. Several of one length, or an
-        array [batch, T], are a batch.
+        array [batch, T], are a batch. Prompts of different lengths are run together too, 32 in a pass.
     names_filter : str, sequence of str, or predicate, optional
         Which activations: full names ("blocks.0.attn.hook_z"), patterns for them ("blocks.*.hook_resid_post"),
         short names ("z3", or "z" for all layers), or a function of the full name. A negative layer, as in "z-1" or
@@ -65,20 +101,31 @@ def run_with_cache(
         A function of the logits [batch, T, vocab_size] that returns a number and its gradient with respect to them, as
         those of `llama2cpp.metrics` do; or a function of PyTorch's tensors that returns a number, where PyTorch is
         installed.
+    return_type : str or None
+        "logits", "loss" (the mean of -log p over each token but the first, in double precision), "both" as a pair, or
+        None, which computes no logits.
+    start_at_layer : int, optional
+        `text_or_tokens` is the residual stream [batch, T, dim] and enters at this layer, where
+        ``blocks.{i}.hook_resid_pre`` is. The layers before it do not run. Negative counts from the end; n_layers is the
+        last norm. Of a ``hook_resid_pre`` from another run, each bit is as in that run.
+    tokens : as `text_or_tokens`, optional
+        With `start_at_layer`, the tokens that the residual stream is of: for the loss, and for labels.
 
     Returns
     -------
     logits : numpy.ndarray
-        float32 [batch, T, vocab_size]; with `stop_at_layer` [batch, T, dim].
+        float32 [batch, T, vocab_size]; with `stop_at_layer` [batch, T, dim]; or what `return_type` says.
     cache : ActivationCache
         float32 arrays [batch, T, ...] by name. They are parts of one piece of memory, which is freed with the last
         of them.
 
+        For prompts of different lengths both are lists, of what each prompt gives alone.
+
     Raises
     ------
     ValueError
-        For a name that no activation has, prompts of different lengths, or an argument that cannot be. With
-        `incl_bwd`, what `ActivationCache.backward` raises.
+        For a name that no activation has, or an argument that cannot be. With `incl_bwd`, what
+        `ActivationCache.backward` raises.
     ContextFullError
         If a prompt does not fit in the context.
     MemoryError
@@ -91,6 +138,9 @@ def run_with_cache(
     >>> logits, cache = model.run_with_cache("Once upon a time", names_filter=["pattern", "resid_post4"])
     >>> cache["blocks.2.attn.hook_pattern"].shape, cache["blocks.4.hook_resid_post"].shape
     ((1, 6, 5, 5), (1, 5, 192))
+    >>> _, caches = model.run_with_cache(["Once upon a time", "The dog"], "z0", return_type=None)
+    >>> [cache["z", 0].shape for cache in caches]
+    [(1, 5, 6, 32), (1, 3, 6, 32)]
     """
     return self._run(
         "run_with_cache",
@@ -100,30 +150,67 @@ def run_with_cache(
         stop_at_layer,
         positions,
         special,
+        start_at_layer,
+        return_type,
+        tokens,
+        False,
         incl_bwd,
         metric,
     )
 
 
+@overload
+def run_with_hooks(
+    self: Model,
+    text_or_tokens: Prompts,
+    fwd_hooks: Sequence[Hook] | None = ...,
+    special: bool | None = ...,
+    *,
+    return_type: Literal["logits"] = ...,
+    start_at_layer: int | None = ...,
+    stop_at_layer: int | None = ...,
+    tokens: Prompts | None = ...,
+) -> NDArray[np.float32]: ...
+@overload
+def run_with_hooks(
+    self: Model,
+    text_or_tokens: Prompts,
+    fwd_hooks: Sequence[Hook] | None = ...,
+    special: bool | None = ...,
+    *,
+    return_type: ReturnType,
+    start_at_layer: int | None = ...,
+    stop_at_layer: int | None = ...,
+    tokens: Prompts | None = ...,
+) -> Any: ...  # noqa: ANN401
 @checked
 def run_with_hooks(
-    self: Model, text_or_tokens: Prompts, fwd_hooks: Sequence[Hook] | None = (), special: bool | None = None
-) -> NDArray[np.float32]:
+    self: Model,
+    text_or_tokens: Prompts,
+    fwd_hooks: Sequence[Hook] | None = (),
+    special: bool | None = None,
+    *,
+    return_type: ReturnType = "logits",
+    start_at_layer: int | None = None,
+    stop_at_layer: int | None = None,
+    tokens: Prompts | None = None,
+) -> Any:
     """Run on whole prompts with hooks that act in this call only.
 
     Parameters
     ----------
     text_or_tokens : str, bytes, sequence of int, or a sequence of those
-        As in `run_with_cache`. Hooks are called for each prompt of a batch apart.
+        As in `run_with_cache`. Functions are shown all prompts of a batch at once, [batch, T, ...], as `hooks` says.
     fwd_hooks : sequence
         As in `hooks`.
-    special : bool, optional
+    special, return_type, start_at_layer, stop_at_layer, tokens
         As in `run_with_cache`.
 
     Returns
     -------
     numpy.ndarray
-        float32 [batch, T, vocab_size], the logits after every token.
+        float32 [batch, T, vocab_size], the logits after every token; or what `return_type` or `stop_at_layer` say. For
+        prompts of different lengths a list of what each gives alone.
 
     Raises
     ------
@@ -141,16 +228,106 @@ def run_with_hooks(
     (1, 5, 1536)
     """
     with self.hooks(fwd_hooks):
-        return self._run("run_with_hooks", text_or_tokens, (), special=special)[0]
+        return self._run(
+            "run_with_hooks",
+            text_or_tokens,
+            (),
+            stop_at_layer=stop_at_layer,
+            special=special,
+            start_at_layer=start_at_layer,
+            return_type=return_type,
+            tokens=tokens,
+        )[0]
+
+
+@overload
+def call(
+    self: Model,
+    input: Prompts,
+    return_type: Literal["logits"] = ...,
+    *,
+    start_at_layer: int | None = ...,
+    stop_at_layer: int | None = ...,
+    tokens: Prompts | None = ...,
+    loss_per_token: bool = ...,
+    special: bool | None = ...,
+) -> NDArray[np.float32]: ...
+@overload
+def call(
+    self: Model,
+    input: Prompts,
+    return_type: ReturnType,
+    *,
+    start_at_layer: int | None = ...,
+    stop_at_layer: int | None = ...,
+    tokens: Prompts | None = ...,
+    loss_per_token: bool = ...,
+    special: bool | None = ...,
+) -> Any: ...  # noqa: ANN401
+@checked
+def call(
+    self: Model,
+    input: Prompts,
+    return_type: ReturnType = "logits",
+    *,
+    start_at_layer: int | None = None,
+    stop_at_layer: int | None = None,
+    tokens: Prompts | None = None,
+    loss_per_token: bool = False,
+    special: bool | None = None,
+) -> Any:
+    """Run on whole prompts, as TransformerLens's models are called. Hooks that are on act.
+
+    Parameters
+    ----------
+    input : str, bytes, sequence of int, or a sequence of those
+        As `text_or_tokens` in `run_with_cache`.
+    return_type, start_at_layer, stop_at_layer, tokens, special
+        As in `run_with_cache`.
+    loss_per_token : bool
+        The loss is that of each token, float32 [batch, T - 1].
+
+    Returns
+    -------
+    numpy.ndarray, float, pair of those, or None
+        As in `run_with_hooks`.
+
+    Raises
+    ------
+    ValueError
+        As in `run_with_cache`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> model("Once upon a time").shape, model("Once upon a time", return_type="loss") < 2
+    ((1, 5, 1536), True)
+    """
+    return self._run(
+        "Model",
+        input,
+        (),
+        stop_at_layer=stop_at_layer,
+        special=special,
+        start_at_layer=start_at_layer,
+        return_type=return_type,
+        tokens=tokens,
+        loss_per_token=loss_per_token,
+    )[0]
 
 
 def hooks(self: Model, fwd_hooks: Sequence[Hook] | None) -> ActiveHooks:
     """Switch hooks on for a ``with`` block: they act in every call on this model's sessions, `generate` included.
 
-    A hook is a pair of a name and a function ``fn(activation, hook)``. The activation is a float32 array
-    [1, T, ...] of one session, writable: what the function leaves in it, or an array of the same shape that it
-    returns, is what the model goes on with. One that it keeps never changes afterwards. T is the number of tokens
-    of the call: in `generate` first the prompt's, then 1. `hook` is a `HookPoint`.
+    A hook is a pair of a name and a function ``fn(activation, hook)``. The activation is a float32 array, writable:
+    what the function leaves in it, or an array of the same shape that it returns, is what the model goes on with. One
+    that it keeps never changes afterwards. `hook` is a `HookPoint`.
+
+    In `run_with_hooks`, `run_with_cache` and a call of the model, with prompts of one length, it is [batch, T, ...]
+    of all prompts, as in TransformerLens. In calls on sessions, in `forward` and `generate`, and for prompts of
+    different lengths it is [1, T, ...], and the function is called for each session. T is the number of tokens of the
+    call: in `generate` first the prompt's, then 1.
 
     Hooks act in the order of the list, those of an inner block after those of an outer one. They act in the context
     of the block: not in other threads, and on a `stream` only while it is iterated in there.

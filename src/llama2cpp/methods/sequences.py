@@ -90,7 +90,7 @@ def load_session(self: Model, path: str | PathLike[str], context: int | None = N
 
 @checked
 def forward(
-    self: Model, rows: Sequence[tuple[Session, Prompt]], special: bool | None = None
+    self: Model, rows: Sequence[tuple[Session, Prompt]], special: bool | None = None, all_logits: bool = False
 ) -> list[NDArray[np.float32]]:
     """Feed several sessions in one pass over the weights. Each gets the bits that it would get alone.
 
@@ -101,11 +101,14 @@ def forward(
         `Session.prefill` takes.
     special : bool, optional
         Whether texts that spell control tokens get them, as in `generate`.
+    all_logits : bool
+        Return the logits after each of the tokens.
 
     Returns
     -------
     list of numpy.ndarray
-        For each session float32 [vocab_size], the logits after its last token; copies.
+        For each session float32 [vocab_size], the logits after its last token, or with `all_logits`
+        [tokens, vocab_size]; copies.
 
     Raises
     ------
@@ -123,6 +126,7 @@ def forward(
     [(1536,), (1536,)]
     """
     rows = list(rows)
-    active = for_call([session for session, _ in rows], self._core)
     fed = [(session._core, session._ids(tokens, "Model.forward", special)) for session, tokens in rows]
-    return self._core.forward(fed, active)
+    generated = [session.position > 0 and np.size(ids) == 1 for (session, _), (_, ids) in zip(rows, fed, strict=True)]
+    active = for_call([session for session, _ in rows], self._core, generated=generated)
+    return self._core.forward(fed, active, all_logits)

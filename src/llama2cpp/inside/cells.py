@@ -1,0 +1,376 @@
+"""Many small changes of one run, each a cell: only tokens and layers that change are computed, many cells in a pass.
+
+A cell goes on from the keys and values of the run for the tokens before its change, and from the residual stream of the
+run at the layer of its change. Rows of a pass do not depend on each other, so each cell has the bits of a whole run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..common.arguments import close_names, index
+from .hooks import any_hooks
+from .observation import prompts_of
+from .places import Names, Place, find_places, name_of
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from ..model import Model
+    from .observation import Prompts
+
+Array: TypeAlias = NDArray[np.float32]
+Over: TypeAlias = Sequence[str] | Mapping[str, Any]
+_Cell: TypeAlias = "tuple[tuple[int, ...], list[tuple[Place, Address]]]"
+
+_CELLS = 32  # in a pass
+FULL_ROWS = 256  # in a pass of several cells
+
+_AXES = {
+    "pos": "position",
+    "dest_pos": "position",
+    "src_pos": "key",
+    "head_index": "head",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """What of an activation [B, T, heads, width] (or [B, heads, T, keys]) a change is about; None: all."""
+
+    position: int | None = None
+    head: int | None = None
+    neuron: int | None = None  # of the last axis: a key, for patterns
+
+    def cut(self, array: Array, *, pattern: bool, by_head: bool) -> Array:
+        """Cut it out of a batch's activation, as [B, positions, heads, neurons]."""
+        if pattern:
+            array = array.swapaxes(1, 2)
+        elif not by_head:
+            array = array[:, :, None]
+        for axis, i in enumerate((self.position, self.head, self.neuron), start=1):
+            if i is not None:
+                array = np.take(array, [i], axis=axis)
+        return array
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is addressed of a place becomes other numbers."""
+
+    place: Place
+    address: Address
+    values: Array  # [B, positions, heads, neurons]
+
+
+@dataclass(frozen=True)
+class ChangedRun:
+    """A cell: where its result goes, the first position that changes, and what does."""
+
+    at: tuple[int, ...]
+    begin: int
+    changes: list[Change]
+
+
+def is_pattern(name: str) -> bool:
+    """Whether an activation is [B, heads, T, keys]."""
+    return name.endswith(("hook_pattern", "hook_attn_scores"))
+
+
+class BaseRun:
+    """A run that cells change: its tokens, keys and values, logits, and activations.
+
+    Parameters
+    ----------
+    model : Model
+    function : str
+        What was called, for messages.
+    tokens : str, ids, or several of one length
+    names : sequence of str
+        Which activations are needed beside the residual stream into each layer.
+    """
+
+    def __init__(
+        self, model: Model, function: str, tokens: Prompts, names: Sequence[str], special: bool | None
+    ) -> None:
+        if any_hooks(model._core):
+            raise ValueError(f"{function}: hooks are on in this block, and each cell is a run without them")
+        self.model, self.function = model, function
+        self.ids = prompts_of(model, function, tokens, special)
+        if len({len(ids) for ids in self.ids}) > 1:
+            raise ValueError(f"{function}: the prompts have different lengths, expected one")
+        self.length = len(self.ids[0])
+        config = model.config
+        places = find_places([*names, "resid_pre", f"resid_post{config.n_layers - 1}"], config)
+        self._sessions = [model.session() for _ in self.ids]
+        rows = [(session._core, ids) for session, ids in zip(self._sessions, self.ids, strict=True)]
+        [(logits, self.arrays)] = model._core.run_with_cache(rows, places)
+        assert logits is not None
+        self.logits: Array = logits
+        self._pool: list[Any] = []
+        resid_post = f"blocks.{config.n_layers - 1}.hook_resid_post"
+        self._entering = [f"blocks.{i}.hook_resid_pre" for i in range(config.n_layers)] + [resid_post]
+
+    def entering(self, layer: int) -> Array:
+        """Get the residual stream into a layer [B, T, dim]; n_layers is what the last norm gets."""
+        return self.arrays[self._entering[layer]]
+
+    def at(self, place: Place, address: Address) -> Array:
+        """Cut what is addressed out of this run's activation, as [B, positions, heads, neurons]."""
+        return cut(self.arrays[name_of(place, self.model.config)], place, address, self.model.config)
+
+    def begin_of(self, changes: Sequence[Change]) -> int:
+        """Find the first position that changes in any prompt; the length if none does. Bits count, -0 is not 0."""
+        first = self.length
+        for change in changes:
+            old = np.ascontiguousarray(self.at(change.place, change.address)).view(np.uint32)
+            new = np.ascontiguousarray(change.values, dtype=np.float32).view(np.uint32)
+            rows = np.flatnonzero((old != new).any(axis=(0, 2, 3)))
+            if len(rows):
+                first = min(first, int(rows[0]) if change.address.position is None else change.address.position)
+        return first
+
+    def values_after(
+        self, cells: Sequence[Sequence[Change]], start: int, frozen: Sequence[Place], wanted: list[Place]
+    ) -> list[dict[str, Array]]:
+        """Compute activations of cells whose changes are in layers from `start` on, in one pass.
+
+        Places that are `frozen` have this run's activations, but for what the cells change.
+        """
+        core, config, batch = self.model._core, self.model.config, len(self.ids)
+        count = len(cells) * batch
+        hooks = _core.CallHooks(core, [None] * count)
+        for place, b in itertools.product(frozen, range(batch)):
+            own = np.ascontiguousarray(self.at(place, Address())[b], dtype=np.float64)
+            freeze = _core.Intervention("set", [], list(range(self.length)), [], own)
+            for i in range(len(cells)):
+                hooks.add_intervention(_core.Places([place], config), freeze, i * batch + b)
+        for i, (changes, b) in enumerate(itertools.product(cells, range(batch))):
+            for change in changes:
+                hooks.add_intervention(_core.Places([change.place], config), self._intervention(change, b), i)
+        rows = [(core.session(), self.ids[b]) for _, b in itertools.product(cells, range(batch))]
+        residual = np.ascontiguousarray(np.tile(self.entering(start), (len(cells), 1, 1)))
+        [(_, arrays)] = core.run_with_cache(rows, wanted, None, None, hooks, start, residual, False)
+        return [{name: array[i * batch : (i + 1) * batch] for name, array in arrays.items()} for i in range(len(cells))]
+
+    def _intervention(self, change: Change, prompt: int) -> _core.Intervention:
+        address = change.address
+        return _core.Intervention(
+            "set",
+            [] if address.head is None else [address.head],
+            list(range(self.length)) if address.position is None else [address.position],
+            [] if address.neuron is None else [address.neuron],
+            np.ascontiguousarray(change.values[prompt], dtype=np.float64),
+        )
+
+    def run(self, cells: Sequence[ChangedRun], start: int, *, last_only: bool) -> list[Array]:
+        """Compute cells whose changes are in layers from `start` on, each from its position on, in one pass.
+
+        Returns
+        -------
+        list of array
+            For each cell the logits [B, T, vocab_size] of all tokens; or [B, 1, vocab_size].
+        """
+        core, config, batch = self.model._core, self.model.config, len(self.ids)
+        while len(self._pool) < len(cells) * batch:
+            self._pool.append(core.session())
+        hooks = _core.CallHooks(core, [None] * (len(cells) * batch))
+        rows: list[tuple[Any, list[int]]] = []
+        residuals: list[Array] = []
+        stream = self.entering(start)
+        for cell, b in itertools.product(cells, range(batch)):
+            session = self._pool[len(rows)]
+            session.assign(self._sessions[b]._core, cell.begin)
+            for change in cell.changes:
+                hooks.add_intervention(_core.Places([change.place], config), self._intervention(change, b), len(rows))
+            rows.append((session, self.ids[b][cell.begin :]))
+            residuals.append(np.ascontiguousarray(stream[b, cell.begin :]))
+        made = core.forward(rows, hooks, not last_only, start, residuals)
+        results = []
+        for i, cell in enumerate(cells):
+            own = made[i * batch : (i + 1) * batch]
+            if last_only:
+                results.append(np.stack(own)[:, None])
+            else:
+                full = self.logits.copy()
+                for b, logits in enumerate(own):
+                    full[b, cell.begin :] = logits
+                results.append(full)
+        return results
+
+
+def cut(array: Array, place: Place, address: Address, config: _core.Config) -> Array:
+    """Cut what is addressed out of a batch's activation, as [B, positions, heads, neurons]."""
+    heads, _ = _core.point_shape(place[0], config)
+    return address.cut(array, pattern=is_pattern(name_of(place, config)), by_head=heads > 0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a sweep: the places of a name, and what of them each cell addresses."""
+
+    axes: dict[str, list[int]]
+    places: list[Place]
+    config: _core.Config
+
+    @classmethod
+    def of(cls, function: str, name: Names, over: Over | None, config: _core.Config, length: int) -> Grid:
+        """Find the axes of a sweep over a name."""
+        places = find_places(name, config)
+        if not places:
+            raise ValueError(f"{function}: {name!r} names no activation")
+        if len({place[0] for place in places}) > 1:
+            raise ValueError(f"{function}: {name!r} names activations of several kinds, expected one")
+        heads, width = _core.point_shape(places[0][0], config)
+        pattern = is_pattern(name_of(places[0], config))
+        sizes = {"layer": config.n_layers, "position": length}
+        sizes |= {"head": heads} if heads else {}
+        sizes |= {"key": length} if pattern else {"neuron": width}
+        if over is None:
+            over = ["layer"] * (len(places) > 1) + (["head"] if heads else ["position"])
+        given: dict[str, Any] = (
+            dict(over) if isinstance(over, Mapping) else dict.fromkeys([over] if isinstance(over, str) else over)
+        )
+        axes: dict[str, list[int]] = {}
+        for spelled, chosen in given.items():
+            axis = _AXES.get(spelled, spelled)
+            if axis not in sizes or axis in axes:
+                close = close_names(axis, sizes)
+                raise ValueError(f"{function}: over has {spelled!r}, expected each once of {', '.join(sizes)}{close}")
+            count = sizes[axis]
+            axes[axis] = list(range(count)) if chosen is None else [index(i, count, axis, function) for i in chosen]
+        there = [place[1] for place in places]
+        if "layer" in axes and given.get("layer") is None:
+            axes["layer"] = there
+        missing = [layer for layer in axes.get("layer", []) if layer not in there]
+        if missing:
+            raise ValueError(f"{function}: {name!r} is not in layer {missing[0]}")
+        return cls(axes, places, config)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many cells along each axis."""
+        return tuple(len(chosen) for chosen in self.axes.values())
+
+    def cells(self) -> Iterator[tuple[tuple[int, ...], list[tuple[Place, Address]]]]:
+        """Give each cell's index in the result, and what it addresses."""
+        for at in np.ndindex(self.shape):
+            chosen = {axis: indices[i] for (axis, indices), i in zip(self.axes.items(), at, strict=True)}
+            layer = chosen.get("layer")
+            address = Address(chosen.get("position"), chosen.get("head"), chosen.get("neuron", chosen.get("key")))
+            yield at, [(place, address) for place in self.places if layer is None or place[1] == layer]
+
+
+def sweep(
+    base: BaseRun,
+    grid: Grid,
+    changes_of: Callable[[list[tuple[Place, Address]]], list[Change]],
+    metric: Callable[[Any], Any],
+    *,
+    last_only: bool = False,
+    out: NDArray[np.float64] | None = None,
+    progress: bool | None = None,
+) -> NDArray[np.float64]:
+    """Compute a metric of every cell. One that a run was interrupted before is NaN.
+
+    Parameters
+    ----------
+    base : BaseRun
+    grid : Grid
+    changes_of : callable
+        Makes the changes of what a cell addresses.
+    metric : callable
+        Of logits [B, T, vocab_size], or [B, 1, vocab_size]; gives a number, or a pair that begins with one.
+    last_only : bool
+        Make the last token's logits only.
+    out : array, optional
+        Result of an interrupted sweep, to go on with; it is changed in place. Only its NaN are computed.
+    progress : bool, optional
+        Show a bar; where stderr is a terminal, if not given.
+    """
+    result = np.full(grid.shape, np.nan) if out is None else out
+    if result.shape != grid.shape or result.dtype != np.float64:
+        raise ValueError(
+            f"{base.function}: out is {result.dtype} {list(result.shape)}, expected float64 {list(grid.shape)}"
+        )
+    by_layer: dict[int, list[_Cell]] = {}
+    for at, addressed in grid.cells():
+        if np.isnan(result[at]):
+            by_layer.setdefault(min(place[1] for place, _ in addressed), []).append((at, addressed))
+    same = base.logits[:, -1:] if last_only else base.logits
+    unchanged: float | None = None
+    try:
+        with _bar(progress) as bar:
+            task = bar.add_task(base.function, total=sum(map(len, by_layer.values())))
+            for cells in by_layer.values():
+                for pack in _packs(base, cells, changes_of):
+                    if pack[0].begin < base.length:
+                        start = min(change.place[1] for cell in pack for change in cell.changes)
+                        for cell, logits in zip(pack, base.run(pack, start, last_only=last_only), strict=True):
+                            result[cell.at] = number(metric(logits))
+                    else:
+                        unchanged = number(metric(same)) if unchanged is None else unchanged
+                        result[pack[0].at] = unchanged
+                    bar.update(task, advance=len(pack))
+    except KeyboardInterrupt:
+        left = int(np.isnan(result).sum())
+        warnings.warn(
+            f"{base.function} was interrupted: {left} of {result.size} cells are NaN; pass the result as out= to go on",
+            UserWarning,
+            stacklevel=3,
+        )
+    return result
+
+
+def _packs(
+    base: BaseRun, cells: list[_Cell], changes_of: Callable[[list[tuple[Place, Address]]], list[Change]]
+) -> Iterator[list[ChangedRun]]:
+    """Give what one pass computes; a cell that changes nothing by itself."""
+    pack: list[ChangedRun] = []
+    rows = 0
+    for at, addressed in cells:
+        changes = changes_of(addressed)
+        run = ChangedRun(at, base.begin_of(changes), changes)
+        if run.begin == base.length:
+            yield [run]
+            continue
+        more = len(base.ids) * (base.length - run.begin)
+        if pack and (len(pack) == _CELLS or rows + more > FULL_ROWS):
+            yield pack
+            pack, rows = [], 0
+        pack.append(run)
+        rows += more
+    if pack:
+        yield pack
+
+
+def number(value: Any) -> float:  # noqa: ANN401
+    """Make a float of what a metric gives: a number, an array or tensor of one, or a pair that begins with one."""
+    if isinstance(value, tuple):
+        value = value[0]
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    array = np.asarray(value, dtype=np.float64)
+    if array.size != 1:
+        raise ValueError(f"the metric gives an array of shape {array.shape}, expected a number")
+    return float(array.reshape(()))
+
+
+def _bar(progress: bool | None) -> Progress:
+    """Make a progress bar: where stderr is a terminal, or if it is asked for; or one that draws nothing."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    from ..command.progress import progress_bar
+
+    bar = progress_bar(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True)
+    if progress is not None:
+        bar.live.console.quiet = not progress
+    return bar

@@ -1,0 +1,595 @@
+"""Activation patching, ablations and path patching: many runs with one change each, for a fraction of their cost.
+
+The result of each cell has the bits of a whole run with that change. Only tokens from the first one that changes, and
+layers from the one that changes on, are computed, and up to 32 cells share a pass over the weights.
+
+A metric takes logits, float32 [batch, T, vocab_size], and gives a number (or a pair that begins with one, as the
+functions of `llama2cpp.metrics` do). Differences between cells are small: open quantized models with
+``load(..., precision="exact")``, since by default their activations are rounded to int8.
+
+The functions with names of TransformerLens, `get_act_patch_resid_pre` and so on, take and give what its do, as NumPy
+arrays. Where a model has fewer heads of keys and values than of queries (GQA), heads of "k" and "v" are those.
+
+Examples
+--------
+>>> import llama2cpp
+>>> from llama2cpp import patching
+>>> model = llama2cpp.load("storyteller")
+>>> clean = model.to_tokens("When Lily and Tom went to the park, Lily gave the ball to")
+>>> corrupt = model.to_tokens("When Lily and Tom went to the park, Tom gave the ball to")
+>>> tom, lily = model.to_single_token(" Tom"), model.to_single_token(" Lily")
+>>> def metric(logits):
+...     return logits[0, -1, tom] - logits[0, -1, lily]
+>>> _, cache = model.run_with_cache(clean)
+>>> grid = patching.get_act_patch_resid_pre(model, corrupt, cache, metric)
+>>> grid.shape
+(5, 16)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .common.arguments import checked, index
+from .inside.cache import ActivationCache
+from .inside.cells import FULL_ROWS, Address, BaseRun, Change, Grid, Over, cut, sweep
+from .inside.places import Names, Place, find_places, name_of
+
+if TYPE_CHECKING:
+    from .inside.observation import Prompts
+    from .model import Model
+
+Metric: TypeAlias = Callable[[Any], Any]
+Result: TypeAlias = NDArray[np.float64]
+
+__all__ = [
+    "ablate",
+    "activation_patch",
+    "get_act_patch_attn_head_all_pos_every",
+    "get_act_patch_attn_head_by_pos_every",
+    "get_act_patch_attn_head_k_all_pos",
+    "get_act_patch_attn_head_k_by_pos",
+    "get_act_patch_attn_head_out_all_pos",
+    "get_act_patch_attn_head_out_by_pos",
+    "get_act_patch_attn_head_pattern_all_pos",
+    "get_act_patch_attn_head_pattern_by_pos",
+    "get_act_patch_attn_head_pattern_dest_src_pos",
+    "get_act_patch_attn_head_q_all_pos",
+    "get_act_patch_attn_head_q_by_pos",
+    "get_act_patch_attn_head_v_all_pos",
+    "get_act_patch_attn_head_v_by_pos",
+    "get_act_patch_attn_out",
+    "get_act_patch_block_every",
+    "get_act_patch_mlp_out",
+    "get_act_patch_resid_mid",
+    "get_act_patch_resid_pre",
+    "path_patch",
+]
+
+
+@checked
+def activation_patch(
+    model: Model,
+    corrupt: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    name: str,
+    over: Over | None = None,
+    *,
+    last_only: bool = False,
+    out: Result | None = None,
+    progress: bool | None = None,
+    special: bool | None = None,
+) -> Result:
+    """Put activations of a clean run into a corrupt one, one cell at a time, and measure each.
+
+    Parameters
+    ----------
+    model : Model
+    corrupt : str, ids, or several of one length
+        What is run, [batch, T].
+    clean_cache : ActivationCache
+        Of as many prompts of the same length, or of one for all, with the activation `name`.
+    metric : callable
+        Of logits [batch, T, vocab_size]; gives a number. See the module.
+    name : str
+        Which activation, as in `Model.run_with_cache`: "resid_pre", "z", "mlp_out", "pattern", or "z3" of one layer.
+    over : sequence of str, or mapping of str to sequence of int, optional
+        What the cells are: "layer", "position" (also "pos", "dest_pos"), "head", "neuron" or, for patterns, "key"
+        ("src_pos"). What is not named is patched as a whole. A mapping chooses some of an axis, as
+        ``{"layer": [0, 1], "position": None}``. Without it layers, and heads or positions.
+    last_only : bool
+        Make the logits of the last token only, [batch, 1, vocab_size], which is faster: for metrics that read
+        ``logits[:, -1]``.
+    out : numpy.ndarray, optional
+        The result of a call that was interrupted, to go on with: what is NaN in it is computed, in place.
+    progress : bool, optional
+        Show a bar on stderr; if not given, where that is a terminal.
+    special : bool, optional
+        As in `Model.run_with_cache`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, an axis for each of `over`. After Ctrl-C it holds what was computed, and NaN, and there is a warning.
+
+    Raises
+    ------
+    ValueError
+        For names and axes that there are not, prompts of other lengths, a cache that lacks the activation, or hooks
+        that are on.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import patching
+    >>> model = llama2cpp.load("storyteller")
+    >>> _, cache = model.run_with_cache("The dog ran to")
+    >>> patching.activation_patch(model, "The cat ran to", cache, lambda logits: logits[0, -1].max(), "z").shape
+    (5, 6)
+    """
+    return _patch(
+        "activation_patch",
+        model,
+        corrupt,
+        clean_cache,
+        metric,
+        name,
+        over,
+        last_only=last_only,
+        out=out,
+        progress=progress,
+        special=special,
+    )
+
+
+def _patch(
+    function: str,
+    model: Model,
+    corrupt: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    name: Names,
+    over: Over | None,
+    *,
+    last_only: bool = False,
+    out: Result | None = None,
+    progress: bool | None = None,
+    special: bool | None = None,
+) -> Result:
+    base = BaseRun(model, function, corrupt, [name] if isinstance(name, str) else list(name), special)  # type: ignore[arg-type]
+    grid = Grid.of(function, name, over, model.config, base.length)
+    clean = {place: _clean(function, clean_cache, place, base) for place in grid.places}
+
+    def changes_of(addressed: list[tuple[Place, Address]]) -> list[Change]:
+        return [Change(place, address, cut(clean[place], place, address, model.config)) for place, address in addressed]
+
+    return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
+
+
+def _clean(function: str, cache: ActivationCache, place: Place, base: BaseRun) -> NDArray[np.float32]:
+    """Get a place's activation of a cache, of as many prompts as the run has."""
+    name = name_of(place, base.model.config)
+    if name not in cache:
+        raise ValueError(f"{function}: the cache has no {name!r}")
+    array = cache[name] if cache.has_batch_dim else cache[name][None]
+    expected = base.arrays[name].shape
+    if cache.positions is not None or array.shape[1:] != expected[1:] or len(array) not in (1, expected[0]):
+        raise ValueError(
+            f"{function}: {name!r} of the cache has shape {list(array.shape)}, expected {list(expected)}, whole"
+        )
+    return np.broadcast_to(array, expected)
+
+
+@checked
+def path_patch(
+    model: Model,
+    corrupt: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    senders: str,
+    receivers: str | Sequence[str | tuple[str, int]],
+    over: Over | None = None,
+    *,
+    freeze_mlp: bool = False,
+    last_only: bool = False,
+    out: Result | None = None,
+    progress: bool | None = None,
+    special: bool | None = None,
+) -> Result:
+    """Measure what a sender says to receivers directly: with all heads between them, and MLPs perhaps, held fast.
+
+    Each cell is two runs. In the first the sender has its activation of the clean run, ``hook_z`` of all other heads in
+    its layer and after it, with `freeze_mlp` ``hook_mlp_out`` too, that of the corrupt run. In the second the receivers
+    have what they had in the first; its logits are measured.
+
+    Parameters
+    ----------
+    model, corrupt, clean_cache, metric, over, last_only, out, progress, special
+        As in `activation_patch`.
+    senders : str
+        Which activation sends, as `name` in `activation_patch`: "z", "mlp_out", or "z3" of one layer.
+    receivers : str, or sequence of str or of (str, int)
+        Which activations receive: names as in `Model.run_with_cache`, or names and a head: ``[("q4", 2)]``;
+        "resid_post-1" is what the logits are made of.
+    freeze_mlp : bool
+        Hold the MLPs fast as well. Without it what the sender says through MLPs counts as direct.
+
+    Returns
+    -------
+    numpy.ndarray
+        As in `activation_patch`.
+
+    Raises
+    ------
+    ValueError
+        As in `activation_patch`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import patching
+    >>> model = llama2cpp.load("storyteller")
+    >>> _, cache = model.run_with_cache("The dog ran to")
+    >>> metric = lambda logits: logits[0, -1].max()
+    >>> patching.path_patch(model, "The cat ran to", cache, metric, "z", "resid_post-1").shape
+    (5, 6)
+    """
+    config = model.config
+    given = [receivers] if isinstance(receivers, str) else list(receivers)
+    targets: list[tuple[Place, Address]] = []
+    for receiver in given:
+        name, head = (receiver, None) if isinstance(receiver, str) else receiver
+        for place in find_places(name, config):
+            heads, _ = _core.point_shape(place[0], config)
+            if head is not None and not heads:
+                raise ValueError(f"path_patch: {name_of(place, config)} has no heads")
+            targets.append((place, Address(head=None if head is None else index(head, heads, "head", "path_patch"))))
+    names = [senders, "z", "mlp_out", *(name_of(place, config) for place, _ in targets)]
+    base = BaseRun(model, "path_patch", corrupt, names, special)
+    grid = Grid.of("path_patch", senders, over, config, base.length)
+    clean = {place: _clean("path_patch", clean_cache, place, base) for place in grid.places}
+    held = find_places(["z", "mlp_out"] if freeze_mlp else "z", config)
+    waiting = [addressed for _, addressed in grid.cells()]
+    ready: dict[tuple[tuple[Place, Address], ...], list[Change]] = {}
+
+    def changes_of(addressed: list[tuple[Place, Address]]) -> list[Change]:
+        key = tuple(addressed)
+        if key not in ready:
+            start = min(place[1] for place, _ in addressed)
+            at_once = max(1, FULL_ROWS // (len(base.ids) * base.length))
+            first = waiting.index(addressed)
+            cells = [cell for cell in waiting[first:] if min(place[1] for place, _ in cell) == start][:at_once]
+            frozen = [place for place in held if place[1] >= start]
+            sent = [[Change(p, a, cut(clean[p], p, a, config)) for p, a in cell] for cell in cells]
+            wanted = [place for place, _ in targets if place[1] >= start]
+            for cell, arrays in zip(cells, base.values_after(sent, start, frozen, wanted), strict=True):
+                ready[tuple(cell)] = [
+                    Change(place, address, cut(arrays[name_of(place, config)], place, address, config))
+                    for place, address in targets
+                    if place[1] >= start
+                ]
+        return ready.pop(key)
+
+    return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
+
+
+@checked
+def ablate(
+    model: Model,
+    tokens: Prompts,
+    metric: Metric,
+    name: str,
+    over: Over | None = None,
+    *,
+    how: str = "zero",
+    reference: ActivationCache | None = None,
+    seed: int = 0,
+    last_only: bool = False,
+    out: Result | None = None,
+    progress: bool | None = None,
+    special: bool | None = None,
+) -> Result:
+    """Take activations away, one cell at a time, and measure what is left.
+
+    Parameters
+    ----------
+    model : Model
+    tokens : str, ids, or several of one length
+        What is run.
+    metric, name, over, last_only, out, progress, special
+        As in `activation_patch`.
+    how : str
+        "zero"; "mean": the mean of `reference` over its prompts and positions, as in `interventions.mean`; "resample":
+        the activation of another prompt of `reference`, drawn for each prompt here.
+    reference : ActivationCache, optional
+        For "mean" and "resample". The latter wants prompts of the same length.
+    seed : int
+        For "resample". The draw is the same for all cells.
+
+    Returns
+    -------
+    numpy.ndarray
+        As in `activation_patch`.
+
+    Raises
+    ------
+    ValueError
+        As in `activation_patch`; and without a reference where there has to be one.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import patching
+    >>> model = llama2cpp.load("storyteller")
+    >>> losses = patching.ablate(model, "Once upon a time", lambda logits: logits[0, -1].max(), "mlp_out", ["layer"])
+    >>> losses.shape
+    (5,)
+    """
+    if how not in ("zero", "mean", "resample"):
+        raise ValueError(f"ablate: how is {how!r}, expected 'zero', 'mean' or 'resample'")
+    if how != "zero" and reference is None:
+        raise ValueError(f"ablate: how={how!r} needs a reference, a cache of other prompts")
+    base = BaseRun(model, "ablate", tokens, [name], special)
+    grid = Grid.of("ablate", name, over, model.config, base.length)
+    full: dict[Place, NDArray[np.float32]] = {}
+    for place in grid.places:
+        shape = base.arrays[name_of(place, model.config)].shape
+        if how == "zero":
+            full[place] = np.broadcast_to(np.float32(0), shape)
+        elif how == "mean":
+            full[place] = np.broadcast_to(_mean_of(reference, place, base), shape)
+        else:
+            full[place] = _resampled(reference, place, base, seed)
+
+    def changes_of(addressed: list[tuple[Place, Address]]) -> list[Change]:
+        return [Change(place, address, cut(full[place], place, address, model.config)) for place, address in addressed]
+
+    return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
+
+
+def _mean_of(cache: ActivationCache | None, place: Place, base: BaseRun) -> NDArray[np.float32]:
+    name = name_of(place, base.model.config)
+    if cache is None or name not in cache:
+        raise ValueError(f"ablate: the reference has no {name!r}")
+    if name.endswith(("hook_pattern", "hook_attn_scores")):
+        raise ValueError("ablate: patterns of different tokens have no mean")
+    array = cache[name].astype(np.float64)
+    return np.asarray(array.mean(axis=(0, 1) if cache.has_batch_dim else 0), dtype=np.float32)
+
+
+def _resampled(cache: ActivationCache | None, place: Place, base: BaseRun, seed: int) -> NDArray[np.float32]:
+    name = name_of(place, base.model.config)
+    if cache is None or name not in cache:
+        raise ValueError(f"ablate: the reference has no {name!r}")
+    array = cache[name] if cache.has_batch_dim else cache[name][None]
+    shape = base.arrays[name].shape
+    if array.shape[1:] != shape[1:] or cache.positions is not None:
+        raise ValueError(f"ablate: {name!r} of the reference has shape {list(array.shape)}, expected {list(shape)}")
+    rows = np.random.default_rng(seed).integers(len(array), size=shape[0])
+    return np.asarray(array[rows])
+
+
+def _named(own_name: str, name: str, over: Sequence[str], what: str, shape: str) -> Callable[..., Result]:
+    """Make one of TransformerLens's functions, which differ in what they patch."""
+
+    def function(
+        model: Model,
+        corrupted_tokens: Prompts,
+        clean_cache: ActivationCache,
+        patching_metric: Metric,
+        *,
+        last_only: bool = False,
+        out: Result | None = None,
+        progress: bool | None = None,
+    ) -> Result:
+        return _patch(
+            own_name,
+            model,
+            corrupted_tokens,
+            clean_cache,
+            patching_metric,
+            name,
+            over,
+            last_only=last_only,
+            out=out,
+            progress=progress,
+        )
+
+    function.__name__ = function.__qualname__ = own_name
+    function.__doc__ = f"""Patch {what} as TransformerLens's function of this name does.
+
+    Parameters
+    ----------
+    model, corrupted_tokens, clean_cache, patching_metric, last_only, out, progress
+        As model, corrupt, clean_cache, metric and the others of `activation_patch`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 {shape}.
+
+    Raises
+    ------
+    ValueError
+        As in `activation_patch`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import patching
+    >>> model = llama2cpp.load("storyteller")
+    >>> _, cache = model.run_with_cache("The dog")
+    >>> grid = patching.{own_name}(model, "The cat", cache, lambda logits: logits[0, -1].max())
+    >>> len(grid)
+    5
+    """
+    return function
+
+
+_ROWS = ("layer", "position")
+_HEADS = ("layer", "head")
+_HEADS_BY_POSITION = ("layer", "position", "head")
+_BY_POSITION = "[n_layers, T, heads]"
+
+get_act_patch_resid_pre = _named(
+    "get_act_patch_resid_pre", "resid_pre", _ROWS, "the residual stream into each layer", "[n_layers, T]"
+)
+get_act_patch_resid_mid = _named(
+    "get_act_patch_resid_mid", "resid_mid", _ROWS, "the stream between attention and MLP", "[n_layers, T]"
+)
+get_act_patch_attn_out = _named(
+    "get_act_patch_attn_out", "attn_out", _ROWS, "the output of each attention layer", "[n_layers, T]"
+)
+get_act_patch_mlp_out = _named("get_act_patch_mlp_out", "mlp_out", _ROWS, "the output of each MLP", "[n_layers, T]")
+get_act_patch_attn_head_out_by_pos = _named(
+    "get_act_patch_attn_head_out_by_pos", "z", _HEADS_BY_POSITION, "each head's output, by position,", _BY_POSITION
+)
+get_act_patch_attn_head_q_by_pos = _named(
+    "get_act_patch_attn_head_q_by_pos", "q", _HEADS_BY_POSITION, "each head's queries, by position,", _BY_POSITION
+)
+get_act_patch_attn_head_k_by_pos = _named(
+    "get_act_patch_attn_head_k_by_pos", "k", _HEADS_BY_POSITION, "each head's keys, by position,", _BY_POSITION
+)
+get_act_patch_attn_head_v_by_pos = _named(
+    "get_act_patch_attn_head_v_by_pos", "v", _HEADS_BY_POSITION, "each head's values, by position,", _BY_POSITION
+)
+get_act_patch_attn_head_pattern_by_pos = _named(
+    "get_act_patch_attn_head_pattern_by_pos",
+    "pattern",
+    ("layer", "head", "position"),
+    "each head's pattern, by query,",
+    "[n_layers, n_heads, T]",
+)
+get_act_patch_attn_head_pattern_dest_src_pos = _named(
+    "get_act_patch_attn_head_pattern_dest_src_pos",
+    "pattern",
+    ("layer", "head", "position", "key"),
+    "each head's pattern, by query and key,",
+    "[n_layers, n_heads, T, T]",
+)
+get_act_patch_attn_head_out_all_pos = _named(
+    "get_act_patch_attn_head_out_all_pos", "z", _HEADS, "each head's output", "[n_layers, n_heads]"
+)
+get_act_patch_attn_head_q_all_pos = _named(
+    "get_act_patch_attn_head_q_all_pos", "q", _HEADS, "each head's queries", "[n_layers, n_heads]"
+)
+get_act_patch_attn_head_k_all_pos = _named(
+    "get_act_patch_attn_head_k_all_pos", "k", _HEADS, "each head's keys", "[n_layers, n_kv_heads]"
+)
+get_act_patch_attn_head_v_all_pos = _named(
+    "get_act_patch_attn_head_v_all_pos", "v", _HEADS, "each head's values", "[n_layers, n_kv_heads]"
+)
+get_act_patch_attn_head_pattern_all_pos = _named(
+    "get_act_patch_attn_head_pattern_all_pos", "pattern", _HEADS, "each head's pattern", "[n_layers, n_heads]"
+)
+
+
+def get_act_patch_attn_head_all_pos_every(
+    model: Model, corrupted_tokens: Prompts, clean_cache: ActivationCache, metric: Metric, *, last_only: bool = False
+) -> Result:
+    """Patch output, queries, keys, values and pattern of each head, as TransformerLens's function of this name does.
+
+    Parameters
+    ----------
+    model, corrupted_tokens, clean_cache, metric, last_only
+        As in `activation_patch`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [5, n_layers, n_heads]; 0 for heads of keys and values that the model does not have.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import patching
+    >>> model = llama2cpp.load("storyteller")
+    >>> _, cache = model.run_with_cache("The dog")
+    >>> metric = lambda logits: logits[0, -1].max()
+    >>> patching.get_act_patch_attn_head_all_pos_every(model, "The cat", cache, metric).shape
+    (5, 5, 6)
+    """
+    kinds = [
+        get_act_patch_attn_head_out_all_pos,
+        get_act_patch_attn_head_q_all_pos,
+        get_act_patch_attn_head_k_all_pos,
+        get_act_patch_attn_head_v_all_pos,
+        get_act_patch_attn_head_pattern_all_pos,
+    ]
+    return _stacked([kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only) for kind in kinds])
+
+
+def get_act_patch_attn_head_by_pos_every(
+    model: Model, corrupted_tokens: Prompts, clean_cache: ActivationCache, metric: Metric, *, last_only: bool = False
+) -> Result:
+    """Patch what `get_act_patch_attn_head_all_pos_every` does, by position.
+
+    Parameters
+    ----------
+    model, corrupted_tokens, clean_cache, metric, last_only
+        As in `activation_patch`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [5, n_layers, T, n_heads]; 0 for heads of keys and values that the model does not have.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import patching
+    >>> model = llama2cpp.load("storyteller")
+    >>> _, cache = model.run_with_cache("The dog")
+    >>> metric = lambda logits: logits[0, -1].max()
+    >>> patching.get_act_patch_attn_head_by_pos_every(model, "The cat", cache, metric).shape
+    (5, 5, 3, 6)
+    """
+    kinds = [
+        get_act_patch_attn_head_out_by_pos,
+        get_act_patch_attn_head_q_by_pos,
+        get_act_patch_attn_head_k_by_pos,
+        get_act_patch_attn_head_v_by_pos,
+        get_act_patch_attn_head_pattern_by_pos,
+    ]
+    grids = [kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only) for kind in kinds]
+    return _stacked([*grids[:4], np.swapaxes(grids[4], 1, 2)])
+
+
+def get_act_patch_block_every(
+    model: Model, corrupted_tokens: Prompts, clean_cache: ActivationCache, metric: Metric, *, last_only: bool = False
+) -> Result:
+    """Patch the residual stream into each layer, and what attention and MLP add, as TransformerLens's function does.
+
+    Parameters
+    ----------
+    model, corrupted_tokens, clean_cache, metric, last_only
+        As in `activation_patch`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [3, n_layers, T].
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import patching
+    >>> model = llama2cpp.load("storyteller")
+    >>> _, cache = model.run_with_cache("The dog")
+    >>> patching.get_act_patch_block_every(model, "The cat", cache, lambda logits: logits[0, -1].max()).shape
+    (3, 5, 3)
+    """
+    kinds = [get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out]
+    return _stacked([kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only) for kind in kinds])
+
+
+def _stacked(grids: list[Result]) -> Result:
+    """Put grids one over the other; those with fewer heads are filled up with zeros."""
+    heads = max(grid.shape[-1] for grid in grids)
+    return np.stack([np.pad(grid, [(0, 0)] * (grid.ndim - 1) + [(0, heads - grid.shape[-1])]) for grid in grids])
