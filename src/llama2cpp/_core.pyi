@@ -306,8 +306,8 @@ class Model:
         dlogits: NDArray[np.float32],
         places: Sequence[tuple[int, int]],
         positions: Sequence[int] | None = None,
-        stop: Sequence[tuple[int, int]] = ...,
-        stream: Sequence[NDArray[np.float32]] = ...,
+        stop: Sequence[tuple[int, int]] = [],
+        stream: Sequence[NDArray[np.float32]] = [],
     ) -> dict[str, NDArray[np.float32]]: ...
     def why_no_gradients(self) -> str: ...
 
