@@ -109,8 +109,8 @@ dict
     whether it says which layers have it; ``asks_for_window``, whether that needs use_sliding_window; ``local_rope``,
     whether those have rotary settings of their own, and ``local_theta``, whether it has an older name for them;
     ``needs_rope``, whether rotary settings that are missing are not the usual ones;
-    ``multipliers``, ``no_rope_layers``, ``partial_rotary``, ``query_scalar``, ``soft_caps``, ``logit_scale`` and
-    ``says_parallel``, whether it has such settings; ``gain_plus_one``, whether 1 is added to the gains of its files;
+    ``multipliers``, ``no_rope_layers``, ``partial_rotary``, ``query_scalar``, ``score_cap``, ``logits_cap``,
+    ``logit_scale`` and ``says_parallel``, whether it has such settings; ``gain_plus_one``, whether 1 is added to the gains of its files;
     ``expert_size``, the setting of an expert's width, and ``says_renormalise``, whether it says so; ``biases``, by each
     setting that says whether a model has some: which parts they are; ``norm_biases``, the parts that are always there.
     Of tensors: ``fused``, which parts are one, by what its name has in place of theirs; ``stacked``, those of all experts;
@@ -141,8 +141,8 @@ config : Config, optional
 Returns
 -------
 dict
-    ``architecture``; ``rope_style``, the order of its files' rotary rows; ``multipliers``, ``soft_caps``, ``logit_scale``
-    and ``says_parallel``, whether its metadata have such settings; ``local_theta``, rope_theta of layers with a window
+    ``architecture``; ``rope_style``, the order of its files' rotary rows; ``multipliers``, ``score_cap``,
+    ``logits_cap``, ``logit_scale`` and ``says_parallel``, whether its metadata have such settings; ``local_theta``, rope_theta of layers with a window
     where a file does not say, 0 for that of all others, None where it never is another; ``fused``, ``stacked`` and
     ``names`` as in `hugging_face_family`.
 
@@ -254,7 +254,8 @@ py::dict hugging_face_family(const Config& config, const std::vector<std::string
   d["local_theta"] = family.local_rope_theta > 0;
   d["needs_rope"] = family.needs_rope_parameters;
   d["query_scalar"] = family.query_scalar > 0;
-  d["soft_caps"] = family.computes_switch("soft_caps");
+  d["score_cap"] = family.computes_switch(kScoreCap);
+  d["logits_cap"] = family.computes_switch(kLogitsCap);
   d["logit_scale"] = family.logit_scale > 0;
   d["says_parallel"] = family.computes_switch("use_parallel_residual");
   d["gain_plus_one"] = family.gain_plus_one;
@@ -280,7 +281,8 @@ py::dict gguf_family(const std::vector<std::string>& names, const std::optional<
   d["architecture"] = family.gguf;
   add_tensors(family, Naming::gguf, d);
   d["multipliers"] = family.computes_switch("multipliers");
-  d["soft_caps"] = family.computes_switch("soft_caps");
+  d["score_cap"] = family.computes_switch(kScoreCap);
+  d["logits_cap"] = family.computes_switch(kLogitsCap);
   d["logit_scale"] = family.logit_scale > 0;
   d["says_parallel"] = family.computes_switch("use_parallel_residual");
   d["local_theta"] = family.local_rope ? py::object(py::float_(family.local_rope_theta)) : py::object(py::none());

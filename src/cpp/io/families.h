@@ -27,6 +27,10 @@ struct Switch {
 
 std::span<const Switch> switches();
 
+// What keeps scores, and logits, within a cap: in config.json and in GGUF.
+inline constexpr std::string_view kScoreCap = "attn_logit_softcapping";
+inline constexpr std::string_view kLogitsCap = "final_logit_softcapping";
+
 // Weights of a layer that files hold as one, the rows of each behind those of the one before.
 struct Fused {
   std::string_view hugging_face;  // without a layer's prefix and ".weight"
@@ -48,6 +52,7 @@ enum class Windows : std::uint8_t {
 
 // How a family's files speak of experts.
 struct ExpertFacts {
+  std::string_view count = "num_experts";  // what config.json calls how many there are; transformers takes either name
   RouterOrder order;
   bool renormalise;              // where config.json has no norm_topk_prob, and in GGUF files
   bool says_whether = false;     // whether config.json has it

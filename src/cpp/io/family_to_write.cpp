@@ -82,8 +82,8 @@ bool holds_numbers(const Family& family, const Config& config, Naming naming) {
   // Folders round the root to the type of their table.
   const double root = std::sqrt(static_cast<double>(config.dim));
   if (family.scaled_embedding && !close(double{config.embedding_multiplier}, root, 1.0 / 256)) return false;
-  const bool caps = config.score_cap > 0.0F || config.logits_cap > 0.0F;
-  if (caps && !family.computes_switch("soft_caps")) return false;
+  if (config.score_cap > 0.0F && !family.computes_switch(kScoreCap)) return false;
+  if (config.logits_cap > 0.0F && !family.computes_switch(kLogitsCap)) return false;
   if (naming == Naming::hugging_face) {
     return !family.eps_name.empty() || config.norm_eps == static_cast<float>(family.norm_eps);
   }

@@ -3,11 +3,13 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
 #include "core/quote.h"
 #include "io/families.h"
+#include "io/field_names.h"
 #include "io/gguf_model.h"
 #include "io/names.h"
 
@@ -19,6 +21,8 @@ constexpr std::string_view kShortFactors = "rope_factors_short.weight";
 constexpr std::string_view kLongFactors = "rope_factors_long.weight";
 // Which layers have the window: a bool for each, or of how many one has none. Of families whose layers differ.
 constexpr std::string_view kWindowPattern = "attention.sliding_window_pattern";
+constexpr std::string_view kFactor = "rope.scaling.factor";
+constexpr std::string_view kOldFactor = "rope.scale_linear";  // its name until the autumn of 2023
 constexpr std::string_view kAttentionFactor = "rope.scaling.attn_factor";
 
 // What config_of reads.
@@ -38,8 +42,8 @@ constexpr std::string_view kRead[] = {
     "rope.freq_base",
     "rope.freq_base_swa",
     "rope.scaling.type",
-    "rope.scaling.factor",
-    "rope.scale_linear",  // scaling.factor's name until the autumn of 2023
+    kFactor,
+    kOldFactor,
     "rope.scaling.original_context_length",
     "rope.scaling.attn_factor",
     "rope.scaling.yarn_beta_fast",
@@ -70,7 +74,11 @@ class Settings {
   std::optional<std::string_view> string(std::string_view key) const { return gguf_.string(full(key)); }
   std::optional<float> find_float(std::string_view key) const {
     const auto value = gguf_.number(full(key));
-    return value ? std::optional(static_cast<float>(*value)) : std::nullopt;
+    if (!value) return {};
+    const auto number = static_cast<float>(*value);
+    // It would be taken for a setting that is not there.
+    if (number == 0.0F && *value != 0) fail(key, cat(*value, ", which is too small for a float"));
+    return number;
   }
 
   std::int64_t need(std::string_view key) const {
@@ -151,8 +159,8 @@ RopeScaling read_rope_scaling(const Settings& settings, std::int64_t seq_len) {
   // llama.cpp: a factor without a type is of linear scaling, and 0 is no factor. Whatever the type, cos and sin are multiplied
   // by attn_factor.
   const float attention = settings.find_float(kAttentionFactor).value_or(1.0F);
-  float factor = settings.find_float("rope.scaling.factor").value_or(0.0F);
-  if (factor == 0.0F) factor = settings.find_float("rope.scale_linear").value_or(0.0F);
+  float factor = settings.find_float(kFactor).value_or(0.0F);
+  if (factor == 0.0F) factor = settings.find_float(kOldFactor).value_or(0.0F);
   const std::string_view type = settings.string("rope.scaling.type").value_or("linear");
   // Its divisors come with that type, or with none at all.
   if (settings.has_longrope() && (type == "longrope" || (type == "linear" && factor == 0.0F))) return {};
@@ -231,6 +239,46 @@ Layers read_full_layers(const Settings& settings, const Gguf& gguf, const Family
     if (!windows[static_cast<std::size_t>(i)]) layers.push_back(i);
   }
   return layers;
+}
+
+// What the metadata calls the fields of a Config.
+std::vector<FieldName> field_names(const Settings& settings, const Family& family) {
+  constexpr std::pair<std::string_view, std::string_view> kKeys[] = {
+      {"dim", "embedding_length"},
+      {"n_layers", "block_count"},
+      {"n_heads", "attention.head_count"},
+      {"n_kv_heads", "attention.head_count_kv"},
+      {"head_dim", "attention.key_length"},
+      {"vocab_size", "vocab_size"},
+      {"seq_len", "context_length"},
+      {"rope_theta", "rope.freq_base"},
+      {"local_rope_theta", "rope.freq_base_swa"},
+      {"original_context", "rope.scaling.original_context_length"},
+      {"attention_factor", "rope.scaling.attn_factor"},
+      {"beta_fast", "rope.scaling.yarn_beta_fast"},
+      {"beta_slow", "rope.scaling.yarn_beta_slow"},
+      {"sliding_window", "attention.sliding_window"},
+      {"full_layers", kWindowPattern},
+      {"rotary_dim", "rope.dimension_count"},
+      {"n_experts", "expert_count"},
+      {"n_experts_used", "expert_used_count"},
+      {"embedding_multiplier", "embedding_scale"},
+      {"residual_multiplier", "residual_scale"},
+      {"attention_multiplier", "attention.scale"},
+      {"logits_scaling", "logit_scale"},
+      {"score_cap", kScoreCap},
+      {"logits_cap", kLogitsCap},
+  };
+  std::vector<FieldName> names;
+  for (const auto& [field, key] : kKeys) names.push_back({field, settings.full(key)});
+  const bool now = settings.find_float(kFactor).value_or(0.0F) != 0.0F;
+  names.push_back({"factor", settings.full(now ? kFactor : kOldFactor)});
+  const bool expert_width = family.experts && settings.integer("expert_feed_forward_length");
+  names.push_back({"hidden_dim", settings.full(expert_width ? "expert_feed_forward_length" : "feed_forward_length")});
+  const bool rms = family.norm == NormKind::rms;
+  names.push_back(
+      {"norm_eps", settings.full(rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon")});
+  return names;
 }
 
 void read_experts(const Settings& settings, const ExpertFacts& facts, Config& config) {
@@ -312,26 +360,26 @@ Config read_gguf_config(const Gguf& gguf, const Family& family) {
     config.attention_multiplier = settings.find_float("attention.scale").value_or(0.0F);
     config.logits_scaling = settings.find_float("logit_scale").value_or(1.0F);
   }
-  if (family.computes_switch("soft_caps")) {
-    const auto cap = [&](std::string_view key, double usual) {
-      return settings.find_float(key).value_or(static_cast<float>(usual));
-    };
-    config.score_cap = cap("attn_logit_softcapping", family.score_cap);
-    config.logits_cap = cap("final_logit_softcapping", family.logits_cap);
-  }
+  const auto cap = [&](std::string_view key, double usual) {
+    return family.computes_switch(key) ? settings.find_float(key).value_or(static_cast<float>(usual)) : 0.0F;
+  };
+  config.score_cap = cap(kScoreCap, family.score_cap);
+  config.logits_cap = cap(kLogitsCap, family.logits_cap);
   if (family.scaled_embedding) config.embedding_multiplier = std::sqrt(static_cast<float>(config.dim));
   if (family.logit_scale > 0) config.logits_scaling = 1.0F / settings.need_float("logit_scale");
   if (family.gguf_wide_scale > 0 && config.n_layers == family.gguf_wide_scale && config.n_heads > 0) {
     config.attention_multiplier = 1.0F / std::sqrt(static_cast<float>(config.dim / config.n_heads));
   }
   config.tied = !gguf.tensors().contains(weight_name(Naming::gguf, Part::output));
-  config.validate();  // before what depends on head_dim and on the number of layers
+  const std::vector<FieldName> names = field_names(settings, family);
+  validate(config, names);  // before what depends on head_dim and on the number of layers
   config.no_rope_layers = family.usual_no_rope_layers(config.n_layers, family.no_rope_every);
   if (config.sliding_window > 0) config.full_layers = read_full_layers(settings, gguf, family, config.n_layers);
   if (config.sliding_window > 0 && family.rope_in_windows) config.no_rope_layers = config.full_layers;
   if (config.sliding_window > 0 && family.local_rope) {
     const double usual = family.local_rope_theta > 0 ? family.local_rope_theta : double{config.rope_theta};
     const float theta = settings.find_float("rope.freq_base_swa").value_or(static_cast<float>(usual));
+    if (theta == 0.0F) settings.fail("rope.freq_base_swa", "0, expected a number above 0");
     const bool other = theta != config.rope_theta || config.rope_scaling.kind != RopeScaling::Kind::none;
     if (other) config.local_rope_theta = theta;
   } else if (settings.find_float("rope.freq_base_swa")) {
@@ -340,15 +388,16 @@ Config read_gguf_config(const Gguf& gguf, const Family& family) {
 
   if (family.computes_switch("partial_rotary_factor")) {
     const std::int64_t turned = settings.integer("rope.dimension_count").value_or(config.head_dim);
+    if (turned < 1) settings.fail("rope.dimension_count", cat(turned, ", expected 1 or more"));
     config.rotary_dim = turned == config.head_dim ? 0 : turned;
-    config.validate();
+    validate(config, names);
     read_longrope(settings, gguf, config);
   } else {
     settings.expect_equal("rope.dimension_count", config.head_dim, "the length of a head");
   }
   if (config.rope_factors.empty()) config.rope_factors = read_rope_factors(gguf, config, kRopeFactors);
   settings.expect_equal("attention.value_length", config.head_dim, "the length of keys");
-  config.validate();
+  validate(config, names);
   return config;
 }
 

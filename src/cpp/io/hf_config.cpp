@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/quote.h"
 #include "io/families.h"
+#include "io/field_names.h"
 #include "io/hf.h"
 
 namespace llama2cpp {
@@ -98,8 +99,24 @@ void refuse_own_code(const Json& config) {
       "transformers' Llama does, remove auto_map from config.json");
 }
 
+// What changes logits whatever it says, unless it says nothing.
+constexpr std::string_view kNeverComputed[] = {
+    "per_layer_config",  // settings that transformers has for single layers, of any model
+    "layer_rope_theta",
+    "scale_depth",
+    "dim_model_base",
+};
+
 void refuse_settings(const Json& config, const Family& family) {
   refuse_own_code(config);
+  for (const std::string_view name : kNeverComputed) {
+    const std::optional<Json> found = config.find(name);
+    const bool list = found && (found->type() == Json::Type::array || found->type() == Json::Type::object);
+    if (found && !(list && found->size() == 0)) found->fail("the model computes something that this version does not");
+  }
+  if (const auto scores = config.find("scoring_func"); scores && scores->string() != "softmax") {
+    scores->fail(cat(excerpt(scores->string()), ", expected \"softmax\": this version computes no other"));
+  }
   for (const Switch& setting : switches()) {
     if (setting.hugging_face.empty() || family.computes_switch(setting)) continue;
     refuse_unless_neutral(config, setting.hugging_face, setting.neutral);
@@ -123,9 +140,13 @@ std::int64_t integer_or(const Json& object, std::string_view name, std::int64_t 
   return found ? found->int64() : otherwise;
 }
 
+// One that a float does not tell from 0 would be taken for a setting that is not there.
 std::optional<double> find_number(const Json& object, std::string_view name) {
   const std::optional<Json> found = object.find(name);
-  return found ? std::optional(found->number()) : std::nullopt;
+  if (!found) return {};
+  const double value = found->number();
+  if (value != 0 && static_cast<float>(value) == 0.0F) found->fail(cat(value, ", which is too small for a float"));
+  return value;
 }
 
 // The settings may state it, or config.json itself. Only where neither does it is transformers' default.
@@ -289,8 +310,13 @@ Rotary read_rotary(const Json& config, const std::optional<Json>& settings, cons
   }
   const double alpha = family.ntk_alpha && type == "dynamic" ? find_number(*settings, "alpha").value_or(0.0) : 0.0;
   if (alpha != 0.0) {
+    if (!(alpha > 0)) settings->get("alpha").fail(cat(alpha, ", expected 0 or more"));
     const auto dim = static_cast<double>(sizes.head_dim);
-    rotary.theta = static_cast<float>(double{rotary.theta} * std::pow(alpha, dim / (dim - 2)));
+    const auto larger = static_cast<float>(double{rotary.theta} * std::pow(alpha, dim / (dim - 2)));
+    if (std::isfinite(rotary.theta) && !std::isfinite(larger)) {
+      settings->get("alpha").fail(cat(alpha, ", which is too large"));
+    }
+    rotary.theta = larger;
     scaling = {};
   } else if (type == "dynamic") {
     // transformers' original context of this type is the model's, whatever else the settings say.
@@ -307,6 +333,15 @@ Rotary read_rotary(const Json& config, const std::optional<Json>& settings, cons
 
 // That of layers with a window: another theta, and no scaling.
 void read_local_rotary(const Json& config, const std::optional<Json>& settings, const Family& family, Rotary& rotary) {
+  if (family.local_rope_theta == 0 && !settings) {
+    // transformers 4 turns all layers by it, transformers 5 those without a window only.
+    const std::optional<Json> theta = config.find("rope_theta");
+    if (theta && theta->number() != family.rope_theta) {
+      theta->fail(cat(theta->number(),
+                      ", and whether layers with a window have it too, programs do not agree on: expected ",
+                      "rope_parameters with settings of ", kFullAttention, " and of ", kSlidingAttention));
+    }
+  }
   const double usual = family.local_rope_theta > 0 ? family.local_rope_theta : double{rotary.theta};
   const double outside = find_number(config, "rope_local_base_freq").value_or(usual);
   double theta = outside;
@@ -315,6 +350,10 @@ void read_local_rotary(const Json& config, const std::optional<Json>& settings, 
     if (rotary_type(*settings) != "default")
       settings->fail("expected rope_type \"default\": others are not implemented");
     theta = find_number(*settings, "rope_theta").value_or(outside);
+  }
+  if (!(theta > 0)) {
+    throw FormatError(cat("config.json: rope_theta of layers with a window (rope_local_base_freq) is ", theta,
+                          ", expected a number above 0"));
   }
   const bool other = static_cast<float>(theta) != rotary.theta || rotary.scaling.kind != RopeScaling::Kind::none;
   if (other || !rotary.factors.empty()) rotary.local_theta = static_cast<float>(theta);
@@ -332,7 +371,11 @@ Rotary read_rotary(const Json& config, const Config& sizes, const Family& family
   const std::optional<Json> before = find("rope_scaling");
   if (family.needs_rope_parameters && !now && !before) config.get("rope_parameters");
   std::optional<Json> local;
-  if (family.local_rope && now && (now->find(kFullAttention) || now->find(kSlidingAttention))) {
+  if (family.local_rope && now) {
+    // transformers passes over settings that are not of one kind of layers.
+    if (!now->find(kFullAttention) && !now->find(kSlidingAttention)) {
+      now->fail(cat("expected settings of ", kFullAttention, " and of ", kSlidingAttention));
+    }
     for (const Json member : now->members()) {
       if (member.name() != kFullAttention && member.name() != kSlidingAttention) member.fail("not known");
     }
@@ -387,8 +430,9 @@ void read_experts(const Json& config, const ExpertFacts& facts, Config& read) {
   if (now && before && now->int64() != before->int64()) {
     now->fail(cat(now->int64(), ", but num_experts is ", before->int64()));
   }
-  read.n_experts = (now ? *now : config.get("num_experts")).int64();
-  if (read.n_experts < 1) (now ? *now : *before).fail(cat(read.n_experts, ", expected 1 or more"));
+  const Json count = now ? *now : before ? *before : config.get(facts.count);
+  read.n_experts = count.int64();
+  if (read.n_experts < 1) count.fail(cat(read.n_experts, ", expected 1 or more"));
   read.n_experts_used = config.get("num_experts_per_tok").int64();
   if (!facts.hidden_size.empty()) read.hidden_dim = config.get(facts.hidden_size).int64();
   read.router_order = facts.order;
@@ -396,6 +440,36 @@ void read_experts(const Json& config, const ExpertFacts& facts, Config& read) {
   if (!facts.says_whether) return;
   const std::optional<Json> said = config.find("norm_topk_prob");
   read.router_renormalise = said && said->boolean();
+}
+
+// What config.json calls the fields of a Config.
+std::vector<FieldName> field_names(const Json& config, const Family& family) {
+  const auto either = [&](std::string_view one, std::string_view other) {
+    return std::string(config.find(one) ? one : other);
+  };
+  const std::string_view width = family.experts ? family.experts->hidden_size : std::string_view();
+  return {
+      {"dim", "hidden_size"},
+      {"hidden_dim", std::string(width.empty() ? "intermediate_size" : width)},
+      {"n_layers", "num_hidden_layers"},
+      {"n_heads", "num_attention_heads"},
+      {"n_kv_heads", "num_key_value_heads"},
+      {"seq_len", "max_position_embeddings"},
+      {"norm_eps", std::string(family.eps_name)},
+      {"n_experts", family.experts && !config.find("num_local_experts") && !config.find("num_experts")
+                        ? std::string(family.experts->count)
+                        : either("num_local_experts", "num_experts")},
+      {"n_experts_used", "num_experts_per_tok"},
+      {"attention_multiplier", family.query_scalar > 0 ? "query_pre_attn_scalar" : "attention_multiplier"},
+      {"logits_scaling", family.logit_scale > 0 ? "logit_scale" : "logits_scaling"},
+      {"score_cap", std::string(kScoreCap)},
+      {"logits_cap", std::string(kLogitsCap)},
+      {"local_rope_theta", either("rope_local_base_freq", "rope_parameters.sliding_attention.rope_theta")},
+      {"original_context", "original_max_position_embeddings"},
+      {"rotary_dim", "partial_rotary_factor"},
+      {"rope_factors", "short_factor"},
+      {"rope_long_factors", "long_factor"},
+  };
 }
 
 // What Gemma and Cohere multiply with, and what their scores and logits are kept within. A cap of null is none.
@@ -408,14 +482,15 @@ void read_caps(const Json& config, const Family& family, Config& read) {
   const auto cap = [&](std::string_view name, double otherwise) {
     return static_cast<float>(states(config, name) ? find_number(config, name).value_or(0.0) : otherwise);
   };
-  if (family.computes_switch("soft_caps")) {
-    read.score_cap = cap("attn_logit_softcapping", family.score_cap);
-    read.logits_cap = cap("final_logit_softcapping", family.logits_cap);
-  }
+  if (family.computes_switch(kScoreCap)) read.score_cap = cap(kScoreCap, family.score_cap);
+  if (family.computes_switch(kLogitsCap)) read.logits_cap = cap(kLogitsCap, family.logits_cap);
   if (family.query_scalar > 0) {
     const double scalar = positive("query_pre_attn_scalar", family.query_scalar);
-    if (scalar != static_cast<double>(read.head_dim))
+    if (scalar != static_cast<double>(read.head_dim)) {
       read.attention_multiplier = static_cast<float>(1 / std::sqrt(scalar));
+      if (read.attention_multiplier == 0.0F)
+        config.get("query_pre_attn_scalar").fail(cat(scalar, ", which is too large"));
+    }
   }
   if (family.scaled_embedding) read.embedding_multiplier = static_cast<float>(std::sqrt(static_cast<double>(read.dim)));
   if (family.logit_scale > 0) {
@@ -529,7 +604,8 @@ Config read_hf_config(const Json& config) {
   if (parallel && family.computes_switch("use_parallel_residual")) read.parallel = parallel->boolean();
   read_multipliers(config, family, read);
   read_caps(config, family, read);
-  read.validate();  // before what depends on the number of layers, head_dim and the context
+  const std::vector<FieldName> names = field_names(config, family);
+  validate(read, names);  // before what depends on the number of layers, head_dim and the context
   read.full_layers = read_full_layers(config, family, read);
   read.no_rope_layers = read_no_rope_layers(config, family, read.n_layers);
   if (family.rope_in_windows && read.sliding_window > 0) read.no_rope_layers = read.full_layers;
@@ -541,7 +617,7 @@ Config read_hf_config(const Json& config) {
   read.rope_factors = std::move(rotary.factors);
   read.rope_long_factors = std::move(rotary.long_factors);
   read.local_rope_theta = rotary.local_theta;
-  read.validate();
+  validate(read, names);
   return read;
 }
 

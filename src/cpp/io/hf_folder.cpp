@@ -223,11 +223,13 @@ bool is_zero(const Placed& placed) {
 
 // GPTQ's writers add biases of zeros where a model has none. Others that config.json does not announce, transformers
 // would not add.
-bool is_no_bias(const std::string& name, const Placed& placed, Part part, const std::vector<Part>& announced) {
+bool is_no_bias(const std::string& name, const Placed& placed, Part part, const Family& family,
+                const std::vector<Part>& announced) {
   if (facts(part).kind != PartKind::bias || contains(announced, part)) return false;
   if (is_zero(placed)) return true;
+  const std::string_view own = family.bias_switch(part);
   throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there, but config.json has no ",
-                        bias_switch(facts(part).scope)));
+                        own.empty() ? bias_switch(facts(part).scope) : own));
 }
 
 // What a module's tensors have for each row of its weight: a row, a column, or nothing, being the same for all.
@@ -370,7 +372,7 @@ void rename_parts(Tensors& tensors, const Family& family) {
 }
 
 void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq,
-                 const std::optional<LlmInt8Settings>& int8, const std::vector<Part>& announced,
+                 const std::optional<LlmInt8Settings>& int8, const Family& family, const std::vector<Part>& announced,
                  Checkpoint& checkpoint) {
   const Config& config = checkpoint.config;
   for (const auto& [name, placed] : tensors) {
@@ -384,7 +386,7 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
                             ", has no place in a Llama of ", config.n_layers,
                             " layers, so this folder computes something that this version does not"));
     }
-    if (is_no_bias(name, placed, found->part, announced)) continue;
+    if (is_no_bias(name, placed, found->part, family, announced)) continue;
     if (int8 && matrix && placed.tensor.dtype == "I8") {
       const MatrixShape shape = part_shape(config, found->part);
       checkpoint.weights.emplace(name, llm_int8_weight(tensors, name, *int8, shape.rows, shape.cols));
@@ -402,12 +404,18 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
 }
 
 // What config.json announces, all layers have.
-void check_announced(const std::vector<Part>& announced, const Checkpoint& checkpoint) {
+void check_announced(const std::vector<Part>& announced, const Family& family, const Checkpoint& checkpoint) {
   for (const Part part : announced) {
     if (is_needed(checkpoint.config, part) == false) continue;
-    if (!per_layer(part)) checkpoint.weight(part);
-    if (!per_layer(part)) continue;
-    for (std::int64_t layer = 0; layer < checkpoint.config.n_layers; ++layer) checkpoint.weight(part, layer);
+    const std::int64_t layers = per_layer(part) ? checkpoint.config.n_layers : 1;
+    for (std::int64_t layer = 0; layer < layers; ++layer) {
+      const std::string name = weight_name(Naming::hugging_face, part, layer);
+      const std::string_view says = family.bias_switch(part);
+      if (!checkpoint.weights.contains(name) && !says.empty()) {
+        throw FormatError(cat("tensor '", name, "' is missing, which ", says, " of config.json says to be there"));
+      }
+      checkpoint.weight(part, layer);
+    }
   }
 }
 
@@ -569,7 +577,7 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   for (const auto& [name, placed] : tensors) placed.file.add_to(files);
   const FileReads reads(files);
   const std::vector<Part> announced = read_hf_parts(config.root());
-  add_weights(tensors, gptq, int8, announced, checkpoint);
+  add_weights(tensors, gptq, int8, family, announced, checkpoint);
   for (auto& [name, weight] : checkpoint.weights) {
     const auto found = find_part(Naming::hugging_face, name, checkpoint.config);
     if (family.gain_plus_one && found && facts(found->part).kind == PartKind::gain) weight = plus_one(weight);
@@ -577,7 +585,7 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   // As in transformers: an output matrix that is there is the output.
   const std::string output = weight_name(Naming::hugging_face, Part::output);
   checkpoint.config.tied = checkpoint.config.tied && !checkpoint.weights.contains(output);
-  check_announced(announced, checkpoint);
+  check_announced(announced, family, checkpoint);
   checkpoint.weight(Part::tok_embeddings);  // vocab_size is true: pieces are counted by it
   add_vocabulary(folder, checkpoint);
   checkpoint.generation = read_generation_config(folder);

@@ -145,6 +145,11 @@ class JsonParser {
     node(index).after = next_index();
   }
 
+  // NaN and Infinity, which some programs write, are no JSON.
+  [[noreturn]] void fail_value(const JsonNode& value) const {
+    throw_at(at_, cat(value.name.empty() ? "" : cat(excerpt(value.name), ": "), "expected a value, found ", found()));
+  }
+
   void parse_word(std::string_view word) {
     if (text_.substr(at_, word.size()) != word) fail("a value");
     at_ += word.size();
@@ -277,8 +282,9 @@ class JsonParser {
 
   void parse_number(JsonNode& out) {
     const std::size_t begin = at_;
-    if (peek() != '-' && !is_digit(peek())) fail("a value");
+    if (peek() != '-' && !is_digit(peek())) fail_value(out);
     const bool negative = accept('-');
+    if (!is_digit(peek())) fail_value(out);
     if (!accept('0')) skip_digits();  // nothing but a fraction follows a leading zero
     const std::size_t integer_end = at_;
     if (accept('.')) skip_digits();

@@ -229,9 +229,9 @@ def _add_config(writer: GGUFWriter, source: Source, family: Mapping[str, Any], n
         _add_multipliers(writer, config)
     if family["logit_scale"]:  # which logits are multiplied by, where Granite's divides them
         writer.add_logit_scale(short_float(1 / config.logits_scaling))
-    if family["soft_caps"] and config.score_cap > 0:
+    if family["score_cap"] and config.score_cap > 0:
         writer.add_attn_logit_softcapping(short_float(config.score_cap))
-    if family["soft_caps"] and config.logits_cap > 0:
+    if family["logits_cap"] and config.logits_cap > 0:
         writer.add_final_logit_softcapping(short_float(config.logits_cap))
     if family["says_parallel"]:
         writer.add_parallel_residual(config.parallel)

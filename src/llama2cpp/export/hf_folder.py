@@ -146,8 +146,9 @@ def _own_settings(config: _core.Config, family: Mapping[str, Any]) -> dict[str, 
     settings: dict[str, Any] = {}
     if family["query_scalar"]:
         settings["query_pre_attn_scalar"] = _query_scalar(config)
-    if family["soft_caps"]:
+    if family["score_cap"]:
         settings["attn_logit_softcapping"] = short_float(config.score_cap) or None
+    if family["logits_cap"]:
         settings["final_logit_softcapping"] = short_float(config.logits_cap) or None
     if family["logit_scale"]:
         settings["logit_scale"] = short_float(1 / config.logits_scaling)
