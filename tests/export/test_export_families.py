@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 import transformers
 from family_models import CASES, PLUS_ONE, TOKENS, expected_logits, logits_of, write_gguf
 from hf_folders import change_json, read_json
@@ -129,18 +130,18 @@ def test_our_gguf_is_what_gguf_s_names_make_of_it(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.cpu_bits("panels")
-@pytest.mark.parametrize("name", ["gemma", "gemma3"])
-def test_a_root_that_was_rounded_is_noted(name: str, tmp_path: Path) -> None:
-    """transformers multiplies embeddings in the type of their table, llama.cpp in float32."""
-    source = CASES[name].save(tmp_path / "theirs")
-    same = convert(source, tmp_path / "same.gguf", "f32")
-    assert not any("embedding_multiplier" in note for note in same.notes)
-    half = convert(source, tmp_path / "half", "bf16")
-    done = convert(half.path, tmp_path / "m.gguf", "f32")
-    said = "multiply embeddings by 5.65685, where the source has that rounded: 5.65625"
-    assert any(said in note for note in done.notes)
-    panels = convert(half.path, tmp_path / "m.safetensors")
-    assert logits_of(panels.path, TOKENS).tobytes() == logits_of(half.path, TOKENS).tobytes()
+@pytest.mark.parametrize("name", ["gemma", "gemma2-own", "gemma3"])
+def test_the_root_of_dim_is_not_rounded_to_the_type_of_the_table(name: str, tmp_path: Path) -> None:
+    """A folder of bfloat16 computes as transformers does in float32, and as its GGUF does in llama.cpp."""
+    half = convert(CASES[name].save(tmp_path / "theirs"), tmp_path / "half", "bf16")
+    make: Any = transformers.AutoModelForCausalLM
+    model = make.from_pretrained(half.path, dtype=torch.float32, attn_implementation="eager").eval()
+    expected, found = expected_logits(model, TOKENS), logits_of(half.path, TOKENS)
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    for target in ("m.gguf", "m.safetensors"):
+        done = convert(half.path, tmp_path / target, *(["bf16"] if target.endswith("gguf") else []))
+        assert not any("embedding_multiplier" in note for note in done.notes)
+        assert logits_of(done.path, TOKENS).tobytes() == found.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,24 @@ const Weight& find_weight(const Model& model, const std::string& name) {
   return found->second;
 }
 
+// What the file has otherwise than the checkpoint: its name -> the weights that it is, how many experts, whether turned, and
+// whether it is a gain without its 1.
+py::dict file_tensors(const Model& model) {
+  py::dict d;
+  for (const auto& [name, tensor] : model.checkpoint().file_tensors) {
+    d[py::str(name)] = py::make_tuple(tensor.weights, tensor.experts, tensor.turned, tensor.stored.format != nullptr);
+  }
+  return d;
+}
+
+// The gain that the file has by that name, without its 1.
+py::array stored_gain(const Model& model, const std::string& name) {
+  const auto found = model.checkpoint().file_tensors.find(name);
+  if (found == model.checkpoint().file_tensors.end() || found->second.stored.format == nullptr)
+    throw py::key_error(name);
+  return weight_array(model.checkpoint(), found->second.stored);
+}
+
 // Llama's own name of each matrix that the file has -> the file's: {"layers.0.attention.wq.weight": "blk.0.attn_q.weight"}.
 std::map<std::string, std::string> part_names(const Model& model) {
   std::map<std::string, std::string> names;
@@ -312,6 +330,8 @@ Examples
           [](const Model& m, const std::string& name) { return weight_info(m.checkpoint(), find_weight(m, name)); },
           arg("name"))
       .def("part_names", &part_names)
+      .def("file_tensors", &file_tensors)
+      .def("stored_gain", &stored_gain, arg("name"))
       .def(
           "release_weight", [](const Model& m, const std::string& name) { release_weight(find_weight(m, name)); },
           arg("name"))

@@ -18,6 +18,14 @@
 
 namespace llama2cpp {
 
+// A tensor of the file whose weights have other names here, or other numbers.
+struct FileTensor {
+  std::vector<std::string> weights;  // in this order: rows behind rows, and experts behind experts
+  std::int64_t experts = 0;          // all of them in one: [experts, ...]; 0: a weight of a layer
+  bool turned = false;               // an expert's columns first, and rows of its weights in turn
+  Weight stored = {};                // a gain without the 1 that is added to it; without a format: as here
+};
+
 struct Checkpoint {
   std::string path;         // empty for arrays
   std::string file_format;  // "llama2.c v0", "GGUF v3", "arrays", ...
@@ -28,6 +36,8 @@ struct Checkpoint {
   std::shared_ptr<const Vocabulary> vocabulary;  // null where the file has no tokenizer, or one that we do not know
   std::string no_vocabulary_reason;              // which of the two, where it is a file that could have one
   GenerationConfig generation;
+  // What the file itself has, where weights are otherwise here: by the names in the file. Empty for most files.
+  std::map<std::string, FileTensor, std::less<>> file_tensors;
 
   // Throws FormatError that lists the tensor as missing.
   const Weight& weight(const std::string& name) const;

@@ -718,7 +718,8 @@ std::string Family::stem(Naming naming, Part part) const {
     if (rename.ours == usual) return std::string(rename.theirs);
   }
   if (naming == Naming::gguf || !experts) return std::string(usual);
-  if (part == Part::router && !experts->router.empty()) return std::string(experts->router);
+  const bool router = part == Part::router || part == Part::router_b;
+  if (router && !experts->router.empty()) return std::string(experts->router);
   const std::string_view matrix = part == Part::e1   ? experts->gate
                                   : part == Part::e2 ? experts->down
                                   : part == Part::e3 ? experts->up

@@ -32,7 +32,7 @@ std::vector<Setting> settings_of(const Config& c) {
 }
 
 // Whether two numbers are one but for how they were rounded.
-bool close(double one, double other, double by = 1e-6) { return std::abs(one - other) <= by * std::abs(other); }
+bool close(double one, double other) { return std::abs(one - other) <= 1e-6 * std::abs(other); }
 
 // What scores are multiplied by.
 double score_multiplier(const Config& config) {
@@ -79,9 +79,8 @@ bool holds_numbers(const Family& family, const Config& config, Naming naming) {
     if (!setting.is_set || family.computes_switch(setting.needs)) continue;
     if (!implies(family, config, setting.field)) return false;
   }
-  // Folders round the root to the type of their table.
   const double root = std::sqrt(static_cast<double>(config.dim));
-  if (family.scaled_embedding && !close(double{config.embedding_multiplier}, root, 1.0 / 256)) return false;
+  if (family.scaled_embedding && !close(double{config.embedding_multiplier}, root)) return false;
   if (config.score_cap > 0.0F && !family.computes_switch(kScoreCap)) return false;
   if (config.logits_cap > 0.0F && !family.computes_switch(kLogitsCap)) return false;
   if (naming == Naming::hugging_face) {

@@ -41,6 +41,9 @@ std::optional<FolderPath> find_hf_folder(const std::string& path);
 // does not, and std::system_error for one without config.json. Its errors need not name the folder.
 Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap);
 
+// Says what the folder calls the weights that have other names in a checkpoint.
+void add_file_tensors(const Family& family, Checkpoint& checkpoint);
+
 // A folder of files that may have come from elsewhere. A name leads to a regular file inside the folder, or, through a
 // link as Hugging Face's cache makes them (models--org--name/snapshots/revision/file -> ../../blobs/hash), to one in the
 // blobs beside it. Any other link is refused: a downloaded folder shall not make us read, and show, what is not its own.

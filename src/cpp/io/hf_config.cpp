@@ -492,6 +492,8 @@ void read_caps(const Json& config, const Family& family, Config& read) {
         config.get("query_pre_attn_scalar").fail(cat(scalar, ", which is too large"));
     }
   }
+  // Whatever type the table is stored in: transformers rounds the root to the type that it computes in, and in float32, as
+  // llama.cpp and we compute, it is not rounded.
   if (family.scaled_embedding) read.embedding_multiplier = static_cast<float>(std::sqrt(static_cast<double>(read.dim)));
   if (family.logit_scale > 0) {
     read.logits_scaling = static_cast<float>(1 / positive("logit_scale", family.logit_scale));

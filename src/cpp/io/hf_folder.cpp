@@ -1,7 +1,6 @@
 // Hugging Face folders as checkpoints: config.json says what the model is, safetensors files hold its weights, which
 // stay in place. Of the files that a folder may have for the same thing the one is read that transformers reads.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <set>
@@ -349,14 +348,19 @@ Weight plus_one(const Weight& gain) {
   return sum;
 }
 
-// transformers multiplies embeddings in the type that they are stored in.
-float rounded_to_table(float multiplier, const Tensors& tensors) {
-  const auto found = tensors.find(weight_name(Naming::hugging_face, Part::tok_embeddings));
-  const std::string_view type = found == tensors.end() ? "" : std::string_view(found->second.tensor.dtype);
-  const int bits = type == "BF16" ? 8 : type == "F16" ? 11 : 24;  // of the significand
-  int exponent = 0;
-  const double significand = std::frexp(double{multiplier}, &exponent);
-  return static_cast<float>(std::ldexp(std::nearbyint(std::ldexp(significand, bits)), exponent - bits));
+// Gains as they are computed with. What the folder has is kept beside them, by its names.
+void add_ones(Checkpoint& checkpoint) {
+  std::map<std::string, std::string, std::less<>> own;
+  for (const auto& [file_name, tensor] : checkpoint.file_tensors) {
+    if (tensor.weights.size() == 1) own.emplace(tensor.weights[0], file_name);
+  }
+  for (auto& [name, weight] : checkpoint.weights) {
+    const auto found = find_part(Naming::hugging_face, name, checkpoint.config);
+    if (!found || facts(found->part).kind != PartKind::gain) continue;
+    const auto renamed = own.find(name);
+    checkpoint.file_tensors[renamed == own.end() ? name : renamed->second] = {{name}, 0, false, weight};
+    weight = plus_one(weight);
+  }
 }
 
 // Names that only this family has.
@@ -561,10 +565,6 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   if (mxfp4) checkpoint.file_format += ", mxfp4";
   Tensors tensors = read_tensors(folder, path.file, use_mmap, checkpoint.config.tied);
   rename_parts(tensors, family);
-  if (family.scaled_embedding) {
-    float& multiplier = checkpoint.config.embedding_multiplier;
-    multiplier = rounded_to_table(multiplier, tensors);
-  }
   split_fused(tensors, family, checkpoint.config);
   if (family.experts) {
     if (int8 || gptq) {
@@ -578,10 +578,8 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   const FileReads reads(files);
   const std::vector<Part> announced = read_hf_parts(config.root());
   add_weights(tensors, gptq, int8, family, announced, checkpoint);
-  for (auto& [name, weight] : checkpoint.weights) {
-    const auto found = find_part(Naming::hugging_face, name, checkpoint.config);
-    if (family.gain_plus_one && found && facts(found->part).kind == PartKind::gain) weight = plus_one(weight);
-  }
+  add_file_tensors(family, checkpoint);
+  if (family.gain_plus_one) add_ones(checkpoint);
   // As in transformers: an output matrix that is there is the output.
   const std::string output = weight_name(Naming::hugging_face, Part::output);
   checkpoint.config.tied = checkpoint.config.tied && !checkpoint.weights.contains(output);

@@ -19,15 +19,13 @@ from .source import rope_factors
 from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
 _CLOSE = 1e-5  # how near two divisors of rotary frequencies are that were computed in two ways
-_OF_ROUNDED_ROOT = 2**-8  # how near a number in bf16 is to what it was
 
 
 def changed_fields(wanted: _core.Config, found: _core.Config) -> list[str]:
     """Give the names of the fields in which a written config is another one.
 
     Not ``rope_style``: rows are in the order that the target has. A window as long as the context is none, and rotary
-    scaling is the same where it divides all frequencies by the same numbers. A root that embeddings are multiplied by
-    is the same however it is rounded, which `check_written` notes.
+    scaling is the same where it divides all frequencies by the same numbers.
     """
     changed = []
     before, after = wanted.to_dict(), found.to_dict()
@@ -39,8 +37,6 @@ def changed_fields(wanted: _core.Config, found: _core.Config) -> list[str]:
             pair = _window(wanted), _window(found)
         if name == "attention_multiplier":
             pair = _attention_multiplier(wanted), _attention_multiplier(found)
-        if name == "embedding_multiplier":
-            pair = _embedding_multiplier(wanted), _embedding_multiplier(found)
         if not _same(*pair):
             changed.append(name)
     if not _same_rotation(wanted, found):
@@ -58,13 +54,6 @@ def _window(config: _core.Config) -> int | None:
 
 def _attention_multiplier(config: _core.Config) -> float:
     return config.attention_multiplier or 1 / math.sqrt(config.head_dim)
-
-
-def _embedding_multiplier(config: _core.Config) -> float:
-    """Give the root of dim for what it is rounded to: Gemma's folders round it to the type of their table."""
-    root = math.sqrt(config.dim)
-    multiplier = config.embedding_multiplier
-    return root if math.isclose(multiplier, root, rel_tol=_OF_ROUNDED_ROOT) else multiplier
 
 
 def _same(one: object, other: object) -> bool:
@@ -278,15 +267,8 @@ def check_written(path: Path, target: str, config: _core.Config, tokenizer: Toke
         if changed:
             values = ", ".join(f"{name} ({getattr(config, name)})" for name in changed)
             raise ValueError(f"{target} cannot hold this model's {values}")
-        said = []
-        multipliers = config.embedding_multiplier, model.config.embedding_multiplier
-        if not _same(*multipliers):
-            said.append(
-                f"{target}: its readers multiply embeddings by {multipliers[1]:g}, where the source has that rounded: "
-                f"{multipliers[0]:g} (embedding_multiplier)"
-            )
         if tokenizer is None:
-            return said
+            return []
         if not model.has_tokenizer:
             raise ValueError(f"{target} has lost the tokenizer: {model.tokenizer_problem}; {WITHOUT}")
-        return said + check_tokenizer(target, tokenizer, Vocabulary.of(tokenizer), model.tokenizer)
+        return check_tokenizer(target, tokenizer, Vocabulary.of(tokenizer), model.tokenizer)

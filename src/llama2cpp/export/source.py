@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.parts import EXPERT_PARTS, LAYER_PARTS, MODEL_PARTS, OUTPUT, PARTS, Part, find_part
+from ..inside.weights import Weights, computed
 
 Array = NDArray[np.float32]
 RopeStyle = Literal["interleaved", "half_split"]
@@ -87,7 +88,9 @@ class Source:
         self.model_type = _model_type(checkpoint)
         self._last: str | None = None
         self._stored: dict[str, str] = {}
-        for stored in checkpoint.weights:
+        weights = checkpoint.weights
+        self._weights = computed(weights) if isinstance(weights, Weights) else weights
+        for stored in self._weights:
             name = _core.rename_weight(stored, "llama2.c")
             if name is not None and not (name == OUTPUT.at() and self.config.tied):
                 self._stored[name] = stored
@@ -110,7 +113,7 @@ class Source:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """[rows, columns] or [columns]."""
-        return tuple(self.checkpoint.weights.info(self._stored[name])["shape"])
+        return tuple(self._weights.info(self._stored[name])["shape"])
 
     @property
     def core(self) -> _core.Model | None:
@@ -124,7 +127,7 @@ class Source:
 
     def stored_format(self, name: str) -> str:
         """How the source stores it, such as "q4_0"."""
-        return str(self.checkpoint.weights.info(self._stored[name])["format"])
+        return str(self._weights.info(self._stored[name])["format"])
 
     def array(self, name: str, rope_style: str) -> Array:
         """Decode one weight. Rows of rotary parts come in the order of `rope_style`.
@@ -132,9 +135,9 @@ class Source:
         The pages of the weight before it are let go: a file that is read through should not pile up in memory.
         """
         if self._last is not None:
-            self.checkpoint.weights.release(self._last)
+            self._weights.release(self._last)
         self._last = self._stored[name]
-        array = self.checkpoint.weights[self._last]
+        array = self._weights[self._last]
         part = find_part(name)
         if self.config.rope_style != rope_style and part is not None and part.rotary:
             array = reorder_rows(array, self.config.head_dim, rope_style, self.config.rotary_dim)

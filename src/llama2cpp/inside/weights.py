@@ -114,11 +114,39 @@ def _from_lens(array: Array, part: Part, config: Config) -> Array:
 class _Source:
     """What both views read: a core, and which parts its file has under which name."""
 
-    def __init__(self, core: _core.Model) -> None:
+    def __init__(self, core: _core.Model, *, computed: bool = False) -> None:
         self.core = core
         self.config = core.config
-        self.names = dict.fromkeys(core.weight_names())
+        self.tensors = {} if computed else core.file_tensors()
+        own = {names[0]: name for name, (names, experts, *_) in self.tensors.items() if len(names) == 1 and not experts}
+        # The file's name -> that of what is computed from.
+        self.names = {own.get(name, name): name for name in core.weight_names()}
         self.parts = core.part_names()
+
+    def array(self, name: str) -> Array:
+        """Decode what the file has by that name, which is one of `names` or `tensors`."""
+        if name not in self.tensors:
+            return self.core.weight(self.names[name])
+        names, experts, turned, without_one = self.tensors[name]
+        if without_one:
+            return self.core.stored_gain(name)
+        if len(names) == 1 and not experts:
+            return self.core.weight(names[0])
+        arrays = [self.core.weight(each) for each in names]
+        if not experts:
+            return np.concatenate(arrays)
+        each = len(arrays) // experts
+        of_expert = [arrays[i : i + each] for i in range(0, len(arrays), each)]
+        if not turned:
+            return np.stack([np.concatenate(rows) for rows in of_expert])
+        # A row of each in turn, and columns first; biases [n] have no columns.
+        rows = np.stack([np.stack(one, axis=1).reshape(-1, *one[0].shape[1:]) for one in of_expert])
+        return np.ascontiguousarray(np.swapaxes(rows, 1, 2)) if rows.ndim == 3 else rows
+
+    def infos(self, name: str) -> list[dict[str, Any]]:
+        """How the weights lie that are what the file has by that name."""
+        names = self.tensors[name][0] if name in self.tensors else [self.names[name]]
+        return [self.core.weight_info(each) for each in names]
 
     def show(self, array: Array) -> Array:
         """Refuse writing: it would reach no model, or a file that is mapped for reading."""
@@ -239,8 +267,11 @@ class LensWeights(NotPickled, Mapping[str, NDArray[np.float32]]):
 class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
     """The parameter matrices of a model by name, decoded to float32 when asked for.
 
-    Got from ``model.weights``. Iterating gives the names in the file; where the file holds float32 the array is a
-    view of it. TransformerLens's names (see `transformer_lens`) are taken too. Nothing decoded is kept.
+    Got from ``model.weights``. Iterating gives the names in the file, and of a tensor that holds several weights
+    (``qkv_proj`` of a Phi-3, all experts' of a GraniteMoE) a name for each; its own name gives it whole. Numbers are
+    the file's: Gemma's gains are without the 1 that is added to them, which TransformerLens's ``ln1.w`` has. Where the
+    file holds float32 the array is a view of it. TransformerLens's names (see `transformer_lens`) are taken too.
+    Nothing decoded is kept.
 
     All of them are read-only, because what is written into a view or a decoded copy would change no model: edit
     ``weights[name].copy()`` and give it to `Model.with_weights`. ``torch.from_dlpack`` gets a copy;
@@ -260,8 +291,8 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
 
     _instead = "dict(weights) holds copies of the arrays, and a model that has a file can be pickled"
 
-    def __init__(self, core: _core.Model) -> None:
-        self._source = _Source(core)
+    def __init__(self, core: _core.Model, *, computed: bool = False) -> None:
+        self._source = _Source(core, computed=computed)
 
     @property
     def transformer_lens(self) -> LensWeights:
@@ -270,8 +301,8 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
 
     def __getitem__(self, name: str) -> Array:
         name = self._source.counted(name)
-        if name in self._source.names:
-            return self._source.show(self._source.core.weight(name))
+        if name in self._source.names or name in self._source.tensors:
+            return self._source.show(self._source.array(name))
         return self.transformer_lens[name]
 
     def __setitem__(self, name: str, value: object) -> NoReturn:
@@ -282,7 +313,8 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
 
     def __contains__(self, name: object) -> bool:
         counted = self._source.counted(name) if isinstance(name, str) else name
-        return counted in self._source.names or counted in self.transformer_lens
+        known = counted in self._source.names or counted in self._source.tensors
+        return known or counted in self.transformer_lens
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.names)
@@ -318,12 +350,16 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
         'f32'
         """
         name = self._source.counted(name)
-        if name not in self._source.names:
-            found = self._source.place(name)
-            if found is None:
-                raise KeyError(self._source.unknown(name))
-            name = found[1]
-        return self._source.core.weight_info(name)
+        if name in self._source.names:
+            return self._source.core.weight_info(self._source.names[name])
+        if name in self._source.tensors:
+            infos = self._source.infos(name)
+            shape = self._source.array(name).shape
+            return {"format": infos[0]["format"], "shape": shape, "bytes": sum(info["bytes"] for info in infos)}
+        found = self._source.place(name)
+        if found is None:
+            raise KeyError(self._source.unknown(name))
+        return self._source.core.weight_info(found[1])
 
     @checked
     def head(self, name: str, head: int) -> Array:
@@ -406,7 +442,7 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
         name = self._source.counted(name)
         if name not in self._source.names:
             raise KeyError(self._source.unknown(name))
-        self._source.core.release_weight(name)
+        self._source.core.release_weight(self._source.names[name])
 
     def __repr__(self) -> str:
         return f"<llama2cpp.Weights: {len(self)} matrices, {size_text(self._bytes())}>"
@@ -434,6 +470,11 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
         return title + table(head, rows(self)) + lens
 
 
+def computed(weights: Weights) -> Weights:
+    """Give the weights by the names, and with the numbers, that all families have in common: what is computed from."""
+    return Weights(weights._source.core, computed=True)
+
+
 def edited(core: _core.Model, edits: Mapping[str, Any]) -> _core.Model:
     """Make a model with some weights replaced. See `Model.with_weights`, whose docstring this is."""
     source = _Source(core)
@@ -442,14 +483,20 @@ def edited(core: _core.Model, edits: Mapping[str, Any]) -> _core.Model:
     untie = False
     for named, edit in edits.items():
         name = source.counted(named)
+        if name in source.tensors and name not in source.names:
+            raise ValueError(
+                f"{name!r} holds several weights: give them by their names, such as {source.tensors[name][0][0]!r}"
+            )
         found = None if name in source.names else source.place(name)
         if found is None and name not in source.names:
             raise ValueError(source.unknown(name))
-        expected = source.shape(name) if found else tuple(core.weight_info(name)["shape"])
+        expected = source.shape(name) if found else tuple(core.weight_info(source.names[name])["shape"])
         array: Array = np.array(float_array(edit), order="C")
         if array.shape != expected:
             raise ValueError(f"{name!r} has shape {list(array.shape)}, expected {list(expected)}")
-        target = name
+        target = source.names.get(name, name)
+        if name in source.tensors and source.tensors[name][3]:
+            array += np.float32(1)
         if found is not None:
             part, target = found
             array = np.ascontiguousarray(_from_lens(array, part, source.config))
