@@ -284,7 +284,7 @@ class JsonParser {
     const std::size_t begin = at_;
     if (peek() != '-' && !is_digit(peek())) fail_value(out);
     const bool negative = accept('-');
-    if (!is_digit(peek())) fail_value(out);
+    if (peek() == 'I') fail_value(out);
     if (!accept('0')) skip_digits();  // nothing but a fraction follows a leading zero
     const std::size_t integer_end = at_;
     if (accept('.')) skip_digits();
