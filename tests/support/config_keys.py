@@ -20,7 +20,6 @@ import expert_models
 import family_models
 import gpt_oss_models
 import numpy as np
-import transformers
 from family_models import SIZES, TOKENS, Case, expected_logits, from_config, logits_of
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -141,7 +140,6 @@ def outcomes(case: Case, *, keys: Iterable[str] | None = None) -> Iterator[Outco
 
 
 def main(names: list[str]) -> None:
-    transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     for name in names or CASES:
         all_ = list(outcomes(ALL[name]))
