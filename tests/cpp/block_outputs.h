@@ -170,11 +170,11 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
                 .last_rows = rows - (panels - 1) * 16,
                 .first = tokens % 2 == 1};
             table.matmul_open(call);
-            if (tokens > llama2cpp::kFewTokens) continue;
             call.panels = units.data();
             call.panel_stride = stride;
-            call.out = few.data();
+            call.out = few.data() + t * rows;
             table.matmul_blocks(call);
+            if (tokens > llama2cpp::kFewTokens) continue;
             const auto floats = make(static_cast<std::size_t>(blocks * 32 * width), kind, seed);
             auto wide_out = make(static_cast<std::size_t>(tokens * rows + 1), Kind::ordinary, seed);
             call.input = {nullptr, nullptr, nullptr, nullptr, floats.data()};
@@ -183,7 +183,7 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
             bits["matmul_wide"].add(wide_out);
           }
           bits["matmul_open"].add(out);
-          if (tokens <= llama2cpp::kFewTokens) bits["matmul_blocks"].add(few);
+          bits["matmul_blocks"].add(few);
         }
       }
     }

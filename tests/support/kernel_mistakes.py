@@ -174,11 +174,11 @@ ZERO_HEADER = "(((blocks - 1) >> layout.share) + 1) * kZeroEntry + 63"
 SWAPPED_BLOCKS = """[&] {
         const std::int64_t to = (block ^ 1) < count ? (block ^ 1) - block : 0;
         BlockInput other = input;
-        other.x += to * kBlockCols * N;
-        other.scales += to * N;
-        other.starts += to * L.halves * N;
-        other.sums += to * L.halves * N;
-        block_half<L, 0>(b, header, block + to, w + to * L.bits * 64, other, sum);
+        other.x += to * kBlockCols * width;
+        other.scales += to * width;
+        other.starts += to * L.halves * width;
+        other.sums += to * L.halves * width;
+        block_half<L, 0>(b, header, block + to, w + to * L.bits * 64, other, width, sum);
       }()"""
 SWAPS = {
     "attention.inl": [
@@ -230,10 +230,13 @@ SWAPS = {
         ("block * kFields + field", "block * kFields"),
         ("header + field * 32", "header + (field ^ 1) * 32"),
         ("input.scales[n]", "input.scales[0]"),
-        ("input.sums[kHalf * N + n]", "input.sums[n]"),
-        ("input.starts + kHalf * N + n", "input.starts + n"),
-        ("L.halves * N", "N"),
-        ("block_half<L, 0>(b, header, block, w, input, sum)", SWAPPED_BLOCKS),
+        ("input.sums[kHalf * width + n]", "input.sums[n]"),
+        ("input.starts + kHalf * width + n", "input.starts + n"),
+        ("L.halves * width", "width"),
+        ("kAll ? N : b.n_tokens", "N"),
+        ("token * 4", "token * 4 * N"),
+        ("b.n_tokens * i / parts", "(b.n_tokens * i + 1) / parts"),
+        ("block_half<L, 0>(b, header, block, w, input, width, sum)", SWAPPED_BLOCKS),
         ("header_of(layout, count)", "header_of(layout, kUnitBlocks)"),
         ("header_of(layout, count)", "header_of(L, count)"),
     ],

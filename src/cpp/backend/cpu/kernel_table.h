@@ -89,7 +89,7 @@ struct MixOf {
   const T* ahead = nullptr;  // what is read next, as much as values are, and asked of memory meanwhile
 };
 
-// Tokens that matmul_blocks and matmul_wide take at most; with so few, matmuls of floats take any number of k.
+// Tokens that matmul_wide takes at most; with so few, matmuls of floats take any number of k.
 inline constexpr std::int64_t kFewTokens = 2;
 
 struct KernelTable {
@@ -105,7 +105,7 @@ struct KernelTable {
   //                                                x [groups * group] -> q the same, scales [groups]
   void (*quantize)(const float* x, std::int64_t groups, std::int64_t group, std::int8_t* q, float* scales);
 
-  // Block formats. Packed units times at most kFewTokens tokens; or units unpacked first and then times a tile.
+  // Block formats. Packed units times a tile; or units unpacked first, which pays where there are many tiles.
   void (*matmul_blocks)(const BlockCall& call);
   void (*matmul_open)(const BlockCall& call);
   // Packed units times at most kFewTokens tokens whose input stays floats: the weights become floats in registers.

@@ -82,16 +82,17 @@ inline void store_sums(const BlockCall& b, std::int64_t panel, std::int64_t toke
   }
 }
 
-// One quad of each panel times one of each token; `w` points at the block's planes.
+// One quad of each panel times one of each token, of which the tile has `width`; `w` points at the block's planes.
 template <BlockLayout L, int J, int P, int N>
-inline void dot_quad(const BlockCall& b, const std::uint8_t* w, const std::int8_t* x, i32x16 (&dots)[P][N]) {
+inline void dot_quad(const BlockCall& b, const std::uint8_t* w, const std::int8_t* x, std::int64_t width,
+                     i32x16 (&dots)[P][N]) {
   for (int p = 0; p < P; ++p) {
     if constexpr (L.bits == 8) {
       const quads16 quad = load_quads(w + p * b.panel_stride + J * 64);
-      for (int n = 0; n < N; ++n) dots[p][n] = dot_quads(dots[p][n], quad, x + (J * N + n) * 4);
+      for (int n = 0; n < N; ++n) dots[p][n] = dot_quads(dots[p][n], quad, x + (J * width + n) * 4);
     } else {
       const bytes64 quad = unpack<L.bits, J>(w + p * b.panel_stride);
-      for (int n = 0; n < N; ++n) dots[p][n] = dot_small(dots[p][n], quad, x + (J * N + n) * 4);
+      for (int n = 0; n < N; ++n) dots[p][n] = dot_small(dots[p][n], quad, x + (J * width + n) * 4);
     }
   }
 }
@@ -108,12 +109,12 @@ inline i32x16 start_of(const std::int32_t* start) {
 // One half of a block (or the whole, where the halves are one), from quad kBegin on.
 template <BlockLayout L, int kHalf, int P, int N>
 inline void block_half(const BlockCall& b, const std::uint8_t* header, std::int64_t block, const std::uint8_t* w,
-                       const BlockInput& input, f32x16 (&sum)[P][N]) {
+                       const BlockInput& input, std::int64_t width, f32x16 (&sum)[P][N]) {
   constexpr int kBegin = kHalf * 4;
   const int share = b.layout.share;
   i32x16 dots[P][N];
   for (int n = 0; n < N; ++n) {
-    const i32x16 start = start_of<L.offset>(input.starts + kHalf * N + n);
+    const i32x16 start = start_of<L.offset>(input.starts + kHalf * width + n);
     for (int p = 0; p < P; ++p) dots[p][n] = start;
   }
   if constexpr (L.zeros) {
@@ -122,22 +123,22 @@ inline void block_half(const BlockCall& b, const std::uint8_t* header, std::int6
       for (int n = 0; n < N; ++n) dots[p][n] = add_product(dots[p][n], zeros, input.starts + n);
     }
   }
-  dot_quad<L, kBegin>(b, w, input.x, dots);
-  dot_quad<L, kBegin + 1>(b, w, input.x, dots);
-  dot_quad<L, kBegin + 2>(b, w, input.x, dots);
-  dot_quad<L, kBegin + 3>(b, w, input.x, dots);
+  dot_quad<L, kBegin>(b, w, input.x, width, dots);
+  dot_quad<L, kBegin + 1>(b, w, input.x, width, dots);
+  dot_quad<L, kBegin + 2>(b, w, input.x, width, dots);
+  dot_quad<L, kBegin + 3>(b, w, input.x, width, dots);
   if constexpr (L.halves == 1) {
-    dot_quad<L, 4>(b, w, input.x, dots);
-    dot_quad<L, 5>(b, w, input.x, dots);
-    dot_quad<L, 6>(b, w, input.x, dots);
-    dot_quad<L, 7>(b, w, input.x, dots);
+    dot_quad<L, 4>(b, w, input.x, width, dots);
+    dot_quad<L, 5>(b, w, input.x, width, dots);
+    dot_quad<L, 6>(b, w, input.x, width, dots);
+    dot_quad<L, 7>(b, w, input.x, width, dots);
   }
   for (int p = 0; p < P; ++p) {
     const f32x16 scale = block_scale<L>(header + p * b.panel_stride, share, block, kHalf, 0);
     for (int n = 0; n < N; ++n) sum[p][n] = fma(mul(scale, set1(input.scales[n])), to_float(dots[p][n]), sum[p][n]);
     if constexpr (L.minimum) {
       const f32x16 minimum = block_scale<L>(header + p * b.panel_stride, share, block, kHalf, 1);
-      for (int n = 0; n < N; ++n) sum[p][n] = fma(minimum, set1(input.sums[kHalf * N + n]), sum[p][n]);
+      for (int n = 0; n < N; ++n) sum[p][n] = fma(minimum, set1(input.sums[kHalf * width + n]), sum[p][n]);
     }
   }
 }
@@ -152,41 +153,62 @@ inline void ask_ahead(const BlockCall& b, const std::uint8_t* header, std::int64
   }
 }
 
-// Packed units, P panels x N tokens.
-template <BlockLayout L, int P, int N>
-inline void blocks_tile(const BlockCall& b, std::int64_t panel) {
+// Packed units, P panels x N tokens from `token` on. kAll: those are all that the tile has.
+template <BlockLayout L, int P, int N, bool kAll>
+inline void blocks_tile(const BlockCall& b, std::int64_t panel, std::int64_t token) {
+  const std::int64_t width = kAll ? N : b.n_tokens;
   BlockLayout layout = L;
   layout.share = b.layout.share;
   f32x16 sum[P][N];
-  load_sums(b, panel, 0, sum);
+  load_sums(b, panel, token, sum);
   const std::uint8_t* header = b.panels + panel * b.panel_stride;
   BlockInput input = b.input;
+  input.x += token * 4;
+  input.scales += token;
+  input.starts += token;
+  input.sums += token;
   for (std::int64_t left = b.blocks; left > 0; left -= kUnitBlocks) {
     const std::int64_t count = left < kUnitBlocks ? left : kUnitBlocks;
     const std::uint8_t* w = header + header_of(layout, count);
     for (std::int64_t block = 0; block < count; ++block) {
-      ask_ahead<L>(b, header, block, P);
-      block_half<L, 0>(b, header, block, w, input, sum);
-      if constexpr (L.halves == 2) block_half<L, 1>(b, header, block, w, input, sum);
+      if (token == 0) ask_ahead<L>(b, header, block, P);
+      block_half<L, 0>(b, header, block, w, input, width, sum);
+      if constexpr (L.halves == 2) block_half<L, 1>(b, header, block, w, input, width, sum);
       w += L.bits * 64;
-      input.x += kBlockCols * N;
-      input.scales += N;
-      input.starts += L.halves * N;
-      input.sums += L.halves * N;
+      input.x += kBlockCols * width;
+      input.scales += width;
+      input.starts += L.halves * width;
+      input.sums += L.halves * width;
     }
     header = w;
   }
-  store_sums(b, panel, 0, sum);
+  store_sums(b, panel, token, sum);
+}
+
+// `count` tokens from `token` on: 2 to N.
+template <BlockLayout L, int N>
+inline void blocks_tokens(const BlockCall& b, std::int64_t panel, std::int64_t token, std::int64_t count) {
+  if constexpr (N > 2) {
+    if (count < N) return blocks_tokens<L, N - 1>(b, panel, token, count);
+  }
+  blocks_tile<L, 1, N, false>(b, panel, token);
 }
 
 template <BlockLayout L>
 inline void blocks_of(const BlockCall& b) {
   std::int64_t panel = 0;
   if (b.n_tokens == 1) {
-    for (; panel + kFewPanels <= b.n_panels; panel += kFewPanels) blocks_tile<L, kFewPanels, 1>(b, panel);
-    for (; panel < b.n_panels; ++panel) blocks_tile<L, 1, 1>(b, panel);
-  } else {
-    for (; panel < b.n_panels; ++panel) blocks_tile<L, 1, 2>(b, panel);
+    for (; panel + kFewPanels <= b.n_panels; panel += kFewPanels) blocks_tile<L, kFewPanels, 1, true>(b, panel, 0);
+    for (; panel < b.n_panels; ++panel) blocks_tile<L, 1, 1, true>(b, panel, 0);
+    return;
+  }
+  // Parts as even as can be. For all but the first a panel is in a cache.
+  const std::int64_t parts = (b.n_tokens + kBlockTokens - 1) / kBlockTokens;
+  for (; panel < b.n_panels; ++panel) {
+    for (std::int64_t i = 0; i < parts; ++i) {
+      const std::int64_t token = b.n_tokens * i / parts;
+      blocks_tokens<L, kBlockTokens>(b, panel, token, b.n_tokens * (i + 1) / parts - token);
+    }
   }
 }
 

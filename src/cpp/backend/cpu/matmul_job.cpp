@@ -150,9 +150,16 @@ void MatmulJob::open_and_multiply(std::int64_t begin, std::int64_t n, std::int64
   multiply_floats(kernels.matmul_f32, scratch.wide, &InputParts::f32, kStride, begin, n, k, count);
 }
 
+// Block formats whose panels are there are multiplied as they are by up to so many tokens: unpacking them first costs more.
+bool MatmulJob::as_packed() const {
+  constexpr std::int64_t kMost = 32;
+  if (panel_form(w) != PanelForm::blocks) return false;
+  return tiles.tokens <= (w.int8_input && w.panels ? kMost : kFewTokens);
+}
+
 // Panels [begin, begin + n), columns [k, k + count), all tiles.
 void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
-  if (panel_form(w) == PanelForm::blocks && tiles.tokens > kFewTokens) return open_and_multiply(begin, n, k, count);
+  if (panel_form(w) == PanelForm::blocks && !as_packed()) return open_and_multiply(begin, n, k, count);
   const Panels panels = packed(begin, n, k, count);
   const auto* halves = reinterpret_cast<const std::uint16_t*>(panels.data);
   switch (panel_form(w)) {
@@ -180,10 +187,10 @@ void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std
 // All of a worker's panels, `group` at a time.
 void MatmulJob::run(Range panels, std::int64_t group) const {
   // With few tokens the kernels go through packed panels from end to end.
-  const bool whole = w.panels && tiles.tokens <= kFewTokens;
-  if (whole) return multiply(panels.begin, panels.end - panels.begin, 0, w.cols);
-  std::int64_t step = step_cols(input_form(w));
-  if (panel_form(w) == PanelForm::blocks && tiles.tokens > kFewTokens) step = MatmulScratch::unpack_units(w) * kBlock;
+  const bool whole = w.panels && (tiles.tokens <= kFewTokens || as_packed());
+  if (whole && tiles.count == 1) return multiply(panels.begin, panels.end - panels.begin, 0, w.cols);
+  std::int64_t step = whole ? w.cols : step_cols(input_form(w));
+  if (panel_form(w) == PanelForm::blocks && !as_packed()) step = MatmulScratch::unpack_units(w) * kBlock;
   // Weights that become floats here are eight times as large: two panels of them stay in the first-level cache.
   if (panel_form(w) == PanelForm::blocks && !w.int8_input) group = 2;
   for (std::int64_t begin = panels.begin; begin < panels.end; begin += group) {

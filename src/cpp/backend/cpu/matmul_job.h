@@ -64,6 +64,7 @@ struct MatmulJob {
  private:
   Panels packed(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const;
   std::int64_t last_rows(std::int64_t begin, std::int64_t n) const;
+  bool as_packed() const;
   void multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const;
   template <class T, class X>
   void multiply_floats(void (*kernel)(const PanelBlockOf<T, X>&), const T* panels, X* InputParts::*x,

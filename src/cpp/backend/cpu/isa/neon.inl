@@ -11,6 +11,7 @@ constexpr int kTileTokens = 6;
 constexpr int kTilePanels = 1;
 constexpr int kMostPanels = 4;
 constexpr int kFewPanels = 1;
+constexpr int kBlockTokens = 3;
 constexpr int wide_panels(BlockLayout) { return 1; }
 constexpr bool kLooksUp = false;
 constexpr int kQueries = 1;

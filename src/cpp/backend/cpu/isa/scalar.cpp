@@ -20,6 +20,7 @@ constexpr int kTileTokens = 4;                        // matmul: tokens of a til
 constexpr int kTilePanels = 1;                        // panels that a whole tile goes with
 constexpr int kMostPanels = 1;                        // floats: panels that fewer tokens go with, at most
 constexpr int kFewPanels = 1;                         // integers, one token
+constexpr int kBlockTokens = 3;                       // block formats as they are packed: tokens at a time, at least 3
 constexpr int wide_panels(BlockLayout) { return 1; }  // block formats whose input stays floats, one token
 constexpr bool kLooksUp = false;                      // whether number_of<4> sees the lowest 4 bits of a byte only
 constexpr int kQueries = 1;                           // attention: queries at once
