@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._core import Sampler, Tokenizer
-from .common.arguments import checked, naming, spelled_out
+from .common.arguments import checked, float_array, naming, spelled_out
+from .common.grammar import GrammarState, TokenTexts, loses_space
 from .common.later import Later, now
 from .common.library_tokenizer import stream_decoder
 from .common.sampling import Sampling, SamplingOptions
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .session import Session
 
-FinishReason: TypeAlias = Literal["end", "stop", "length", "context", "cancelled"]
+FinishReason: TypeAlias = Literal["end", "stop", "length", "context", "incomplete", "cancelled"]
 
 _ROWS_SHOWN = 200  # of a completion's tokens in a notebook
 
@@ -49,8 +50,9 @@ class Completion:
     top_logprobs : list of list of (int, float)
         For each of `tokens`, the likeliest ids at that place with their log probabilities, best first.
     finish_reason : str
-        "end" (the model ended the text), "stop" (a stop string), "length" (`max_tokens`), "context" (it is full) or
-        "cancelled" (`Request.cancel`).
+        "end" (the model ended the text, or its grammar did), "stop" (a stop string, or one of `stop_ids`), "length"
+        (`max_tokens`), "context" (it is full), "incomplete" (one of the last three, where the text does not satisfy its
+        grammar or schema) or "cancelled" (`Request.cancel`).
 
     Examples
     --------
@@ -163,6 +165,28 @@ def generate(
         The same seed gives the same text, whatever the machine and its number of threads. Random if not given.
     stop : str or sequence of str, optional
         The text ends before the first of these, wherever the borders of tokens are.
+    presence_penalty, frequency_penalty : float
+        Taken off the logits of tokens that the text has (the prompt's do not count): the first once, the second each
+        time.
+    logit_bias : mapping of int to float, optional
+        What is added to the logits of ids; -inf forbids one.
+    min_tokens : int
+        Until there are so many tokens the model cannot end the text, and stop strings are not looked for. (A grammar
+        that is complete ends it all the same.)
+    stop_ids : int or sequence of int, optional
+        Ids that end the text, as the model's own do.
+    logits_processor : callable, optional
+        Gets the ids so far, a list, and the model's logits, float32 [vocab_size]; it changes them in place, or returns
+        others. Penalties, bias and grammar come after it.
+    json_schema : mapping, str or class, optional
+        The text is JSON that satisfies this JSON Schema: a dict, JSON text, or a class with ``model_json_schema()``
+        (Pydantic's). There is no white space between its parts, unless the schema has
+        ``"x-guidance": {"whitespace_flexible": True}``. This and the next two need llguidance:
+        ``pip install "llama2cpp[grammar]"``.
+    grammar : str, optional
+        The text is one of this grammar: lark's, as llguidance reads it, or llama.cpp's GBNF (``root ::= ...``).
+    regex : str, optional
+        The whole text matches this regular expression.
 
     Returns
     -------
@@ -173,7 +197,10 @@ def generate(
     Raises
     ------
     ValueError
-        For an argument that cannot be, or a model without a tokenizer.
+        For an argument that cannot be, or a model without a tokenizer. For a schema or a grammar that is wrong, or that
+        nothing satisfies, before the first token; and where no token can follow.
+    ImportError
+        For a schema, a grammar or an expression without llguidance.
     TypeError
         For an argument that is no integer where one is wanted, or that there is not. (An id in a prompt that is no
         integer is a ValueError, like one that is not in the vocabulary.)
@@ -218,7 +245,7 @@ def complete(
 
     Parameters
     ----------
-    prompt, model, n, echo, special, max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop
+    prompt, model, n, echo, special, **options
         As in `generate`.
     logprobs : int
         How many of the likeliest alternatives to give with each token.
@@ -265,7 +292,7 @@ def stream(
     ----------
     prompt : str, bytes, sequence or array of int
         One prompt, as in `generate`.
-    model, echo, special, max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop
+    model, echo, special, **options
         As in `generate`.
 
     Returns
@@ -343,7 +370,7 @@ def _begin(
     assert given_model is not None  # defaults.py has put one there
     model = now(given_model)
     merged: SamplingOptions = {**model._sampling_defaults(), **options}
-    sampling = Sampling(**merged).checked(function)
+    sampling = Sampling(**merged).checked(function, model.config.vocab_size)
     tokenizer = model.tokenizer
     rows = []
     for prompt, where in zip(prompts, places, strict=True):
@@ -420,28 +447,88 @@ class Sample:
         if isinstance(prompt, bytes):
             prompt = prompt.decode(errors="replace")
         self.echo = prompt if isinstance(prompt, str) else decoded
+        self._prompt_tokens = session.position
         room = session.context - session.position + 1  # the last token need not be fed
         self._limit = room if max_tokens is None else min(max_tokens, room)
         self._at_limit: FinishReason = "length" if self._limit == max_tokens else "context"
         self._end_ids = {tokenizer.bos_id, *tokenizer.eos_ids, *ends}  # BOS too: llama2.c's models end a story so
+        self._stop_ids = {*sampling.end_ids} - self._end_ids
+        self._min_tokens = sampling.min_tokens
+        self._text.looks_for_stops = sampling.min_tokens == 0
+        self._processor = sampling.logits_processor
+        self._grammar = _grammar_of(sampling, tokenizer, session, before)
+        vocab_size = session._core.config.vocab_size
+        self._ends = _bits({*self._end_ids, *self._stop_ids}, vocab_size) if self._is_masked else None
         self._n_top = n_top
         self._logprobs: list[float] = []
         self._top_logprobs: list[list[tuple[int, float]]] = []
 
+    @property
+    def _is_masked(self) -> bool:
+        return self._grammar is not None or self._min_tokens > 0
+
     def sample(self) -> str:
         """Choose the next token; gives the text that is final now."""
-        token = self.session._core.sample(self._sampler)
-        if token in self._end_ids:
-            return self._finish("end")
+        mask = self._mask()
+        if mask is not None and not mask.any():
+            return self._at_dead_end()
+        token = self._draw(mask)
+        if token in self._end_ids or token in self._stop_ids:
+            return self._finish("end" if token in self._end_ids else "stop")
         self.tokens.append(token)
+        if self._grammar is not None:
+            self._grammar.accept(token)
         if self._n_top is not None:
             self._note_logprobs(token, self._n_top)
+        self._text.looks_for_stops = len(self.tokens) >= self._min_tokens
         text = self._text.push(token)
         if self._text.stopped:
-            self.finish_reason = "stop"
+            self.finish_reason = self._checked_reason("stop")
+        elif self._grammar is not None and self._grammar.finished:
+            text += self._finish("end")
         elif len(self.tokens) == self._limit:
             text += self._finish(self._at_limit)
         return text
+
+    def _mask(self) -> NDArray[np.uint32] | None:
+        """Which ids may be drawn, where not all may: what the grammar allows, and ends where they may be."""
+        if self._ends is None:
+            return None
+        early = len(self.tokens) < self._min_tokens
+        if self._grammar is None:
+            return ~self._ends if early else None
+        mask = self._grammar.mask() & ~self._ends
+        return mask | self._ends if self._grammar.accepting and not early else mask
+
+    def _at_dead_end(self) -> str:
+        """Nothing may be drawn: the grammar is at its end, or was never to be satisfied by this tokenizer's tokens."""
+        assert self._grammar is not None
+        if self._grammar.accepting:
+            return self._finish("end")
+        raise ValueError(
+            f"the grammar cannot be satisfied: no token can follow {self._text.all_text!r}, and it is not at its end"
+        )
+
+    def _draw(self, mask: NDArray[np.uint32] | None) -> int:
+        core = self.session._core
+        if self._processor is None:
+            return core.sample(self._sampler, self._prompt_tokens, mask)
+        ids, logits = core.tokens, core.logits
+        if logits is None:
+            raise ValueError("the session has no logits: it is new, or was rewound")
+        return self._draw_processed(ids, logits, mask)
+
+    def _draw_processed(self, ids: list[int], logits: NDArray[np.float32], mask: NDArray[np.uint32] | None) -> int:
+        """Draw from what the caller's function makes of logits."""
+        if self._processor is not None:
+            given = self._processor(list(ids), logits)
+            changed = logits if given is None else float_array(given)
+            if changed.shape != logits.shape:
+                raise ValueError(
+                    f"logits_processor has given an array {list(changed.shape)}, expected {list(logits.shape)}"
+                )
+            logits = changed
+        return self._sampler.sample(logits, ids, self._prompt_tokens, mask)
 
     def completion(self, text: str) -> Completion:
         """Give the text with what is known about its tokens."""
@@ -450,8 +537,15 @@ class Sample:
 
     def _finish(self, reason: FinishReason) -> str:
         text = self._text.finish()
-        self.finish_reason = "stop" if self._text.stopped else reason
+        self.finish_reason = self._checked_reason("stop" if self._text.stopped else reason)
         return text
+
+    def _checked_reason(self, reason: FinishReason) -> FinishReason:
+        """Say of a text that was cut off within its grammar that it is incomplete."""
+        if self._grammar is None or reason in ("end", "cancelled"):
+            return reason
+        complete = self._grammar.accepts(self._text.all_text) if self._text.stopped else self._grammar.accepting
+        return reason if complete else "incomplete"
 
     def _note_logprobs(self, token: int, n_top: int) -> None:
         logits = self.session.logits
@@ -462,25 +556,56 @@ class Sample:
         self._top_logprobs.append([(int(i), float(logprobs[i])) for i in best])
 
 
+def _grammar_of(
+    sampling: Sampling, tokenizer: Tokenizer, session: Session, before: Sequence[int]
+) -> GrammarState | None:
+    """Make the state of a text that begins, where it has a grammar."""
+    text = sampling.grammar_text
+    if text is None:
+        return None
+    texts = TokenTexts.of(tokenizer, session._core.config.vocab_size)
+    return GrammarState(texts, text, loses_space(tokenizer, before, texts))
+
+
+def _bits(ids: Iterable[int | None], vocab_size: int) -> NDArray[np.uint32]:
+    """Ids as packed bits; those that there are not are left out."""
+    words = np.zeros((vocab_size + 31) // 32, np.uint32)
+    for id in ids:
+        if id is not None and 0 <= id < vocab_size:
+            words[id // 32] |= np.uint32(1 << id % 32)
+    return words
+
+
 class _Text:
     """Sampled ids -> text that is final: whole characters, and nothing that may yet begin a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
         self.decoder = stream_decoder(tokenizer)
         self.stopped = False
+        self.looks_for_stops = True
         self._stops = stops
         self._held = ""
+        self._given: list[str] = []
+
+    @property
+    def all_text(self) -> str:
+        """All that was final so far."""
+        return "".join(self._given)
 
     def push(self, token: int) -> str:
-        return self._release(self.decoder.push(token))
+        return self._noted(self._release(self.decoder.push(token)))
 
     def finish(self) -> str:
         """Give what is left when no more tokens come."""
         text = self._release(self.decoder.flush())
-        return text if self.stopped else text + self._held
+        return self._noted(text if self.stopped else text + self._held)
+
+    def _noted(self, text: str) -> str:
+        self._given.append(text)
+        return text
 
     def _release(self, new: str) -> str:
-        if not self._stops:
+        if not self._stops or not self.looks_for_stops:
             return new
         text = self._held + new
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stops if stop in text]

@@ -155,7 +155,7 @@ std::string error_of(const Logits& logits, const Ids& history = {}) {
   Sampler sampler{SamplerOptions{}};
   const std::uint64_t before = sampler.state();
   try {
-    sampler.sample(logits, history);
+    sampler.sample(logits, {.history = history});
   } catch (const std::invalid_argument& error) {
     CHECK(sampler.state() == before);
     return error.what();
@@ -261,16 +261,17 @@ TEST_CASE("the penalty: positive logits are divided, others multiplied, once per
   options.repetition_penalty = 2.0F;
   Sampler sampler(options);
   CHECK(sampler.sample(Logits{3.0F, 2.0F, 1.0F}) == 0);
-  CHECK(sampler.sample(Logits{3.0F, 2.0F, 1.0F}, Ids{0}) == 1);
-  CHECK(sampler.sample(Logits{3.0F, 1.4F, 1.0F}, Ids{0, 0, 0}) == 0);  // 1.5, not 0.375
-  CHECK(sampler.sample(Logits{-1.0F, -1.5F}, Ids{0}) == 1);
-  CHECK(sampler.sample(Logits{3e38F, -3e38F}, Ids{0, 1}) == 0);
-  CHECK(sampler.sample(Logits{-3e38F, -3.2e38F}, Ids{0}) == 1);
-  CHECK(sampler.sample(Logits{-kInfinity, -3e38F}, Ids{0, 1}) == 1);  // a penalty neither forbids nor allows
+  CHECK(sampler.sample(Logits{3.0F, 2.0F, 1.0F}, {.history = Ids{0}}) == 1);
+  CHECK(sampler.sample(Logits{3.0F, 1.4F, 1.0F}, {.history = Ids{0, 0, 0}}) == 0);  // 1.5, not 0.375
+  CHECK(sampler.sample(Logits{-1.0F, -1.5F}, {.history = Ids{0}}) == 1);
+  CHECK(sampler.sample(Logits{3e38F, -3e38F}, {.history = Ids{0, 1}}) == 0);
+  CHECK(sampler.sample(Logits{-3e38F, -3.2e38F}, {.history = Ids{0}}) == 1);
+  CHECK(sampler.sample(Logits{-kInfinity, -3e38F}, {.history = Ids{0, 1}}) ==
+        1);  // a penalty neither forbids nor allows
   options.repetition_penalty = 1e-30F;
   Sampler strong(options);
-  CHECK(strong.sample(Logits{1e30F, 2.0F}, Ids{1}) == 1);
-  CHECK(strong.sample(Logits{1e30F, 2.0F}, Ids{0}) == 0);  // saturates: no infinity
+  CHECK(strong.sample(Logits{1e30F, 2.0F}, {.history = Ids{1}}) == 1);
+  CHECK(strong.sample(Logits{1e30F, 2.0F}, {.history = Ids{0}}) == 0);  // saturates: no infinity
 }
 
 TEST_CASE("equal seeds give equal draws; seed 0 works; a state goes on") {

@@ -112,11 +112,14 @@ def test_help_shows_no_cpp(thing: Any) -> None:
 
 def test_what_users_read() -> None:
     assert str(inspect.signature(_core.Sampler)) == (
-        "(temperature=1.0, top_p=0.9, top_k=0, min_p=0.0, seed=None, repetition_penalty=1.0)"
+        "(temperature=1.0, top_p=0.9, top_k=0, min_p=0.0, seed=None, repetition_penalty=1.0, presence_penalty=0.0, "
+        "frequency_penalty=0.0, logit_bias=None)"
     )
-    assert str(inspect.signature(_core.Tokenizer.encode)) == "(self, text, bos=True, eos=None, special=False)"
+    assert str(inspect.signature(_core.Tokenizer.encode)) == (
+        "(self, text, bos=True, eos=None, special=False, prefix_space=True)"
+    )
     bound = llama2cpp.load("storyteller").tokenizer.encode
-    assert str(inspect.signature(bound)) == "(text, bos=True, eos=None, special=False)"
+    assert str(inspect.signature(bound)) == "(text, bos=True, eos=None, special=False, prefix_space=True)"
     assert str(inspect.signature(_core.Tokenizer.from_file)) == "(path, vocab_size=0)"
     assert (_core.Sampler.__doc__ or "").startswith("Draws token ids from logits.\n")
     assert (_core.Sampler.sample.__doc__ or "").startswith("Draw one id.\n")

@@ -14,6 +14,7 @@
 #include "bind/call_hooks.h"
 #include "bind/file_path.h"
 #include "bind/integer.h"
+#include "bind/mask.h"
 #include "bind/numpy.h"
 #include "bind/object_lock.h"
 #include "bind/poll.h"
@@ -47,15 +48,22 @@ py::object logits_array(const Session& session) {
   return there ? py::object(std::move(array)) : py::none();
 }
 
-// Draws the id that follows the session's tokens, which are the sampler's history.
-std::int32_t sample(const Session& session, Sampler& sampler) {
+// Draws the id that follows the session's tokens, which are the sampler's history: the first prompt_tokens are the prompt.
+std::int32_t sample(const Session& session, Sampler& sampler, Int<"Session.sample", "prompt_tokens"> prompt_tokens,
+                    const py::object& mask) {
+  const SamplerOptions& options = sampler.options();
+  const Mask allowed = to_mask(mask, session.model().config().vocab_size);
   std::vector<std::int32_t> history;
-  if (sampler.options().repetition_penalty != 1.0F) history = session.tokens();
+  if (options.repetition_penalty != 1.0F || options.presence_penalty != 0.0F || options.frequency_penalty != 0.0F) {
+    history = session.tokens();
+  }
+  LLAMA2CPP_CHECK(prompt_tokens >= 0, "prompt_tokens is ", std::int64_t{prompt_tokens}, ", expected 0 or more");
+  const std::size_t prompt = std::min(static_cast<std::size_t>(std::int64_t{prompt_tokens}), history.size());
   std::int32_t id = 0;
   const ObjectLock turn(sampler);
   session.with_logits([&](std::span<const float> logits) {
     LLAMA2CPP_CHECK(!logits.empty(), "the session has no logits: it is new, or was rewound");
-    id = sampler.sample(logits, history);
+    id = sampler.sample(logits, {.history = history, .prompt_tokens = prompt, .mask = allowed.words()});
   });
   return id;
 }
@@ -253,7 +261,7 @@ void register_session(py::module_& module) {
       .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false, arg("hooks") = py::none())
       .def("prefill_from", &prefill_from, arg("residual"), arg("start_at_layer"), arg("all_logits") = false,
            arg("hooks") = py::none())
-      .def("sample", &sample, arg("sampler"))
+      .def("sample", &sample, arg("sampler"), arg("prompt_tokens") = 0, arg("mask") = py::none())
       .def("rotary", &rotary, arg("count"), arg("layer") = 0)
       .def(
           "rewind",

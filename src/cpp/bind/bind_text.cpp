@@ -119,6 +119,10 @@ special : bool, default False
     one. Without it "<s>" is three ordinary characters. (SentencePiece and byte-level BPE find user-defined pieces either
     way.)
 
+prefix_space : bool, default True
+    Put the space before the text that the vocabulary wants; byte-level BPE wants none. False is for a text that goes on
+    from another.
+
 Returns
 -------
 list of int
@@ -489,12 +493,31 @@ py::str to_str(const std::string& bytes) {
 std::vector<std::int32_t> encode(const Tokenizer& tokenizer, const py::object& text,
                                  Flag<"Tokenizer.encode", "bos"> bos,
                                  std::optional<Flag<"Tokenizer.encode", "eos">> eos,
-                                 Flag<"Tokenizer.encode", "special"> special) {
+                                 Flag<"Tokenizer.encode", "special"> special,
+                                 Flag<"Tokenizer.encode", "prefix_space"> prefix_space) {
   const std::string_view bytes = view_of(text);
   const bool with_eos = eos ? *eos : tokenizer.vocabulary().add_eos;
-  if (bytes.size() < kLongText) return tokenizer.encode(bytes, bos, with_eos, special);
+  if (bytes.size() < kLongText) return tokenizer.encode(bytes, bos, with_eos, special, prefix_space);
   const ReleasedGil release;
-  return tokenizer.encode(bytes, bos, with_eos, special);
+  return tokenizer.encode(bytes, bos, with_eos, special, prefix_space);
+}
+
+std::vector<std::int32_t> special_ids(const Tokenizer& tokenizer) {
+  const std::vector<PieceType>& types = tokenizer.vocabulary().types;
+  std::vector<std::int32_t> ids;
+  for (std::size_t i = 0; i < types.size(); ++i) {
+    if (types[i] == PieceType::control) ids.push_back(static_cast<std::int32_t>(i));
+  }
+  return ids;
+}
+
+py::list token_texts(const Tokenizer& tokenizer) {
+  py::list texts;
+  for (std::int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const std::optional<std::string> text = tokenizer.text_within(id);
+    texts.append(text ? py::object(py::bytes(*text)) : py::none());
+  }
+  return texts;
 }
 
 std::optional<std::int32_t> id_or_none(std::int32_t id) { return id < 0 ? std::nullopt : std::optional(id); }
@@ -547,7 +570,7 @@ void register_text(py::module_& module) {
           },
           py::arg("path"), py::arg("vocab_size") = 0, kFromFileDoc)
       .def("encode", &encode, py::arg("text"), py::arg("bos") = true, py::arg("eos") = py::none(),
-           py::arg("special") = false, kEncodeDoc)
+           py::arg("special") = false, py::arg("prefix_space") = true, kEncodeDoc)
       .def(
           "words",
           [](const Tokenizer& tokenizer, const py::object& text) {
@@ -588,6 +611,9 @@ void register_text(py::module_& module) {
       .def_property_readonly(
           "eos_ids", [](const Tokenizer& tokenizer) { return py::tuple(py::cast(tokenizer.vocabulary().eos_ids)); },
           "tuple of int: The ids that end a text; the first is what encode adds.")
+      .def_property_readonly(
+          "special_ids", [](const Tokenizer& tokenizer) { return py::tuple(py::cast(special_ids(tokenizer))); },
+          "tuple of int: The ids of control pieces, such as BOS and EOS, which decode leaves out.")
       .def_property_readonly(
           "add_bos", [](const Tokenizer& tokenizer) { return tokenizer.vocabulary().add_bos; },
           "bool: Whether the vocabulary wants BOS before a text. A file of tokens alone does not say: then True.")
@@ -630,6 +656,8 @@ void register_text(py::module_& module) {
       .def("__hash__", &hash_of)
       .def(py::pickle(&to_dict, &from_dict));
 
+  module.def("token_texts", &token_texts, py::arg("tokenizer"),
+             "For each id the bytes that it adds to a text which has begun; None for those that spell nothing.");
   module.def("tokenizer_settings", &settings_of_kinds, "The names of the settings of each kind of tokenizer.");
   module.def("pre_tokenizers", &named_cuts, kPreTokenizersDoc);
   module.def("gguf_pre_tokenizers", &gguf_names_of_cuts, kGgufPreTokenizersDoc);

@@ -79,6 +79,17 @@ void check_history(std::span<const std::int32_t> history, std::size_t vocab_size
   }
 }
 
+void check_mask(std::span<const std::uint32_t> mask, std::size_t vocab_size) {
+  const std::size_t words = (vocab_size + 31) / 32;
+  LLAMA2CPP_CHECK(mask.empty() || mask.size() >= words, "the mask has ", mask.size(), " words of 32 bits, expected ",
+                  words, " for a vocabulary of ", vocab_size);
+}
+
+float within_range(float logit) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  return std::clamp(logit, -kLargest, kLargest);
+}
+
 // The lowest id of the largest value.
 std::int32_t argmax(std::span<const float> values) {
   return static_cast<std::int32_t>(std::find(values.begin(), values.end(), largest_of(values)) - values.begin());
@@ -92,6 +103,16 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options) {
   check_option(options.min_p >= 0.0F && options.min_p <= 1.0F, "min_p", options.min_p, "a number from 0 to 1");
   check_option(options.repetition_penalty > 0.0F, "repetition_penalty", options.repetition_penalty,
                "a finite number above 0");
+  check_option(true, "presence_penalty", options.presence_penalty, "a finite number");
+  check_option(true, "frequency_penalty", options.frequency_penalty, "a finite number");
+  std::int64_t before = -1;
+  for (const auto& [id, bias] : options.logit_bias) {
+    LLAMA2CPP_CHECK(id > before, "logit_bias has the id ", id, " after ", before,
+                    ", expected ids of 0 or more in ascending order");
+    LLAMA2CPP_CHECK(bias < kInfinity, "logit_bias[", id, "] is ", bias,
+                    ", expected a finite number or -inf (which forbids the id)");
+    before = id;
+  }
   LLAMA2CPP_CHECK(options.top_k >= 0, "top_k is ", options.top_k, ", expected 0 (off) or more");
   state_ = options.seed != 0 ? options.seed : kStateOfSeedZero;
 }
@@ -101,10 +122,13 @@ void Sampler::set_state(std::uint64_t state) {
   state_ = state;
 }
 
-std::int32_t Sampler::sample(std::span<const float> logits, std::span<const std::int32_t> history) {
+std::int32_t Sampler::sample(std::span<const float> logits, const SampleInput& input) {
   check_logits(logits);
-  check_history(history, logits.size());
-  const std::span<const float> values = options_.repetition_penalty == 1.0F ? logits : penalised(logits, history);
+  check_history(input.history, logits.size());
+  check_mask(input.mask, logits.size());
+  LLAMA2CPP_CHECK(input.prompt_tokens <= input.history.size(), "prompt_tokens is ", input.prompt_tokens,
+                  ", and the history has ", input.history.size());
+  const std::span<const float> values = adjusts(input) ? adjusted(logits, input) : logits;
   if (options_.temperature == 0.0F) return argmax(values);
   e_.resize(logits.size());
   candidates_.clear();
@@ -116,22 +140,68 @@ std::int32_t Sampler::sample(std::span<const float> logits, std::span<const std:
   const bool top_p_on = options_.top_p > 0.0F && options_.top_p < 1.0F;
   if (top_k_on || top_p_on) return draw_by_rank(top_k_on, top_p_on, coin);
   if (options_.min_p > 0.0F) return draw_by_id(coin);
-  return draw_from_all(logits, coin);
+  return draw_from_all(logits, !input.mask.empty() || !options_.logit_bias.empty(), coin);
 }
 
-std::span<const float> Sampler::penalised(std::span<const float> logits, std::span<const std::int32_t> history) {
-  const float penalty = options_.repetition_penalty;
-  constexpr float kLargest = std::numeric_limits<float>::max();
+bool Sampler::adjusts(const SampleInput& input) const {
+  return options_.repetition_penalty != 1.0F || options_.presence_penalty != 0.0F ||
+         options_.frequency_penalty != 0.0F || !options_.logit_bias.empty() || !input.mask.empty();
+}
+
+std::span<const float> Sampler::adjusted(std::span<const float> logits, const SampleInput& input) {
   e_.assign(logits.begin(), logits.end());
-  penalised_.assign(logits.size(), false);
+  if (options_.repetition_penalty != 1.0F) penalise_repetition(input.history);
+  if (options_.presence_penalty != 0.0F || options_.frequency_penalty != 0.0F) {
+    penalise_text(input.history.subspan(input.prompt_tokens));
+  }
+  for (const auto& [id, bias] : options_.logit_bias) {
+    const auto index = static_cast<std::size_t>(id);
+    LLAMA2CPP_CHECK(index < e_.size(), "logit_bias has the id ", id, ", expected an id from 0 to ", e_.size() - 1);
+    if (bias == -kInfinity) {
+      e_[index] = bias;
+    } else if (e_[index] != -kInfinity) {
+      e_[index] = within_range(e_[index] + bias);
+    }
+  }
+  if (!input.mask.empty()) {
+    constexpr std::size_t kBits = 32;
+    for (std::size_t begin = 0; begin < e_.size(); begin += kBits) {
+      const std::uint32_t word = input.mask[begin / kBits];
+      if (word == ~std::uint32_t{0}) continue;
+      const std::span<float> block = std::span(e_).subspan(begin, std::min(kBits, e_.size() - begin));
+      for (std::size_t i = 0; i < block.size(); ++i) {
+        if ((word >> i & 1U) == 0) block[i] = -kInfinity;
+      }
+    }
+  }
+  LLAMA2CPP_CHECK(largest_of(e_) != -kInfinity, "every id is forbidden",
+                  input.mask.empty() ? "" : ": no id that the mask allows has a finite logit");
+  return e_;
+}
+
+void Sampler::penalise_repetition(std::span<const std::int32_t> history) {
+  const float penalty = options_.repetition_penalty;
+  penalised_.assign(e_.size(), false);
   for (const std::int32_t signed_id : history) {
     const auto id = static_cast<std::size_t>(signed_id);
     float& logit = e_[id];
     if (penalised_[id] || logit == -kInfinity) continue;
     penalised_[id] = true;
-    logit = std::clamp(logit > 0.0F ? logit / penalty : logit * penalty, -kLargest, kLargest);
+    logit = within_range(logit > 0.0F ? logit / penalty : logit * penalty);
   }
-  return e_;
+}
+
+void Sampler::penalise_text(std::span<const std::int32_t> text) {
+  text_.assign(text.begin(), text.end());
+  std::sort(text_.begin(), text_.end());
+  for (auto at = text_.begin(); at != text_.end();) {
+    const auto end = std::upper_bound(at, text_.end(), *at);
+    float& logit = e_[static_cast<std::size_t>(*at)];
+    const auto count = static_cast<float>(end - at);
+    const float penalty = within_range(options_.frequency_penalty * count + options_.presence_penalty);
+    if (logit != -kInfinity) logit = within_range(logit - penalty);
+    at = end;
+  }
 }
 
 // xorshift*, as llama2.c has it: the top 24 of 64 bits.
@@ -143,7 +213,7 @@ float Sampler::next_coin() {
   return static_cast<float>(bits) / 16777216.0F;
 }
 
-std::int32_t Sampler::draw_from_all(std::span<const float> logits, float coin) const {
+std::int32_t Sampler::draw_from_all(std::span<const float> logits, bool forbids, float coin) const {
   constexpr std::size_t kBlock = 64;  // divided at once
   float p[kBlock];
   float sum = 0.0F;
@@ -157,7 +227,7 @@ std::int32_t Sampler::draw_from_all(std::span<const float> logits, float coin) c
   }
   // The sum may end a little below 1. llama2.c then takes the last id; here the last that is not forbidden.
   std::size_t last = e_.size() - 1;
-  while (logits[last] == -kInfinity) --last;
+  while (logits[last] == -kInfinity || (forbids && e_[last] == 0.0F)) --last;
   return static_cast<std::int32_t>(last);
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace llama2cpp {
@@ -16,11 +17,25 @@ struct SamplerOptions {
   float min_p = 0.0F;               // 0 to 1; 0: off
   float repetition_penalty = 1.0F;  // above 0; 1: off
   std::uint64_t seed = 0;           // any; equal seeds give equal draws
+  float presence_penalty = 0.0F;    // finite; 0: off
+  float frequency_penalty = 0.0F;   // finite; 0: off
+  // What is added to the logits of ids: finite, or -inf, which forbids one. Ids in ascending order, each once.
+  std::vector<std::pair<std::int32_t, float>> logit_bias = {};
+};
+
+// What one draw is given beside logits.
+struct SampleInput {
+  std::span<const std::int32_t> history = {};  // the ids that penalties apply to, repeated or not
+  std::size_t prompt_tokens = 0;  // how many of them are the prompt's, which presence and frequency do not count
+  // One bit for each id, bit id % 32 of word id / 32: whether it may be drawn. Further bits do not matter; empty: all may.
+  std::span<const std::uint32_t> mask = {};
 };
 
 // The rule. All arithmetic is f32, sums run in the order named, ties go to the lower id.
 //   1. penalty      once per distinct id of the history: a positive logit is divided by it, any other multiplied.
 //                   What leaves the range of f32 becomes its largest value: a penalty neither forbids nor forces.
+//                   Then, for each distinct id of the history behind the prompt, minus (frequency * how often it is
+//                   there + presence); then the bias of each id is added; and the mask forbids ids. The same range holds.
 //   2. temperature  0: the id of the largest logit, and that is all. Else logits are divided by it.
 //   3. softmax      p = exp(logit - largest) / sum, the sum in the order of ids.
 //   4. coin         one number in [0, 1) from the generator, whatever the options.
@@ -42,10 +57,9 @@ class Sampler {
   // Throws std::invalid_argument, with the value, for NaN, infinite and negative options (top_p may be negative).
   explicit Sampler(const SamplerOptions& options);
 
-  // `logits` [vocab_size] are not changed; `history` are the ids that the penalty applies to, repeated or not.
-  // Throws std::invalid_argument for an empty or bad array of logits and for ids outside the vocabulary; then the
-  // generator has not moved.
-  std::int32_t sample(std::span<const float> logits, std::span<const std::int32_t> history = {});
+  // `logits` [vocab_size] are not changed. Throws std::invalid_argument for an empty or bad array of logits, for ids
+  // outside the vocabulary, a mask that is too short, and where every id is forbidden; then the generator has not moved.
+  std::int32_t sample(std::span<const float> logits, const SampleInput& input = {});
 
   const SamplerOptions& options() const { return options_; }
 
@@ -59,9 +73,12 @@ class Sampler {
     std::int32_t id;
   };
 
-  std::span<const float> penalised(std::span<const float> logits, std::span<const std::int32_t> history);
+  bool adjusts(const SampleInput& input) const;
+  std::span<const float> adjusted(std::span<const float> logits, const SampleInput& input);
+  void penalise_repetition(std::span<const std::int32_t> history);
+  void penalise_text(std::span<const std::int32_t> text);
   float next_coin();
-  std::int32_t draw_from_all(std::span<const float> logits, float coin) const;
+  std::int32_t draw_from_all(std::span<const float> logits, bool forbids, float coin) const;
   std::int32_t draw_by_id(float coin);
   std::int32_t draw_by_rank(bool top_k_on, bool top_p_on, float coin);
   float largest_probability() const { return 1.0F / sum_; }  // exp(0) is 1
@@ -74,11 +91,12 @@ class Sampler {
 
   SamplerOptions options_;
   std::uint64_t state_;
-  std::vector<float> e_;               // scratch [vocab_size]: exp(logit - largest); before that, penalised logits
+  std::vector<float> e_;               // scratch [vocab_size]: exp(logit - largest); before that, adjusted logits
   float sum_ = 1.0F;                   // of them: p is e / sum
   std::vector<Candidate> candidates_;  // scratch, at most [vocab_size]
   std::vector<float> block_largest_;   // scratch, for top-k
   std::vector<bool> penalised_;        // scratch [vocab_size]
+  std::vector<std::int32_t> text_;     // scratch: the history behind the prompt, in the order of ids
 };
 
 }  // namespace llama2cpp

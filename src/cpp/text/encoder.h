@@ -36,7 +36,8 @@ class Encoder {
 };
 
 // The vocabulary, which the rules are part of, must outlive the encoder.
-std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const Llama2cRules& rules);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const Llama2cRules& rules,
+                                            bool puts_space = true);
 std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const SentencePieceRules& rules);
 std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const ByteBpeRules& rules);
 std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const RankedBpeRules& rules);

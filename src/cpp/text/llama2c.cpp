@@ -17,8 +17,12 @@ std::string_view name_of(const std::string& piece) { return std::string_view(pie
 
 class Llama2cEncoder final : public Encoder {
  public:
-  Llama2cEncoder(const Vocabulary& vocabulary, const Llama2cRules& rules)
-      : vocabulary_(vocabulary), rules_(rules), pieces_(vocabulary.pieces.size()), merges_(vocabulary.pieces.size()) {
+  Llama2cEncoder(const Vocabulary& vocabulary, const Llama2cRules& rules, bool puts_space)
+      : vocabulary_(vocabulary),
+        rules_(rules),
+        puts_space_(puts_space),
+        pieces_(vocabulary.pieces.size()),
+        merges_(vocabulary.pieces.size()) {
     for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
       const std::string_view name = name_of(vocabulary.pieces[i]);
       const auto id = static_cast<std::int32_t>(i);
@@ -33,7 +37,7 @@ class Llama2cEncoder final : public Encoder {
     std::vector<Symbol> symbols;
     symbols.reserve(text.size() + 2);
     if (bos_id >= 0) append_id(bos_id, names, symbols);
-    if (!text.empty()) append_character(" ", 0, names, symbols);
+    if (puts_space_ && !text.empty()) append_character(" ", 0, names, symbols);
     for (std::size_t at = 0; at < text.size();) {
       const std::size_t length = character_length(text.substr(at));
       append_character(text.substr(at, length), at, names, symbols);
@@ -101,14 +105,15 @@ class Llama2cEncoder final : public Encoder {
 
   const Vocabulary& vocabulary_;
   const Llama2cRules& rules_;
+  const bool puts_space_;
   PieceTable pieces_;
   PieceTable merges_;
 };
 
 }  // namespace
 
-std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const Llama2cRules& rules) {
-  return std::make_unique<Llama2cEncoder>(vocabulary, rules);
+std::unique_ptr<const Encoder> make_encoder(const Vocabulary& vocabulary, const Llama2cRules& rules, bool puts_space) {
+  return std::make_unique<Llama2cEncoder>(vocabulary, rules, puts_space);
 }
 
 }  // namespace llama2cpp

@@ -1,6 +1,7 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
+#include <mutex>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -47,11 +48,31 @@ bool puts_space(const Llama2cRules& /*rules*/) { return true; }
 bool puts_space(const SentencePieceRules& rules) { return rules.add_space_prefix || rules.remove_extra_whitespaces; }
 bool puts_space(const ByteBpeRules& /*rules*/) { return false; }
 bool puts_space(const RankedBpeRules& rules) { return rules.prefix != SpacePrefix::none; }
+bool prepends_space(const TextStep& step) {
+  return step.kind == TextStepKind::prepend && step.content == kEscapedSpace;
+}
 bool puts_space(const UnigramRules& rules) {
-  const auto prepends = [](const TextStep& step) {
-    return step.kind == TextStepKind::prepend && step.content == kEscapedSpace;
-  };
-  return rules.prefix != SpacePrefix::none || std::any_of(rules.steps.begin(), rules.steps.end(), prepends);
+  return rules.prefix != SpacePrefix::none || std::any_of(rules.steps.begin(), rules.steps.end(), prepends_space);
+}
+
+// The same rules without that space. Those of llama2.c have no such setting: their encoder is made without it.
+void leave_out_space(Llama2cRules& /*rules*/) {}
+void leave_out_space(SentencePieceRules& rules) { rules.add_space_prefix = false; }
+void leave_out_space(ByteBpeRules& /*rules*/) {}
+void leave_out_space(RankedBpeRules& rules) { rules.prefix = SpacePrefix::none; }
+void leave_out_space(UnigramRules& rules) {
+  rules.prefix = SpacePrefix::none;
+  std::erase_if(rules.steps, prepends_space);
+}
+
+Vocabulary without_space(Vocabulary vocabulary) {
+  std::visit([](auto& rules) { leave_out_space(rules); }, vocabulary.rules);
+  return vocabulary;
+}
+
+std::unique_ptr<const Encoder> encoder_of(const Vocabulary& vocabulary, bool puts_space) {
+  const auto* const rules = std::get_if<Llama2cRules>(&vocabulary.rules);
+  return rules == nullptr ? make_encoder(vocabulary) : make_encoder(vocabulary, *rules, puts_space);
 }
 
 // Whether a text is changed before normalised tokens are looked for in it.
@@ -83,9 +104,9 @@ PrefixMatcher make_specials(const Vocabulary& vocabulary) {
 }  // namespace
 
 struct Tokenizer::Impl {
-  explicit Impl(Vocabulary from)
+  explicit Impl(Vocabulary from, bool puts_space = true)
       : vocabulary(std::move(from)),
-        encoder(make_encoder(vocabulary)),
+        encoder(encoder_of(vocabulary, puts_space)),
         specials(make_specials(vocabulary)),
         normalizes(std::visit([](const auto& rules) { return normalizes_first(rules); }, vocabulary.rules)) {
     const std::vector<AddedToken>* const added = find_added(vocabulary);
@@ -119,12 +140,22 @@ struct Tokenizer::Impl {
     });
   }
 
+  // What encodes texts without the space before them, made when it is asked for.
+  const Impl& spaceless() const {
+    std::call_once(made_spaceless_, [this] { spaceless_ = std::make_unique<Impl>(without_space(vocabulary), false); });
+    return *spaceless_;
+  }
+
   const Vocabulary vocabulary;
   const std::unique_ptr<const Encoder> encoder;
   const PrefixMatcher specials;
   const bool normalizes;
   // Where the rules have added tokens: they are found as in `tokenizers`.
   std::optional<AddedTokens> raw_tokens, normalized_tokens;
+
+ private:
+  mutable std::once_flag made_spaceless_;
+  mutable std::unique_ptr<const Impl> spaceless_;
 };
 
 Tokenizer::Tokenizer(Vocabulary vocabulary) {
@@ -132,17 +163,19 @@ Tokenizer::Tokenizer(Vocabulary vocabulary) {
   impl_ = std::make_shared<const Impl>(std::move(vocabulary));
 }
 
-std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool bos, bool eos, bool special) const {
-  const Vocabulary& vocabulary = impl_->vocabulary;
-  const Encoder& encoder = *impl_->encoder;
-  const PrefixMatcher& found = impl_->specials;
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool bos, bool eos, bool special,
+                                            bool prefix_space) const {
+  const Impl& impl = prefix_space ? *impl_ : impl_->spaceless();
+  const Vocabulary& vocabulary = impl.vocabulary;
+  const Encoder& encoder = *impl.encoder;
+  const PrefixMatcher& found = impl.specials;
   std::vector<std::int32_t> ids;
   std::int32_t bos_id = bos && vocabulary.add_bos ? vocabulary.bos_id : -1;
   if (bos_id >= 0 && special && found.longest_prefix(text).id == bos_id) bos_id = -1;  // the text has it
 
-  if (impl_->raw_tokens) {
+  if (impl.raw_tokens) {
     if (bos_id >= 0) ids.push_back(bos_id);
-    impl_->encode_parts(text, special, ids);
+    impl.encode_parts(text, special, ids);
     if (eos && !vocabulary.eos_ids.empty()) ids.push_back(vocabulary.eos_ids[0]);
     return ids;
   }
@@ -184,6 +217,12 @@ std::string Tokenizer::piece(std::int32_t id) const {
   const std::string& piece = impl_->vocabulary.pieces[index];
   if (impl_->vocabulary.types[index] == PieceType::byte) return {static_cast<char>(byte_of_piece(piece))};
   return escapes_spaces(impl_->vocabulary) ? with_plain_spaces(piece) : piece;
+}
+
+std::optional<std::string> Tokenizer::text_within(std::int32_t id) const {
+  const PieceType type = impl_->vocabulary.types[checked_index(id)];
+  const bool spells = type == PieceType::normal || type == PieceType::byte || type == PieceType::user_defined;
+  return spells ? std::optional(piece(id)) : std::nullopt;
 }
 
 std::string Tokenizer::piece_after(std::int32_t prev, std::int32_t id) const {

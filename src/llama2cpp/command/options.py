@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from .. import hub
+from .. import _core, hub
 
 STORYTELLER = "storyteller"
 
@@ -117,10 +117,56 @@ class Sampled:
         int | None, typer.Option("--seed", "-s", help="Random seed.", show_default="random", min=0, max=2**64 - 1)
     ] = None
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text. May be repeated.")] = None
+    stop_ids: Annotated[list[int] | None, typer.Option("--stop-id", help="End at this token id. May be repeated.")] = (
+        None
+    )
+    min_tokens: Annotated[
+        int | None, typer.Option("--min-tokens", help="Do not end before so many tokens.", show_default="0", min=0)
+    ] = None
+    presence_penalty: Annotated[
+        float | None,
+        typer.Option("--presence-penalty", help="Off the logits of tokens that the text has.", show_default="0"),
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        typer.Option("--frequency-penalty", help="The same, each time it has them.", show_default="0"),
+    ] = None
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option("--logit-bias", metavar="ID=BIAS", help="Add to a token's logit. May be repeated."),
+    ] = None
+    json_schema: Annotated[
+        str | None,
+        typer.Option("--json-schema", help="Write JSON of this schema: a file, or the schema.", show_default=False),
+    ] = None
+    grammar: Annotated[
+        str | None,
+        typer.Option(
+            "--grammar", help="Write a text of this grammar, lark or GBNF: a file, or it.", show_default=False
+        ),
+    ] = None
+    regex: Annotated[
+        str | None, typer.Option("--regex", help="Write a text that this expression matches.", show_default=False)
+    ] = None
 
     def arguments(self) -> dict[str, Any]:
         """Give by their names those that were given."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if "logit_bias" in given:
+            given["logit_bias"] = dict(_bias(text) for text in given["logit_bias"])
+        for name in ("json_schema", "grammar"):
+            if name in given and is_file(given[name]):
+                given[name] = _core.read_file(given[name]).decode()
+        return given
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """Read ID=BIAS."""
+    id, _, bias = text.partition("=")
+    try:
+        return int(id), float(bias)
+    except ValueError:
+        raise typer.BadParameter(f"expected ID=BIAS, such as 420=-5 or 420=-inf, got {text!r}") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -295,6 +295,8 @@ def summary(turn: Turn) -> str:
         parts.append("cut at --max-tokens")
     if turn.finish_reason == "context":
         parts.append("the context is full")
+    if turn.finish_reason == "incomplete":
+        parts.append("cut before its grammar was at an end")
     if turn.forgotten:
         parts.append(f"the context was full, so the {turn.forgotten} oldest messages are left out from here on")
     return "; ".join(parts)

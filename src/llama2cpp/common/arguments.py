@@ -51,6 +51,14 @@ FOREIGN = {
     "stop_sequences": "stop",
     "stop_words": "stop",
     "repeat_penalty": "repetition_penalty",
+    "min_new_tokens": "min_tokens",
+    "stop_token_ids": "stop_ids",
+    "eos_token_id": "stop_ids",
+    "logits_processors": "logits_processor",
+    "guided_json": "json_schema",
+    "response_format": "json_schema",
+    "guided_grammar": "grammar",
+    "guided_regex": "regex",
     "random_seed": "seed",
     "random_state": "seed",
     "manual_seed": "seed",
@@ -80,7 +88,7 @@ _OWNERS = dict.fromkeys(("source", "context", "threads", "backend", "kv_dtype", 
 _OWNERS |= {"system": "Conversation", "template": "chat", "template_args": "chat", "force": "export.convert"}
 _INPUTS = ("prompt", "text_or_tokens", "text", "tokens", "messages", "input")  # what is read, by the function
 _FOREIGN_INPUTS = {*_INPUTS, "input_ids", "inputs", "query"}
-_WHOLE = {"max_tokens"}  # integers for which 2.0 will do
+_WHOLE = {"max_tokens", "min_tokens"}  # integers for which 2.0 will do
 _MANY = re.compile(r"(Sequence|Iterable|tuple|list)\[int|\bIndex\b|\bSelection\b")  # annotations of several integers
 # Annotations that are checked by isinstance, and classes that are known by their names.
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -552,6 +560,7 @@ def close_names(name: object, names: Iterable[str], count: int = 3) -> str:
     """
     known = list(names)
     close = [other for other in known if other.lower() == str(name).lower()]
+    close = close or [other for other in known if f"{name}s" == other or name == f"{other}s"]  # one or several
     close = close or difflib.get_close_matches(str(name), known, n=count, cutoff=0.6)
     if not close:
         return ""

@@ -146,14 +146,26 @@ class LibraryTokenizer:
 
         return Library.from_str(self._json)
 
-    def encode(self, text: str | bytes, bos: bool = True, eos: bool | None = None, special: bool = False) -> list[int]:
+    def encode(
+        self,
+        text: str | bytes,
+        bos: bool = True,
+        eos: bool | None = None,
+        special: bool = False,
+        prefix_space: bool = True,
+    ) -> list[int]:
         """Give the ids of a text: see `Tokenizer.encode`. Bytes have to be UTF-8.
 
         Raises
         ------
         ValueError
-            For bytes or a str that are no text; or if the library makes a special token of plain text.
+            For bytes or a str that are no text; if the library makes a special token of plain text; or for
+            ``prefix_space=False``, which the library has no word for.
         """
+        if not prefix_space:
+            raise ValueError(
+                "prefix_space=False: a tokenizer of the tokenizers library puts what it puts before a text"
+            )
         if isinstance(text, bytes):
             text = text.decode()
         else:
@@ -183,9 +195,21 @@ class LibraryTokenizer:
             return bytes([int(piece[3:5], 16)])
         return str(piece).replace(_SPACE, " ").encode()
 
-    def special_ids(self) -> list[int]:
+    def added_ids(self) -> list[int]:
         """Give the ids of the pieces that are looked for in a text before anything else."""
         return sorted(self._special.get_added_tokens_decoder())
+
+    def token_texts(self) -> list[bytes | None]:
+        """Give for each id the bytes that it adds to a text which has begun; None for those that spell nothing."""
+        kinds = set(_decoders(json.loads(self._json)["decoder"]))
+        if not kinds <= _IN_PIECES:
+            raise ValueError(
+                f"a decoder of the tokenizers library, {', '.join(sorted(kinds - _IN_PIECES))}, does more than to join "
+                "pieces: grammars need what each token adds to a text"
+            )
+        unknown = _unknown(json.loads(self._json)["model"])
+        silent = self._control | ({self._special.token_to_id(unknown)} if unknown is not None else set())
+        return [None if id in silent else self.piece(id) or None for id in range(self.vocab_size)]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Refused: the library gives text."""
@@ -217,6 +241,11 @@ class LibraryTokenizer:
     def eos_ids(self) -> tuple[int, ...]:
         """The ids that end a generation."""
         return self._facts["eos_ids"]
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids of control tokens, which `decode` leaves out."""
+        return tuple(sorted(self._control))
 
     @property
     def add_bos(self) -> bool:
@@ -315,7 +344,22 @@ def special_candidates(tokenizer: Tokenizer | LibraryTokenizer) -> Sequence[int]
     >>> len(special_candidates(llama2cpp.load().tokenizer))
     1536
     """
-    return tokenizer.special_ids() if isinstance(tokenizer, LibraryTokenizer) else range(tokenizer.vocab_size)
+    return tokenizer.added_ids() if isinstance(tokenizer, LibraryTokenizer) else range(tokenizer.vocab_size)
+
+
+# What decoders of the library do that join the bytes of pieces, but for the beginning of a text.
+_IN_PIECES = {"ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
+
+
+def _decoders(decoder: dict[str, Any] | None) -> Iterable[str]:
+    """Give the kinds of a decoder's parts; "Join" where there is none, which puts spaces between pieces."""
+    if decoder is None:
+        yield "Join"
+    elif decoder["type"] == "Sequence":
+        for part in decoder["decoders"]:
+            yield from _decoders(part)
+    else:
+        yield decoder["type"]
 
 
 def _unknown(model: dict[str, Any]) -> str | None:

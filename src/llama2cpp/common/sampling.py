@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
-from .._core import Sampler
-from .arguments import naming, seed_message
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import Sampler, token_ids
+from .arguments import integer, naming, seed_message
+from .grammar import JsonSchema, grammar_text
 
 Stop: TypeAlias = str | Sequence[str | None] | None
+
+# Gets the ids so far and the model's logits [vocab_size], which it edits, or gives others.
+LogitsProcessor: TypeAlias = Callable[[list[int], NDArray[np.float32]], Any]
 
 _SEEDS = 2**64
 
@@ -27,6 +34,15 @@ class SamplingOptions(TypedDict, total=False):
     repetition_penalty: float
     seed: int | None
     stop: Stop
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float] | None
+    min_tokens: int
+    stop_ids: int | Sequence[int] | None
+    logits_processor: LogitsProcessor | None
+    json_schema: JsonSchema | None
+    grammar: str | None
+    regex: str | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,15 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: Stop = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | None = None
+    min_tokens: int = 0
+    stop_ids: int | Sequence[int] | None = ()
+    logits_processor: LogitsProcessor | None = None
+    json_schema: JsonSchema | None = None
+    grammar: str | None = None
+    regex: str | None = None
 
     def samplers(self, n: int) -> list[Sampler]:
         """Make a sampler for each of n samples, the i-th with the seed + i; without a seed, with a random one.
@@ -84,6 +109,9 @@ class Sampling:
                 min_p=self.min_p,
                 seed=(seed + i) % _SEEDS,
                 repetition_penalty=self.repetition_penalty,
+                presence_penalty=self.presence_penalty,
+                frequency_penalty=self.frequency_penalty,
+                logit_bias=self.logit_bias,
             )
             for i in range(n)
         ]
@@ -100,18 +128,41 @@ class Sampling:
             raise ValueError("a stop string must not be empty")
         return stops
 
-    def checked(self, function: str) -> Sampling:
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids that end a text beside those of the model; `stop_ids` in a tuple."""
+        given: Any = self.stop_ids
+        if given is None:
+            return ()
+        one = np.ndim(given) == 0 and not isinstance(given, str | bytes)
+        return tuple(token_ids([given] if one else given))
+
+    @property
+    def grammar_text(self) -> str | None:
+        """The schema, grammar or expression as `common.grammar` has it; None without one. An error if it is wrong."""
+        return grammar_text(self.json_schema, self.grammar, self.regex)
+
+    def _check_ids(self, vocab_size: int) -> None:
+        """Refuse ids that a model does not have."""
+        for name, ids in (("logit_bias", self.logit_bias or ()), ("stop_ids", self.end_ids)):
+            for id in ids:
+                if not 0 <= id < vocab_size:
+                    raise ValueError(f"{name} has the id {id}, expected 0 to {vocab_size - 1}")
+
+    def checked(self, function: str, vocab_size: int | None = None) -> Sampling:
         """Refuse what cannot be, before anything is computed.
 
         Parameters
         ----------
         function : str
             What was called, for the message.
+        vocab_size : int, optional
+            The model's, which ids have to be below.
 
         Returns
         -------
         Sampling
-            The same, with its stop strings in a tuple.
+            The same, with its stop strings and ids in tuples.
 
         Raises
         ------
@@ -130,5 +181,19 @@ class Sampling:
         with naming(function):
             if self.max_tokens is not None and self.max_tokens < 0:
                 raise ValueError(f"max_tokens must not be negative, got {self.max_tokens}")
+            if self.min_tokens < 0:
+                raise ValueError(f"min_tokens must not be negative, got {self.min_tokens}")
+            if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+                raise ValueError(f"min_tokens is {self.min_tokens}, more than max_tokens, {self.max_tokens}")
+            if self.logits_processor is not None and not callable(self.logits_processor):
+                raise TypeError(
+                    f"logits_processor is {self.logits_processor!r:.80} ({type(self.logits_processor).__name__}), "
+                    "expected a callable or None"
+                )
+            for id in self.logit_bias or ():
+                integer(id, "an id of logit_bias", function)
             self.samplers(1)
-            return replace(self, stop=self.stops)
+            if vocab_size is not None:
+                self._check_ids(vocab_size)
+            self.grammar_text  # noqa: B018  # an error if it is wrong
+            return replace(self, stop=self.stops, stop_ids=self.end_ids)

@@ -68,6 +68,8 @@ def chat(
         What the model's file says (`Model.sampling_defaults`), else 0.7; 0 takes the likeliest token each time.
     top_p, top_k, min_p, repetition_penalty, seed, stop
         As in `generate`.
+    presence_penalty, frequency_penalty, logit_bias, min_tokens, stop_ids, logits_processor, json_schema, grammar, regex
+        As in `generate`.
     **template_variables
         The same as `template_args`, as arguments: ``enable_thinking=False``.
 
@@ -193,7 +195,7 @@ def sampling_of(function: str, options: SamplingOptions, model: Model | None = N
     """Give how answers are sampled, with the defaults of chats, and before those of a model's file."""
     own: SamplingOptions = {} if model is None else model._sampling_defaults()
     merged: SamplingOptions = {**DEFAULTS, **own, **options}
-    return Sampling(**merged).checked(function)
+    return Sampling(**merged).checked(function, None if model is None else model.config.vocab_size)
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[SamplingOptions, dict[str, Any]]:

@@ -43,8 +43,8 @@ class Turn:
     seconds : float
         How long they took, with the time that the reader of the stream needed.
     finish_reason : str
-        "end" (the model ended its turn), "stop" (a stop string), "length" (``max_tokens``), "context" (it is full) or
-        "interrupted" (nobody wanted more of it).
+        "end" (the model ended its turn), "stop" (a stop string), "length" (``max_tokens``), "context" (it is full),
+        "incomplete" (within its grammar) or "interrupted" (nobody wanted more of it).
     forgotten : int
         How many messages were left out for the first time, because the context was full.
 
@@ -92,6 +92,8 @@ class Conversation(NotPickled):
         As in `chat`.
     max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop
         As in `chat`. Answer i is sampled with ``seed + i``.
+    presence_penalty, frequency_penalty, logit_bias, min_tokens, stop_ids, logits_processor, json_schema, grammar, regex
+        As in `generate`.
 
     Raises
     ------

@@ -234,7 +234,7 @@ class Engine(NotPickled):
         Sampling(**given).checked(function)
         check_prompt(prompt, function)
         merged: Any = {**model._sampling_defaults(), **given}
-        how = Sampling(**merged).checked(function)
+        how = Sampling(**merged).checked(function, model.config.vocab_size)
         tokenizer = model.tokenizer
         ids = to_ids(model, prompt, function=function, special=special)
         (sampler,) = how.samplers(1)
