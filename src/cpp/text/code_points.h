@@ -1,6 +1,7 @@
 // Code points: reading them from bytes, sets of them, and the classes that several sets divide them into.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -81,6 +82,22 @@ class CodeClasses {
     return blocks_[std::size_t{of_block_[code / kBlock]} * kBlock + code % kBlock];
   }
   bool in_set(std::size_t cls, std::size_t set) const { return (members_[cls][set / 64] >> (set % 64) & 1) != 0; }
+
+  // Whether `holds` is true of the class of a code point from `first` on, before `end`.
+  template <class Holds>
+  bool any_of(std::uint32_t first, std::uint32_t end, Holds holds) const {
+    std::vector<bool> known(blocks_.size() / kBlock);  // whole blocks where it is true of none
+    while (first < end) {
+      const std::uint32_t block = of_block_[first / kBlock];
+      const auto stop = static_cast<std::uint32_t>(std::min<std::size_t>(end, (first / kBlock + 1) * kBlock));
+      for (std::uint32_t code = first; !known[block] && code < stop; ++code) {
+        if (holds(of(code))) return true;
+      }
+      if (stop - first == kBlock) known[block] = true;
+      first = stop;
+    }
+    return false;
+  }
 
  private:
   static constexpr std::size_t kBlock = 256;  // code points

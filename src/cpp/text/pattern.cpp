@@ -189,12 +189,30 @@ Pattern::Pattern(std::string_view pattern, const PatternTree& tree)
   }
 }
 
+bool Pattern::may_begin_with(std::uint8_t byte) const {
+  if (table_[start_ + end_] != 0) return true;
+  if (byte < 0x80) return !passes_[byte];
+  const auto begins = [&](std::uint8_t cls) { return table_[start_ + cls] != 0; };
+  if (begins(classes_.of(kNoCode))) return true;
+  std::uint32_t length = 0x40;  // of the range of code points that the byte leads
+  std::uint32_t first = (byte & 0x1FU) * length;
+  if (byte >= 0xE0) {
+    length = byte < 0xF0 ? 0x1000 : 0x40000;
+    first = (byte & (byte < 0xF0 ? 0xFU : 7U)) * length;
+  }
+  if (byte < 0xC0 || first >= kNoCode) return false;
+  return classes_.any_of(first, std::min(first + length, kNoCode), begins);
+}
+
+CodePoint Pattern::wide_symbol_at(std::string_view text, std::size_t at) const {
+  const CodePoint point = decode(text.substr(at));
+  return {classes_.of(point.code), point.length};
+}
+
 CodePoint Pattern::symbol_at(std::string_view text, std::size_t at) const {
   if (at == text.size()) return {end_, 0};
   const std::uint8_t cls = class_of_byte_[static_cast<std::uint8_t>(text[at])];
-  if (cls != kWide) return {cls, 1};
-  const CodePoint point = decode(text.substr(at));
-  return {classes_.of(point.code), point.length};
+  return cls == kWide ? wide_symbol_at(text, at) : CodePoint{cls, 1};
 }
 
 std::size_t Pattern::first_wide_begin(std::string_view text, std::size_t at) const {
@@ -208,16 +226,33 @@ std::size_t Pattern::first_wide_begin(std::string_view text, std::size_t at) con
 
 Pattern::Run Pattern::run(std::string_view text, std::size_t at) const {
   const Entry* const table = table_.data();
+  const std::uint8_t* const class_of_byte = class_of_byte_.data();
+  const char* const bytes = text.data();
+  const std::size_t size = text.size();
   std::size_t end = kNone;
   std::uint32_t row = start_;
-  while (true) {
-    const CodePoint symbol = symbol_at(text, at);
-    const Entry entry = table[row + symbol.code];
+  while (at < size) {
+    std::uint32_t cls = class_of_byte[static_cast<std::uint8_t>(bytes[at])];
+    std::uint32_t length = 1;
+    if (cls == kWide) {
+      const CodePoint symbol = wide_symbol_at(text, at);
+      cls = symbol.code;
+      length = symbol.length;
+    }
+    const Entry entry = table[row + cls];
     if ((entry & 1) != 0) end = at;
-    row = entry >> 1;
-    if (row == 0) return {end, at};
-    at += symbol.length;
+    const std::uint32_t next = entry >> 1;
+    if (next == 0) return {end, at};
+    at += length;
+    if (next == row) {  // more of the class change nothing: the letters of a word
+      const std::size_t second = at;
+      while (at < size && class_of_byte[static_cast<std::uint8_t>(bytes[at])] == cls) ++at;
+      if ((entry & 1) != 0 && at > second) end = at - 1;
+    }
+    row = next;
   }
+  if ((table[row + end_] & 1) != 0) end = size;
+  return {end, size};
 }
 
 std::optional<Pattern::Match> Pattern::find(std::string_view text, std::size_t from, Budget& budget) const {

@@ -42,6 +42,9 @@ class Pattern {
     return first_begin(text, 0) < text.size() || table_[start_ + end_] != 0;
   }
 
+  // The same by bytes: false for a byte that is in no character which begins a match. A text of such alone has none.
+  bool may_begin_with(std::uint8_t byte) const;
+
  private:
   Pattern(std::string_view pattern, const PatternTree& tree);
 
@@ -53,7 +56,8 @@ class Pattern {
     std::size_t scanned;  // up to where it has looked
   };
   Run run(std::string_view text, std::size_t at) const;
-  CodePoint symbol_at(std::string_view text, std::size_t at) const;  // `code` is the class
+  CodePoint symbol_at(std::string_view text, std::size_t at) const;       // `code` is the class
+  CodePoint wide_symbol_at(std::string_view text, std::size_t at) const;  // the same where the byte is no ASCII
 
   // Where the first character is, from `at` on, that a match can begin with; the text's length if there is none.
   std::size_t first_begin(std::string_view text, std::size_t at) const {

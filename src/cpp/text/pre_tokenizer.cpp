@@ -1,5 +1,6 @@
 #include "text/pre_tokenizer.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "text/code_points.h"
@@ -61,9 +62,20 @@ WordCutter::WordCutter(const ByteBpeRules& rules) {
   const auto patterns = patterns_of(rules.pre_tokenizer);
   steps_.reserve(patterns.size() + rules.splits.size());
   for (const std::string_view pattern : patterns) {
-    steps_.push_back({Pattern(pattern), SplitBehavior::isolated, false});
+    steps_.push_back({Pattern(pattern), SplitBehavior::isolated, false, {}});
   }
-  for (const Split& split : rules.splits) steps_.push_back({Pattern(split.pattern), split.behavior, split.invert});
+  for (const Split& split : rules.splits) steps_.push_back({Pattern(split.pattern), split.behavior, split.invert, {}});
+  keeps_all_ = std::none_of(steps_.begin(), steps_.end(),
+                            [](const Step& step) { return step.behavior == SplitBehavior::removed; });
+  std::array<bool, 256> matters{};
+  for (std::size_t step = steps_.size(); step-- > 0;) {
+    auto& [pattern, behavior, invert, later] = steps_[step];
+    later = matters;
+    for (std::size_t byte = 0; byte < matters.size(); ++byte) {
+      matters[byte] = matters[byte] || (invert && behavior == SplitBehavior::removed) ||
+                      pattern.may_begin_with(static_cast<std::uint8_t>(byte));
+    }
+  }
 }
 
 void WordCutter::cut(std::string_view text, FunctionRef<void(std::string_view)> each) const {
@@ -80,25 +92,48 @@ void WordCutter::cut_from(std::size_t step, std::string_view text, FunctionRef<v
   };
   while (step < steps_.size() && leaves_whole(steps_[step])) ++step;
   if (step == steps_.size()) return each(text);
-  const auto& [pattern, behavior, invert] = steps_[step];
+  const auto& [pattern, behavior, invert, later] = steps_[step];
   const bool last = step + 1 == steps_.size();
-  const auto inner = [&](std::string_view part) { cut_from(step + 1, part, each, budget); };
-  Joiner joiner(behavior, invert, text, last ? each : FunctionRef<void(std::string_view)>(inner));
+  std::size_t matters = 0;  // the next byte that may matter to a later step; parts come in their order
+  const auto give = [&](std::string_view part) {
+    if (part.size() == 1 && keeps_all_) return each(part);  // it cannot be cut
+    const auto begin = static_cast<std::size_t>(part.data() - text.data());
+    if (matters < begin) matters = begin;
+    while (matters < begin + part.size() && !later[static_cast<std::uint8_t>(text[matters])]) ++matters;
+    if (matters >= begin + part.size()) return each(part);
+    cut_from(step + 1, part, each, budget);
+  };
   std::size_t done = 0;
   std::size_t from = 0;
   std::optional<std::size_t> end_before;
-  while (const auto match = pattern.find(text, from, budget)) {
-    if (match->begin == match->end && end_before == match->end) {  // an empty match right behind another is none
-      if (from == text.size()) break;
-      from += decode(text.substr(from)).length;
-      continue;
+  const auto all = [&](auto add) {
+    while (const auto match = pattern.find(text, from, budget)) {
+      if (match->begin == match->end && end_before == match->end) {  // an empty match right behind another is none
+        if (from == text.size()) break;
+        from += decode(text.substr(from)).length;
+        continue;
+      }
+      if (done < match->begin) add(done, match->begin, false);
+      add(match->begin, match->end, true);
+      from = done = match->end;
+      end_before = done;
     }
-    if (done < match->begin) joiner.add(done, match->begin, false);
-    joiner.add(match->begin, match->end, true);
-    from = done = match->end;
-    end_before = done;
+    if (done < text.size()) add(done, text.size(), false);
+  };
+  if (behavior == SplitBehavior::isolated) {  // whatever is found, and whatever lies between
+    if (last) {
+      all([&](std::size_t begin, std::size_t end, bool) {
+        if (begin < end) each(text.substr(begin, end - begin));
+      });
+    } else {
+      all([&](std::size_t begin, std::size_t end, bool) {
+        if (begin < end) give(text.substr(begin, end - begin));
+      });
+    }
+    return;
   }
-  if (done < text.size()) joiner.add(done, text.size(), false);
+  Joiner joiner(behavior, invert, text, last ? each : FunctionRef<void(std::string_view)>(give));
+  all([&](std::size_t begin, std::size_t end, bool match) { joiner.add(begin, end, match); });
   joiner.finish();
 }
 

@@ -1,6 +1,7 @@
 // The pre-tokenizer of byte-level BPE: it cuts a text into words, each of which is encoded by itself.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -29,12 +30,14 @@ class WordCutter {
     Pattern pattern;
     SplitBehavior behavior;
     bool invert;
+    std::array<bool, 256> later;  // bytes of characters that may begin what a later step finds
   };
 
   void cut_from(std::size_t step, std::string_view text, FunctionRef<void(std::string_view)> each,
                 Pattern::Budget& budget) const;
 
   std::vector<Step> steps_;
+  bool keeps_all_ = true;  // no step removes anything
 };
 
 // Bytes of the white space that a text begins or ends with.
