@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import openai
+import pydantic
 import pytest
 import safetensors.numpy
 import uvicorn
@@ -258,6 +259,50 @@ def test_tools() -> None:
             )
 
 
+def test_json_and_calls_that_must_be_made(served: Served) -> None:
+    class Dog(pydantic.BaseModel, extra="forbid"):
+        name: Literal["Rex", "Spot"]
+        good: bool
+
+    parsed = served.client.chat.completions.parse(model="tales", messages=HELLO, response_format=Dog, seed=1)
+    assert isinstance(parsed.choices[0].message.parsed, Dog)
+    shape = {"type": "json_schema", "json_schema": {"name": "dog", "schema": Dog.model_json_schema()}}
+    status, _, body = served.send(
+        "POST", "/v1/chat/completions", {"messages": HELLO, "response_format": shape, "seed": 1}
+    )
+    said = json.loads(body)["choices"][0]
+    assert (status, said["finish_reason"]) == (200, "stop")
+    assert said["message"]["content"] == served.model.chat("Hello", template="llama2", json_schema=Dog, seed=1)
+    tool: Any = json.loads(json.dumps(TOOL))
+    tool["function"]["parameters"] = Dog.model_json_schema()
+    for choice in ("required", {"type": "function", "function": {"name": "look"}}):
+        asked: Any = {"model": "tales", "messages": HELLO, "tools": [tool], "tool_choice": choice, "seed": 2}
+        answer = served.client.chat.completions.create(**asked)
+        (call,) = answer.choices[0].message.tool_calls or []
+        assert (answer.choices[0].finish_reason, call.function.name) == ("tool_calls", "look")
+        Dog.model_validate_json(call.function.arguments)
+        deltas = [one.choices[0].delta for one in served.client.chat.completions.create(**asked, stream=True)]
+        assert "".join(delta.content or "" for delta in deltas) == ""
+        (streamed,) = [one for delta in deltas for one in delta.tool_calls or []]
+        assert streamed.function.arguments == call.function.arguments
+    some = {"messages": HELLO, "response_format": {"type": "json_object"}, "max_tokens": 5, "seed": 1}
+    choices = json.loads(served.send("POST", "/v1/chat/completions", some)[2])["choices"]
+    assert choices[0]["message"]["content"].startswith("{")
+
+
+def test_masks(served: Served) -> None:
+    model = served.model
+    (banned,) = model.complete("Once upon a", temperature=0, max_tokens=1)[0].tokens
+    options: dict[str, Any] = {"prompt": "Once upon a", "max_tokens": 12, "seed": 1, "temperature": 1}
+    off: dict[str, Any] = {"presence_penalty": 0.5, "frequency_penalty": 0.5}
+    answer = served.client.completions.create(model="tales", **options, **off, logit_bias={str(banned): -100})
+    expected = model.generate(**options, **off, logit_bias={banned: -np.inf})
+    assert answer.choices[0].text == expected
+    assert expected != model.generate(**options)
+    answer = served.client.completions.create(model="tales", prompt="The", extra_body={"regex": " (dog|cat)[.]"})
+    assert answer.choices[0].text in (" dog.", " cat.")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param", "message"),
     [
@@ -286,6 +331,15 @@ def test_tools() -> None:
             "messages[0].content[0]",
             "reads text only",
         ),
+        (
+            "chat/completions",
+            {"messages": HELLO, "response_format": {"type": "json_schema"}},
+            "response_format",
+            "has no schema",
+        ),
+        ("completions", {"prompt": "a", "logit_bias": {"99999": 1}}, None, "logit_bias has the id 99999"),
+        ("completions", {"prompt": "a", "regex": "("}, None, "regex"),
+        ("completions", {"prompt": "a", "stop_token_ids": ["a"]}, "stop_token_ids", "no array of token ids"),
         ("completions", {"prompt": None}, "prompt", "prompt is missing"),
         ("completions", {"prompt": {"a": 1}}, "prompt", "neither a string"),
         ("completions", {"prompt": [100_000]}, None, "100000"),

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..common.piece import Piece, TopLogprobs
 from .errors import ApiError
-from .fields import Fields, count_of, sampling_of, supported
+from .fields import Fields, count_of, sampling_of
 from .interventions_json import interventions_of
 from .service import REASONS, EventStream, Service, completions_of, new_id, pieces_of, usage_of
 from .tool_calls import CallFilter, find_calls
@@ -248,27 +248,18 @@ def _format(fields: Fields, must_call: dict[str, Any] | None) -> dict[str, Any]:
     kind, param = given.get("type"), "response_format"
     if kind not in ("text", "json_object", "json_schema"):
         raise ApiError(400, f"{param} is of type {kind!r:.40}, expected text, json_object or json_schema", param=param)
+    if (must_call is not None or kind != "text") and (fields.raw("grammar") or fields.raw("regex")):
+        raise ApiError(400, f"{param}, grammar, regex and a call that must be made exclude each other", param=param)
     if must_call is not None:
         if kind != "text":
             raise ApiError(400, f"{param} and a tool_choice that asks for a call exclude each other", param=param)
-        return {"json_schema": supported_in("tool_choice", must_call)}
+        return {"json_schema": must_call}
     if kind == "text":
         return {}
     if kind == "json_object":
-        return {"json_schema": supported_in(param, {"type": "object"})}
+        return {"json_schema": {"type": "object"}}
     named = given.get("json_schema")
     schema = named.get("schema") if isinstance(named, dict) else None
     if not isinstance(schema, dict):
         raise ApiError(400, f"{param}.json_schema has no schema", param=param)
-    return {"json_schema": supported_in(param, schema)}
-
-
-def supported_in(param: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Give a schema back, if sampling can keep to one."""
-    try:
-        supported("json_schema", schema)
-    except ApiError as error:
-        raise ApiError(
-            400, f"{param} is not supported by this version of llama2cpp", param=param, code=error.code
-        ) from None
-    return schema
+    return {"json_schema": schema}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..common.arguments import close_names
-from ..common.sampling import Sampling
 from .errors import ApiError
 
 MOST_CHOICES = 128  # of `n`
@@ -136,21 +134,13 @@ def sampling_of(fields: Fields) -> dict[str, Any]:
         "frequency_penalty": fields.number("frequency_penalty"),
         "logit_bias": _biases(fields),
         "min_tokens": fields.integer("min_tokens", 0, 2**31 - 1),
+        "stop_ids": _stop_ids(fields),
+        "grammar": fields.text("grammar"),
+        "regex": fields.text("regex"),
     }
     if given["seed"] is not None:
         given["seed"] %= 2**64
-    chosen = {name: value for name, value in given.items() if value is not None}
-    for name in ("presence_penalty", "frequency_penalty", "logit_bias", "min_tokens"):
-        if name in chosen and not chosen[name]:
-            del chosen[name]  # 0 and {} are off
-    return {name: supported(name, value) for name, value in chosen.items()}
-
-
-def supported(name: str, value: Any) -> Any:  # noqa: ANN401
-    """Give a value back, if sampling knows what it is a value of."""
-    if name not in (field.name for field in dataclasses.fields(Sampling)):
-        raise ApiError(400, f"{name} is not supported by this version of llama2cpp", param=name, code="unsupported")
-    return value
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def count_of(fields: Fields) -> int:
@@ -168,6 +158,13 @@ def _stops(fields: Fields) -> list[str] | None:
     if len(stops) > MOST_STOPS:
         raise ApiError(400, f"stop has {len(stops)} strings, expected at most {MOST_STOPS}", param="stop")
     return stops
+
+
+def _stop_ids(fields: Fields) -> list[int] | None:
+    found = fields.array("stop_token_ids")
+    if found is not None and not all(type(one) is int and 0 <= one < 2**31 for one in found):
+        raise ApiError(400, "stop_token_ids is no array of token ids", param="stop_token_ids")
+    return found
 
 
 def _biases(fields: Fields) -> dict[int, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -87,6 +88,7 @@ def run(app: ASGIApp, taken: socket.socket) -> None:
     taken : socket.socket
         From `listen`.
     """
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that have left
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary, ref
 from .. import _core
 from .._core import ContextFullError
 from ..common.arguments import checked, checked_options, naming, spelled_out
+from ..common.grammar import TokenTexts
 from ..common.not_pickled import NotPickled
 from ..common.sampling import Sampling, SamplingOptions
 from ..common.token_ids import Prompt, check_prompt, to_ids
@@ -199,8 +200,8 @@ class Engine(NotPickled):
             function runs in the engine's thread.
         record : str, sequence of str, or predicate, optional
             Which activations to keep for `Request.cache`; names are as in `Model.run_with_cache`.
-        max_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, stop
-            As in `generate`.
+        **sampling
+            How to sample and where the text ends, as in `generate`.
 
         Returns
         -------
@@ -333,6 +334,8 @@ class Engine(NotPickled):
         if logits not in ("none", "last", "all"):
             raise ValueError(f"{function}: logits is {logits!r}, expected 'none', 'last' or 'all'")
         self._check_ids(function, ids)
+        if how.grammar_text is not None:  # made here, once for a tokenizer: in the engine's thread all would wait
+            TokenTexts.of(self._model.tokenizer, core.config.vocab_size)
         context = self._model.context
         positions = min(len(ids) + (context if how.max_tokens is None else how.max_tokens), context)
         self._check_size(function, positions)
