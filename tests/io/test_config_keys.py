@@ -17,8 +17,8 @@ SWITCHES = re.findall(r'^    \{"([a-z_]+)", "[a-z_.]*", (-?[0-9.]+)', SOURCE.rea
 
 # The long form, of all keys of all families, is `python tests/support/config_keys.py`.
 SHORT = {
-    "gemma3": ["attn_logit_softcapping", "rope_parameters", "per_layer_config"],
-    "olmo3": ["rope_parameters", "rope_theta"],
+    "gemma3": ["rms_norm_eps", "attn_logit_softcapping", "rope_parameters", "per_layer_config"],
+    "olmo3": ["rms_norm_eps", "rope_parameters", "rope_theta"],
     "cohere": ["rope_parameters", "logit_scale", "use_qk_norm"],
     "qwen3_moe": ["norm_topk_prob", "decoder_sparse_step", "mlp_only_layers"],
     "gpt_oss": ["swiglu_limit", "rms_norm_eps", "num_experts_per_tok"],
