@@ -129,8 +129,8 @@ def activation_patch(
     >>> import llama2cpp
     >>> from llama2cpp import patching
     >>> model = llama2cpp.load("storyteller")
-    >>> _, cache = model.run_with_cache("The dog ran to")
-    >>> patching.activation_patch(model, "The cat ran to", cache, lambda logits: logits[0, -1].max(), "z").shape
+    >>> _, cache = model.run_with_cache("Lily ran to")
+    >>> patching.activation_patch(model, "Tom ran to", cache, lambda logits: logits[0, -1].max(), "z").shape
     (5, 6)
     """
     return _patch(
@@ -235,9 +235,9 @@ def path_patch(
     >>> import llama2cpp
     >>> from llama2cpp import patching
     >>> model = llama2cpp.load("storyteller")
-    >>> _, cache = model.run_with_cache("The dog ran to")
+    >>> _, cache = model.run_with_cache("Lily ran to")
     >>> metric = lambda logits: logits[0, -1].max()
-    >>> patching.path_patch(model, "The cat ran to", cache, metric, "z", "resid_post-1").shape
+    >>> patching.path_patch(model, "Tom ran to", cache, metric, "z", "resid_post-1").shape
     (5, 6)
     """
     config = model.config
@@ -424,8 +424,8 @@ def _named(own_name: str, name: str, over: Sequence[str], what: str, shape: str)
     >>> import llama2cpp
     >>> from llama2cpp import patching
     >>> model = llama2cpp.load("storyteller")
-    >>> _, cache = model.run_with_cache("The dog")
-    >>> grid = patching.{own_name}(model, "The cat", cache, lambda logits: logits[0, -1].max())
+    >>> _, cache = model.run_with_cache("Lily")
+    >>> grid = patching.{own_name}(model, "Tom", cache, lambda logits: logits[0, -1].max())
     >>> len(grid)
     5
     """
@@ -510,9 +510,9 @@ def get_act_patch_attn_head_all_pos_every(
     >>> import llama2cpp
     >>> from llama2cpp import patching
     >>> model = llama2cpp.load("storyteller")
-    >>> _, cache = model.run_with_cache("The dog")
+    >>> _, cache = model.run_with_cache("Lily")
     >>> metric = lambda logits: logits[0, -1].max()
-    >>> patching.get_act_patch_attn_head_all_pos_every(model, "The cat", cache, metric).shape
+    >>> patching.get_act_patch_attn_head_all_pos_every(model, "Tom", cache, metric).shape
     (5, 5, 6)
     """
     kinds = [
@@ -545,10 +545,10 @@ def get_act_patch_attn_head_by_pos_every(
     >>> import llama2cpp
     >>> from llama2cpp import patching
     >>> model = llama2cpp.load("storyteller")
-    >>> _, cache = model.run_with_cache("The dog")
+    >>> _, cache = model.run_with_cache("Lily")
     >>> metric = lambda logits: logits[0, -1].max()
-    >>> patching.get_act_patch_attn_head_by_pos_every(model, "The cat", cache, metric).shape
-    (5, 5, 3, 6)
+    >>> patching.get_act_patch_attn_head_by_pos_every(model, "Tom", cache, metric).shape
+    (5, 5, 2, 6)
     """
     kinds = [
         get_act_patch_attn_head_out_by_pos,
@@ -581,9 +581,9 @@ def get_act_patch_block_every(
     >>> import llama2cpp
     >>> from llama2cpp import patching
     >>> model = llama2cpp.load("storyteller")
-    >>> _, cache = model.run_with_cache("The dog")
-    >>> patching.get_act_patch_block_every(model, "The cat", cache, lambda logits: logits[0, -1].max()).shape
-    (3, 5, 3)
+    >>> _, cache = model.run_with_cache("Lily")
+    >>> patching.get_act_patch_block_every(model, "Tom", cache, lambda logits: logits[0, -1].max()).shape
+    (3, 5, 2)
     """
     kinds = [get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out]
     return _stacked([kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only) for kind in kinds])

@@ -140,7 +140,7 @@ def run_with_cache(
     ((1, 6, 5, 5), (1, 5, 192))
     >>> _, caches = model.run_with_cache(["Once upon a time", "The dog"], "z0", return_type=None)
     >>> [cache["z", 0].shape for cache in caches]
-    [(1, 5, 6, 32), (1, 3, 6, 32)]
+    [(1, 5, 6, 32), (1, 4, 6, 32)]
     """
     return self._run(
         "run_with_cache",
