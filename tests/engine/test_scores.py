@@ -8,6 +8,7 @@ import family_models
 import numpy as np
 import pytest
 import torch
+from on_metal import agree
 
 import llama2cpp
 from llama2cpp import interventions
@@ -52,6 +53,7 @@ def test_vectors_are_transformers(folder: tuple[Path, str]) -> None:
         np.testing.assert_allclose(np.linalg.norm(both, axis=-1), 1, rtol=1e-6)
 
 
+@pytest.mark.cpu_bits("no sequence's bits depend on others of its pass")
 def test_scores_do_not_depend_on_their_company() -> None:
     model = llama2cpp.load("storyteller")
     together = model.score("Once upon a", [" time", " dog", " big dog ran away"])
@@ -70,7 +72,7 @@ def test_texts_share_a_call_and_not_their_vectors() -> None:
     texts = ["The dog ran.", "A cat.", "Once upon a time, " * 40]
     many = model.embed(texts)
     for text, vector in zip(texts, many, strict=True):
-        np.testing.assert_array_equal(model.embed(text), vector)
+        assert agree(model.embed(text), vector)
 
 
 def test_wrong_calls() -> None:

@@ -66,6 +66,23 @@ def test_greedy_text_is_the_cpus(pair: Pair) -> None:
     assert texts[0] == texts[1]
 
 
+def test_an_engines_texts_logits_scores_and_vectors_are_the_cpus(pair: Pair) -> None:
+    cpu, metal = pair
+    prompts = ["Once upon a time", "The dog", "A girl named"]
+    logits = []
+    with llama2cpp.Engine(metal) as engine:
+        requests = [engine.submit(text, max_tokens=6, temperature=0, logits="all") for text in prompts]
+        for request, text in zip(requests, prompts, strict=True):
+            assert request.result(300).text == cpu.generate(text, max_tokens=6, temperature=0)
+            logits.append(request.logits)
+    for found, text in zip(logits, prompts, strict=True):
+        assert found is not None
+        assert pair.near(found, cpu.session().prefill(text, all_logits=True))
+    scores = [model.score("Once upon", [" a time", " the"]) for model in (metal, cpu)]
+    assert pair.near([score.logprob for score in scores[0]], [score.logprob for score in scores[1]])
+    assert pair.near(metal.embed(prompts), cpu.embed(prompts))
+
+
 def test_a_prompt_then_steps_then_a_fork_a_rewind_and_a_file(pair: Pair, tmp_path: Path) -> None:
     cpu, metal = pair
     a, b = cpu.session(), metal.session()
