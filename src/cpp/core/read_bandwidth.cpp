@@ -15,22 +15,22 @@
 namespace llama2cpp {
 namespace {
 
-constexpr std::size_t kStep = 256;                          // bytes of a stream before it is the next one's turn
-constexpr std::size_t kUnit = 8 * kStep;                    // what any number of streams divides
-constexpr std::size_t kPiece = std::size_t{1} << 20;        // of one thread, where threads take turns
-constexpr std::size_t kWords = 64 / sizeof(std::uint64_t);  // of a cache line
+constexpr std::size_t kStep = 256;                              // bytes of a stream before it is the next one's turn
+constexpr std::size_t kUnit = 8 * kStep;                        // what any number of streams divides
+constexpr std::size_t kPiece = std::size_t{1} << 20;            // of one thread, where threads take turns
+constexpr std::size_t kLineWords = 64 / sizeof(std::uint64_t);  // of a cache line
 
 // Bytes [0, bytes), a multiple of kUnit, in so many streams side by side. Gives all words that were read, joined, so that no
 // compiler leaves the reading out.
 template <int Streams>
 std::uint64_t read_once(const std::byte* memory, std::size_t bytes) {
-  std::uint64_t joined[kWords] = {};
+  std::uint64_t joined[kLineWords] = {};
   const std::size_t each = bytes / Streams;
   for (std::size_t at = 0; at < each; at += kStep) {
     for (std::size_t stream = 0; stream < Streams; ++stream) {
       const std::byte* const from = memory + stream * each + at;
       for (std::size_t line = 0; line < kStep; line += 64) {
-        for (std::size_t i = 0; i < kWords; ++i) {
+        for (std::size_t i = 0; i < kLineWords; ++i) {
           std::uint64_t word;
           std::memcpy(&word, from + line + i * sizeof(word), sizeof(word));
           joined[i] |= word;

@@ -12,7 +12,7 @@ namespace {
 // After them.
 #include "backend/cpu/matmul_pairs.inl"
 
-// clang 16 ends with an error of its own where the intrinsic gets a word that is repeated.
+// clang 16 does not compile the intrinsic here: it ends with an error of its own.
 inline f32x16 add_pairs(f32x16 sum, bytes64 row, bytes64 token) {
 #ifdef __clang__
   __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(row), "v"(token));
