@@ -24,6 +24,9 @@
 
 namespace llama2cpp {
 
+// What names of tensors of a layer begin with; its number follows.
+inline constexpr std::string_view kLayers = "model.layers.";
+
 struct Checkpoint;
 struct Family;
 struct ExpertFacts;

@@ -13,9 +13,6 @@
 namespace llama2cpp {
 namespace {
 
-// Before a layer's number in all names.
-constexpr std::string_view kLayers = "model.layers.";
-
 // "model.layers.3.mlp.gate.weight" -> "3", "mlp.gate" and ".weight"; nothing for other names.
 struct LayerName {
   std::string_view layer, stem, end;

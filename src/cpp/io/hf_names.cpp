@@ -12,8 +12,6 @@
 namespace llama2cpp {
 namespace {
 
-constexpr std::string_view kLayers = "model.layers.";
-
 // All experts' weights of these parts in a layer, one expert's after the other's.
 std::vector<std::string> of_experts(const Config& config, const std::vector<Part>& parts, std::int64_t layer) {
   std::vector<std::string> names;

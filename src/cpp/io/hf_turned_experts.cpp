@@ -218,7 +218,7 @@ void name_turned_experts(const ExpertFacts& facts, const Config& config, Tensors
                         {facts.turned_output, {Part::e2}, {Part::e2_b}}};
   for (std::int64_t layer = 0; layer < config.n_layers; ++layer) {
     for (const Kind& kind : kinds) {
-      const std::string name = cat("model.layers.", layer, ".", kind.stem);
+      const std::string name = cat(kLayers, layer, ".", kind.stem);
       const std::string bias = name + "_bias";
       add_floats({name, layer, kind.matrices, config}, tensors);
       add_blocks({name, layer, kind.matrices, config}, tensors);

@@ -7,7 +7,7 @@
 namespace llama2cpp {
 namespace {
 
-constexpr double kViews = 17;
+constexpr double kGradientViews = 17;
 
 double floats_of(const Config& c, std::int64_t tokens, bool patterns, bool results) {
   const auto t = static_cast<double>(tokens);
@@ -15,7 +15,7 @@ double floats_of(const Config& c, std::int64_t tokens, bool patterns, bool resul
                                          2 * c.kv_dim() + 2 * c.hidden_dim);
   const double pattern = patterns ? 2 * static_cast<double>(c.n_heads) * t : 0.0;
   const double result = results ? static_cast<double>(c.n_heads * c.dim) : 0.0;
-  return t * (row + pattern + result) + kViews * static_cast<double>(Views::kLine);
+  return t * (row + pattern + result) + kGradientViews * static_cast<double>(Views::kLine);
 }
 
 }  // namespace
