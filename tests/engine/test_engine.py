@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -412,3 +415,26 @@ def test_one_that_is_not_used_has_no_thread(model: llama2cpp.Model) -> None:
         with engine._lock:
             assert engine._lock.wait_for(lambda: engine._thread is None, 10)
     assert not [thread for thread in threading.enumerate() if thread.name == "llama2cpp engine"]
+
+
+def test_a_model_goes_with_its_last_name() -> None:
+    """Nothing of an engine is in a circle: weights would stay until the garbage collector comes."""
+    gc.collect()
+    gc.disable()
+    try:
+        for use in (
+            lambda model: model.embed("Once"),
+            lambda model: model.score("Once", [5]),
+            lambda model: Engine(model).submit("Once", max_tokens=2).result(),
+        ):
+            model = llama2cpp.load("storyteller", backend="cpu", threads=1)
+            use(model)
+            core = weakref.ref(model._core)
+            del model
+            for _ in range(200):  # the engine's thread lets go of it a moment after the last result
+                if core() is None:
+                    break
+                time.sleep(0.01)
+            assert core() is None
+    finally:
+        gc.enable()

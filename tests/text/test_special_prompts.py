@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ def fresh(stories_dir: Path) -> llama2cpp.Model:
 Take = Callable[..., Any]
 
 
+async def pieces(texts: AsyncIterator[str]) -> list[str]:
+    return [str(piece) async for piece in texts]
+
+
 def takers(model: llama2cpp.Model) -> Iterator[tuple[str, Callable[..., Any], Take]]:
     """Give (name in messages, function, call) of everything that takes a prompt."""
     session = model.session
@@ -46,10 +51,13 @@ def takers(model: llama2cpp.Model) -> Iterator[tuple[str, Callable[..., Any], Ta
     yield "perplexity", model.perplexity, model.perplexity
     yield "to_str_tokens", model.to_str_tokens, lambda p, **o: list(model.to_str_tokens(p, **o))
     yield "to_tokens", model.to_tokens, lambda p, **o: model.to_tokens(p, **o).tolist()
+    yield "embed", model.embed, lambda p, **o: model.embed(p, **o).tolist()
+    yield "score", model.score, lambda p, **o: model.score(p, [5], **o).logprob
+    yield "astream", model.astream, lambda p, **o: asyncio.run(pieces(model.astream(p, **options, **o)))
     yield "logit_lens", llama2cpp.logit_lens, lambda p, **o: llama2cpp.logit_lens(model, p, **o).values.tolist()
 
 
-NAMES = range(14)
+NAMES = range(17)
 
 
 @pytest.mark.parametrize("which", NAMES)

@@ -67,8 +67,7 @@ def astream(
     >>> asyncio.run(both())
     [' time, in a', ', and a little']
     """
-    given: Any = options
-    return _pieces(engine_of(self).submit(prompt, special=special, logprobs=logprobs, **given))
+    return _pieces(engine_of(self)._submit("astream", prompt, {**options}, special, logprobs))
 
 
 async def _pieces(request: Request) -> AsyncIterator[Piece]:

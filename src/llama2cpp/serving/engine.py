@@ -228,8 +228,22 @@ class Engine(NotPickled):
         ...     print(plain.result().text != changed.result().text)
         True
         """
-        function, model = "Engine.submit", self._model
-        given = {**checked_options(options or {}, SamplingOptions, function), **sampling}
+        given = checked_options(options or {}, SamplingOptions, "Engine.submit")
+        return self._submit("Engine.submit", prompt, {**given, **sampling}, special, logprobs, logits, hooks, record)
+
+    def _submit(
+        self,
+        function: str,
+        prompt: Prompt,
+        given: dict[str, Any],
+        special: bool | None,
+        logprobs: int | None,
+        logits: str = "none",
+        hooks: Sequence[Hook] | None = None,
+        record: Names | None = None,
+    ) -> Request:
+        """Do what `submit` does, for the function that messages name."""
+        model = self._model
         if logprobs is not None and logprobs < 0:
             raise ValueError(f"{function}: logprobs must not be negative, got {logprobs}")
         Sampling(**given).checked(function)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +58,11 @@ class Counts:
     generated_tokens: int = 0
 
 
+def _session_bytes(position: int, logits: int, positions: int) -> int:
+    """Give the bytes of so many positions, and of the logits."""
+    return positions * position + logits
+
+
 class _Row:
     """A job that runs."""
 
@@ -102,18 +108,19 @@ class Scheduler:
         self._model = model
         self._limits = limits
         number = 2 if model.kv_dtype == "f16" else 4
-        self._position_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * number
-        self._logits_bytes = 2 * 4 * config.vocab_size
+        position = 2 * config.n_layers * config.n_kv_heads * config.head_dim * number
+        self._size = partial(_session_bytes, position, 2 * 4 * config.vocab_size)
         self.waiting: deque[Job] = deque()
         self.counts = Counts()
         self.stopping = False  # everything is cancelled
         self._rows: list[_Row] = []
         self._taken = 0  # bytes that those which run may fill
-        self._prefixes = PrefixCache(limits.prefix_bytes, self.bytes_for)
+        # Not its own method: that circle would keep the model until the garbage collector comes.
+        self._prefixes = PrefixCache(limits.prefix_bytes, self._size)
 
     def bytes_for(self, positions: int) -> int:
         """How much memory a session with so many positions has."""
-        return positions * self._position_bytes + self._logits_bytes
+        return self._size(positions)
 
     @property
     def running(self) -> int:
