@@ -94,15 +94,17 @@ asan() {
 }
 
 fuzz() {
-  local source target targets
+  local source target targets words
   targets=$(basename -s .cpp tests/cpp/fuzz_*.cpp | paste -sd ' ')
   sanitized asan fuzzer-no-link,address,undefined -DLLAMA2CPP_FUZZ=ON
   for source in tests/cpp/fuzz_*.cpp; do
     target=$(basename "$source" .cpp)
     "$python" tests/support/fuzz_corpus.py "$target" "$build/corpus/$target"
     mkdir -p "$build/crashes"
+    words=()
+    [ ! -f "$build/corpus/$target.dict" ] || words=("-dict=$build/corpus/$target.dict")
     # Grows the corpus in the folder. Slow inputs and hungry ones are failures too.
-    "$build/asan/tests/cpp/$target" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
+    "$build/asan/tests/cpp/$target" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 "${words[@]}" \
       -artifact_prefix="$build/crashes/$target-" "$build/corpus/$target" 2>"$build/$target.log" ||
       { tail -n 60 "$build/$target.log" && return 1; }
     grep -E 'number_of_executed_units|new_units_added|peak_rss' "$build/$target.log" | sed "s/^/$target: /"

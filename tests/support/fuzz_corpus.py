@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from dataclasses import replace
@@ -72,6 +73,68 @@ def ggufs(folder: Path) -> None:
         (folder / f"gguf_{kind.name}").write_bytes(file.to_bytes())
 
 
+# Between them they have every setting of families, and every part.
+FAMILIES = [
+    *(
+        "granite",
+        "smollm3-every-2",
+        "phi3-longrope",
+        "cwm",
+        "hunyuan",
+        "olmo3-yarn",
+        "exaone4",
+        "gemma2",
+        "gemma3-scaled",
+    ),
+    *("nemotron-biases", "glm4", "cohere2", "starcoder2", "stablelm", "olmo", "mixtral", "qwen3_moe", "granitemoe"),
+]
+TINY = {"intermediate_size": 32, "vocab_size": 30}  # a file of the corpus has fewer than 65,536 bytes
+
+
+def family_ggufs(folder: Path) -> None:
+    """A small model of each family that GGUF has, by gguf's names."""
+    import expert_models
+    import family_models
+    import gpt_oss_models
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("granite", "phi3-longrope", "olmo3", "gemma2-own", "gemma3", "cohere2", "stablelm", "starcoder2"):
+            family_models.write_gguf(Path(scratch) / f"gguf_{name}", family_models.CASES[name])
+        for name in ("mixtral-full", "qwen3_moe"):
+            expert_models.write_gguf(Path(scratch) / f"gguf_{name}", name)
+        gpt_oss_models.write_gguf(Path(scratch) / "gguf_gpt_oss")
+        for file in Path(scratch).glob("gguf_*"):
+            (folder / file.name).write_bytes(file.read_bytes())
+
+
+def family_folders(folder: Path) -> None:
+    """A small folder of each family."""
+    import expert_models
+    import family_models
+
+    cases = family_models.CASES | expert_models.CASES
+    for name in FAMILIES:
+        settings = TINY | cases[name].settings
+        large = settings.get("num_hidden_layers", 3) > 3 or "num_local_experts" in settings
+        narrow = {"hidden_size": 16} if large else {}
+        narrow |= {name: 8 for name in ("head_dim", "moe_intermediate_size") if name in settings}
+        case = replace(cases[name], settings=settings | narrow)
+        with tempfile.TemporaryDirectory() as scratch:
+            case.model().half().save_pretrained(scratch)
+            (folder / f"folder_{name}").write_bytes(joined(Path(scratch)))
+
+
+def dictionary(target: str, path: Path) -> None:
+    """Write the words of settings, for libFuzzer's -dict."""
+    io = Path(__file__).parents[2] / "src/cpp/io"
+    sources = {"fuzz_checkpoint": ["gguf_config", "families"], "fuzz_folder": ["hf_config", "families"]}
+    words: set[str] = set()
+    for name in sources.get(target, []):
+        words |= set(re.findall(r'"([A-Za-z0-9_.]{3,40})"', (io / f"{name}.cpp").read_text()))
+    if words:
+        path.write_text("".join(f'"{word}"\n' for word in sorted(words)))
+
+
 def panels(folder: Path) -> None:
     """Small files of panels: of each form, with and without an order and a tokenizer."""
     from panel_sources import SOURCES, packed_with_all
@@ -140,11 +203,14 @@ def main(target: str, folder: str) -> None:
     if target == "fuzz_checkpoint":
         checkpoints.write_corpus(path)
         ggufs(path)
+        family_ggufs(path)
         panels(path)
     elif target == "fuzz_folder":
         hugging_face(path)
+        family_folders(path)
     elif target == "fuzz_tokenizer":
         tokenizers(path)
+    dictionary(target, path.with_suffix(".dict"))
 
 
 if __name__ == "__main__":
