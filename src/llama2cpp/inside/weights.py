@@ -291,8 +291,8 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
 
     _instead = "dict(weights) holds copies of the arrays, and a model that has a file can be pickled"
 
-    def __init__(self, core: _core.Model, *, computed: bool = False) -> None:
-        self._source = _Source(core, computed=computed)
+    def __init__(self, core: _core.Model) -> None:
+        self._source = _Source(core)
 
     @property
     def transformer_lens(self) -> LensWeights:
@@ -472,7 +472,9 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
 
 def computed(weights: Weights) -> Weights:
     """Give the weights by the names, and with the numbers, that all families have in common: what is computed from."""
-    return Weights(weights._source.core, computed=True)
+    made = Weights.__new__(Weights)
+    made._source = _Source(weights._source.core, computed=True)
+    return made
 
 
 def edited(core: _core.Model, edits: Mapping[str, Any]) -> _core.Model:
