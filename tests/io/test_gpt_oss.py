@@ -101,7 +101,7 @@ def test_weights_by_name(folder: Path) -> None:
     assert np.array_equal(model.weights[f"{prefix}self_attn.sinks"], tensors[f"{prefix}self_attn.sinks"])
     assert np.array_equal(model.weights["blocks.1.attn.sinks"], tensors[f"{prefix}self_attn.sinks"])
     assert np.array_equal(model.weights["blocks.1.mlp.gate.b"], tensors[f"{prefix}mlp.router.bias"])
-    assert np.array_equal(model.weights[f"{prefix}mlp.gate.bias"], tensors[f"{prefix}mlp.router.bias"])
+    assert np.array_equal(model.weights[f"{prefix}mlp.router.bias"], tensors[f"{prefix}mlp.router.bias"])
     inputs, outputs = (tensors[f"{prefix}mlp.experts.{name}"][4] for name in ("gate_up_proj", "down_proj"))
     biases, last = (tensors[f"{prefix}mlp.experts.{name}_bias"][4] for name in ("gate_up_proj", "down_proj"))
     for own, lens, values in (

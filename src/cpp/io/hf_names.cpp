@@ -43,7 +43,7 @@ std::string own_name(const Family& family, const NamedPart& place) {
   if (const std::size_t at = stem.find("{}"); at != std::string::npos) stem.replace(at, 2, cat(place.expert));
   const std::string name = weight_name(Naming::hugging_face, place.part, place.layer, place.expert);
   if (!per_layer(place.part)) return name;
-  const std::string_view ending = facts(place.part).kind == PartKind::sinks ? "" : name.substr(name.rfind('.'));
+  const std::string ending = facts(place.part).kind == PartKind::sinks ? "" : name.substr(name.rfind('.'));
   return cat(kLayers, place.layer, ".", stem, ending);
 }
 

@@ -155,6 +155,7 @@ def in_forward_order(parts: Iterable[Part]) -> list[Part]:
 
 EMBEDDING = get_part("tok_embeddings")
 NORM = get_part("norm")
+NORM_B = get_part("norm_b")
 OUTPUT = get_part("output")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..common.arguments import checked, float_array
-from ..common.parts import NORM
+from ..common.parts import NORM, NORM_B
 from .activation_arrays import ActivationArrays, Array, Selection, need_memory, select
 from .activation_names import get_act_name
 
@@ -389,9 +389,8 @@ class ResidualStream(ActivationArrays):
 
 def last_norm(x: Array, model: ReadableModel) -> Array:
     """Apply all of the last norm, a bias included: x [..., dim]."""
-    bias = "ln_final.b"
     normed = _rms_norm(x, model)
-    return normed + model.weights[bias] if bias in model.weights else normed
+    return normed + model.weights[NORM_B.lens] if NORM_B.lens in model.weights else normed
 
 
 def _rms_norm(x: Array, model: ReadableModel) -> Array:
