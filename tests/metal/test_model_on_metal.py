@@ -71,6 +71,10 @@ def test_an_engines_texts_logits_scores_and_vectors_are_the_cpus(pair: Pair) -> 
     prompts = ["Once upon a time", "The dog", "A girl named"]
     logits = []
     with llama2cpp.Engine(metal) as engine:
+        alone = engine.submit(prompts[0], max_tokens=0, logits="all")  # in one pass, which has no other row
+        alone.result(300)
+        assert alone.logits is not None
+        assert pair.near(alone.logits, cpu.session().prefill(prompts[0], all_logits=True))
         requests = [engine.submit(text, max_tokens=6, temperature=0, logits="all") for text in prompts]
         for request, text in zip(requests, prompts, strict=True):
             assert request.result(300).text == cpu.generate(text, max_tokens=6, temperature=0)

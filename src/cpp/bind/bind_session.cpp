@@ -237,7 +237,8 @@ void feed_many(const Model& model, const py::sequence& rows, const py::object& h
       ids.push_back(to_ids(tokens));
     }
     float* const place = has_place ? logits_place(fields[2], ids.back().size(), model) : nullptr;
-    work.push_back({.session = session, .tokens = {}, .all_logits = place, .last_logits = nullptr});
+    work.push_back(
+        {.session = session, .tokens = {}, .all_logits = place, .copied = has_place, .last_logits = nullptr});
   }
   for (std::size_t i = 0; i < ids.size(); ++i) work[i].tokens = ids[i];
   run_released(work, hooks, model);

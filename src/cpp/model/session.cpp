@@ -271,13 +271,14 @@ class Call {
   }
 
   // Where all logits of a pass go, if that is one piece of memory: a session's own, or some that the caller wants together.
-  static float* one_place(const Pass& pass) {
+  float* one_place(const Pass& pass) const {
     float* begin = nullptr;
     const float* end = nullptr;
     bool callers = true;
     for (std::size_t i = 0; i < pass.places.size(); ++i) {
       const std::span<float> place = pass.places[i];
       if (place.empty()) continue;
+      if (work_[pass.first + i].copied) return nullptr;
       callers = callers && pass.sequences[i].logits == SequenceInput::Logits::all;
       if (begin == nullptr) {
         begin = place.data();

@@ -78,6 +78,7 @@ struct Work {
   // [tokens, vocab_size], or null: only the last token's are made. The ops write to it. Where those of several sessions
   // follow each other, they are one piece of memory.
   float* all_logits = nullptr;
+  bool copied = false;           // all_logits is no memory of the backend's: logits are made elsewhere, and copied
   float* last_logits = nullptr;  // [vocab_size], or null: the last token's are left in the session only
   // [tokens, dim], with hooks.start_at_layer: what enters there in place of the tokens' embeddings.
   const float* residual = nullptr;
