@@ -161,6 +161,7 @@ class Model(StackedWeights):
         <llama2cpp.Model: closed>
         """
         self._open_core = None
+        self._engine = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickle holds the path and not the weights: who unpickles it opens the file again.

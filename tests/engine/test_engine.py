@@ -438,3 +438,15 @@ def test_a_model_goes_with_its_last_name() -> None:
             assert core() is None
     finally:
         gc.enable()
+
+
+def test_a_closed_model_lets_go_of_its_own_engine() -> None:
+    model = llama2cpp.load("storyteller", backend="cpu", threads=1)
+    model.embed("Once")
+    core = weakref.ref(model._core)
+    model.close()
+    for _ in range(200):
+        if core() is None:
+            break
+        time.sleep(0.01)
+    assert core() is None
