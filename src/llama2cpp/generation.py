@@ -344,6 +344,12 @@ class _Begun:
         return (sample.completion("".join(part)) for sample, part in zip(self.samples, parts, strict=True))
 
 
+def check_logprobs(function: str, logprobs: int | None) -> None:
+    """Refuse a negative number of alternatives."""
+    if logprobs is not None and logprobs < 0:
+        raise ValueError(f"{function}: logprobs must not be negative, got {logprobs}")
+
+
 def _begin(
     function: str,
     given: Prompt | Sequence[Prompt],
@@ -356,8 +362,7 @@ def _begin(
     """Read each prompt once, and fork its session for each further sample."""
     if n is not None and n < 1:
         raise ValueError(f"{function}: n must be at least 1, got {n}")
-    if logprobs is not None and logprobs < 0:
-        raise ValueError(f"{function}: logprobs must not be negative, got {logprobs}")
+    check_logprobs(function, logprobs)
     Sampling(**options).checked(function)
     given = listed(given)
     many = several(given)

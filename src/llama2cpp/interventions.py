@@ -50,7 +50,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core
 from .common.arguments import checked, float_array, integers
 from .inside.cache import ActivationCache
-from .inside.places import Names, Place, find_places, name_of
+from .inside.places import Names, Place, find_places, is_pattern, name_of
 
 Index: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]] | None
 When: TypeAlias = Literal["prompt", "generated"]
@@ -233,7 +233,7 @@ class Intervention:
 
     def _mean_of(self, cache: ActivationCache, name: str) -> NDArray[np.float32]:
         """Take the mean of a place over a cache's prompts and positions, for what is addressed."""
-        if name.endswith(("hook_pattern", "hook_attn_scores")):
+        if is_pattern(name):
             raise ValueError(f"{self!r}: patterns of different tokens have no mean")
         array = cache[name]
         axes = (0, 1) if cache.has_batch_dim else (0,)
@@ -250,7 +250,7 @@ class Intervention:
         """Cut what is addressed out of a cache's array, [prompts, positions, heads, neurons], and its positions."""
         cache: ActivationCache = self.value
         array = cache[name] if cache.has_batch_dim else cache[name][None]
-        if name.endswith(("hook_pattern", "hook_attn_scores")):
+        if is_pattern(name):
             array = array.swapaxes(1, 2)  # [prompts, T, heads, keys]
         elif n_heads == 0:
             array = array[:, :, None]

@@ -38,7 +38,7 @@ from . import _core
 from .common.arguments import checked, index
 from .inside.cache import ActivationCache
 from .inside.cells import FULL_ROWS, Address, BaseRun, Change, Grid, Over, cut, sweep
-from .inside.places import Names, Place, find_places, name_of
+from .inside.places import Names, Place, find_places, is_pattern, name_of
 
 if TYPE_CHECKING:
     from .inside.observation import Prompts
@@ -165,19 +165,32 @@ def _patch(
     base = BaseRun(model, function, corrupt, [name] if isinstance(name, str) else list(name), special)  # type: ignore[arg-type]
     grid = Grid.of(function, name, over, model.config, base.length)
     clean = {place: _clean(function, clean_cache, place, base) for place in grid.places}
+    changes_of = _from_arrays(clean, model.config)
+    return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
+
+
+def _from_arrays(
+    arrays: dict[Place, NDArray[np.float32]], config: _core.Config
+) -> Callable[[list[tuple[Place, Address]]], list[Change]]:
+    """Make the changes of a cell: what it addresses becomes what these activations of whole places have there."""
 
     def changes_of(addressed: list[tuple[Place, Address]]) -> list[Change]:
-        return [Change(place, address, cut(clean[place], place, address, model.config)) for place, address in addressed]
+        return [Change(place, address, cut(arrays[place], place, address, config)) for place, address in addressed]
 
-    return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
+    return changes_of
+
+
+def _held(where: str, cache: ActivationCache | None, name: str) -> NDArray[np.float32]:
+    """Get an activation [B, T, ...] of a cache."""
+    if cache is None or name not in cache:
+        raise ValueError(f"{where} has no {name!r}")
+    return cache[name] if cache.has_batch_dim else cache[name][None]
 
 
 def _clean(function: str, cache: ActivationCache, place: Place, base: BaseRun) -> NDArray[np.float32]:
     """Get a place's activation of a cache, of as many prompts as the run has."""
     name = name_of(place, base.model.config)
-    if name not in cache:
-        raise ValueError(f"{function}: the cache has no {name!r}")
-    array = cache[name] if cache.has_batch_dim else cache[name][None]
+    array = _held(f"{function}: the cache", cache, name)
     expected = base.arrays[name].shape
     if cache.positions is not None or array.shape[1:] != expected[1:] or len(array) not in (1, expected[0]):
         raise ValueError(
@@ -346,30 +359,23 @@ def ablate(
             full[place] = np.broadcast_to(_mean_of(reference, place, base), shape)
         else:
             full[place] = _resampled(reference, place, base, seed)
-
-    def changes_of(addressed: list[tuple[Place, Address]]) -> list[Change]:
-        return [Change(place, address, cut(full[place], place, address, model.config)) for place, address in addressed]
-
+    changes_of = _from_arrays(full, model.config)
     return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
 
 
 def _mean_of(cache: ActivationCache | None, place: Place, base: BaseRun) -> NDArray[np.float32]:
     name = name_of(place, base.model.config)
-    if cache is None or name not in cache:
-        raise ValueError(f"ablate: the reference has no {name!r}")
-    if name.endswith(("hook_pattern", "hook_attn_scores")):
+    array = _held("ablate: the reference", cache, name)
+    if is_pattern(name):
         raise ValueError("ablate: patterns of different tokens have no mean")
-    array = cache[name].astype(np.float64)
-    return np.asarray(array.mean(axis=(0, 1) if cache.has_batch_dim else 0), dtype=np.float32)
+    return np.asarray(array.astype(np.float64).mean(axis=(0, 1)), dtype=np.float32)
 
 
 def _resampled(cache: ActivationCache | None, place: Place, base: BaseRun, seed: int) -> NDArray[np.float32]:
     name = name_of(place, base.model.config)
-    if cache is None or name not in cache:
-        raise ValueError(f"ablate: the reference has no {name!r}")
-    array = cache[name] if cache.has_batch_dim else cache[name][None]
+    array = _held("ablate: the reference", cache, name)
     shape = base.arrays[name].shape
-    if array.shape[1:] != shape[1:] or cache.positions is not None:
+    if array.shape[1:] != shape[1:] or (cache is not None and cache.positions is not None):
         raise ValueError(f"ablate: {name!r} of the reference has shape {list(array.shape)}, expected {list(shape)}")
     rows = np.random.default_rng(seed).integers(len(array), size=shape[0])
     return np.asarray(array[rows])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .common.arguments import checked, float_array, index
+from .common.kv_size import kv_bytes
 from .common.not_pickled import NotPickled
 from .common.parts import get_part
 from .common.token_ids import Prompt, to_ids
@@ -241,12 +242,11 @@ class KVCache(NotPickled):
     def _repr_html_(self) -> str:
         config, position = self._core.config, self._core.position
         shape = [position, config.n_kv_heads, config.head_dim]
-        numbers = 2 * config.n_layers * position * config.n_kv_heads * config.head_dim
         facts = {
             "positions": f"{position} of {self._core.context}",
             "layers": config.n_layers,
             "keys(layer), values(layer)": f"{self._core.model.kv_dtype} {shape}, writable",
-            "memory in use": size_text(numbers * (2 if self._core.model.kv_dtype == "f16" else 4)),
+            "memory in use": size_text(kv_bytes(config, self._core.model.kv_dtype, position)),
         }
         return facts_html("llama2cpp.KVCache", facts)
 

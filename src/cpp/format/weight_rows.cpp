@@ -73,6 +73,21 @@ const float* find_floats(const Weight& weight) {
   return weight.format == &kF32 && aligned ? reinterpret_cast<const float*>(data) : nullptr;
 }
 
+Weight with_added(const Weight& vector, float number) {
+  Weight sum = vector;
+  sum.format = &kF32;
+  sum.group = kF32.group;
+  Plane& plane = sum.planes[0];
+  plane.row_bytes = row_bytes(kF32, vector.cols);
+  plane.bytes = static_cast<std::size_t>(plane.row_bytes);
+  plane.owner = Buffer::heap(plane.bytes);
+  plane.data = plane.owner.data();
+  auto* const numbers = reinterpret_cast<float*>(plane.owner.data());
+  decode(vector, numbers);
+  for (std::int64_t i = 0; i < vector.cols; ++i) numbers[i] += number;
+  return sum;
+}
+
 bool is_mapped(const Weight& weight) {
   return std::ranges::any_of(weight.planes, [](const Plane& plane) { return plane.owner.mapped(); });
 }

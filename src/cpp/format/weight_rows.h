@@ -24,6 +24,9 @@ void check_files(const Weight& weight);
 // The numbers where they lie, if they are float32 and aligned; null: they have to be decoded.
 const float* find_floats(const Weight& weight);
 
+// A vector with a number added to each of its own, as float32 in memory: gains of files to which 1 is added, and back.
+Weight with_added(const Weight& vector, float number);
+
 // Whether any plane lies in a mapped file.
 bool is_mapped(const Weight& weight);
 

@@ -13,6 +13,7 @@
 #include "format/f32.h"
 #include "format/f64.h"
 #include "format/llm_int8.h"
+#include "format/weight_rows.h"
 #include "io/checkpoint.h"
 #include "io/families.h"
 #include "io/hf.h"
@@ -332,22 +333,6 @@ bool has_place(Part part, const Config& config, const std::vector<Part>& announc
   return facts(part).kind == PartKind::bias || contains(announced, part);
 }
 
-// A folder's gain, with the 1 that is added to it.
-Weight plus_one(const Weight& gain) {
-  Weight sum = gain;
-  sum.format = &kF32;
-  sum.group = kF32.group;
-  Plane& plane = sum.planes[0];
-  plane.row_bytes = row_bytes(kF32, gain.cols);
-  plane.bytes = static_cast<std::size_t>(plane.row_bytes);
-  plane.owner = Buffer::heap(plane.bytes);
-  plane.data = plane.owner.data();
-  auto* const numbers = reinterpret_cast<float*>(plane.owner.data());
-  gain.decode_row(0, numbers);
-  for (std::int64_t i = 0; i < gain.cols; ++i) numbers[i] += 1.0F;
-  return sum;
-}
-
 // Gains as they are computed with. What the folder has is kept beside them, by its names.
 void add_ones(Checkpoint& checkpoint) {
   std::map<std::string, std::string, std::less<>> own;
@@ -359,7 +344,7 @@ void add_ones(Checkpoint& checkpoint) {
     if (!found || facts(found->part).kind != PartKind::gain) continue;
     const auto renamed = own.find(name);
     checkpoint.file_tensors[renamed == own.end() ? name : renamed->second] = {{name}, 0, false, weight};
-    weight = plus_one(weight);
+    weight = with_added(weight, 1.0F);
   }
 }
 

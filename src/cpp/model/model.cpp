@@ -8,7 +8,6 @@
 #include <new>
 
 #include "core/check.h"
-#include "format/f32.h"
 #include "format/panel_layout.h"
 #include "format/weight_rows.h"
 #include "model/choose_backend.h"
@@ -57,22 +56,6 @@ std::int64_t default_context(const Config& c, Weights& weights, const Backend& b
   return std::clamp(static_cast<std::int64_t>(room) / row, std::int64_t{1}, wanted);
 }
 
-// The gain of a file that adds 1 to its gains, where the sum is now another.
-Weight without_one(const Weight& gain) {
-  Weight stored = gain;
-  stored.format = &kF32;
-  stored.group = kF32.group;
-  Plane& plane = stored.planes[0];
-  plane.row_bytes = row_bytes(kF32, gain.cols);
-  plane.bytes = static_cast<std::size_t>(plane.row_bytes);
-  plane.owner = Buffer::heap(plane.bytes);
-  plane.data = plane.owner.data();
-  auto* const numbers = reinterpret_cast<float*>(plane.owner.data());
-  gain.decode_row(0, numbers);
-  for (std::int64_t i = 0; i < gain.cols; ++i) numbers[i] -= 1.0F;
-  return stored;
-}
-
 Checkpoint edited(const Checkpoint& base, const std::vector<Weight>& edits, bool untie) {
   Checkpoint copy = base;
   const std::string output = weight_name(base.naming, Part::output);
@@ -90,7 +73,7 @@ Checkpoint edited(const Checkpoint& base, const std::vector<Weight>& edits, bool
                     shape_text(edit), ", expected ", shape_text(found->second));
     found->second = edit;
     for (auto& [name, tensor] : copy.file_tensors) {
-      if (tensor.stored.format != nullptr && tensor.weights[0] == edit.name) tensor.stored = without_one(edit);
+      if (tensor.stored.format != nullptr && tensor.weights[0] == edit.name) tensor.stored = with_added(edit, -1.0F);
     }
   }
   return copy;

@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..common.kv_size import kv_bytes
 from ..loading import load
 from .display import console, one_line, say_json
 from .options import STORYTELLER, AsJson, ModelOrStoryteller, examples
@@ -35,8 +36,8 @@ def info(checkpoint: ModelOrStoryteller = STORYTELLER, as_json: AsJson = False) 
 def _facts(model: Model, name: str) -> dict[str, Any]:
     """Give what --json prints. Its keys stay."""
     config = model.config
+    per_token = kv_bytes(config, model.kv_dtype)
     weights = [{"name": name, **_weight(model, name)} for name in model.weights]
-    kv_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim * (2 if model.kv_dtype == "f16" else 4)
     matrices = model._core.matrix_bytes
     tokenizer = model.tokenizer if model.has_tokenizer else None
     return {
@@ -50,10 +51,10 @@ def _facts(model: Model, name: str) -> dict[str, Any]:
         "chat_template": tokenizer is not None and bool(tokenizer.chat_template),
         "sampling": dict(model.sampling_defaults),
         "context": model.context,
-        "kv": {"type": model.kv_dtype, "bytes_per_token": kv_bytes, "bytes": kv_bytes * model.context},
+        "kv": {"type": model.kv_dtype, "bytes_per_token": per_token, "bytes": per_token * model.context},
         "activations": model.activation_dtype,
         "memory": {
-            "bytes": matrices + kv_bytes * model.context,
+            "bytes": matrices + per_token * model.context,
             "matrix_bytes": matrices,
             "packed": model._core.pack == "always",
         },

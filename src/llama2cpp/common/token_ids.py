@@ -147,6 +147,29 @@ def several(given: Any) -> list[Any] | None:  # noqa: ANN401
     return None
 
 
+def batch_of(given: Any) -> list[Any] | None:  # noqa: ANN401
+    """Give the prompts of a list of prompts, or of an array [batch, T]; None for one prompt.
+
+    Parameters
+    ----------
+    given : object
+        A prompt, or several, as `listed` gives it.
+
+    Returns
+    -------
+    list or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from llama2cpp.common.token_ids import batch_of
+    >>> batch_of(np.array([[1, 5], [1, 7]]))[1].tolist(), batch_of(np.array([1, 5])), batch_of(["Once"])
+    ([1, 7], None, ['Once'])
+    """
+    rows = hasattr(given, "__array__") and len(getattr(given, "shape", ())) > 1
+    return list(given) if rows else several(given)
+
+
 def listed(given: Any) -> Any:  # noqa: ANN401
     """Make a list of an iterator, which can be read only once.
 

@@ -96,7 +96,7 @@ def chat(
     >>> llama2cpp.chat("Hello", model=model, template="llama2", max_tokens=10, temperature=0)
     ', andilaaaaa. Every'
     """
-    asked = _Asked(template, special_in_content, tools, documents, template_args, continue_final_message)
+    asked = Asked(template, special_in_content, tools, documents, template_args, continue_final_message)
     return "".join(_answer("chat", messages, model, asked, options))
 
 
@@ -140,12 +140,12 @@ def chat_stream(
     >>> list(llama2cpp.chat_stream("Hello", model=model, template="llama2", max_tokens=2, temperature=0))
     [',', ' and']
     """
-    asked = _Asked(template, special_in_content, tools, documents, template_args, continue_final_message)
+    asked = Asked(template, special_in_content, tools, documents, template_args, continue_final_message)
     return _answer("chat_stream", messages, model, asked, options)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """What a template is given beside messages, and how its text ends."""
 
     template: str | None
@@ -160,7 +160,7 @@ def _answer(
     function: str,
     messages: str | Sequence[Message],
     given_model: Model | Later[Model] | None,
-    asked: _Asked,
+    asked: Asked,
     options: Mapping[str, Any],
 ) -> Iterator[str]:
     with naming(function):
@@ -170,11 +170,26 @@ def _answer(
     assert given_model is not None  # defaults.py has put one there
     model = now(given_model)
     sampling = sampling_of(function, sampled, model)
-    own = ("messages", "model", *(field.name for field in fields(_Asked)))
+    form, ids = encoded(function, said, model, asked, variables, ("model",))
+    session = model.session()
+    session.prefill(ids)
+    sample = begin_answer(model.tokenizer, session, form, sampling, goes_on=bool(asked.continue_final_message))
+    return (text for _, text in generation.decode(model, [sample]) if text)
+
+
+def encoded(
+    function: str,
+    said: Sequence[Message],
+    model: Model,
+    asked: Asked,
+    variables: Mapping[str, Any],
+    own: Sequence[str],
+) -> tuple[ChatFormat, list[int]]:
+    """Make the format of messages, and their ids; `own` are arguments of the function beside those of all chats."""
     form = chat_format(
         function,
         model,
-        own,
+        ("messages", *own, *(field.name for field in fields(Asked))),
         asked.template,
         asked.special_in_content,
         tools=asked.tools,
@@ -182,13 +197,8 @@ def _answer(
         template_args=asked.template_args,
         variables=variables,
     )
-    session = model.session()
-    goes_on = bool(asked.continue_final_message)
     with naming(function):
-        ids = form.encode(said, continue_final_message=asked.continue_final_message)
-    session.prefill(ids)
-    sample = begin_answer(model.tokenizer, session, form, sampling, goes_on=goes_on)
-    return (text for _, text in generation.decode(model, [sample]) if text)
+        return form, form.encode(said, continue_final_message=asked.continue_final_message)
 
 
 def sampling_of(function: str, options: SamplingOptions, model: Model | None = None) -> Sampling:

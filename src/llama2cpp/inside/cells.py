@@ -19,7 +19,7 @@ from .. import _core
 from ..common.arguments import close_names, index
 from .hooks import any_hooks
 from .observation import prompts_of
-from .places import Names, Place, find_places, name_of
+from .places import Names, Place, find_places, is_pattern, name_of, residual_streams
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -80,11 +80,6 @@ class ChangedRun:
     changes: list[Change]
 
 
-def is_pattern(name: str) -> bool:
-    """Whether an activation is [B, heads, T, keys]."""
-    return name.endswith(("hook_pattern", "hook_attn_scores"))
-
-
 class BaseRun:
     """A run that cells change: its tokens, keys and values, logits, and activations.
 
@@ -109,15 +104,14 @@ class BaseRun:
             raise ValueError(f"{function}: the prompts have different lengths, expected one")
         self.length = len(self.ids[0])
         config = model.config
-        places = find_places([*names, "resid_pre", f"resid_post{config.n_layers - 1}"], config)
+        self._entering = residual_streams(config)
+        places = find_places([*names, *self._entering], config)
         self._sessions = [model.session() for _ in self.ids]
         rows = [(session._core, ids) for session, ids in zip(self._sessions, self.ids, strict=True)]
         [(logits, self.arrays)] = model._core.run_with_cache(rows, places)
         assert logits is not None
         self.logits: Array = logits
         self._pool: list[Any] = []
-        resid_post = f"blocks.{config.n_layers - 1}.hook_resid_post"
-        self._entering = [f"blocks.{i}.hook_resid_pre" for i in range(config.n_layers)] + [resid_post]
 
     def entering(self, layer: int) -> Array:
         """Get the residual stream into a layer [B, T, dim]; n_layers is what the last norm gets."""

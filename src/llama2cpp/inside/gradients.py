@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.arguments import float_array
-from .places import Names, find_places
+from .places import Names, find_places, residual_streams
 
 if TYPE_CHECKING:
     from .._core import Config
@@ -97,9 +97,7 @@ def _checked(dlogits: ArrayLike, shape: tuple[int, ...]) -> Array:
 
 def _streams(config: Config, held: Mapping[str, Array], shape: tuple[int, ...]) -> list[Array]:
     """Find the residual stream before each layer and after the last, where all of them are held; else nothing."""
-    names = [f"blocks.{i}.hook_resid_pre" for i in range(config.n_layers)]
-    names.append(f"blocks.{config.n_layers - 1}.hook_resid_post")
-    found = [held.get(name) for name in names]
+    found = [held.get(name) for name in residual_streams(config)]
     if any(array is None or array.shape != (*shape[:2], config.dim) for array in found):
         return []
     return [np.ascontiguousarray(array, dtype=np.float32) for array in found]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.arguments import float_array
-from ..common.token_ids import HasTokenizer, Prompt, listed, several, to_ids
+from ..common.token_ids import HasTokenizer, Prompt, batch_of, listed, to_ids
 from .cache import ActivationCache
 from .gradients import Metric, differentiate
 from .hooks import any_hooks, for_call
@@ -187,8 +187,7 @@ def _read(
 def prompts_of(model: HasTokenizer, function: str, text_or_tokens: Prompts, special: bool | None) -> list[list[int]]:
     """One prompt or several as ids."""
     given: Any = listed(text_or_tokens)
-    rows = hasattr(given, "__array__") and len(getattr(given, "shape", ())) > 1
-    many = list(given) if rows else several(given)
+    many = batch_of(given)
     batch = [
         to_ids(model, prompt, function=function if many is None else f"{function}: prompt {i}", special=special)
         for i, prompt in enumerate([given] if many is None else many)

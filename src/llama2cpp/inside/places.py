@@ -72,6 +72,17 @@ def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[st
     return found
 
 
+def is_pattern(name: str) -> bool:
+    """Whether an activation is [B, heads, T, keys]; all others are [B, T, ...]."""
+    return name.endswith(("hook_pattern", "hook_attn_scores"))
+
+
+def residual_streams(config: _core.Config) -> list[str]:
+    """Name the residual stream into each layer, and what the last norm gets."""
+    before = [f"blocks.{i}.hook_resid_pre" for i in range(config.n_layers)]
+    return [*before, f"blocks.{config.n_layers - 1}.hook_resid_post"]
+
+
 def layer_or_end(layer: int, n_layers: int, name: str) -> int:
     """Count a layer from the first; n_layers stands for what is behind the last."""
     if not -n_layers <= layer <= n_layers:

@@ -143,10 +143,16 @@ class _Source:
         rows = np.stack([np.stack(one, axis=1).reshape(-1, *one[0].shape[1:]) for one in of_expert])
         return np.ascontiguousarray(np.swapaxes(rows, 1, 2)) if rows.ndim == 3 else rows
 
-    def infos(self, name: str) -> list[dict[str, Any]]:
-        """How the weights lie that are what the file has by that name."""
-        names = self.tensors[name][0] if name in self.tensors else [self.names[name]]
-        return [self.core.weight_info(each) for each in names]
+    def info(self, name: str) -> dict[str, Any]:
+        """How the weights lie that are what the file has by that name, which is one of `tensors`."""
+        names, experts, turned, _ = self.tensors[name]
+        infos = [self.core.weight_info(each) for each in names]
+        rows = sum(info["shape"][0] for info in infos)
+        shape = (rows, *infos[0]["shape"][1:])
+        if experts:
+            of_one = (rows // experts, *shape[1:])
+            shape = (experts, *(of_one[::-1] if turned else of_one))
+        return {"format": infos[0]["format"], "shape": shape, "bytes": sum(info["bytes"] for info in infos)}
 
     def show(self, array: Array) -> Array:
         """Refuse writing: it would reach no model, or a file that is mapped for reading."""
@@ -353,9 +359,7 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
         if name in self._source.names:
             return self._source.core.weight_info(self._source.names[name])
         if name in self._source.tensors:
-            infos = self._source.infos(name)
-            shape = self._source.array(name).shape
-            return {"format": infos[0]["format"], "shape": shape, "bytes": sum(info["bytes"] for info in infos)}
+            return self._source.info(name)
         found = self._source.place(name)
         if found is None:
             raise KeyError(self._source.unknown(name))

@@ -11,19 +11,18 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from .. import _core
-from ..inside.places import find_places, name_of
+from ..inside.places import find_places, is_pattern, name_of
 from .chat_completions import messages_of
 from .completions import prompts_of
 from .errors import ApiError, refusals
-from .fields import Fields, sampling_of
+from .fields import MOST_TOKENS, Fields, sampling_of
 from .interventions_json import interventions_of
-from .service import REASONS, Service, completions_of
+from .service import Service, completions_of, reason_of
 
 if TYPE_CHECKING:
     from ..serving.requests import Request
 
 MOST_BYTES = 1 << 30  # of an answer
-_BY_QUERY = ("hook_attn_scores", "hook_pattern")  # [1, n_heads, T, S]; others are [1, T, ...]
 
 
 async def activations(service: Service, http: HttpRequest) -> Response:
@@ -35,7 +34,7 @@ async def activations(service: Service, http: HttpRequest) -> Response:
         raise ApiError(400, "positions is no array of integers", param="positions")
     hooks = interventions_of(fields)
     arguments = sampling_of(fields)
-    arguments["max_tokens"] = fields.integer("max_tokens", 0, 2**31 - 1) or 0
+    arguments["max_tokens"] = fields.integer("max_tokens", 0, MOST_TOKENS) or 0
     chat = fields.raw("messages") is not None
     if chat and fields.raw("prompt") is not None:
         raise ApiError(400, "prompt and messages exclude each other", param="prompt")
@@ -63,7 +62,7 @@ async def activations(service: Service, http: HttpRequest) -> Response:
         "positions": json.dumps(kept),
         "prompt_tokens": str(request.usage.prompt_tokens),
         "text": completion.text,
-        "finish_reason": REASONS.get(completion.finish_reason, completion.finish_reason),
+        "finish_reason": reason_of(completion),
     }
     header = _core.safetensors_header(metadata, [(name, array.shape) for name, array in arrays.items()])
     body = header + b"".join(np.ascontiguousarray(array, dtype="<f4").tobytes() for array in arrays.values())
@@ -124,4 +123,4 @@ def _kept(positions: list[int] | None, count: int) -> list[int]:
 
 def _rows(name: str, array: NDArray[np.float32], kept: list[int]) -> NDArray[np.float32]:
     """[1, T, ...] -> [positions, ...]; of patterns [1, n_heads, T, S] -> [n_heads, positions, S]."""
-    return np.asarray(array[0][:, kept] if name.endswith(_BY_QUERY) else array[0][kept])
+    return np.asarray(array[0][:, kept] if is_pattern(name) else array[0][kept])

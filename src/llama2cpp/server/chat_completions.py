@@ -13,18 +13,15 @@ from starlette.responses import JSONResponse, Response
 
 from ..common.piece import Piece, TopLogprobs
 from .errors import ApiError
-from .fields import Fields, count_of, sampling_of
+from .fields import MOST_LOGPROBS, MOST_TOKENS, Fields, count_of, sampling_of, with_seed_of
 from .interventions_json import interventions_of
-from .service import REASONS, EventStream, Service, completions_of, new_id, pieces_of, usage_of
+from .service import EventStream, Service, completions_of, new_id, pieces_of, reason_of, usage_of
 from .tool_calls import CallFilter, find_calls
 
 if TYPE_CHECKING:
     from .._core import Tokenizer
     from ..generation import Completion
     from ..serving.requests import Request
-
-MOST_TOKENS = 2**31 - 1
-MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -58,10 +55,9 @@ async def chat_completions(service: Service, http: HttpRequest) -> Response:
     template_args = fields.mapping("chat_template_kwargs")
     hooks = interventions_of(fields)
     fields.refuse_others()
-    seed = arguments.pop("seed", None)
 
     def maker(i: int) -> Callable[[], Request]:
-        own = arguments if seed is None else {**arguments, "seed": (seed + i) % 2**64}
+        own = with_seed_of(arguments, i)
         return lambda: service.engine.submit_chat(
             messages,
             template=service.settings.template,
@@ -92,9 +88,14 @@ async def chat_completions(service: Service, http: HttpRequest) -> Response:
             "created": asked.created,
             "model": asked.model,
             "choices": [_choice(i, completion, asked, tokenizer) for i, completion in enumerate(completions)],
-            "usage": usage_of(requests),
+            "usage": _usage(requests),
         }
     )
+
+
+def _usage(requests: Sequence[Request]) -> dict[str, Any]:
+    cached = {"cached_tokens": requests[0].usage.reused_tokens}
+    return {**usage_of(requests, len(requests)), "prompt_tokens_details": cached}
 
 
 def _choice(index: int, completion: Completion, asked: _Asked, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -102,15 +103,12 @@ def _choice(index: int, completion: Completion, asked: _Asked, tokenizer: Tokeni
     message: dict[str, Any] = {"role": "assistant", "content": said or None if calls else said, "refusal": None}
     if calls:
         message["tool_calls"] = [call.json() for call in calls]
-    told = None
-    if asked.logprobs:
-        numbers = zip(completion.tokens, completion.logprobs, completion.top_logprobs, strict=True)
-        told = {"content": [_token(tokenizer, *one) for one in numbers], "refusal": None}
+    told = _logprobs(completion, tokenizer) if asked.logprobs else None
     return {
         "index": index,
         "message": message,
         "logprobs": told,
-        "finish_reason": "tool_calls" if calls else REASONS.get(completion.finish_reason, completion.finish_reason),
+        "finish_reason": "tool_calls" if calls else reason_of(completion),
     }
 
 
@@ -120,10 +118,7 @@ async def _chunks(asked: _Asked, requests: Sequence[Request], tokenizer: Tokeniz
         head["usage"] = None
 
     def chunk(index: int, delta: dict[str, Any], reason: str | None = None, piece: Piece | None = None) -> Any:  # noqa: ANN401
-        told = None
-        if asked.logprobs and piece is not None:
-            numbers = zip(piece.tokens, piece.logprobs, piece.top_logprobs, strict=True)
-            told = {"content": [_token(tokenizer, *one) for one in numbers], "refusal": None}
+        told = _logprobs(piece, tokenizer) if asked.logprobs and piece is not None else None
         return {**head, "choices": [{"index": index, "delta": delta, "logprobs": told, "finish_reason": reason}]}
 
     filters = [CallFilter(set(asked.names)) for _ in requests]
@@ -140,10 +135,14 @@ async def _chunks(asked: _Asked, requests: Sequence[Request], tokenizer: Tokeniz
             yield chunk(i, {"content": text})
         if calls:
             yield chunk(i, {"tool_calls": [{"index": at, **call.json()} for at, call in enumerate(calls)]})
-        reason = str(requests[i].finish_reason)
-        yield chunk(i, {}, "tool_calls" if calls else REASONS.get(reason, reason))
+        yield chunk(i, {}, "tool_calls" if calls else reason_of(requests[i]))
     if asked.usage_at_the_end:
-        yield {**head, "choices": [], "usage": usage_of(requests)}
+        yield {**head, "choices": [], "usage": _usage(requests)}
+
+
+def _logprobs(of: Completion | Piece, tokenizer: Tokenizer) -> dict[str, Any]:
+    numbers = zip(of.tokens, of.logprobs, of.top_logprobs, strict=True)
+    return {"content": [_token(tokenizer, *one) for one in numbers], "refusal": None}
 
 
 def _token(tokenizer: Tokenizer, token: int, logprob: float, top: TopLogprobs) -> dict[str, Any]:

@@ -14,17 +14,15 @@ from starlette.responses import JSONResponse, Response
 from ..common.piece import TopLogprobs
 from ..generation import log_softmax
 from .errors import ApiError
-from .fields import Fields, count_of, sampling_of
+from .fields import MOST_LOGPROBS, MOST_TOKENS, Fields, count_of, sampling_of, with_seed_of
 from .interventions_json import interventions_of
-from .service import REASONS, EventStream, Service, completions_of, new_id, pieces_of
+from .service import EventStream, Service, completions_of, new_id, pieces_of, reason_of, usage_of
 
 if TYPE_CHECKING:
     from .._core import Tokenizer
     from ..serving.requests import Request
 
 DEFAULT_TOKENS = 16  # OpenAI's
-MOST_TOKENS = 2**31 - 1
-MOST_LOGPROBS = 20
 MOST_PROMPTS = 256
 
 
@@ -43,10 +41,9 @@ async def completions(service: Service, http: HttpRequest) -> Response:
     stream, options = fields.flag("stream"), fields.mapping("stream_options")
     hooks = interventions_of(fields)
     fields.refuse_others()
-    seed = arguments.pop("seed", None)
 
     def maker(prompt: Any, i: int) -> Callable[[], Request]:  # noqa: ANN401
-        own = arguments if seed is None else {**arguments, "seed": (seed + i) % 2**64}
+        own = with_seed_of(arguments, i)
         return lambda: service.engine.submit(
             prompt,
             special=False,
@@ -87,10 +84,10 @@ async def completions(service: Service, http: HttpRequest) -> Response:
                 "index": i,
                 "text": echoed + completion.text,
                 "logprobs": None if told is None else told.json(),
-                "finish_reason": REASONS.get(completion.finish_reason, completion.finish_reason),
+                "finish_reason": reason_of(completion),
             }
         )
-    return JSONResponse({**head, "choices": choices, "usage": usage_of_prompts(requests, n)})
+    return JSONResponse({**head, "choices": choices, "usage": usage_of(requests, n)})
 
 
 async def _chunks(
@@ -114,8 +111,7 @@ async def _chunks(
     tellers = [_Logprobs(tokenizer) for _ in requests]
     async for i, piece in pieces_of(requests):
         if piece is None:
-            reason = str(requests[i].finish_reason)
-            yield chunk(i, "", REASONS.get(reason, reason))
+            yield chunk(i, "", reason_of(requests[i]))
             continue
         told = None
         if logprobs:
@@ -124,7 +120,7 @@ async def _chunks(
             tellers[i].clear()
         yield chunk(i, str(piece), told=told)
     if usage:
-        yield {**head, "choices": [], "usage": usage_of_prompts(requests, n)}
+        yield {**head, "choices": [], "usage": usage_of(requests, n)}
 
 
 @dataclass
@@ -204,10 +200,3 @@ def to_ids_of(service: Service, prompt: Any) -> list[int]:  # noqa: ANN401
 
 def _echo(prompt: Any, tokenizer: Tokenizer) -> str:  # noqa: ANN401
     return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
-
-
-def usage_of_prompts(requests: Sequence[Request], n: int) -> dict[str, int]:
-    """Count tokens: each prompt's once, however many choices there are."""
-    prompt = sum(request.usage.prompt_tokens for request in requests[::n])
-    generated = sum(request.usage.completion_tokens for request in requests)
-    return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}

@@ -10,6 +10,8 @@ from typing import Any
 from ..common.arguments import close_names
 from .errors import ApiError
 
+MOST_TOKENS = 2**31 - 1
+MOST_LOGPROBS = 20
 MOST_CHOICES = 128  # of `n`
 MOST_STOPS = 64
 
@@ -125,7 +127,7 @@ def sampling_of(fields: Fields) -> dict[str, Any]:
     given: dict[str, Any] = {
         "temperature": fields.number("temperature"),
         "top_p": fields.number("top_p"),
-        "top_k": fields.integer("top_k", 0, 2**31 - 1),
+        "top_k": fields.integer("top_k", 0, MOST_TOKENS),
         "min_p": fields.number("min_p"),
         "repetition_penalty": fields.number("repetition_penalty"),
         "seed": fields.integer("seed", -(2**63), 2**64 - 1),
@@ -133,7 +135,7 @@ def sampling_of(fields: Fields) -> dict[str, Any]:
         "presence_penalty": fields.number("presence_penalty"),
         "frequency_penalty": fields.number("frequency_penalty"),
         "logit_bias": _biases(fields),
-        "min_tokens": fields.integer("min_tokens", 0, 2**31 - 1),
+        "min_tokens": fields.integer("min_tokens", 0, MOST_TOKENS),
         "stop_ids": _stop_ids(fields),
         "grammar": fields.text("grammar"),
         "regex": fields.text("regex"),
@@ -141,6 +143,12 @@ def sampling_of(fields: Fields) -> dict[str, Any]:
     if given["seed"] is not None:
         given["seed"] %= 2**64
     return {name: value for name, value in given.items() if value is not None}
+
+
+def with_seed_of(arguments: Mapping[str, Any], choice: int) -> dict[str, Any]:
+    """Give the arguments of one of n choices: its seed is so many after the request's."""
+    seed = arguments.get("seed")
+    return {**arguments} if seed is None else {**arguments, "seed": (seed + choice) % 2**64}
 
 
 def count_of(fields: Fields) -> int:

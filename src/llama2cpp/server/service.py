@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 # What a reason for the end is called by OpenAI. An answer that was cancelled has no reader.
-REASONS = {
+_REASONS: dict[str | None, str] = {
     "end": "stop",
     "stop": "stop",
     "length": "length",
@@ -254,16 +254,16 @@ async def pieces_of(requests: Sequence[Request]) -> AsyncIterator[tuple[int, Pie
             task.cancel()
 
 
-def usage_of(requests: Sequence[Request]) -> dict[str, Any]:
-    """Count tokens: the prompt's once, however many choices there are."""
-    prompt = requests[0].usage.prompt_tokens
+def reason_of(ended: Completion | Request) -> str:
+    """Say as OpenAI does why a text has ended."""
+    return _REASONS[ended.finish_reason]
+
+
+def usage_of(requests: Sequence[Request], n: int) -> dict[str, Any]:
+    """Count tokens: each prompt's once, however many choices (n) it has."""
+    prompt = sum(request.usage.prompt_tokens for request in requests[::n])
     generated = sum(request.usage.completion_tokens for request in requests)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": generated,
-        "total_tokens": prompt + generated,
-        "prompt_tokens_details": {"cached_tokens": requests[0].usage.reused_tokens},
-    }
+    return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
 
 
 def new_id(kind: str) -> str:

@@ -20,9 +20,9 @@ from ..common.grammar import TokenTexts
 from ..common.not_pickled import NotPickled
 from ..common.sampling import Sampling, SamplingOptions
 from ..common.token_ids import Prompt, check_prompt, to_ids
-from ..dialogue.answers import DEFAULTS, chat_format, sampling_of, split_options
+from ..dialogue.answers import DEFAULTS, Asked, encoded, sampling_of, split_options
 from ..dialogue.chat_format import Message, checked_messages
-from ..generation import Sample
+from ..generation import Sample, check_logprobs
 from ..inside.hooks import ActiveHooks, Hook, scopes_of
 from ..inside.recording import Recording
 from .jobs import Job, MeasureJob, TextJob
@@ -244,8 +244,7 @@ class Engine(NotPickled):
     ) -> Request:
         """Do what `submit` does, for the function that messages name."""
         model = self._model
-        if logprobs is not None and logprobs < 0:
-            raise ValueError(f"{function}: logprobs must not be negative, got {logprobs}")
+        check_logprobs(function, logprobs)
         Sampling(**given).checked(function)
         check_prompt(prompt, function)
         merged: Any = {**model._sampling_defaults(), **given}
@@ -303,26 +302,13 @@ class Engine(NotPickled):
         ', andilaaaaa. Every'
         """
         function, model = "Engine.submit_chat", self._model
-        if logprobs is not None and logprobs < 0:
-            raise ValueError(f"{function}: logprobs must not be negative, got {logprobs}")
+        check_logprobs(function, logprobs)
         with naming(function):
             said = checked_messages(messages)
         sampled, variables = split_options(options)
         how = sampling_of(function, sampled, model)
-        own = ("messages", "template", "special_in_content", "tools", "documents", "template_args")
-        form = chat_format(
-            function,
-            model,
-            (*own, "continue_final_message", "logprobs", "logits", "hooks", "record"),
-            template,
-            special_in_content,
-            tools=tools,
-            documents=documents,
-            template_args=template_args,
-            variables=variables,
-        )
-        with naming(function):
-            ids = form.encode(said, continue_final_message=continue_final_message)
+        asked = Asked(template, special_in_content, tools, documents, template_args, continue_final_message)
+        form, ids = encoded(function, said, model, asked, variables, ("logprobs", "logits", "hooks", "record"))
         ends, strings = form.ends
         how = replace(how, stop=how.stops + strings)
         (sampler,) = how.samplers(1)

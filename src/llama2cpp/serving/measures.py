@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.token_ids import Prompt, listed, several, to_ids
+from ..common.token_ids import Prompt, batch_of, listed, several, to_ids
 from ..inside.residual_stream import last_norm
 from .jobs import EmbedJob, ScoreJob
 
@@ -101,8 +101,7 @@ def embed(
         raise ValueError(f"{function}: pooling is {pooling!r}, expected 'mean' or 'last'")
     model = engine._model
     given: Any = listed(texts)
-    rows = hasattr(given, "__array__") and len(getattr(given, "shape", ())) > 1
-    many = list(given) if rows else several(given)
+    many = batch_of(given)
     jobs = []
     for i, text in enumerate([given] if many is None else many):
         where = function if many is None else f"{function}: text {i}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common.kv_size import kv_bytes
 from ..inside.hooks import for_call
 from ..session import Session
 from .prefixes import WORTH_REUSING, PrefixCache, shared_length
@@ -104,12 +105,9 @@ class Scheduler:
     """
 
     def __init__(self, model: Model, limits: Limits) -> None:
-        config = model.config
         self._model = model
         self._limits = limits
-        number = 2 if model.kv_dtype == "f16" else 4
-        position = 2 * config.n_layers * config.n_kv_heads * config.head_dim * number
-        self._size = partial(_session_bytes, position, 2 * 4 * config.vocab_size)
+        self._size = partial(_session_bytes, kv_bytes(model.config, model.kv_dtype), 2 * 4 * model.config.vocab_size)
         self.waiting: deque[Job] = deque()
         self.counts = Counts()
         self.stopping = False  # everything is cancelled
