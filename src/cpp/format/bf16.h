@@ -7,10 +7,13 @@
 
 namespace llama2cpp {
 
+inline float bf16_to_float(std::uint16_t value) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16);
+}
+
 inline void decode_bf16(const Weight& weight, std::int64_t row, std::int64_t begin, std::int64_t count, float* out) {
   const std::byte* from = weight.planes[0].data + row * weight.planes[0].row_bytes + begin * 2;
-  for (std::int64_t i = 0; i < count; ++i)
-    out[i] = std::bit_cast<float>(static_cast<std::uint32_t>(u16_at(from + i * 2)) << 16);
+  for (std::int64_t i = 0; i < count; ++i) out[i] = bf16_to_float(u16_at(from + i * 2));
 }
 
 // To nearest even; what is too large becomes infinity, a NaN stays one.

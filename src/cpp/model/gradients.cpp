@@ -3,29 +3,24 @@
 #include "model/gradients.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <utility>
 
 #include "core/check.h"
 #include "core/memory_needs.h"
-#include "core/wait_lock.h"
+#include "core/now_and_then.h"
 #include "model/backward.h"
 
 namespace llama2cpp {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 void check(const Model& model, const GradientCall& call) {
   const std::string reason = why_no_gradients(model);
   LLAMA2CPP_CHECK(reason.empty(), reason);
-  LLAMA2CPP_CHECK(!call.prompts.empty() && !call.prompts[0].empty(), "there are no tokens, expected at least one");
+  check_prompts(model, call.sessions, call.prompts);
   for (std::size_t i = 0; i < call.prompts.size(); ++i) {
     const Session* const session = call.sessions[i];
     const auto tokens = static_cast<std::int64_t>(call.prompts[i].size());
-    LLAMA2CPP_CHECK(session != nullptr && &session->model() == &model && session->position() == 0,
-                    "a session belongs to another model or has begun");
     LLAMA2CPP_CHECK(call.prompts[i].size() == call.prompts[0].size(), "the prompts have different lengths");
     LLAMA2CPP_CHECK(tokens <= session->context(), "the prompts have ", tokens, " tokens, expected at most ",
                     session->context());
@@ -128,13 +123,11 @@ CachedRun gradients(const Model& model, GradientCall call, FunctionRef<void()> p
   const auto activations = model.borrow_activations(tokens);
   GradientBuffers buffers(c, be, tokens, patterns, results);
   if (call.stop.n_layers() == 0) call.stop = PlaceSet(c.n_layers);
-  auto polled = Clock::now();
-  const auto poll_now_and_then = [&] {
-    if (Clock::now() - polled < kPollEvery) return;
+  const auto pause = [&] {
     const Backend::Pause others_may_run(be);
     poll();
-    polled = Clock::now();
   };
+  NowAndThen poll_now_and_then(pause);
   for (std::int64_t s = 0; s < sequences; ++s) {
     const auto at = static_cast<std::size_t>(s);
     KvCache& kv = call.sessions[at]->kv();

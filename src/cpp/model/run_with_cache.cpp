@@ -10,17 +10,6 @@
 namespace llama2cpp {
 namespace {
 
-void check_prompts(const Model& model, std::span<Session* const> sessions,
-                   std::span<const std::vector<std::int32_t>> prompts) {
-  for (std::size_t i = 0; i < sessions.size(); ++i) {
-    const Session* const session = sessions[i];
-    LLAMA2CPP_CHECK(session != nullptr && &session->model() == &model && session->position() == 0,
-                    "a session belongs to another model or has begun");
-    LLAMA2CPP_CHECK(!prompts[i].empty(), "there are no tokens, expected at least one");
-  }
-  LLAMA2CPP_CHECK(!prompts.empty(), "there are no tokens, expected at least one");
-}
-
 void check_layers(const CachedRunOptions& options, const Config& c) {
   const std::optional<std::int64_t>& stop = options.stop_at_layer;
   LLAMA2CPP_CHECK(!stop || (*stop >= 0 && *stop <= c.n_layers), "stop_at_layer is ", stop.value_or(0),
@@ -36,6 +25,17 @@ Place place_before(std::int64_t layer) {
 }
 
 }  // namespace
+
+void check_prompts(const Model& model, std::span<Session* const> sessions,
+                   std::span<const std::vector<std::int32_t>> prompts) {
+  for (std::size_t i = 0; i < sessions.size(); ++i) {
+    const Session* const session = sessions[i];
+    LLAMA2CPP_CHECK(session != nullptr && &session->model() == &model && session->position() == 0,
+                    "a session belongs to another model or has begun");
+    LLAMA2CPP_CHECK(!prompts[i].empty(), "there are no tokens, expected at least one");
+  }
+  LLAMA2CPP_CHECK(!prompts.empty(), "there are no tokens, expected at least one");
+}
 
 double cached_run_bytes(const Config& c, std::span<const Capture::Slot> slots, double kept_bytes, double out_bytes,
                         std::int64_t sequences, std::int64_t tokens, bool one_pass) {

@@ -33,6 +33,10 @@ struct CachedRunOptions {
   bool logits = true;  // else `out` is empty, but with stop_at_layer
 };
 
+// Throws std::invalid_argument unless the sessions are new ones of the model, and each has a prompt with tokens.
+void check_prompts(const Model& model, std::span<Session* const> sessions,
+                   std::span<const std::vector<std::int32_t>> prompts);
+
 // Feeds new sessions of one model their prompts, in one call. If all are of one length there is one run, else one for each.
 // places: what is kept. With stop_at_layer no session moves on. `hooks` are the call's others. Throws
 // std::invalid_argument, OutOfMemoryError, and what run() does; `poll` as there.

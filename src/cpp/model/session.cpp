@@ -3,11 +3,11 @@
 #include "model/session.h"
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 #include <mutex>
 
 #include "core/check.h"
+#include "core/now_and_then.h"
 #include "model/forward.h"
 
 namespace llama2cpp {
@@ -108,8 +108,6 @@ void Session::assign(Session& other, std::int64_t position, FunctionRef<void()> 
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // Checks everything that can be known before anything is computed.
 void check(std::span<const Work> work, const Hooks& hooks) {
   for (const Work& w : work) {
@@ -166,13 +164,11 @@ class Call {
     make_room();
     const auto activations = model_.borrow_activations(std::min(chunk_, total_));
     begin_hooks();
-    auto polled = Clock::now();
-    const auto poll_now_and_then = [&] {
-      if (Clock::now() - polled < kPollEvery) return;
+    const auto pause = [&] {
       const Backend::Pause others_may_run(model_.backend());
       poll_();
-      polled = Clock::now();
     };
+    NowAndThen poll_now_and_then(pause);
     while (next_ < work_.size()) {
       const Pass pass = plan_pass();
       activations->resize(pass.rows, pass.logit_rows, pass.together, !hooks_.no_logits);

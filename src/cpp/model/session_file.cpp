@@ -16,13 +16,13 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cstring>
 #include <new>
 #include <vector>
 
 #include "core/check.h"
 #include "core/file_writer.h"
+#include "core/now_and_then.h"
 #include "core/quote.h"
 #include "io/safetensors.h"
 #include "model/fingerprint.h"
@@ -61,21 +61,6 @@ std::vector<NamedShape> tensors_of(const Model& model, std::int64_t position, bo
   }
   return tensors;
 }
-
-class NowAndThen {
- public:
-  explicit NowAndThen(FunctionRef<void()> call) : call_(call) {}
-  void operator()() {
-    if (Clock::now() - called_ < std::chrono::milliseconds(50)) return;
-    call_();
-    called_ = Clock::now();
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  FunctionRef<void()> call_;
-  Clock::time_point called_ = Clock::now();
-};
 
 // The rows of positions [0, count) in the order of the file, [position][head], in pieces of whole positions.
 // each(row in the cache, bytes), then done() after each piece.

@@ -2,12 +2,12 @@
 #include "backend/cpu/panel_floats.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include "backend/cpu/matmul_input.h"
 #include "backend/cpu/panels.h"
 #include "core/half.h"
+#include "format/bf16.h"
 #include "format/llm_int8.h"
 
 namespace llama2cpp {
@@ -22,13 +22,11 @@ void widen(const std::byte* panel, std::int64_t n, float* out) {
   }
 }
 
-float widen_bf16(std::uint16_t value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16); }
-
 // Pairs of columns: [pair][16 rows][2].
 void widen_pairs(const std::byte* panel, std::int64_t count, float* out) {
   for (std::int64_t k = 0; k < count; ++k) {
     for (std::int64_t r = 0; r < kPanelRows; ++r) {
-      widen<widen_bf16>(panel + ((k / 2 * kPanelRows + r) * 2 + k % 2) * 2, 1, out + k * kPanelRows + r);
+      widen<bf16_to_float>(panel + ((k / 2 * kPanelRows + r) * 2 + k % 2) * 2, 1, out + k * kPanelRows + r);
     }
   }
 }
@@ -87,7 +85,7 @@ void read_panel(const KernelTable& kernels, const Weight& w, std::int64_t panel,
     case PanelForm::f16:
       return widen<half_to_float>(from, count * kPanelRows, scratch.floats);
     case PanelForm::bf16:
-      return widen<widen_bf16>(from, count * kPanelRows, scratch.floats);
+      return widen<bf16_to_float>(from, count * kPanelRows, scratch.floats);
     case PanelForm::bf16_pairs:
       return widen_pairs(from, count, scratch.floats);
     case PanelForm::int8_group:

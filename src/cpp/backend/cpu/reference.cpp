@@ -3,7 +3,6 @@
 //
 // A sum inside one vector uses 16 virtual lanes. Lane j takes elements j, j + 16, ... in order; the vector counts as
 // padded with zeros to a multiple of 16; the lanes are then added by halves: j and j + 8, j and j + 4, ...
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
@@ -116,7 +115,6 @@ float clamped_swiglu(float gate, float up) {
 
 float widen(float value) { return value; }
 float widen(std::uint16_t value) { return half_to_float(value); }
-float widen_bf16(std::uint16_t value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16); }
 
 constexpr float kLeastNormal = 0x1p-126F;
 
@@ -137,8 +135,8 @@ float fma_flushed(float a, float b, float c) {
 
 // A word is two numbers: the one of odd k comes first, then the one of even k.
 void matmul_pairs(const PairBlock& b) {
-  const auto odd = [](std::uint32_t word) { return widen_bf16(static_cast<std::uint16_t>(word >> 16)); };
-  const auto even = [](std::uint32_t word) { return widen_bf16(static_cast<std::uint16_t>(word)); };
+  const auto odd = [](std::uint32_t word) { return bf16_to_float(static_cast<std::uint16_t>(word >> 16)); };
+  const auto even = [](std::uint32_t word) { return bf16_to_float(static_cast<std::uint16_t>(word)); };
   for (std::int64_t t = 0; t < b.n_tokens; ++t) {
     for (std::int64_t panel = 0; panel < b.n_panels; ++panel) {
       const std::int64_t rows = panel + 1 == b.n_panels ? b.last_rows : kPanelRows;
@@ -406,7 +404,7 @@ constexpr KernelTable kTable{
     .tile = 12,
     .matmul_f32 = matmul_float<float, widen>,
     .matmul_f16 = matmul_float<std::uint16_t, widen>,
-    .matmul_bf16 = matmul_float<std::uint16_t, widen_bf16>,
+    .matmul_bf16 = matmul_float<std::uint16_t, bf16_to_float>,
     .matmul_pairs = matmul_pairs,
     .matmul_int8 = matmul_int8,
     .quantize = quantize,
