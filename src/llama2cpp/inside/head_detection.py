@@ -54,7 +54,7 @@ def wanted_pattern(kind: str, tokens: Sequence[int] | NDArray[Any]) -> NDArray[n
         behind = np.zeros_like(same)
         behind[:, 1:] = same[:, :-1]
         same = behind
-    return same.astype(np.float32)
+    return np.asarray(same, dtype=np.float32)
 
 
 def closeness(
