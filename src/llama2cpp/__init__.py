@@ -14,25 +14,43 @@ from .command import early_interrupt  # noqa: F401 - before what takes long to i
 
 from typing import TYPE_CHECKING, Any
 
-from . import interventions, metrics, patching, plot
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
-from .defaults import chat, chat_stream, complete, generate, stream
-from .dialogue.conversation import Conversation, Turn
-from .generation import Completion
-from .inside.cache import ActivationCache
-from .inside.hooks import HookPoint
-from .inside.html_views import TokenList
-from .inside.lens import LogitLens, logit_lens
-from .inside.recording import Recording
-from .loading import from_arrays, load
-from .model import Model
-from .serving.engine import Engine, EngineStats
-from .serving.measures import Score
-from .serving.requests import Request, Usage
-from .session import Session
 
 if TYPE_CHECKING:
-    from . import export
+    from . import export, interventions, metrics, patching, plot
+    from .defaults import chat, chat_stream, complete, generate, stream
+    from .dialogue.conversation import Conversation, Turn
+    from .generation import Completion
+    from .inside.cache import ActivationCache
+    from .inside.hooks import HookPoint
+    from .inside.html_views import TokenList
+    from .inside.lens import LogitLens, logit_lens
+    from .inside.recording import Recording
+    from .loading import from_arrays, load
+    from .model import Model
+    from .serving.engine import Engine, EngineStats
+    from .serving.measures import Score
+    from .serving.requests import Request, Usage
+    from .session import Session
+
+# The modules that these come from are imported when they are first used: `import llama2cpp` is quick. The same names as
+# above, where type checkers look for them.
+_IMPORTED_WHEN_USED = {
+    "defaults": ["chat", "chat_stream", "complete", "generate", "stream"],
+    "dialogue.conversation": ["Conversation", "Turn"],
+    "generation": ["Completion"],
+    "inside.cache": ["ActivationCache"],
+    "inside.hooks": ["HookPoint"],
+    "inside.html_views": ["TokenList"],
+    "inside.lens": ["LogitLens", "logit_lens"],
+    "inside.recording": ["Recording"],
+    "loading": ["from_arrays", "load"],
+    "model": ["Model"],
+    "serving.engine": ["Engine", "EngineStats"],
+    "serving.measures": ["Score"],
+    "serving.requests": ["Request", "Usage"],
+    "session": ["Session"],
+}
 
 __all__ = [
     "ActivationCache",
@@ -74,10 +92,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    if name == "export":  # the exporter is loaded when it is first used
-        import importlib
+    import importlib.util
 
-        return importlib.import_module("llama2cpp.export")
+    for module, names in _IMPORTED_WHEN_USED.items():
+        if name in names:
+            value = getattr(importlib.import_module(f".{module}", __name__), name)
+            globals()[name] = value  # the next time it is found without this function
+            return value
+    if not name.startswith("_") and importlib.util.find_spec(f".{name}", __name__):
+        return importlib.import_module(f".{name}", __name__)
     from .common.arguments import close_names
 
     raise AttributeError(f"module 'llama2cpp' has no attribute {name!r}{close_names(name, __all__)}")
