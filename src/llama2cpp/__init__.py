@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
 
 if TYPE_CHECKING:
-    from . import export, interventions, metrics, patching, plot
+    from . import attribution, export, interventions, metrics, patching, plot
     from .defaults import chat, chat_stream, complete, generate, stream
     from .dialogue.conversation import Conversation, Turn
     from .generation import Completion
@@ -74,6 +74,7 @@ __all__ = [
     "Turn",
     "Usage",
     "__version__",
+    "attribution",
     "build_info",
     "chat",
     "chat_stream",

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from . import _core
 from .common.arguments import checked, index
 from .inside.cache import ActivationCache
-from .inside.cells import FULL_ROWS, Address, BaseRun, Change, Grid, Over, cut, sweep
+from .inside.cells import FULL_ROWS, Address, BaseRun, Change, Grid, Over, cut, held, sweep
 from .inside.places import Names, Place, find_places, is_pattern, name_of
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _patch(
 ) -> Result:
     base = BaseRun(model, function, corrupt, [name] if isinstance(name, str) else list(name), special)  # type: ignore[arg-type]
     grid = Grid.of(function, name, over, model.config, base.length)
-    clean = {place: _clean(function, clean_cache, place, base) for place in grid.places}
+    clean = {place: base.of_other_run(clean_cache, place) for place in grid.places}
     changes_of = _from_arrays(clean, model.config)
     return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
 
@@ -178,25 +178,6 @@ def _from_arrays(
         return [Change(place, address, cut(arrays[place], place, address, config)) for place, address in addressed]
 
     return changes_of
-
-
-def _held(where: str, cache: ActivationCache | None, name: str) -> NDArray[np.float32]:
-    """Get an activation [B, T, ...] of a cache."""
-    if cache is None or name not in cache:
-        raise ValueError(f"{where} has no {name!r}")
-    return cache[name] if cache.has_batch_dim else cache[name][None]
-
-
-def _clean(function: str, cache: ActivationCache, place: Place, base: BaseRun) -> NDArray[np.float32]:
-    """Get a place's activation of a cache, of as many prompts as the run has."""
-    name = name_of(place, base.model.config)
-    array = _held(f"{function}: the cache", cache, name)
-    expected = base.arrays[name].shape
-    if cache.positions is not None or array.shape[1:] != expected[1:] or len(array) not in (1, expected[0]):
-        raise ValueError(
-            f"{function}: {name!r} of the cache has shape {list(array.shape)}, expected {list(expected)}, whole"
-        )
-    return np.broadcast_to(array, expected)
 
 
 @checked
@@ -266,8 +247,8 @@ def path_patch(
     names = [senders, "z", "mlp_out", *(name_of(place, config) for place, _ in targets)]
     base = BaseRun(model, "path_patch", corrupt, names, special)
     grid = Grid.of("path_patch", senders, over, config, base.length)
-    clean = {place: _clean("path_patch", clean_cache, place, base) for place in grid.places}
-    held = find_places(["z", "mlp_out"] if freeze_mlp else "z", config)
+    clean = {place: base.of_other_run(clean_cache, place) for place in grid.places}
+    held_fast = find_places(["z", "mlp_out"] if freeze_mlp else "z", config)
     waiting = [addressed for _, addressed in grid.cells()]
     ready: dict[tuple[tuple[Place, Address], ...], list[Change]] = {}
 
@@ -278,7 +259,7 @@ def path_patch(
             at_once = max(1, FULL_ROWS // (len(base.ids) * base.length))
             first = waiting.index(addressed)
             cells = [cell for cell in waiting[first:] if min(place[1] for place, _ in cell) == start][:at_once]
-            frozen = [place for place in held if place[1] >= start]
+            frozen = [place for place in held_fast if place[1] >= start]
             sent = [[Change(p, a, cut(clean[p], p, a, config)) for p, a in cell] for cell in cells]
             wanted = [place for place, _ in targets if place[1] >= start]
             for cell, arrays in zip(cells, base.values_after(sent, start, frozen, wanted), strict=True):
@@ -365,7 +346,7 @@ def ablate(
 
 def _mean_of(cache: ActivationCache | None, place: Place, base: BaseRun) -> NDArray[np.float32]:
     name = name_of(place, base.model.config)
-    array = _held("ablate: the reference", cache, name)
+    array = held("ablate: the reference", cache, name)
     if is_pattern(name):
         raise ValueError("ablate: patterns of different tokens have no mean")
     return np.asarray(array.astype(np.float64).mean(axis=(0, 1)), dtype=np.float32)
@@ -373,7 +354,7 @@ def _mean_of(cache: ActivationCache | None, place: Place, base: BaseRun) -> NDAr
 
 def _resampled(cache: ActivationCache | None, place: Place, base: BaseRun, seed: int) -> NDArray[np.float32]:
     name = name_of(place, base.model.config)
-    array = _held("ablate: the reference", cache, name)
+    array = held("ablate: the reference", cache, name)
     shape = base.arrays[name].shape
     if array.shape[1:] != shape[1:] or (cache is not None and cache.positions is not None):
         raise ValueError(f"ablate: {name!r} of the reference has shape {list(array.shape)}, expected {list(shape)}")

@@ -13,7 +13,7 @@ import pytest
 from examples import run_examples
 
 import llama2cpp
-from llama2cpp import _core, interventions, patching, plot
+from llama2cpp import _core, attribution, interventions, metrics, patching, plot
 from llama2cpp.inside import activation_names
 from llama2cpp.inside.activation_arrays import ActivationArrays
 from llama2cpp.inside.heads_and_neurons import HeadsAndNeurons
@@ -23,11 +23,13 @@ from llama2cpp.session import KVCache
 
 INNER = {"Weights": Weights, "LensWeights": LensWeights, "KVCache": KVCache, "StackedWeights": StackedWeights}
 INNER |= {"ActivationArrays": ActivationArrays, "ResidualStream": ResidualStream}
-INNER |= {"HeadsAndNeurons": HeadsAndNeurons}
+INNER |= {"HeadsAndNeurons": HeadsAndNeurons, "EdgeAttribution": attribution.EdgeAttribution}
 FUNCTIONS = [plot.attention_patterns, plot.logit_lens, plot.next_tokens, plot.attributions]
 FUNCTIONS += [activation_names.get_act_name]
 FUNCTIONS += [getattr(interventions, name) for name in interventions.__all__]
 FUNCTIONS += [getattr(patching, name) for name in patching.__all__]
+FUNCTIONS += [getattr(metrics, name) for name in metrics.__all__]
+FUNCTIONS += [getattr(attribution, name) for name in attribution.__all__ if name != "EdgeAttribution"]
 
 
 def documented() -> Iterator[tuple[str, Any]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ..model import Model
+    from .cache import ActivationCache
     from .observation import Prompts
 
 Array: TypeAlias = NDArray[np.float32]
@@ -121,6 +122,18 @@ class BaseRun:
         """Cut what is addressed out of this run's activation, as [B, positions, heads, neurons]."""
         return cut(self.arrays[name_of(place, self.model.config)], place, address, self.model.config)
 
+    def of_other_run(self, cache: ActivationCache, place: Place) -> Array:
+        """Get a place's activation [B, T, ...] of a cache, of as many prompts as this run has or of one for all."""
+        name = name_of(place, self.model.config)
+        array = held(f"{self.function}: the cache", cache, name)
+        expected = self.arrays[name].shape
+        if cache.positions is not None or array.shape[1:] != expected[1:] or len(array) not in (1, expected[0]):
+            shape = list(array.shape)
+            raise ValueError(
+                f"{self.function}: {name!r} of the cache has shape {shape}, expected {list(expected)}, whole"
+            )
+        return np.broadcast_to(array, expected)
+
     def begin_of(self, changes: Sequence[Change]) -> int:
         """Find the first position that changes in any prompt; the length if none does. Bits count, -0 is not 0."""
         first = self.length
@@ -199,6 +212,13 @@ class BaseRun:
                     full[b, cell.begin :] = logits
                 results.append(full)
         return results
+
+
+def held(where: str, cache: ActivationCache | None, name: str) -> Array:
+    """Get an activation [B, T, ...] of a cache."""
+    if cache is None or name not in cache:
+        raise ValueError(f"{where} has no {name!r}")
+    return cache[name] if cache.has_batch_dim else cache[name][None]
 
 
 def cut(array: Array, place: Place, address: Address, config: _core.Config) -> Array:

@@ -1,0 +1,567 @@
+"""Attribution by gradients: what patching of every activation, or of every edge between two, would do, from a few runs.
+
+Attribution patching multiplies the gradient of a metric with the difference between two runs' activations: the first
+term of what `llama2cpp.patching` measures one run at a time, for all of them from one forward and one way back. It is
+exact where the metric is linear in an activation, and an estimate elsewhere; `faithfulness` runs the model with a
+circuit's edges only, and says how much of the metric they keep.
+
+A metric is one of `llama2cpp.metrics`, another function of logits [B, T, vocab_size] that returns a number and its
+gradient, or one of PyTorch's tensors that returns a number. Open models with ``load(..., precision="exact",
+backend="cpu")``: gradients are the CPU's, and others of its precisions round.
+
+Nodes are named as in the papers: "input", the heads "a0.h0", the MLPs "m0", and "logits"; what hears a node is
+"a1.h0<q>" (and k and v), "m1" or "logits". An edge is "a0.h0->a1.h2<k>". Where heads share keys and values (GQA), each
+head of queries hears for its own keys and values, as in EAP-IG's code.
+
+Examples
+--------
+>>> import llama2cpp
+>>> from llama2cpp import attribution, metrics
+>>> model = llama2cpp.load("storyteller", precision="exact", backend="cpu")
+>>> clean = model.to_tokens("When Lily and Tom went to the park, Lily gave the ball to")
+>>> corrupt = model.to_tokens("When Lily and Tom went to the park, Tom gave the ball to")
+>>> metric = metrics.logit_diff(model.to_single_token(" Tom"), model.to_single_token(" Lily"))
+>>> _, cache = model.run_with_cache(clean)
+>>> attribution.attribution_patch(model, corrupt, cache, metric, "z").shape
+(5, 6)
+>>> edges = attribution.edge_attribution(model, clean, corrupt, metric, steps=5)
+>>> round(attribution.faithfulness(model, clean, corrupt, metric, edges.top(len(edges))), 3)
+1.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .common.arguments import checked, close_names, float_array
+from .inside.cells import Address, BaseRun, Grid, Over, cut, number
+from .inside.circuit import CircuitRun
+from .inside.gradients import differentiate
+from .inside.places import Place, find_places, name_of
+from .inside.receivers import (
+    DifferentiatedRun,
+    activation_names,
+    by_receiver,
+    gradient_names,
+    reach,
+    receivers_of,
+    senders_of,
+    sent,
+    sent_names,
+)
+
+if TYPE_CHECKING:
+    from .inside.cache import ActivationCache
+    from .inside.observation import Prompts
+    from .model import Model
+
+Metric: TypeAlias = Callable[[Any], Any]
+Result: TypeAlias = NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float32]
+
+__all__ = ["EdgeAttribution", "attribution_patch", "edge_attribution", "faithfulness", "integrated_gradients"]
+
+
+@overload
+def attribution_patch(  # type: ignore[overload-overlap]  # a str is a sequence of str
+    model: Model,
+    corrupt: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    points: str,
+    over: Over | None = ...,
+    *,
+    special: bool | None = ...,
+) -> Result: ...
+@overload
+def attribution_patch(
+    model: Model,
+    corrupt: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    points: Sequence[str],
+    over: Over | None = ...,
+    *,
+    special: bool | None = ...,
+) -> dict[str, Result]: ...
+@checked
+def attribution_patch(
+    model: Model,
+    corrupt: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    points: str | Sequence[str],
+    over: Over | None = None,
+    *,
+    special: bool | None = None,
+) -> Result | dict[str, Result]:
+    """Estimate what `patching.activation_patch` measures, less the corrupt run's own metric, for every cell at once.
+
+    A cell is (clean - corrupt) . gradient, summed over all of an activation that the cell is about; the gradient is
+    that of the metric in the corrupt run (Neel Nanda, "Attribution patching: activation patching at industrial scale",
+    2023).
+
+    Parameters
+    ----------
+    model : Model
+    corrupt, clean_cache, over, special
+        As in `patching.activation_patch`.
+    metric : callable
+        See the module.
+    points : str or sequence of str
+        Which activations, each as `name` in `patching.activation_patch`: "z", "resid_pre", "mlp_out", "pattern".
+
+    Returns
+    -------
+    numpy.ndarray, or dict of str to numpy.ndarray
+        float64, an axis for each of `over`; one for each of several points, under its name.
+
+    Raises
+    ------
+    ValueError
+        As in `patching.activation_patch` and `ActivationCache.backward`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import attribution, metrics
+    >>> model = llama2cpp.load("storyteller", precision="exact", backend="cpu")
+    >>> _, cache = model.run_with_cache("Lily ran to")
+    >>> metric = metrics.log_prob(model.to_single_token(" the"))
+    >>> found = attribution.attribution_patch(model, "Tom ran to", cache, metric, ["z", "mlp_out"], "layer")
+    >>> found["mlp_out"].shape
+    (5,)
+    """
+    names = [points] if isinstance(points, str) else list(points)
+    _need_gradients(model)
+    base = BaseRun(model, "attribution_patch", corrupt, names, special)
+    grids = {name: Grid.of("attribution_patch", name, over, model.config, base.length) for name in names}
+    clean = {place: base.of_other_run(clean_cache, place) for grid in grids.values() for place in grid.places}
+    _, dlogits = differentiate(metric, base.logits)
+    gradients = model._gradients(base.ids, dlogits, names, None, (), base.arrays)
+    found = {name: _summed(grid, clean, base, gradients) for name, grid in grids.items()}
+    return found[points] if isinstance(points, str) else found
+
+
+def _summed(grid: Grid, clean: Mapping[Place, Array], base: BaseRun, gradients: Mapping[str, Array]) -> Result:
+    """Sum differences times gradients over what is no axis of a grid."""
+    config = grid.config
+    inner = ["position", "head", "key" if "key" in grid.axes else "neuron"]
+    by_layer: dict[int, Result] = {}
+    for place in grid.places:
+        name = name_of(place, config)
+        now, then = base.arrays[name], clean[place]
+        # What is masked is -inf in both.
+        difference = np.subtract(then, now, out=np.zeros(now.shape, dtype=np.float64), where=then != now)
+        product: Result = cut(difference * gradients[name], place, Address(), config).sum(axis=0)
+        for axis, kind in enumerate(inner):
+            if kind in grid.axes:
+                product = np.take(product, grid.axes[kind], axis=axis)
+            else:
+                product = product.sum(axis=axis, keepdims=True)
+        by_layer[place[1]] = product
+    whole = "layer" in grid.axes
+    layers = [by_layer[layer] for layer in grid.axes["layer"]] if whole else [sum(by_layer.values(), np.float64(0))]
+    stacked = np.stack(layers)  # [layer, position, head, neuron]
+    order = [*(["layer", *inner].index(axis) for axis in grid.axes)]
+    rest = tuple(axis for axis in range(4) if axis not in order)
+    return np.ascontiguousarray(stacked.transpose(*order, *rest).reshape(grid.shape))
+
+
+class EdgeAttribution:
+    """What each edge between two nodes of a model does to a metric, as `edge_attribution` estimates it.
+
+    ``edges["a0.h1->m2"]`` is the score of an edge, ``len(edges)`` how many there are, and iteration gives their names.
+
+    Attributes
+    ----------
+    scores : numpy.ndarray
+        float64 [senders, receivers]; NaN where there is no edge.
+    senders, receivers : list of str
+        Names of nodes, in the order of the forward.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import attribution, metrics
+    >>> model = llama2cpp.load("storyteller", precision="exact", backend="cpu")
+    >>> edges = attribution.edge_attribution(model, "Lily ran to", "Tom ran to", metrics.log_prob(508))
+    >>> edges.scores.shape, edges.senders[:3], edges.receivers[-2:]
+    ((36, 96), ['input', 'a0.h0', 'a0.h1'], ['m4', 'logits'])
+    >>> edges.top(1)[0] in edges
+    True
+    """
+
+    def __init__(self, scores: Result, senders: Sequence[str], receivers: Sequence[str]) -> None:
+        self.scores, self.senders, self.receivers = scores, list(senders), list(receivers)
+
+    def __getitem__(self, edge: str) -> float:
+        sender, _, receiver = edge.partition("->")
+        if sender in self.senders and receiver in self.receivers:
+            score = self.scores[self.senders.index(sender), self.receivers.index(receiver)]
+            if not np.isnan(score):
+                return float(score)
+        raise KeyError(f"no edge {edge!r}")
+
+    def __contains__(self, edge: object) -> bool:
+        return edge in set(self)
+
+    def __len__(self) -> int:
+        return int((~np.isnan(self.scores)).sum())
+
+    def __iter__(self) -> Iterator[str]:
+        for sender, receiver in np.argwhere(~np.isnan(self.scores)):
+            yield f"{self.senders[sender]}->{self.receivers[receiver]}"
+
+    def __repr__(self) -> str:
+        return f"<llama2cpp.attribution.EdgeAttribution: {len(self)} edges>"
+
+    @checked
+    def top(self, count: int) -> list[str]:
+        """Name the edges of the largest scores, whatever their sign.
+
+        Parameters
+        ----------
+        count : int
+            How many; all of them, if there are fewer.
+
+        Returns
+        -------
+        list of str
+            The largest first.
+
+        Raises
+        ------
+        ValueError
+            For a negative number.
+
+        Examples
+        --------
+        >>> import numpy
+        >>> from llama2cpp.attribution import EdgeAttribution
+        >>> EdgeAttribution(numpy.array([[1.0, -3.0]]), ["input"], ["m0", "logits"]).top(1)
+        ['input->logits']
+        """
+        if count < 0:
+            raise ValueError(f"top: count is {count}, expected 0 or more")
+        size = np.where(np.isnan(self.scores), -1.0, np.abs(self.scores)).ravel()
+        best = np.argsort(-size, kind="stable")[: min(count, len(self))]
+        at = np.unravel_index(best, self.scores.shape)
+        return [f"{self.senders[i]}->{self.receivers[j]}" for i, j in zip(*at, strict=True)]
+
+
+@checked
+def edge_attribution(
+    model: Model,
+    clean: Prompts,
+    corrupt: Prompts,
+    metric: Metric,
+    *,
+    steps: int = 1,
+    special: bool | None = None,
+) -> EdgeAttribution:
+    """Estimate for every edge by how much a metric changes if it carries what its sender says in another run.
+
+    An edge's score is (corrupt - clean) . gradient: the difference of what its sender adds to the residual stream,
+    times the gradient of the metric of the clean run with respect to what its receiver reads (edge attribution
+    patching, EAP: Syed, Rager and Conmy, "Attribution patching outperforms automated circuit discovery", 2023). With
+    more steps the gradient is the mean of those on the way of embeddings from the corrupt run's to the clean one's
+    (EAP-IG: Hanna, Pezzelle and Belinkov, "Have faith in faithfulness", 2024), which does not miss what is flat at one
+    end. Sums are over positions and prompts.
+
+    Parameters
+    ----------
+    model : Model
+    clean, corrupt : str, ids, or several of one length
+        Prompts of the same shape.
+    metric : callable
+        See the module.
+    steps : int
+        1 is EAP; the paper on EAP-IG takes 5.
+    special : bool, optional
+        As in `Model.run_with_cache`.
+
+    Returns
+    -------
+    EdgeAttribution
+
+    Raises
+    ------
+    ValueError
+        For prompts of other shapes, no steps, hooks that are on, and as in `ActivationCache.backward`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import attribution, metrics
+    >>> model = llama2cpp.load("storyteller", precision="exact", backend="cpu")
+    >>> edges = attribution.edge_attribution(model, "Lily ran to", "Tom ran to", metrics.log_prob(508), steps=5)
+    >>> len(edges), round(edges["input->m0"], 6) != 0
+    (1491, True)
+    """
+    _need_gradients(model)
+    if steps < 1:
+        raise ValueError(f"edge_attribution: steps is {steps}, expected 1 or more")
+    base, other = _both("edge_attribution", model, clean, corrupt, special)
+    config = model.config
+    difference = sent(model, other.arrays) - sent(model, base.arrays)
+    flat = difference.reshape(len(difference), -1)  # [senders, B * T * dim]
+    begin, end = other.arrays["hook_embed"], base.arrays["hook_embed"]
+    receivers = receivers_of(config)
+    heard = np.array([reach(config)[name] for name in receivers])
+    scores = np.zeros((len(difference), len(receivers)))
+    each = 3 * config.n_heads + 1
+    for step in range(1, steps + 1):
+        at = end if step == steps else begin + np.float32(step / steps) * (end - begin)
+        run = DifferentiatedRun(model, base.ids, at, metric, activation_names(config), gradient_names(config))
+        for layer in range(config.n_layers):
+            gradients = by_receiver(run, layer).reshape(each, -1)
+            columns = slice(layer * each, (layer + 1) * each)
+            most = int(heard[columns].max())
+            scores[:most, columns] += flat[:most] @ gradients.T
+        last = run.gradients[f"blocks.{config.n_layers - 1}.hook_resid_post"]
+        scores[:, -1] += flat @ last.ravel()
+    scores /= steps
+    scores[np.arange(len(scores))[:, None] >= heard] = np.nan
+    return EdgeAttribution(scores, senders_of(config), receivers)
+
+
+@checked
+def faithfulness(
+    model: Model,
+    clean: Prompts,
+    corrupt: Prompts,
+    metric: Metric,
+    edges: Iterable[str],
+    *,
+    special: bool | None = None,
+) -> float:
+    """Measure how much of a metric a circuit keeps: all other edges carry what their senders say in the corrupt run.
+
+    It is (circuit - corrupt) / (clean - corrupt): 1 where the circuit's run has the clean run's metric, 0 where it has
+    the corrupt one's, and it may lie outside. Every receiver reads a residual stream of its own in a real run of the
+    model, with all of its rounding: nothing is estimated.
+
+    Parameters
+    ----------
+    model : Model
+    clean, corrupt : str, ids, or several of one length
+        Prompts of the same shape.
+    metric : callable
+        Of logits [B, T, vocab_size]; gives a number, or a pair that begins with one.
+    edges : sequence of str
+        Names, as `EdgeAttribution.top` gives them.
+    special : bool, optional
+        As in `Model.run_with_cache`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        For an edge that there is not, prompts of other shapes, hooks that are on, or two runs of the same metric.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import attribution, metrics
+    >>> model = llama2cpp.load("storyteller", precision="exact", backend="cpu")
+    >>> attribution.faithfulness(model, "Lily ran to", "Tom ran to", metrics.log_prob(508), [])
+    0.0
+    """
+    base, other = _both("faithfulness", model, clean, corrupt, special)
+    heard = reach(model.config)
+    senders = senders_of(model.config)
+    chosen: list[tuple[str, str]] = []
+    for edge in edges:
+        sender, _, receiver = edge.partition("->")
+        for name, there in ((sender, senders), (receiver, list(heard))):
+            if name not in there:
+                raise ValueError(f"faithfulness: {edge!r} is between no two nodes{close_names(name, there)}")
+        if senders.index(sender) >= heard[receiver]:
+            raise ValueError(f"faithfulness: there is no edge {edge!r}: {sender} comes after {receiver}")
+        chosen.append((sender, receiver))
+    whole, none = number(metric(base.logits)), number(metric(other.logits))
+    if whole == none:
+        raise ValueError(f"faithfulness: the metric is {whole} in both runs, so there is nothing to keep")
+    if not chosen:
+        return 0.0
+    run = CircuitRun(model, base.ids, base.arrays["hook_embed"], sent(model, other.arrays))
+    return (number(metric(run.logits(chosen))) - none) / (whole - none)
+
+
+def _both(
+    function: str, model: Model, clean: Prompts, corrupt: Prompts, special: bool | None
+) -> tuple[BaseRun, BaseRun]:
+    """Run both prompts for what their nodes say."""
+    names = sent_names(model.config)
+    base = BaseRun(model, function, clean, names, special)
+    other = BaseRun(model, function, corrupt, names, special)
+    if base.logits.shape != other.logits.shape:
+        raise ValueError(
+            f"{function}: clean prompts are {list(base.logits.shape[:2])} and corrupt ones "
+            f"{list(other.logits.shape[:2])}, expected the same shape"
+        )
+    return base, other
+
+
+@overload
+def integrated_gradients(
+    model: Model,
+    tokens: Prompts,
+    metric: Metric,
+    baseline: Prompts | ArrayLike,
+    *,
+    steps: int = ...,
+    point: str = ...,
+    return_convergence_delta: Literal[False] = ...,
+    special: bool | None = ...,
+) -> Array: ...
+@overload
+def integrated_gradients(
+    model: Model,
+    tokens: Prompts,
+    metric: Metric,
+    baseline: Prompts | ArrayLike,
+    *,
+    steps: int = ...,
+    point: str = ...,
+    return_convergence_delta: Literal[True],
+    special: bool | None = ...,
+) -> tuple[Array, float]: ...
+@checked
+def integrated_gradients(
+    model: Model,
+    tokens: Prompts,
+    metric: Metric,
+    baseline: Any,
+    *,
+    steps: int = 50,
+    point: str = "embed",
+    return_convergence_delta: bool = False,
+    special: bool | None = None,
+) -> Array | tuple[Array, float]:
+    """Share a metric out among all numbers of the embeddings, or of the residual stream into a layer.
+
+    Each gets its difference from a baseline times the mean gradient on the straight way from there (Sundararajan, Taly
+    and Yan, "Axiomatic attribution for deep networks", 2017). They sum to the metric less the baseline's:
+    completeness, within an error of the integral that shrinks with the square of `steps` (the midpoint rule).
+
+    Parameters
+    ----------
+    model : Model
+    tokens : str, ids, or several of one length
+        What is run, [B, T].
+    metric : callable
+        See the module.
+    baseline : prompts of the same shape, or array of float [B, T, dim] or [dim]
+        Where the way begins: what the point has in a run of other prompts, or these numbers. Zeros are no good one: a
+        norm makes of them anything, so the integral jumps there, and takes thousands of steps.
+    steps : int
+        How many gradients are averaged.
+    point : str
+        "embed", or "resid_pre2" (the stream into layer 2) or "resid_post2" of any layer.
+    return_convergence_delta : bool
+        Return the error of completeness too: the attributions' sum, less the metric's difference.
+    special : bool, optional
+        As in `Model.run_with_cache`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [B, T, dim].
+    float
+        If asked for.
+
+    Raises
+    ------
+    ValueError
+        For other points, a baseline of another shape, no steps, hooks that are on, and as in
+        `ActivationCache.backward`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import attribution, metrics
+    >>> model = llama2cpp.load("storyteller", precision="exact", backend="cpu")
+    >>> metric = metrics.log_prob(model.to_single_token(" time"))
+    >>> shares, delta = attribution.integrated_gradients(
+    ...     model, "Once upon a", metric, "Once near a", steps=100, return_convergence_delta=True
+    ... )
+    >>> shares.sum(axis=-1).shape, abs(delta) < 0.01
+    ((1, 4), True)
+    """
+    function = "integrated_gradients"
+    _need_gradients(model)
+    if steps < 1:
+        raise ValueError(f"{function}: steps is {steps}, expected 1 or more")
+    config = model.config
+    start = _start_of(point, model)
+    name = "hook_embed" if start == 0 else f"blocks.{start - 1}.hook_resid_post"
+    base = BaseRun(model, function, tokens, [name], special)
+    end = base.arrays[name].astype(np.float64)
+    begin = _baseline(function, model, baseline, base, name, special)
+    gradient = f"blocks.{start}.hook_resid_pre" if start < config.n_layers else name
+
+    def run(share: float) -> DifferentiatedRun:
+        at = (begin + share * (end - begin)).astype(np.float32)
+        return DifferentiatedRun(model, base.ids, at, metric, [], [gradient], start)
+
+    total = np.zeros(end.shape)
+    for step in range(steps):
+        total += run((step + 0.5) / steps).gradients[gradient]
+    shares = (end - begin) * (total / steps)
+    result = np.asarray(shares, dtype=np.float32)
+    if not return_convergence_delta:
+        return result
+    return result, float(shares.sum() - (run(1.0).value - run(0.0).value))
+
+
+def _start_of(point: str, model: Model) -> int:
+    """Find the layer that a residual stream enters."""
+    config = model.config
+    places = find_places(point, config)
+    names = [name_of(place, config) for place in places]
+    if len(places) == 1 and names[0].endswith(("hook_embed", "hook_resid_pre")):
+        return 0 if names[0] == "hook_embed" else places[0][1]
+    if len(places) == 1 and names[0].endswith("hook_resid_post"):
+        return places[0][1] + 1
+    raise ValueError(
+        f"integrated_gradients: point is {point!r}, expected 'embed', or 'resid_pre' or 'resid_post' and a layer"
+    )
+
+
+def _baseline(
+    function: str,
+    model: Model,
+    given: Any,  # noqa: ANN401
+    base: BaseRun,
+    name: str,
+    special: bool | None,
+) -> Result:
+    shape = base.arrays[name].shape
+    array = None if isinstance(given, str | bytes) else np.asarray(given, dtype=object)
+    numbers = array is not None and array.size > 0 and isinstance(array.flat[0], float | np.floating)
+    if numbers:
+        found = float_array(given)
+        if found.shape not in (shape, shape[1:], shape[2:]):
+            raise ValueError(f"{function}: the baseline has shape {list(found.shape)}, expected {list(shape)}")
+        return np.broadcast_to(found, shape).astype(np.float64)
+    other = BaseRun(model, function, given, [name], special)
+    if other.arrays[name].shape != shape:
+        raise ValueError(
+            f"{function}: the baseline's prompts are {list(other.arrays[name].shape[:2])}, expected {list(shape[:2])}"
+        )
+    return other.arrays[name].astype(np.float64)
+
+
+def _need_gradients(model: Model) -> None:
+    reason = model._core.why_no_gradients()
+    if reason:
+        raise ValueError(reason)
