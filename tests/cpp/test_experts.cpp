@@ -12,6 +12,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/isa/select.h"
+#include "backend/gradient_ops.h"
 #include "format/format.h"
 #include "kernel_outputs.h"
 
@@ -261,6 +262,83 @@ TEST_CASE("route, biases and the sum of experts have the same bits everywhere, a
   for (const Bits& bits : seen) CHECK((bits == seen[0]));
 }
 
+TEST_CASE("gradients of experts are those of each token alone, and of its own router") {
+  const auto all = backends();
+  constexpr std::int64_t kExperts = 5, kTokens = 37, kUsed = 3, kRows = 48, kOthers = 32, kCols = 64;
+  auto first = make_experts("f32", kExperts, kRows, kCols, 1);
+  auto second = make_experts("q8_0", kExperts, kOthers, kCols, 100);
+  auto ids = some_experts(kTokens, kUsed, kExperts, 7);
+  const Tensor experts = ints(ids, kTokens, kUsed);
+  const auto numbers = [](std::int64_t n, std::uint64_t seed) {
+    return kernel_outputs::make(static_cast<std::size_t>(n), Kind::ordinary, seed);
+  };
+  auto d1 = numbers(kTokens * kUsed * kRows, 2), d2 = numbers(kTokens * kUsed * kOthers, 3);
+  const Tensor dys[] = {Tensor(d1.data(), {kTokens * kUsed, kRows}), Tensor(d2.data(), {kTokens * kUsed, kOthers})};
+  auto d = numbers(kTokens * kCols, 4), x = numbers(kTokens * kUsed * kCols, 5), w = numbers(kTokens * kUsed, 6);
+  auto s = numbers(kTokens * kExperts, 8);
+  const Tensor scores(s.data(), {kTokens, kExperts}), weights(w.data(), {kTokens, kUsed});
+  const Routing routings[] = {
+      {RouterOrder::softmax_topk, false, 1.0F}, {RouterOrder::softmax_topk, true, 2.5F}, {RouterOrder::topk_softmax}};
+  Places wanted(kTokens * kUsed, kCols);
+  std::vector<Bits> before;
+  for (const auto& backend : all) {
+    CAPTURE(backend->isa());
+    const Backend::Lease lease(*backend, llama2cpp::kNoPoll);
+    for (std::int64_t p = 0; before.empty() && p < kTokens * kUsed; ++p) {
+      const auto e = static_cast<std::size_t>(ids[static_cast<std::size_t>(p)]);
+      const Weight* const own[] = {&first[e], &second[e]};
+      const Tensor rows[] = {dys[0].slice(p, 1), dys[1].slice(p, 1)};
+      backend->matmul_transposed(own, rows, wanted.view.slice(p, 1));
+    }
+    Places found(kTokens * kUsed, kCols);
+    const ExpertWeights lists[] = {first, second};
+    backend->matmul_experts_transposed(lists, dys, experts, found.view);
+    CHECK((found.bits() == wanted.bits()));
+
+    std::vector<Bits> after;
+    Places dx(kTokens * kUsed, kCols), dweights(kTokens, kUsed);
+    backend->mix_experts_gradient(Tensor(d.data(), {kTokens, kCols}), Tensor(x.data(), {kTokens * kUsed, kCols}),
+                                  weights, dx.view, dweights.view);
+    after.push_back(dx.bits());
+    after.push_back(dweights.bits());
+    for (std::int64_t p = 0; p < kTokens * kUsed; ++p) {
+      double sum = 0.0;
+      for (std::int64_t i = 0; i < kCols; ++i) {
+        const float given = d[static_cast<std::size_t>(p / kUsed * kCols + i)];
+        CHECK(dx.view.row(p)[i] == given * w[static_cast<std::size_t>(p)]);
+        sum += static_cast<double>(given) * static_cast<double>(x[static_cast<std::size_t>(p * kCols + i)]);
+      }
+      CHECK(std::abs(static_cast<double>(dweights.view.row(p / kUsed)[p % kUsed]) - sum) < 1e-4);
+    }
+    for (const Routing& routing : routings) {  // central differences of the weights that route would give
+      Places dscores(kTokens, kExperts);
+      backend->route_gradient(scores, routing, experts, weights, dscores.view);
+      after.push_back(dscores.bits());
+      for (std::int64_t t = 0; t < kTokens; ++t) {
+        const auto value = [&](std::int64_t moved, double by) {
+          double over = 0.0, of_chosen = 0.0, sum = 0.0;
+          const auto exponential = [&](std::int64_t e) {
+            return std::exp(static_cast<double>(scores.row(t)[e]) + (e == moved ? by : 0.0));
+          };
+          for (std::int64_t e = 0; e < kExperts; ++e) over += exponential(e);
+          for (std::int64_t j = 0; j < kUsed; ++j) {
+            of_chosen += exponential(experts.integers(t)[j]);
+            sum += exponential(experts.integers(t)[j]) * static_cast<double>(weights.row(t)[j]);
+          }
+          const bool chosen = routing.renormalise || routing.order == RouterOrder::topk_softmax;
+          return sum / (chosen ? of_chosen : over) * static_cast<double>(routing.scale);
+        };
+        for (std::int64_t e = 0; e < kExperts; ++e) {
+          const double slope = (value(e, 1e-4) - value(e, -1e-4)) / 2e-4;
+          CHECK(std::abs(static_cast<double>(dscores.view.row(t)[e]) - slope) < 1e-5);
+        }
+      }
+    }
+    if (before.empty()) before = after;
+    CHECK((before == after));
+  }
+}
+
 TEST_CASE("ops on experts refuse operands that do not fit, and say what they expected") {
   CpuBackend be(1, *llama2cpp::reference_kernels());
   const Backend::Lease lease(be, llama2cpp::kNoPoll);
@@ -311,6 +389,20 @@ TEST_CASE("ops on experts refuse operands that do not fit, and say what they exp
   refused("[add_expert_bias] x is [4, 8] but biases are [4, 5], expected [E, 8]",
           [&] { be.add_expert_bias(places, out, experts); });
   refused("[add_expert_bias] x is [2, 8], expected 4 rows", [&] { be.add_expert_bias(x, tensor({3, 8}), experts); });
+  refused("[matmul_experts_transposed] 1 weights of experts but 0 dys",
+          [&] { be.matmul_experts_transposed(lists, {}, experts, places); });
+  refused("[matmul_experts_transposed] dy is [2, 3] and out is [4, 8], expected 4 rows", [&] {
+    be.matmul_experts_transposed(lists, {&scores, 1}, experts, places);
+  });
+  refused("[mix_experts_gradient] d is [2, 8] and weights are [2, 2] but x is [2, 8]",
+          [&] { be.mix_experts_gradient(x, x, weights, places, weights); });
+  refused("[mix_experts_gradient] dweights [2, 2] overlaps weights [2, 2]", [&] {
+    be.mix_experts_gradient(x, places, weights, tensor({4, 8}), weights);
+  });
+  refused("[route_gradient] scores is [2, 3] but dscores is [2, 8]",
+          [&] { be.route_gradient(scores, {}, experts, weights, x); });
+  refused("[route_gradient] dscores [2, 3] overlaps scores [2, 3]",
+          [&] { be.route_gradient(scores, {}, experts, weights, scores); });
   refused("[mix_experts] x is [2, 8], expected 4 rows", [&] { be.mix_experts(x, weights, x); });
   refused("[mix_experts] x is [4, 8] and weights are [2, 2], but out is [4, 5]",
           [&] { be.mix_experts(places, weights, out); });

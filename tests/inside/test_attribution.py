@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import expert_models
 import numpy as np
 import pytest
 import tiny
@@ -142,10 +143,14 @@ def test_edges_beside_pytorch(sizes: str) -> None:
 OF_FAMILIES = ("qwen3", "olmo2", "gemma2", "smollm3", "phi3", "starcoder2", "exaone4", "hunyuan")
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(OF_FAMILIES)])
+FAMILIES = {name: case for name, case in CASES.items() if name.startswith(OF_FAMILIES)}
+FAMILIES["mixtral-full"] = expert_models.CASES["mixtral-full"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_receivers_gradients_sum_to_the_streams(name: str, tmp_path: Path) -> None:
     """What all receivers behind a place of the stream get is what the stream gets there by the engine itself."""
-    with llama2cpp.load(CASES[name].save(tmp_path), precision="exact", threads=1) as model:
+    with llama2cpp.load(FAMILIES[name].save(tmp_path), precision="exact", threads=1) as model:
         config = model.config
         _, run = model.run_with_cache(TOKENS[:T], "hook_embed")
         own = DifferentiatedRun(

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import expert_models
+import gguf
+import gpt_oss_models
 import numpy as np
 import pytest
 import tiny
@@ -62,6 +64,46 @@ def compare(model: llama2cpp.Model, tokens: list[int], stop: tuple[str, ...] = (
 def test_every_point_of_every_family(name: str, tmp_path: Path) -> None:
     with llama2cpp.load(CASES[name].save(tmp_path), precision="exact", threads=2) as model:
         compare(model, TOKENS)
+
+
+@pytest.mark.parametrize("name", [*expert_models.CASES, "gpt_oss"])
+def test_every_point_of_experts(name: str, tmp_path: Path) -> None:
+    """The router's scores and weights too; a choice has no gradient."""
+    if name == "gpt_oss":
+        gpt_oss_models.write_blocks(tmp_path)
+    else:
+        expert_models.CASES[name].save(tmp_path)
+    with llama2cpp.load(tmp_path, precision="exact", threads=2) as model:
+        compare(model, TOKENS)
+        compare(model, TOKENS, ("expert_weights", "post"))
+
+
+@pytest.fixture(scope="module")
+def experts_in_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("experts") / "model.gguf"
+    expert_models.write_gguf(path, "qwen3_moe", gguf.GGMLQuantizationType.Q4_0)
+    return path
+
+
+@cache
+def experts_run(path: Path, threads: int, pack: str) -> dict[str, bytes]:
+    """Of two prompts, and of the second alone, which has the same bits."""
+    batch = [[(7 * i + 3 * seed) % 50 for i in range(40)] for seed in (0, 1)]
+    with llama2cpp.load(path, threads=threads, pack=pack) as model:
+        logits, run = model.run_with_cache(batch, "z")
+        dlogits = direction(logits.shape)
+        found = bits(run.backward(dlogits, every))
+        for name, array in model.run_with_cache(batch[1], "z")[1].backward(dlogits[1], every).items():
+            assert array.tobytes() == found[name][len(found[name]) // 2 :]
+    return found
+
+
+@pytest.mark.parametrize("isa", tiny.ISAS)
+def test_experts_have_the_same_bits(isa: str, experts_in_blocks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks of four bits, by any threads, on every instruction set, alone or in a batch."""
+    expected = experts_run(experts_in_blocks, 1, "auto")
+    tiny.choose_isa(monkeypatch, isa)
+    assert experts_run.__wrapped__(experts_in_blocks, 3, "never") == expected
 
 
 @pytest.mark.parametrize(
@@ -330,13 +372,6 @@ def test_errors(model: llama2cpp.Model) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             model.run_with_cache(ids, incl_bwd=True, metric=metric)
-
-
-def test_experts_are_refused_by_name(tmp_path: Path) -> None:
-    with llama2cpp.load(expert_models.CASES["mixtral-full"].save(tmp_path)) as model:
-        logits, run = model.run_with_cache(TOKENS, "z")
-        with pytest.raises(ValueError, match="models with experts have no gradients"):
-            run.backward(logits)
 
 
 def test_an_absurd_request_states_what_it_needs() -> None:

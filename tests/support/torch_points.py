@@ -160,6 +160,8 @@ class TorchPoints:
 
     def _mlp(self, i: int, x: Tensor) -> Tensor:
         c, name = self.c, f"blocks.{i}.mlp."
+        if c.n_experts:
+            return self._experts(i, x)
         pre = x @ self._w(f"{name}{'W_gate' if c.gated else 'W_in'}") + self._bias(
             f"{name}{'b_gate' if c.gated else 'b_in'}"
         )
@@ -169,6 +171,32 @@ class TorchPoints:
         post = activated(c.activation, pre, up if c.gated else None)
         post = self._see(f"{name}hook_post", post)
         return post @ self._w(f"{name}W_out") + self._bias(f"{name}b_out")
+
+    def _experts(self, i: int, x: Tensor) -> Tensor:
+        """Those that each token goes to, in ascending order, each by itself."""
+        c, name = self.c, f"blocks.{i}.mlp."
+        scores = self._see(f"{name}hook_router_scores", x @ self._w(f"{name}gate.W") + self._bias(f"{name}gate.b"))
+        ids = scores.topk(c.n_experts_used).indices.sort().values
+        if c.router_order == "topk_softmax":
+            chosen = scores.gather(1, ids).softmax(-1)
+        else:
+            chosen = scores.softmax(-1).gather(1, ids)
+            chosen = chosen / chosen.sum(-1, keepdim=True) if c.router_renormalise else chosen
+        weights = self._see(f"{name}hook_expert_weights", torch.zeros_like(scores).scatter(1, ids, chosen))
+        self._see(f"{name}hook_expert_indices", ids.double().requires_grad_())
+
+        def of_chosen(matrix: str, read: Tensor) -> Tensor:  # read [T, n] or [T, k, n]
+            every = torch.stack([self._w(f"{name}experts.{e}.W_{matrix}") for e in range(c.n_experts or 0)])
+            biases = [self._bias(f"{name}experts.{e}.b_{matrix}") for e in range(c.n_experts or 0)]
+            read = read[:, None].expand(-1, c.n_experts_used, -1) if read.ndim == 2 else read
+            out = torch.einsum("tkd,tkdh->tkh", read, every[ids])
+            return out if isinstance(biases[0], float) else out + torch.stack(biases)[ids]
+
+        pre = self._see(f"{name}hook_pre", of_chosen("gate", x))
+        up = self._see(f"{name}hook_pre_linear", of_chosen("in", x))
+        post = self._see(f"{name}hook_post", activated(c.activation, pre, up))
+        out = self._see(f"{name}hook_expert_out", of_chosen("out", post))
+        return (out * weights.gather(1, ids)[..., None]).sum(1)
 
 
 def activated(activation: str, gate: Tensor, up: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <utility>
 
+#include "backend/op_checks.h"
 #include "core/check.h"
 
 namespace llama2cpp::op_checks {
@@ -53,6 +54,45 @@ void matmul_transposed(std::span<const Weight* const> weights, std::span<const T
                     ", and groups of ", w.format->group, " (", w.format->name, ") do not fill its rows");
     need_apart(op, {"out", out}, {{"dy", dys[i]}});
   }
+}
+
+void matmul_experts_transposed(std::span<const ExpertWeights> weights, std::span<const Tensor> dys,
+                               const Tensor& experts, const Tensor& out) {
+  const char* const op = "matmul_experts_transposed";
+  LLAMA2CPP_CHECK(weights.size() == dys.size() && !weights.empty(), "[", op, "] ", weights.size(),
+                  " weights of experts but ", dys.size(), " dys");
+  const std::size_t n_experts = weights[0].size();
+  need_experts(op, experts, static_cast<std::int64_t>(n_experts));
+  const std::int64_t places = experts.rows() * experts.columns();
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    LLAMA2CPP_CHECK(weights[i].size() == n_experts, "[", op, "] there are ", weights[i].size(), " experts of weight ",
+                    i, ", expected ", n_experts);
+    LLAMA2CPP_CHECK(dys[i].rows() == places && out.rows() == places, "[", op, "] dy is ", shape_text(dys[i]),
+                    " and out is ", shape_text(out), ", expected ", places, " rows");
+    need_apart(op, {"out", out}, {{"dy", dys[i]}});
+  }
+}
+
+void mix_experts_gradient(const Tensor& d, const Tensor& x, const Tensor& weights, const Tensor& dx,
+                          const Tensor& dweights) {
+  const char* const op = "mix_experts_gradient";
+  LLAMA2CPP_CHECK(x.rows() == d.rows() * weights.columns() && x.columns() == d.columns() && weights.rows() == d.rows(),
+                  "[", op, "] d is ", shape_text(d), " and weights are ", shape_text(weights), " but x is ",
+                  shape_text(x));
+  need_shape(op, {"x", x}, {"dx", dx});
+  need_shape(op, {"weights", weights}, {"dweights", dweights});
+  need_apart(op, {"dx", dx}, {{"d", d}, {"x", x}, {"weights", weights}});
+  need_apart(op, {"dweights", dweights}, {{"d", d}, {"x", x}, {"weights", weights}, {"dx", dx}});
+}
+
+void route_gradient(const Tensor& scores, const Tensor& experts, const Tensor& dweights, const Tensor& dscores) {
+  const char* const op = "route_gradient";
+  need_experts(op, experts, scores.columns());
+  need_shape(op, {"experts", experts}, {"dweights", dweights});
+  need_shape(op, {"scores", scores}, {"dscores", dscores});
+  LLAMA2CPP_CHECK(experts.rows() == scores.rows(), "[", op, "] scores are ", shape_text(scores), " but experts are ",
+                  shape_text(experts));
+  need_apart(op, {"dscores", dscores}, {{"scores", scores}, {"experts", experts}, {"dweights", dweights}});
 }
 
 void norm_scale_gradient(const Tensor& d, const Tensor& normalized, const Tensor& scale, const Tensor& dscale) {

@@ -8,6 +8,11 @@
 namespace llama2cpp::op_checks {
 
 void matmul_transposed(std::span<const Weight* const> weights, std::span<const Tensor> dys, const Tensor& out);
+void matmul_experts_transposed(std::span<const ExpertWeights> weights, std::span<const Tensor> dys,
+                               const Tensor& experts, const Tensor& out);
+void mix_experts_gradient(const Tensor& d, const Tensor& x, const Tensor& weights, const Tensor& dx,
+                          const Tensor& dweights);
+void route_gradient(const Tensor& scores, const Tensor& experts, const Tensor& dweights, const Tensor& dscores);
 void norm_scale_gradient(const Tensor& d, const Tensor& normalized, const Tensor& scale, const Tensor& dscale);
 void norm_gradient(const Tensor& d, const Tensor& normalized, const Tensor& scale, const Tensor& dscale);
 void gated_gradient(const Tensor& gate, const Tensor& up, const Tensor& d, const Tensor& dup);

@@ -31,6 +31,21 @@ class GradientOps {
   virtual void matmul_transposed(std::span<const Weight* const> weights, std::span<const Tensor> dys,
                                  const Tensor& out) = 0;
 
+  // Of matmul_experts. For each place p = t * k + j, where e is experts[t, j]:
+  // out[p] = sum over i of dys[i][p] . weights[i][e]   dys[i] [T * k, rows_i], experts [T, k] i32 -> out [T * k, cols]
+  virtual void matmul_experts_transposed(std::span<const ExpertWeights> weights, std::span<const Tensor> dys,
+                                         const Tensor& experts, const Tensor& out) = 0;
+
+  // Of mix_experts, whose output's gradient is d [T, n]: dx[p] = d[t] * weights[p], dweights[p] = d[t] . x[p]
+  //                                  x [T * k, n], weights [T, k] -> dx [T * k, n], dweights [T, k]
+  virtual void mix_experts_gradient(const Tensor& d, const Tensor& x, const Tensor& weights, const Tensor& dx,
+                                    const Tensor& dweights) = 0;
+
+  // Of route, the choice taken as it is. Scores of experts that were not chosen get something only where softmax is over
+  // all of them and weights are as it gives them.    scores [T, E], experts and dweights [T, k] -> dscores [T, E]
+  virtual void route_gradient(const Tensor& scores, const Routing& routing, const Tensor& experts,
+                              const Tensor& dweights, const Tensor& dscores) = 0;
+
   // The two halves of a norm, whose output is x / scale before its gain. d is that of the output.
   // dscale[t] = -(d[t] . normalized[t]) / scale[t]  d and normalized [T, n], scale [T, 1] -> dscale [T, 1]
   virtual void norm_scale_gradient(const Tensor& d, const Tensor& normalized, const Tensor& scale,

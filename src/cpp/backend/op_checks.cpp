@@ -116,7 +116,14 @@ void need_pattern(const Tensor& q, const AttentionSpan& span, const Operand& pat
                   keys, "]");
 }
 
-// The numbers of experts, [T, k]: each token's ascend from 0 or more to less than n_experts.
+// [rows, n] of numbers, one row for each place of the experts.
+void need_places(const char* op, const Operand& x, std::int64_t places) {
+  LLAMA2CPP_CHECK(x.tensor.rows() == places, "[", op, "] ", x.name, " is ", shape_text(x.tensor), ", expected ", places,
+                  " rows");
+}
+
+}  // namespace
+
 void need_experts(const char* op, const Tensor& experts, std::int64_t n_experts) {
   LLAMA2CPP_CHECK(experts.rank == 2 && experts.dtype == DType::i32 && experts.columns() >= 1, "[", op, "] experts are ",
                   shape_text(experts), ", expected [T, k] of type i32");
@@ -128,14 +135,6 @@ void need_experts(const char* op, const Tensor& experts, std::int64_t n_experts)
     }
   }
 }
-
-// [rows, n] of numbers, one row for each place of the experts.
-void need_places(const char* op, const Operand& x, std::int64_t places) {
-  LLAMA2CPP_CHECK(x.tensor.rows() == places, "[", op, "] ", x.name, " is ", shape_text(x.tensor), ", expected ", places,
-                  " rows");
-}
-
-}  // namespace
 
 void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) {
   const auto rows = static_cast<std::int64_t>(tokens.size());

@@ -12,6 +12,8 @@
 
 namespace llama2cpp::op_checks {
 
+// Of experts [T, k]: each token's ascend from 0 or more to less than n_experts.
+void need_experts(const char* op, const Tensor& experts, std::int64_t n_experts);
 void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out);
 void take_rows(const Tensor& x, std::span<const std::int64_t> rows, const Tensor& out);
 void rms_scale(const Tensor& x, const Tensor& scale);

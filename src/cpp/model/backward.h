@@ -33,8 +33,12 @@ class GradientBuffers {
   Tensor minus_sin;        // [T, rotary / 2]  back is the other way
   Tensor q, z;             // [T, n_heads * head_dim]
   Tensor k, v;             // [T, n_kv_heads * head_dim]
-  Tensor gate, up;         // [T, hidden_dim]
+  Tensor gate, up;         // [T, hidden_dim], or [T * k, hidden_dim] of experts
   Tensor pattern, scores;  // [n_heads, T, T], where one looks
+  Tensor expert_out;       // [T * k, dim]   where the MLP is experts, and the next three
+  Tensor expert_weights;   // [T, k]
+  Tensor routing;          // [T, n_experts]
+  Tensor place_ones;       // [T, k]
   Tensor results;          // [T, n_heads * dim], where one looks
 
  private:
@@ -69,6 +73,8 @@ struct Backward {
  private:
   void attention(const LayerWeights& l, const LayerPlan& plan, std::int64_t i, const Tensor& read);
   void mlp(const LayerWeights& l, std::int64_t i, const Tensor& read);
+  void experts(const LayerWeights& l, std::int64_t i, const Tensor& read);
+  void router(const LayerWeights& l, std::int64_t i, const Tensor& read);
   // Back through a norm, in place: from its output to what it reads.
   // What other rows' gradients are is zero, and stays so. normalized, scale: of these rows
   void norm(const Tensor& d, Range rows, const Vector& gain, const Tensor& normalized, const Tensor& scale,

@@ -7,12 +7,13 @@
 namespace llama2cpp {
 namespace {
 
-constexpr double kGradientViews = 17;
+constexpr double kGradientViews = 21;
 
 double floats_of(const Config& c, std::int64_t tokens, bool patterns, bool results) {
   const auto t = static_cast<double>(tokens);
   const double row = static_cast<double>(5 * c.dim + 2 + 2 * c.n_heads + c.rotary() / 2 + 2 * c.q_dim() +
-                                         2 * c.kv_dim() + 2 * c.hidden_dim);
+                                         2 * c.kv_dim() + 2 * c.mlps() * c.hidden_dim +
+                                         (c.n_experts > 0 ? c.n_experts + c.n_experts_used * (2 + c.dim) : 0));
   const double pattern = patterns ? 2 * static_cast<double>(c.n_heads) * t : 0.0;
   const double result = results ? static_cast<double>(c.n_heads * c.dim) : 0.0;
   return t * (row + pattern + result) + kGradientViews * static_cast<double>(Views::kLine);
@@ -43,8 +44,15 @@ GradientBuffers::GradientBuffers(const Config& c, Backend& backend, std::int64_t
   z = view(tokens, c.q_dim());
   k = view(tokens, c.kv_dim());
   v = view(tokens, c.kv_dim());
-  gate = view(tokens, c.hidden_dim);
-  up = view(tokens, c.hidden_dim);
+  gate = view(tokens * c.mlps(), c.hidden_dim);
+  up = view(tokens * c.mlps(), c.hidden_dim);
+  if (c.n_experts > 0) {
+    expert_out = view(tokens * c.n_experts_used, c.dim);
+    expert_weights = view(tokens, c.n_experts_used);
+    routing = view(tokens, c.n_experts);
+    place_ones = view(tokens, c.n_experts_used);
+    std::fill_n(place_ones.row(0), tokens * c.n_experts_used, 1.0F);
+  }
   if (with_patterns) {
     pattern = view(c.n_heads * tokens, tokens);
     scores = view(c.n_heads * tokens, tokens);

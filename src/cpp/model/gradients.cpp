@@ -82,7 +82,6 @@ std::string why_no_gradients(const Model& model) {
   if (model.backend().gradient_ops() == nullptr) {
     return cat("the ", model.backend().name(), " backend has no gradients; load the model with backend='cpu'");
   }
-  if (model.config().n_experts > 0) return "models with experts have no gradients";
   return {};
 }
 

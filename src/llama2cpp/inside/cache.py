@@ -139,7 +139,7 @@ class ActivationCache(HeadsAndNeurons):
         ------
         ValueError
             If `dlogits` has another shape, hooks may have changed the run, the cache has no model or no tokens, or the
-            model has no gradients: with experts, or on another backend than the CPU's.
+            model has no gradients: on another backend than the CPU's.
         MemoryError
             If more memory is needed than is available; it says how much.
 

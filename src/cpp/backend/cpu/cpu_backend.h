@@ -72,6 +72,12 @@ class CpuBackend final : public Backend, public GradientOps {
   GradientOps* gradient_ops() override { return this; }
   void matmul_transposed(std::span<const Weight* const> weights, std::span<const Tensor> dys,
                          const Tensor& out) override;
+  void matmul_experts_transposed(std::span<const ExpertWeights> weights, std::span<const Tensor> dys,
+                                 const Tensor& experts, const Tensor& out) override;
+  void mix_experts_gradient(const Tensor& d, const Tensor& x, const Tensor& weights, const Tensor& dx,
+                            const Tensor& dweights) override;
+  void route_gradient(const Tensor& scores, const Routing& routing, const Tensor& experts, const Tensor& dweights,
+                      const Tensor& dscores) override;
   void norm_scale_gradient(const Tensor& d, const Tensor& normalized, const Tensor& scale,
                            const Tensor& dscale) override;
   void norm_gradient(const Tensor& d, const Tensor& normalized, const Tensor& scale, const Tensor& dscale) override;
