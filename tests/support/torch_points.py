@@ -187,7 +187,7 @@ class TorchPoints:
 
         def of_chosen(matrix: str, read: Tensor) -> Tensor:  # read [T, n] or [T, k, n]
             every = torch.stack([self._w(f"{name}experts.{e}.W_{matrix}") for e in range(c.n_experts or 0)])
-            biases = [self._bias(f"{name}experts.{e}.b_{matrix}") for e in range(c.n_experts or 0)]
+            biases: list[Tensor] = [self._bias(f"{name}experts.{e}.b_{matrix}") for e in range(c.n_experts or 0)]
             read = read[:, None].expand(-1, c.n_experts_used, -1) if read.ndim == 2 else read
             out = torch.einsum("tkd,tkdh->tkh", read, every[ids])
             return out if isinstance(biases[0], float) else out + torch.stack(biases)[ids]
