@@ -18,9 +18,10 @@ from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __
 
 if TYPE_CHECKING:
     from . import attribution, export, interventions, metrics, patching, plot
+    from .common.usage import Usage
+    from .decoding import Completion, TextStream
     from .defaults import chat, chat_stream, complete, generate, stream
     from .dialogue.conversation import Conversation, Turn
-    from .generation import Completion
     from .inside.cache import ActivationCache
     from .inside.hooks import HookPoint
     from .inside.html_views import TokenList
@@ -30,15 +31,16 @@ if TYPE_CHECKING:
     from .model import Model
     from .serving.engine import Engine, EngineStats
     from .serving.measures import Score
-    from .serving.requests import Request, Usage
+    from .serving.requests import Request
     from .session import Session
 
 # The modules that these come from are imported when they are first used: `import llama2cpp` is quick. The same names as
 # above, where type checkers look for them.
 _IMPORTED_WHEN_USED = {
+    "common.usage": ["Usage"],
+    "decoding": ["Completion", "TextStream"],
     "defaults": ["chat", "chat_stream", "complete", "generate", "stream"],
     "dialogue.conversation": ["Conversation", "Turn"],
-    "generation": ["Completion"],
     "inside.cache": ["ActivationCache"],
     "inside.hooks": ["HookPoint"],
     "inside.html_views": ["TokenList"],
@@ -48,7 +50,7 @@ _IMPORTED_WHEN_USED = {
     "model": ["Model"],
     "serving.engine": ["Engine", "EngineStats"],
     "serving.measures": ["Score"],
-    "serving.requests": ["Request", "Usage"],
+    "serving.requests": ["Request"],
     "session": ["Session"],
 }
 
@@ -69,6 +71,7 @@ __all__ = [
     "Sampler",
     "Score",
     "Session",
+    "TextStream",
     "TokenList",
     "Tokenizer",
     "Turn",

@@ -2,83 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import exp
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ._core import Sampler, Tokenizer
-from .common.arguments import checked, float_array, naming, spelled_out
-from .common.grammar import GrammarState, TokenTexts, loses_space
+from .common.arguments import checked, naming, spelled_out
 from .common.later import Later, now
-from .common.library_tokenizer import stream_decoder
 from .common.sampling import Sampling, SamplingOptions
 from .common.token_ids import Prompt as Prompt
 from .common.token_ids import check_prompt, listed, several
 from .common.token_ids import to_ids as to_ids
+from .decoding import Completion, Sample, TextStream, check_logprobs, decode
+from .decoding import FinishReason as FinishReason
+from .decoding import log_softmax as log_softmax
 from .inside.hooks import for_call
-from .inside.html_views import details_html, facts_html, table
+from .speculation import check_speculation
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .model import Model
-    from .session import Session
-
-FinishReason: TypeAlias = Literal["end", "stop", "length", "context", "incomplete", "cancelled"]
-
-_ROWS_SHOWN = 200  # of a completion's tokens in a notebook
-
-
-@dataclass(frozen=True)
-class Completion:
-    """Generated text and what is known about its tokens: what `complete` returns.
-
-    Attributes
-    ----------
-    text : str
-        What was generated, up to a stop string if there was one (after the prompt, with ``echo=True``).
-    tokens : list of int
-        The sampled ids, those of a stop string included, the one that ended the text not.
-    logprobs : list of float
-        For each of `tokens`, the natural logarithm of its probability: the model's own, before temperature, penalty
-        and the cuts of sampling.
-    top_logprobs : list of list of (int, float)
-        For each of `tokens`, the likeliest ids at that place with their log probabilities, best first.
-    finish_reason : str
-        "end" (the model ended the text, or its grammar did), "stop" (a stop string, or one of `stop_ids`), "length"
-        (`max_tokens`), "context" (it is full), "incomplete" (one of the last three, where the text does not satisfy its
-        grammar or schema) or "cancelled" (`Request.cancel`).
-
-    Examples
-    --------
-    >>> import llama2cpp
-    >>> model = llama2cpp.load("storyteller")
-    >>> [completion] = model.complete("Once upon a", max_tokens=1, temperature=0, logprobs=2)
-    >>> completion.text, completion.finish_reason, len(completion.top_logprobs[0])
-    (' time', 'length', 2)
-    """
-
-    text: str
-    tokens: list[int]
-    logprobs: list[float]
-    top_logprobs: list[list[tuple[int, float]]]
-    finish_reason: FinishReason
-
-    def _repr_html_(self) -> str:
-        likeliest = [exp(best[0][1]) if best else None for best in self.top_logprobs]
-        rows = [
-            (i, token, f"{exp(logprob):.1%}", "" if best is None else f"{best:.1%}")
-            for i, (token, logprob, best) in enumerate(zip(self.tokens, self.logprobs, likeliest, strict=False))
-        ]
-        rest = f"<p>and {len(rows) - _ROWS_SHOWN} more</p>" if len(rows) > _ROWS_SHOWN else ""
-        probabilities = table(("", "id", "probability", "the likeliest one's"), rows[:_ROWS_SHOWN]) + rest
-        facts = {"text": self.text, "tokens": len(self.tokens), "finish_reason": self.finish_reason}
-        return facts_html("llama2cpp.Completion", facts) + details_html("probabilities", probabilities)
 
 
 @overload
@@ -187,6 +131,10 @@ def generate(
         The text is one of this grammar: lark's, as llguidance reads it, or llama.cpp's GBNF (``root ::= ...``).
     regex : str, optional
         The whole text matches this regular expression.
+    speculate : "prompt" or Model, optional
+        Propose tokens, and check several in one pass: those that followed the last ones where they were before, in the
+        prompt or in the text; or those of a smaller model with the same vocabulary. The text is the same, on the CPU;
+        where much of it comes as proposed it comes faster. While hooks look, nothing is proposed.
 
     Returns
     -------
@@ -198,7 +146,8 @@ def generate(
     ------
     ValueError
         For an argument that cannot be, or a model without a tokenizer. For a schema or a grammar that is wrong, or that
-        nothing satisfies, before the first token; and where no token can follow.
+        nothing satisfies, before the first token; and where no token can follow. For `speculate` on Metal, or with a
+        model of another vocabulary.
     ImportError
         For a schema, a grammar or an expression without llguidance.
     TypeError
@@ -281,8 +230,9 @@ def stream(
     model: Model | None = None,
     echo: bool = False,
     special: bool | None = None,
+    logprobs: int | None = None,
     **options: Unpack[SamplingOptions],
-) -> Iterator[str]:
+) -> TextStream:
     """Continue a prompt, and give the text as it comes.
 
     The pieces are whole characters, never empty, and joined they are what `generate` returns. A piece that may turn
@@ -294,10 +244,13 @@ def stream(
         One prompt, as in `generate`.
     model, echo, special, **options
         As in `generate`.
+    logprobs : int, optional
+        Give pieces the log probability of each of their tokens, and of this many likeliest alternatives.
 
     Returns
     -------
-    iterator of str
+    TextStream
+        An iterator of str, which knows why the text has ended when it has.
 
     Raises
     ------
@@ -315,16 +268,9 @@ def stream(
     ' in'
     ' a'
     """
-    begun = _begin("stream", prompt, model, None, options, special, None)
-    return _pieces(begun.model, begun.samples, echo)
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logits [..., vocab_size] -> natural logarithms of probabilities, in double precision."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
+    begun = _begin("stream", prompt, model, None, options, special, logprobs)
+    [sample] = begun.samples
+    return TextStream(begun.model, sample, sample.echo if echo else "")
 
 
 @dataclass(frozen=True)
@@ -338,16 +284,10 @@ class _Begun:
 
     def completions(self, echo: bool) -> Iterator[Completion]:
         """Decode all to their ends."""
-        parts = [[sample.echo] if echo else [] for sample in self.samples]
+        parts: list[list[str]] = [[sample.echo] if echo else [] for sample in self.samples]
         for i, text in decode(self.model, self.samples):
             parts[i].append(text)
         return (sample.completion("".join(part)) for sample, part in zip(self.samples, parts, strict=True))
-
-
-def check_logprobs(function: str, logprobs: int | None) -> None:
-    """Refuse a negative number of alternatives."""
-    if logprobs is not None and logprobs < 0:
-        raise ValueError(f"{function}: logprobs must not be negative, got {logprobs}")
 
 
 def _begin(
@@ -377,6 +317,7 @@ def _begin(
     merged: SamplingOptions = {**model._sampling_defaults(), **options}
     sampling = Sampling(**merged).checked(function, model.config.vocab_size)
     tokenizer = model.tokenizer
+    check_speculation(function, sampling.speculate, model)
     rows = []
     for prompt, where in zip(prompts, places, strict=True):
         rows.append((prompt, where, to_ids(model, prompt, function=where, special=special)))
@@ -393,236 +334,3 @@ def _begin(
             for own, sampler in zip(sessions, samplers, strict=True)
         ]
     return _Begun(model, samples, n or 1, many is not None)
-
-
-def answer(
-    tokenizer: Tokenizer, session: Session, sampling: Sampling, ends: Iterable[int] = (), *, goes_on: bool = False
-) -> Sample:
-    """Begin a sample where a session is, whose text is that of the new ids, and ends at `ends`, too.
-
-    It begins anew, or goes on from the session's text, which matters to a space at its beginning.
-    """
-    return Sample(tokenizer, session, sampling.samplers(1)[0], "" if goes_on else None, sampling, None, ends)
-
-
-def decode(model: Model, sequences: list[Sample]) -> Iterator[tuple[int, str]]:
-    """Sample and feed all sequences until they have ended; gives (which, text that became final)."""
-    active = [sequence for sequence in sequences if sequence.finish_reason is None]
-    while active:
-        for i, sequence in enumerate(sequences):
-            if sequence.finish_reason is None:
-                yield i, sequence.sample()
-        active = [sequence for sequence in active if sequence.finish_reason is None]
-        core = model._core
-        hooks = for_call([sequence.session for sequence in active], core, generated=True)
-        # The logits stay in the sessions, where the samplers read them.
-        core.feed([(sequence.session._core, sequence.tokens[-1]) for sequence in active], hooks)
-
-
-def _pieces(model: Model, sequences: list[Sample], echo: bool) -> Iterator[str]:
-    if echo and sequences[0].echo:
-        yield sequences[0].echo
-    for _, text in decode(model, sequences):
-        if text:
-            yield text
-
-
-class Sample:
-    """Text on its way: its session, its sampler, the ids sampled so far and the text they make."""
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        session: Session,
-        sampler: Sampler,
-        prompt: Prompt | None,
-        sampling: Sampling,
-        n_top: int | None,
-        ends: Iterable[int] = (),
-    ) -> None:
-        max_tokens = sampling.max_tokens
-        self.session = session
-        self.tokens: list[int] = []
-        self.finish_reason: FinishReason | None = "length" if max_tokens == 0 else None
-        self._sampler = sampler
-        self._text = _Text(tokenizer, sampling.stops)
-        # The text goes on from the prompt's; without one it begins anew.
-        before = () if prompt is None else session.tokens
-        decoded = "".join(self._text.decoder.push(token) for token in before)
-        if isinstance(prompt, bytes):
-            prompt = prompt.decode(errors="replace")
-        self.echo = prompt if isinstance(prompt, str) else decoded
-        self._prompt_tokens = session.position
-        room = session.context - session.position + 1  # the last token need not be fed
-        self._limit = room if max_tokens is None else min(max_tokens, room)
-        self._at_limit: FinishReason = "length" if self._limit == max_tokens else "context"
-        self._end_ids = {tokenizer.bos_id, *tokenizer.eos_ids, *ends}  # BOS too: llama2.c's models end a story so
-        self._stop_ids = {*sampling.end_ids} - self._end_ids
-        self._min_tokens = sampling.min_tokens
-        self._text.looks_for_stops = sampling.min_tokens == 0
-        self._processor = sampling.logits_processor
-        self._grammar = _grammar_of(sampling, tokenizer, session, before)
-        vocab_size = session._core.config.vocab_size
-        self._ends = _bits({*self._end_ids, *self._stop_ids}, vocab_size) if self._is_masked else None
-        self._n_top = n_top
-        self._logprobs: list[float] = []
-        self._top_logprobs: list[list[tuple[int, float]]] = []
-
-    @property
-    def _is_masked(self) -> bool:
-        return self._grammar is not None or self._min_tokens > 0
-
-    def sample(self) -> str:
-        """Choose the next token; gives the text that is final now."""
-        mask = self._mask()
-        if mask is not None and not mask.any():
-            return self._at_dead_end()
-        token = self._draw(mask)
-        if token in self._end_ids or token in self._stop_ids:
-            return self._finish("end" if token in self._end_ids else "stop")
-        self.tokens.append(token)
-        if self._grammar is not None:
-            self._grammar.accept(token)
-        if self._n_top is not None:
-            self._note_logprobs(token, self._n_top)
-        self._text.looks_for_stops = len(self.tokens) >= self._min_tokens
-        text = self._text.push(token)
-        if self._text.stopped:
-            self.finish_reason = self._checked_reason("stop")
-        elif self._grammar is not None and self._grammar.finished:
-            text += self._finish("end")
-        elif len(self.tokens) == self._limit:
-            text += self._finish(self._at_limit)
-        return text
-
-    def _mask(self) -> NDArray[np.uint32] | None:
-        """Which ids may be drawn, where not all may: what the grammar allows, and ends where they may be."""
-        if self._ends is None:
-            return None
-        early = len(self.tokens) < self._min_tokens
-        if self._grammar is None:
-            return ~self._ends if early else None
-        mask = self._grammar.mask() & ~self._ends
-        return mask | self._ends if self._grammar.accepting and not early else mask
-
-    def _at_dead_end(self) -> str:
-        """Nothing may be drawn: the grammar is at its end, or was never to be satisfied by this tokenizer's tokens."""
-        assert self._grammar is not None
-        if self._grammar.accepting:
-            return self._finish("end")
-        raise ValueError(
-            f"the grammar cannot be satisfied: no token can follow {self._text.all_text!r}, and it is not at its end"
-        )
-
-    def _draw(self, mask: NDArray[np.uint32] | None) -> int:
-        core = self.session._core
-        if self._processor is None:
-            return core.sample(self._sampler, self._prompt_tokens, mask)
-        ids, logits = core.tokens, core.logits
-        if logits is None:
-            raise ValueError("the session has no logits: it is new, or was rewound")
-        return self._draw_processed(ids, logits, mask)
-
-    def _draw_processed(self, ids: list[int], logits: NDArray[np.float32], mask: NDArray[np.uint32] | None) -> int:
-        """Draw from what the caller's function makes of logits."""
-        if self._processor is not None:
-            given = self._processor(list(ids), logits)
-            changed = logits if given is None else float_array(given)
-            if changed.shape != logits.shape:
-                raise ValueError(
-                    f"logits_processor has given an array {list(changed.shape)}, expected {list(logits.shape)}"
-                )
-            logits = changed
-        return self._sampler.sample(logits, ids, self._prompt_tokens, mask)
-
-    def completion(self, text: str) -> Completion:
-        """Give the text with what is known about its tokens."""
-        assert self.finish_reason is not None
-        return Completion(text, self.tokens, self._logprobs, self._top_logprobs, self.finish_reason)
-
-    def _finish(self, reason: FinishReason) -> str:
-        text = self._text.finish()
-        self.finish_reason = self._checked_reason("stop" if self._text.stopped else reason)
-        return text
-
-    def _checked_reason(self, reason: FinishReason) -> FinishReason:
-        """Say of a text that was cut off within its grammar that it is incomplete."""
-        if self._grammar is None or reason in ("end", "cancelled"):
-            return reason
-        complete = self._grammar.accepts(self._text.all_text) if self._text.stopped else self._grammar.accepting
-        return reason if complete else "incomplete"
-
-    def _note_logprobs(self, token: int, n_top: int) -> None:
-        logits = self.session.logits
-        assert logits is not None
-        logprobs = log_softmax(logits)
-        self._logprobs.append(float(logprobs[token]))
-        best = np.argsort(-logprobs, kind="stable")[:n_top]
-        self._top_logprobs.append([(int(i), float(logprobs[i])) for i in best])
-
-
-def _grammar_of(
-    sampling: Sampling, tokenizer: Tokenizer, session: Session, before: Sequence[int]
-) -> GrammarState | None:
-    """Make the state of a text that begins, where it has a grammar."""
-    text = sampling.grammar_text
-    if text is None:
-        return None
-    texts = TokenTexts.of(tokenizer, session._core.config.vocab_size)
-    return GrammarState(texts, text, loses_space(tokenizer, before, texts))
-
-
-def _bits(ids: Iterable[int | None], vocab_size: int) -> NDArray[np.uint32]:
-    """Ids as packed bits; those that there are not are left out."""
-    words = np.zeros((vocab_size + 31) // 32, np.uint32)
-    for id in ids:
-        if id is not None and 0 <= id < vocab_size:
-            words[id // 32] |= np.uint32(1 << id % 32)
-    return words
-
-
-class _Text:
-    """Sampled ids -> text that is final: whole characters, and nothing that may yet begin a stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
-        self.decoder = stream_decoder(tokenizer)
-        self.stopped = False
-        self.looks_for_stops = True
-        self._stops = stops
-        self._held = ""
-        self._given: list[str] = []
-
-    @property
-    def all_text(self) -> str:
-        """All that was final so far."""
-        return "".join(self._given)
-
-    def push(self, token: int) -> str:
-        return self._noted(self._release(self.decoder.push(token)))
-
-    def finish(self) -> str:
-        """Give what is left when no more tokens come."""
-        text = self._release(self.decoder.flush())
-        return self._noted(text if self.stopped else text + self._held)
-
-    def _noted(self, text: str) -> str:
-        self._given.append(text)
-        return text
-
-    def _release(self, new: str) -> str:
-        if not self._stops or not self.looks_for_stops:
-            return new
-        text = self._held + new
-        found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stops if stop in text]
-        if found:  # the one that is complete first, so that the borders of tokens do not matter
-            self.stopped = True
-            return text[: min(found)[1]]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` are a beginning of `stop`, but not all of it."""
-    longest = min(len(text), len(stop) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -43,6 +43,21 @@ def test_generate_json() -> None:
     assert (told["model"], told["finish_reason"]) == ("storyteller", "length")
 
 
+@pytest.mark.cpu_bits("speculation is the CPU's")
+def test_generate_with_speculation(stories_dir: Path) -> None:
+    said = ("generate", "--json", "-n", "30", "-s", "7", "Tim, Tim, Tim, Tim")
+    plain = json.loads(call(*said)[1])
+    for draft in ("prompt", "storyteller"):
+        code, text, errors = call(*said, "--speculate", draft)
+        assert (code, errors) == (0, "")
+        told = json.loads(text)
+        assert 0 < told.pop("passes") < 30
+        assert {**told, "seconds": 0} == {**plain, "seconds": 0}
+    code, text, errors = call(*said, "--speculate", str(stories_dir / "stories260K.bin"))
+    assert (code, text) == (1, "")
+    assert errors.count("\n") == 1
+
+
 def test_prompts_from_stdin() -> None:
     said = call("generate", "-n", "5", "-t", "0", "Once upon a time")
     assert call("generate", "-n", "5", "-t", "0", "-", stdin=b"Once upon a time\n") == said

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,25 @@ def test_it_answers_what_it_has_begun_and_ends(number: signal.Signals) -> None:
     assert err == ""
 
 
+@pytest.mark.parametrize("draft", ["prompt", "storyteller"])
+def test_speculation(draft: str) -> None:
+    """The same answers, with what was proposed in their usage and in the metrics."""
+    prompt = "Tim, Tim, Tim, Tim, Tim"
+    with server("--speculate", draft) as (_, url):
+        accepted = 0
+        for seed in range(3):
+            body = {"prompt": prompt, "seed": seed, "max_tokens": 40, "temperature": 0.5}
+            status, answer = ask(url, "POST", "/v1/completions", body)
+            assert status == 200
+            expected = llama2cpp.load().generate(prompt, seed=seed, max_tokens=40, temperature=0.5)
+            assert answer["choices"][0]["text"] == expected
+            told = answer["usage"].get("completion_tokens_details", {"accepted_prediction_tokens": 0})
+            accepted += told["accepted_prediction_tokens"]
+        assert accepted > 0
+        with urllib.request.urlopen(f"{url}/metrics") as metrics:
+            assert f"llama2cpp_accepted_tokens_total {float(accepted)}" in metrics.read().decode()
+
+
 def test_key_and_name() -> None:
     with server("--name", "tales", LLAMA2CPP_API_KEY="secret") as (_, url):
         assert ask(url, "GET", "/v1/models")[0] == 401
@@ -109,6 +129,7 @@ def test_wrong_calls(tmp_path: Path) -> None:
         (["--host", "no.such.host.invalid"], "no.such.host.invalid is no address of this machine", (1, 2)),
         (["--port", "70000"], "70000", (2,)),
         (["--rows", "0"], "0", (2,)),
+        (["--speculate", str(tmp_path / "no.gguf"), "--port", "0"], "no.gguf", (1,)),
         ([str(tmp_path / "no.gguf"), "--port", "0"], "no.gguf", (1,)),
         (["--template", "{% no", "--port", "0"], "template", (1, 2)),
     ]:

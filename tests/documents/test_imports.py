@@ -18,6 +18,7 @@ METHODS = ["asking", "chatting", "generating", "measuring", "observing", "sequen
 # Arrows upward, in annotations only: nothing is imported when the package runs.
 UPWARD = {
     ("generation", "model"): "what is sampled from",
+    ("decoding", "model"): "what is sampled from",
     ("dialogue.answers", "model"): "what answers",
     ("inside.hooks", "session"): "HookPoint.session is one",
     ("inside.gradients", "model"): "what is gone back through",

@@ -56,7 +56,9 @@ def chat(
         template = _core.read_file(template).decode()
     given = None if template_args is None else _object(template_args)
     with load(model, tokenizer=tokenizer, **opening.arguments()) as loaded:
-        conversation = Conversation(loaded, system, template=template, template_args=given, **sampled.arguments())
+        conversation = Conversation(
+            loaded, system, template=template, template_args=given, **sampled.arguments(opening)
+        )
         greeting = f"{model}, context {loaded.context}, {hardware(loaded)}"
         talk(conversation, greeting, sampled.seed)
 

@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from .. import hub
-from ..common.token_ids import to_ids
 from ..loading import load
 from ..model import Model
 from .display import TextOutput, say_json
@@ -56,7 +55,7 @@ def generate(
     is no prompt where stdin is a pipe or a file.
 
     With --json: model, prompt, text (without the prompt), prompt_tokens, tokens (a list of ids), finish_reason, seed
-    and seconds.
+    and seconds; with --speculate also passes, those over the weights behind the prompt.
     """
     given = list(words or ())
     if checkpoint is None and given and names_a_checkpoint(given[0]):
@@ -68,28 +67,32 @@ def generate(
         if not model.has_tokenizer:
             raise ValueError("the checkpoint has no tokenizer: pass one, such as -z tokenizer.bin")
         if as_json:
-            _print_json(model, checkpoint or STORYTELLER, prompt, special, sampled)
+            _print_json(model, checkpoint or STORYTELLER, prompt, special, sampled, opening)
             return
-        pieces = model.stream(prompt, echo=echo, special=special, **sampled.arguments())
+        pieces = model.stream(prompt, echo=echo, special=special, **sampled.arguments(opening))
         write = TextOutput().write
         for piece in pieces:
             write(piece.encode())
         write(b"\n")
 
 
-def _print_json(model: Model, name: str, prompt: bytes, special: bool | None, sampled: Sampled) -> None:
+def _print_json(
+    model: Model, name: str, prompt: bytes, special: bool | None, sampled: Sampled, opening: Opening
+) -> None:
+    options = sampled.arguments(opening)
     began = time.perf_counter()
-    [completion] = model.complete(prompt, special=special, **sampled.arguments())
+    [completion] = model.complete(prompt, special=special, **options)
     say_json(
         {
             "model": name,
             "prompt": prompt.decode(errors="replace"),
             "text": completion.text,
-            "prompt_tokens": len(to_ids(model, prompt, function="generate", special=special)),
+            "prompt_tokens": completion.usage.prompt_tokens,
             "tokens": completion.tokens,
             "finish_reason": completion.finish_reason,
             "seed": sampled.seed,
             "seconds": round(time.perf_counter() - began, 3),
+            **({"passes": completion.usage.passes} if sampled.speculate else {}),
         }
     )
 

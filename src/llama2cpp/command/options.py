@@ -12,6 +12,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from .. import _core, hub
+from ..loading import load
+from ..model import Model as Loaded
 
 STORYTELLER = "storyteller"
 
@@ -58,6 +60,15 @@ ActivationDtype = Annotated[
 ]
 Backend = Annotated[str, typer.Option("--backend", help="Where to compute: auto, cpu or metal.")]
 KvDtype = Annotated[str, typer.Option("--kv-dtype", help="Keys and values: auto, f32 or f16.")]
+Speculate = Annotated[
+    str | None,
+    typer.Option(
+        "--speculate",
+        metavar="prompt|MODEL",
+        help="Propose tokens, from what was there or by a smaller model, and check several at once: the same text.",
+        show_default="none",
+    ),
+]
 Picture = Annotated[
     Path | None, typer.Option("--picture", help="Draw what differs, as .png, .svg or .pdf.", show_default=False)
 ]
@@ -149,15 +160,27 @@ class Sampled:
         str | None, typer.Option("--regex", help="Write a text that this expression matches.", show_default=False)
     ] = None
 
-    def arguments(self) -> dict[str, Any]:
-        """Give by their names those that were given."""
+    speculate: Speculate = None
+
+    def arguments(self, opening: Opening | None = None) -> dict[str, Any]:
+        """Give by their names those that were given; a draft model is opened as the model is."""
         given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         if "logit_bias" in given:
             given["logit_bias"] = dict(_bias(text) for text in given["logit_bias"])
         for name in ("json_schema", "grammar"):
             if name in given and is_file(given[name]):
                 given[name] = _core.read_file(given[name]).decode()
+        if "speculate" in given:
+            given["speculate"] = speculation(given["speculate"], opening)
         return given
+
+
+def speculation(word: str, opening: Opening | None = None) -> str | Loaded:
+    """Give what ``--speculate`` means: "prompt", or a model, opened as the other is."""
+    if word == "prompt":
+        return word
+    options = {} if opening is None else opening.arguments()
+    return load(word, **{**options, "context": None})
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -12,8 +12,19 @@ from ..dialogue.chat_format import ChatFormat
 from ..loading import load
 from ..model import hardware
 from ..serving.engine import Engine
+from ..speculation import check_speculation
 from .display import one_line, say, tell
-from .options import STORYTELLER, ModelOrStoryteller, Opening, TokenizerFile, examples, grouped, is_file
+from .options import (
+    STORYTELLER,
+    ModelOrStoryteller,
+    Opening,
+    Speculate,
+    TokenizerFile,
+    examples,
+    grouped,
+    is_file,
+    speculation,
+)
 
 SERVE_EXAMPLES = examples(
     "llama2cpp serve",
@@ -59,6 +70,7 @@ def serve(
         ),
     ] = None,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.", min=1024)] = 8 << 20,
+    speculate: Speculate = None,
 ) -> None:
     """Answer requests over HTTP in the shape of OpenAI's API.
 
@@ -87,12 +99,14 @@ def serve(
             template=template,
             hosts=frozenset({*_LOCAL, host}) if host in _LOCAL else None,
         )
+        drafts = None if speculate is None else speculation(speculate, opening)
+        check_speculation("serve", drafts, loaded)
         tokens = loaded.tokenizer  # a model without one is told here, and a template that cannot be
         if template is not None:
             ChatFormat(tokens, template)
         engine = Engine(loaded, rows=rows, kv_bytes=kv_bytes, prefix_bytes=prefix_bytes)
         try:
-            app = make_app(engine, loaded, settings)
+            app = make_app(engine, loaded, settings, drafts)
             say(url_of(taken))
             say(one_line(f"{settings.name}, context {loaded.context}, {hardware(loaded)}"))
             if loaded.backend != "cpu":

@@ -6,12 +6,13 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core import Sampler, token_ids
+from .. import _core
+from .._core import Sampler, Tokenizer, token_ids
 from .arguments import integer, naming, seed_message
 from .grammar import JsonSchema, grammar_text
 
@@ -21,6 +22,17 @@ Stop: TypeAlias = str | Sequence[str | None] | None
 LogitsProcessor: TypeAlias = Callable[[list[int], NDArray[np.float32]], Any]
 
 _SEEDS = 2**64
+
+
+class DraftModel(Protocol):
+    """A model that proposes tokens for another: a `Model`, of which this much is needed."""
+
+    @property
+    def _core(self) -> _core.Model: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What its ids mean."""
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -43,6 +55,7 @@ class SamplingOptions(TypedDict, total=False):
     json_schema: JsonSchema | None
     grammar: str | None
     regex: str | None
+    speculate: str | DraftModel | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,7 @@ class Sampling:
     json_schema: JsonSchema | None = None
     grammar: str | None = None
     regex: str | None = None
+    speculate: str | DraftModel | None = None
 
     def samplers(self, n: int) -> list[Sampler]:
         """Make a sampler for each of n samples, the i-th with the seed + i; without a seed, with a random one.
@@ -189,6 +203,13 @@ class Sampling:
                 raise TypeError(
                     f"logits_processor is {self.logits_processor!r:.80} ({type(self.logits_processor).__name__}), "
                     "expected a callable or None"
+                )
+            given = self.speculate
+            if isinstance(given, str) and given != "prompt":
+                raise ValueError(f"speculate is {given!r:.80}, expected 'prompt', a Model or None")
+            if given is not None and not isinstance(given, str) and not hasattr(type(given), "_core"):
+                raise TypeError(
+                    f"speculate is {given!r:.80} ({type(given).__name__}), expected 'prompt', a Model or None"
                 )
             for id in self.logit_bias or ():
                 integer(id, "an id of logit_bias", function)

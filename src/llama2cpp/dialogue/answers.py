@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from .. import generation
 from .._core import Tokenizer
 from ..common.arguments import checked, naming, spelled_out, unknown_argument
 from ..common.later import Later, now
 from ..common.sampling import Sampling, SamplingOptions
+from ..decoding import Sample, TextStream, check_logprobs
+from ..speculation import check_speculation
 from .chat_format import ChatFormat, Message, checked_messages, choose_template, read_by
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ def chat(
     documents: Sequence[Mapping[str, Any]] | None = None,
     template_args: Mapping[str, Any] | None = None,
     continue_final_message: bool | str = False,
+    logprobs: int | None = None,
     **options: Any,  # noqa: ANN401
-) -> str:
+) -> Any:  # noqa: ANN401
     """Answer the last of some messages.
 
     Parameters
@@ -62,6 +64,9 @@ def chat(
     continue_final_message : bool or str
         Go on with the last message, such as ``{"role": "assistant", "content": "The answer is"}``, in place of a new
         one; a str is which of its keys is continued, instead of "content". The answer is what comes behind it.
+    logprobs : int, optional
+        Return a `Completion` in place of a str: the answer with why it ended, what it took, and the log probability of
+        each of its tokens and of this many likeliest alternatives.
     max_tokens : int, optional
         The most tokens of the answer, 1024 by default; None for as many as the context holds.
     temperature : float
@@ -70,12 +75,14 @@ def chat(
         As in `generate`.
     presence_penalty, frequency_penalty, logit_bias, min_tokens, stop_ids, logits_processor, json_schema, grammar, regex
         As in `generate`.
+    speculate : "prompt" or Model, optional
+        As in `generate`: the same answer, sooner where much of it is as proposed.
     **template_variables
         The same as `template_args`, as arguments: ``enable_thinking=False``.
 
     Returns
     -------
-    str
+    str or Completion
         The answer. It ends where the model ends its turn: at an end of the tokenizer, or at what the template puts
         behind an answer.
 
@@ -97,7 +104,9 @@ def chat(
     ', andilaaaaa. Every'
     """
     asked = Asked(template, special_in_content, tools, documents, template_args, continue_final_message)
-    return "".join(_answer("chat", messages, model, asked, options))
+    pieces = _answer("chat", messages, model, asked, options, logprobs)
+    text = "".join(pieces)
+    return text if logprobs is None else pieces._sample.completion(text)
 
 
 @checked
@@ -112,8 +121,9 @@ def chat_stream(
     documents: Sequence[Mapping[str, Any]] | None = None,
     template_args: Mapping[str, Any] | None = None,
     continue_final_message: bool | str = False,
+    logprobs: int | None = None,
     **options: Any,  # noqa: ANN401
-) -> Iterator[str]:
+) -> TextStream:
     """Answer the last of some messages, and give the text as it comes.
 
     The pieces are whole characters, never empty, and joined they are what `chat` returns. The messages are read before
@@ -123,10 +133,13 @@ def chat_stream(
     ----------
     messages, model, template, special_in_content, tools, documents, template_args, continue_final_message, **options
         As in `chat`.
+    logprobs : int, optional
+        Give pieces the log probability of each of their tokens, and of this many likeliest alternatives.
 
     Returns
     -------
-    iterator of str
+    TextStream
+        An iterator of str, which knows why the answer has ended when it has.
 
     Raises
     ------
@@ -141,7 +154,7 @@ def chat_stream(
     [',', ' and']
     """
     asked = Asked(template, special_in_content, tools, documents, template_args, continue_final_message)
-    return _answer("chat_stream", messages, model, asked, options)
+    return _answer("chat_stream", messages, model, asked, options, logprobs)
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,9 @@ def _answer(
     given_model: Model | Later[Model] | None,
     asked: Asked,
     options: Mapping[str, Any],
-) -> Iterator[str]:
+    logprobs: int | None,
+) -> TextStream:
+    check_logprobs(function, logprobs)
     with naming(function):
         said = checked_messages(messages)
     sampled, variables = split_options(options)
@@ -170,11 +185,11 @@ def _answer(
     assert given_model is not None  # defaults.py has put one there
     model = now(given_model)
     sampling = sampling_of(function, sampled, model)
-    form, ids = encoded(function, said, model, asked, variables, ("model",))
+    form, ids = encoded(function, said, model, asked, variables, ("model", "logprobs"))
     session = model.session()
     session.prefill(ids)
-    sample = begin_answer(model.tokenizer, session, form, sampling, goes_on=bool(asked.continue_final_message))
-    return (text for _, text in generation.decode(model, [sample]) if text)
+    goes_on = bool(asked.continue_final_message)
+    return TextStream(model, begin_answer(model.tokenizer, session, form, sampling, goes_on=goes_on, n_top=logprobs))
 
 
 def encoded(
@@ -205,7 +220,10 @@ def sampling_of(function: str, options: SamplingOptions, model: Model | None = N
     """Give how answers are sampled, with the defaults of chats, and before those of a model's file."""
     own: SamplingOptions = {} if model is None else model._sampling_defaults()
     merged: SamplingOptions = {**DEFAULTS, **own, **options}
-    return Sampling(**merged).checked(function, None if model is None else model.config.vocab_size)
+    sampling = Sampling(**merged).checked(function, None if model is None else model.config.vocab_size)
+    if model is not None:
+        check_speculation(function, sampling.speculate, model)
+    return sampling
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[SamplingOptions, dict[str, Any]]:
@@ -245,8 +263,18 @@ def chat_format(
 
 
 def begin_answer(
-    tokenizer: Tokenizer, session: Session, form: ChatFormat, sampling: Sampling, *, goes_on: bool = False
-) -> generation.Sample:
-    """Begin an answer, which also ends where the template says; one that goes on begins within a text."""
+    tokenizer: Tokenizer,
+    session: Session,
+    form: ChatFormat,
+    sampling: Sampling,
+    *,
+    goes_on: bool = False,
+    n_top: int | None = None,
+) -> Sample:
+    """Begin an answer where a session is: its text is that of the new ids, and also ends where the template says.
+
+    It begins anew, or goes on from the session's text, which matters to a space at its beginning.
+    """
     ids, strings = form.ends
-    return generation.answer(tokenizer, session, replace(sampling, stop=sampling.stops + strings), ids, goes_on=goes_on)
+    own = replace(sampling, stop=sampling.stops + strings)
+    return Sample(tokenizer, session, own.samplers(1)[0], "" if goes_on else None, own, n_top, ids)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import _core, generation
+from .. import _core
 from .._core import ContextFullError, FormatError
 from ..common.arguments import checked, checked_options, naming, spelled_out
 from ..common.file_kinds import stand_in
 from ..common.new_files import new_file
 from ..common.not_pickled import NotPickled
 from ..common.sampling import Sampling, SamplingOptions
+from ..decoding import FinishReason, Sample, decode
 from ..defaults import default_model
 from ..model import Model
 from .answers import DEFAULTS, begin_answer, chat_format, sampling_of, split_options
@@ -63,7 +65,7 @@ class Turn:
     prompt_seconds: float
     tokens: int
     seconds: float
-    finish_reason: generation.FinishReason | Literal["interrupted"]
+    finish_reason: FinishReason | Literal["interrupted"]
     forgotten: int
 
 
@@ -94,6 +96,8 @@ class Conversation(NotPickled):
         As in `chat`. Answer i is sampled with ``seed + i``.
     presence_penalty, frequency_penalty, logit_bias, min_tokens, stop_ids, logits_processor, json_schema, grammar, regex
         As in `generate`.
+    speculate
+        As in `generate`: the same answers, sooner where much of them is as proposed.
 
     Raises
     ------
@@ -241,15 +245,16 @@ class Conversation(NotPickled):
         return self._answering
 
     def _answer(
-        self, question: dict[str, Any], sample: generation.Sample, prompt: tuple[int, int, float], forgotten: int
+        self, question: dict[str, Any], sample: Sample, prompt: tuple[int, int, float], forgotten: int
     ) -> Generator[str, None, None]:
         parts: list[str] = []
         began = time.perf_counter()
         try:
-            for _, piece in generation.decode(self._model, [sample]):
-                if piece:
-                    parts.append(piece)
-                    yield piece
+            with closing(decode(self._model, [sample])) as decoded:
+                for _, piece in decoded:
+                    if piece:
+                        parts.append(piece)
+                        yield piece
         finally:
             if parts or sample.finish_reason is not None:
                 self._messages += [question, {"role": "assistant", "content": "".join(parts)}]

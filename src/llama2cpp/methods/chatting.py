@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..common.arguments import checked, naming, spelled_out
@@ -11,6 +11,7 @@ from ..dialogue import answers
 from ..dialogue.chat_format import checked_messages
 
 if TYPE_CHECKING:
+    from ..decoding import TextStream
     from ..dialogue.chat_format import Message
     from ..model import Model
 
@@ -26,8 +27,9 @@ def chat(
     documents: Sequence[Mapping[str, Any]] | None = None,
     template_args: Mapping[str, Any] | None = None,
     continue_final_message: bool | str = False,
+    logprobs: int | None = None,
     **options: Any,  # noqa: ANN401
-) -> str:
+) -> Any:  # noqa: ANN401
     """Answer the last of some messages with this model.
 
     Parameters, result and errors are those of `llama2cpp.chat`. `Conversation` takes turns, and computes less.
@@ -48,6 +50,7 @@ def chat(
         documents=documents,
         template_args=template_args,
         continue_final_message=continue_final_message,
+        logprobs=logprobs,
         **options,
     )
 
@@ -63,8 +66,9 @@ def chat_stream(
     documents: Sequence[Mapping[str, Any]] | None = None,
     template_args: Mapping[str, Any] | None = None,
     continue_final_message: bool | str = False,
+    logprobs: int | None = None,
     **options: Any,  # noqa: ANN401
-) -> Iterator[str]:
+) -> TextStream:
     """Answer the last of some messages with this model, and give the text as it comes.
 
     Parameters, result and errors are those of `llama2cpp.chat_stream`.
@@ -85,6 +89,7 @@ def chat_stream(
         documents=documents,
         template_args=template_args,
         continue_final_message=continue_final_message,
+        logprobs=logprobs,
         **options,
     )
 

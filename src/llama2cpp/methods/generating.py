@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from .. import generation
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..common.sampling import SamplingOptions
-    from ..generation import Completion, Prompt
+    from ..decoding import Completion, TextStream
+    from ..generation import Prompt
     from ..model import Model
 
 
@@ -108,8 +109,9 @@ def stream(
     *,
     echo: bool = False,
     special: bool | None = None,
+    logprobs: int | None = None,
     **options: Unpack[SamplingOptions],
-) -> Iterator[str]:
+) -> TextStream:
     """Continue a prompt with this model, and give the text as it comes.
 
     Parameters, result and errors are those of `llama2cpp.stream`.
@@ -121,4 +123,4 @@ def stream(
     >>> list(model.stream("Once upon a", max_tokens=2, temperature=0))
     [' time', ',']
     """
-    return generation.stream(prompt, model=self, echo=echo, special=special, **options)
+    return generation.stream(prompt, model=self, echo=echo, special=special, logprobs=logprobs, **options)

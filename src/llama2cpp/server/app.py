@@ -25,6 +25,7 @@ from .metrics import registry_of
 from .service import Service, Settings, not_served
 
 if TYPE_CHECKING:
+    from ..common.sampling import DraftModel
     from ..model import Model
     from ..serving.engine import Engine
 
@@ -37,7 +38,7 @@ UNEQUAL_BITS = (
 _CLIENT_HAS_LEFT = 499  # nobody reads it
 
 
-def make_app(engine: Engine, model: Model, settings: Settings) -> Starlette:
+def make_app(engine: Engine, model: Model, settings: Settings, speculate: str | DraftModel | None = None) -> Starlette:
     """Make the ASGI application of a model.
 
     Parameters
@@ -48,12 +49,14 @@ def make_app(engine: Engine, model: Model, settings: Settings) -> Starlette:
         Its model.
     settings : Settings
         What is allowed.
+    speculate : "prompt" or Model, optional
+        What proposes tokens for all requests.
 
     Returns
     -------
     Starlette
     """
-    service = Service(engine, model, settings)
+    service = Service(engine, model, settings, speculate)
     registry = registry_of(engine)
 
     async def models(service: Service, request: HttpRequest) -> Response:

@@ -65,6 +65,7 @@ async def chat_completions(service: Service, http: HttpRequest) -> Response:
             template_args=template_args,
             logprobs=(top or 0) if logprobs else None,
             hooks=hooks or None,
+            speculate=service.speculate,
             **own,
         )
 

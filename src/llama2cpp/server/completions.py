@@ -50,6 +50,7 @@ async def completions(service: Service, http: HttpRequest) -> Response:
             logprobs=logprobs,
             logits="all" if echo and logprobs is not None else "none",
             hooks=hooks or None,
+            speculate=service.speculate,
             **own,
         )
 

@@ -30,6 +30,7 @@ class EngineMetrics(Collector):
         stats = self._engine.stats
         yield CounterMetricFamily("llama2cpp_passes", "Passes over the weights.", stats.passes)
         yield CounterMetricFamily("llama2cpp_tokens", "Tokens that were sampled.", stats.generated_tokens)
+        yield CounterMetricFamily("llama2cpp_accepted_tokens", "Of them, those proposed.", stats.accepted_tokens)
         yield CounterMetricFamily("llama2cpp_prompt_tokens", "Tokens of prompts, computed.", stats.prompt_tokens)
         yield CounterMetricFamily(
             "llama2cpp_reused_tokens", "Tokens of prompts, not computed again.", stats.reused_tokens

@@ -20,6 +20,7 @@ from .errors import ApiError, failure_of, refusals
 from .fields import Fields
 
 if TYPE_CHECKING:
+    from ..common.sampling import DraftModel
     from ..generation import Completion
     from ..model import Model
     from ..serving.engine import Engine
@@ -79,9 +80,14 @@ class Service:
         What they are asked of.
     settings : Settings
         What is allowed.
+    speculate : "prompt" or Model, optional
+        What proposes tokens for all requests.
     """
 
-    def __init__(self, engine: Engine, model: Model, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, model: Model, settings: Settings, speculate: str | DraftModel | None = None
+    ) -> None:
+        self.speculate = speculate
         self.engine = engine
         self.model = model
         self.settings = settings
@@ -260,10 +266,22 @@ def reason_of(ended: Completion | Request) -> str:
 
 
 def usage_of(requests: Sequence[Request], n: int) -> dict[str, Any]:
-    """Count tokens: each prompt's once, however many choices (n) it has."""
+    """Count tokens: each prompt's once, however many choices (n) it has. What was proposed is told where it was."""
     prompt = sum(request.usage.prompt_tokens for request in requests[::n])
     generated = sum(request.usage.completion_tokens for request in requests)
-    return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+    told: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+    }
+    proposed = sum(request.usage.proposed_tokens for request in requests)
+    if proposed:
+        accepted = sum(request.usage.accepted_tokens for request in requests)
+        told["completion_tokens_details"] = {
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": proposed - accepted,
+        }
+    return told
 
 
 def new_id(kind: str) -> str:

@@ -20,11 +20,12 @@ from ..common.grammar import TokenTexts
 from ..common.not_pickled import NotPickled
 from ..common.sampling import Sampling, SamplingOptions
 from ..common.token_ids import Prompt, check_prompt, to_ids
+from ..decoding import Sample, check_logprobs
 from ..dialogue.answers import DEFAULTS, Asked, encoded, sampling_of, split_options
 from ..dialogue.chat_format import Message, checked_messages
-from ..generation import Sample, check_logprobs
 from ..inside.hooks import ActiveHooks, Hook, scopes_of
 from ..inside.recording import Recording
+from ..speculation import check_speculation
 from .jobs import Job, MeasureJob, TextJob
 from .requests import Request
 from .scheduler import Limits, Scheduler
@@ -58,6 +59,8 @@ class EngineStats:
         Tokens of prompts that were not, because an earlier request had begun with them.
     generated_tokens : int
         Tokens that were sampled.
+    accepted_tokens : int
+        How many of them `speculate` had proposed, so that those behind them needed no passes of their own.
     running : int
         Requests that have a row of each pass.
     waiting : int
@@ -78,6 +81,7 @@ class EngineStats:
     prompt_tokens: int
     reused_tokens: int
     generated_tokens: int
+    accepted_tokens: int
     running: int
     waiting: int
     prefix_bytes: int
@@ -250,6 +254,7 @@ class Engine(NotPickled):
         merged: Any = {**model._sampling_defaults(), **given}
         how = Sampling(**merged).checked(function, model.config.vocab_size)
         tokenizer = model.tokenizer
+        check_speculation(function, how.speculate, model)
         ids = to_ids(model, prompt, function=function, special=special)
         (sampler,) = how.samplers(1)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
 from ..common.piece import Piece
-from ..generation import Completion, Sample, log_softmax
+from ..decoding import Completion, Sample, log_softmax
 from ..inside.hooks import Scope, Scoped
 from ..inside.places import find_places
 from ..inside.tracks import Tracks
-from .requests import Request, Usage
+from .requests import Request
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -44,6 +44,7 @@ class Job:
         self.positions = positions
         self.reused = 0  # tokens that another session had computed
         self.generated = 0  # tokens
+        self.accepted = 0  # tokens that were what was proposed
         self._scopes = scopes
         self._on = ExitStack()
 
@@ -75,9 +76,13 @@ class Job:
     def take_logits(self, begin: int, logits: NDArray[np.float32]) -> None:
         """Take logits [T, vocab_size] after the tokens from `begin` on."""
 
-    def go_on(self, session: Session) -> int | None:
-        """Say what is fed next, when everything so far has been; None: nothing."""
-        return None
+    def go_on(self, session: Session) -> bool:
+        """Take what a pass has given, when all ids have been read; gives whether more is to be fed."""
+        return False
+
+    def next_row(self, rows: int) -> tuple[Any, ...]:
+        """Give what is fed next, in a pass that has so many texts."""
+        raise NotImplementedError
 
     def end(self, error: BaseException | None) -> None:
         """Hand over what there is: it has ended, been cancelled, or failed."""
@@ -112,7 +117,6 @@ class TextJob(Job):
         self._request = request
         self._make_sample = sample
         self._sample: Sample | None = None
-        self._told = 0  # of the sample's tokens
         self._last_only = logits == "last"
         if logits != "none":
             self.logits_from = len(self.ids) - 1 if self._last_only else 0
@@ -127,30 +131,33 @@ class TextJob(Job):
         """Keep them for the request."""
         self._logits.append(logits)
 
-    def go_on(self, session: Session) -> int | None:
-        """Sample a token, and tell the request."""
+    def go_on(self, session: Session) -> bool:
+        """Sample what follows, and tell the request."""
         if self._sample is None:
             if self._logits:
                 together = np.concatenate(self._logits)
                 self._request._logits = together[0] if self._last_only else together
                 self._logits = []
             self._sample = self._make_sample(session)
-            if self._sample.finish_reason is not None:  # nothing is to be sampled
-                return None
-        sample = self._sample
-        text = sample.sample()
-        self.generated = len(sample.tokens)
-        self._tell(text)
-        return None if sample.finish_reason is not None else sample.tokens[-1]
+            if self._sample.finish_reason is None:
+                self._tell(self._sample.sample())
+        else:
+            with closing(self._sample.draws()) as drawn:
+                for piece in drawn:
+                    self._tell(piece)
+        return self._sample.finish_reason is None
 
-    def _tell(self, text: str) -> None:
+    def next_row(self, rows: int) -> tuple[Any, ...]:
+        """Give the last token, and perhaps guesses behind it."""
+        assert self._sample is not None
+        return self._sample.next_row(rows, proposes=not self.watched)
+
+    def _tell(self, piece: Piece) -> None:
         sample = self._sample
         assert sample is not None
-        known = slice(self._told, len(sample.tokens))
-        piece = Piece(text, sample.tokens[known], sample._logprobs[known], sample._top_logprobs[known])
-        if text:
-            self._told = len(sample.tokens)
-        self._request._push(piece, Usage(len(self.ids), self.reused, len(sample.tokens)))
+        usage = sample.usage(self.reused)
+        self.generated, self.accepted = usage.completion_tokens, usage.accepted_tokens
+        self._request._push(piece, usage)
 
     def end(self, error: BaseException | None) -> None:
         """Give the request its result."""
@@ -163,8 +170,8 @@ class TextJob(Job):
             request._end(Completion("", [], [], [], "cancelled"))
             return
         if sample.finish_reason is None:
-            self._tell(sample._finish("cancelled"))
-        request._end(sample.completion(request.text))
+            self._tell(sample.end("cancelled"))
+        request._end(sample.completion(request.text, self.reused))
 
 
 class MeasureJob(Job):
@@ -192,10 +199,10 @@ class MeasureJob(Job):
         """Let it end within one pass."""
         self._cancelled = True
 
-    def go_on(self, session: Session) -> int | None:
+    def go_on(self, session: Session) -> bool:
         """Note that there is nothing more to do."""
         self._read = True
-        return None
+        return False
 
     def wait(self) -> None:
         """Wait for its end, and raise what has ended it."""

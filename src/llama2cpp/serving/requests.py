@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,39 +13,12 @@ from numpy.typing import NDArray
 from ..common.arguments import checked
 from ..common.not_pickled import NotPickled
 from ..common.piece import Piece
+from ..common.usage import Usage
 
 if TYPE_CHECKING:
-    from ..generation import Completion, FinishReason
+    from ..decoding import Completion, FinishReason
     from ..inside.cache import ActivationCache
     from ..inside.recording import Recording
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a request took, in tokens.
-
-    Attributes
-    ----------
-    prompt_tokens : int
-        Those of the prompt.
-    reused_tokens : int
-        How many of them were not computed again, because an earlier request began with them too.
-    completion_tokens : int
-        Those that were sampled.
-
-    Examples
-    --------
-    >>> import llama2cpp
-    >>> with llama2cpp.Engine(llama2cpp.load("storyteller")) as engine:
-    ...     request = engine.submit("Once upon a time", max_tokens=3, temperature=0)
-    ...     completion = request.result()
-    >>> request.usage
-    Usage(prompt_tokens=5, reused_tokens=0, completion_tokens=3)
-    """
-
-    prompt_tokens: int
-    reused_tokens: int
-    completion_tokens: int
 
 
 class Request(NotPickled):

@@ -57,6 +57,7 @@ class Counts:
     prompt_tokens: int = 0  # computed
     reused_tokens: int = 0
     generated_tokens: int = 0
+    accepted_tokens: int = 0  # of those that were proposed
 
 
 def _session_bytes(position: int, logits: int, positions: int) -> int:
@@ -72,11 +73,7 @@ class _Row:
         self.session: Session | None = None  # None: it waits for `leader` to read what both begin with
         self.leader: _Row | None = None
         self.shared = 0
-        self.token: int | None = None  # the next one of a text that goes on
-
-    @property
-    def reading(self) -> bool:
-        return self.token is None
+        self.reading = True  # its ids; then it is a text that goes on
 
 
 @dataclass
@@ -211,8 +208,9 @@ class Scheduler:
 
     def _plan(self) -> list[_Feed]:
         """Each text that goes on has a row; prompts fill the rest in the order of their arrival."""
-        feeds = [self._next(row) for row in self._rows if not row.reading]
-        room = max(PASS - len(feeds), LEAST) if feeds else ALONE
+        going_on = [row for row in self._rows if not row.reading]
+        feeds = [feed for row in going_on if (feed := self._going_on(row, len(going_on))) is not None]
+        room = max(PASS - sum(len(feed.tokens) for feed in feeds), LEAST) if feeds else ALONE
         for row in list(self._rows):
             if room <= 0:
                 break
@@ -237,9 +235,14 @@ class Scheduler:
             self._end(row, error)
         return row.session is not None
 
-    def _next(self, row: _Row, room: int = 0) -> _Feed:
-        if row.token is not None:
-            return _Feed(row, [row.token])
+    def _going_on(self, row: _Row, rows: int) -> _Feed | None:
+        try:
+            return _Feed(row, *row.job.next_row(rows)[1:])
+        except Exception as error:  # of what proposes tokens for it
+            self._end(row, error)
+            return None
+
+    def _next(self, row: _Row, room: int) -> _Feed:
         job, session = row.job, row.session
         assert session is not None
         at = session.position
@@ -302,13 +305,16 @@ class Scheduler:
                 row.job.take_logits(begin + unwanted, feed.place[unwanted:])
             if session.position < len(row.job.ids):
                 return
-            before = row.job.generated
-            row.token = row.job.go_on(session)
-            self.counts.generated_tokens += row.job.generated - before
+            job = row.job
+            before = job.generated, job.accepted
+            goes_on = job.go_on(session)
+            row.reading = False
+            self.counts.generated_tokens += job.generated - before[0]
+            self.counts.accepted_tokens += job.accepted - before[1]
         except Exception as error:
             self._end(row, error)
             return
-        if row.token is None:
+        if not goes_on:
             self._end(row)
 
     def _end(self, row: _Row, error: BaseException | None = None) -> None:
