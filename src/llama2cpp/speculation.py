@@ -256,8 +256,10 @@ _texts: WeakKeyDictionary[object, list[bytes | None]] = WeakKeyDictionary()
 def _texts_of(tokenizer: _core.Tokenizer | LibraryTokenizer) -> list[bytes | None]:
     """Give what each id adds to a text, without those behind the last that adds anything."""
     if tokenizer not in _texts:
-        library = isinstance(tokenizer, LibraryTokenizer)
-        texts = tokenizer.token_texts() if library else _core.token_texts(tokenizer)
+        if isinstance(tokenizer, LibraryTokenizer):
+            texts: list[bytes | None] = [*tokenizer.token_texts()]
+        else:
+            texts = [*_core.token_texts(tokenizer)]
         while texts and not texts[-1]:
             texts.pop()
         _texts[tokenizer] = texts

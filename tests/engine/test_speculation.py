@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +38,10 @@ def drafts(model: llama2cpp.Model) -> dict[str, Any]:
     return {"prompt": "prompt", "itself": model, "nearly": nearly, "another": another}
 
 
+def at_most_all(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "min_tokens": min(options["min_tokens"], options["max_tokens"])}
+
+
 OPTIONS = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**64 - 1),
@@ -54,7 +58,7 @@ OPTIONS = st.fixed_dictionaries(
         "max_tokens": st.integers(0, 70),
         "min_tokens": st.sampled_from([0, 0, 20]),
     }
-).map(lambda options: {**options, "min_tokens": min(options["min_tokens"], options["max_tokens"])})
+).map(at_most_all)
 FORMS = st.sampled_from(
     [{}, {}, {}, {"regex": "(One|two|, |saw a |dog){3,30}"}, {"json_schema": {"type": "array", "maxItems": 4}}]
 )
@@ -148,7 +152,7 @@ def test_a_draft_that_is_wrong_is_left_alone(model: llama2cpp.Model, drafts: dic
 @pytest.mark.parametrize("left_at", range(8))
 def test_an_answer_that_is_broken_off(model: llama2cpp.Model, drafts: dict[str, Any], left_at: int) -> None:
     """The conversation goes on as it does without speculation, with the same tokens in its session."""
-    sessions = []
+    sessions: list[Any] = []
     for speculate in (None, drafts["itself"]):
         talk = llama2cpp.Conversation(
             model, template="llama2", temperature=0.9, seed=4, max_tokens=12, speculate=speculate
@@ -216,7 +220,7 @@ def test_chats_too(model: llama2cpp.Model, drafts: dict[str, Any]) -> None:
 
 
 def test_what_cannot_be(model: llama2cpp.Model, stories: llama2cpp.Model) -> None:
-    calls = {
+    calls: dict[str, Callable[[Any], object]] = {
         "generate": lambda speculate: model.generate("Once", speculate=speculate),
         "complete": lambda speculate: model.complete("Once", speculate=speculate),
         "stream": lambda speculate: model.stream("Once", speculate=speculate),

@@ -20,7 +20,7 @@ from .tool_calls import CallFilter, find_calls
 
 if TYPE_CHECKING:
     from .._core import Tokenizer
-    from ..generation import Completion
+    from ..decoding import Completion
     from ..serving.requests import Request
 
 

@@ -21,7 +21,7 @@ from .fields import Fields
 
 if TYPE_CHECKING:
     from ..common.sampling import DraftModel
-    from ..generation import Completion
+    from ..decoding import Completion
     from ..model import Model
     from ..serving.engine import Engine
     from ..serving.requests import Request
