@@ -18,6 +18,8 @@ from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __
 
 if TYPE_CHECKING:
     from . import attribution, export, interventions, metrics, patching, plot
+    from .activation_data.means import MeanActivations
+    from .activation_data.reading import ActivationData, read_activations
     from .common.usage import Usage
     from .decoding import Completion, TextStream
     from .defaults import chat, chat_stream, complete, generate, stream
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 # The modules that these come from are imported when they are first used: `import llama2cpp` is quick. The same names as
 # above, where type checkers look for them.
 _IMPORTED_WHEN_USED = {
+    "activation_data.means": ["MeanActivations"],
+    "activation_data.reading": ["ActivationData", "read_activations"],
     "common.usage": ["Usage"],
     "decoding": ["Completion", "TextStream"],
     "defaults": ["chat", "chat_stream", "complete", "generate", "stream"],
@@ -56,6 +60,7 @@ _IMPORTED_WHEN_USED = {
 
 __all__ = [
     "ActivationCache",
+    "ActivationData",
     "Completion",
     "Config",
     "ContextFullError",
@@ -65,6 +70,7 @@ __all__ = [
     "FormatError",
     "HookPoint",
     "LogitLens",
+    "MeanActivations",
     "Model",
     "Recording",
     "Request",
@@ -91,6 +97,7 @@ __all__ = [
     "metrics",
     "patching",
     "plot",
+    "read_activations",
     "stream",
 ]
 

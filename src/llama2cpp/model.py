@@ -23,7 +23,7 @@ from .inside import gradients, observation
 from .inside.html_views import config_html, details_html, facts_html, size_text
 from .inside.lens_config import LensConfig
 from .inside.weights import StackedWeights, Weights, edited
-from .methods import asking, chatting, generating, measuring, observing, sequences, texts
+from .methods import asking, chatting, extracting, generating, measuring, observing, sequences, texts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -99,6 +99,8 @@ class Model(StackedWeights):
     __call__ = observing.call
     hooks = observing.hooks
     record = observing.record
+    extract = extracting.extract
+    mean_activations = extracting.mean_activations
 
     perplexity = measuring.perplexity
     unembed = measuring.unembed

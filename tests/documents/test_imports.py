@@ -13,7 +13,7 @@ import llama2cpp
 
 PACKAGE = ROOT / "src" / "llama2cpp"
 
-METHODS = ["asking", "chatting", "generating", "measuring", "observing", "sequences", "texts"]
+METHODS = ["asking", "chatting", "extracting", "generating", "measuring", "observing", "sequences", "texts"]
 
 # Arrows upward, in annotations only: nothing is imported when the package runs.
 UPWARD = {
@@ -23,6 +23,8 @@ UPWARD = {
     ("inside.hooks", "session"): "HookPoint.session is one",
     ("inside.gradients", "model"): "what is gone back through",
     ("inside.observation", "model"): "what runs",
+    **{(f"activation_data.{name}", "model"): "what runs the texts" for name in ("extraction", "means", "passes")},
+    ("activation_data.torch_dataset", "activation_data.reading"): "what is read",
     **{(f"methods.{name}", "model"): "whose methods they are" for name in METHODS},
     **{(f"serving.{name}", "model"): "what runs the requests" for name in ("engine", "scheduler")},
     ("serving.measures", "serving.engine"): "on which they are computed",

@@ -21,6 +21,7 @@
 #include "format/f32.h"
 #include "format/weight_rows.h"
 #include "io/arrays.h"
+#include "model/fingerprint.h"
 #include "model/gradients.h"
 #include "model/model.h"
 #include "model/session.h"
@@ -285,6 +286,11 @@ Examples
       .def_property_readonly("config", [](const Model& m) { return m.config(); })
       .def_property_readonly("path", [](const Model& m) { return m.checkpoint().path; })
       .def_property_readonly("file_format", [](const Model& m) { return m.checkpoint().file_format; })
+      .def_property_readonly("fingerprint",
+                             [](const Model& m) {
+                               const ReleasedGil released;
+                               return fingerprint(m.checkpoint());
+                             })
       .def_property_readonly("generation_config", [](const Model& m) { return m.checkpoint().generation.json; })
       .def_property_readonly("generation_problem", [](const Model& m) { return m.checkpoint().generation.problem; })
       .def_property_readonly("tokenizer",

@@ -26,6 +26,7 @@ from .chat_command import CHAT_EXAMPLES, chat
 from .display import one_line, say, tell, without_function
 from .early_interrupt import end_early
 from .export_command import COMPARE_EXAMPLES, EXPORT_EXAMPLES, compare, export
+from .extract_command import EXTRACT_EXAMPLES, extract
 from .generate_command import GENERATE_EXAMPLES, generate
 from .info_command import INFO_EXAMPLES, info
 from .notebooks_command import notebooks
@@ -40,6 +41,7 @@ __all__ = [
     "chat",
     "compare",
     "export",
+    "extract",
     "generate",
     "in_command_words",
     "info",
@@ -74,6 +76,7 @@ _COMMANDS: tuple[tuple[Any, str], ...] = (
     (pull, PULL_EXAMPLES),
     (export, EXPORT_EXAMPLES),
     (compare, COMPARE_EXAMPLES),
+    (extract, EXTRACT_EXAMPLES),
     (info, INFO_EXAMPLES),
     (bench, BENCH_EXAMPLES),
     (notebooks, examples("llama2cpp notebooks lessons")),

@@ -16,6 +16,7 @@ import numpy as np
 
 from .._core import FormatError, Tokenizer
 from ..common.arguments import checked
+from ..common.byte_sizes import parse_size
 from ..common.new_files import new_file, new_folder, refuse_existing, refuse_replacing
 from . import (
     gguf_file,
@@ -183,7 +184,7 @@ def convert(
         raise IsADirectoryError(f"{path} is a folder, and a file is not written in its place")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder")
-    bytes_of_shard = hf_shards.parse_size(shard_size)
+    bytes_of_shard = parse_size(shard_size)
     begun = time.perf_counter()
     if format in BITS:
         settings = Settings(BITS[format], 128 if group is None else group, act_order, damp, symmetric)

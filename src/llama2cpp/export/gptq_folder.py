@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..common.safetensors_file import Tensor
 from .gptq import BITS, PARTS, Settings, quantize
 from .hf_folder import (
     Progress,
@@ -23,7 +24,6 @@ from .hf_folder import (
     write_config,
 )
 from .hf_shards import ShardWriter
-from .safetensors_file import Tensor
 from .source import Source
 
 FORMATS = tuple(BITS)

@@ -14,10 +14,10 @@ import numpy as np
 from .. import _core
 from ..common.file_kinds import TOKENIZER_FILES
 from ..common.parts import LAYER_MATRICES, find_part, get_part
+from ..common.safetensors_file import Tensor
 from .fused import Stored, stored_tensors
 from .hf_shards import ShardWriter
 from .hf_tokenizer import tokenizer_json
-from .safetensors_file import Tensor
 from .source import Array, Source, llama3_factors, short_float
 from .vocabulary import NORMAL, Vocabulary
 

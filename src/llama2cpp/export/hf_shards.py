@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,39 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..common.new_files import write_array
-from .safetensors_file import Tensor, lay_out
+from ..common.safetensors_file import Tensor, lay_out
 
 SHARD_SIZE = "5GB"
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def parse_size(size: int | str) -> int:
-    """Give a number of bytes.
-
-    Parameters
-    ----------
-    size : int or str
-        Bytes, or a text such as "5GB", "500 MB" or "2GiB".
-
-    Raises
-    ------
-    ValueError
-        For another text, or no bytes at all.
-
-    Examples
-    --------
-    >>> from llama2cpp.export.hf_shards import parse_size
-    >>> parse_size("1.5GB")
-    1500000000
-    """
-    if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?b)?\s*", size, flags=re.IGNORECASE | re.ASCII)
-        if match is None:
-            raise ValueError(f"shard_size is {size!r}, expected a number of bytes, or a text such as '5GB' or '500MB'")
-        size = int(float(match[1]) * _UNITS[(match[2] or "").lower()])
-    if size < 1:
-        raise ValueError(f"shard_size is {size}, expected at least 1 byte")
-    return size
 
 
 def split(weights: Iterable[Sequence[Tensor]], shard_size: int) -> list[list[Tensor]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.parts import OUTPUT
+from ..common.safetensors_file import Tensor
 from .fused import Stored
 from .hf_folder import (
     Progress,
@@ -25,7 +26,6 @@ from .hf_folder import (
 )
 from .hf_shards import ShardWriter
 from .outliers import THRESHOLD, Columns
-from .safetensors_file import Tensor
 from .source import Source
 
 FORMAT = "llm_int8"

@@ -16,8 +16,8 @@ from .. import _core
 from ..common.generation_config import GenerationConfig
 from ..common.new_files import write_array
 from ..common.parts import EMBEDDING, family_of
+from ..common.safetensors_file import Tensor, lay_out
 from . import gguf_file, sampling_settings
-from .safetensors_file import Tensor, lay_out
 from .source import Array, Source
 
 Progress = Callable[[str, int], None]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-_WIDTHS = {"F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
+_WIDTHS = {"I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
 
 
 class Tensor(NamedTuple):
@@ -54,7 +54,7 @@ def lay_out(tensors: Iterable[Tensor], *, metadata: Mapping[str, str] | None = N
 
     Examples
     --------
-    >>> from llama2cpp.export.safetensors_file import Tensor, lay_out
+    >>> from llama2cpp.common.safetensors_file import Tensor, lay_out
     >>> layout = lay_out([Tensor("a", "F16", (2, 2), 8), Tensor("b", "F32", (1,), 4)])
     >>> layout.begins["b"] - layout.begins["a"], layout.begins["a"] == len(layout.header)
     (8, True)
