@@ -14,10 +14,10 @@ import tiny
 from hf_folders import Spec, tensors_of, transformers_logits
 
 import llama2cpp
-from llama2cpp.export import Calibration, convert
 from llama2cpp.common.byte_sizes import parse_size
-from llama2cpp.export.hf_shards import split
 from llama2cpp.common.safetensors_file import Tensor
+from llama2cpp.export import Calibration, convert
+from llama2cpp.export.hf_shards import split
 
 
 def weights_in(folder: Path) -> dict[str, int]:
