@@ -8,7 +8,8 @@ functions of `llama2cpp.metrics` do). Differences between cells are small: open 
 ``load(..., precision="exact")``, since by default their activations are rounded to int8.
 
 The functions with names of TransformerLens, `get_act_patch_resid_pre` and so on, take and give what its do, as NumPy
-arrays. Where a model has fewer heads of keys and values than of queries (GQA), heads of "k" and "v" are those.
+arrays. Where a model has fewer heads of keys and values than of queries (GQA), heads of "k" and "v" are those; the axis
+"query_head" of `activation_patch` and `ablate`, and nodes such as "a3.h1<k>", are one head of queries' own.
 
 Examples
 --------
@@ -28,6 +29,7 @@ Examples
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,7 +39,19 @@ from numpy.typing import NDArray
 from . import _core
 from .common.arguments import checked, index
 from .inside.cache import ActivationCache
-from .inside.cells import FULL_ROWS, Address, BaseRun, Change, Grid, Over, cut, held, sweep
+from .inside.cells import (
+    Address,
+    BaseRun,
+    Change,
+    Grid,
+    Over,
+    cut,
+    for_own_heads,
+    held,
+    in_outputs_of_heads,
+    sweep,
+    with_own_heads,
+)
 from .inside.places import Names, Place, find_places, is_pattern, name_of
 
 if TYPE_CHECKING:
@@ -65,6 +79,8 @@ __all__ = [
     "get_act_patch_attn_head_v_by_pos",
     "get_act_patch_attn_out",
     "get_act_patch_block_every",
+    "get_act_patch_direct_path",
+    "get_act_patch_direct_path_all_sources",
     "get_act_patch_mlp_out",
     "get_act_patch_resid_mid",
     "get_act_patch_resid_pre",
@@ -101,7 +117,8 @@ def activation_patch(
         Which activation, as in `Model.run_with_cache`: "resid_pre", "z", "mlp_out", "pattern", or "z3" of one layer.
     over : sequence of str, or mapping of str to sequence of int, optional
         What the cells are: "layer", "position" (also "pos", "dest_pos"), "head", "neuron" or, for patterns, "key"
-        ("src_pos"). What is not named is patched as a whole. A mapping chooses some of an axis, as
+        ("src_pos"). For "k" and "v" of a model in which heads share them (GQA), "query_head" is one head's own: the
+        others that share it keep theirs. What is not named is patched as a whole. A mapping chooses some of an axis, as
         ``{"layer": [0, 1], "position": None}``. Without it layers, and heads or positions.
     last_only : bool
         Make the logits of the last token only, [batch, 1, vocab_size], which is faster: for metrics that read
@@ -162,10 +179,10 @@ def _patch(
     progress: bool | None = None,
     special: bool | None = None,
 ) -> Result:
-    base = BaseRun(model, function, corrupt, [name] if isinstance(name, str) else list(name), special)  # type: ignore[arg-type]
+    base = BaseRun(model, function, corrupt, [*([name] if isinstance(name, str) else list(name)), "z"], special)  # type: ignore[arg-type]
     grid = Grid.of(function, name, over, model.config, base.length)
     clean = {place: base.of_other_run(clean_cache, place) for place in grid.places}
-    changes_of = _from_arrays(clean, model.config)
+    changes_of = for_own_heads(base, grid, _from_arrays(clean, model.config))
     return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
 
 
@@ -207,10 +224,12 @@ def path_patch(
     model, corrupt, clean_cache, metric, over, last_only, out, progress, special
         As in `activation_patch`.
     senders : str
-        Which activation sends, as `name` in `activation_patch`: "z", "mlp_out", or "z3" of one layer.
+        Which activation sends, as `name` in `activation_patch`: "z", "mlp_out", or "z3" of one layer. What is inside
+        attention, as "v", sends by the ``z`` that comes of it.
     receivers : str, or sequence of str or of (str, int)
         Which activations receive: names as in `Model.run_with_cache`, or names and a head: ``[("q4", 2)]``;
-        "resid_post-1" is what the logits are made of.
+        "resid_post-1" is what the logits are made of. Nodes are named as in `llama2cpp.attribution`: "a4.h2<k>" is what
+        head 2 of queries has for keys, and no other head that shares them. Such nodes are of one layer.
     freeze_mlp : bool
         Hold the MLPs fast as well. Without it what the sender says through MLPs counts as direct.
 
@@ -238,16 +257,23 @@ def path_patch(
     given = [receivers] if isinstance(receivers, str) else list(receivers)
     targets: list[tuple[Place, Address]] = []
     for receiver in given:
+        node = _node(receiver, config) if isinstance(receiver, str) else None
+        if node is not None:
+            targets.append(node)
+            continue
         name, head = (receiver, None) if isinstance(receiver, str) else receiver
         for place in find_places(name, config):
             heads, _ = _core.point_shape(place[0], config)
             if head is not None and not heads:
                 raise ValueError(f"path_patch: {name_of(place, config)} has no heads")
             targets.append((place, Address(head=None if head is None else index(head, heads, "head", "path_patch"))))
+    if any(address.query_head is not None for _, address in targets) and len({place[1] for place, _ in targets}) > 1:
+        raise ValueError("path_patch: receivers with a head's own keys or values are of one layer")
     names = [senders, "z", "mlp_out", *(name_of(place, config) for place, _ in targets)]
     base = BaseRun(model, "path_patch", corrupt, names, special)
     grid = Grid.of("path_patch", senders, over, config, base.length)
     clean = {place: base.of_other_run(clean_cache, place) for place in grid.places}
+    sent_by = for_own_heads(base, grid, _from_arrays(clean, config))
     held_fast = find_places(["z", "mlp_out"] if freeze_mlp else "z", config)
     waiting = [addressed for _, addressed in grid.cells()]
     ready: dict[tuple[tuple[Place, Address], ...], list[Change]] = {}
@@ -256,21 +282,38 @@ def path_patch(
         key = tuple(addressed)
         if key not in ready:
             start = min(place[1] for place, _ in addressed)
-            at_once = max(1, FULL_ROWS // (len(base.ids) * base.length))
             first = waiting.index(addressed)
+            at_once = base.whole_runs
             cells = [cell for cell in waiting[first:] if min(place[1] for place, _ in cell) == start][:at_once]
             frozen = [place for place in held_fast if place[1] >= start]
-            sent = [[Change(p, a, cut(clean[p], p, a, config)) for p, a in cell] for cell in cells]
+            sent = in_outputs_of_heads(base, [sent_by(cell) for cell in cells])
             wanted = [place for place, _ in targets if place[1] >= start]
-            for cell, arrays in zip(cells, base.values_after(sent, start, frozen, wanted), strict=True):
-                ready[tuple(cell)] = [
+            received = [
+                [
                     Change(place, address, cut(arrays[name_of(place, config)], place, address, config))
                     for place, address in targets
                     if place[1] >= start
                 ]
+                for arrays in base.values_after(sent, start, frozen, wanted)
+            ]
+            for cell, changes in zip(cells, with_own_heads(base, received), strict=True):
+                ready[tuple(cell)] = changes
         return ready.pop(key)
 
     return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
+
+
+def _node(name: str, config: _core.Config) -> tuple[Place, Address] | None:
+    """Find what a node such as "a3.h1<k>" has, where a name is one."""
+    found = re.fullmatch(r"a(\d{1,6})\.h(\d{1,6})<([qkv])>", name, flags=re.ASCII)
+    if found is None:
+        return None
+    layer = index(int(found[1]), config.n_layers, "layer", "path_patch")
+    head = index(int(found[2]), config.n_heads, "head", "path_patch")
+    [place] = find_places(f"blocks.{layer}.attn.hook_{found[3]}", config)
+    if found[3] == "q":
+        return place, Address(head=head)
+    return place, Address(head=head * config.n_kv_heads // config.n_heads, query_head=head)
 
 
 @checked
@@ -329,7 +372,7 @@ def ablate(
         raise ValueError(f"ablate: how is {how!r}, expected 'zero', 'mean' or 'resample'")
     if how != "zero" and reference is None:
         raise ValueError(f"ablate: how={how!r} needs a reference, a cache of other prompts")
-    base = BaseRun(model, "ablate", tokens, [name], special)
+    base = BaseRun(model, "ablate", tokens, [name, "z"], special)
     grid = Grid.of("ablate", name, over, model.config, base.length)
     full: dict[Place, NDArray[np.float32]] = {}
     for place in grid.places:
@@ -340,7 +383,7 @@ def ablate(
             full[place] = np.broadcast_to(_mean_of(reference, place, base), shape)
         else:
             full[place] = _resampled(reference, place, base, seed)
-    changes_of = _from_arrays(full, model.config)
+    changes_of = for_own_heads(base, grid, _from_arrays(full, model.config))
     return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
 
 
@@ -574,6 +617,159 @@ def get_act_patch_block_every(
     """
     kinds = [get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out]
     return _stacked([kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only) for kind in kinds])
+
+
+@checked
+def get_act_patch_direct_path(
+    model: Model,
+    corrupted_tokens: Prompts,
+    clean_cache: ActivationCache,
+    corrupted_cache: ActivationCache,
+    patching_metric: Metric,
+    src_layer: int,
+    src_head: int,
+    component: str = "q",
+    verbose: bool = True,
+    *,
+    last_only: bool = False,
+) -> Result:
+    """Patch what a head adds into each later head's queries, keys or values alone, as TransformerLens's function does.
+
+    What a later head reads gets the difference of the source's output in the two runs, all others read the corrupt run.
+    Where heads share keys and values, it is one head of queries' own that change.
+
+    Parameters
+    ----------
+    model, corrupted_tokens, clean_cache, patching_metric, last_only
+        As model, corrupt, clean_cache, metric and last_only of `activation_patch`.
+    corrupted_cache : ActivationCache
+        Of the corrupt run. Both have ``z`` of the source's layer.
+    src_layer, src_head : int
+        The source.
+    component : str
+        "q", "k" or "v" of the later heads.
+    verbose : bool
+        Show a bar on stderr, where that is a terminal.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [n_layers, n_heads]; 0 in layers up to the source's.
+
+    Raises
+    ------
+    ValueError
+        As in `activation_patch`; for another component, and models with a norm after attention, where a head alone
+        adds nothing.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import patching
+    >>> model = llama2cpp.load("storyteller", precision="exact")
+    >>> _, clean = model.run_with_cache("Lily ran to", "z")
+    >>> _, corrupt = model.run_with_cache("Tom ran to", "z")
+    >>> metric = lambda logits: logits[0, -1].max()
+    >>> patching.get_act_patch_direct_path(model, "Tom ran to", clean, corrupt, metric, 3, 0)[:4].any()
+    False
+    """
+    function, config = "get_act_patch_direct_path", model.config
+    if component not in ("q", "k", "v"):
+        raise ValueError(f"{function}: component is {component!r}, expected 'q', 'k' or 'v'")
+    if config.norm_places != "before":
+        raise ValueError(f"{function}: the model has a norm after attention, so a head alone adds nothing")
+    src_layer = index(src_layer, config.n_layers, "src_layer", function)
+    src_head = index(src_head, config.n_heads, "src_head", function)
+    result = np.zeros((config.n_layers, config.n_heads))
+    later = range(src_layer + 1, config.n_layers)
+    if not later:
+        return result
+    base = BaseRun(model, function, corrupted_tokens, [component, "z"], None)
+    [source] = find_places(f"blocks.{src_layer}.attn.hook_z", config)
+    z = [base.of_other_run(cache, source)[:, :, src_head] for cache in (clean_cache, corrupted_cache)]
+    weight = model.weights[f"blocks.{src_layer}.attn.W_O"][src_head] * np.float32(config.residual_multiplier)
+    added = z[0] @ weight - z[1] @ weight
+    axis = "head" if component == "q" else "query_head"
+    grid = Grid.of(function, component, {"layer": later, axis: None}, config, base.length)
+    read: dict[Place, NDArray[np.float32]] = {}
+
+    def changes_of(addressed: list[tuple[Place, Address]]) -> list[Change]:
+        [(place, address)] = addressed
+        if place not in read:
+            read.clear()
+            read[place] = base.reading(place, base.entering(place[1]) + added)
+        return [Change(place, address, cut(read[place], place, address, config))]
+
+    grown = sweep(
+        base,
+        grid,
+        for_own_heads(base, grid, changes_of),
+        patching_metric,
+        last_only=last_only,
+        progress=None if verbose else False,
+    )
+    result[src_layer + 1 :] = grown
+    return result
+
+
+@checked
+def get_act_patch_direct_path_all_sources(
+    model: Model,
+    corrupted_tokens: Prompts,
+    clean_cache: ActivationCache,
+    corrupted_cache: ActivationCache,
+    patching_metric: Metric,
+    component: str = "q",
+    verbose: bool = True,
+    *,
+    last_only: bool = False,
+) -> Result:
+    """Do what `get_act_patch_direct_path` does from every head, as TransformerLens's function of this name.
+
+    Parameters
+    ----------
+    model, corrupted_tokens, clean_cache, corrupted_cache, patching_metric, component, verbose, last_only
+        As in `get_act_patch_direct_path`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [n_layers, n_heads, n_layers, n_heads]: of the source, and then of the head that reads.
+
+    Raises
+    ------
+    ValueError
+        As in `get_act_patch_direct_path`.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import patching
+    >>> model = llama2cpp.load("storyteller", precision="exact")
+    >>> _, clean = model.run_with_cache("Lily", "z")
+    >>> _, corrupt = model.run_with_cache("Tom", "z")
+    >>> metric = lambda logits: logits[0, -1].max()
+    >>> patching.get_act_patch_direct_path_all_sources(model, "Tom", clean, corrupt, metric, last_only=True).shape
+    (5, 6, 5, 6)
+    """
+    sources = np.ndindex(model.config.n_layers, model.config.n_heads)
+    grids = [
+        get_act_patch_direct_path(
+            model,
+            corrupted_tokens,
+            clean_cache,
+            corrupted_cache,
+            patching_metric,
+            layer,
+            head,
+            component,
+            verbose,
+            last_only=last_only,
+        )
+        for layer, head in sources
+    ]
+    shape = (model.config.n_layers, model.config.n_heads)
+    return np.stack(grids).reshape(*shape, *shape)
 
 
 def _stacked(grids: list[Result]) -> Result:

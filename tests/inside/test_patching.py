@@ -11,8 +11,9 @@ import pytest
 import tiny
 
 import llama2cpp
-from llama2cpp import interventions, patching
+from llama2cpp import attribution, interventions, patching
 from llama2cpp.inside.cells import BaseRun
+from llama2cpp.inside.receivers import reach, senders_of
 
 T = 6
 COMMON = [7, 3]  # clean and corrupt prompts begin alike
@@ -245,3 +246,92 @@ def test_what_is_refused(model: llama2cpp.Model) -> None:
         patching.ablate(model, CORRUPT, metric, "z", how="most")
     with pytest.raises(ValueError, match="how='mean' needs a reference"):
         patching.ablate(model, CORRUPT, metric, "z", how="mean")
+
+
+@pytest.fixture(scope="module", params=["f32", "f16, int8"])
+def ungrouped(request: pytest.FixtureRequest) -> tuple[llama2cpp.Model, llama2cpp.Model]:
+    """A model whose heads share keys and values, and the same with keys and values for each: same rows, same bits."""
+    config, twice = tiny.config(n_layers=3), tiny.config(n_layers=3, n_kv_heads=6)
+    arrays = tiny.arrays(config)
+    group, size = config.n_heads // config.n_kv_heads, config.head_dim
+    assert (config.n_heads, group) == (6, 3)
+    each = {}
+    for name, array in arrays.items():
+        if name.endswith(("wk.weight", "wv.weight")):
+            array = array.reshape(config.n_kv_heads, size, -1).repeat(group, axis=0).reshape(-1, array.shape[-1])
+        each[name] = array
+    kv = "f32" if request.param == "f32" else "f16"
+    return (
+        llama2cpp.from_arrays(config, arrays, threads=1, kv_dtype=kv),
+        llama2cpp.from_arrays(twice, each, threads=1, kv_dtype=kv),
+    )
+
+
+def test_one_heads_own_keys_and_values(ungrouped: tuple[llama2cpp.Model, llama2cpp.Model]) -> None:
+    """As in a model in which no heads share them, bit for bit."""
+    model, each = ungrouped
+    ours, theirs = (own.run_with_cache(CLEAN)[1] for own in ungrouped)
+    assert metric(model(CORRUPT)) == metric(each(CORRUPT))
+    for name in ("k", "v", "rot_k"):
+        for rest in ([], ["position"]):
+            over, plain = ["layer", "query_head", *rest], ["layer", "head", *rest]
+            found = patching.activation_patch(model, CORRUPT, ours, metric, name, over)
+            assert (found == patching.activation_patch(each, CORRUPT, theirs, metric, name, plain)).all()
+            assert len(np.unique(found)) > 6
+    found = patching.ablate(model, CORRUPT, metric, "v1", ["query_head"])
+    assert (found == patching.ablate(each, CORRUPT, metric, "v1", ["head"])).all()
+    pairs: list[tuple[Any, Any]] = [
+        ("a2.h1<k>", [("k2", 1)]),
+        (["a2.h3<k>", "a2.h3<v>", "a2.h3<q>", "a2.h0<v>"], [("k2", 3), ("v2", 3), ("q2", 3), ("v2", 0)]),
+    ]
+    for receivers, plain_receivers in pairs:
+        found = patching.path_patch(model, CORRUPT, ours, metric, "z", receivers)
+        assert (found == patching.path_patch(each, CORRUPT, theirs, metric, "z", plain_receivers)).all()
+    found = patching.path_patch(model, CORRUPT, ours, metric, "v", "resid_post-1", ["layer", "query_head"])
+    plain_found = patching.path_patch(each, CORRUPT, theirs, metric, "v", "resid_post-1", ["layer", "head"])
+    assert (found == plain_found).all()
+    for layer, head in np.ndindex(found.shape):  # by the z that comes of it
+        with each.hooks([interventions.patch_from(theirs, "v", layer=layer, head=head)]):
+            _, changed = each.run_with_cache(CORRUPT, "z")
+        cell = {"layer": [layer], "head": [head]}
+        assert found[layer, head] == patching.path_patch(each, CORRUPT, changed, metric, "z", "resid_post-1", cell)
+    wrong: list[tuple[Any, str]] = [
+        (["a1.h0<k>", "q2"], "of one layer"),
+        ("a9.h0<k>", "layer is 9"),
+        ("a1.h6<v>", "head is 6"),
+    ]
+    for receivers, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            patching.path_patch(model, CORRUPT, ours, metric, "z", receivers)
+    for over, message in ((["layer", "head", "query_head"], "not with 'head'"), (["query_head"], "goes with 'layer'")):
+        with pytest.raises(ValueError, match=message):
+            patching.activation_patch(model, CORRUPT, ours, metric, "k", over)
+
+
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+def test_direct_paths(ungrouped: tuple[llama2cpp.Model, llama2cpp.Model], component: str) -> None:
+    """Into one head: all other edges of the corrupt run, this one of the clean."""
+    model, _ = ungrouped
+    found = []
+    for own in ungrouped:
+        clean, corrupt = (own.run_with_cache(ids, "z")[1] for ids in (CLEAN, CORRUPT))
+        found.append(patching.get_act_patch_direct_path(own, CORRUPT, clean, corrupt, metric, 0, 2, component))
+    assert (found[0] == found[1]).all()
+    assert not found[0][0].any()
+    assert found[0].shape == (3, 6)
+    senders, heard = senders_of(model.config), reach(model.config)
+    every = [f"{sender}->{name}" for name, count in heard.items() for sender in senders[:count]]
+    ends = [metric(model(ids)) for ids in (CORRUPT, CLEAN)]
+    for layer, head in ((1, 0), (2, 3)):
+        edges = [edge for edge in every if edge != f"a0.h2->a{layer}.h{head}<{component}>"]
+        share = attribution.faithfulness(model, CORRUPT, CLEAN, metric, edges)
+        assert found[0][layer, head] == pytest.approx(ends[1] + share * (ends[0] - ends[1]), rel=1e-4)
+    whole = patching.get_act_patch_direct_path_all_sources(
+        model, CORRUPT, clean, corrupt, metric, component, verbose=False, last_only=True
+    )
+    assert whole.shape == (3, 6, 3, 6)
+    some = patching.get_act_patch_direct_path(model, CORRUPT, clean, corrupt, metric, 1, 3, component, last_only=True)
+    assert (whole[1, 3] == some).all()
+    assert not whole[2].any()
+    with pytest.raises(ValueError, match="component is 'z'"):
+        patching.get_act_patch_direct_path(model, CORRUPT, clean, corrupt, metric, 0, 2, "z")

@@ -33,7 +33,7 @@ Over: TypeAlias = Sequence[str] | Mapping[str, Any]
 _Cell: TypeAlias = "tuple[tuple[int, ...], list[tuple[Place, Address]]]"
 
 _CELLS = 32  # in a pass
-FULL_ROWS = 256  # in a pass of several cells
+_FULL_ROWS = 256  # in a pass of several cells
 
 _AXES = {
     "pos": "position",
@@ -50,6 +50,7 @@ class Address:
     position: int | None = None
     head: int | None = None
     neuron: int | None = None  # of the last axis: a key, for patterns
+    query_head: int | None = None  # whose own keys or values are meant, where it shares them with others
 
     def cut(self, array: Array, *, pattern: bool, by_head: bool) -> Array:
         """Cut it out of a batch's activation, as [B, positions, heads, neurons]."""
@@ -114,6 +115,11 @@ class BaseRun:
         self.logits: Array = logits
         self._pool: list[Any] = []
 
+    @property
+    def whole_runs(self) -> int:
+        """How many whole runs share a pass."""
+        return max(1, _FULL_ROWS // (len(self.ids) * self.length))
+
     def entering(self, layer: int) -> Array:
         """Get the residual stream into a layer [B, T, dim]; n_layers is what the last norm gets."""
         return self.arrays[self._entering[layer]]
@@ -146,11 +152,17 @@ class BaseRun:
         return first
 
     def values_after(
-        self, cells: Sequence[Sequence[Change]], start: int, frozen: Sequence[Place], wanted: list[Place]
+        self,
+        cells: Sequence[Sequence[Change]],
+        start: int,
+        frozen: Sequence[Place],
+        wanted: list[Place],
+        stop: int | None = None,
     ) -> list[dict[str, Array]]:
         """Compute activations of cells whose changes are in layers from `start` on, in one pass.
 
-        Places that are `frozen` have this run's activations, but for what the cells change.
+        Places that are `frozen` have this run's activations, but for what the cells change. Layers from `stop` on are
+        not run.
         """
         core, config, batch = self.model._core, self.model.config, len(self.ids)
         count = len(cells) * batch
@@ -165,8 +177,16 @@ class BaseRun:
                 hooks.add_intervention(_core.Places([change.place], config), self._intervention(change, b), i)
         rows = [(core.session(), self.ids[b]) for _, b in itertools.product(cells, range(batch))]
         residual = np.ascontiguousarray(np.tile(self.entering(start), (len(cells), 1, 1)))
-        [(_, arrays)] = core.run_with_cache(rows, wanted, None, None, hooks, start, residual, False)
+        [(_, arrays)] = core.run_with_cache(rows, wanted, None, stop, hooks, start, residual, False)
         return [{name: array[i * batch : (i + 1) * batch] for name, array in arrays.items()} for i in range(len(cells))]
+
+    def reading(self, place: Place, stream: Array) -> Array:
+        """Compute what a place has if its layer reads another residual stream [B, T, dim]."""
+        core = self.model._core
+        rows = [(core.session(), ids) for ids in self.ids]
+        residual = np.ascontiguousarray(stream, dtype=np.float32)
+        [(_, arrays)] = core.run_with_cache(rows, [place], None, place[1] + 1, None, place[1], residual, False)
+        return arrays[name_of(place, self.model.config)]
 
     def _intervention(self, change: Change, prompt: int) -> _core.Intervention:
         address = change.address
@@ -247,6 +267,7 @@ class Grid:
         pattern = is_pattern(name_of(places[0], config))
         sizes = {"layer": config.n_layers, "position": length}
         sizes |= {"head": heads} if heads else {}
+        sizes |= {"query_head": config.n_heads} if _is_shared(places[0], config) else {}
         sizes |= {"key": length} if pattern else {"neuron": width}
         if over is None:
             over = ["layer"] * (len(places) > 1) + (["head"] if heads else ["position"])
@@ -261,6 +282,8 @@ class Grid:
                 raise ValueError(f"{function}: over has {spelled!r}, expected each once of {', '.join(sizes)}{close}")
             count = sizes[axis]
             axes[axis] = list(range(count)) if chosen is None else [index(i, count, axis, function) for i in chosen]
+        if "query_head" in axes and ("head" in axes or ("layer" not in axes and len(places) > 1)):
+            raise ValueError(f"{function}: 'query_head' goes with 'layer', and not with 'head'")
         there = [place[1] for place in places]
         if "layer" in axes and given.get("layer") is None:
             axes["layer"] = there
@@ -278,9 +301,79 @@ class Grid:
         """Give each cell's index in the result, and what it addresses."""
         for at in np.ndindex(self.shape):
             chosen = {axis: indices[i] for (axis, indices), i in zip(self.axes.items(), at, strict=True)}
-            layer = chosen.get("layer")
-            address = Address(chosen.get("position"), chosen.get("head"), chosen.get("neuron", chosen.get("key")))
+            layer, own = chosen.get("layer"), chosen.get("query_head")
+            head = chosen.get("head") if own is None else own * self.config.n_kv_heads // self.config.n_heads
+            address = Address(chosen.get("position"), head, chosen.get("neuron", chosen.get("key")), own)
             yield at, [(place, address) for place in self.places if layer is None or place[1] == layer]
+
+
+def _is_shared(place: Place, config: _core.Config) -> bool:
+    """Whether these are keys or values."""
+    return name_of(place, config).endswith(("hook_k", "hook_v", "hook_k_normed", "hook_rot_k"))
+
+
+def for_own_heads(
+    base: BaseRun, grid: Grid, changes_of: Callable[[list[tuple[Place, Address]]], list[Change]]
+) -> Callable[[list[tuple[Place, Address]]], list[Change]]:
+    """Make changes of what one head of queries has for its own keys or values: they change its ``hook_z`` alone.
+
+    A layer is run with the keys or values changed for all heads that share them, and of that the head's z is taken.
+    """
+    if "query_head" not in grid.axes:
+        return changes_of
+    waiting = [addressed for _, addressed in grid.cells()]
+    ready: dict[tuple[tuple[Place, Address], ...], list[Change]] = {}
+
+    def own(addressed: list[tuple[Place, Address]]) -> list[Change]:
+        key = tuple(addressed)
+        if key not in ready:
+            layer = addressed[0][0][1]
+            first = waiting.index(addressed)
+            cells = [cell for cell in waiting[first:] if cell[0][0][1] == layer][: base.whole_runs]
+            made = with_own_heads(base, [changes_of(cell) for cell in cells])
+            ready.update(zip(map(tuple, cells), made, strict=True))
+        return ready.pop(key)
+
+    return own
+
+
+def in_outputs_of_heads(base: BaseRun, cells: Sequence[list[Change]]) -> list[list[Change]]:
+    """Turn changes of what ``hook_z`` is made of, as queries and patterns, into those of z itself, layer by layer."""
+    config = base.model.config
+    names = ["q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern"]
+    inner = set(find_places([*names, *([] if config.qk_norm == "none" else ["q_normed", "k_normed"])], config))
+    results = [[change for change in changes if change.place not in inner] for changes in cells]
+    for layer in range(config.n_layers):
+        own = [[c for c in changes if c.place in inner and c.place[1] == layer] for changes in cells]
+        concerned = [i for i, changes in enumerate(own) if changes]
+        if not concerned:
+            continue
+        [z] = find_places(f"blocks.{layer}.attn.hook_z", config)
+        for i, arrays in zip(
+            concerned, base.values_after([own[i] for i in concerned], layer, [], [z], layer + 1), strict=True
+        ):
+            results[i].append(Change(z, Address(), arrays[name_of(z, config)]))
+    return results
+
+
+def with_own_heads(base: BaseRun, cells: Sequence[list[Change]]) -> list[list[Change]]:
+    """Turn changes of a head's own keys and values into those of its z; all changes are of one layer then."""
+    runs: list[tuple[int, int, list[Change]]] = []  # cell, head, changes
+    for i, changes in enumerate(cells):
+        heads = dict.fromkeys(c.address.query_head for c in changes if c.address.query_head is not None)
+        runs += [(i, h, [c for c in changes if c.address.query_head in (None, h)]) for h in heads]
+    if not runs:
+        return list(cells)
+    layer = runs[0][2][0].place[1]
+    [z] = find_places(f"blocks.{layer}.attn.hook_z", base.model.config)
+    results = [[change for change in changes if change.address.query_head is None] for changes in cells]
+    for first in range(0, len(runs), base.whole_runs):
+        some = runs[first : first + base.whole_runs]
+        made = base.values_after([changes for _, _, changes in some], layer, [], [z], layer + 1)
+        for (i, head, _), arrays in zip(some, made, strict=True):
+            values = arrays[name_of(z, base.model.config)][:, :, [head]]
+            results[i].append(Change(z, Address(head=head), values))
+    return results
 
 
 def sweep(
@@ -357,7 +450,7 @@ def _packs(
             yield [run]
             continue
         more = len(base.ids) * (base.length - run.begin)
-        if pack and (len(pack) == _CELLS or rows + more > FULL_ROWS):
+        if pack and (len(pack) == _CELLS or rows + more > _FULL_ROWS):
             yield pack
             pack, rows = [], 0
         pack.append(run)
