@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
 
 if TYPE_CHECKING:
-    from . import attribution, export, interventions, metrics, patching, plot
+    from . import attribution, export, interventions, metrics, patching, plot, utils
     from .activation_data.means import MeanActivations
     from .activation_data.reading import ActivationData, read_activations
     from .common.usage import Usage
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .defaults import chat, chat_stream, complete, generate, stream
     from .dialogue.conversation import Conversation, Turn
     from .inside.cache import ActivationCache
+    from .inside.factored_matrix import FactoredMatrix
     from .inside.hooks import HookPoint
     from .inside.html_views import TokenList
     from .inside.lens import LogitLens, logit_lens
@@ -46,6 +47,7 @@ _IMPORTED_WHEN_USED = {
     "defaults": ["chat", "chat_stream", "complete", "generate", "stream"],
     "dialogue.conversation": ["Conversation", "Turn"],
     "inside.cache": ["ActivationCache"],
+    "inside.factored_matrix": ["FactoredMatrix"],
     "inside.hooks": ["HookPoint"],
     "inside.html_views": ["TokenList"],
     "inside.lens": ["LogitLens", "logit_lens"],
@@ -67,6 +69,7 @@ __all__ = [
     "Conversation",
     "Engine",
     "EngineStats",
+    "FactoredMatrix",
     "FormatError",
     "HookPoint",
     "LogitLens",
@@ -99,6 +102,7 @@ __all__ = [
     "plot",
     "read_activations",
     "stream",
+    "utils",
 ]
 
 

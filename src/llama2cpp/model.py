@@ -19,11 +19,12 @@ from .common.arguments import level_of_caller, warn_of_old_name
 from .common.generation_config import GenerationConfig, read_generation_config
 from .common.library_tokenizer import LibraryTokenizer
 from .common.method_names import named_after_class
-from .inside import gradients, observation
+from .inside import observation, shown_gradients
+from .inside.added_hooks import added_hooks
 from .inside.html_views import config_html, details_html, facts_html, size_text
 from .inside.lens_config import LensConfig
-from .inside.weights import StackedWeights, Weights, edited
-from .methods import asking, chatting, extracting, generating, measuring, observing, sequences, texts
+from .inside.weights import Weights, edited
+from .methods import asking, chatting, classic, extracting, generating, measuring, observing, sequences, texts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,11 +46,11 @@ if hasattr(os, "register_at_fork"):
 
 
 @named_after_class
-class Model(StackedWeights):
+class Model(classic.ClassicSurface):
     """A Llama-family model: its configuration, its weights and, where it has one, its tokenizer.
 
-    Made by `load` or `from_arrays`. It never changes, so any number of threads and sessions may share it. It closes
-    at the end of a ``with`` block.
+    Made by `load` or `from_arrays`. It never changes, but for hooks that `add_hook` adds, so any number of threads and
+    sessions may share it. It closes at the end of a ``with`` block.
 
     Examples
     --------
@@ -65,6 +66,7 @@ class Model(StackedWeights):
         self, core: _core.Model, tokenizer: Tokenizer | None = None, reopen: Mapping[str, Any] | None = None
     ) -> None:
         self._open_core: _core.Model | None = core
+        self._added_hooks = added_hooks(core)
         self._tokenizer = tokenizer  # None: the file's own, made when it is asked for
         self._own_tokenizer: Tokenizer | None = None
         self._generation: GenerationConfig | None = None  # read when it is asked for
@@ -93,7 +95,7 @@ class Model(StackedWeights):
     chat_tokens = chatting.chat_tokens
 
     _run = observation.run_with_cache  # for the function that was called
-    _gradients = gradients.gradients  # for caches
+    _gradients = shown_gradients.shown_gradients  # for caches
     run_with_cache = observing.run_with_cache
     run_with_hooks = observing.run_with_hooks
     __call__ = observing.call
@@ -102,11 +104,19 @@ class Model(StackedWeights):
     extract = extracting.extract
     mean_activations = extracting.mean_activations
 
+    add_hook = classic.add_hook
+    add_perma_hook = classic.add_perma_hook
+    reset_hooks = classic.reset_hooks
+    loss_fn = classic.loss_fn
+    all_composition_scores = classic.all_composition_scores
+
     perplexity = measuring.perplexity
     unembed = measuring.unembed
     score = asking.score
     embed = asking.embed
 
+    get_token_position = classic.get_token_position
+    to_single_str_token = classic.to_single_str_token
     to_single_token = texts.to_single_token
     to_str_tokens = texts.to_str_tokens
     to_tokens = texts.to_tokens
@@ -164,6 +174,7 @@ class Model(StackedWeights):
         """
         self._open_core = None
         self._engine = None
+        self._added_hooks.all = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickle holds the path and not the weights: who unpickles it opens the file again.

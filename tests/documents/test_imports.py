@@ -13,7 +13,7 @@ import llama2cpp
 
 PACKAGE = ROOT / "src" / "llama2cpp"
 
-METHODS = ["asking", "chatting", "extracting", "generating", "measuring", "observing", "sequences", "texts"]
+METHODS = ["asking", "chatting", "classic", "extracting", "generating", "measuring", "observing", "sequences", "texts"]
 
 # Arrows upward, in annotations only: nothing is imported when the package runs.
 UPWARD = {
@@ -21,7 +21,11 @@ UPWARD = {
     ("decoding", "model"): "what is sampled from",
     ("dialogue.answers", "model"): "what answers",
     ("inside.hooks", "session"): "HookPoint.session is one",
+    ("inside.added_hooks", "inside.hooks"): "what is kept acts as they say",
     ("inside.gradients", "model"): "what is gone back through",
+    ("inside.head_patterns", "model"): "whose heads they are",
+    ("inside.model_parts", "model"): "whose parts they are",
+    ("inside.shown_gradients", "model"): "what is gone back through",
     ("inside.observation", "model"): "what runs",
     **{(f"activation_data.{name}", "model"): "what runs the texts" for name in ("extraction", "means", "passes")},
     ("activation_data.torch_dataset", "activation_data.reading"): "what is read",

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from .. import _core
 from ..common.arguments import checked, close_names, integer
 from . import cache_file
-from .activation_names import from_first, get_act_name
+from .activation_names import by_module, from_first, get_act_name
 from .html_views import size_text, table
+from .places import part_inputs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -93,7 +94,11 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         if isinstance(key, str):
             if key not in self._arrays and self.model is not None:
                 key = from_first(key, self.model.config.n_layers)
-            return key if key in self._arrays else get_act_name(key)
+            if key in self._arrays:
+                return key
+            if self.model is not None:
+                key = by_module(key, self.model.config)
+            return get_act_name(key)
         if not 1 <= len(key) <= 3:
             raise KeyError(f"{key!r}: expected a name, (name, layer) or (name, layer, layer type)")
         name, layer, *layer_type = key
@@ -106,8 +111,22 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
     def __getitem__(self, key: Key) -> Array:
         name = self._name(key if isinstance(key, str) or len(key) > 1 else key[0])
         if name not in self._arrays:
+            copied = self._input_of_part(name)
+            if copied is not None:
+                return copied
             raise KeyError(f"no {name!r} among the {len(self)} activations that were kept{self._hint(key, name)}")
         return self._arrays[name]
+
+    def _input_of_part(self, name: str) -> Array | None:
+        """Show the residual stream that a part reads, for each of its heads: read-only views."""
+        if self.model is None or not name.endswith(("_in", "_input")):
+            return None
+        config = self.model.config
+        stream = self._arrays.get(part_inputs(config).get(name, ""))
+        if stream is None or name.endswith("mlp_in"):
+            return stream
+        heads = config.n_heads if name.endswith(("q_input", "attn_in")) else config.n_kv_heads
+        return np.broadcast_to(stream[..., None, :], (*stream.shape[:-1], heads, stream.shape[-1]))
 
     def _hint(self, key: Key, name: str) -> str:
         shorts = sorted({full.rpartition("hook_")[2] for full in self._arrays})
@@ -122,7 +141,8 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         if not isinstance(key, str | tuple):
             return False
         try:
-            return self._name(key if isinstance(key, str) or len(key) > 1 else key[0]) in self._arrays
+            name = self._name(key if isinstance(key, str) or len(key) > 1 else key[0])
+            return name in self._arrays or self._input_of_part(name) is not None
         except (KeyError, IndexError, TypeError):
             return False
 

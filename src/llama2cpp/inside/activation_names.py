@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .._core import Config
 from ..common.arguments import checked
 
 _LAYER_TYPES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
@@ -30,6 +31,81 @@ _IN_MLP = (
     "expert_indices",
     "expert_out",
 )
+
+_BLOCK = re.compile(r"(?:(blocks\.-?\d+)\.)?([a-z0-9_.]+)", re.ASCII)
+
+# TransformerLens 4's names by the module that an activation goes into or comes out of, in a layer. Only where an edit
+# there does the same: what `ln2.hook_in` shows is the residual stream, but an edit is seen by the MLP alone.
+_BY_MODULE = {
+    "hook_in": "hook_resid_pre",
+    "hook_out": "hook_resid_post",
+    "ln2.hook_in": "hook_mlp_in",
+    "attn.q.hook_out": "attn.hook_q",
+    "attn.k.hook_out": "attn.hook_k",
+    "attn.v.hook_out": "attn.hook_v",
+    "attn.o.hook_in": "attn.hook_z",
+    "attn.hook_attn_in": "hook_attn_in",
+    "attn.hook_q_input": "hook_q_input",
+    "attn.hook_k_input": "hook_k_input",
+    "attn.hook_v_input": "hook_v_input",
+}
+# Where nothing comes between what a half of a layer computes and the residual stream.
+_ADDED_AS_IT_IS = {
+    "attn.o.hook_out": "hook_attn_out",
+    "attn.hook_out": "hook_attn_out",
+    "mlp.hook_out": "hook_mlp_out",
+}
+_GATED = {
+    "mlp.gate.hook_out": "mlp.hook_pre",
+    "mlp.in.hook_out": "mlp.hook_pre_linear",
+    "mlp.out.hook_in": "mlp.hook_post",
+    "mlp.out.hook_out": "hook_mlp_out",
+}
+_NOT_GATED = {
+    "mlp.in.hook_out": "mlp.hook_pre",
+    "mlp.out.hook_in": "mlp.hook_post",
+    "mlp.out.hook_out": "hook_mlp_out",
+}
+
+
+def by_module(name: str, config: Config) -> str:
+    """Turn a name of TransformerLens 4 that says a module into the one that it is an alias of.
+
+    Parameters
+    ----------
+    name : str
+        Such as "blocks.0.attn.o.hook_in"; any other is returned as it is.
+    config : Config
+        Of the model: in some families what a module gives is not what is added to the residual stream.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp.inside.activation_names import by_module
+    >>> config = llama2cpp.load("storyteller").config
+    >>> by_module("blocks.0.attn.o.hook_in", config), by_module("blocks.4.hook_out", config)
+    ('blocks.0.attn.hook_z', 'blocks.4.hook_resid_post')
+    """
+    if not name.endswith(("hook_in", "hook_out", "_input", "attn_in")):
+        return name
+    if name == "embed.hook_out" and config.embedding_multiplier == 1:
+        return "hook_embed"
+    if name == "ln_final.hook_in":
+        return f"blocks.{config.n_layers - 1}.hook_resid_post"
+    match = _BLOCK.fullmatch(name)
+    if match is None or match[1] is None:
+        return name
+    names = dict(_BY_MODULE)
+    if config.norm_places == "before" and config.residual_multiplier == 1:
+        names |= _ADDED_AS_IT_IS
+    if config.n_experts is None and config.norm_places == "before" and config.residual_multiplier == 1:
+        names |= _GATED if config.gated else _NOT_GATED
+    found = names.get(match[2])
+    return name if found is None else f"{match[1]}.{found}"
 
 
 @checked

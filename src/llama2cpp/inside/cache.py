@@ -76,6 +76,11 @@ class ActivationCache(HeadsAndNeurons):
     ``hook_normalized``
     =======================================  ===========================  =============================================
 
+    What parts of a layer read of the residual stream has names too, for functions in hooks, whose edits the part alone
+    sees: ``hook_mlp_in``, and for each head ``hook_attn_in``, ``hook_q_input``, ``hook_k_input`` and ``hook_v_input``
+    [B, T, heads, dim]. In a cache they are views of the stream. TransformerLens 4's names by module, such as
+    ``blocks.{i}.attn.o.hook_in``, stand for these names.
+
     Parameters
     ----------
     arrays : mapping of str to array

@@ -7,11 +7,12 @@ variable, so other threads' calls do not see it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 from .. import _core
 from ..common.not_pickled import NotPickled
 from ..interventions import Intervention, When
-from .places import Names, find_places
+from .added_hooks import AddedHooks, added_hooks
+from .part_inputs import part_input_hooks
+from .places import Names, Place, find_places, split_inputs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,6 +63,8 @@ class HookPoint:
     position : int or None
         The position of the first token that is shown: row t belongs to the token at ``position + t``. None where there
         is no session.
+    ctx : dict
+        For notes: all hooks at an activation of a model share it, until `Model.reset_hooks`.
 
     Examples
     --------
@@ -79,6 +84,12 @@ class HookPoint:
     layer: Layer | None
     session: Session | None
     position: int | None
+    _added: AddedHooks | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ctx(self) -> dict[str, Any]:
+        """What hooks have noted at this activation."""
+        return {} if self._added is None else self._added.context(self.name)
 
 
 HookFunction: TypeAlias = Callable[[NDArray[np.float32], HookPoint], object]
@@ -96,6 +107,14 @@ class _Entry:
     when: When | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """A function that is shown gradients."""
+
+    places: Sequence[Place]
+    function: Callable[[NDArray[np.float32], HookPoint], object]
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Scope:
     """Hooks or a recording that are on for the calls of a model's sessions, or of one session."""
@@ -104,6 +123,7 @@ class Scope:
     session: _core.Session | None
     entries: Sequence[_Entry] = ()
     tracks: Tracks | None = None
+    backward: Sequence[Backward] = ()
 
     def concerns(self, session: Session) -> bool:
         """Whether it looks at this session, one of its model."""
@@ -137,32 +157,92 @@ class Scoped(NotPickled):
 class ActiveHooks(Scoped):
     """What `Model.hooks` and `Session.hooks` return: a context manager in which their hooks are on."""
 
-    def __init__(self, model: _core.Model, session: _core.Session | None, fwd_hooks: Iterable[Hook] | None) -> None:
-        config = model.config
-        super().__init__(Scope(model, session, [entry for hook in fwd_hooks or () for entry in _entries(hook, config)]))
+    def __init__(
+        self,
+        model: _core.Model,
+        session: _core.Session | None,
+        fwd_hooks: Iterable[Hook] | None,
+        bwd_hooks: Iterable[Hook] | None = (),
+    ) -> None:
+        entries = [entry for hook in fwd_hooks or () for entry in _entries(hook, model)]
+        backward = [_backward(hook, model.config) for hook in bwd_hooks or ()]
+        super().__init__(Scope(model, session, entries, backward=backward))
 
 
-def _entries(hook: Hook, config: _core.Config) -> list[_Entry]:
+@dataclass(slots=True)
+class Watch:
+    """Whether functions have changed what they were shown."""
+
+    changed: bool = False
+
+
+_watch: ContextVar[Watch | None] = ContextVar("llama2cpp_watch", default=None)
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """Look in this block whether hooks that are functions change anything."""
+    watch = Watch()
+    token = _watch.set(watch)
+    try:
+        yield watch
+    finally:
+        _watch.reset(token)
+
+
+def _backward(hook: Hook, config: _core.Config) -> Backward:
+    if isinstance(hook, Intervention):
+        raise ValueError("a hook of gradients is an intervention, expected (name or predicate, function)")
+    names, function = _pair(hook)
+    inputs, rest = split_inputs(names, config)
+    if inputs:
+        raise ValueError(
+            f"{inputs[0]!r} has no gradient of its own: what the MLP's input adds is that of hook_resid_mid less that "
+            "of hook_resid_post"
+        )
+    return Backward(find_places(rest, config), function)
+
+
+def _entries(hook: Hook, core: _core.Model) -> list[_Entry]:
+    config = core.config
     if isinstance(hook, Intervention):
         return [
             _Entry(_core.Places(part.places, config), part.change, part.prompt, part.prompts, hook.when)
             for part in hook.compile(config)
         ]
-    try:
-        names, function = hook
-    except (TypeError, ValueError):
-        raise ValueError(f"a hook is {hook!r}, expected (name or predicate, function) or an intervention") from None
-    if not callable(function):
-        raise ValueError(f"the hook at {names!r} is of type {type(function).__name__}, which cannot be called")
+    names, function = _pair(hook)
+    added = added_hooks(core)
 
     def call(
         activation: NDArray[np.float32], name: str, layer: int | None, session: Session | None, position: int | None
     ) -> object:
-        return function(activation, HookPoint(name, None if layer is None else layers[layer], session, position))
+        point = HookPoint(name, None if layer is None else layers[layer], session, position, added)
+        watch = _watch.get()
+        if watch is None or watch.changed:
+            return function(activation, point)
+        before = activation.copy()
+        given = function(activation, point)
+        after = activation if given is None else np.asarray(given)
+        watch.changed = not np.array_equal(before, after)
+        return given
 
     layers = [Layer(i) for i in range(config.n_layers)]
+    inputs, rest = split_inputs(names, config)
+    entries = [_Entry(_core.Places(places, config), what) for places, what in part_input_hooks(inputs, call, core)]
+    if callable(rest) or rest or not inputs:
+        entries.append(_Entry(_core.Places(find_places(rest, config), config), call))
+    return entries
 
-    return [_Entry(_core.Places(find_places(names, config), config), call)]
+
+def _pair(hook: Hook) -> tuple[Names, HookFunction]:
+    """Check what is to be a name and a function."""
+    try:
+        names, function = hook  # type: ignore[misc]
+    except (TypeError, ValueError):
+        raise ValueError(f"a hook is {hook!r}, expected (name or predicate, function) or an intervention") from None
+    if not callable(function):
+        raise ValueError(f"the hook at {names!r} is of type {type(function).__name__}, which cannot be called")
+    return names, function
 
 
 def for_call(
@@ -173,6 +253,7 @@ def for_call(
     together: bool = False,
     first: int = 0,
     prompts: int | None = None,
+    added: bool = True,
 ) -> _core.CallHooks | None:
     """Collect what looks at a call which feeds these sessions, all of one model; None if nothing does.
 
@@ -188,6 +269,8 @@ def for_call(
         Whether functions are shown all sessions at once.
     first, prompts : int
         Of how many prompts these are the ones from `first` on; all, if not given.
+    added : bool
+        Whether those of `Model.add_hook` look too; an engine's requests have taken them in.
 
     Raises
     ------
@@ -201,11 +284,11 @@ def for_call(
     >>> for_call([llama2cpp.load().session()]) is None
     True
     """
-    scopes = _active.get()
-    if not scopes or not sessions:
+    if not sessions:
         return None
     if model is None:
         model = sessions[0]._core.model
+    scopes = (*(added_hooks(model).scopes("fwd") if added else ()), *_active.get())
     scopes = tuple(
         scope for scope in scopes if scope.model is model and any(scope.concerns(session) for session in sessions)
     )
@@ -254,12 +337,25 @@ def _chosen(
 
 def scopes_of(model: _core.Model) -> tuple[Scope, ...]:
     """Give what is on in this context for all sessions of a model."""
-    return tuple(scope for scope in _active.get() if scope.model is model and scope.session is None)
+    active = tuple(scope for scope in _active.get() if scope.model is model and scope.session is None)
+    return (*added_hooks(model).scopes("fwd"), *active)
 
 
-def any_hooks(model: _core.Model) -> bool:
-    """Whether hooks, and not only recordings, are on for a model in this context."""
-    return any(scope.model is model and scope.session is None and scope.entries for scope in _active.get())
+def any_hooks(model: _core.Model, watch: Watch | None = None) -> bool:
+    """Whether hooks, and not only recordings, are on for a model in this context.
+
+    With a `watch` over a run only those count that have changed something, or may have.
+    """
+    entries = [entry for scope in scopes_of(model) for entry in scope.entries]
+    if watch is not None and not watch.changed:
+        return any(isinstance(entry.what, _core.Intervention) for entry in entries)
+    return bool(entries)
+
+
+def backward_hooks(model: _core.Model) -> list[Backward]:
+    """Give the functions that are shown gradients in this context."""
+    scopes = (*added_hooks(model).scopes("bwd"), *scopes_of(model))
+    return [each for scope in scopes for each in scope.backward if each.places]
 
 
 def forked(session: Session, fork: Session) -> None:

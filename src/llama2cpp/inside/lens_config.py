@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Sized(Protocol):
 
     @property
     def context(self) -> int:
+        """See `Model`."""
+
+    @property
+    def path(self) -> str:
         """See `Model`."""
 
     @property
@@ -63,6 +68,12 @@ class LensConfig:
         How far back a token looks, if that is limited.
     default_prepend_bos : bool
         Whether texts get BOS before them.
+    model_name : str
+        The file's or folder's name.
+    device, dtype : str
+        "cpu", where arrays are on any backend, and "float32", which they are.
+    attn_only, parallel_attn_mlp : bool
+        Whether layers have no MLP (never), and whether MLPs read what attention reads.
     act_fn, normalization_type, positional_embedding_type, gated_mlp, final_rms
         "silu", "RMS", "rotary", True, True, as all Llamas have them; of other models also "gelu_pytorch_tanh", "relu2",
         "LN" and False.
@@ -90,6 +101,11 @@ class LensConfig:
     rotary_dim: int
     window_size: int | None
     default_prepend_bos: bool
+    model_name: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+    attn_only: bool = False
+    parallel_attn_mlp: bool = False
     rotary_adjacent_pairs: bool = False
     act_fn: str = "silu"
     normalization_type: str = "RMS"
@@ -138,5 +154,7 @@ class LensConfig:
             normalization_type="RMS" if config.norm == "rms" else "LN",
             gated_mlp=config.gated,
             final_rms=config.norm == "rms",
+            model_name=Path(model.path).stem,
+            parallel_attn_mlp=config.parallel,
             default_prepend_bos=not model.has_tokenizer or model.tokenizer.add_bos,
         )

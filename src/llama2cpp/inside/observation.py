@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from ..common.arguments import float_array
 from ..common.token_ids import HasTokenizer, Prompt, batch_of, listed, to_ids
+from ..metrics import loss as loss_metric
 from .cache import ActivationCache
 from .gradients import Metric, differentiate
-from .hooks import any_hooks, for_call
+from .hooks import Watch, any_hooks, for_call, watching
 from .next_token_loss import next_token_loss
 from .places import Names, Place, find_places, layer_or_end, places_to_keep
 
@@ -56,11 +58,15 @@ def run_with_cache(
     metric: Metric | None = None,
 ) -> tuple[Any, Any]:
     """Do what `Model.run_with_cache` does, for the function that was called."""
-    if incl_bwd != (metric is not None):
-        raise ValueError("incl_bwd=True and metric= come together: gradients are those of a metric of the logits")
-    if incl_bwd and (stop_at_layer is not None or start_at_layer is not None or return_type != "logits"):
+    of_loss = incl_bwd and metric is None and return_type in ("loss", "both")
+    if incl_bwd != (metric is not None) and not of_loss:
         raise ValueError(
-            "with incl_bwd there is no stop_at_layer, start_at_layer or other return_type: a metric takes logits"
+            "incl_bwd=True, or bwd_hooks, and metric= come together: gradients are those of a metric of the logits, or "
+            "without one of the loss, with return_type='loss' or 'both'"
+        )
+    if incl_bwd and (stop_at_layer is not None or start_at_layer is not None or return_type is None):
+        raise ValueError(
+            "with incl_bwd there is no stop_at_layer, start_at_layer or return_type=None: a metric takes logits"
         )
     if return_type not in ("logits", "loss", "both", None):
         raise ValueError(f"return_type is {return_type!r}, expected 'logits', 'loss', 'both' or None")
@@ -78,13 +84,15 @@ def run_with_cache(
     if losses and min(map(len, given.ids)) < 2:
         raise ValueError("the loss needs at least 2 tokens: it is of each but the first")
     kept = None if positions is None else [_checked_positions(positions, len(ids)) for ids in given.ids]
+    watch: Watch | None = None
     if start is not None and start == stop:
         out: list[tuple[Any, dict[str, NDArray[np.float32]]]] = [(np.array(given.residual), {})]
     else:
         places = _reached(places_to_keep(names_filter, model.config), model, start, stop)
-        out = _run(model, given, places, kept, start, stop, logits=return_type is not None)
+        with watching() if function == "run_with_cache" or incl_bwd else nullcontext() as watch:
+            out = _run(model, given, places, kept, start, stop, logits=return_type is not None)
 
-    changed = any_hooks(model._core)
+    changed = any_hooks(model._core, watch)
     results, caches = [], []
     of_run = [given.ids] if given.even else [[ids] for ids in given.ids]
     for i, ((logits, arrays), ids) in enumerate(zip(out, of_run, strict=True)):
@@ -106,8 +114,9 @@ def run_with_cache(
             cache._why_no_gradients = "it is of some layers only"
         elif changed:
             cache._why_no_gradients = "hooks may have changed the run, and gradients do not know what they have done"
-        if metric is not None:
-            _, dlogits = differentiate(metric, logits)
+        if incl_bwd:
+            measured = loss_metric(ids) if metric is None else metric
+            _, dlogits = differentiate(measured, logits)
             for name, array in cache.backward(dlogits).items():
                 cache._arrays[f"{name}_grad"] = array
         caches.append(cache)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn, TypeAlias
 
 from .. import _core
-from .activation_names import from_first, get_act_name
+from .activation_names import by_module, from_first, get_act_name
 
 Names: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 Place: TypeAlias = tuple[int, int]  # (point, layer), as the core counts them
@@ -39,7 +39,10 @@ def find_places(names: Names, config: _core.Config) -> list[Place]:
         return [place for name, place in points.items() if names(name)]
     chosen: set[str] = set()
     for name in [names] if isinstance(names, str) else names:
-        chosen.update(_matching(name, points, config.n_layers))
+        found = _matching(by_module(name, config), points, config.n_layers)
+        if not found and _matching(by_module(name, config), part_inputs(config), config.n_layers):
+            raise ValueError(f"{name!r} is for functions in hooks, and for activations to be kept")
+        chosen.update(found or _unknown(name, points, config.n_layers))
     return [place for name, place in points.items() if name in chosen]
 
 
@@ -47,29 +50,65 @@ def places_to_keep(names_filter: Names | None, config: _core.Config) -> list[Pla
     """Find the places of a filter, or without one all but ``hook_result``, which is large and computed apart."""
     if names_filter is None:
         return find_places(lambda name: not name.endswith("hook_result"), config)
-    return find_places(names_filter, config)
+    inputs, rest = split_inputs(names_filter, config)
+    if not inputs or callable(rest):
+        return find_places(rest, config)
+    return find_places([*rest, *dict.fromkeys(part_inputs(config)[name] for name in inputs)], config)
 
 
-def _matching(name: str, points: dict[str, Place], n_layers: int) -> Iterable[str]:
+def part_inputs(config: _core.Config) -> dict[str, str]:
+    """Names of what parts of layers read of the residual stream, each its own copy -> the name of that stream.
+
+    Only where a norm is between: elsewhere, and in parallel layers for MLPs, there is no place of its own for it.
+    """
+    if config.norm_places == "after":
+        return {}
+    names = {}
+    for i in range(config.n_layers):
+        for what in ("attn_in", "q_input", "k_input", "v_input"):
+            names[f"blocks.{i}.hook_{what}"] = f"blocks.{i}.hook_resid_pre"
+        if not config.parallel:
+            names[f"blocks.{i}.hook_mlp_in"] = f"blocks.{i}.hook_resid_mid"
+    return names
+
+
+def split_inputs(names: Names, config: _core.Config) -> tuple[list[str], Names]:
+    """Take the names of `part_inputs` out of others. A predicate chooses none of them."""
+    if callable(names):
+        return [], names
+    known = part_inputs(config)
+    inputs: list[str] = []
+    rest: list[str] = []
+    for name in [names] if isinstance(names, str) else names:
+        found = _matching(by_module(name, config), known, config.n_layers) if isinstance(name, str) else []
+        # A pattern, as in "blocks.0.*", means what each model has.
+        if found and not any(mark in name for mark in "*?["):
+            inputs += found
+        else:
+            rest.append(name)
+    return inputs, rest
+
+
+def _matching(name: str, points: Mapping[str, object], n_layers: int) -> list[str]:
     name = from_first(name, n_layers)
     if name in points:
         return [name]
     if any(mark in name for mark in "*?["):
-        found = fnmatch.filter(points, name)
-    else:
-        layers = [None, *range(n_layers)]
-        kinds = [None, "ln1", "ln2", "ln1_post", "ln2_post"] if name in ("scale", "normalized") else [None]
-        shorts = {get_act_name(name, layer, kind) for layer in layers for kind in kinds}
-        numbered = re.fullmatch(r"([a-z_]+)(\d+)", name)
-        if numbered is not None:  # "resid_post4", which TransformerLens's own rule does not see
-            shorts.add(get_act_name(numbered[1], int(numbered[2])))
-        found = [full for full in points if full in shorts]
-    if not found:
-        names = [*points, *dict.fromkeys(full.rpartition("hook_")[2] for full in points)]
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"; close to it are {', '.join(close)}" if close else ""
-        raise ValueError(f"no activation of a model with {n_layers} layers is called {name!r}{hint}")
-    return found
+        return fnmatch.filter(points, name)
+    layers = [None, *range(n_layers)]
+    kinds = [None, "ln1", "ln2", "ln1_post", "ln2_post"] if name in ("scale", "normalized") else [None]
+    shorts = {get_act_name(name, layer, kind) for layer in layers for kind in kinds}
+    numbered = re.fullmatch(r"([a-z_]+)(\d+)", name)
+    if numbered is not None:  # "resid_post4", which TransformerLens's own rule does not see
+        shorts.add(get_act_name(numbered[1], int(numbered[2])))
+    return [full for full in points if full in shorts]
+
+
+def _unknown(name: str, points: Mapping[str, object], n_layers: int) -> NoReturn:
+    names = [*points, *dict.fromkeys(full.rpartition("hook_")[2] for full in points)]
+    close = difflib.get_close_matches(from_first(name, n_layers), names, n=3, cutoff=0.5)
+    hint = f"; close to it are {', '.join(close)}" if close else ""
+    raise ValueError(f"no activation of a model with {n_layers} layers is called {from_first(name, n_layers)!r}{hint}")
 
 
 def is_pattern(name: str) -> bool:

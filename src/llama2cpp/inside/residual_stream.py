@@ -12,6 +12,7 @@ from ..common.arguments import checked, float_array
 from ..common.parts import NORM, NORM_B
 from .activation_arrays import ActivationArrays, Array, Selection, need_memory, select
 from .activation_names import get_act_name
+from .weights import computed
 
 if TYPE_CHECKING:
     from .readable_model import ReadableModel
@@ -391,6 +392,16 @@ def last_norm(x: Array, model: ReadableModel) -> Array:
     """Apply all of the last norm, a bias included: x [..., dim]."""
     normed = _rms_norm(x, model)
     return normed + model.weights[NORM_B.lens] if NORM_B.lens in model.weights else normed
+
+
+def norm_of_part(x: Array, model: ReadableModel, norm: str) -> Array:
+    """Apply a norm, such as "blocks.0.ln1", with its gain and its bias: x [..., dim]."""
+    weights = computed(model.weights)
+    x = _centered(x, model.config.norm != "rms")
+    scale = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(model.config.norm_eps))
+    gain, bias = f"{norm}.w", f"{norm}.b"
+    normed = x / scale * weights[gain] if gain in weights else x / scale
+    return np.asarray(normed + weights[bias] if bias in weights else normed, dtype=np.float32)
 
 
 def _rms_norm(x: Array, model: ReadableModel) -> Array:

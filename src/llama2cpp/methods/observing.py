@@ -166,6 +166,8 @@ def run_with_hooks(
     fwd_hooks: Sequence[Hook] | None = ...,
     special: bool | None = ...,
     *,
+    bwd_hooks: Sequence[Hook] | None = ...,
+    metric: Metric | None = ...,
     return_type: Literal["logits"] = ...,
     start_at_layer: int | None = ...,
     stop_at_layer: int | None = ...,
@@ -178,6 +180,8 @@ def run_with_hooks(
     fwd_hooks: Sequence[Hook] | None = ...,
     special: bool | None = ...,
     *,
+    bwd_hooks: Sequence[Hook] | None = ...,
+    metric: Metric | None = ...,
     return_type: ReturnType,
     start_at_layer: int | None = ...,
     stop_at_layer: int | None = ...,
@@ -190,6 +194,8 @@ def run_with_hooks(
     fwd_hooks: Sequence[Hook] | None = (),
     special: bool | None = None,
     *,
+    bwd_hooks: Sequence[Hook] | None = (),
+    metric: Metric | None = None,
     return_type: ReturnType = "logits",
     start_at_layer: int | None = None,
     stop_at_layer: int | None = None,
@@ -201,8 +207,11 @@ def run_with_hooks(
     ----------
     text_or_tokens : str, bytes, sequence of int, or a sequence of those
         As in `run_with_cache`. Functions are shown all prompts of a batch at once, [batch, T, ...], as `hooks` says.
-    fwd_hooks : sequence
-        As in `hooks`.
+    fwd_hooks, bwd_hooks : sequence
+        As in `hooks`. With `bwd_hooks` the run is followed by its way back.
+    metric : callable, optional
+        With `bwd_hooks`: what gradients are of, as in `run_with_cache`; the loss, if not given and it is what
+        `return_type` asks for.
     special, return_type, start_at_layer, stop_at_layer, tokens
         As in `run_with_cache`.
 
@@ -215,7 +224,8 @@ def run_with_hooks(
     Raises
     ------
     ValueError
-        As in `run_with_cache` and `hooks`.
+        As in `run_with_cache` and `hooks`; for a `metric` without `bwd_hooks`, or these without anything to go back
+        from.
 
     Examples
     --------
@@ -227,11 +237,15 @@ def run_with_hooks(
     >>> logits.shape
     (1, 5, 1536)
     """
-    with self.hooks(fwd_hooks):
+    if metric is not None and not bwd_hooks:
+        raise ValueError("run_with_hooks: metric= is what bwd_hooks are shown gradients of, and there are none")
+    with self.hooks(fwd_hooks, bwd_hooks):
         return self._run(
             "run_with_hooks",
             text_or_tokens,
             (),
+            incl_bwd=bool(bwd_hooks),
+            metric=metric,
             stop_at_layer=stop_at_layer,
             special=special,
             start_at_layer=start_at_layer,
@@ -317,7 +331,8 @@ def call(
     )[0]
 
 
-def hooks(self: Model, fwd_hooks: Sequence[Hook] | None) -> ActiveHooks:
+@checked
+def hooks(self: Model, fwd_hooks: Sequence[Hook] | None = (), bwd_hooks: Sequence[Hook] | None = ()) -> ActiveHooks:
     """Switch hooks on for a ``with`` block: they act in every call on this model's sessions, `generate` included.
 
     A hook is a pair of a name and a function ``fn(activation, hook)``. The activation is a float32 array, writable:
@@ -336,7 +351,11 @@ def hooks(self: Model, fwd_hooks: Sequence[Hook] | None) -> ActiveHooks:
     ----------
     fwd_hooks : sequence of (names, function) or Intervention
         Names are as in `run_with_cache`. `llama2cpp.interventions` has changes that need no Python while the model
-        runs.
+        runs. ``hook_mlp_in``, ``hook_q_input`` and their like, too: see `ActivationCache`.
+    bwd_hooks : sequence of (names, function), optional
+        Functions that are shown gradients, [B, T, ...], read-only, wherever some are computed in the block: by
+        ``run_with_cache(..., incl_bwd=True)``, `ActivationCache.backward` and ``run_with_hooks(..., bwd_hooks=...)``,
+        from the last activation to the first. They return None: gradients can be looked at, not changed.
 
     Returns
     -------
@@ -359,7 +378,7 @@ def hooks(self: Model, fwd_hooks: Sequence[Hook] | None) -> ActiveHooks:
     >>> text == model.generate("Once upon a time", max_tokens=8, temperature=0)
     False
     """
-    return ActiveHooks(self._core, None, fwd_hooks)
+    return ActiveHooks(self._core, None, fwd_hooks, bwd_hooks)
 
 
 @checked

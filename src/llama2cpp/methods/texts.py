@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,14 +63,24 @@ def to_single_token(self: Model, text: str) -> int:
     return found[-1]
 
 
+@overload
+def to_str_tokens(
+    self: Model, text: Prompt, prepend_bos: bool | None = ..., special: bool | None = ...
+) -> TokenList: ...
+@overload
+def to_str_tokens(
+    self: Model, text: list[str], prepend_bos: bool | None = ..., special: bool | None = ...
+) -> list[TokenList]: ...
 @checked
-def to_str_tokens(self: Model, text: Prompt, prepend_bos: bool | None = None, special: bool | None = None) -> TokenList:
+def to_str_tokens(
+    self: Model, text: Prompt | list[str], prepend_bos: bool | None = None, special: bool | None = None
+) -> Any:
     """Cut a text into tokens, and show the text of each.
 
     Parameters
     ----------
-    text : str, bytes or sequence of int
-        Text, or ids.
+    text : str, bytes or sequence of int, or a sequence of texts
+        Text, or ids; for several texts the result is a list with a list for each.
     prepend_bos, special
         As in `to_tokens`.
 
@@ -91,7 +101,9 @@ def to_str_tokens(self: Model, text: Prompt, prepend_bos: bool | None = None, sp
     >>> model.to_str_tokens("Once upon a time")
     ['<s>', ' Once', ' upon', ' a', ' time']
     """
-    return token_list(self.tokenizer, _ids(self, "to_str_tokens", text, prepend_bos, special))
+    if isinstance(text, list) and text and isinstance(text[0], str | bytes):
+        return [self.to_str_tokens(each, prepend_bos, special) for each in text]
+    return token_list(self.tokenizer, _ids(self, "to_str_tokens", cast("Prompt", text), prepend_bos, special))
 
 
 @checked

@@ -285,7 +285,7 @@ class Scheduler:
     def _feed(self, feeds: list[_Feed]) -> None:
         core = self._model._core
         generated = [not feed.row.reading for feed in feeds]
-        hooks = for_call([feed.session for feed in feeds], core, generated=generated)
+        hooks = for_call([feed.session for feed in feeds], core, generated=generated, added=False)
         rows: list[Any] = [
             (feed.session._core, feed.tokens) if feed.place is None else (feed.session._core, feed.tokens, feed.place)
             for feed in feeds

@@ -1,0 +1,203 @@
+"""Small functions that TransformerLens's users know from its ``utils``, on NumPy arrays.
+
+Examples
+--------
+>>> from llama2cpp import utils
+>>> utils.get_act_name("z", 3)
+'blocks.3.attn.hook_z'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .common.arguments import checked, float_array
+from .inside.activation_names import get_act_name
+from .inside.factored_matrix import composition_scores
+from .inside.head_patterns import detect_head
+from .methods.classic import loss_of
+
+if TYPE_CHECKING:
+    from .model import Model
+
+Array: TypeAlias = NDArray[np.float32]
+
+__all__ = [
+    "composition_scores",
+    "detect_head",
+    "get_act_name",
+    "lm_accuracy",
+    "lm_cross_entropy_loss",
+    "remove_batch_dim",
+    "test_prompt",
+    "to_numpy",
+]
+
+
+def lm_cross_entropy_loss(logits: ArrayLike, tokens: Any, per_token: bool = False) -> float | Array:  # noqa: ANN401
+    """Compute the mean of -log p of each next token; see `Model.loss_fn`.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp import utils
+    >>> round(utils.lm_cross_entropy_loss(numpy.zeros((1, 3, 8)), [[1, 5, 2]]), 4)
+    2.0794
+    """
+    return loss_of(logits, tokens, per_token, "lm_cross_entropy_loss")
+
+
+def lm_accuracy(logits: ArrayLike, tokens: Any, per_token: bool = False) -> float | NDArray[np.bool_]:  # noqa: ANN401
+    """Measure how often the most probable next token is the right one.
+
+    Parameters
+    ----------
+    logits : array [B, T, vocab_size]
+        After each token.
+    tokens : array of int [B, T]
+        The prompts.
+    per_token : bool
+        Say it of each token, bool [B, T - 1].
+
+    Returns
+    -------
+    float or numpy.ndarray
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp import utils
+    >>> utils.lm_accuracy(numpy.eye(3)[None], [[0, 0, 2]])
+    0.5
+    """
+    array, ids = float_array(logits), np.asarray(tokens)
+    if array.ndim != 3 or ids.shape != array.shape[:2] or ids.shape[1] < 2:
+        raise ValueError(
+            f"lm_accuracy: logits have shape {list(array.shape)} and tokens {list(ids.shape)}, expected "
+            "[B, T, vocab_size] and [B, T], of two tokens or more"
+        )
+    right = array[:, :-1].argmax(axis=-1) == ids[:, 1:]
+    return right if per_token else float(right.mean())
+
+
+def to_numpy(value: Any) -> NDArray[Any]:  # noqa: ANN401
+    """Make an array of what may be one of PyTorch's tensors, a list or a number.
+
+    Examples
+    --------
+    >>> from llama2cpp import utils
+    >>> utils.to_numpy([1, 2]).sum()
+    3
+    """
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+def remove_batch_dim(array: NDArray[Any]) -> NDArray[Any]:
+    """Take away the first axis, if it is of length one.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp import utils
+    >>> utils.remove_batch_dim(numpy.zeros((1, 3))).shape
+    (3,)
+    """
+    return array[0] if array.ndim and len(array) == 1 else array
+
+
+@checked
+def test_prompt(
+    prompt: str,
+    answer: str | Sequence[str],
+    model: Model,
+    prepend_space_to_answer: bool = True,
+    print_details: bool = True,
+    prepend_bos: bool | None = None,
+    top_k: int = 10,
+) -> list[Any]:
+    """Print how probable an answer is after a prompt, and what is more so.
+
+    Parameters
+    ----------
+    prompt : str
+        The text before.
+    answer : str or sequence of str
+        What should come: each of its tokens is looked at, given those before it. Of several answers the first token of
+        each.
+    model : Model
+        With a tokenizer.
+    prepend_space_to_answer : bool
+        Put a space before answers that have none.
+    print_details : bool
+        Print tokens, ranks and the most probable tokens, and not only the ranks.
+    prepend_bos : bool, optional
+        As in `Model.to_tokens`.
+    top_k : int
+        How many of the most probable tokens are printed.
+
+    Returns
+    -------
+    list
+        (token, rank) for each token of the answer, rank 0 being the most probable; of several answers a list of one
+        list with a pair for each.
+
+    Raises
+    ------
+    ValueError
+        If there is no answer, or one has no tokens.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> from llama2cpp import utils
+    >>> ranks = utils.test_prompt("Once upon a", "time", llama2cpp.load("storyteller"), print_details=False)
+    Ranks of the answer: [(' time', 0)]
+    """
+    answers = [answer] if isinstance(answer, str) else list(answer)
+    if not answers:
+        raise ValueError("test_prompt: there is no answer")
+    if prepend_space_to_answer:
+        answers = [text if text.startswith(" ") else f" {text}" for text in answers]
+    begin = model.to_tokens(prompt, prepend_bos)[0].tolist()
+    ends = [_continuation(model, begin, prompt, text) for text in answers]
+    if not all(ends):
+        raise ValueError(f"test_prompt: an answer has no tokens: {answers}")
+    if len(answers) > 1:
+        ends = [ids[:1] for ids in ends]
+    if print_details:
+        print("Prompt:", list(model.to_str_tokens(begin)))
+        print("Answer:" if len(answers) == 1 else "Answers:", *(list(model.to_str_tokens(ids)) for ids in ends))
+    logits = model([*begin, *ends[0][:-1]])[0, len(begin) - 1 :].astype(np.float64)  # [tokens of the answer, vocab]
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    probs = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    ranks: list[Any] = []
+    for i, row in enumerate(logits):
+        order = np.argsort(-row, kind="stable")
+        places = np.argsort(order)
+        of_answers = [(model.to_single_str_token(ids[i]), int(places[ids[i]])) for ids in ends]
+        ranks.append(of_answers[0] if len(answers) == 1 else of_answers)
+        if print_details:
+            for ids, (text, rank) in zip(ends, of_answers, strict=True):
+                print(f"Rank {rank:<6} logit {row[ids[i]]:6.2f}  probability {probs[i, ids[i]]:7.2%}  {text!r}")
+            for rank, id in enumerate(order[:top_k].tolist()):
+                text = model.to_single_str_token(id)
+                print(f"  top {rank:<3}  logit {row[id]:6.2f}  probability {probs[i, id]:7.2%}  {text!r}")
+    print("Ranks of the answer:" if len(answers) == 1 else "Ranks of the answers:", ranks)
+    return ranks
+
+
+vars(test_prompt)["__test__"] = False  # pytest would take it for a test where it is imported
+
+
+def _continuation(model: Model, begin: list[int], prompt: str, text: str) -> list[int]:
+    """Give the ids of a text that goes on: where tokenizers put a space before each text, not those of it alone."""
+    whole: list[int] = model.to_tokens(prompt + text, prepend_bos=False)[0].tolist()
+    own: list[int] = model.to_tokens(prompt, prepend_bos=False)[0].tolist()
+    if whole[: len(own)] == own and begin[-len(own) :] == own:
+        return whole[len(own) :]
+    ids: list[int] = model.to_tokens(text, prepend_bos=False)[0].tolist()
+    return ids
