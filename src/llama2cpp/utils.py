@@ -90,7 +90,7 @@ def to_numpy(value: Any) -> NDArray[Any]:  # noqa: ANN401
     Examples
     --------
     >>> from llama2cpp import utils
-    >>> utils.to_numpy([1, 2]).sum()
+    >>> int(utils.to_numpy([1, 2]).sum())
     3
     """
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
