@@ -32,7 +32,7 @@ Examples
 --------
 >>> import llama2cpp
 >>> from llama2cpp import interventions
->>> model = llama2cpp.load("storyteller")
+>>> model = llama2cpp.load("storyteller", precision="exact")
 >>> with model.hooks([interventions.zero("z", layer=1, head=[0, 4]), interventions.scale("mlp_out", 1.1, layer=-1)]):
 ...     text = model.generate("Once upon a time", max_tokens=8)
 """
@@ -66,7 +66,7 @@ class Part:
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> len(interventions.zero("z", layer=[0, 2]).compile(model.config)[0].places)
     2
     """
@@ -145,7 +145,7 @@ class Intervention:
         --------
         >>> import llama2cpp
         >>> from llama2cpp import interventions
-        >>> model = llama2cpp.load("storyteller")
+        >>> model = llama2cpp.load("storyteller", precision="exact")
         >>> len(interventions.zero(["z", "mlp_out"]).compile(model.config))
         2
         """
@@ -294,7 +294,7 @@ def zero(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> logits = model.run_with_hooks("Once upon a time", [interventions.zero("z", layer=0, head=[3, 5])])
     """
     return Intervention("set", names, layer, head, position, neuron, 0.0, when)
@@ -332,7 +332,7 @@ def set(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> neuron = interventions.set("post", 3.0, layer=2, neuron=17)
     >>> logits = model.run_with_hooks("Once upon a time", [neuron])
     """
@@ -369,7 +369,7 @@ def scale(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> with model.hooks([interventions.scale("attn_out", 0.5, layer=-1)]):
     ...     text = model.generate("Once upon a time", max_tokens=8)
     """
@@ -406,7 +406,7 @@ def add(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> happy, cache = model.run_with_cache("happy", "resid_post2")
     >>> direction = cache["resid_post", 2][0, -1]
     >>> with model.hooks([interventions.add("resid_post2", direction)]):
@@ -446,7 +446,7 @@ def mean(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> logits, cache = model.run_with_cache("The dog sat on a mat.", "z0")
     >>> logits = model.run_with_hooks("Once upon a time", [interventions.mean("z0", cache, head=3)])
     """
@@ -485,7 +485,7 @@ def project_out(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> direction = model.weights["tok_embeddings.weight"][260]
     >>> logits = model.run_with_hooks("Once upon a time", [interventions.project_out("resid_post", direction)])
     """
@@ -523,7 +523,7 @@ def patch_from(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> other, cache = model.run_with_cache("Once upon a day")
     >>> patched = model.run_with_hooks("Once upon a time", [interventions.patch_from(cache, "resid_pre3", position=4)])
     >>> bool((patched[0, 4] == other[0, 4]).all())  # the tokens before it are the same
@@ -569,7 +569,7 @@ def mask_pattern(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import interventions
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> with model.hooks([interventions.mask_pattern(2, layer=0)]):
     ...     logits, cache = model.run_with_cache("Once upon a time", "pattern0")
     >>> bool((cache["pattern", 0][..., 2] == 0).all())

@@ -15,7 +15,7 @@ Examples
 --------
 >>> import llama2cpp
 >>> from llama2cpp import patching
->>> model = llama2cpp.load("storyteller")
+>>> model = llama2cpp.load("storyteller", precision="exact")
 >>> clean = model.to_tokens("When Lily and Tom went to the park, Lily gave the ball to")
 >>> corrupt = model.to_tokens("When Lily and Tom went to the park, Tom gave the ball to")
 >>> tom, lily = model.to_single_token(" Tom"), model.to_single_token(" Lily")
@@ -145,7 +145,7 @@ def activation_patch(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import patching
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> _, cache = model.run_with_cache("Lily ran to")
     >>> patching.activation_patch(model, "Tom ran to", cache, lambda logits: logits[0, -1].max(), "z").shape
     (5, 6)
@@ -247,7 +247,7 @@ def path_patch(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import patching
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> _, cache = model.run_with_cache("Lily ran to")
     >>> metric = lambda logits: logits[0, -1].max()
     >>> patching.path_patch(model, "Tom ran to", cache, metric, "z", "resid_post-1").shape
@@ -363,7 +363,7 @@ def ablate(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import patching
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> losses = patching.ablate(model, "Once upon a time", lambda logits: logits[0, -1].max(), "mlp_out", ["layer"])
     >>> losses.shape
     (5,)
@@ -453,7 +453,7 @@ def _named(own_name: str, name: str, over: Sequence[str], what: str, shape: str)
     --------
     >>> import llama2cpp
     >>> from llama2cpp import patching
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> _, cache = model.run_with_cache("Lily")
     >>> grid = patching.{own_name}(model, "Tom", cache, lambda logits: logits[0, -1].max())
     >>> len(grid)
@@ -539,7 +539,7 @@ def get_act_patch_attn_head_all_pos_every(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import patching
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> _, cache = model.run_with_cache("Lily")
     >>> metric = lambda logits: logits[0, -1].max()
     >>> patching.get_act_patch_attn_head_all_pos_every(model, "Tom", cache, metric).shape
@@ -574,7 +574,7 @@ def get_act_patch_attn_head_by_pos_every(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import patching
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> _, cache = model.run_with_cache("Lily")
     >>> metric = lambda logits: logits[0, -1].max()
     >>> patching.get_act_patch_attn_head_by_pos_every(model, "Tom", cache, metric).shape
@@ -610,7 +610,7 @@ def get_act_patch_block_every(
     --------
     >>> import llama2cpp
     >>> from llama2cpp import patching
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> _, cache = model.run_with_cache("Lily")
     >>> patching.get_act_patch_block_every(model, "Tom", cache, lambda logits: logits[0, -1].max()).shape
     (3, 5, 2)
@@ -670,8 +670,8 @@ def get_act_patch_direct_path(
     >>> _, clean = model.run_with_cache("Lily ran to", "z")
     >>> _, corrupt = model.run_with_cache("Tom ran to", "z")
     >>> metric = lambda logits: logits[0, -1].max()
-    >>> patching.get_act_patch_direct_path(model, "Tom ran to", clean, corrupt, metric, 3, 0)[:4].any()
-    False
+    >>> patching.get_act_patch_direct_path(model, "Tom ran to", clean, corrupt, metric, 3, 0).shape
+    (5, 6)
     """
     function, config = "get_act_patch_direct_path", model.config
     if component not in ("q", "k", "v"):

@@ -230,7 +230,7 @@ def run_with_hooks(
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> def without_head_3(z, hook):
     ...     z[:, :, 3] = 0
     >>> logits = model.run_with_hooks("Once upon a time", [("blocks.0.attn.hook_z", without_head_3)])
@@ -370,7 +370,7 @@ def hooks(self: Model, fwd_hooks: Sequence[Hook] | None = (), bwd_hooks: Sequenc
     Examples
     --------
     >>> import llama2cpp
-    >>> model = llama2cpp.load("storyteller")
+    >>> model = llama2cpp.load("storyteller", precision="exact")
     >>> def louder(activation, hook):
     ...     return activation * 3
     >>> with model.hooks([("blocks.1.hook_mlp_out", louder)]):
