@@ -25,6 +25,7 @@ from .bench_command import BENCH_EXAMPLES, bench
 from .chat_command import CHAT_EXAMPLES, chat
 from .display import one_line, say, tell, without_function
 from .early_interrupt import end_early
+from .explore_command import EXPLORE_EXAMPLES, explore
 from .export_command import COMPARE_EXAMPLES, EXPORT_EXAMPLES, compare, export
 from .extract_command import EXTRACT_EXAMPLES, extract
 from .generate_command import GENERATE_EXAMPLES, generate
@@ -40,6 +41,7 @@ __all__ = [
     "bench",
     "chat",
     "compare",
+    "explore",
     "export",
     "extract",
     "generate",
@@ -60,6 +62,7 @@ app = typer.Typer(
         "llama2cpp pull smollm2-135m",
         "llama2cpp chat smollm2-135m",
         "llama2cpp serve smollm2-135m",
+        "llama2cpp explore",
         "llama2cpp info stories260K.bin",
         "llama2cpp export smollm2-135m smollm2.gguf --format q4_k",
         "llama2cpp bench smollm2-135m",
@@ -73,6 +76,7 @@ _COMMANDS: tuple[tuple[Any, str], ...] = (
     (generate, GENERATE_EXAMPLES),
     (chat, CHAT_EXAMPLES),
     (serve, SERVE_EXAMPLES),
+    (explore, EXPLORE_EXAMPLES),
     (pull, PULL_EXAMPLES),
     (export, EXPORT_EXAMPLES),
     (compare, COMPARE_EXAMPLES),

@@ -1,0 +1,92 @@
+// The one way to the model's numbers. The token comes once in the address, and stays in this tab's storage.
+
+import { say } from "./dom.js";
+
+const address = new URL(location.href);
+const given = address.searchParams.get("token");
+if (given) sessionStorage.setItem("llama2cpp-token", given);
+export const promptInAddress = address.searchParams.get("prompt");
+if (given) {
+  address.searchParams.delete("token");
+  history.replaceState(null, "", address.pathname + address.search + address.hash);
+}
+const token = sessionStorage.getItem("llama2cpp-token") || "";
+const page = Math.random().toString(36).slice(2);
+const running = new Map(); // view -> AbortController
+
+export class OutOfDate extends Error {}
+
+async function send(name, body, view) {
+  const control = new AbortController();
+  if (view) {
+    running.get(view)?.abort();
+    running.set(view, control);
+  }
+  let response;
+  try {
+    response = await fetch(`/api/${name}`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", Authorization: `Bearer ${token}` },
+      body: JSON.stringify(view ? { ...body, page, view } : body),
+      signal: control.signal,
+    });
+  } catch (error) {
+    if (control.signal.aborted) throw new OutOfDate();
+    throw new Error("The server does not answer: it has ended, or was started anew.");
+  }
+  if (response.ok) return response;
+  const told = await response.json().catch(() => ({ error: { message: response.statusText } }));
+  if (response.status === 409) throw new OutOfDate();
+  throw new Error(told.error.message);
+}
+
+// Ask for a view's numbers. A newer question for the same view makes this one throw OutOfDate.
+export async function ask(name, body = {}, view = name) {
+  const response = await send(name, body, view);
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw new OutOfDate();
+    throw error;
+  }
+}
+
+// Pieces of an answer, as they come.
+export async function* stream(name, body, view = name) {
+  const response = await send(name, body, view);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) {
+        const piece = JSON.parse(line);
+        if (piece.error) {
+          if (piece.error.code === "out_of_date") throw new OutOfDate();
+          throw new Error(piece.error.message);
+        }
+        yield piece;
+      }
+    }
+  } catch (error) {
+    if (error.name === "AbortError") throw new OutOfDate();
+    throw error;
+  }
+}
+
+export function stop(view) {
+  running.get(view)?.abort();
+}
+
+// Run what a reader has asked for; what is out of date says nothing, what fails is told.
+export async function quietly(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof OutOfDate)) say(error.message, 10);
+    return undefined;
+  }
+}
