@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .defaults import chat, chat_stream, complete, generate, stream
     from .dialogue.conversation import Conversation, Turn
     from .inside.cache import ActivationCache
+    from .inside.explanation import Explanation
     from .inside.factored_matrix import FactoredMatrix
     from .inside.hooks import HookPoint
     from .inside.html_views import TokenList
@@ -47,6 +48,7 @@ _IMPORTED_WHEN_USED = {
     "defaults": ["chat", "chat_stream", "complete", "generate", "stream"],
     "dialogue.conversation": ["Conversation", "Turn"],
     "inside.cache": ["ActivationCache"],
+    "inside.explanation": ["Explanation"],
     "inside.factored_matrix": ["FactoredMatrix"],
     "inside.hooks": ["HookPoint"],
     "inside.html_views": ["TokenList"],
@@ -69,6 +71,7 @@ __all__ = [
     "Conversation",
     "Engine",
     "EngineStats",
+    "Explanation",
     "FactoredMatrix",
     "FormatError",
     "HookPoint",

@@ -101,6 +101,7 @@ class Model(classic.ClassicSurface):
     __call__ = observing.call
     hooks = observing.hooks
     record = observing.record
+    explain = observing.explain
     extract = extracting.extract
     mean_activations = extracting.mean_activations
 

@@ -152,3 +152,20 @@ def test_what_there_is_not_is_refused_by_name(model: llama2cpp.Model, cache: Act
         ):
             with pytest.raises(ValueError, match=r"\(parallel\)"):
                 refused()
+
+
+def test_contributions_of_an_explanation_sum_to_the_logit(model: llama2cpp.Model) -> None:
+    """What is left over is rounding."""
+    ids = TOKENS[:9]
+    logits = model(ids)[0, -1].astype(np.float64)
+    cap = model.config.logits_cap
+    if cap > 0:
+        logits = cap * np.arctanh(logits / cap)
+    for answer, instead in [(None, None), (3, None), (3, 5)]:
+        found = model.explain(ids, answer, instead=instead)
+        parts = {part.label: part.value for part in found.contributions}
+        value = logits[found.answer] - (0 if instead is None else logits[instead])
+        assert found.logit == pytest.approx(value, rel=1e-4, abs=1e-6)
+        assert sum(parts.values()) == pytest.approx(found.logit, abs=1e-9)
+        assert abs(parts["remainder"]) <= 1e-4 * max(1.0, float(np.abs(logits).max()))
+        assert len(found.heads()) == model.config.n_layers * model.config.n_heads

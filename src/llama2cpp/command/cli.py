@@ -25,6 +25,7 @@ from .bench_command import BENCH_EXAMPLES, bench
 from .chat_command import CHAT_EXAMPLES, chat
 from .display import one_line, say, tell, without_function
 from .early_interrupt import end_early
+from .explain_command import EXPLAIN_EXAMPLES, explain
 from .explore_command import EXPLORE_EXAMPLES, explore
 from .export_command import COMPARE_EXAMPLES, EXPORT_EXAMPLES, compare, export
 from .extract_command import EXTRACT_EXAMPLES, extract
@@ -41,6 +42,7 @@ __all__ = [
     "bench",
     "chat",
     "compare",
+    "explain",
     "explore",
     "export",
     "extract",
@@ -80,6 +82,7 @@ _COMMANDS: tuple[tuple[Any, str], ...] = (
     (pull, PULL_EXAMPLES),
     (export, EXPORT_EXAMPLES),
     (compare, COMPARE_EXAMPLES),
+    (explain, EXPLAIN_EXAMPLES),
     (extract, EXTRACT_EXAMPLES),
     (info, INFO_EXAMPLES),
     (bench, BENCH_EXAMPLES),

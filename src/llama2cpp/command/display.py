@@ -38,7 +38,7 @@ _TEXT = {code: spelled for code, spelled in _ALL.items() if chr(code) not in "\n
 
 
 # What the package's messages begin with, which the user of a command has not called.
-_FUNCTION = re.compile(r"^(?:generate|complete|stream|load|extract|chat|chat_stream|Conversation(?:\.\w+)?): ")
+_FUNCTION = re.compile(r"^(?:generate|complete|stream|load|explain|extract|chat|chat_stream|Conversation(?:\.\w+)?): ")
 
 
 def without_function(message: str) -> str:

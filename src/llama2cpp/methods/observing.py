@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.arguments import checked
+from ..inside import explanation
 from ..inside.hooks import ActiveHooks
 from ..inside.recording import Recording
 
 if TYPE_CHECKING:
+    from ..common.token_ids import Prompt
     from ..inside.cache import ActivationCache
+    from ..inside.explanation import Explanation
     from ..inside.gradients import Metric
     from ..inside.hooks import Hook
     from ..inside.observation import Prompts, ReturnType
@@ -420,3 +423,52 @@ def record(self: Model, names_filter: Names | None = None, tokens: int | None = 
     (1, 12, 192)
     """
     return Recording(self._core, None, names_filter, tokens, self)
+
+
+@checked
+def explain(
+    self: Model,
+    prompt: Prompt,
+    answer: int | str | None = None,
+    *,
+    instead: int | str | None = None,
+    top_k: int = 10,
+    special: bool | None = None,
+) -> Explanation:
+    """Say what comes next, what of the prompt was surprising, and which heads and layers speak for the answer.
+
+    What a part adds is its direct logit attribution: its vector, through the last norm by the divisor of the run, along
+    the answer's direction (`ActivationCache.logit_attrs`). Parts sum to the logit. What is said of later layers is not
+    in it: `llama2cpp.patching` finds what a part causes.
+
+    Parameters
+    ----------
+    prompt : str, bytes or sequence of int
+    answer : int or str, optional
+        The token that is explained, by its id or its text; the likeliest if not given.
+    instead : int or str, optional
+        A token that it is compared with: then what is explained is the difference of the two logits.
+    top_k : int
+        How many next tokens are shown.
+    special : bool, optional
+        Whether a text that spells control tokens gets them, as in `generate`.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    ValueError
+        For a token that there is not, or a prompt without tokens.
+    ContextFullError
+        If the prompt does not fit in the context.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> model.explain("The dog and the cat went to the", " park").next_tokens[0].text
+    ' park'
+    """
+    return explanation.explain(self, prompt, answer, instead, top_k, special)
