@@ -1,6 +1,6 @@
 #!/bin/bash
 # The long checks. They need Linux on x86-64 and what .ci/run installs; `aarch64` needs Debian's g++-aarch64-linux-gnu
-# and qemu-user, `macos` PyPI's ziglang and pybind11, `windows` ziglang and Debian's wine64; `fuzz`, `allocations`, `leaks`, `threads`, `load`,
+# and qemu-user, `macos` PyPI's ziglang and pybind11, `windows` ziglang and Debian's wine64; `fuzz`, `allocations`, `leaks`, `threads`, `load`, `harness`,
 # `kills` and `mutants` need this package, installed with its tests.
 #
 #   tests/slow.sh [-m MINUTES] [-b FOLDER] [CHECK...]
@@ -24,6 +24,8 @@
 #   threads     tests/engine/test_python_threads.py with 50 rounds
 #   load        tests/support/server_load.py: 64 clients of `llama2cpp serve` for 3 minutes, some of which leave, read slowly or
 #               send what is no request: every answer is right, nothing is left over, memory stays
+#   harness     tests/export/test_lm_eval.py: lm-evaluation-harness has the figures that its own hf has. In an environment of
+#               its own, beside the one that Python has: 760 MB
 #   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
 #   kills       tests/support/writers.py: each writer of files killed a thousand times, at random moments
 #   mutants     tests/support/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
@@ -40,7 +42,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos metal costs allocations leaks threads load libm kills mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos metal costs allocations leaks threads load harness libm kills mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -257,6 +259,17 @@ leaks() { LLAMA2CPP_LEAK_CYCLES=10000 "$python" -m pytest -q -rP tests/engine/te
 load() { "$python" tests/support/server_load.py; }
 
 threads() { LLAMA2CPP_STRESS_ROUNDS=50 "$python" -m pytest -q tests/engine/test_python_threads.py; }
+
+harness() {
+  local own=$build/harness
+  [ -x "$own/bin/python" ] || "$python" -m venv "$own"
+  "$own/bin/python" -m pip install -q "lm-eval>=0.4.13"
+  "$own/bin/python" -m pip install -q --no-deps accelerate
+  # What the tests need comes from where they are installed: PyTorch is large.
+  "$python" -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_paths()["purelib"])' \
+    >"$("$own/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/beside.pth"
+  HF_DATASETS_CACHE="$build/harness-data" "$own/bin/python" -m pytest -q tests/export/test_lm_eval.py
+}
 
 libm() {
   cpp here
