@@ -40,7 +40,7 @@ _SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "see
 
 
 @register_model("llama2cpp")
-class Llama2cppLM(TemplateLM):
+class Llama2cppLM(TemplateLM):  # type: ignore[misc]  # without lm_eval it has no base
     """A model for lm_eval's tasks.
 
     Log probabilities of texts are those of `Model.score`, texts are those of `Model.generate`; requests share passes,
@@ -145,7 +145,7 @@ class Llama2cppLM(TemplateLM):
             continue_final_message=not add_generation_prompt,
         )
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **others: object) -> list[int]:
         """Give the ids of a text, in which control tokens that it spells are those tokens."""
         begins = add_special_tokens
         if begins is None:
@@ -162,7 +162,7 @@ class Llama2cppLM(TemplateLM):
         self,
         requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
         disable_tqdm: bool = False,
-        **_: object,
+        **others: object,
     ) -> list[tuple[float, bool]]:
         """Score continuations, those with a common beginning one after the other."""
         jobs: list[ScoreJob] = []

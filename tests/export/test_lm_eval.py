@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         llama2cpp.export.convert(model, home / "model", "f32")
     tasks = home / "tasks"
     tasks.mkdir()
-    rows = {
+    rows: dict[str, list[Any]] = {
         "tiny_choices": CHOICES,
         "tiny_rolling": [{"text": text} for text in TEXTS],
         "tiny_texts": [{"text": text} for text in STARTS],
