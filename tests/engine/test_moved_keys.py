@@ -9,17 +9,18 @@ from typing import Any
 
 import expert_models
 import family_models
+import gpt_oss_models
 import numpy as np
 import pytest
 import tiny
-from family_models import TOKENS
+from family_models import TOKENS, Case
 from numpy.typing import NDArray
 from on_metal import agree
 from reference import largest_error
 
 import llama2cpp
 
-ALL = expert_models.CASES | family_models.CASES
+ALL = expert_models.CASES | family_models.CASES | {"gpt_oss": Case("gpt_oss", gpt_oss_models.SETTINGS)}
 # One of each family, and what else is turned otherwise than in the first of its family.
 FAMILIES = {case.model_type: name for name, case in reversed(ALL.items())}
 CASES = sorted({*FAMILIES.values(), "smollm3-list", "phi3-partial", "phi3-longrope", "olmo3-yarn", "gemma3-scaled"})

@@ -28,6 +28,7 @@ REFERENCE = {
     "q4_1": Type.Q4_1,
     "q5_0": Type.Q5_0,
     "q5_1": Type.Q5_1,
+    "mxfp4": Type.MXFP4,
 }
 K_QUANTS = {"q2_k": Type.Q2_K, "q3_k": Type.Q3_K, "q4_k": Type.Q4_K, "q5_k": Type.Q5_K, "q6_k": Type.Q6_K}
 FLOATS = ("f32", "f16", "bf16")

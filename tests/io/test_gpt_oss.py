@@ -6,19 +6,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from family_models import TOKENS, Case, answers, expected_logits, logits_of
 from gguf import GGMLQuantizationType as Type
-from gpt_oss_models import DIM, EXPERTS, LAYERS, USED, WIDTH, YARN, made, make, write_blocks, write_gguf
-from hf_folders import change_json
+from gpt_oss_models import DIM, EXPERTS, LAYERS, USED, WHOLE_YARN, WIDTH, YARN, made, make, write_blocks, write_gguf
+from hf_folders import change_json, read_json
 from reference import largest_error
 from safetensors.torch import load_file, save_file
 from transformers import GptOssForCausalLM
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import llama2cpp
-from llama2cpp.export import convert
+from llama2cpp.export import Calibration, convert
 
 FILE = "model.safetensors"
 
@@ -254,14 +256,184 @@ def test_others_have_no_sinks_nor_such_biases(tmp_path: Path) -> None:
             llama2cpp.load(other)
 
 
-def test_what_exports_do_not_write_yet(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no model that this version writes with .*experts"):
-        convert(folder, tmp_path / "m", "f32", tokenizer=False)
-    with pytest.raises(ValueError, match="GGUF has no place for truncate false of rope_scaling"):
-        convert(folder, tmp_path / "m.gguf", "f32", tokenizer=False)
-    other = changed_folder(folder, tmp_path / "other", rope_parameters=YARN | {"truncate": True})
-    with pytest.raises(ValueError, match=r"llama\.cpp has no model that this version writes with .*experts"):
-        convert(other, tmp_path / "m.gguf", "f32", tokenizer=False)
+# --- exports
+
+
+def test_a_folder_that_is_written(folder: Path, tmp_path: Path) -> None:
+    """Tensor by tensor as it was, in one file and in several, and so it opens in transformers."""
+    for name, size in (("one", "5GB"), ("several", "40KB")):
+        done = convert(folder, tmp_path / name, "f32", tokenizer=False, shard_size=size)
+        before = load_file(folder / FILE)
+        after = {name: tensor for path in done.path.glob("*.safetensors") for name, tensor in load_file(path).items()}
+        assert after.keys() == before.keys()
+        for key, tensor in after.items():
+            assert torch.equal(tensor, before[key]), key
+        theirs = GptOssForCausalLM.from_pretrained(done.path, dtype=torch.float32, attn_implementation="eager")
+        assert np.array_equal(expected_logits(theirs, TOKENS), expected_logits(made(), TOKENS))
+    assert len(list(done.path.glob("*.safetensors"))) > 3
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("blocks")
+    write_blocks(path)
+    return path
+
+
+def unpacked(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Experts as transformers unpacks them."""
+    found = dict(tensors)
+    for name in [name for name in tensors if name.endswith("_blocks")]:
+        stem = name.removesuffix("_blocks")
+        scales = found.pop(f"{stem}_scales")
+        found[stem] = convert_moe_packed_tensors(found.pop(name), scales, dtype=torch.float32)
+    return found
+
+
+@pytest.mark.parametrize("target", ["m", "m.gguf", "m.safetensors"])
+def test_blocks_stay_blocks(target: str, blocks: Path, tmp_path: Path) -> None:
+    """And all else stays as it was: from a folder to any other file, and from that to a folder again."""
+    expected = logits_of(blocks, TOKENS)
+    done = convert(blocks, tmp_path / target, tokenizer=False)
+    assert set(done.formats.values()) == {"mxfp4", "f32"}
+    assert np.array_equal(logits_of(done.path, TOKENS), expected)
+    again = convert(done.path, tmp_path / "again", tokenizer=False)
+    assert np.array_equal(logits_of(again.path, TOKENS), expected)
+    before, after = (load_file(path / FILE) for path in (blocks, again.path))
+    assert after.keys() == before.keys()
+    assert {name: tensor.shape for name, tensor in after.items()} == {name: t.shape for name, t in before.items()}
+    for key, tensor in unpacked(after).items():
+        assert torch.equal(tensor, unpacked(before)[key]), key
+    assert read_json(again.path / "config.json")["quantization_config"]["quant_method"] == "mxfp4"
+
+
+def test_floats_of_blocks(blocks: Path, tmp_path: Path) -> None:
+    """What transformers makes of them."""
+    done = convert(blocks, tmp_path / "m", "f32", tokenizer=False)
+    before, after = unpacked(load_file(blocks / FILE)), load_file(done.path / FILE)
+    assert after.keys() == before.keys()
+    for key, tensor in after.items():
+        assert torch.equal(tensor, before[key]), key
+    assert np.array_equal(logits_of(done.path, TOKENS), logits_of(blocks, TOKENS))
+    theirs = GptOssForCausalLM.from_pretrained(done.path, dtype=torch.float32, attn_implementation="eager")
+    assert largest_error(logits_of(blocks, TOKENS), expected_logits(theirs, TOKENS)) < 1e-5
+
+
+def test_floats_become_blocks(folder: Path, tmp_path: Path) -> None:
+    """With the bytes of gguf's MXFP4."""
+    done = convert(folder, tmp_path / "m", "mxfp4", tokenizer=False)
+    config = read_json(done.path / "config.json")
+    assert config["torch_dtype"] == "float32"
+    found = unpacked(load_file(done.path / FILE))
+    for key, tensor in load_file(folder / FILE).items():
+        if key.endswith(("gate_up_proj", "down_proj")):
+            rows = np.ascontiguousarray(tensor.transpose(1, 2).numpy())
+            packed = gguf.quants.quantize(rows, Type.MXFP4)
+            assert np.array_equal(found[key].transpose(1, 2).numpy(), gguf.quants.dequantize(packed, Type.MXFP4)), key
+        else:
+            assert torch.equal(found[key], tensor), key
+    expected = logits_of(done.path, TOKENS)
+    for target in ("m.gguf", "m.safetensors"):
+        convert(folder, tmp_path / target, "mxfp4", tokenizer=False)
+        assert np.array_equal(logits_of(tmp_path / target, TOKENS), expected)
+
+
+def test_types_of_all_else(folder: Path, tmp_path: Path) -> None:
+    """Beside blocks: the source's floats, or 8 bits in GGUF and bfloat16 in a folder."""
+    eight = convert(folder, tmp_path / "eight.gguf", "q8_0", tokenizer=False)
+    panels = convert(folder, tmp_path / "eight.safetensors", "q8_0", tokenizer=False)
+    assert np.array_equal(logits_of(eight.path, TOKENS), logits_of(panels.path, TOKENS))
+    mixed = convert(eight.path, tmp_path / "mixed.gguf", "mxfp4", tokenizer=False)
+    assert {mixed.formats[f"layers.0.attention.{name}.weight"] for name in ("wq", "wo")} == {"q8_0"}
+    assert mixed.formats["layers.0.feed_forward.experts.2.w2.weight"] == "mxfp4"
+    assert (
+        mixed.formats["layers.0.feed_forward.gate.weight"] == mixed.formats["layers.0.attention.sinks.weight"] == "f32"
+    )
+    assert gguf.GGUFReader(mixed.path).fields["general.file_type"].contents() == gguf.LlamaFileType.MOSTLY_MXFP4_MOE
+    again = convert(mixed.path, tmp_path / "again", tokenizer=False)
+    assert again.format == "mxfp4"
+    assert set(again.formats.values()) == {"mxfp4", "bf16"}
+
+
+def test_our_gguf_is_what_gguf_s_names_make_of_it(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "theirs.gguf")
+    make().save_pretrained(tmp_path / "source")
+    done = convert(tmp_path / "source", tmp_path / "ours.gguf", "f32", tokenizer=False)
+    theirs, ours = (gguf.GGUFReader(tmp_path / f"{whose}.gguf") for whose in ("theirs", "ours"))
+    arrays, written = ({tensor.name: np.asarray(tensor.data) for tensor in reader.tensors} for reader in (theirs, ours))
+    assert written.keys() == arrays.keys()
+    for key, array in arrays.items():
+        assert written[key].tobytes() == array.tobytes(), key
+    expected, found = (
+        {key: field.contents() for key, field in reader.fields.items() if key.startswith("gpt-oss.")}
+        for reader in (theirs, ours)
+    )
+    others = {f"gpt-oss.rope.{key}" for key in ("dimension_count", "scaling.yarn_beta_fast", "scaling.yarn_beta_slow")}
+    assert found.keys() - expected.keys() == others
+    for key, value in expected.items():
+        assert found[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), key
+    # llama.cpp's YaRN has whole ends, which change nothing here where they are whole.
+    assert any("ends of YaRN" in note for note in done.notes)
+    whole = changed_folder(tmp_path / "source", tmp_path / "whole", rope_parameters=WHOLE_YARN)
+    assert not any("YaRN" in note for note in convert(whole, tmp_path / "whole.gguf", "f32", tokenizer=False).notes)
+
+
+LAYER_TYPES = {"layer_types": ["full_attention", *["sliding_attention"] * (LAYERS - 1)]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "format", "message"),
+    [
+        ({"rope_parameters": YARN | {"truncate": True}}, "m.gguf", "f32", "no place for truncate true of rope_scaling"),
+        (LAYER_TYPES, "m.gguf", "f32", r"llama.cpp has no model .*without one \(full_layers\)"),
+        ({"tie_word_embeddings": True}, "m.gguf", "f32", r"llama.cpp has no model .*\(tied\)"),
+        ({"rope_parameters": YARN | {"rope_type": "dynamic"}}, "m.gguf", "f32", "of type dynamic"),
+        ({}, "m.bin", "f32", "llama2.c file has no place .*experts"),
+        ({}, "m", "llm_int8", "not implemented for models with experts"),
+        ({"hidden_size": 48}, "m", "mxfp4", r"48 columns \(dim\), which blocks of 32 do not fill"),
+    ],
+)
+def test_what_targets_have_no_place_for(
+    settings: dict[str, Any], target: str, format: str, message: str, tmp_path: Path
+) -> None:
+    make(**settings).save_pretrained(tmp_path / "source")
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "source", tmp_path / target, format, tokenizer=False)
+    assert not (tmp_path / target).exists()
+
+
+def test_settings_of_folders_that_are_kept(tmp_path: Path) -> None:
+    """Those that GGUF has no place for."""
+    for i, settings in enumerate(
+        (
+            LAYER_TYPES,
+            {"tie_word_embeddings": True},
+            {"attention_bias": False},
+            {"rope_parameters": YARN | {"truncate": True}},
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}},
+        )
+    ):
+        model = make(**settings)
+        model.save_pretrained(tmp_path / f"source{i}")
+        done = convert(tmp_path / f"source{i}", tmp_path / f"m{i}", "f32", tokenizer=False)
+        theirs = GptOssForCausalLM.from_pretrained(done.path, dtype=torch.float32, attn_implementation="eager")
+        assert np.array_equal(expected_logits(theirs, TOKENS), expected_logits(model, TOKENS)), settings
+
+
+def test_blocks_are_for_experts(tmp_path: Path) -> None:
+    for target, message in (("m", "of gpt-oss's models only"), ("m.gguf", "the model has none")):
+        with pytest.raises(ValueError, match=message):
+            convert("storyteller", tmp_path / target, "mxfp4", tokenizer=False)
+    sizes = {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "head_dim": 8}
+    source = Case("qwen3_moe", sizes | {"norm_topk_prob": True}).save(tmp_path / "qwen3_moe")
+    with pytest.raises(ValueError, match="of gpt-oss's models only"):
+        convert(source, tmp_path / "m", "mxfp4", tokenizer=False)
+    done = convert(source, tmp_path / "m.gguf", "mxfp4", tokenizer=False)
+    assert set(done.formats.values()) == {"mxfp4", "f32"}
+    back = convert(done.path, tmp_path / "back", tokenizer=False)
+    assert back.format == "f16"
+    with pytest.raises(ValueError, match="calibration text is for"):
+        convert(source, tmp_path / "n.gguf", "mxfp4", calibration=Calibration(TOKENS))
 
 
 def test_a_packed_file(folder: Path, tmp_path: Path) -> None:

@@ -111,8 +111,9 @@ def write_goldens(python: str) -> None:
 
 def check_exports(python: str) -> None:
     import expert_models
+    import gpt_oss_models
     import numpy as np
-    from family_models import CASES, PHI3_SHORT, TOKENS
+    from family_models import CASES, PHI3_SHORT, TOKENS, Case
 
     import llama2cpp
     from llama2cpp.export import convert
@@ -121,10 +122,12 @@ def check_exports(python: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-        for name, case in (CASES | expert_models.CASES | {"phi3-longrope-short": PHI3_SHORT}).items():
+        gpt_oss = Case("gpt_oss", gpt_oss_models.SETTINGS | {"rope_parameters": gpt_oss_models.WHOLE_YARN})
+        all_cases = CASES | expert_models.CASES | {"phi3-longrope-short": PHI3_SHORT, "gpt_oss": gpt_oss}
+        for name, case in all_cases.items():
             source = case.save(folder / name)
             write_tokenizer(source, [*letters, *(f"[{i}]" for i in range(50 - len(letters)))])
-            for format in ("f32", "q8_0"):
+            for format in ("f32", "q8_0", *(["mxfp4"] if name == "gpt_oss" else [])):
                 path = folder / f"{format}.gguf"  # llama.cpp wants certain pieces where a name says Phi-3
                 try:
                     convert(source, path, format, force=True)

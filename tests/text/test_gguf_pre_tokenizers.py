@@ -125,7 +125,15 @@ def test_no_name(tmp_path: Path) -> None:
         llama2cpp.Tokenizer.from_file(tmp_path / "m.gguf")
 
 
-@pytest.mark.parametrize("name", ["kimi-k2", "superbpe", "tiny_aya", "gemma4", "", "x"])
+# llama.cpp's names that are none of ours: see src/cpp/io/gguf_pre_tokenizers.cpp.
+OTHERS = (
+    *("gemma4", "sarvam-moe", "whitespace", "jina-v1-en", "jina-v2-code", "roberta-bpe", "mmbert"),
+    *("granite-embed-multi-97m", "granite-embed-multi-311m"),
+    *("kimi-k2", "superbpe", "tiny_aya", "cohere2moe", "afmoe"),
+)
+
+
+@pytest.mark.parametrize("name", [*OTHERS, "", "x"])
 def test_names_that_are_not_known(tmp_path: Path, name: str) -> None:
     model = loaded(tmp_path / "m.gguf", "gpt2", tokenizer__ggml__pre=name)
     with pytest.raises(ValueError, match="the file's pre-tokenizer is"):

@@ -291,6 +291,7 @@ Examples
                                const ReleasedGil released;
                                return fingerprint(m.checkpoint());
                              })
+      .def_property_readonly("model_type", [](const Model& m) { return m.checkpoint().model_type; })
       .def_property_readonly("generation_config", [](const Model& m) { return m.checkpoint().generation.json; })
       .def_property_readonly("generation_problem", [](const Model& m) { return m.checkpoint().generation.problem; })
       .def_property_readonly("tokenizer",

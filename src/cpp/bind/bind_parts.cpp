@@ -113,8 +113,9 @@ dict
     ``logit_scale`` and ``says_parallel``, whether it has such settings; ``gain_plus_one``, whether 1 is added to the gains of its files;
     ``expert_size``, the setting of an expert's width, and ``says_renormalise``, whether it says so; ``biases``, by each
     setting that says whether a model has some: which parts they are; ``norm_biases``, the parts that are always there.
-    Of tensors: ``fused``, which parts are one, by what its name has in place of theirs; ``stacked``, those of all experts;
-    ``names``, what parts are called that other families call otherwise.
+    Of tensors: ``fused``, which parts are one, by what its name has in place of theirs; ``stacked``, those of all experts,
+    by a tensor's name without its layer's prefix; ``turned``, those names of ``stacked`` whose columns come first, with a row
+    of each part in turn; ``names``, what parts are called that other families call otherwise.
 
 Raises
 ------
@@ -143,8 +144,9 @@ Returns
 dict
     ``architecture``; ``rope_style``, the order of its files' rotary rows; ``multipliers``, ``score_cap``,
     ``logits_cap``, ``logit_scale`` and ``says_parallel``, whether its metadata have such settings; ``local_theta``, rope_theta of layers with a window
-    where a file does not say, 0 for that of all others, None where it never is another; ``fused``, ``stacked`` and
-    ``names`` as in `hugging_face_family`.
+    where a file does not say, 0 for that of all others, None where it never is another; ``yarn_truncates``, whether its
+    readers take the ends of YaRN for whole numbers; ``fused``, ``stacked``, ``turned`` and ``names`` as in
+    `hugging_face_family`.
 
 Raises
 ------
@@ -208,12 +210,15 @@ py::dict fused_parts(const Family& family, Naming naming) {
 void add_tensors(const Family& family, Naming naming, py::dict& d) {
   d["fused"] = fused_parts(family, naming);
   py::dict stacked;
+  py::list turned;
   for (const Stacked& tensor : family.stacked(naming)) {
     py::list parts;
     for (const Part part : tensor.parts) parts.append(facts(part).name);
-    stacked[py::str(tensor.stem)] = parts;
+    stacked[py::str(tensor.name)] = parts;
+    if (tensor.turned) turned.append(tensor.name);
   }
   d["stacked"] = stacked;
+  d["turned"] = turned;
   py::dict names;
   for (const PartFacts& row : kParts) {
     const std::string stem = family.stem(naming, row.part);
@@ -285,6 +290,7 @@ py::dict gguf_family(const std::vector<std::string>& names, const std::optional<
   d["logits_cap"] = family.computes_switch(kLogitsCap);
   d["logit_scale"] = family.logit_scale > 0;
   d["says_parallel"] = family.computes_switch("use_parallel_residual");
+  d["yarn_truncates"] = family.gguf_yarn_truncates;
   d["local_theta"] = family.local_rope ? py::object(py::float_(family.local_rope_theta)) : py::object(py::none());
   d["rope_style"] = to_string(family.gguf_rope_style);
   return d;

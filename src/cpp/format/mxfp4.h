@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "format/encode.h"
 #include "format/iq4_nl.h"
 
 namespace llama2cpp {
@@ -39,13 +40,40 @@ inline void units_mxfp4(const Weight& weight, std::int64_t row, std::int64_t row
   }
 }
 
+// As ggml's reference: the largest magnitude of a block is 4 to 8 of its floats of 4 bits, and of two that are as near the one
+// whose place comes first. Numbers that such blocks stand for come back as they were.
+inline void encode_mxfp4(const float* values, const float* /*importance*/, std::int64_t count, std::byte* out) {
+  for (std::int64_t i = 0; i < count; i += 32, out += 17) {
+    const float* x = values + i;
+    float largest = 0.0F;
+    for (std::size_t j = 0; j < 32; ++j) largest = std::max(largest, std::fabs(x[j]));
+    // Its logarithm is a float, so that a number a hair below a power of two counts as that. Below the least power all weights
+    // are 0.
+    const auto log = static_cast<float>(std::log2(double{largest}));
+    const int e = largest > 0.0F ? std::max(0, static_cast<int>(std::floor(log)) - 2 + 127) : 0;
+    const float d = std::ldexp(1.0F, e - 128);
+    Codes32 codes{};
+    for (std::size_t j = 0; j < 32; ++j) {
+      float least = std::fabs(x[j]);  // of place 0
+      for (std::uint32_t q = 1; q < kMxfp4Values.size(); ++q) {
+        const float error = std::fabs(d * static_cast<float>(kMxfp4Values[q]) - x[j]);
+        if (!(error < least)) continue;
+        least = error;
+        codes[j] = q;
+      }
+    }
+    put_byte(out, static_cast<std::uint32_t>(e));
+    put_nibbles(out + 1, codes);
+  }
+}
+
 // As q5_0 in panels: the table's numbers take 5 bits.
 inline constexpr Format kMXFP4{.name = "mxfp4",
                                .group = 32,
                                .group_bytes = 17,
                                .quantized = true,
                                .decode = decode_blocks<integers_mxfp4, false>,
-                               .encode = nullptr,
+                               .encode = encode_mxfp4,
                                .integers = integers_mxfp4,
                                .blocks = {.bits = 5, .offset = 16},
                                .units = units_mxfp4};

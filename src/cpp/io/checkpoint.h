@@ -29,6 +29,7 @@ struct FileTensor {
 struct Checkpoint {
   std::string path;         // empty for arrays
   std::string file_format;  // "llama2.c v0", "GGUF v3", "arrays", ...
+  std::string model_type;   // of a Hugging Face folder's config.json; empty for other files
   Config config;
   Naming naming = Naming::meta;
   bool llama2c_arithmetic = false;  // llama2.c's runq runs it: rounded to int8, its text should be runq's

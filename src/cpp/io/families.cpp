@@ -667,6 +667,8 @@ constexpr Family kFamilies[] = {
                             .turned_inputs = "mlp.experts.gate_up_proj",
                             .turned_output = "mlp.experts.down_proj"},
      .activation = Activation::clamped_swiglu,
+     .gguf_tied = false,
+     .gguf_biased = true,
      .gguf_yarn_truncates = false,
      .needs_rope_parameters = true,
      .full_every = 2,
@@ -733,13 +735,23 @@ std::vector<Stacked> Family::stacked(Naming naming) const {
   if (naming == Naming::gguf) {
     for (const Part part : {Part::e1, Part::e2, Part::e3}) {
       const std::string_view stem = facts(part).gguf;  // "ffn_gate.{}"
-      found.push_back({cat(stem.substr(0, stem.rfind('.')), kAllExperts), {part}});
+      found.push_back({cat(stem.substr(0, stem.rfind('.')), kAllExperts, ".weight"), {part}});
+    }
+    for (const Part part : {Part::e1_b, Part::e2_b, Part::e3_b}) {
+      const std::string_view stem = facts(part).gguf;
+      if (may_have(part)) found.push_back({cat(stem.substr(0, stem.rfind('.')), kAllExperts, ".bias"), {part}});
     }
     return found;
   }
   if (!experts->stacked_inputs.empty()) {
-    found.push_back({std::string(experts->stacked_inputs), {Part::e1, Part::e3}});
-    found.push_back({std::string(experts->stacked_output), {Part::e2}});
+    found.push_back({cat(experts->stacked_inputs, ".weight"), {Part::e1, Part::e3}});
+    found.push_back({cat(experts->stacked_output, ".weight"), {Part::e2}});
+  }
+  if (!experts->turned_inputs.empty()) {
+    found.push_back({std::string(experts->turned_inputs), {Part::e1, Part::e3}, true});
+    found.push_back({std::string(experts->turned_output), {Part::e2}, true});
+    found.push_back({cat(experts->turned_inputs, "_bias"), {Part::e1_b, Part::e3_b}, true});
+    found.push_back({cat(experts->turned_output, "_bias"), {Part::e2_b}, true});
   }
   return found;
 }

@@ -70,10 +70,11 @@ struct ExpertFacts {
 // Behind the stem of GGUF's tensors that hold a matrix of all experts.
 inline constexpr std::string_view kAllExperts = "_exps";
 
-// A tensor that holds matrices of all experts: the parts of the first one, then those of the second ...
+// A tensor that holds matrices or biases of all experts: the parts of the first one, then those of the second ...
 struct Stacked {
-  std::string stem;  // without a layer's prefix and ".weight"
+  std::string name;  // without a layer's prefix
   std::vector<Part> parts;
+  bool turned = false;  // an expert's columns first, and a row of each part in turn
 };
 
 struct Family {

@@ -49,7 +49,6 @@ double gguf_score_multiplier(const Family& family, const Config& config) {
 bool holds_experts(const Family& family, const Config& config, Naming naming) {
   if (family.experts.has_value() != (config.n_experts > 0)) return false;
   if (!family.experts) return true;
-  if (!family.experts->turned_inputs.empty()) return false;  // not written yet
   const bool says = family.experts->says_whether && naming == Naming::hugging_face;
   return config.router_order == family.experts->order &&
          (says || config.router_renormalise == family.experts->renormalise);

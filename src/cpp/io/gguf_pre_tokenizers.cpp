@@ -5,8 +5,9 @@
 namespace llama2cpp {
 
 // Those of llama.cpp, but for names whose words are not spelled in bytes (gemma4, sarvam-moe, whitespace), of models that are
-// no language models (jina-v1-en, jina-v2-code, roberta-bpe, granite-embed-multi-*), and of cuts that pattern_syntax.h has no
-// words for: scripts (kimi-k2), and lookahead for more than one character (superbpe, tiny_aya, cohere2moe, afmoe).
+// no language models (jina-v1-en, jina-v2-code, roberta-bpe, mmbert, granite-embed-multi-*), and of cuts that
+// pattern_syntax.h has no words for: scripts (kimi-k2), and lookahead for more than one character (superbpe, tiny_aya,
+// cohere2moe, afmoe).
 std::span<const GgufPreTokenizer> gguf_pre_tokenizers() {
   using enum PreTokenizer;
   static const std::vector<GgufPreTokenizer> all = {

@@ -543,6 +543,7 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   checkpoint.config = read_hf_config(config.root());
   const std::optional<LlmInt8Settings> int8 = read_llm_int8_settings(config.root());
   const Family& family = find_family(config.root());
+  checkpoint.model_type = family.model_type;
   const bool mxfp4 = family.experts && !family.experts->turned_inputs.empty() && says_mxfp4(config.root());
   const auto gptq = int8 || mxfp4 ? std::nullopt : read_gptq_settings(folder, config.root());
   if (int8) checkpoint.file_format += cat(", ", kLlmInt8.name);

@@ -23,18 +23,12 @@ std::vector<std::string> of_experts(const Config& config, const std::vector<Part
 
 void add_experts(const Family& family, std::int64_t layer, Checkpoint& checkpoint) {
   const Config& config = checkpoint.config;
-  const auto add = [&](std::string_view stem, std::string_view ending, const std::vector<Part>& parts, bool turned) {
-    const std::vector<std::string> names = of_experts(config, parts, layer);
-    if (!checkpoint.weights.contains(names.front())) return;
-    checkpoint.file_tensors.emplace(cat(kLayers, layer, ".", stem, ending),
-                                    FileTensor{names, config.n_experts, turned, {}});
-  };
-  for (const Stacked& whole : family.stacked(Naming::hugging_face)) add(whole.stem, ".weight", whole.parts, false);
-  if (family.experts->turned_inputs.empty()) return;
-  add(family.experts->turned_inputs, "", {Part::e1, Part::e3}, true);
-  add(family.experts->turned_output, "", {Part::e2}, true);
-  add(family.experts->turned_inputs, "_bias", {Part::e1_b, Part::e3_b}, true);
-  add(family.experts->turned_output, "_bias", {Part::e2_b}, true);
+  for (const Stacked& whole : family.stacked(Naming::hugging_face)) {
+    const std::vector<std::string> names = of_experts(config, whole.parts, layer);
+    if (!checkpoint.weights.contains(names.front())) continue;
+    checkpoint.file_tensors.emplace(cat(kLayers, layer, ".", whole.name),
+                                    FileTensor{names, config.n_experts, whole.turned, {}});
+  }
 }
 
 // The name in the file of a weight with a name of its own.

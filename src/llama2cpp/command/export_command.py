@@ -80,11 +80,11 @@ def export(
 
     \b
     .gguf         llama.cpp and this engine: f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0,
-                  q6_k q5_k q4_k q3_k q2_k (and with _s, _m, _l as in llama.cpp)
+                  q6_k q5_k q4_k q3_k q2_k (and with _s, _m, _l as in llama.cpp), mxfp4
     .bin          llama2.c: f32 (run), int8 (runq), v1
     .safetensors  this engine, packed: opens at once; formats of .gguf
     none          a folder for transformers: f32 f16 bf16, llm_int8,
-                  gptq8 gptq4 gptq3 gptq2
+                  gptq8 gptq4 gptq3 gptq2, mxfp4 (gpt-oss)
     """  # noqa: D301 (\b keeps the lines apart)
     from ..export import Calibration
     from ..export.report import export_and_report

@@ -27,12 +27,13 @@ from . import (
     kept,
     llama2c_file,
     llm_int8,
+    mxfp4_folder,
     panel_file,
     sampling_settings,
 )
 from .calibration import Calibration, check_measurable, importance_of_inputs
 from .gptq import BITS, Settings
-from .mixtures import ALIASES, FLOATS
+from .mixtures import ALIASES, FLOATS, MXFP4, has_mxfp4
 from .opening import Opened, open_source, runnable
 from .outliers import outlier_columns
 from .source import Array, Checkpoint, Source, tokenizer_of
@@ -113,10 +114,13 @@ def convert(
     format : str, optional
         ``.gguf``: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", or one of llama.cpp's mixtures "q2_k",
         "q2_k_s", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k" ("q3_k", "q4_k" and
-        "q5_k" are their "_m"). ``.bin``: "f32" or "v0" (for llama2.c's run), "v1", "int8" or "v2" (for its runq). A
-        folder: "f32", "f16", "bf16"; "gptq4", "gptq8", "gptq3", "gptq2"; "llm_int8" (as bitsandbytes stores it).
-        ``.safetensors``: those of ``.gguf``. Without it a ``.safetensors`` keeps what the source has, to the bit; a
-        ``.bin`` gets "f32", and others what all matrices of the source have if that is a float format, else "f16".
+        "q5_k" are their "_m"), "mxfp4" (experts' matrices; all others in the source's float format, else as "q8_0").
+        ``.bin``: "f32" or "v0" (for llama2.c's run), "v1", "int8" or "v2" (for its runq). A folder: "f32", "f16",
+        "bf16"; "gptq4", "gptq8", "gptq3", "gptq2"; "llm_int8" (as bitsandbytes stores it); "mxfp4" (gpt-oss as OpenAI
+        writes it; all but experts' matrices in the source's float format, else "bf16"). ``.safetensors``: those of
+        ``.gguf``. Without it a ``.safetensors`` keeps what the source has, to the bit; a ``.bin`` gets "f32", experts
+        that are MXFP4 stay so, and others get what all matrices of the source have if that is a float format, else
+        "f16".
     tokenizer : str, path or Tokenizer, optional
         As in `load`, where the source has none or another is wanted. False leaves the source's behind.
     group : int, optional
@@ -254,7 +258,8 @@ def _check_format(path: Path, format: str | None) -> tuple[str, str | None]:
     }
     if suffix not in known and re.fullmatch(r"\.[a-z]{2,}", suffix):  # a model's name may end in .5 or .1-8B
         raise ValueError(f"{path}: {suffix} is no file that is written; expected .gguf, .bin, .safetensors or a folder")
-    container, formats = known.get(suffix, ("folder", (*hf_folder.FORMATS, *gptq_folder.FORMATS, llm_int8.FORMAT)))
+    of_folders = (*hf_folder.FORMATS, MXFP4, *gptq_folder.FORMATS, llm_int8.FORMAT)
+    container, formats = known.get(suffix, ("folder", of_folders))
     if format is not None and format.lower() not in formats:
         what = {
             "gguf": "a .gguf file",
@@ -280,7 +285,7 @@ def _calibration(
     if importance is not None:
         raise ValueError("calibration and importance are both given, and one is made of the other")
     of_use = format in (*BITS, llm_int8.FORMAT) or (
-        container in ("gguf", "panels") and format not in (None, *FLOATS, "q8_0")
+        container in ("gguf", "panels") and format not in (None, *FLOATS, "q8_0", MXFP4)
     )
     if not of_use:
         raise ValueError(
@@ -295,6 +300,8 @@ def _same_width(source: Source, container: str) -> str:
         return "f32"
     if container == "panels":
         return panel_file.KEEP
+    if has_mxfp4(source) and (container == "gguf" or hf_folder.has_turned_experts(source)):
+        return MXFP4
     found = {source.stored_format(name) for name in source.names() if len(source.shape(name)) == 2}
     if found == {"f64"}:
         return "f32"
@@ -444,16 +451,23 @@ class _Job:
     def write_folder(
         self, reader: Model | None, sequences: Sequence[Sequence[int]], *, shard_size: int, threads: int | None
     ) -> dict[str, str]:
-        int8 = self.format == llm_int8.FORMAT
-        dtype = "float16" if int8 else hf_folder.FORMATS[self.format][1]
-        config = hf_folder.config_json(self.source, dtype, self.vocabulary)
-        source = _Checked(self.source, dict.fromkeys(self.source.names(), self.format))
+        int8, mxfp4 = self.format == llm_int8.FORMAT, self.format == MXFP4
+        if mxfp4:
+            mxfp4_folder.check(self.source)
+        kind = "f16" if int8 else mxfp4_folder.float_of(self.source) if mxfp4 else self.format
+        config = hf_folder.config_json(self.source, hf_folder.FORMATS[kind][1], self.vocabulary)
+        every = dict.fromkeys(self.source.names(), self.format)
+        source = _Checked(self.source, mxfp4_folder.formats_of(self.source) if mxfp4 else every)
         outliers = None if reader is None else outlier_columns(reader, sequences, progress=self._report)
         with new_folder(self.path) as begun:
             self._write_tokenizer(begun)
             if int8:
                 formats = llm_int8.write(
                     begun, source, config, outliers, self.progress, shard_size=shard_size, threads=threads
+                )
+            elif mxfp4:
+                formats = mxfp4_folder.write(
+                    begun, source, config, self.progress, shard_size=shard_size, threads=threads
                 )
             else:
                 formats = hf_folder.write(

@@ -18,7 +18,7 @@ from ..common.new_files import write_array
 from ..common.parts import find_part
 from . import sampling_settings
 from .fused import Stored, stored_tensors
-from .mixtures import ALIASES, MIXTURES, tensor_format
+from .mixtures import ALIASES, MIXTURES, MXFP4, beside_experts, tensor_format
 from .source import Array, Source, rope_factors, short_float
 from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary
 
@@ -51,11 +51,15 @@ def formats_of(source: Source, format: str, *, pure: bool, fused: Mapping[str, S
     """Give the format of each weight by llama2.c's name. `fused`: which parts are one tensor, as in `family_of`."""
     mixture = ALIASES.get(format, format)
     together = {part for parts in fused.values() for part in parts}
+    others = beside_experts(source) if mixture == MXFP4 else mixture
+    if mixture == MXFP4 and source.config.n_experts is None:
+        raise ValueError(f"{MXFP4} is for experts, and the model has none (n_experts)")
 
     def format_of(name: str) -> str:
         part, columns = find_part(name), source.shape(name)[-1]
         is_fused = part is not None and part.name in together
-        return tensor_format(mixture, source.config, name, columns, pure=pure, fused=is_fused)
+        own = mixture if part is not None and part.kind == "experts" else others
+        return tensor_format(own, source.config, name, columns, pure=pure, fused=is_fused)
 
     return {name: format_of(name) for name in source.names()}
 
@@ -304,9 +308,13 @@ def check(source: Source) -> None:
         )
     if scaling is None or scaling["type"] != "yarn":
         return
-    if not scaling["truncate"]:
+    if not scaling["truncate"] and family_of(source)["yarn_truncates"]:
         raise ValueError(
             "GGUF has no place for truncate false of rope_scaling: readers of its YaRN round to frequencies"
+        )
+    if scaling["truncate"] and not family_of(source)["yarn_truncates"]:
+        raise ValueError(
+            "GGUF has no place for truncate true of rope_scaling in models of this family, which have none"
         )
     if scaling["factor"] < 1:
         raise ValueError(
@@ -338,7 +346,23 @@ def notes(source: Source) -> list[str]:
             f"llama.cpp computes models of the architecture {architecture} without a cap of scores (score_cap "
             f"{config.score_cap:g})"
         )
+    scaling = config.rope_scaling
+    if scaling is not None and scaling["type"] == "yarn" and not scaling["truncate"] and not _ends_are_whole(config):
+        said.append(
+            "llama.cpp takes the ends of YaRN for whole numbers (rope_scaling: truncate false): its rotary frequencies "
+            "are slightly other ones"
+        )
     return said
+
+
+def _ends_are_whole(config: _core.Config) -> bool:
+    """Whether the first and the last frequency that YaRN changes by degrees are numbered with whole numbers."""
+    scaling, turned = config.rope_scaling, config.rotary_dim or config.head_dim
+    assert scaling is not None
+    turns = [scaling["original_context"] / (scaling[beta] * 2 * math.pi) for beta in ("beta_fast", "beta_slow")]
+    first, last = (turned * math.log(count) / (2 * math.log(config.rope_theta)) for count in turns)
+    pairs = (max(first, 0.0), max(math.floor(first), 0)), (min(last, turned - 1.0), min(math.ceil(last), turned - 1))
+    return all(math.isclose(exact, whole, abs_tol=1e-4) for exact, whole in pairs)
 
 
 def check_vocabulary(vocabulary: Vocabulary) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from .. import _core
 from ..common.file_kinds import TOKENIZER_FILES
 from ..common.parts import LAYER_MATRICES, find_part, get_part
 from ..common.safetensors_file import Tensor
-from .fused import Stored, stored_tensors
+from .fused import Stored, in_turn, stored_tensors
 from .hf_shards import ShardWriter
 from .hf_tokenizer import tokenizer_json
 from .source import Array, Source, llama3_factors, short_float
@@ -96,8 +96,10 @@ def config_json(source: Source, dtype: str, vocabulary: Vocabulary | None) -> di
     }
     if family["eps"]:
         settings[family["eps"]] = short_float(config.norm_eps)
-    if config.activation != "silu":
+    if family["activation"] != "silu":
         settings["hidden_activation"] = family["activation"]  # what Gemma's call it
+    if config.activation == "clamped_swiglu":
+        settings["swiglu_limit"] = 7.0  # which transformers takes for granted, and other readers ask for
     if family["has_window"]:
         settings["sliding_window"] = config.sliding_window
     elif family["layer_types"] and not family["asks_for_window"]:
@@ -240,14 +242,24 @@ def write(
     weights = [[Tensor.of(tensor.name, dtype, shape_of_all(source, tensor))] for tensor in tensors]
     writer = ShardWriter(folder, weights, shard_size, parameters_of(source, names))
     for tensor in tensors:
-        encoded = []
-        for name in tensor.weights:
-            array = array_of(source, name)
-            encoded.append(_core.encode(format, array, threads=threads))
-            progress(name, array.size)
-        writer.write(tensor.name, encoded[0] if len(encoded) == 1 else np.concatenate(encoded))
+        for piece in pieces_of(source, tensor, progress):
+            writer.append(tensor.name, _core.encode(format, piece, threads=threads))
     writer.finish()
     return dict.fromkeys(names, format)
+
+
+def pieces_of(source: Source, tensor: Stored, progress: Progress) -> Iterator[Array]:
+    """Decode a tensor as the folder has it: its weights one after another, or one expert after another."""
+    for weights in tensor.of_each_expert() if tensor.turned else [(name,) for name in tensor.weights]:
+        arrays = arrays_of(source, weights)
+        yield np.ascontiguousarray(in_turn(arrays).T) if tensor.turned else arrays[0]
+        for name, array in zip(weights, arrays, strict=True):
+            progress(name, array.size)
+
+
+def has_turned_experts(source: Source) -> bool:
+    """Whether its folders have all experts' matrices in tensors whose columns come first."""
+    return bool(_family(source)["turned"])
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -292,6 +304,11 @@ def array_of(source: Source, name: str) -> Array:
     array = source.array(name, family["rope_style"])
     plus_one = family["gain_plus_one"] and part is not None and part.kind == "gain"
     return array - np.float32(1) if plus_one else array
+
+
+def arrays_of(source: Source, names: Sequence[str]) -> list[Array]:
+    """Decode several of `weights_to_write`."""
+    return [array_of(source, name) for name in names]
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, seq_len: int) -> Path:

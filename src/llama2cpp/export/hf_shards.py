@@ -70,7 +70,7 @@ class ShardWriter:
             layout = lay_out(shard)
             path.write_bytes(layout.header)
             self._places.update((name, (path, begin)) for name, begin in layout.begins.items())
-        self._left = {tensor.name: tensor.bytes for shard in shards for tensor in shard}
+        self._left = {tensor.name: tensor.bytes for shard in shards for tensor in shard if tensor.bytes}
 
     def _name(self, number: int) -> str:
         one = self._count == 1
@@ -78,9 +78,19 @@ class ShardWriter:
 
     def write(self, name: str, data: NDArray[Any]) -> None:
         """Put a tensor in its place, as its file stores it. Each comes once, in any order."""
-        expected = self._left.pop(name)
-        assert data.nbytes == expected
+        assert data.nbytes == self._left.get(name, 0)
+        self.append(name, data)
+
+    def append(self, name: str, data: NDArray[Any]) -> None:
+        """Put the next piece of a tensor behind those that are there."""
+        if data.nbytes == 0:
+            return
+        self._left[name] -= data.nbytes
+        assert self._left[name] >= 0
+        if self._left[name] == 0:
+            del self._left[name]
         path, begin = self._places[name]
+        self._places[name] = path, begin + data.nbytes
         with path.open("rb+") as file:
             file.seek(begin)
             write_array(file, data)

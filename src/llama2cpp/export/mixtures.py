@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from .. import _core
 from ..common.parts import EMBEDDING, OUTPUT, Part, find_part, get_part, layer_of
+from .source import Source
 
 FLOATS = ("f32", "f16", "bf16")
+MXFP4 = "mxfp4"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ MIXTURES = {
     "q5_k_s": Mixture("q5_k", "MOSTLY_Q5_K_S"),
     "q5_k_m": Mixture("q5_k", "MOSTLY_Q5_K_M"),
     "q6_k": Mixture("q6_k", "MOSTLY_Q6_K"),
+    MXFP4: Mixture(MXFP4, "MOSTLY_MXFP4_MOE"),  # of experts; see `beside_experts`
 }
 ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 
@@ -58,6 +61,30 @@ _OF_FUSED_ATTENTION = {"q3_k_m": "q4_k", "q3_k_l": "q4_k", "q4_k_m": "q5_k", "q5
 
 # Where a row's length is no multiple of 256. llama.cpp takes IQ4_NL for the first two, which has Q4_0's size.
 _NARROWER = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+
+
+def has_mxfp4(source: Source) -> bool:
+    """Whether it has experts, all of whose matrices are stored as MXFP4."""
+    experts = [name for name in source.names() if _is_expert_matrix(name)]
+    return bool(experts) and all(source.stored_format(name) == MXFP4 for name in experts)
+
+
+def other_matrices(source: Source) -> str | None:
+    """Give the format of all matrices but experts', None where they have several."""
+    matrices = [name for name in source.names() if not _is_expert_matrix(name) and len(source.shape(name)) == 2]
+    found = {source.stored_format(name) for name in matrices if (part := find_part(name)) and part.name != _ROUTER}
+    return found.pop() if len(found) == 1 else None
+
+
+def beside_experts(source: Source) -> str:
+    """Give the mixture of all that is no expert's in one of MXFP4: the source's floats, or llama.cpp's "q8_0"."""
+    found = other_matrices(source)
+    return found if found in FLOATS else "q8_0"
+
+
+def _is_expert_matrix(name: str) -> bool:
+    part = find_part(name)
+    return part is not None and part.kind == "experts"
 
 
 def tensor_format(

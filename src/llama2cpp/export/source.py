@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -85,7 +83,8 @@ class Source:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
-        self.model_type = _model_type(checkpoint)
+        core = self.core
+        self.model_type = "" if core is None else core.model_type  # of a folder's config.json; "" for other files
         self._last: str | None = None
         self._stored: dict[str, str] = {}
         weights = checkpoint.weights
@@ -109,7 +108,7 @@ class Source:
 
     def optional_parts(self) -> list[Part]:
         """Which parts are there that a Llama need not have, such as biases."""
-        return [part for part in PARTS if part.is_optional and part.at(0) in self]
+        return [part for part in (*PARTS, *EXPERT_PARTS) if part.is_optional and part.at(0) in self]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """[rows, columns] or [columns]."""
@@ -147,19 +146,6 @@ class Source:
         """Decode some weights, one after another."""
         for name in names:
             yield name, self.array(name, rope_style)
-
-
-def _model_type(checkpoint: Checkpoint) -> str:
-    """Give what a folder's config.json calls its model; "" for other files."""
-    if not checkpoint.file_format.startswith("Hugging Face"):
-        return ""
-    path = Path(checkpoint.path)
-    try:
-        config = json.loads(((path if path.is_dir() else path.parent) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # it is gone, or another one
-        return ""
-    found = config.get("model_type") if isinstance(config, dict) else None
-    return found if isinstance(found, str) else ""
 
 
 def reorder_rows(array: Array, head_dim: int, rope_style: str, rotary: int | None = None) -> Array:
