@@ -404,15 +404,14 @@ def test_what_targets_have_no_place_for(
 
 def test_settings_of_folders_that_are_kept(tmp_path: Path) -> None:
     """Those that GGUF has no place for."""
-    for i, settings in enumerate(
-        (
-            LAYER_TYPES,
-            {"tie_word_embeddings": True},
-            {"attention_bias": False},
-            {"rope_parameters": YARN | {"truncate": True}},
-            {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}},
-        )
-    ):
+    others: list[dict[str, Any]] = [
+        LAYER_TYPES,
+        {"tie_word_embeddings": True},
+        {"attention_bias": False},
+        {"rope_parameters": YARN | {"truncate": True}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}},
+    ]
+    for i, settings in enumerate(others):
         model = make(**settings)
         model.save_pretrained(tmp_path / f"source{i}")
         done = convert(tmp_path / f"source{i}", tmp_path / f"m{i}", "f32", tokenizer=False)

@@ -199,6 +199,30 @@ def test_random_tables(tmp_path: Path, model_folder: Path) -> None:
         agree(folder_of(model_folder, tmp_path / str(i), {"tokenizer_config.json": config}))
 
 
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "GemmaTokenizer", "PreTrainedTokenizerFast", None])
+def test_where_transformers_differs(tmp_path: Path, model_folder: Path, name: str | None) -> None:
+    """Of what its documentation says: BOS is put where nothing is said of it; and a space is, where no class is named.
+
+    docs/decisions/2026-11-21-hugging-face-folders.md has the table. When this fails, transformers may be mended.
+    """
+    config = PLAIN | ({} if name is None else {"tokenizer_class": name})
+    config = {key: value for key, value in config.items() if key != "add_bos_token"}
+    if name is None:
+        config.pop("tokenizer_class", None)
+    folder = folder_of(model_folder, tmp_path / "f", {"tokenizer_config.json": config})
+    documented = config | {"add_bos_token": True}
+    if name != "GemmaTokenizer":
+        documented |= {"tokenizer_class": "LlamaTokenizer"}
+    reference = theirs(folder_of(model_folder, tmp_path / "g", {"tokenizer_config.json": documented}))
+    ours = llama2cpp.load(folder, threads=1).tokenizer
+    assert ours is not None
+    other = theirs(folder)
+    for text in ("hello", "the quick brown fox", " hello  the"):
+        ids = reference(text)["input_ids"]
+        assert ours.encode(text, special=True) == ids
+        assert ids[0] == 1 != other(text)["input_ids"][0]
+
+
 def test_ends(tmp_path: Path, model_folder: Path) -> None:
     """What the tokenizer's files call the end, the model's own end, and the ids of the other files."""
     files = WHERE["added_tokens.json"] | {"generation_config.json": {"eos_token_id": [2, 320]}}
