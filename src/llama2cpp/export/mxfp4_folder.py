@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.parts import EMBEDDING, OUTPUT
+from ..common.safetensors_file import Tensor
 from .fused import Stored, in_turn
 from .hf_folder import (
     FORMATS,
@@ -26,7 +27,6 @@ from .hf_folder import (
 )
 from .hf_shards import ShardWriter
 from .mixtures import MXFP4, other_matrices
-from ..common.safetensors_file import Tensor
 from .source import Array, Source
 
 _BLOCK = 32  # numbers that share a scale
