@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.arguments import integer
-from ..common.parts import EMBEDDING, LAYER_GAINS, LAYER_MATRICES, NORM, OUTPUT, in_forward_order
+from ..common.parts import (
+    EMBEDDING,
+    LAYER_GAINS,
+    LAYER_MATRICES,
+    NORM,
+    NORM_B,
+    OUTPUT,
+    Part,
+    get_part,
+    in_forward_order,
+)
 from ..common.token_ids import to_ids
 from .source import Array, Source
 
@@ -36,23 +46,60 @@ INPUTS = {
 GAINS = {gain.reads: gain for gain in LAYER_GAINS}
 
 
-# Settings of models whose inputs are not measured, by what they are in all others.
-_MEASURED: dict[str, Any] = {
-    "norm": "rms",
-    "norm_places": "before",
-    "parallel": False,
-    "gated": True,
-    "local_rope_theta": 0.0,
-    "n_experts": None,
-}
+@dataclass(frozen=True)
+class Input:
+    """What some matrices of a layer are multiplied with.
+
+    Attributes
+    ----------
+    point : str
+        A hook point, without "blocks.{i}.".
+    matrices : tuple of Part
+        In the order of a forward.
+    gain, bias : Part or None
+        What the activation there still lacks of its norm.
+    """
+
+    point: str
+    matrices: tuple[Part, ...]
+    gain: Part | None = None
+    bias: Part | None = None
+
+    def weights(self, source: Source, layer: int) -> tuple[Array | None, Array | None]:
+        """Give the layer's gain and bias, where it has them."""
+        gain, bias = (
+            None if part is None else source.array(part.at(layer), "half_split") for part in (self.gain, self.bias)
+        )
+        return gain, bias
+
+
+def inputs_of(config: _core.Config, source: Source) -> list[Input]:
+    """Give the inputs of all matrices of a layer, in the order of a forward; of a model without experts."""
+    found: dict[str, Input] = {}
+    for point, every in INPUTS.items():
+        matrices = tuple(part for part in every if part.at(0) in source)
+        if point in GAINS and config.parallel:  # its MLP reads what attention reads
+            point = next(iter(INPUTS))
+        gain = GAINS.get(point)
+        if gain is not None and config.norm_places == "after":  # it reads the residual stream
+            point = _STREAMS[gain.scope]
+            gain = None
+        gain = gain if gain is not None and gain.at(0) in source else None
+        bias = None if gain is None else _NORM_BIASES.get(gain.name)
+        bias = bias if bias is not None and bias.at(0) in source else None
+        before = found[point].matrices if point in found else ()
+        found[point] = Input(point, (*before, *matrices), gain, bias)
+    return list(found.values())
+
+
+_STREAMS = {"attention": "hook_resid_pre", "mlp": "hook_resid_mid"}
+_NORM_BIASES = {"attention_norm": get_part("attention_norm_b"), "ffn_norm": get_part("ffn_norm_b")}
 
 
 def check_measurable(config: _core.Config) -> None:
-    """Raise ValueError for a model whose inputs of matrices are not measured, with the settings that it has."""
-    others = [name for name, usual in _MEASURED.items() if getattr(config, name) != usual]
-    if others:
-        settings = ", ".join(f"{name} {getattr(config, name)}" for name in others)
-        raise ValueError(f"calibration text is not implemented for models with {settings}")
+    """Raise ValueError for a model whose inputs of matrices are not measured, with the setting that it has."""
+    if config.n_experts is not None:
+        raise ValueError(f"calibration text is not implemented for models with n_experts {config.n_experts}")
 
 
 @dataclass(frozen=True)
@@ -233,15 +280,28 @@ def importance_of_inputs(
     """
     n_layers, source = model.config.n_layers, Source(model)
     squares: dict[str, NDArray[np.float64]] = {}
+    config, inputs = model.config, inputs_of(model.config, source)
+    last = f"blocks.{n_layers - 1}.hook_resid_post"
+    norms = {
+        f"blocks.{layer}.{each.point}": each.weights(source, layer) for each in inputs for layer in range(n_layers)
+    }
+    last_bias = source.array(NORM_B.at(), "half_split") if NORM_B.at() in source else None
+    norms[last] = (source.array(NORM.at(), "half_split") if NORM.at() in source else None, last_bias)
 
     def look(activation: Array, hook: HookPoint) -> None:
-        rows = np.square(activation.reshape(activation.shape[1], -1), dtype=np.float64)
-        if hook.name == last:  # normalised here: the model would compute logits for all tokens, too
-            rows /= rows.mean(axis=1, keepdims=True) + model.config.norm_eps
-        squares[hook.name] = squares.get(hook.name, 0.0) + rows.sum(axis=0)
+        gain, bias = norms[hook.name]
+        rows = activation.reshape(activation.shape[1], -1).astype(np.float64)
+        if hook.name == last and config.norm != "rms":
+            rows -= rows.mean(axis=1, keepdims=True)
+        # The last is normalised here: the model would compute logits for all tokens, too.
+        divisor = np.square(rows).mean(axis=1, keepdims=True) + config.norm_eps if hook.name == last else np.float64(1)
+        if bias is None:  # the gain's squares are multiplied with the sums
+            found = np.square(rows) / divisor
+        else:
+            found = np.square(rows / np.sqrt(divisor) * (1 if gain is None else gain) + bias)
+        squares[hook.name] = squares.get(hook.name, 0.0) + found.sum(axis=0)
 
-    last = f"blocks.{n_layers - 1}.hook_resid_post"
-    points = [f"blocks.{layer}.{point}" for layer in range(n_layers) for point in INPUTS]
+    points = list(norms)[:-1]
     total = sum(map(len, sequences))
     done = 0
     with model.hooks([([*points, last], look)]):
@@ -252,17 +312,17 @@ def importance_of_inputs(
                 progress("calibration", done, total)
     result: dict[str, Array] = {}
 
-    def put(point: str, gain: str | None, weights: Sequence[str]) -> None:
+    def put(point: str, weights: Sequence[str]) -> None:
         mean: NDArray[np.float64] = squares[point] / total
-        if gain is not None:
-            mean *= np.square(source.array(gain, "interleaved"), dtype=np.float64)
+        gain, bias = norms[point]
+        if gain is not None and bias is None:
+            mean *= np.square(gain, dtype=np.float64)
         check_finite(mean, f"the inputs at {point}")
         mean = mean / (mean.mean() or 1.0) + _LEAST_IMPORTANCE
         result.update((weight, mean.astype(np.float32)) for weight in weights)
 
     for layer in range(n_layers):
-        for point, matrices in INPUTS.items():
-            gain = GAINS[point].at(layer) if point in GAINS else None
-            put(f"blocks.{layer}.{point}", gain, [matrix.at(layer) for matrix in matrices])
-    put(last, NORM.at(), [(EMBEDDING if model.config.tied else OUTPUT).at()])
+        for each in inputs:
+            put(f"blocks.{layer}.{each.point}", [matrix.at(layer) for matrix in each.matrices])
+    put(last, [(EMBEDDING if config.tied else OUTPUT).at()])
     return result

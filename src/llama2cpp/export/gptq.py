@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..common.parts import EMBEDDING, Part
 from ..common.parts import PARTS as ALL_PARTS
-from .calibration import GAINS, INPUTS, Hessian, Products, check_finite
+from .calibration import Hessian, Input, Products, check_finite, inputs_of
 from .source import Array, Source
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ Half = Literal["attention", "mlp"]
 BITS = {"gptq2": 2, "gptq3": 3, "gptq4": 4, "gptq8": 8}
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
-_HALVES: tuple[Half, ...] = ("attention", "mlp")
+_HALVES: tuple[tuple[Half, ...], ...] = (("attention",), ("mlp",))
+_WHOLE: tuple[Half, ...] = ("attention", "mlp")
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def quantize(
         The model.
     sequences : sequence of sequence of int
         The text that it reads, of `Calibration.tokens`. Memory holds the residual stream of each token, half a layer in
-        float32, and a Hessian.
+        float32 (all of it, where its halves are not alone), and a Hessian.
     settings : Settings
         How.
     rope_style : str
@@ -160,7 +161,8 @@ def quantize(
     Yields
     ------
     (str, Rounded)
-        llama2.c's name of each matrix, with rows in that order: layer by layer wq, wk, wv, wo, w1, w3, w2.
+        llama2.c's name of each matrix, with rows in that order: layer by layer wq, wk, wv, wo, w1, w3, w2; w1 and w3
+        behind wv where they read the same.
 
     Raises
     ------
@@ -171,29 +173,52 @@ def quantize(
     multiplier = np.float32(source.config.embedding_multiplier)
     streams = [np.ascontiguousarray(embedding[ids] * multiplier) for ids in sequences]  # each [T, dim]
     del embedding
+    inputs = inputs_of(source.config, source)
+    parts = _HALVES if _has_halves(source.config) else (_WHOLE,)
     for layer in range(source.config.n_layers):
-        for scope in _HALVES:
-            half = _HalfLayer(source, layer, scope, rope_style, threads)
-            for point, matrices in INPUTS.items():
-                if matrices[0].scope != scope:
+        for scopes in parts:
+            part = _PartOfLayer(source, layer, scopes, rope_style, threads)
+            for each in inputs:
+                if each.matrices[0].scope not in scopes:
                     continue
-                found = Hessian(source.shape(matrices[0].at(layer))[1], threads)
-                half.run(streams, point, found.add)
+                found = Hessian(source.shape(each.matrices[0].at(layer))[1], threads)
+                part.run(streams, each, found.add)
                 hessian = found.mean()
-                check_finite(hessian, f"the inputs at blocks.{layer}.{point}")
-                yield from half.round(matrices, hessian, settings)
-            if (layer + 1, scope) != (source.config.n_layers, _HALVES[-1]):
-                streams = half.run(streams)
+                check_finite(hessian, f"the inputs at blocks.{layer}.{each.point}")
+                yield from part.round(each.matrices, hessian, settings)
+            if (layer + 1, scopes) != (source.config.n_layers, parts[-1]):
+                streams = part.run(streams)
 
 
-class _HalfLayer:
-    """The attention or the MLP of one layer as a model whose other half adds nothing, fed with residual streams."""
+def _has_halves(config: _core.Config) -> bool:
+    """Whether half of a layer can be run alone: one whose matrices are zeros adds nothing."""
+    plain = config.norm == "rms" and config.norm_places == "before" and not config.parallel
+    return plain and config.gated and not config.local_rope_theta
 
-    def __init__(self, source: Source, layer: int, half: Half, rope_style: str, threads: int | None) -> None:
+
+class _PartOfLayer:
+    """A layer, or its attention or MLP beside a half that adds nothing, as a model that is fed with residual streams."""
+
+    def __init__(
+        self, source: Source, layer: int, scopes: tuple[Half, ...], rope_style: str, threads: int | None
+    ) -> None:
         self._layer, self._threads = layer, threads
         config = source.config.to_dict() | {"n_layers": 1, "vocab_size": 1, "tied": True, "rope_style": rope_style}
         config |= {"embedding_multiplier": 1.0, "logits_scaling": 1.0, "full_layers": ()}
         config["no_rope_layers"] = (0,) if layer in source.config.no_rope_layers else ()
+        if scopes == _WHOLE:
+            config["full_layers"] = (0,) if layer in source.config.full_layers else ()
+            self._config = _core.Config(**config)
+            self._arrays = {
+                part.at(0): source.array(part.at(layer), rope_style)
+                for part in ALL_PARTS
+                if part.in_layers and part.at(layer) in source
+            }
+            for part in ALL_PARTS:  # of the model, which the layer's output does not come to
+                if not part.in_layers and part.at() in source:
+                    self._arrays[part.at()] = np.zeros(part.shape(self._config), np.float32)
+            return
+        (half,) = scopes
         if layer in source.config.full_layers:
             config["sliding_window"] = None
         if half == "attention":
@@ -202,7 +227,7 @@ class _HalfLayer:
             config |= {"n_heads": 1, "n_kv_heads": 1, "head_dim": 2, "rope_scaling": None, "rope_factors": ()}
             config |= {"rotary_dim": None, "rope_long_factors": (), "qk_norm": "none"}
         self._config = _core.Config(**config)
-        self._arrays: dict[str, Array] = {}
+        self._arrays = {}
         for part in ALL_PARTS:
             if part.scope == half:
                 if part.at(layer) in source:
@@ -220,22 +245,24 @@ class _HalfLayer:
         yield from rounded.items()
 
     def run(
-        self, streams: list[Array], point: str | None = None, look: Callable[[Array], None] | None = None
+        self, streams: list[Array], shown: Input | None = None, look: Callable[[Array], None] | None = None
     ) -> list[Array]:
-        """Give what comes out for each stream [T, dim], and show the inputs [T, columns] at a point."""
+        """Give what comes out for each stream [T, dim], and show the inputs [T, columns] of some matrices."""
         from ..loading import from_arrays
 
-        gain = None if point not in GAINS else self._arrays[GAINS[point].at(0)]
+        norm = (None, None) if shown is None else (shown.gain, shown.bias)
+        gain, bias = (None if part is None else self._arrays[part.at(0)] for part in norm)
         out = []
         with from_arrays(self._config, self._arrays, threads=self._threads, kv_dtype="f32", backend="cpu") as model:
-            names = [] if point is None else [f"blocks.0.{point}"]
+            names = [] if shown is None else [f"blocks.0.{shown.point}"]
             for stream in streams:
                 with model.hooks([("hook_embed", _puts(stream))]):
                     after, cache = model.run_with_cache([0] * len(stream), names, stop_at_layer=1)
                 out.append(after[0])
                 if look is not None:
                     inputs = cache[names[0]].reshape(len(stream), -1)
-                    look(inputs if gain is None else inputs * gain)
+                    inputs = inputs if gain is None else inputs * gain
+                    look(inputs if bias is None else inputs + bias)
         return out
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import GAINS, INPUTS
+from .calibration import inputs_of
 from .source import Array, Source
 
 if TYPE_CHECKING:
@@ -65,13 +65,19 @@ def outlier_columns(
     total = sum(map(len, sequences))
     if not total:
         raise ValueError("the calibration text has no tokens")
-    layers, largest = range(model.config.n_layers), dict[str, Array]()
+    layers, largest, source = range(model.config.n_layers), dict[str, Array](), Source(model)
+    inputs = inputs_of(model.config, source)
+    norms = {f"blocks.{layer}.{each.point}": each.weights(source, layer) for each in inputs for layer in layers}
+    points = list(norms)
 
     def look(activation: Array, hook: HookPoint) -> None:
-        most = np.abs(activation.reshape(activation.shape[1], -1)).max(axis=0)
+        rows = activation.reshape(activation.shape[1], -1)
+        gain, bias = norms[hook.name]
+        if bias is not None:
+            rows = rows * (1 if gain is None else gain) + bias
+        most = np.abs(rows).max(axis=0)
         largest[hook.name] = np.maximum(most, largest.get(hook.name, most))
 
-    points = [f"blocks.{layer}.{point}" for layer in layers for point in INPUTS]
     done = 0
     with model.hooks([(points, look)]):
         for ids in filter(len, sequences):
@@ -80,12 +86,13 @@ def outlier_columns(
             if progress is not None:
                 progress("calibration", done, total)
 
-    source, found = Source(model), dict[str, Columns]()
+    found = dict[str, Columns]()
     for layer in layers:
-        for point, matrices in INPUTS.items():
-            most = largest[f"blocks.{layer}.{point}"]
-            if point in GAINS:
-                most = most * np.abs(source.array(GAINS[point].at(layer), "half_split"))
+        for each in inputs:
+            most = largest[f"blocks.{layer}.{each.point}"]
+            gain, bias = norms[f"blocks.{layer}.{each.point}"]
+            if gain is not None and bias is None:
+                most = most * np.abs(gain)
             columns = np.flatnonzero(most >= threshold).astype(np.int32)
-            found.update((matrix.at(layer), columns) for matrix in matrices)
+            found.update((matrix.at(layer), columns) for matrix in each.matrices)
     return found
