@@ -1,4 +1,4 @@
-"""Calibration text in models of each kind of layer: inputs are what transformers multiplies with, and GPTQ gains by them."""
+"""Calibration text in each kind of layer: inputs are what transformers multiplies with, and GPTQ gains by them."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ def test_inputs_are_those_of_transformers(name: str, tmp_path: Path) -> None:
         assert largest_error(importance[own], squares / squares.mean() + 0.01) < 1e-4, weight
         if weight != "output.weight":
             most = np.abs(inputs).max(axis=0)
-            assert np.abs(most - 1.5).min() > 1e-5
-            assert columns[weight].tolist() == np.flatnonzero(most >= 1.5).tolist(), weight
+            chosen = np.isin(np.arange(len(most)), columns[weight])
+            far = np.abs(most - 1.5) > 1e-4  # beyond rounding
+            assert np.array_equal(chosen[far], most[far] >= 1.5), weight
     assert sum(map(len, columns.values())) > 0
 
 
@@ -97,7 +98,7 @@ def test_gptq_loses_less_than_rounding(name: str, tmp_path: Path, monkeypatch: p
     assert fitted < 0.8 * error("rounded")
 
 
-@pytest.mark.parametrize("name", ["cohere", "starcoder2", "gemma2"])
+@pytest.mark.parametrize("name", ["cohere", "starcoder2", "gemma3"])
 def test_other_types_for_text(name: str, tmp_path: Path) -> None:
     source = CASES[name].save(tmp_path / "source")
     text = Calibration(TOKENS)

@@ -197,7 +197,7 @@ def _has_halves(config: _core.Config) -> bool:
 
 
 class _PartOfLayer:
-    """A layer, or its attention or MLP beside a half that adds nothing, as a model that is fed with residual streams."""
+    """A layer, or its attention or MLP beside a half that adds nothing, as a model fed with residual streams."""
 
     def __init__(
         self, source: Source, layer: int, scopes: tuple[Half, ...], rope_style: str, threads: int | None
