@@ -17,11 +17,11 @@ from ..common.parts import (
     EMBEDDING,
     LAYER_GAINS,
     LAYER_MATRICES,
+    LAYER_PARTS,
     NORM,
     NORM_B,
     OUTPUT,
     Part,
-    get_part,
     in_forward_order,
 )
 from ..common.token_ids import to_ids
@@ -93,7 +93,12 @@ def inputs_of(config: _core.Config, source: Source) -> list[Input]:
 
 
 _STREAMS = {"attention": "hook_resid_pre", "mlp": "hook_resid_mid"}
-_NORM_BIASES = {"attention_norm": get_part("attention_norm_b"), "ffn_norm": get_part("ffn_norm_b")}
+_NORM_BIASES = {
+    gain.name: bias
+    for gain in LAYER_GAINS
+    for bias in LAYER_PARTS
+    if bias.pattern == f"{gain.pattern.removesuffix('weight')}bias"
+}
 
 
 def check_measurable(config: _core.Config) -> None:
