@@ -73,11 +73,13 @@ def theirs(shape: str, tokens: int, threads: int) -> Pair:
 
     def with_gradients() -> None:
         embeddings = model.get_input_embeddings()(ids).requires_grad_()
-        seen = []
-        hooks = [
-            layer.register_forward_pre_hook(lambda _, args: (args[0].retain_grad(), seen.append(args[0]))[0])
-            for layer in model.model.layers
-        ]
+        seen: list[Any] = []
+
+        def keep(_: object, args: tuple[Any, ...]) -> None:
+            args[0].retain_grad()
+            seen.append(args[0])
+
+        hooks = [layer.register_forward_pre_hook(keep) for layer in model.model.layers]
         model(inputs_embeds=embeddings, labels=ids).loss.backward()
         for hook in hooks:
             hook.remove()
