@@ -69,7 +69,8 @@ def load(
         gives the logits of its ``runq``, bit for bit. "bf16" reads prompts about twice as fast as "f32" on processors
         with AVX512_BF16, and rounds activations, and weights of f16, to 8 bits.
     kv_dtype : str
-        The type of keys and values: "auto", "f32" or "f16".
+        The type of keys and values: "auto", "f32", "f16", or "q8_0", which takes little more than half of f16's memory:
+        integers of 8 bits, with a scale for each 32 (head_dim must be a multiple of that). On the CPU.
     precision : str
         "auto", or "exact" for f32 in both: the model computes with what its weights stand for, and nothing is rounded
         on the way. Slower where weights are quantized.

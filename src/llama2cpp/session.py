@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from .inside.readable_model import ReadableModel
 
 
+_NOT_WRITTEN = "keys and values in q8_0 are shown as read-only copies: load with kv_dtype='f16' to write into them, or use kv.splice"
+
+
 class KVCache(NotPickled):
     """The keys and values of a session, layer by layer, as arrays that can be read and written in place.
 
@@ -53,7 +56,9 @@ class KVCache(NotPickled):
     def keys(self, layer: int) -> NDArray[Any]:
         """Get the keys of one layer, a writable view [position, n_kv_heads, head_dim].
 
-        The view has the rows that exist now. It stays valid when the session goes on, is rewound or is deleted.
+        The view has the rows that exist now. It stays valid when the session goes on, is rewound or is deleted. With
+        ``kv_dtype="q8_0"`` it is a read-only copy instead: the numbers that the cache stands for, exactly, as they are
+        now; `splice` writes there.
 
         Parameters
         ----------
@@ -78,7 +83,7 @@ class KVCache(NotPickled):
         >>> session.kv.keys(0).shape
         (1, 2, 32)
         """
-        return self._core.keys(self._layer(layer, "KVCache.keys"))
+        return self._shown(self._core.keys(self._layer(layer, "KVCache.keys")))
 
     def values(self, layer: int) -> NDArray[Any]:
         """Get the values of one layer, a writable view [position, n_kv_heads, head_dim].
@@ -93,7 +98,14 @@ class KVCache(NotPickled):
         >>> session.kv.values(0).shape
         (1, 2, 32)
         """
-        return self._core.values(self._layer(layer, "KVCache.values"))
+        return self._shown(self._core.values(self._layer(layer, "KVCache.values")))
+
+    def _is_copied(self) -> bool:
+        return self._core.model.kv_dtype == "q8_0"
+
+    def _shown(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Give an array of the cache, or of a cache of integers a copy that refuses to be written."""
+        return read_only(array, _NOT_WRITTEN) if self._is_copied() else array
 
     def _layer(self, layer: int, function: str) -> int:
         return index(layer, self._core.config.n_layers, "layer", function)
@@ -160,7 +172,7 @@ class KVCache(NotPickled):
         at : int, optional
             The first position here; `begin` if not given. Keys that move to another position are turned there, within
             rounding, and so are those of a model, or of a LongRoPE context, with other rotary angles. Others keep their
-            bits.
+            bits (or are rounded to q8_0 where this session's are; what was rounded once stays as it is).
         layers : iterable of int, optional
             In which layers, all if not given; negative counts from the last.
 
@@ -194,6 +206,9 @@ class KVCache(NotPickled):
         chosen = range(mine.n_layers) if layers is None else [self._layer(i, "KVCache.splice") for i in layers]
         new = [(i, self._moved(source, i, begin, end, at), source.values(i)[begin:end].copy()) for i in chosen]
         for layer, keys, values in new:
+            if self._is_copied():
+                self._core.store_kv(layer, at, keys, values)
+                continue
             self.keys(layer)[at : at + count] = keys
             self.values(layer)[at : at + count] = values
 
@@ -245,7 +260,7 @@ class KVCache(NotPickled):
         facts = {
             "positions": f"{position} of {self._core.context}",
             "layers": config.n_layers,
-            "keys(layer), values(layer)": f"{self._core.model.kv_dtype} {shape}, writable",
+            "keys(layer), values(layer)": f"{self._core.model.kv_dtype} {shape}, {'read-only copies' if self._is_copied() else 'writable'}",
             "memory in use": size_text(kv_bytes(config, self._core.model.kv_dtype, position)),
         }
         return facts_html("llama2cpp.KVCache", facts)

@@ -173,7 +173,8 @@ class CheckingBackend final : public llama2cpp::Backend {
       CAPTURE(op);
       CAPTURE(place);
       const auto* const begin = static_cast<const std::byte*>(t.data);
-      const std::byte* const end = begin + ((t.rows() - 1) * t.row_stride + t.columns()) * llama2cpp::size_of(t.dtype);
+      const std::byte* const end = begin + (t.rows() - 1) * t.row_stride * llama2cpp::size_of(t.dtype) +
+                                   llama2cpp::bytes_of(t.dtype, t.columns());
       const std::lock_guard lock(*lock_);
       const auto after = made_->upper_bound(begin);
       const bool inside = after != made_->begin() && end <= std::prev(after)->first + std::prev(after)->second;

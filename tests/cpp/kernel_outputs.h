@@ -245,18 +245,18 @@ void each_length(F f) {
 inline std::vector<float> output(std::int64_t n) { return std::vector<float>(static_cast<std::size_t>(n + 1), kGuard); }
 inline std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 
-// Attention's kernels with every number of queries; T is how the cache holds a number, and `stored` makes one of a float.
-// In mixing, queries look at different numbers of positions, in any order, with a tile's border between some of them.
+// Attention's kernels with every number of queries; T is how the cache holds numbers, and `stored` makes all of a cache of
+// floats, whose rows have a multiple of `step` numbers. In mixing, queries look at different numbers of positions, in any order, with a tile's border between some of them.
 template <class T, class Stored>
 void attention(void (*scores)(const llama2cpp::ScoresOf<T>&), void (*mix)(const llama2cpp::MixOf<T>&), Stored stored,
-               Bits& score_bits, Bits& mix_bits) {
+               Bits& score_bits, Bits& mix_bits, std::int64_t step = 1) {
   std::uint64_t seed = 5000;
   for (const Kind kind : kKinds) {
-    for (const std::int64_t head_dim : {2, 8, 16, 22, 24, 31, 48, 63, 64, 100, 128, 272}) {
+    for (const std::int64_t head_dim : {2, 8, 16, 22, 24, 31, 32, 48, 63, 64, 96, 100, 128, 272, 288}) {
+      if (head_dim % step != 0 || (step == 1 && (head_dim == 32 || head_dim == 96 || head_dim == 288))) continue;
       for (const std::int64_t keys : {1, 2, 3, 15, 16, 17, 255, 256, 257, 520}) {
         const std::int64_t queries = 1 + Random(++seed).next() % llama2cpp::kMostQueries;
-        std::vector<T> cache;
-        for (const float value : make(size(keys * head_dim), kind, ++seed)) cache.push_back(stored(value));
+        const std::vector<T> cache = stored(make(size(keys * head_dim), kind, ++seed));
         const auto q = make(size(queries * head_dim), kind, ++seed);
         const auto pattern = make(size(queries * keys), kind, ++seed);
         auto scored = output(queries * keys);
@@ -407,14 +407,30 @@ inline std::map<std::string, Bits> elementwise(const KernelTable& table) {
   return bits;
 }
 
+// As many blocks of q8_0 as hold x, with any bytes, but for scales: most are ordinary, some any half at all.
+inline std::vector<llama2cpp::Q8Block> any_blocks(const std::vector<float>& x) {
+  std::vector<llama2cpp::Q8Block> blocks(x.size() / size(llama2cpp::kQ8Numbers));
+  Random random(std::bit_cast<std::uint32_t>(x[0]));
+  for (llama2cpp::Q8Block& block : blocks) {
+    for (std::int8_t& q : block.q) q = static_cast<std::int8_t>(random.next() >> 13);
+    const std::uint32_t draw = random.next();
+    block.scale = static_cast<std::uint16_t>(draw % 50 == 0 ? draw >> 16 : 0x2000U + (draw >> 16) % 0x1000U);
+  }
+  return blocks;
+}
+
 inline std::map<std::string, Bits> attention(const KernelTable& table) {
   std::map<std::string, Bits> bits;
   attention(
-      table.scores_f32, table.mix_f32, [](float x) { return x; }, bits["scores_f32"], bits["mix_f32"]);
+      table.scores_f32, table.mix_f32, [](std::vector<float> x) { return x; }, bits["scores_f32"], bits["mix_f32"]);
   std::uint32_t draw = 0;  // any half at all
-  attention(
-      table.scores_f16, table.mix_f16, [&](float) { return static_cast<std::uint16_t>(Random(++draw).next()); },
-      bits["scores_f16"], bits["mix_f16"]);
+  const auto any_halves = [&](const std::vector<float>& x) {
+    std::vector<std::uint16_t> halves(x.size());
+    for (std::uint16_t& half : halves) half = static_cast<std::uint16_t>(Random(++draw).next());
+    return halves;
+  };
+  attention(table.scores_f16, table.mix_f16, any_halves, bits["scores_f16"], bits["mix_f16"]);
+  attention(table.scores_q8, table.mix_q8, any_blocks, bits["scores_q8"], bits["mix_q8"], llama2cpp::kQ8Numbers);
   return bits;
 }
 

@@ -265,6 +265,13 @@ const Planted kPlanted[] = {
          nudge(c.out[c.queries - 1][c.n - 1]);
        };
      }},
+    {"scores_q8",
+     [](KernelTable& t) {
+       t.scores_q8 = [](const llama2cpp::ScoresOf<llama2cpp::Q8Block>& c) {
+         g_real->scores_q8(c);
+         nudge(c.out[c.queries - 1][c.n - 1]);
+       };
+     }},
     {"softmax",
      [](KernelTable& t) {
        t.softmax = [](const float* s, const float* sink, float* out, std::int64_t n) {
@@ -290,6 +297,13 @@ const Planted kPlanted[] = {
      [](KernelTable& t) {
        t.mix_f16 = [](const llama2cpp::MixOf<std::uint16_t>& c) {
          g_real->mix_f16(c);
+         nudge(c.z[c.queries - 1][c.head_dim - 1]);
+       };
+     }},
+    {"mix_q8",
+     [](KernelTable& t) {
+       t.mix_q8 = [](const llama2cpp::MixOf<llama2cpp::Q8Block>& c) {
+         g_real->mix_q8(c);
          nudge(c.z[c.queries - 1][c.head_dim - 1]);
        };
      }},
@@ -320,9 +334,9 @@ TEST_CASE("every ISA gives the reference's bits: llama2.c's order") {
   // What has an order of its own, and no more than that.
   const auto ours = kernel_outputs::along_vectors(*llama2cpp::reference_kernels());
   CHECK(differences(expected, ours) == std::vector<std::string>{"activate_silu", "gated_silu", "mix_f16", "mix_f32",
-                                                                "rope_half_split", "rope_interleaved", "scores_f16",
-                                                                "scores_f32", "softmax", "softmax_with_sink",
-                                                                "sum_squares"});
+                                                                "mix_q8", "rope_half_split", "rope_interleaved",
+                                                                "scores_f16", "scores_f32", "scores_q8", "softmax",
+                                                                "softmax_with_sink", "sum_squares"});
   for (const std::string& name : differences(expected, ours)) {
     std::printf("kernel %-17s %8zu words  %016llx in llama2.c's order\n", name.c_str(), expected.at(name).size(),
                 static_cast<unsigned long long>(expected.at(name).hash()));

@@ -55,7 +55,7 @@ struct AttentionSpan {
   std::int64_t window = 0;  // a row at position p looks at p - window + 1 ... p; 0: at all up to p
   float divisor = 0.0F;     // scores are q . k / divisor; to be stated, above 0
   float score_cap = 0.0F;   // then cap * tanh(score / cap); 0: there is none
-  Tensor keys;              // [n_kv_heads, context, head_dim] f32 or f16
+  Tensor keys;              // [n_kv_heads, context, head_dim] f32, f16 or q8_0
   Tensor values;            // [n_kv_heads, context, head_dim], same type
   Tensor sinks;             // [n_heads] f32, or empty: one more score of each head, whose weight goes nowhere
   Tensor scores;            // [n_heads, count, position + count] f32, or empty: not wanted. Masked ones are -inf

@@ -21,7 +21,8 @@ void need_shape(const char* op, const Named& x, const Named& y) {
 bool apart(const Tensor& x, const Tensor& y) {
   const auto begin = [](const Tensor& t) { return static_cast<const std::byte*>(t.data); };
   const auto end = [&](const Tensor& t) {
-    return t.rows() == 0 ? begin(t) : begin(t) + ((t.rows() - 1) * t.row_stride + t.columns()) * size_of(t.dtype);
+    return t.rows() == 0 ? begin(t)
+                         : begin(t) + (t.rows() - 1) * t.row_stride * size_of(t.dtype) + bytes_of(t.dtype, t.columns());
   };
   return end(x) <= begin(y) || end(y) <= begin(x);
 }

@@ -26,7 +26,7 @@ struct Extent {
     const std::int64_t rows = t.rows();
     if (rows == 0 || t.columns() == 0) return;
     begin = static_cast<const std::byte*>(t.data);
-    end = begin + ((rows - 1) * t.row_stride + t.columns()) * size_of(t.dtype);
+    end = begin + (rows - 1) * t.row_stride * size_of(t.dtype) + bytes_of(t.dtype, t.columns());
   }
 };
 

@@ -307,7 +307,7 @@ Examples
       .def_property_readonly("isa", [](const Model& m) { return std::string(m.backend().isa()); })
       .def_property_readonly("threads", [](const Model& m) { return m.backend().threads(); })
       .def_property_readonly("context", &Model::context)
-      .def_property_readonly("kv_dtype", [](const Model& m) { return m.kv_dtype() == DType::f16 ? "f16" : "f32"; })
+      .def_property_readonly("kv_dtype", [](const Model& m) { return std::string(kv_name(m.kv_dtype())); })
       .def_property_readonly("activation_dtype", [](const Model& m) { return m.activation_dtype(); })
       .def_property_readonly("pack", [](const Model& m) { return m.packed() ? "always" : "never"; })
       .def_property_readonly("matrix_bytes", &Model::matrix_bytes)

@@ -21,6 +21,7 @@
 #include "bind/released_gil.h"
 #include "core/check.h"
 #include "core/memory_needs.h"
+#include "core/q8_rows.h"
 #include "model/session.h"
 #include "model/session_file.h"
 #include "sample/sampler.h"
@@ -74,13 +75,62 @@ std::int64_t checked_start(std::int64_t layer, const Config& config) {
   return layer;
 }
 
+using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+// What a cache in q8_0 stands for: a copy.
+py::array widened_kv(const Session& session, const Tensor& cache) {
+  const std::int64_t positions = session.position();
+  const std::int64_t heads = cache.dim(0);
+  const std::int64_t head_dim = cache.columns();
+  auto out = new_array<float>({positions, heads, head_dim}, "an array of keys or values");
+  float* const to = out.mutable_data();
+  for (std::int64_t head = 0; head < heads; ++head) {
+    for (std::int64_t p = 0; p < positions; ++p) {
+      const auto* const row = static_cast<const Q8Block*>(cache.data) + (head * cache.dim(1) + p) * cache.row_stride;
+      widen_q8(row, head_dim, to + (p * heads + head) * head_dim);
+    }
+  }
+  return out;
+}
+
 // [position, n_kv_heads, head_dim], writable, in the file's order of head_dim; the cache lies [n_kv_heads][position].
 py::array kv_array(const Session& session, const Tensor& cache) {
+  if (cache.dtype == DType::q8_0) return widened_kv(session, cache);
   const py::ssize_t size = size_of(cache.dtype);
   const py::ssize_t row = cache.columns() * size;
   const py::dtype dtype = cache.dtype == DType::f16 ? py::dtype("e") : py::dtype::of<float>();
   return {dtype, std::vector<py::ssize_t>{session.position(), cache.dim(0), cache.columns()},
           std::vector<py::ssize_t>{row, cache.dim(1) * row, size}, cache.data, keeper(session.kv().memory())};
+}
+
+// Rounds keys and values [T, n_kv_heads, head_dim] to a cache in q8_0, from position `at` on: its arrays are copies.
+void store_kv(Session& session, std::int64_t layer, std::int64_t at, const FloatArray& keys, const FloatArray& values) {
+  const Tensor cache = session.kv().keys(layer);
+  const py::ssize_t tokens = keys.ndim() == 3 ? keys.shape(0) : 0;
+  for (const FloatArray* const array : {&keys, &values}) {
+    LLAMA2CPP_CHECK(array->ndim() == 3 && array->shape(0) == tokens && array->shape(1) == cache.dim(0) &&
+                        array->shape(2) == cache.columns(),
+                    "keys and values have shape ", std::string(py::str(array->attr("shape"))), ", expected [", tokens,
+                    ", ", cache.dim(0), ", ", cache.columns(), "]");
+  }
+  if (tokens == 0) return;
+  const auto rows = [&](const FloatArray& array) {  // only read
+    return Tensor(const_cast<float*>(array.data()), {tokens, cache.dim(0) * cache.columns()});
+  };
+  AttentionSpan span;
+  span.count = tokens;
+  span.position = at;
+  span.keys = cache;
+  span.values = session.kv().values(layer);
+  const Tensor k = rows(keys);
+  const Tensor v = rows(values);
+  const ReleasedGil released;
+  const SessionLock held(session, poll_signals);
+  LLAMA2CPP_CHECK(at >= 0 && at + tokens <= session.position(), "positions ", at, " to ", at + tokens,
+                  " are not in the session, which has ", session.position());
+  Backend& backend = session.model().backend();
+  const Backend::Lease lease(backend, poll_signals);
+  backend.store_kv(k, v, {&span, 1});
 }
 
 void run_released(std::span<const Work> work, const py::object& call, const Model& model,
@@ -295,6 +345,11 @@ void register_session(py::module_& module) {
       .def(
           "keys", [](const Session& s, Int<"KVCache.keys", "layer"> layer) { return kv_array(s, s.kv().keys(layer)); },
           arg("layer"))
+      .def(
+          "store_kv",
+          [](Session& s, Int<"KVCache.splice", "layer"> layer, Int<"KVCache.splice", "at"> at, const FloatArray& keys,
+             const FloatArray& values) { store_kv(s, layer, at, keys, values); },
+          arg("layer"), arg("at"), arg("keys"), arg("values"))
       .def(
           "values",
           [](const Session& s, Int<"KVCache.values", "layer"> layer) { return kv_array(s, s.kv().values(layer)); },

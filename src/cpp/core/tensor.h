@@ -9,12 +9,23 @@
 #include <string>
 
 #include "core/check.h"
+#include "core/q8_block.h"
 
 namespace llama2cpp {
 
-enum class DType : std::uint8_t { f32, f16, i32 };
+// q8_0: keys and values only, whose rows are blocks of 32 numbers (core/q8_block.h).
+enum class DType : std::uint8_t { f32, f16, i32, q8_0 };
 
-inline std::int64_t size_of(DType dtype) { return dtype == DType::f16 ? 2 : 4; }
+// Numbers that lie together with what they share: an element of a row in memory.
+inline std::int64_t group_of(DType dtype) { return dtype == DType::q8_0 ? kQ8Numbers : 1; }
+
+// Bytes of such an element.
+inline std::int64_t size_of(DType dtype) {
+  return dtype == DType::q8_0 ? static_cast<std::int64_t>(sizeof(Q8Block)) : dtype == DType::f16 ? 2 : 4;
+}
+
+// Bytes of so many numbers, a multiple of group_of.
+inline std::int64_t bytes_of(DType dtype, std::int64_t numbers) { return numbers / group_of(dtype) * size_of(dtype); }
 
 struct Tensor {
   void* data = nullptr;
@@ -26,7 +37,7 @@ struct Tensor {
   Tensor() = default;
   Tensor(void* memory, DType type, std::initializer_list<std::int64_t> sizes) : data(memory), dtype(type) {
     for (const std::int64_t size : sizes) shape[static_cast<std::size_t>(rank++)] = size;
-    row_stride = rank > 0 ? shape[static_cast<std::size_t>(rank - 1)] : 0;
+    row_stride = rank > 0 ? shape[static_cast<std::size_t>(rank - 1)] / group_of(type) : 0;
   }
   Tensor(float* memory, std::initializer_list<std::int64_t> sizes) : Tensor(memory, DType::f32, sizes) {}
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/q8_block.h"
 
 namespace llama2cpp {
 namespace {
@@ -20,8 +21,9 @@ std::vector<const Weight*> matrices_of(const Checkpoint& checkpoint) {
 
 // Whether the options, or the model's own arithmetic, ask for what only the CPU does.
 bool asks_for_cpu(const Checkpoint& checkpoint, const ModelOptions& options) {
-  return options.activation_dtype == "int8" || options.activation_dtype == "bf16" || options.pack == "always" ||
-         options.threads != 0 || arithmetic_for(checkpoint, options.activation_dtype) == Arithmetic::llama2c;
+  return options.activation_dtype == "int8" || options.activation_dtype == "bf16" || options.kv_dtype == "q8_0" ||
+         options.pack == "always" || options.threads != 0 ||
+         arithmetic_for(checkpoint, options.activation_dtype) == Arithmetic::llama2c;
 }
 
 // Whether a backend has kernels for all of a model, and room.
@@ -37,6 +39,18 @@ bool suits(const Backend& backend, const Checkpoint& checkpoint) {
          });
 }
 
+// Whether such keys and values can be made at all: before anything else is.
+void check_kv_dtype(const Config& config, const ModelOptions& options) {
+  const std::string& kv = options.kv_dtype;
+  LLAMA2CPP_CHECK(kv == "auto" || kv == "f32" || kv == "f16" || kv == "q8_0", "kv_dtype is '", kv,
+                  "', expected one of: auto, f32, f16, q8_0");
+  if (kv != "q8_0") return;
+  LLAMA2CPP_CHECK(config.head_dim % kQ8Numbers == 0, "kv_dtype is 'q8_0', but head_dim is ", config.head_dim,
+                  ", expected a multiple of ", kQ8Numbers, "; use 'f16'");
+  LLAMA2CPP_CHECK(options.backend != "metal",
+                  "kv_dtype is 'q8_0', which runs on the CPU only; use 'f16', or backend='cpu'");
+}
+
 }  // namespace
 
 Arithmetic arithmetic_for(const Checkpoint& checkpoint, const std::string& activations) {
@@ -45,6 +59,7 @@ Arithmetic arithmetic_for(const Checkpoint& checkpoint, const std::string& activ
 }
 
 std::shared_ptr<Backend> choose_backend(const Checkpoint& checkpoint, const ModelOptions& options) {
+  check_kv_dtype(checkpoint.config, options);
   if (options.backend == "auto" && metal_by_itself() && !asks_for_cpu(checkpoint, options)) {
     try {
       auto backend = make_backend("metal", options.threads);

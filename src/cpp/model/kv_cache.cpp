@@ -10,6 +10,8 @@
 
 namespace llama2cpp {
 
+std::string_view kv_name(DType dtype) { return dtype == DType::q8_0 ? "q8_0" : dtype == DType::f16 ? "f16" : "f32"; }
+
 KvCache::KvCache(const Config& config, std::int64_t context, DType dtype, Backend& backend)
     : n_layers_(config.n_layers),
       n_kv_heads_(config.n_kv_heads),
@@ -35,8 +37,8 @@ KvCache::KvCache(const Config& config, std::int64_t context, DType dtype, Backen
 
 Tensor KvCache::view(std::int64_t layer, std::int64_t which) const {
   LLAMA2CPP_CHECK(layer >= 0 && layer < n_layers_, "layer is ", layer, ", expected 0 to ", n_layers_ - 1);
-  const std::int64_t floats = n_kv_heads_ * context_ * head_dim_;
-  return {memory_.data() + (layer * 2 + which) * floats * size_of(dtype_), dtype_, {n_kv_heads_, context_, head_dim_}};
+  const std::int64_t numbers = n_kv_heads_ * context_ * head_dim_;
+  return {memory_.data() + (layer * 2 + which) * bytes_of(dtype_, numbers), dtype_, {n_kv_heads_, context_, head_dim_}};
 }
 
 void KvCache::need(std::int64_t count) {
@@ -51,7 +53,7 @@ void KvCache::need(std::int64_t count) {
 
 void KvCache::copy_from(const KvCache& other, std::int64_t count) {
   need(count);
-  const std::int64_t row = head_dim_ * size_of(dtype_);
+  const std::int64_t row = bytes_of(dtype_, head_dim_);
   for (std::int64_t layer = 0; layer < n_layers_; ++layer) {
     for (std::int64_t which = 0; which < 2; ++which) {
       auto* to = static_cast<std::byte*>(view(layer, which).data);

@@ -2,7 +2,7 @@
 // head streams. On the CPU the context is address space only: memory is taken as positions are used.
 #pragma once
 
-#include <vector>
+#include <string_view>
 
 #include "backend/backend.h"
 #include "core/buffer.h"
@@ -11,9 +11,12 @@
 
 namespace llama2cpp {
 
+// "f32", "f16" or "q8_0": a type of keys and values.
+std::string_view kv_name(DType dtype);
+
 class KvCache {
  public:
-  // dtype: f32 or f16. 1 <= context. The backend outlives the cache, but not what memory() is copied to.
+  // dtype: f32, f16 or q8_0. 1 <= context. The backend outlives the cache, but not what memory() is copied to.
   KvCache(const Config& config, std::int64_t context, DType dtype, Backend& backend);
 
   std::int64_t context() const { return context_; }
@@ -30,7 +33,7 @@ class KvCache {
   void need(std::int64_t count);
 
   // Bytes of one position in all layers.
-  std::int64_t row_bytes() const { return n_layers_ * 2 * n_kv_heads_ * head_dim_ * size_of(dtype_); }
+  std::int64_t row_bytes() const { return bytes_of(dtype_, n_layers_ * 2 * n_kv_heads_ * head_dim_); }
 
   // Copies positions [0, count) of another cache of the same model.
   void copy_from(const KvCache& other, std::int64_t count);

@@ -17,8 +17,7 @@ namespace {
 
 // auto: f16 keeps more than weights of fewer bits than f32 have said. llama2.c's own int8 keeps f32, as its run does.
 DType kv_dtype_for(const std::string& kv, Weights& weights) {
-  LLAMA2CPP_CHECK(kv == "auto" || kv == "f32" || kv == "f16", "kv_dtype is '", kv,
-                  "', expected one of: auto, f32, f16");
+  if (kv == "q8_0") return DType::q8_0;
   if (kv != "auto") return kv == "f16" ? DType::f16 : DType::f32;
   const std::vector<Weight*> matrices = weights.matrices();
   const bool full = std::all_of(matrices.begin(), matrices.end(), [](const Weight* weight) {
@@ -35,7 +34,7 @@ bool should_pack(const std::string& pack, const Config& c, Weights& weights, con
   LLAMA2CPP_CHECK(pack != "always" || backend.packs(), "pack is 'always', but the ", backend.name(),
                   " backend reads weights where they lie; use 'auto', or backend='cpu'");
   if (pack != "auto" || !backend.packs()) return pack == "always";
-  double bytes = 2.0 * static_cast<double>(c.n_layers * c.kv_dim()) * static_cast<double>(context * size_of(kv));
+  double bytes = 2.0 * static_cast<double>(context) * static_cast<double>(bytes_of(kv, c.n_layers * c.kv_dim()));
   for (const Weight* weight : weights.matrices()) {
     if (!weight->panels) bytes += static_cast<double>(backend.packed_bytes(*weight));
   }
@@ -52,7 +51,7 @@ std::int64_t default_context(const Config& c, Weights& weights, const Backend& b
     for (const Plane& plane : weight->planes) left -= std::min(left, plane.bytes);
   }
   const std::size_t room = std::min(left / 2, backend.largest_piece());
-  const std::int64_t row = 2 * c.n_layers * c.kv_dim() * size_of(kv);
+  const std::int64_t row = 2 * bytes_of(kv, c.n_layers * c.kv_dim());
   return std::clamp(static_cast<std::int64_t>(room) / row, std::int64_t{1}, wanted);
 }
 

@@ -26,7 +26,7 @@ struct ModelOptions {
   std::string backend = "auto";   // auto, cpu, metal
   int threads = 0;                // 0: default_threads()
   std::int64_t context = 0;       // of a session that does not say; 0: config.seq_len, or what memory has room for
-  std::string kv_dtype = "auto";  // auto: f32 for f32 weights and llama2.c's, else f16; f32; f16
+  std::string kv_dtype = "auto";  // auto: f32 for f32 weights and llama2.c's, else f16; f32; f16; q8_0
   std::string activation_dtype = "auto";  // auto: int8 for quantized weights; f32; bf16; int8
   std::string pack = "auto";              // auto, always, never
 };

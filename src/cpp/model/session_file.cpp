@@ -9,7 +9,8 @@
 // Tensors, in this order:
 //   tokens             I32 [position]
 //   logits             F32 [vocab_size]; missing where the session has none
-//   layers.{i}.keys    F32 or F16 [position, n_kv_heads, head_dim], as session.kv.keys(i) has them
+//   layers.{i}.keys    F32 or F16 [position, n_kv_heads, head_dim], as session.kv.keys(i) has them; of a cache in q8_0 U8
+//                      [position, n_kv_heads, head_dim / 32 * 34], Q8_0's blocks
 //   layers.{i}.values  the same
 // What is in the metadata besides is passed over; other tensors are not.
 #include "model/session_file.h"
@@ -36,27 +37,27 @@ constexpr std::int64_t kPieceBytes = std::int64_t{1} << 20;  // keys or values t
 
 using Metadata = std::map<std::string, std::string, std::less<>>;
 
-std::string_view kv_name(const Model& model) { return model.kv_dtype() == DType::f16 ? "f16" : "f32"; }
-
 // What must be the same in the file and in the model, in the order in which it is checked.
 std::vector<std::pair<std::string, std::string>> identity(const Model& model) {
   return {
       {"format", std::string(kFormat)},
       {"version", std::string(kVersion)},
       {"fingerprint", fingerprint(model.checkpoint())},
-      {"kv", std::string(kv_name(model))},
+      {"kv", std::string(kv_name(model.kv_dtype()))},
       {"activations", std::string(model.activation_dtype())},
   };
 }
 
 std::vector<NamedShape> tensors_of(const Model& model, std::int64_t position, bool with_logits) {
   const Config& c = model.config();
-  const std::string_view kv = model.kv_dtype() == DType::f16 ? "F16" : "F32";
+  const DType dtype = model.kv_dtype();
+  const char* const kv = dtype == DType::q8_0 ? "U8" : dtype == DType::f16 ? "F16" : "F32";
+  const std::int64_t columns = dtype == DType::q8_0 ? bytes_of(dtype, c.head_dim) : c.head_dim;
   std::vector<NamedShape> tensors = {{"tokens", "I32", {position}}};
   if (with_logits) tensors.push_back({"logits", "F32", {c.vocab_size}});
   for (std::int64_t i = 0; i < c.n_layers; ++i) {
     for (const char* which : {"keys", "values"}) {
-      tensors.push_back({cat("layers.", i, ".", which), kv, {position, c.n_kv_heads, c.head_dim}});
+      tensors.push_back({cat("layers.", i, ".", which), kv, {position, c.n_kv_heads, columns}});
     }
   }
   return tensors;
@@ -66,7 +67,7 @@ std::vector<NamedShape> tensors_of(const Model& model, std::int64_t position, bo
 // each(row in the cache, bytes), then done() after each piece.
 template <class Each, class Done>
 void for_each_row(const Tensor& cache, std::int64_t count, const Each& each, const Done& done) {
-  const std::int64_t bytes = cache.columns() * size_of(cache.dtype);
+  const std::int64_t bytes = bytes_of(cache.dtype, cache.columns());
   const std::int64_t heads = cache.dim(0);
   const std::int64_t piece = std::max<std::int64_t>(1, kPieceBytes / (heads * bytes));
   auto* const first = static_cast<std::byte*>(cache.data);
@@ -148,7 +149,7 @@ std::unique_ptr<KvCache> reserve_kv(const Model& model, std::int64_t saved_conte
   } catch (const OutOfMemoryError&) {
     // Addresses for what would fit into memory are there in any process but one that is short of memory now.
     const Config& c = model.config();
-    const double row = 2.0 * static_cast<double>(c.n_layers * c.kv_dim() * size_of(model.kv_dtype()));
+    const double row = 2.0 * static_cast<double>(bytes_of(model.kv_dtype(), c.n_layers * c.kv_dim()));
     const double bytes = static_cast<double>(saved_context) * row;
     if (bytes <= static_cast<double>(model.backend().memory_left())) throw;
     throw FormatError(cat("metadata 'context' is ", saved_context,

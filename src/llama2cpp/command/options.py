@@ -59,7 +59,7 @@ ActivationDtype = Annotated[
     str, typer.Option("--activation-dtype", help="Activations that meet the weights: auto, f32, bf16 or int8.")
 ]
 Backend = Annotated[str, typer.Option("--backend", help="Where to compute: auto, cpu or metal.")]
-KvDtype = Annotated[str, typer.Option("--kv-dtype", help="Keys and values: auto, f32 or f16.")]
+KvDtype = Annotated[str, typer.Option("--kv-dtype", help="Keys and values: auto, f32, f16 or q8_0.")]
 Speculate = Annotated[
     str | None,
     typer.Option(

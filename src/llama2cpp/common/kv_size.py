@@ -10,4 +10,7 @@ if TYPE_CHECKING:
 
 def kv_bytes(config: Config, kv_dtype: str, positions: int = 1) -> int:
     """Bytes of the keys and values of so many positions, in all layers."""
-    return 2 * config.n_layers * positions * config.n_kv_heads * config.head_dim * (2 if kv_dtype == "f16" else 4)
+    numbers = 2 * config.n_layers * positions * config.n_kv_heads * config.head_dim
+    if kv_dtype == "q8_0":
+        return numbers // 32 * 34  # with a scale of two bytes for each 32
+    return numbers * (2 if kv_dtype == "f16" else 4)

@@ -7,7 +7,7 @@ array                         writing into it
                               ``W_*``): edit a copy, and give it to `Model.with_weights`
 ``session.logits``            refused: a copy of what the session samples from
 ``kv.unrotated_keys(layer)``  refused: computed from ``kv.keys(layer)``
-``kv.keys``, ``kv.values``    changes the session
+``kv.keys``, ``kv.values``    changes the session; with ``kv_dtype="q8_0"`` refused: copies of what it stands for
 a hook's activation           changes what the model goes on with
 ``cache[name]``               changes the cache: everything computed from it afterwards sees it
 ``lens.values``               changes that object

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/q8_cache.h"
 #include "backend/op_checks.h"
 
 namespace llama2cpp {
@@ -77,7 +78,9 @@ struct AttentionJob {
     }
 
     if (first == AttentionStage::scores) {
-      if (span.keys.dtype == DType::f16) {
+      if (span.keys.dtype == DType::q8_0) {
+        score(kernels.scores_q8, span, kv_head, queries, count, begin, keys, scores);
+      } else if (span.keys.dtype == DType::f16) {
         score(kernels.scores_f16, span, kv_head, queries, count, begin, keys, scores);
       } else {
         score(kernels.scores_f32, span, kv_head, queries, count, begin, keys, scores);
@@ -101,7 +104,9 @@ struct AttentionJob {
       }
       if (last == AttentionStage::pattern) return;
     }
-    if (span.values.dtype == DType::f16) {
+    if (span.values.dtype == DType::q8_0) {
+      mix(kernels.mix_q8, span, kv_head, queries, count, begin, pattern, more);
+    } else if (span.values.dtype == DType::f16) {
       mix(kernels.mix_f16, span, kv_head, queries, count, begin, pattern, more);
     } else {
       mix(kernels.mix_f32, span, kv_head, queries, count, begin, pattern, more);
@@ -178,7 +183,9 @@ void CpuBackend::store_kv(const Tensor& k, const Tensor& v, std::span<const Atte
         const auto copy = [&](const Tensor& from, const Tensor& cache) {
           const float* source = from.row(span.row + t) + head * head_dim;
           std::byte* target = entry(cache, head, span.position + t);
-          if (cache.dtype == DType::f16) {
+          if (cache.dtype == DType::q8_0) {
+            narrow_q8(kernels_, source, head_dim, reinterpret_cast<Q8Block*>(target));
+          } else if (cache.dtype == DType::f16) {
             kernels_.narrow(source, reinterpret_cast<std::uint16_t*>(target), head_dim);
           } else {
             std::memcpy(target, source, static_cast<std::size_t>(head_dim) * sizeof(float));

@@ -11,6 +11,7 @@
 #include "backend/cpu/arena.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/gradient_checks.h"
+#include "core/q8_rows.h"
 
 namespace llama2cpp {
 
@@ -196,6 +197,18 @@ struct HeadGradient {
   static constexpr std::int64_t kZero = 0;
 };
 
+// The first positions of a cache in q8_0, as floats in memory that is returned.
+Buffer widened(const Tensor& cache, std::int64_t positions, Tensor& out) {
+  const std::int64_t heads = cache.dim(0);
+  const std::int64_t row = cache.columns();
+  Buffer memory = Buffer::heap(static_cast<std::size_t>(heads * positions * row) * sizeof(float));
+  out = Tensor(reinterpret_cast<float*>(memory.data()), {heads, positions, row});
+  for (std::int64_t head = 0; head < heads; ++head) {
+    widen_q8(head_of<Q8Block>(cache, head), positions * row, out.row(head * positions));
+  }
+  return memory;
+}
+
 }  // namespace
 
 void CpuBackend::attention_gradient(const Tensor& q, const AttentionSpan& span, const AttentionGradients& g) {
@@ -203,6 +216,12 @@ void CpuBackend::attention_gradient(const Tensor& q, const AttentionSpan& span, 
   const std::int64_t tokens = span.count;
   if (tokens == 0) return;
   const std::int64_t head_dim = span.keys.columns();
+  if (span.keys.dtype == DType::q8_0) {  // what it stands for, as floats
+    AttentionSpan floats = span;
+    const Buffer keys = widened(span.keys, tokens, floats.keys);
+    const Buffer values = widened(span.values, tokens, floats.values);
+    return attention_gradient(q, floats, g);
+  }
   const std::int64_t heads = q.columns() / head_dim;
   const std::int64_t kv_heads = span.keys.dim(0);
   // Each head's part by itself: several heads have their keys in common.

@@ -11,6 +11,7 @@
 #include "backend/cpu/block_panels.h"
 #include "backend/cpu/llm_int8.h"
 #include "core/activation.h"
+#include "core/q8_block.h"
 
 namespace llama2cpp {
 
@@ -63,12 +64,12 @@ struct Int8Block {
 // Queries that go over the same keys and values together, at most: what is read serves all of them.
 inline constexpr std::int64_t kMostQueries = 48;
 
-// out[i][p] = (q[i] . keys[p]) / root. T is how the cache holds a number: float, or 16 bits.
+// out[i][p] = (q[i] . keys[p]) / root. T is how the cache holds numbers: float, 16 bits, or a block of 32.
 template <class T>
 struct ScoresOf {
   std::int64_t queries;          // 1 to kMostQueries
   const float* q[kMostQueries];  // each [head_dim]
-  const T* keys;                 // [n][head_dim]
+  const T* keys;                 // [n][head_dim], of blocks [n][head_dim / 32]
   std::int64_t n;
   std::int64_t head_dim;
   float root;
@@ -82,7 +83,7 @@ template <class T>
 struct MixOf {
   std::int64_t queries;                // 1 to kMostQueries
   const float* pattern[kMostQueries];  // each [n[i]]
-  const T* values;                     // [most of n][head_dim]
+  const T* values;                     // [most of n][head_dim], of blocks [..][head_dim / 32]
   std::int64_t n[kMostQueries];
   std::int64_t head_dim;
   float* z[kMostQueries];    // each [head_dim]
@@ -146,10 +147,12 @@ struct KernelTable {
   // Attention's products of queries with keys, and of patterns with values
   void (*scores_f32)(const ScoresOf<float>& call);
   void (*scores_f16)(const ScoresOf<std::uint16_t>& call);
+  void (*scores_q8)(const ScoresOf<Q8Block>& call);
   // out = softmax(scores), with a sink (null: none) as one more score that has no output   [n]; out may be scores
   void (*softmax)(const float* scores, const float* sink, float* out, std::int64_t n);
   void (*mix_f32)(const MixOf<float>& call);
   void (*mix_f16)(const MixOf<std::uint16_t>& call);
+  void (*mix_q8)(const MixOf<Q8Block>& call);
 };
 
 // Null where this build or this machine's family has no such kernels.

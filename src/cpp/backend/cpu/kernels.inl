@@ -8,12 +8,14 @@
 #include "backend/cpu/activation_gradients.inl"
 #include "backend/cpu/elementwise.inl"
 #include "backend/cpu/attention.inl"
+#include "backend/cpu/attention_q8.inl"
 #include "backend/cpu/matmul_blocks.inl"
 #include "backend/cpu/unpack_blocks.inl"
 #include "backend/cpu/llm_int8.inl"
 #include "backend/cpu/wide_blocks.inl"
 #include "backend/cpu/matmul.inl"
 #include "backend/cpu/matmul_pairs.inl"
+#include "backend/cpu/llama2c_q8.inl"
 #include "backend/cpu/llama2c_order.inl"
 // clang-format on
 
@@ -47,9 +49,11 @@
     .narrow_bf16 = narrow_bf16,
     .scores_f32 = scores<float>,
     .scores_f16 = scores<std::uint16_t>,
+    .scores_q8 = scores_q8,
     .softmax = softmax,
     .mix_f32 = mix<float>,
     .mix_f16 = mix<std::uint16_t>,
+    .mix_q8 = mix_q8,
 };
 [[maybe_unused]] constexpr KernelTable kLlama2cTable = llama2c_order::in_order(kTable);
 

@@ -202,9 +202,11 @@ constexpr KernelTable in_order(KernelTable table) {
   table.rope_half_split = rope_half_split;
   table.scores_f32 = scores<float>;
   table.scores_f16 = scores<std::uint16_t>;
+  table.scores_q8 = scores_q8;
   table.softmax = softmax;
   table.mix_f32 = mix<float>;
   table.mix_f16 = mix<std::uint16_t>;
+  table.mix_q8 = mix_q8;
   return table;
 }
 

@@ -57,14 +57,19 @@ void rope_half_split(float* x, const float* cos, const float* sin, std::int64_t 
   for (std::int64_t j = 0; j < n / 2; ++j) turn(x[j], x[j + n / 2], cos[j], sin[j]);
 }
 
-float widen(float value) { return value; }
-float widen(std::uint16_t value) { return half_to_float(value); }
+// Number i of a cache.
+float number(const float* cache, std::int64_t i) { return cache[i]; }
+float number(const std::uint16_t* cache, std::int64_t i) { return half_to_float(cache[i]); }
+float number(const Q8Block* cache, std::int64_t i) {
+  const Q8Block& block = cache[i / kQ8Numbers];
+  return static_cast<float>(block.q[i % kQ8Numbers]) * half_to_float(block.scale);
+}
 
 template <class T>
 void scores_of(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
   for (std::int64_t p = 0; p < n; ++p) {
     float sum = 0.0F;
-    for (std::int64_t i = 0; i < head_dim; ++i) sum = sum + q[i] * widen(keys[p * head_dim + i]);
+    for (std::int64_t i = 0; i < head_dim; ++i) sum = sum + q[i] * number(keys, p * head_dim + i);
     out[p] = sum / root;
   }
 }
@@ -93,7 +98,7 @@ template <class T>
 void mix_of(const float* pattern, const T* values, std::int64_t n, std::int64_t head_dim, float* z) {
   for (std::int64_t d = 0; d < head_dim; ++d) {
     float sum = 0.0F;
-    for (std::int64_t p = 0; p < n; ++p) sum = sum + pattern[p] * widen(values[p * head_dim + d]);
+    for (std::int64_t p = 0; p < n; ++p) sum = sum + pattern[p] * number(values, p * head_dim + d);
     z[d] = sum;
   }
 }
@@ -115,9 +120,11 @@ KernelTable reference_in_llama2c_order(KernelTable contract) {
   table.rope_half_split = rope_half_split;
   table.scores_f32 = scores<float>;
   table.scores_f16 = scores<std::uint16_t>;
+  table.scores_q8 = scores<Q8Block>;
   table.softmax = softmax;
   table.mix_f32 = mix<float>;
   table.mix_f16 = mix<std::uint16_t>;
+  table.mix_q8 = mix<Q8Block>;
   return table;
 }
 

@@ -341,6 +341,14 @@ void narrow_bf16(const float* x, std::uint16_t* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = float_to_bf16(x[i]);
 }
 
+// Number i of a cache.
+float number(const float* cache, std::int64_t i) { return cache[i]; }
+float number(const std::uint16_t* cache, std::int64_t i) { return widen(cache[i]); }
+float number(const Q8Block* cache, std::int64_t i) {
+  const Q8Block& block = cache[i / kQ8Numbers];
+  return static_cast<float>(block.q[i % kQ8Numbers]) * half_to_float(block.scale);
+}
+
 template <class T>
 void scores_of(const float* q, const T* keys, std::int64_t n, std::int64_t head_dim, float root, float* out) {
   const float factor = 1.0F / root;
@@ -348,7 +356,7 @@ void scores_of(const float* q, const T* keys, std::int64_t n, std::int64_t head_
     float lanes[kLanes] = {};
     for (std::int64_t i = 0; i < padded(head_dim); ++i) {
       const float a = i < head_dim ? q[i] : 0.0F;
-      const float b = i < head_dim ? widen(keys[p * head_dim + i]) : 0.0F;
+      const float b = i < head_dim ? number(keys, p * head_dim + i) : 0.0F;
       lanes[i % kLanes] = std::fma(a, b, lanes[i % kLanes]);
     }
     out[p] = sum_of_lanes(lanes) * factor;
@@ -384,7 +392,7 @@ void mix_of(const float* pattern, const T* values, std::int64_t n, std::int64_t 
     for (std::int64_t tile = 0; tile < n; tile += kKeyTile) {
       float part = 0.0F;
       for (std::int64_t p = tile; p < n && p < tile + kKeyTile; ++p) {
-        part = std::fma(pattern[p], widen(values[p * head_dim + d]), part);
+        part = std::fma(pattern[p], number(values, p * head_dim + d), part);
       }
       sum = sum + part;
     }
@@ -429,9 +437,11 @@ constexpr KernelTable kTable{
     .narrow_bf16 = narrow_bf16,
     .scores_f32 = scores<float>,
     .scores_f16 = scores<std::uint16_t>,
+    .scores_q8 = scores<Q8Block>,
     .softmax = softmax,
     .mix_f32 = mix<float>,
     .mix_f16 = mix<std::uint16_t>,
+    .mix_q8 = mix<Q8Block>,
 };
 
 }  // namespace

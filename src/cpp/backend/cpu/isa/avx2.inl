@@ -218,6 +218,11 @@ inline f32x16 load_int8(const std::int8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)),
           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(all, all)))};
 }
+// The half at p, in all lanes.
+inline f32x16 set1_half(const std::uint16_t* p) {
+  const __m256 all = _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(*p)));
+  return {all, all};
+}
 inline bytes64 repeat_word(const std::uint32_t* x) {
   const __m256i all = _mm256_set1_epi32(static_cast<int>(*x));
   return {all, all};

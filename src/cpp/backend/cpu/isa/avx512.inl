@@ -180,6 +180,8 @@ inline f32x16 number_of(bytes64 a) {
 inline f32x16 load_int8(const std::int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
+// The half at p, in all lanes.
+inline f32x16 set1_half(const std::uint16_t* p) { return _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(*p))); }
 inline bytes64 repeat_word(const std::uint32_t* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
 inline f32x16 as_floats(bytes64 a) { return _mm512_castsi512_ps(a); }
 inline f32x16 load_bf16(const std::uint16_t* p) {

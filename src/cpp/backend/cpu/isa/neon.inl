@@ -222,11 +222,17 @@ inline f32x16 number_of(const bytes64& a) {
   return sub(byte_of<I>(a), set1(static_cast<float>(kOffset)));
 }
 inline f32x16 load_int8(const std::int8_t* p) {
-  return map([&](int i) {
-    const float four[4] = {static_cast<float>(p[4 * i]), static_cast<float>(p[4 * i + 1]),
-                           static_cast<float>(p[4 * i + 2]), static_cast<float>(p[4 * i + 3])};
-    return vld1q_f32(four);
-  });
+  const int8x16_t all = vld1q_s8(p);
+  const int16x8_t low = vmovl_s8(vget_low_s8(all));
+  const int16x8_t high = vmovl_s8(vget_high_s8(all));
+  const auto floats = [](int16x4_t four) { return vcvtq_f32_s32(vmovl_s16(four)); };
+  return {
+      {floats(vget_low_s16(low)), floats(vget_high_s16(low)), floats(vget_low_s16(high)), floats(vget_high_s16(high))}};
+}
+// The half at p, in all lanes.
+inline f32x16 set1_half(const std::uint16_t* p) {
+  const float32x4_t all = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(*p)));
+  return {{all, all, all, all}};
 }
 inline bytes64 repeat_word(const std::uint32_t* x) {
   const uint8x16_t all = vreinterpretq_u8_u32(vdupq_n_u32(*x));

@@ -241,6 +241,8 @@ inline f32x16 number_of(const bytes64& a) {
 inline f32x16 load_int8(const std::int8_t* p) {
   return map([&](int j) { return static_cast<float>(p[j]); });
 }
+// The half at p, in all lanes.
+inline f32x16 set1_half(const std::uint16_t* p) { return set1(half_to_float(*p)); }
 inline bytes64 repeat_word(const std::uint32_t* x) {
   return map_words([&](int) { return *x; });
 }
