@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from .inside.readable_model import ReadableModel
 
 
-_NOT_WRITTEN = "keys and values in q8_0 are shown as read-only copies: load with kv_dtype='f16' to write into them, or use kv.splice"
+_NOT_WRITTEN = (
+    "keys and values in q8_0 are shown as read-only copies: load with kv_dtype='f16' to write into them, or "
+    "use kv.splice"
+)
 
 
 class KVCache(NotPickled):
@@ -257,10 +260,11 @@ class KVCache(NotPickled):
     def _repr_html_(self) -> str:
         config, position = self._core.config, self._core.position
         shape = [position, config.n_kv_heads, config.head_dim]
+        kind = "read-only copies" if self._is_copied() else "writable"
         facts = {
             "positions": f"{position} of {self._core.context}",
             "layers": config.n_layers,
-            "keys(layer), values(layer)": f"{self._core.model.kv_dtype} {shape}, {'read-only copies' if self._is_copied() else 'writable'}",
+            "keys(layer), values(layer)": f"{self._core.model.kv_dtype} {shape}, {kind}",
             "memory in use": size_text(kv_bytes(config, self._core.model.kv_dtype, position)),
         }
         return facts_html("llama2cpp.KVCache", facts)

@@ -75,7 +75,7 @@ std::int64_t checked_start(std::int64_t layer, const Config& config) {
   return layer;
 }
 
-using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using AnyFloats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 // What a cache in q8_0 stands for: a copy.
 py::array widened_kv(const Session& session, const Tensor& cache) {
@@ -104,17 +104,17 @@ py::array kv_array(const Session& session, const Tensor& cache) {
 }
 
 // Rounds keys and values [T, n_kv_heads, head_dim] to a cache in q8_0, from position `at` on: its arrays are copies.
-void store_kv(Session& session, std::int64_t layer, std::int64_t at, const FloatArray& keys, const FloatArray& values) {
+void store_kv(Session& session, std::int64_t layer, std::int64_t at, const AnyFloats& keys, const AnyFloats& values) {
   const Tensor cache = session.kv().keys(layer);
   const py::ssize_t tokens = keys.ndim() == 3 ? keys.shape(0) : 0;
-  for (const FloatArray* const array : {&keys, &values}) {
+  for (const AnyFloats* const array : {&keys, &values}) {
     LLAMA2CPP_CHECK(array->ndim() == 3 && array->shape(0) == tokens && array->shape(1) == cache.dim(0) &&
                         array->shape(2) == cache.columns(),
                     "keys and values have shape ", std::string(py::str(array->attr("shape"))), ", expected [", tokens,
                     ", ", cache.dim(0), ", ", cache.columns(), "]");
   }
   if (tokens == 0) return;
-  const auto rows = [&](const FloatArray& array) {  // only read
+  const auto rows = [&](const AnyFloats& array) {  // only read
     return Tensor(const_cast<float*>(array.data()), {tokens, cache.dim(0) * cache.columns()});
   };
   AttentionSpan span;
@@ -347,8 +347,8 @@ void register_session(py::module_& module) {
           arg("layer"))
       .def(
           "store_kv",
-          [](Session& s, Int<"KVCache.splice", "layer"> layer, Int<"KVCache.splice", "at"> at, const FloatArray& keys,
-             const FloatArray& values) { store_kv(s, layer, at, keys, values); },
+          [](Session& s, Int<"KVCache.splice", "layer"> layer, Int<"KVCache.splice", "at"> at, const AnyFloats& keys,
+             const AnyFloats& values) { store_kv(s, layer, at, keys, values); },
           arg("layer"), arg("at"), arg("keys"), arg("values"))
       .def(
           "values",
