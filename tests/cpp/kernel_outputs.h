@@ -245,17 +245,23 @@ void each_length(F f) {
 inline std::vector<float> output(std::int64_t n) { return std::vector<float>(static_cast<std::size_t>(n + 1), kGuard); }
 inline std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
 
+struct AttentionSizes {
+  std::vector<std::int64_t> head_dims = {2, 8, 16, 22, 24, 31, 48, 63, 64, 100, 128, 272};
+  std::vector<std::int64_t> keys = {1, 2, 3, 15, 16, 17, 255, 256, 257, 520};
+  std::int64_t most = llama2cpp::kMostQueries;  // queries, in about half of the calls
+};
+
 // Attention's kernels with every number of queries; T is how the cache holds numbers, and `stored` makes all of a cache of
-// floats, whose rows have a multiple of `step` numbers. In mixing, queries look at different numbers of positions, in any order, with a tile's border between some of them.
+// floats. In mixing, queries look at different numbers of positions, in any order, with a tile's border between some of them.
 template <class T, class Stored>
 void attention(void (*scores)(const llama2cpp::ScoresOf<T>&), void (*mix)(const llama2cpp::MixOf<T>&), Stored stored,
-               Bits& score_bits, Bits& mix_bits, std::int64_t step = 1) {
+               Bits& score_bits, Bits& mix_bits, const AttentionSizes& sizes = {}) {
   std::uint64_t seed = 5000;
   for (const Kind kind : kKinds) {
-    for (const std::int64_t head_dim : {2, 8, 16, 22, 24, 31, 32, 48, 63, 64, 96, 100, 128, 272, 288}) {
-      if (head_dim % step != 0 || (step == 1 && (head_dim == 32 || head_dim == 96 || head_dim == 288))) continue;
-      for (const std::int64_t keys : {1, 2, 3, 15, 16, 17, 255, 256, 257, 520}) {
-        const std::int64_t queries = 1 + Random(++seed).next() % llama2cpp::kMostQueries;
+    for (const std::int64_t head_dim : sizes.head_dims) {
+      for (const std::int64_t keys : sizes.keys) {
+        const std::uint32_t draw = Random(++seed).next();
+        const std::int64_t queries = 1 + draw % (seed % 2 == 0 ? sizes.most : llama2cpp::kMostQueries);
         const std::vector<T> cache = stored(make(size(keys * head_dim), kind, ++seed));
         const auto q = make(size(queries * head_dim), kind, ++seed);
         const auto pattern = make(size(queries * keys), kind, ++seed);
@@ -430,7 +436,8 @@ inline std::map<std::string, Bits> attention(const KernelTable& table) {
     return halves;
   };
   attention(table.scores_f16, table.mix_f16, any_halves, bits["scores_f16"], bits["mix_f16"]);
-  attention(table.scores_q8, table.mix_q8, any_blocks, bits["scores_q8"], bits["mix_q8"], llama2cpp::kQ8Numbers);
+  attention(table.scores_q8, table.mix_q8, any_blocks, bits["scores_q8"], bits["mix_q8"],
+            {.head_dims = {32, 64, 96, 288}, .keys = {1, 3, 17, 257, 520}, .most = 4});
   return bits;
 }
 
