@@ -2,6 +2,7 @@
 // floats that they stand for, whatever the chunks of a prompt, the threads and the SIMD level.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>

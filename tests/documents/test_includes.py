@@ -77,6 +77,7 @@ PLAIN_DATA = {
     "backend/cpu/llm_int8.h",
     "core/activation.h",
     "core/glibc_float.h",
+    "core/q8_block.h",
     "format/block_layout.h",
 }
 
