@@ -303,6 +303,12 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "_core.Session.rotary": plain(session._core.rotary, count=1),
         "_core.Session.keys": session._core.keys,
         "_core.Session.values": session._core.values,
+        "_core.Session.store_kv": plain(
+            session.fork()._core.store_kv,
+            keys=session.kv.keys(0)[:1],
+            values=session.kv.values(0)[:1],
+            **{"layer": 0, "at": 0},
+        ),
         "_core.Tokenizer.from_file": plain(
             _core.Tokenizer.from_file, path=ROOT / "src/llama2cpp/storyteller/tokenizer.model"
         ),
