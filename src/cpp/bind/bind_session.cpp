@@ -347,8 +347,8 @@ void register_session(py::module_& module) {
           arg("layer"))
       .def(
           "store_kv",
-          [](Session& s, Int<"KVCache.splice", "layer"> layer, Int<"KVCache.splice", "at"> at, const AnyFloats& keys,
-             const AnyFloats& values) { store_kv(s, layer, at, keys, values); },
+          [](Session& s, Int<"Session.store_kv", "layer"> layer, Int<"Session.store_kv", "at"> at,
+             const AnyFloats& keys, const AnyFloats& values) { store_kv(s, layer, at, keys, values); },
           arg("layer"), arg("at"), arg("keys"), arg("values"))
       .def(
           "values",
