@@ -39,7 +39,8 @@ def as_q8_0(x: NDArray[Any]) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):
         quotient = np.where(scale > 0, groups / scale, 0)
     q = np.sign(quotient) * np.floor(np.abs(quotient) + 0.5)  # halves away from zero
-    return (q.astype(np.float32) * scale.astype(np.float16).astype(np.float32)).reshape(x.shape)
+    numbers: NDArray[np.float32] = q.astype(np.float32) * scale.astype(np.float16).astype(np.float32)
+    return numbers.reshape(x.shape)
 
 
 def test_arrays_show_the_rounded_numbers(model: llama2cpp.Model) -> None:
@@ -100,7 +101,8 @@ def test_saved_sessions_go_on_with_the_same_bits(model: llama2cpp.Model, tmp_pat
     loaded = model.load_session(tmp_path / "session")
     assert np.array_equal(loaded.kv.keys(1), session.kv.keys(1))
     blocks = safetensors.numpy.load_file(tmp_path / "session")["layers.1.keys"]
-    assert (blocks.dtype, blocks.shape) == (np.uint8, (len(PROMPT), CONFIG.n_kv_heads, 34))
+    assert blocks.dtype == np.uint8
+    assert blocks.shape == (len(PROMPT), CONFIG.n_kv_heads, 34)
     scales = blocks[..., :2].copy().view(np.float16).astype(np.float32)
     assert np.array_equal(blocks[..., 2:].view(np.int8) * scales, session.kv.keys(1))
     assert loaded.step(3).tobytes() == session.step(3).tobytes()
