@@ -240,6 +240,35 @@ def test_same_bits_on_every_instruction_set(isa: str, monkeypatch: pytest.Monkey
         assert array.tobytes() == np.frombuffer(expected[name], np.float32).reshape(2, -1)[0].tobytes()
 
 
+@pytest.mark.parametrize("place", ["hook_embed", "blocks.1.hook_resid_pre", "blocks.0.hook_resid_post"])
+@pytest.mark.parametrize("by_function", [False, True])
+def test_after_hooks_on_the_stream(place: str, by_function: bool) -> None:
+    """A vector that is added is a constant; with its place in stop_grad all that is there is one."""
+    model = tiny.model(tiny.config(), precision="exact")
+    ids = tiny.tokens(model.config, 9)
+    vector = direction((model.config.dim,), 5)
+    hook: Any = (place, lambda x, hook: x + vector) if by_function else interventions.add(place, vector)
+
+    class Steered(TorchPoints):
+        def _see(self, name: str, x: Any) -> Any:
+            return super()._see(name, x + torch.from_numpy(vector) if name == place else x)
+
+    with model.hooks([hook, ("z0", lambda z, hook: None)]):  # one that only looks
+        logits, run = model.run_with_cache(ids, ["resid_pre", "resid_post-1"])
+        _, less = model.run_with_cache(ids, "resid_pre")
+        _, some = model.run_with_cache(ids, positions=[1])
+    dlogits = direction(logits.shape)
+    for stop in ((), (place,)):
+        theirs = Steered(model, ids, stop)
+        assert np.abs(logits[0] - theirs.logits.detach().numpy()).max() < 1e-5 * np.abs(logits).max()
+        expected = theirs.gradients(dlogits[0])
+        for name, gradient in run.backward(dlogits, every, stop_grad=list(stop)).items():
+            assert np.abs(gradient[0] - expected[name]).max() <= TOLERANCE * np.abs(expected[name]).max(), name
+    for cache_without in (less, some):
+        with pytest.raises(ValueError, match="keep 'resid_pre' and 'resid_post-1' of all positions"):
+            cache_without.backward(dlogits)
+
+
 def test_positions_of_a_cache(model: llama2cpp.Model) -> None:
     ids = tiny.tokens(model.config, 8)
     logits, everything = model.run_with_cache(ids)
@@ -356,7 +385,7 @@ def test_errors(model: llama2cpp.Model) -> None:
         llama2cpp.ActivationCache(run.to_numpy(), None, tokens=[ids]).backward(logits)
     with model.hooks([interventions.zero("z0")]):
         _, changed = model.run_with_cache(ids, "z")
-    with pytest.raises(ValueError, match="hooks may have changed the run"):
+    with pytest.raises(ValueError, match=r"hooks may have changed the run at 'blocks\.0\.attn\.hook_z'"):
         changed.apply_slice_to_batch_dim([0]).backward(logits)
     with pytest.raises(ValueError, match="come together"):
         model.run_with_cache(ids, incl_bwd=True)

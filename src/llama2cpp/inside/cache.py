@@ -122,6 +122,11 @@ class ActivationCache(HeadsAndNeurons):
         prompts are run again. Each layer is run again from there, so that only one layer's activations are in memory,
         beside the gradients that are kept.
 
+        After hooks that changed the residual stream between layers (``hook_embed``, ``resid_pre``, ``resid_post``), as
+        a steering vector does, the cache has to hold it: "resid_pre" and "resid_post-1". Gradients go through the
+        change as if it had added a constant; `stop_grad` with its place makes what is there a constant, as a patch
+        does. Changes elsewhere are refused by name.
+
         Parameters
         ----------
         dlogits : array [B, T, vocab_size]

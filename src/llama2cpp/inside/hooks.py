@@ -22,7 +22,7 @@ from ..common.not_pickled import NotPickled
 from ..interventions import Intervention, When
 from .added_hooks import AddedHooks, added_hooks
 from .part_inputs import part_input_hooks
-from .places import Names, Place, find_places, split_inputs
+from .places import Names, Place, find_places, name_of, split_inputs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -105,6 +105,7 @@ class _Entry:
     prompt: int | None = None  # of a call it acts on this one only,
     prompts: int | None = None  # and the call has so many
     when: When | None = None
+    changes: Sequence[Place] = ()  # where an intervention may change something
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,14 @@ class ActiveHooks(Scoped):
 
 @dataclass(slots=True)
 class Watch:
-    """Whether functions have changed what they were shown."""
+    """Which places functions have changed, by name."""
 
-    changed: bool = False
+    places: set[str] = field(default_factory=set)
+
+    @property
+    def changed(self) -> bool:
+        """Whether any."""
+        return bool(self.places)
 
 
 _watch: ContextVar[Watch | None] = ContextVar("llama2cpp_watch", default=None)
@@ -207,7 +213,7 @@ def _entries(hook: Hook, core: _core.Model) -> list[_Entry]:
     config = core.config
     if isinstance(hook, Intervention):
         return [
-            _Entry(_core.Places(part.places, config), part.change, part.prompt, part.prompts, hook.when)
+            _Entry(_core.Places(part.places, config), part.change, part.prompt, part.prompts, hook.when, part.places)
             for part in hook.compile(config)
         ]
     names, function = _pair(hook)
@@ -218,12 +224,13 @@ def _entries(hook: Hook, core: _core.Model) -> list[_Entry]:
     ) -> object:
         point = HookPoint(name, None if layer is None else layers[layer], session, position, added)
         watch = _watch.get()
-        if watch is None or watch.changed:
+        if watch is None or name in watch.places:
             return function(activation, point)
         before = activation.copy()
         given = function(activation, point)
         after = activation if given is None else np.asarray(given)
-        watch.changed = not np.array_equal(before, after)
+        if not np.array_equal(before, after):
+            watch.places.add(name)
         return given
 
     layers = [Layer(i) for i in range(config.n_layers)]
@@ -350,6 +357,12 @@ def any_hooks(model: _core.Model, watch: Watch | None = None) -> bool:
     if watch is not None and not watch.changed:
         return any(isinstance(entry.what, _core.Intervention) for entry in entries)
     return bool(entries)
+
+
+def changed_places(model: _core.Model, watch: Watch) -> set[str]:
+    """Name where hooks have changed something in a run that was watched, or where interventions may have."""
+    entries = [entry for scope in scopes_of(model) for entry in scope.entries]
+    return watch.places | {name_of(place, model.config) for entry in entries for place in entry.changes}
 
 
 def backward_hooks(model: _core.Model) -> list[Backward]:

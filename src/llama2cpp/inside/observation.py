@@ -15,9 +15,9 @@ from ..common.token_ids import HasTokenizer, Prompt, batch_of, listed, to_ids
 from ..metrics import loss as loss_metric
 from .cache import ActivationCache
 from .gradients import Metric, differentiate
-from .hooks import Watch, any_hooks, for_call, watching
+from .hooks import Watch, any_hooks, changed_places, for_call, watching
 from .next_token_loss import next_token_loss
-from .places import Names, Place, find_places, layer_or_end, places_to_keep
+from .places import Names, Place, find_places, layer_or_end, places_to_keep, residual_streams
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -113,7 +113,8 @@ def run_with_cache(
         if start is not None or stop is not None:
             cache._why_no_gradients = "it is of some layers only"
         elif changed:
-            cache._why_no_gradients = "hooks may have changed the run, and gradients do not know what they have done"
+            places_changed = set() if watch is None else changed_places(model._core, watch)
+            cache._why_no_gradients = _why_not_after(places_changed, cache)
         if incl_bwd:
             measured = loss_metric(ids) if metric is None else metric
             _, dlogits = differentiate(measured, logits)
@@ -121,6 +122,20 @@ def run_with_cache(
                 cache._arrays[f"{name}_grad"] = array
         caches.append(cache)
     return (results[0], caches[0]) if given.even else (results, caches)
+
+
+def _why_not_after(changed: set[str], cache: ActivationCache) -> str:
+    """Say why a run that hooks changed there has no gradients; nothing if it is the stream, and was kept."""
+    config = cache._need_model().config
+    streams = residual_streams(config)
+    between = {"hook_embed", *streams, *(f"blocks.{i}.hook_resid_post" for i in range(config.n_layers))}
+    others = sorted(changed - between)
+    if others or not changed:
+        where = f" at {others[0]!r}" if others else ""
+        return f"hooks may have changed the run{where}, and gradients do not know what they have done"
+    if cache.positions is not None or any(name not in cache for name in streams):
+        return "hooks changed the residual stream: keep 'resid_pre' and 'resid_post-1' of all positions in the cache"
+    return ""
 
 
 def _run(
