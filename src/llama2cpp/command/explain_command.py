@@ -42,7 +42,7 @@ def explain(
     """Show what comes next, how surprising each token was, and which heads and layers speak for the answer.
 
     Numbers of heads and layers are what they add to the answer's logit, and sum to it. A token's space belongs to it:
-    --answer " park".
+    --answer " time".
 
     With --json: ids, tokens, surprise (in bits), next_tokens, answer, instead, logit and contributions.
     """

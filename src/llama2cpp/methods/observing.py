@@ -468,7 +468,8 @@ def explain(
     --------
     >>> import llama2cpp
     >>> model = llama2cpp.load("storyteller")
-    >>> model.explain("The dog and the cat went to the", " park").next_tokens[0].text
-    ' park'
+    >>> found = model.explain("Once upon a", " time")
+    >>> found.next_tokens[0].text, len(found.heads()), found.contributions[-1].label
+    (' time', 30, 'remainder')
     """
     return explanation.explain(self, prompt, answer, instead, top_k, special)
