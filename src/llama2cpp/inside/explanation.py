@@ -88,7 +88,7 @@ class Explanation:
     >>> model = llama2cpp.load("storyteller")
     >>> found = model.explain("Once upon a")
     >>> found.next_tokens[0].text, found.tokens[found.surprise[1:].argmax() + 1]
-    (' time', ' upon')
+    (' time', ' Once')
     >>> abs(sum(part.value for part in found.contributions) - found.logit) < 1e-4
     True
     """
