@@ -107,7 +107,7 @@ function drawResult(told) {
   put(result, h("h3", {}, "What comes next, before and after"),
     h("p", { id: "edit-verdict", "data-before": told.best_before.id, "data-after": told.best_after.id, "data-kl": told.kl }, "Before: ", h("bdi", { class: "text" }, shown(told.best_before.text)), " · after: ", h("bdi", { class: "text" }, shown(told.best_after.text)), same ? " (the same)" : "", ` · difference of the distributions ${number(told.kl, 4)} nats (KL)`),
     figure("before-after", svg, `After token ${position()}`));
-  result.append(h("div", { class: "scroll" }, h("table", { id: "edit-rows" }, h("caption", {}, "The same in numbers"), h("thead", {}, h("tr", {}, ["Token", "Id", "Before", "After", "Logit before", "Logit after"].map((one, i) => h("th", { scope: "col", class: i ? "n" : null }, one)))),
+  result.append(h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Before and after in numbers" }, h("table", { id: "edit-rows" }, h("caption", {}, "The same in numbers"), h("thead", {}, h("tr", {}, ["Token", "Id", "Before", "After", "Logit before", "Logit after"].map((one, i) => h("th", { scope: "col", class: i ? "n" : null }, one)))),
     h("tbody", {}, rows.map((row) => h("tr", { "data-id": row.id, "data-before": row.before, "data-after": row.after }, h("td", { class: "text" }, shown(row.text)), h("td", { class: "n" }, String(row.id)), h("td", { class: "n" }, percent(row.before)), h("td", { class: "n" }, percent(row.after)), h("td", { class: "n" }, number(row.logit_before)), h("td", { class: "n" }, number(row.logit_after))))))));
 }
 

@@ -21,10 +21,11 @@ export const muchRgb = (p) => between(MUCH[dark() ? "dark" : "light"], p);
 export const much = (p) => css(muchRgb(p));
 export const signed = (value, most) => css(between(SIGNED[dark() ? "dark" : "light"], 0.5 + value / (2 * (most || 1))));
 
-// Black or white, whichever reads better.
+// Black or white, whichever reads better: one of them always has WCAG's contrast of 4.5.
 export function over(colour) {
-  const [r, g, b] = [1, 3, 5].map((i) => (parseInt(colour.slice(i, i + 2), 16) / 255) ** 2.2);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#10161d" : "#ffffff";
+  const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16) / 255).map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+  const light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  return (light + 0.05) / 0.05 > 1.05 / (light + 0.05) ? "#000000" : "#ffffff";
 }
 
 export function text(x, y, content, more = {}) {
