@@ -58,7 +58,7 @@ MemoryPool::MemoryPool(std::function<Buffer(std::size_t)> alloc)
   idle_->large.reserve(kLargePieces);
 }
 
-Buffer MemoryPool::take(std::size_t bytes) {
+Buffer MemoryPool::borrow(std::size_t bytes) {
   Buffer piece;
   {
     const std::lock_guard lock(idle_->lock);

@@ -18,7 +18,7 @@ class MemoryPool {
   // Memory that holds anything. When the last copy of the Buffer is gone the pool keeps it for the next one who asks: up
   // to eight pieces of at most 1 MB; and two larger ones, where the system can take the pages back meanwhile
   // (Buffer::forget).
-  Buffer take(std::size_t bytes);
+  Buffer borrow(std::size_t bytes);
 
  private:
   struct Idle;

@@ -77,7 +77,7 @@ class Model {
   std::unique_ptr<KvCache> make_cache(std::int64_t context) const;
 
   // Memory for what a caller keeps, which the ops can write to. It holds anything.
-  Buffer borrow_memory(std::size_t bytes) const { return memory_.take(bytes); }
+  Buffer borrow_memory(std::size_t bytes) const { return memory_.borrow(bytes); }
 
  private:
   Checkpoint checkpoint_;

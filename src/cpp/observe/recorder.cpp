@@ -88,7 +88,7 @@ void Recorder::make_block(double bytes) {
   block_ = {Buffer::heap(size), 0, size};
 }
 
-Recorder::Piece Recorder::take(double bytes) {
+Recorder::Piece Recorder::borrow(double bytes) {
   const std::lock_guard lock(lock_);
   make_block(bytes);
   const Piece piece{block_.memory, block_.begin, static_cast<std::size_t>(bytes)};
@@ -174,7 +174,7 @@ void RecorderHook::begin(std::span<const Feed> feeds) {
     }
   }
   if (piece_.bytes > 0) recorder_->give_back(std::exchange(piece_, {}));
-  piece_ = recorder_->take(bytes);
+  piece_ = recorder_->borrow(bytes);
 
   float* next = piece_.floats();
   pending_.assign(feeds.size(), {});

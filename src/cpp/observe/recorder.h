@@ -83,7 +83,7 @@ class Recorder {
     float* floats() const { return reinterpret_cast<float*>(memory.data() + begin); }
   };
   void make_block(double bytes);  // with the lock held
-  Piece take(double bytes);
+  Piece borrow(double bytes);
   void give_back(const Piece& piece);
 
   // Where a place lies in a token's row: `begin` floats after its start and, for patterns, after `patterns` patterns.
