@@ -259,7 +259,7 @@ class FactoredMatrix:
 
 
 def composition_scores(left: FactoredMatrix, right: FactoredMatrix, broadcast_dims: bool = True) -> Array:
-    """How much of what one matrix writes another reads: |left @ right| / (|left| |right|), Frobenius norms.
+    """How much of what one matrix writes another reads: ``|left @ right| / (|left| |right|)``, Frobenius norms.
 
     Parameters
     ----------
