@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .inside.html_views import TokenList
     from .inside.lens import LogitLens, logit_lens
     from .inside.recording import Recording
+    from .lens_bridge import transformer_lens
     from .loading import from_arrays, load
     from .model import Model
     from .serving.engine import Engine, EngineStats
@@ -54,6 +55,7 @@ _IMPORTED_WHEN_USED = {
     "inside.html_views": ["TokenList"],
     "inside.lens": ["LogitLens", "logit_lens"],
     "inside.recording": ["Recording"],
+    "lens_bridge": ["transformer_lens"],
     "loading": ["from_arrays", "load"],
     "model": ["Model"],
     "serving.engine": ["Engine", "EngineStats"],
@@ -105,6 +107,7 @@ __all__ = [
     "plot",
     "read_activations",
     "stream",
+    "transformer_lens",
     "utils",
 ]
 

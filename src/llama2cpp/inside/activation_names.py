@@ -67,6 +67,8 @@ _NOT_GATED = {
     "mlp.out.hook_out": "hook_mlp_out",
 }
 
+MODULE_NAMES = (*_BY_MODULE, *_ADDED_AS_IT_IS, *_GATED)  # those of a layer
+
 
 def by_module(name: str, config: Config) -> str:
     """Turn a name of TransformerLens 4 that says a module into the one that it is an alias of.

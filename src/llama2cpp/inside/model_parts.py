@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.arguments import close_names, float_array
-from .activation_names import by_module
+from .activation_names import MODULE_NAMES, by_module
 from .hooks import Layer
 from .places import part_inputs, points_of
 from .residual_stream import norm_of_part
@@ -162,11 +162,8 @@ class Part:
         return f"<llama2cpp.Part: {self._path}: {', '.join(sorted(self._names()))}>"
 
 
-# Parts that TransformerLens 4 names activations by; see `activation_names.by_module`.
-_MODULES = (
-    *(f"blocks.{{}}.attn.{name}" for name in ("q.hook_out", "k.hook_out", "v.hook_out", "o.hook_in")),
-    *(f"blocks.{{}}.mlp.{name}" for name in ("gate.hook_out", "in.hook_out", "out.hook_in")),
-)
+# Parts that TransformerLens 4 names activations by.
+_MODULES = tuple(f"blocks.{{}}.{name}" for name in MODULE_NAMES)
 
 
 class Blocks(Sequence[Part]):
