@@ -55,7 +55,8 @@ def qwen() -> Any:
         for name, parameter in model.named_parameters():
             values = torch.randn_like(parameter) * 0.2
             parameter.copy_(1 + values / 2 if "norm" in name else values)
-    return model.eval()
+    frozen: Any = model
+    return frozen.eval()
 
 
 MODELS: dict[str, Any] = {
@@ -210,7 +211,8 @@ def test_direct_logit_attribution(pair: Pair) -> None:
         with torch.no_grad():
             _, their_cache = theirs.run_with_cache(pair.clean)
         _, cache = ours.run_with_cache(pair.clean)
-        for method, options in [("decompose_resid", {"layer": -1}), ("accumulated_resid", {"incl_mid": True})]:
+        stacks: dict[str, dict[str, Any]] = {"decompose_resid": {"layer": -1}, "accumulated_resid": {"incl_mid": True}}
+        for method, options in stacks.items():
             stack, labels = getattr(cache, method)(**options, return_labels=True)
             their_stack, their_labels = getattr(their_cache, method)(**options, return_labels=True)
             assert labels == their_labels
@@ -287,14 +289,15 @@ def test_what_it_refuses(pair: Pair) -> None:
     def look(x: Any, hook: Any) -> None:
         pass
 
-    for call in [
+    calls: list[Any] = [
         lambda: pair.ours.run_with_hooks(pair.clean, bwd_hooks=[("hook_embed", look)]),
         lambda: pair.ours.run_with_cache(pair.clean, incl_bwd=True),
         lambda: pair.ours(pair.clean, attention_mask=torch.zeros_like(pair.clean)),
         lambda: pair.ours(pair.clean, past_key_values=1),
         lambda: pair.ours.generate(pair.clean, beams=3),
         lambda: pair.ours._driver.forward(pair.clean, intervene={"hook_embed": {"op": "suppress"}}),
-    ]:
+    ]
+    for call in calls:
         with pytest.raises(NotImplementedError):
             call()
     with pytest.raises(KeyError):

@@ -93,7 +93,8 @@ class Bridge(RemoteBridge):  # type: ignore[misc]
     @property
     def hook_dict(self) -> dict[str, Any]:
         """All points by name, and under their names by module."""
-        return self._hook_registry | {name: self._hook_registry[own] for name, own in self._other_names.items()}
+        points: dict[str, Any] = self._hook_registry
+        return points | {name: self._hook_registry[own] for name, own in self._other_names.items()}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("hook_") and name in self.__dict__.get("_hook_registry", {}):
@@ -264,7 +265,9 @@ class Bridge(RemoteBridge):  # type: ignore[misc]
             raise NotImplementedError(f"generate takes no {', '.join(sorted(options))} here: see Model.complete")
         if isinstance(input, list) and len({self.model.to_tokens(text, prepend_bos).shape for text in input}) > 1:
             raise NotImplementedError("generate takes texts of one length in tokens: there is no padding")
-        tokens = self.to_tokens(input, prepend_bos) if isinstance(input, str | list) else torch.atleast_2d(input)
+        tokens = (
+            self.to_tokens(input, prepend_bos) if isinstance(input, str | list) else input.reshape(-1, input.shape[-1])
+        )
         how: dict[str, Any] = {"temperature": temperature if do_sample else 0.0}
         how |= {
             name: value for name, value in (("top_k", top_k), ("top_p", top_p), ("seed", seed)) if value is not None

@@ -134,7 +134,7 @@ class Norm(Part):
         normed = (wide / (wide.square().mean(dim=-1, keepdim=True) + config.norm_eps).sqrt()).to(x.dtype)
         gain, bias = of.get(f"{path}.w"), of.get(f"{path}.b")
         normed = normed if gain is None else normed * gain
-        return normed if bias is None else normed + bias
+        return torch.as_tensor(normed if bias is None else normed + bias)
 
 
 class Embed(Part):
