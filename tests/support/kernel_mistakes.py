@@ -255,6 +255,13 @@ SWAPS = {
         ("scales[n]", "scales[0]"),
         ("sums[n]", "sums[0]"),
     ],
+    "scores_of_few.inl": [
+        ("even_and_odd_fours(y, x)", "even_and_odd_fours(x, y)"),
+        ("even_and_odd(y, x)", "even_and_odd(x, y)"),
+        ("twos(a[2], a[3])", "twos(a[3], a[2])"),
+        ("mul(add_quarters(quarters[n]), factor)", "div(add_quarters(quarters[n]), set1(call.root))"),
+        ("fma(x, k[p], lanes[n][p])", "add(mul(x, k[p]), lanes[n][p])"),
+    ],
     "scores_of_many.inl": [
         ("mul(sum.of[n][half], factor)", "div(sum.of[n][half], set1(call.root))"),
         ("call.head_dim > kMostTurned", "call.head_dim > 2 * kMostTurned"),

@@ -45,6 +45,7 @@ GROUPS = {
     "matmul_pairs.inl": "matmul",
     "matmul_blocks.inl": "blocks",
     "unpack_blocks.inl": "blocks",
+    "scores_of_few.inl": "vectors",
     "scores_of_many.inl": "vectors",
     "wide_blocks.inl": "blocks",
 }
@@ -210,7 +211,7 @@ def main() -> int:
         for path in sorted(copies.glob(options.only)):
             if path.name == "kernels.inl":
                 continue
-            if path.name == "scores_of_many.inl" and not here.isas[0].file.startswith("avx512"):
+            if path.name.startswith("scores_of_") and not here.isas[0].file.startswith("avx512"):
                 print(f"NOT RUN: {path.name}, which needs AVX-512")
                 continue
             original = path.read_text()

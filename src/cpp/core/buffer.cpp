@@ -63,10 +63,10 @@ Buffer Buffer::reserve(std::size_t bytes) {
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (memory == MAP_FAILED) throw_no_memory(bytes);
 #ifdef MADV_NOHUGEPAGE
-  // A huge page would make the first token of every head cost 2 MB.
+  // A huge page would make the first token of every head cost 2 MB. See use_huge_pages().
   ::madvise(memory, bytes, MADV_NOHUGEPAGE);
 #endif
-  return {{static_cast<std::byte*>(memory), [bytes](std::byte* p) { ::munmap(p, bytes); }}, bytes, Kind::other};
+  return {{static_cast<std::byte*>(memory), [bytes](std::byte* p) { ::munmap(p, bytes); }}, bytes, Kind::reserved};
 #endif
 }
 
@@ -132,6 +132,22 @@ bool Buffer::forget() const {
   return kind_ == Kind::pages && ::madvise(data(), size_, MADV_FREE) == 0;
 #else
   return false;
+#endif
+}
+
+void Buffer::use_huge_pages(const std::byte* begin, std::size_t bytes) const {
+#ifdef MADV_HUGEPAGE
+  if (kind_ != Kind::reserved) return;
+  const auto address = reinterpret_cast<std::uintptr_t>(begin);
+  const std::uintptr_t first = (address + kHugePage - 1) / kHugePage * kHugePage;
+  const std::uintptr_t last = (address + bytes) / kHugePage * kHugePage;
+  if (last <= first) return;
+  constexpr int kCollapse = 25;  // MADV_COLLAPSE of Linux 6.1: pages that are there already; an older system refuses
+  auto* const memory = reinterpret_cast<void*>(first);
+  if (::madvise(memory, last - first, MADV_HUGEPAGE) == 0) ::madvise(memory, last - first, kCollapse);
+#else
+  static_cast<void>(begin);
+  static_cast<void>(bytes);
 #endif
 }
 

@@ -13,6 +13,9 @@ namespace llama2cpp {
 
 class File;
 
+// Of which huge pages of memory are the multiples, on the systems that have them.
+inline constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
 // More than any file of text that is read whole: tokenizers, configurations, templates, prompts. One that has more is not read.
 inline constexpr std::size_t kMostText = std::size_t{1} << 30;
 
@@ -55,6 +58,11 @@ class Buffer {
   // until then they are there. Whether it can: only from large memory of heap(), and where there is such a thing.
   bool forget() const;
 
+  // Lets the system put what is in [begin, begin + bytes) of reserved memory into huge pages, wherever a whole one fits: fewer
+  // addresses to look up for who reads all of it. What is there stays, and no byte outside takes memory. Does nothing where the
+  // system cannot, and for other memory.
+  void use_huge_pages(const std::byte* begin, std::size_t bytes) const;
+
   // Tells the system that [begin, begin + bytes) of a mapped file will be read soon, and returns at once.
   void will_need(const std::byte* begin, std::size_t bytes) const;
 
@@ -63,7 +71,7 @@ class Buffer {
   void drop_pages(const std::byte* begin, std::size_t bytes) const;
 
  private:
-  enum class Kind : unsigned char { other, file, pages };
+  enum class Kind : unsigned char { other, file, pages, reserved };
 
   Buffer(std::shared_ptr<std::byte> memory, std::size_t size, Kind kind)
       : memory_(std::move(memory)), size_(size), kind_(kind) {}

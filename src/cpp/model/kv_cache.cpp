@@ -48,7 +48,29 @@ void KvCache::need(std::int64_t count) {
     need_memory(bytes, cat("room for keys and values of ", count - touched_, " positions"), "", "use fewer tokens",
                 backend_.memory_left());
   }
+  use_huge_pages(count);
   touched_ = count;
+}
+
+// Decoding reads all keys and values in each step, and looks up every 4 kB of them anew: more than caches of addresses
+// hold. Huge pages that reach beyond `count` would take memory that is never used, so there are none before half of the
+// context is in use; then all of it has them, which takes twice the memory at most.
+void KvCache::use_huge_pages(std::int64_t count) {
+  const auto bytes = static_cast<std::int64_t>(memory_.size());
+  constexpr auto kPage = static_cast<std::int64_t>(kHugePage);
+  if (!backend_.reserves() || bytes < 4 * kPage) return;
+  const std::int64_t head = bytes / (n_layers_ * 2 * n_kv_heads_);
+  const bool half = 2 * count >= context_;
+  const std::int64_t used = half ? head : head / context_ * count;
+  if (used / kPage == huge_ / kPage && (!half || used == huge_)) return;
+  huge_ = used;
+  if (half) {
+    if (backend_.memory_left() / 2 >= memory_.size()) memory_.use_huge_pages(memory_.data(), memory_.size());
+  } else {
+    for (std::int64_t at = 0; at < bytes; at += head) {
+      memory_.use_huge_pages(memory_.data() + at, static_cast<std::size_t>(used));
+    }
+  }
 }
 
 void KvCache::copy_from(const KvCache& other, std::int64_t count) {

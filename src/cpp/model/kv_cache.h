@@ -41,10 +41,14 @@ class KvCache {
  private:
   Tensor view(std::int64_t layer, std::int64_t which) const;
 
+  // Positions [0, count) are going to be in memory: where they fill huge pages, or half of all there is, they get some.
+  void use_huge_pages(std::int64_t count);
+
   std::int64_t n_layers_, n_kv_heads_, context_, head_dim_;
   DType dtype_;
   const Backend& backend_;
   std::int64_t touched_ = 0;  // positions that have been asked for: their memory is taken
+  std::int64_t huge_ = 0;     // bytes of each head, from its first position on, that have been in use_huge_pages()
   Buffer memory_;             // [n_layers][keys, values][n_kv_heads][context][head_dim]
 };
 

@@ -155,7 +155,9 @@ struct AttentionJob {
                     .n = {},
                     .head_dim = head_dim,
                     .z = {},
-                    .ahead = more && from == begin ? ahead<T>(span, span.keys, kv_head + 1, begin) : nullptr};
+                    .ahead = to < keys ? ahead<T>(span, span.values, kv_head, to)
+                             : more    ? ahead<T>(span, span.keys, kv_head + 1, begin)
+                                       : ahead<T>(span, span.values, kv_head, begin)};
       for (std::int64_t i = 0; i < count; ++i) {
         call.pattern[i] = pattern[i] + from;
         call.n[i] = std::min(span.position + queries[i].token + 1, to) - from;

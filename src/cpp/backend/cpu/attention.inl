@@ -34,22 +34,40 @@ inline void ask(const T* ahead, std::int64_t count) {
   for (const auto* end = line + count * static_cast<std::int64_t>(sizeof(T)); line < end; line += 64) prefetch(line);
 }
 
-// Keys that are asked for at once, where they are not in the caches: processors follow the rest by themselves.
-constexpr std::int64_t kAsked = 128;
+// How many bytes before they are read keys are asked for: processors follow by themselves up to the end of a page only, and
+// look up the next page's address when somebody asks for it.
+constexpr std::int64_t kAskedAhead = 4096;
+
+// Asks for as much as [from, from + count) of the keys are, further on; where keys end, for what is read after them.
+template <class T>
+inline void ask_ahead(const ScoresOf<T>& call, std::int64_t from, std::int64_t count) {
+  const std::int64_t all = call.n * call.head_dim;
+  from += kAskedAhead / static_cast<std::int64_t>(sizeof(T));
+  if (from >= all) return ask(call.ahead + (from - all), count);
+  ask(call.keys + from, count < all - from ? count : all - from);
+}
 
 // N queries, all keys from `key` on.
 template <int N, class T>
 inline void score_queries(const ScoresOf<T>& call, std::int64_t query, std::int64_t key) {
   const float factor = 1.0F / call.root;
-  const T* const ahead = query == 0 ? call.ahead : nullptr;
-  if (ahead != nullptr) ask(call.keys, (call.n < kAsked ? call.n : kAsked) * call.head_dim);
+  const bool asks = query == 0 && call.ahead != nullptr;
+  if (asks && key == 0) {
+    const std::int64_t first = kAskedAhead / static_cast<std::int64_t>(sizeof(T));
+    const std::int64_t all = call.n * call.head_dim;
+    ask(call.keys, first < all ? first : all);
+  }
+  const auto before = [&](std::int64_t from, std::int64_t count) {
+    if (asks) ask_ahead(call, from, count);
+  };
+  key = score_few<N>(call, query, key, before);
   for (; key + 4 <= call.n; key += 4) {
-    if (ahead != nullptr) ask(ahead + key * call.head_dim, 4 * call.head_dim);
+    before(key * call.head_dim, 4 * call.head_dim);
     f32x16 lanes[N][4];
     dot_lanes(call, query, key, lanes);
     for (int n = 0; n < N; ++n) sum_lanes_of_4(lanes[n], factor, call.out[query + n] + key);
   }
-  if (ahead != nullptr) ask(ahead + key * call.head_dim, (call.n - key) * call.head_dim);
+  before(key * call.head_dim, (call.n - key) * call.head_dim);
   for (; key < call.n; ++key) {
     f32x16 lanes[N][1];
     dot_lanes(call, query, key, lanes);
@@ -120,7 +138,8 @@ inline void mix_columns(const MixOf<T>& call, std::int64_t query, std::int64_t d
     common = keys < common ? keys : common;
     most = keys > most ? keys : most;
   }
-  const T* const ahead = query == 0 && call.ahead != nullptr ? call.ahead + d : nullptr;
+  const bool asks = query == 0 && call.ahead != nullptr;
+  const std::int64_t rows_ahead = kAskedAhead / static_cast<std::int64_t>(sizeof(T)) / call.head_dim + 1;
   f32x16 sum[N][kRegisters];
   for (int n = 0; n < N; ++n) {
     for (int v = 0; v < kRegisters; ++v) sum[n][v] = set1(0.0F);
@@ -133,7 +152,11 @@ inline void mix_columns(const MixOf<T>& call, std::int64_t query, std::int64_t d
     const std::int64_t end = tile + kKeyTile;
     std::int64_t p = tile;
     for (; p < end && p < common; ++p) {
-      if (ahead != nullptr) ask(ahead + p * call.head_dim, kRegisters * 16);
+      if (asks) {
+        const std::int64_t next = p + rows_ahead;
+        ask((next < most ? call.values + next * call.head_dim : call.ahead + (next - most) * call.head_dim) + d,
+            kRegisters * 16);
+      }
       f32x16 value[kRegisters];
       row(p, value);
       for (int n = 0; n < N; ++n) {

@@ -74,7 +74,7 @@ struct ScoresOf {
   std::int64_t head_dim;
   float root;
   float* out[kMostQueries];  // each [n]
-  // Where keys are not in the caches: what is read next, as much as keys are, and asked of memory meanwhile.
+  // Where keys are not in the caches: what is read next. It and the keys are asked of memory before they are needed.
   const T* ahead = nullptr;
 };
 
@@ -87,7 +87,7 @@ struct MixOf {
   std::int64_t n[kMostQueries];
   std::int64_t head_dim;
   float* z[kMostQueries];    // each [head_dim]
-  const T* ahead = nullptr;  // what is read next, as much as values are, and asked of memory meanwhile
+  const T* ahead = nullptr;  // as in ScoresOf
 };
 
 // Tokens that matmul_wide takes at most; with so few, matmuls of floats take any number of k.

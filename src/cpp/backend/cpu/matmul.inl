@@ -14,11 +14,12 @@ struct FromBf16 {
   static f32x16 widen(const std::uint16_t* p) { return load_bf16(p); }
 };
 
-// P panels x N tokens, all sums in registers.
+// P panels x N tokens, all sums in registers; from each of the panels it is `gap` to the next.
 template <class From, int P, int N>
-inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64_t panel) {
+inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64_t panel, std::int64_t gap = 1) {
   constexpr std::int64_t kLineRows = 4 / sizeof(typename From::Stored);
-  const auto* const panels = b.panels + panel * b.panel_stride;  // [k][16], the next panel panel_stride further on
+  const std::int64_t stride = gap * b.panel_stride;
+  const auto* const panels = b.panels + panel * b.panel_stride;  // [k][16], the next panel `stride` further on
   const float* x = b.x;                                          // [k][N]
   for (std::int64_t begin = 0; begin < b.n_k; begin += kBlock) {
     const std::int64_t end = begin + kBlock < b.n_k ? begin + kBlock : b.n_k;
@@ -28,10 +29,12 @@ inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64
     }
     for (std::int64_t k = begin; k < end; ++k, x += N) {
       if constexpr (N <= kFewTokens) {  // what limits few tokens is memory
-        if (k % kLineRows == 0) ask_next<P>(b, panels, k);
+        if (k % kLineRows == 0) {
+          for (int p = 0; p < P; ++p) ask_on(panels + p * stride + k * 16);
+        }
       }
       f32x16 row[P];
-      for (int p = 0; p < P; ++p) row[p] = From::widen(panels + p * b.panel_stride + k * 16);
+      for (int p = 0; p < P; ++p) row[p] = From::widen(panels + p * stride + k * 16);
       for (int n = 0; n < N; ++n) {
         const f32x16 token = set1(x[n]);
         for (int p = 0; p < P; ++p) sum[p][n] = fma(row[p], token, sum[p][n]);
@@ -40,8 +43,8 @@ inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64
     const bool first = b.first && begin == 0;
     for (int n = 0; n < N; ++n) {
       for (int p = 0; p < P; ++p) {
-        float* out = b.out + n * b.out_stride + (panel + p) * 16;
-        const bool last = panel + p + 1 == b.n_panels;
+        float* out = b.out + n * b.out_stride + (panel + p * gap) * 16;
+        const bool last = panel + p * gap + 1 == b.n_panels;
         if (last && b.last_rows < 16) {
           const f32x16 before = first ? set1(0.0F) : load_part(out, b.last_rows);
           store_part(out, add(before, sum[p][n]), b.last_rows);
@@ -53,11 +56,19 @@ inline void matmul_tile(const PanelBlockOf<typename From::Stored>& b, std::int64
   }
 }
 
+// What comes from memory comes as two streams, each from one end of its half to the other: starting a stream anew for each
+// few panels costs up to a third, and so do more streams.
+template <class From, int N>
+inline void matmul_streams(const PanelBlockOf<typename From::Stored>& b) {
+  constexpr int kStreams = panels_for(N) < 2 ? 1 : 2;
+  const std::int64_t part = b.n_panels / kStreams;
+  for (std::int64_t panel = 0; panel < part; ++panel) matmul_tile<From, kStreams, N>(b, panel, part);
+  for (std::int64_t panel = part * kStreams; panel < b.n_panels; ++panel) matmul_tile<From, 1, N>(b, panel);
+}
+
 template <class From, int N>
 inline void matmul_tokens(const PanelBlockOf<typename From::Stored>& b) {
-  // Weights of 16 bits arrive twice as fast as those of 32: then two streams are better than four.
-  constexpr int kPanels = panels_for(N);
-  constexpr int P = N <= kFewTokens && sizeof(typename From::Stored) == 2 && kPanels > 2 ? 2 : kPanels;
+  constexpr int P = panels_for(N);
   std::int64_t panel = 0;
   for (; panel + P <= b.n_panels; panel += P) matmul_tile<From, P, N>(b, panel);
   if constexpr (P > 2) {
@@ -68,8 +79,13 @@ inline void matmul_tokens(const PanelBlockOf<typename From::Stored>& b) {
 
 template <class From, int N>
 inline void matmul_at_most(const PanelBlockOf<typename From::Stored>& b) {
-  if (b.n_tokens == N) return matmul_tokens<From, N>(b);
-  if constexpr (N > 1) matmul_at_most<From, N - 1>(b);
+  if (b.n_tokens < N) {
+    if constexpr (N > 1) matmul_at_most<From, N - 1>(b);
+  } else if constexpr (N <= kFewTokens) {
+    matmul_streams<From, N>(b);
+  } else {
+    matmul_tokens<From, N>(b);
+  }
 }
 
 template <class From>

@@ -13,6 +13,14 @@ inline void ask_next(const Block& b, const T* panels, std::int64_t k) {
   for (int p = 0; p < P; ++p) prefetch(reinterpret_cast<const std::uint8_t*>(next + p * b.panel_stride));
 }
 
+// The same where there are at most two streams, which processors follow by themselves but for the ends of pages.
+constexpr std::int64_t kStreamAhead = 2048;
+
+template <class T>
+inline void ask_on(const T* reads) {
+  prefetch(reinterpret_cast<const std::uint8_t*>(reads) + kStreamAhead);
+}
+
 // How many panels a tile of N tokens takes: the fewer the tokens, the more panels.
 constexpr int panels_for(int tokens) {
   const int panels = kTileTokens * kTilePanels / tokens;

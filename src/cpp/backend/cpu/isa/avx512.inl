@@ -85,6 +85,21 @@ inline void sum_lanes_of_4(const f32x16 (&a)[4], float factor, float* out) {
   const __m128 sums = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one));
   _mm_storeu_ps(out, _mm_mul_ps(sums, _mm_set1_ps(factor)));
 }
+// Of two registers: the lower half of x and the upper one of y, and what is left, in the other order.
+inline f32x16 low_and_high(f32x16 x, f32x16 y) { return _mm512_mask_blend_ps(0xFF00, x, y); }
+inline f32x16 high_and_low(f32x16 x, f32x16 y) { return _mm512_shuffle_f32x4(x, y, 0x4E); }
+// The same of fours of lanes, of pairs and of lanes, which alternate.
+inline f32x16 even_and_odd_fours(f32x16 x, f32x16 y) { return _mm512_mask_blend_ps(0xF0F0, x, y); }
+inline f32x16 swap_fours(f32x16 a) { return _mm512_shuffle_f32x4(a, a, 0xB1); }
+inline f32x16 even_and_odd_pairs(f32x16 x, f32x16 y) { return _mm512_mask_blend_ps(0xCCCC, x, y); }
+inline f32x16 odd_and_even_pairs(f32x16 x, f32x16 y) { return _mm512_shuffle_ps(x, y, 0x4E); }
+inline f32x16 even_and_odd(f32x16 x, f32x16 y) { return _mm512_mask_blend_ps(0xAAAA, x, y); }
+// Lanes as add_quarters() has them (see scores_of_few.inl): keys 0 4 8 12, 2 6 10 14, 1 5 9 13 and 3 7 11 15, of which the two
+// in the middle of each four are exchanged.
+inline f32x16 in_order_of_keys(f32x16 a) {
+  const __m512i from = _mm512_setr_epi32(0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15);
+  return _mm512_permutexvar_ps(from, a);
+}
 // Compilers would rather load a number for each use of it than once, and loads are what is scarce.
 inline f32x16 in_register(f32x16 a) {
 #if defined(__GNUC__)
@@ -199,4 +214,5 @@ inline i32x16 dot_start(const std::int32_t* start, int shift) {
 
 #include "backend/cpu/isa/doubles_avx512.inl"
 #include "backend/cpu/isa/flush_x86.inl"
+#include "backend/cpu/scores_of_few.inl"
 #include "backend/cpu/scores_of_many.inl"

@@ -5,3 +5,9 @@ template <class T>
 std::int64_t score_many(const ScoresOf<T>&) {
   return 0;
 }
+
+// And how many for few queries (see scores_of_few.inl): those before `key`.
+template <int N, class T, class F>
+std::int64_t score_few(const ScoresOf<T>&, std::int64_t, std::int64_t key, F) {
+  return key;
+}
