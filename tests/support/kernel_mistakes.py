@@ -203,7 +203,9 @@ SWAPS = {
     "matmul.inl": [
         ("b.first && begin == 0", "b.first"),
         ("b.first && begin == 0", "begin == 0"),
-        ("panel + p + 1 == b.n_panels", "panel + P == b.n_panels"),
+        ("panel + p * gap + 1 == b.n_panels", "panel + P * gap == b.n_panels"),
+        ("(panel + p * gap) * 16", "(panel + p) * 16"),
+        ("part * kStreams", "part"),
     ],
     "matmul_blocks.inl": [
         (
@@ -260,7 +262,6 @@ SWAPS = {
         ("even_and_odd(y, x)", "even_and_odd(x, y)"),
         ("twos(a[2], a[3])", "twos(a[3], a[2])"),
         ("mul(add_quarters(quarters[n]), factor)", "div(add_quarters(quarters[n]), set1(call.root))"),
-        ("fma(x, k[p], lanes[n][p])", "add(mul(x, k[p]), lanes[n][p])"),
     ],
     "scores_of_many.inl": [
         ("mul(sum.of[n][half], factor)", "div(sum.of[n][half], set1(call.root))"),
