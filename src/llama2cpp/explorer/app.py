@@ -284,7 +284,8 @@ def make_app(model: Model, page: Page) -> tuple[Starlette, Worker]:
             except ClientDisconnect:
                 return Response(status_code=_LEFT)
             except ApiError as error:
-                response = error.response
+                # What nobody waits for is no error: a browser would write one of 409 to its console.
+                response = Response(status_code=204) if error.code == "out_of_date" else error.response
             response.headers.update(HEADERS)
             return response
 

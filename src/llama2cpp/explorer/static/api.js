@@ -34,9 +34,9 @@ async function send(name, body, view) {
     if (control.signal.aborted) throw new OutOfDate();
     throw new Error("The server does not answer: it has ended, or was started anew.");
   }
+  if (response.status === 204) throw new OutOfDate();
   if (response.ok) return response;
   const told = await response.json().catch(() => ({ error: { message: response.statusText } }));
-  if (response.status === 409) throw new OutOfDate();
   throw new Error(told.error.message);
 }
 
