@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ._core import Config, ContextFullError, FormatError, Sampler, Tokenizer, __version__, build_info
 
 if TYPE_CHECKING:
-    from . import attribution, export, interventions, metrics, patching, plot, utils
+    from . import analysis, attribution, export, interventions, metrics, patching, plot, utils
     from .activation_data.means import MeanActivations
     from .activation_data.reading import ActivationData, read_activations
     from .common.usage import Usage
@@ -91,6 +91,7 @@ __all__ = [
     "Turn",
     "Usage",
     "__version__",
+    "analysis",
     "attribution",
     "build_info",
     "chat",

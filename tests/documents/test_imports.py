@@ -27,6 +27,7 @@ UPWARD = {
     ("inside.model_parts", "model"): "whose parts they are",
     ("inside.shown_gradients", "model"): "what is gone back through",
     ("inside.observation", "model"): "what runs",
+    ("analysis", "model"): "what is compared",
     ("inside.explanation", "model"): "what is explained",
     **{(f"activation_data.{name}", "model"): "what runs the texts" for name in ("extraction", "means", "passes")},
     ("activation_data.torch_dataset", "activation_data.reading"): "what is read",
