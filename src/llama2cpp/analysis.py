@@ -156,11 +156,11 @@ def diff(
 
 
 def _difference(name: str, a: NDArray[np.float32], b: NDArray[np.float32]) -> PointDifference:
-    a, b = (np.where(np.isneginf(x), 0, x).astype(np.float64).ravel() for x in (a, b))  # scores that may not be seen
-    error = a - b
-    lengths = [float(np.sqrt((x * x).sum())) for x in (a, b, error)]
+    one, two = (np.where(np.isneginf(x), 0, x).astype(np.float64).ravel() for x in (a, b))  # scores that are masked
+    error = one - two
+    lengths = [float(np.sqrt((x * x).sum())) for x in (one, two, error)]
     both = lengths[0] * lengths[1]
-    cosine = float((a * b).sum()) / both if both > 0 else float(lengths[0] == lengths[1])
+    cosine = float((one * two).sum()) / both if both > 0 else float(lengths[0] == lengths[1])
     relative = lengths[2] / lengths[0] if lengths[0] > 0 else float(lengths[2] > 0)
     return PointDifference(name, float(np.abs(error).max(initial=0)), relative, cosine)
 

@@ -38,10 +38,10 @@ def test_the_first_that_differs(model: llama2cpp.Model) -> None:
                 continue
             one, two = (torch.from_numpy(cache[point.name].copy()).double().flatten() for cache in (a, b))
             assert point.largest == pytest.approx(float((one - two).abs().max()))
-            assert point.cosine == pytest.approx(float(torch.cosine_similarity(one, two, dim=0)), abs=1e-12)
+            assert point.cosine == pytest.approx(float(torch.cosine_similarity(one, two, dim=0)), abs=1e-9)
         logits = [torch.from_numpy(runner(IDS)[0]).double().log_softmax(-1) for runner in (model, other)]
         kl = torch.nn.functional.kl_div(logits[1], logits[0], reduction="none", log_target=True).sum(-1)
-        np.testing.assert_allclose(found.kl, kl.numpy(), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found.kl, kl.numpy(), rtol=1e-5, atol=1e-7)
 
 
 def test_a_model_does_not_differ_from_itself(model: llama2cpp.Model) -> None:
