@@ -129,7 +129,7 @@ class PromptLookup:
     >>> lookup = PromptLookup()
     >>> ids = [5, 6, 7, 8, 9, 10, 5, 6, 7]
     >>> list(lookup.propose(ids, 1, 2, lambda logits, ids: None))
-    [8, 9]
+    [8]
     """
 
     def __init__(self) -> None:

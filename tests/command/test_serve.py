@@ -70,6 +70,7 @@ def test_it_answers_what_it_has_begun_and_ends(number: signal.Signals) -> None:
     assert err == ""
 
 
+@pytest.mark.cpu_bits("speculation is the CPU's")
 @pytest.mark.parametrize("draft", ["prompt", "storyteller"])
 def test_speculation(draft: str) -> None:
     """The same answers, with what was proposed in their usage and in the metrics."""
