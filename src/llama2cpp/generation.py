@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
+from ._core import Sampler, available_memory
 from .common.arguments import checked, naming, spelled_out
 from .common.later import Later, now
 from .common.sampling import Sampling, SamplingOptions
@@ -16,13 +18,17 @@ from .common.token_ids import to_ids as to_ids
 from .decoding import Completion, Sample, TextStream, check_logprobs, decode
 from .decoding import FinishReason as FinishReason
 from .decoding import log_softmax as log_softmax
-from .inside.hooks import for_call
+from .inside.hooks import for_call, scopes_of
+from .serving.jobs import TextJob
+from .serving.requests import Request
+from .serving.scheduler import PREFIX_BYTES, ROWS, Limits, Scheduler
 from .speculation import check_speculation
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .model import Model
+    from .session import Session
 
 
 @overload
@@ -275,19 +281,65 @@ def stream(
 
 @dataclass(frozen=True)
 class _Begun:
-    """Prompts that have been read, and the samples that go on from them: all of the first prompt, then the next's."""
+    """Prompts that have been read, and the samples that go on from them: all of the first prompt, then the next's.
+
+    Or `jobs` that read theirs beside texts that go on already.
+    """
 
     model: Model
     samples: list[Sample]
     samples_each: int
     several: bool  # whether it was a list of prompts
+    jobs: list[_Asked] | None = None
 
     def completions(self, echo: bool) -> Iterator[Completion]:
         """Decode all to their ends."""
+        if self.jobs is not None:
+            return _scheduled(self.model, self.jobs, echo)
         parts: list[list[str]] = [[sample.echo] if echo else [] for sample in self.samples]
         for i, text in decode(self.model, self.samples):
             parts[i].append(text)
         return (sample.completion("".join(part)) for sample, part in zip(self.samples, parts, strict=True))
+
+
+class _Asked:
+    """A prompt, one sampler, and what comes of them."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: Prompt,
+        ids: list[int],
+        sampler: Sampler,
+        sampling: Sampling,
+        logprobs: int | None,
+    ) -> None:
+        self.request = Request()
+        self.echo = ""
+
+        def sample(session: Session) -> Sample:
+            made = Sample(model.tokenizer, session, sampler, prompt, sampling, logprobs)
+            self.echo = made.echo
+            return made
+
+        most = model.context if sampling.max_tokens is None else sampling.max_tokens
+        self.job = TextJob(self.request, ids, min(len(ids) + most, model.context), (), sample, "none")
+
+
+def _scheduled(model: Model, asked: list[_Asked], echo: bool) -> Iterator[Completion]:
+    """Run texts as an engine does, in this thread: some at a time, and prompts beside texts that go on."""
+    available = available_memory()
+    scheduler = Scheduler(model, Limits(ROWS, available // 2, min(available // 8, PREFIX_BYTES)))
+    for one in asked:
+        scheduler.add(one.job)
+    running = deque(asked)
+    while scheduler.busy:
+        scheduler.step()
+        while running and running[0].request.done:
+            running.popleft().request.result()  # raises what has ended it
+    for one in asked:
+        completion = one.request.result()
+        yield replace(completion, text=one.echo + completion.text) if echo else completion
 
 
 def _begin(
@@ -321,6 +373,15 @@ def _begin(
     rows = []
     for prompt, where in zip(prompts, places, strict=True):
         rows.append((prompt, where, to_ids(model, prompt, function=where, special=special)))
+    vocab_size = model.config.vocab_size
+    plain = all(0 < len(ids) <= model.context and 0 <= min(ids) <= max(ids) < vocab_size for _, _, ids in rows)
+    if function != "stream" and plain and len(rows) * (n or 1) > 1 and not scopes_of(model._core):
+        jobs = [
+            _Asked(model, prompt, ids, sampler, sampling, logprobs)
+            for prompt, _, ids in rows
+            for sampler in sampling.samplers(n or 1)
+        ]
+        return _Begun(model, [], n or 1, many is not None, jobs)
     samples = []
     for prompt, where, ids in rows:
         session = model.session()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import llama2cpp
 from llama2cpp.common.sampling import Sampling, SamplingOptions
+from llama2cpp.serving.scheduler import ROWS
 
 torch = pytest.importorskip("torch")
 
@@ -162,3 +163,26 @@ def test_numbers_are_numbers(name: str, value: Any, stories: llama2cpp.Model) ->
     for kind in (np.float32, np.float64, np.array, torch.tensor):
         right[name] = kind(0.5 if name != "temperature" else 1.0)
         assert stories.generate("Once", max_tokens=3, seed=1, **right) == good
+
+
+@pytest.mark.cpu_bits("answers of a batch have the bits of each alone")
+def test_more_prompts_than_run_at_a_time(stories: llama2cpp.Model) -> None:
+    """Long ones are read beside texts that go on, and what they begin with is shared."""
+    tale = "Once upon a time, there was a little girl named Lily. "
+    prompts = [tale * (i % 5) + f"She had {i} dogs" for i in range(ROWS + 5)]
+    together = stories.complete(prompts, seed=3, max_tokens=6, logprobs=1, echo=True)
+    for i in (0, 1, 4, ROWS - 1, ROWS, ROWS + 4):
+        assert [together[i]] == stories.complete(prompts[i], seed=3, max_tokens=6, logprobs=1, echo=True)
+    assert all(completion.usage.completion_tokens == 6 for completion in together)
+    assert together[-1].usage.reused_tokens > 0
+
+
+def test_an_error_of_one_of_many(stories: llama2cpp.Model) -> None:
+    """It is raised as it is, and ends the call."""
+
+    def fail(ids: list[int], logits: Any) -> None:
+        if len(ids) > 12:
+            raise ValueError("as it is")
+
+    with pytest.raises(ValueError, match=r"\Aas it is\Z"):
+        stories.generate(["Once", "Once upon a time"], logits_processor=fail, max_tokens=50, temperature=0)

@@ -28,7 +28,7 @@ from ..inside.recording import Recording
 from ..speculation import check_speculation
 from .jobs import Job, MeasureJob, TextJob
 from .requests import Request
-from .scheduler import Limits, Scheduler
+from .scheduler import PREFIX_BYTES, ROWS, Limits, Scheduler
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 Logits = Literal["none", "last", "all"]
 
-_ROWS = 32
-_MOST_PREFIX_BYTES = 1 << 30  # unless they are asked for
 
 _engines: WeakKeyDictionary[_core.Model, ref[Engine]] = WeakKeyDictionary()  # those that are open, by their model
 
@@ -137,7 +135,7 @@ class Engine(NotPickled):
         self,
         model: Model,
         *,
-        rows: int = _ROWS,
+        rows: int = ROWS,
         kv_bytes: int | None = None,
         prefix_bytes: int | None = None,
     ) -> None:
@@ -161,7 +159,7 @@ class Engine(NotPickled):
         self._limits = Limits(
             rows,
             available // 2 if kv_bytes is None else kv_bytes,
-            min(available // 8, _MOST_PREFIX_BYTES) if prefix_bytes is None else prefix_bytes,
+            min(available // 8, PREFIX_BYTES) if prefix_bytes is None else prefix_bytes,
         )
         self._scheduler = Scheduler(self._model, self._limits)
         self._lock = threading.Condition()  # told when the thread has nothing to do
@@ -500,6 +498,6 @@ def engine_of(model: Model) -> Engine:
     own = model._engine
     if own is None or own._process != os.getpid():
         own = Engine.__new__(Engine)
-        own._set_up(model, _ROWS, None, None)
+        own._set_up(model, ROWS, None, None)
         model._engine = own
     return own

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PASS = 128  # rows of a pass beside texts that go on: they never wait for more of a prompt
 ALONE = 256  # tokens of prompts in a pass in which no text goes on
 LOGITS = 64  # tokens at a time of those whose logits are all wanted: a row of them may be a megabyte
+ROWS = 32  # texts that run at a time, unless others are asked for
+PREFIX_BYTES = 1 << 30  # the most that is kept of ended ones, likewise
 LEAST = 16  # tokens of prompts that get into a pass, however many texts go on
 
 
