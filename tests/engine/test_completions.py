@@ -184,5 +184,5 @@ def test_an_error_of_one_of_many(stories: llama2cpp.Model) -> None:
         if len(ids) > 12:
             raise ValueError("as it is")
 
-    with pytest.raises(ValueError, match="^as it is$"):
+    with pytest.raises(ValueError, match=r"^as it is$"):
         stories.generate(["Once", "Once upon a time"], logits_processor=fail, max_tokens=50, temperature=0)
