@@ -183,6 +183,8 @@ def changed_folder(source: Path, to: Path, tensors: Any = None, **settings: Any)
         ({"swiglu_alpha": 1.5}, "swiglu_alpha .*: 1.5, and only 1.702 is implemented"),
         ({"sliding_window": None}, "sliding_window .*null, which is not implemented"),
         ({"rope_parameters": ..., "rope_scaling": ...}, "rope_parameters"),
+        ({"rope_parameters": None}, r"rope_parameters .*: empty, which is not implemented"),
+        ({"rope_parameters": {}}, r"rope_parameters .*: empty, which is not implemented"),
         ({"hidden_act": "gelu"}, '"gelu", expected "silu"'),
         ({"num_local_experts": 6}, r"gate_up_proj\" is F32 \[5, 32, 128\], expected F32 \[6, 32, 128\]"),
         ({"intermediate_size": 32}, r"gate_up_proj\" is F32 \[5, 32, 128\], expected F32 \[5, 32, 64\]"),

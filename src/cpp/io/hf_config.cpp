@@ -369,7 +369,10 @@ Rotary read_rotary(const Json& config, const Config& sizes, const Family& family
   };
   std::optional<Json> now = find("rope_parameters");
   const std::optional<Json> before = find("rope_scaling");
-  if (family.needs_rope_parameters && !now && !before) config.get("rope_parameters");
+  // null and {} too: transformers then has defaults of its own.
+  if (family.needs_rope_parameters && !now && !before) {
+    config.get("rope_parameters").fail("empty, which is not implemented for this family");
+  }
   std::optional<Json> local;
   if (family.local_rope && now) {
     // transformers passes over settings that are not of one kind of layers.
