@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .common.arguments import checked, index
+from .common.parts import get_part
 from .inside.cache import ActivationCache
 from .inside.cells import (
     Address,
@@ -687,7 +688,9 @@ def get_act_patch_direct_path(
     base = BaseRun(model, function, corrupted_tokens, [component, "z"], None)
     [source] = find_places(f"blocks.{src_layer}.attn.hook_z", config)
     z = [base.of_other_run(cache, source)[:, :, src_head] for cache in (clean_cache, corrupted_cache)]
-    weight = model.weights[f"blocks.{src_layer}.attn.W_O"][src_head] * np.float32(config.residual_multiplier)
+    weight = model.weights[f"blocks.{src_layer}.{get_part('wo').lens}"][src_head] * np.float32(
+        config.residual_multiplier
+    )
     added = z[0] @ weight - z[1] @ weight
     axis = "head" if component == "q" else "query_head"
     grid = Grid.of(function, component, {"layer": later, axis: None}, config, base.length)

@@ -14,6 +14,7 @@ import tiny
 from tokenizer_files import tokenizer_bin
 
 import llama2cpp
+from llama2cpp import analysis
 
 NASTY = "<script>alert('\"&')</script>"
 
@@ -39,6 +40,10 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "ActivationCache": llama2cpp.ActivationCache({NASTY: np.zeros((1, 2), np.float32)}, None),
         "LogitLens": cache.logit_lens(top_k=2),
         "Completion": llama2cpp.Completion(NASTY, [1], [-0.1], [[(1, -0.1)]], "end"),
+        "Explanation": model.explain([3, 4, 5]),
+        "Difference": analysis.diff(
+            model, model.with_weights({"output.weight": model.weights["output.weight"] * 2}), [3, 4]
+        ),
     }
 
 
@@ -59,6 +64,7 @@ def test_the_list_is_whole(views: dict[str, Any]) -> None:
 
 TAGS = {"p", "b", "div", "span", "wbr", "table", "tr", "th", "td", "details", "summary"}
 NAMES = ["Model", "Config", "Weights", "Session", "KVCache", "TokenList", "ActivationCache", "LogitLens", "Completion"]
+NAMES += ["Explanation", "Difference"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,6 +7,7 @@ activations or weights, which hold one.
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
@@ -98,6 +99,18 @@ def hooked(model: llama2cpp.Model, name: str, at: str) -> list[int | None]:
     return layers
 
 
+def extracted(model: llama2cpp.Model, layer: int) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        data = model.extract([IDS], "resid_post", layer, out=folder)
+        [name] = data.points
+        return data[name]
+
+
+def meant(model: llama2cpp.Model, layer: int) -> Any:
+    [array] = model.mean_activations([IDS], "resid_post", layer).mean.to_numpy().values()
+    return array
+
+
 def ablated(model: llama2cpp.Model, name: str) -> Any:
     array = np.zeros_like(model.weights[name])
     return model.with_weights({name: array}).session().prefill(IDS)
@@ -130,6 +143,8 @@ def takers(model: llama2cpp.Model, cache: llama2cpp.ActivationCache) -> Iterator
         yield "Model.run_with_cache", "names_filter", partial(by_name, model, name)
     yield "Model.run_with_cache", "names_filter", lambda i: list(model.run_with_cache(IDS, [f"blocks.{i}.*"])[1])
     yield "Model.run_with_cache", "names_filter", lambda i: list(model.run_with_cache(IDS, f"scale{i}ln1")[1])
+    yield "Model.extract", "layers", lambda i: extracted(model, i)
+    yield "Model.mean_activations", "layers", lambda i: meant(model, i)
     yield "Model.record", "names_filter", lambda i: recorded(model, f"blocks.{i}.hook_mlp_out")
     yield "Session.record", "names_filter", lambda i: session_recorded(model, f"z{i}")
     yield "Model.hooks", "fwd_hooks", lambda i: hooked(model, f"resid_post{i}", "model")

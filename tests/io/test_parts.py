@@ -255,6 +255,8 @@ def test_names_of_transformer_lens() -> None:
 # Where a string spells the name of a part all the same, and why.
 SPELLED = {
     ("src/llama2cpp/common/parts.py", "tok_embeddings"),  # the engine's name of it is llama2.c's
+    ("src/llama2cpp/inside/receivers.py", "attention_norm"),  # the engine's name, which the table is asked by
+    ("src/llama2cpp/lens_bridge/weights.py", "ffn_norm"),  # likewise
     ("src/llama2cpp/export/gptq_folder.py", "lm_head"),  # a setting of GPTQ's, whatever the model's names are
 }
 # Parts that code asks for one by one: what is in no layer, and these.
@@ -282,6 +284,9 @@ ONE_BY_ONE = {
     "src/llama2cpp/export/llama2c_training.py": {"w1"},  # its height is hidden_dim, which the file does not have
     "src/llama2cpp/export/mixtures.py": {"wv", "w2", "wo"},  # llama.cpp's rules
     "src/llama2cpp/inside/heads_and_neurons.py": {"wo", "w2"},  # what heads and neurons write to the residual stream
+    "src/llama2cpp/inside/receivers.py": {"attention_norm"},  # what queries, keys and values read
+    "src/llama2cpp/lens_bridge/weights.py": {"ffn_norm"},  # a parallel layer may be without one
+    "src/llama2cpp/patching.py": {"wo"},  # what a head writes
     "src/llama2cpp/inside/weights.py": {"bo", "b2"},  # what is added to the residual stream without them
     "src/llama2cpp/session.py": {"k_norm"},  # a norm after rotary embedding, which keys are moved under
 }

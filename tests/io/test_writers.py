@@ -415,6 +415,7 @@ def test_a_closed_writer_says_so(tmp_path: Path) -> None:
 
 # Modules that write under a name which `new_files` has given them, or that it will give to what they have made.
 GIVEN_A_NAME = {
+    "activation_data.shards",
     "inside.cache_file",
     "dialogue.conversation",
     "common.new_files",

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,16 @@ async def pieces(texts: AsyncIterator[str]) -> list[str]:
     return [str(piece) async for piece in texts]
 
 
+def means(model: llama2cpp.Model, prompt: Any, **options: Any) -> Any:
+    return model.mean_activations([prompt], "resid_post0", **options).mean["resid_post", 0].tolist()
+
+
+def extracted(model: llama2cpp.Model, prompt: Any, **options: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        data = model.extract([prompt], "resid_post0", out=folder, **options)
+        return data["tokens"].tolist()
+
+
 def takers(model: llama2cpp.Model) -> Iterator[tuple[str, Callable[..., Any], Take]]:
     """Give (name in messages, function, call) of everything that takes a prompt."""
     session = model.session
@@ -53,11 +64,15 @@ def takers(model: llama2cpp.Model) -> Iterator[tuple[str, Callable[..., Any], Ta
     yield "to_tokens", model.to_tokens, lambda p, **o: model.to_tokens(p, **o).tolist()
     yield "embed", model.embed, lambda p, **o: model.embed(p, **o).tolist()
     yield "score", model.score, lambda p, **o: model.score(p, [5], **o).logprob
+    yield "get_token_position", model.get_token_position, lambda p, **o: model.get_token_position(1, p, "last", **o)
+    yield "explain", model.explain, lambda p, **o: model.explain(p, **o).to_dict()
+    yield "mean_activations", model.mean_activations, lambda p, **o: means(model, p, **o)
+    yield "extract", model.extract, lambda p, **o: extracted(model, p, **o)
     yield "astream", model.astream, lambda p, **o: asyncio.run(pieces(model.astream(p, **options, **o)))
     yield "logit_lens", llama2cpp.logit_lens, lambda p, **o: llama2cpp.logit_lens(model, p, **o).values.tolist()
 
 
-NAMES = range(17)
+NAMES = range(21)
 
 
 @pytest.mark.parametrize("which", NAMES)

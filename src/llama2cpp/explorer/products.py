@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common.parts import NORM, NORM_B
 from ..server.errors import ApiError
 from .runs import Runs
 
@@ -198,13 +199,13 @@ class Products:
 
     def _logit(self, run: _Run, head: int, key: int, output: int) -> tuple[Any, ...]:
         stream = run.at(f"blocks.{self.config.n_layers - 1}.hook_resid_post")
-        x = run.at("ln_final.hook_normalized").astype(np.float64) * self._gain("ln_final.w")
-        if "ln_final.b" in self.model.weights:
-            x = x + self.model.weights["ln_final.b"]
+        x = run.at("ln_final.hook_normalized").astype(np.float64) * self._gain(NORM.lens)
+        if NORM_B.lens in self.model.weights:
+            x = x + self.model.weights[NORM_B.lens]
         measured = self.model.unembed(stream, apply_ln=True)[output]
         w = self.model.tokens_to_residual_directions(output)
         factor = 1.0  # the direction has what logits are scaled by
-        return x, w, measured, factor, 0.0, ("ln_final.hook_normalized x ln_final.w", f"W_U[:, {output}]", "logits")
+        return x, w, measured, factor, 0.0, (f"ln_final.hook_normalized x {NORM.lens}", f"W_U[:, {output}]", "logits")
 
     def _gain(self, name: str) -> _Floats:
         weights = self.model.weights

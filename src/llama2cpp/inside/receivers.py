@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..common.parts import get_part
 from .gradients import differentiate
 from .places import find_places, residual_streams
 
@@ -193,7 +194,7 @@ class _Layer:
         config = self.config
         if config.norm_places == "after":
             return d
-        gain = f"blocks.{self.layer}.ln1.w"
+        gain = f"blocks.{self.layer}.{get_part('attention_norm').lens}"
         if gain in self.run.model.weights:
             d = d * np.asarray(self.run.model.weights[gain])
         d = _norm_gradient(d, self.activation("ln1.hook_normalized"), self.activation("ln1.hook_scale"))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..common.parts import OUTPUT, get_part
 from ..inside.weights import computed
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class BridgeWeights:
             array = self._folded(array, where, own, norm)
         elif self.fold_ln and re.fullmatch(r"(blocks\.\d+\.)?ln(1|2|_final)", where):
             array = np.ones_like(array) if own == "w" else np.zeros_like(array)
-        if name == "unembed.W_U" and self.model.config.logits_scaling != 1:
+        if name == OUTPUT.lens and self.model.config.logits_scaling != 1:
             array = array / np.float32(self.model.config.logits_scaling)
         return torch.from_numpy(np.array(array))
 
@@ -67,7 +68,8 @@ class BridgeWeights:
         if part == "attn" and own[2:] in ("Q", "K", "V"):
             norm = f"{block}.ln1"
         elif part == "mlp" and own[2:] in ("gate", "in"):
-            norm = f"{block}.ln{1 if self.model.config.parallel and f'{block}.ln2.w' not in self._weights else 2}"
+            own_norm = f"{block}.{get_part('ffn_norm').lens}" in self._weights
+            norm = f"{block}.ln{1 if self.model.config.parallel and not own_norm else 2}"
         elif where == "unembed":
             norm = "ln_final"
         return norm if norm is not None and f"{norm}.w" in self._weights else None

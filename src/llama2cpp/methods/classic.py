@@ -17,6 +17,7 @@ from ..inside.model_parts import Blocks, HookDict, ModelHookPoint, Part
 from ..inside.next_token_loss import next_token_loss
 from ..inside.places import find_places, name_of, split_inputs
 from ..inside.weights import StackedWeights
+from .texts import rows_of_ids
 
 if TYPE_CHECKING:
     from ..generation import Prompt
@@ -230,6 +231,7 @@ def get_token_position(
     input: Prompt | NDArray[Any],
     mode: Literal["first", "last"] = "first",
     prepend_bos: bool | None = None,
+    special: bool | None = None,
 ) -> int:
     """Find where a token is in a prompt.
 
@@ -241,7 +243,7 @@ def get_token_position(
         The prompt.
     mode : str
         Which, if there are several: "first" or "last".
-    prepend_bos : bool, optional
+    prepend_bos, special : bool, optional
         As in `to_tokens`.
 
     Returns
@@ -262,11 +264,11 @@ def get_token_position(
     """
     if mode not in ("first", "last"):
         raise ValueError(f"get_token_position: mode is {mode!r}, expected 'first' or 'last'")
-    rows = self.to_tokens(input, prepend_bos)
+    rows = rows_of_ids(self, "get_token_position", input, prepend_bos, special)
     if len(rows) != 1:
         raise ValueError(f"get_token_position: there are {len(rows)} prompts, expected one")
     id = self.to_single_token(single_token) if isinstance(single_token, str) else int(single_token)
-    found = np.flatnonzero(rows[0] == id)
+    found = np.flatnonzero(np.asarray(rows[0]) == id)
     if not len(found):
         raise ValueError(f"get_token_position: token {single_token!r} is not among {self.to_str_tokens(rows[0])}")
     return int(found[0 if mode == "first" else -1])
@@ -370,38 +372,38 @@ class ClassicSurface(StackedWeights):
         """Names of heads, "L0H0" and so on."""
         return [f"L{layer}H{head}" for layer in range(self.config.n_layers) for head in range(self.config.n_heads)]
 
-    def _biases(self, part: str) -> Array:
-        return np.stack([getattr(getattr(block, part.split(".")[0]), part.split(".")[1]) for block in self.blocks])
+    def _biases(self, half: str, name: str) -> Array:
+        return np.stack([getattr(getattr(block, half), name) for block in self.blocks])
 
     @property
     def b_Q(self) -> Array:  # noqa: N802
         """Biases of queries, [n_layers, n_heads, head_dim]; here and in the others zeros where a model has none."""
-        return self._biases("attn.b_Q")
+        return self._biases("attn", "b_Q")
 
     @property
     def b_K(self) -> Array:  # noqa: N802
         """Biases of keys, [n_layers, n_kv_heads, head_dim]."""
-        return self._biases("attn.b_K")
+        return self._biases("attn", "b_K")
 
     @property
     def b_V(self) -> Array:  # noqa: N802
         """Biases of values, [n_layers, n_kv_heads, head_dim]."""
-        return self._biases("attn.b_V")
+        return self._biases("attn", "b_V")
 
     @property
     def b_O(self) -> Array:  # noqa: N802
         """Biases of attention's output, [n_layers, dim]."""
-        return self._biases("attn.b_O")
+        return self._biases("attn", "b_O")
 
     @property
     def b_in(self) -> Array:
         """Biases of the MLPs' input, [n_layers, hidden_dim]."""
-        return self._biases("mlp.b_in")
+        return self._biases("mlp", "b_in")
 
     @property
     def b_out(self) -> Array:
         """Biases of the MLPs' output, [n_layers, dim]."""
-        return self._biases("mlp.b_out")
+        return self._biases("mlp", "b_out")
 
     @property
     def b_U(self) -> Array:  # noqa: N802

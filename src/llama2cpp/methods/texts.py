@@ -140,9 +140,7 @@ def to_tokens(
     >>> model.to_tokens(["Once", "The"], prepend_bos=False).shape
     (2, 1)
     """
-    given = listed(input)
-    many = several(given)
-    rows = [_ids(self, "to_tokens", text, prepend_bos, special) for text in ([given] if many is None else many)]
+    rows = rows_of_ids(self, "to_tokens", input, prepend_bos, special)
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
         raise ValueError(
@@ -150,6 +148,19 @@ def to_tokens(
             "one length: take them one by one"
         )
     return np.array(rows, dtype=np.int64)
+
+
+def rows_of_ids(
+    model: Model,
+    function: str,
+    input: Any,  # noqa: ANN401
+    prepend_bos: bool | None,
+    special: bool | None,
+) -> list[list[int]]:
+    """Give the ids of each text, for the function that messages are to name."""
+    given = listed(input)
+    many = several(given)
+    return [_ids(model, function, text, prepend_bos, special) for text in ([given] if many is None else many)]
 
 
 def to_string(self: Model, tokens: Rows) -> Any:  # noqa: ANN401
