@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import on_metal
@@ -160,6 +164,27 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
 
         return call
 
+    numbers = itertools.count()
+
+    def extract(**given: Any) -> Any:
+        options: Any = {"texts": ["Once"], "points": "resid_post", "out": folder / f"rows{next(numbers)}", **given}
+        return stories.extract(**options)
+
+    def add_hook(**given: Any) -> None:
+        try:
+            stories.add_hook("blocks.0.attn.hook_z", lambda z, hook: z, **given)
+        finally:
+            stories.reset_hooks(including_permanent=True)
+
+    def transformer_lens(**given: Any) -> Any:
+        """Make no bridge: arguments are checked before the library is imported, which takes seconds."""
+        stub = SimpleNamespace(Bridge=lambda model, fold_ln: fold_ln)
+        with mock.patch.dict(sys.modules, {"llama2cpp.lens_bridge.bridge": stub}):
+            return llama2cpp.transformer_lens(model, **given)
+
+    rows = extract()
+    once = stories.to_tokens("Once")[0]
+    matrix = llama2cpp.FactoredMatrix(np.ones((2, 4, 2)), np.ones((2, 2, 4)))
     text = {"prompt": "Once", "model": stories}
     where = {name: plain(getattr(interventions, name), names="z", value=1.0) for name in ("set", "add", "mean")}
     return {
@@ -189,6 +214,23 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "Engine.submit": submit("submit", prompt="Once"),
         "Engine.submit_chat": submit("submit_chat", messages="Hello", template="llama2"),
         "Model.astream": plain(stories.astream, **{"max_tokens": 1}),
+        "Model.explain": plain(stories.explain, prompt="Once"),
+        "Model.extract": extract,
+        "Model.mean_activations": plain(stories.mean_activations, texts=["Once"], points="mlp_out"),
+        "Model.get_token_position": plain(stories.get_token_position, input="Once", **{"single_token": int(once[-1])}),
+        "Model.to_single_str_token": stories.to_single_str_token,
+        "Model.add_hook": add_hook,
+        "Model.reset_hooks": stories.reset_hooks,
+        "Model.loss_fn": plain(stories.loss_fn, logits=np.zeros((1, 3, 97)), tokens=[[1, 2, 3]]),
+        "ClassicSurface.set_use_attn_result": stories.set_use_attn_result,
+        "ClassicSurface.set_use_split_qkv_input": stories.set_use_split_qkv_input,
+        "ClassicSurface.set_use_attn_in": stories.set_use_attn_in,
+        "ClassicSurface.set_use_hook_mlp_in": stories.set_use_hook_mlp_in,
+        "transformer_lens": transformer_lens,
+        "ActivationData.batches": plain(rows.batches, **{"size": 1}),
+        "ActivationData.torch": rows.torch,
+        "FactoredMatrix.get_corner": matrix.get_corner,
+        "FactoredMatrix.unsqueeze": matrix.unsqueeze,
         "Model.score": plain(stories.score, context="Once", continuations=" upon"),
         "Model.embed": plain(stories.embed, texts="Once"),
         "Model.perplexity": plain(stories.perplexity, text="Once upon a time"),

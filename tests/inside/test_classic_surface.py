@@ -90,6 +90,17 @@ def test_permanent_hooks_directions_and_single_points(model: llama2cpp.Model) ->
     assert not np.array_equal(model(PROMPT), expected)
 
 
+def test_truth_values_of_single_points(model: llama2cpp.Model) -> None:
+    point = model.hook_dict["blocks.1.attn.hook_z"]
+    with pytest.raises(TypeError, match="is_permanent is 'no'"):
+        point.add_hook(zero, is_permanent="no")  # type: ignore[arg-type]
+    assert not point.has_hooks()
+    point.add_perma_hook(zero)
+    with pytest.raises(TypeError, match="remove_hooks: including_permanent is 'no'"):
+        point.remove_hooks(including_permanent="no")  # type: ignore[arg-type]
+    assert point.has_hooks()
+
+
 def test_hooks_share_notes(model: llama2cpp.Model) -> None:
     model.run_with_hooks(PROMPT, [("z1", lambda z, hook: hook.ctx.update(mean=float(z.mean())))])
     seen: list[float] = []

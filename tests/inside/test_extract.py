@@ -361,6 +361,15 @@ def test_orders(data: llama2cpp.ActivationData) -> None:
     assert permutation([1, 2], 5).tolist() == permutation([1, 2], 5).tolist()
 
 
+def test_seeds_and_sizes_of_batches(data: llama2cpp.ActivationData) -> None:
+    for read in (data.batches, data.torch):
+        assert sorted(keys(read(16, shuffle=2**64 - 1))) == EVERY
+        with pytest.raises(ValueError, match=r"shuffle is 18446744073709551616, expected 0 to 2\*\*64 - 1"):
+            read(16, shuffle=2**64)
+        with pytest.raises(ValueError, match="size is 0"):
+            read(0)
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*fork")
 @pytest.mark.parametrize("workers", [0, 2, 3])
 @pytest.mark.parametrize("batch_size", [None, 16])

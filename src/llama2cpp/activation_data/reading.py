@@ -191,8 +191,6 @@ class ActivationData:
         """
         if size < 1 or mix < 1 or epoch < 0:
             raise ValueError(f"batches: size is {size}, mix {mix} and epoch {epoch}, expected 1, 1 and 0 or more")
-        if shuffle is not None and not 0 <= shuffle < 2**64:
-            raise ValueError(f"batches: shuffle is {shuffle}, expected a seed from 0 to 2**64 - 1, or None")
         return self._batches(size, self._columns(points), shuffle, epoch, mix, (0, 1), stored=False)
 
     def _batches(
@@ -284,7 +282,7 @@ class ActivationData:
         """
         from .torch_dataset import ActivationDataset
 
-        self.batches(batch_size or 1, points, shuffle=shuffle, mix=mix)  # checks
+        self.batches(1 if batch_size is None else batch_size, points, shuffle=shuffle, mix=mix)  # checks
         return ActivationDataset(self, batch_size, self._columns(points), shuffle, mix)
 
     @checked

@@ -100,7 +100,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "Literal[False]": (),
 }
 _CLASSES = {"Model", "Opened", "Tokenizer", "tokenizers.Tokenizer", "Config", "Calibration", "ActivationCache"}
-_RANGES = {"seed": (0, 2**64 - 1)}  # others are of 64 bits with a sign
+_RANGES = dict.fromkeys(("seed", "shuffle"), (0, 2**64 - 1))  # others are of 64 bits with a sign
 
 
 def integer(value: object, name: str, function: str, *, whole: bool = False) -> int:
@@ -143,18 +143,22 @@ def integer(value: object, name: str, function: str, *, whole: bool = False) -> 
         number = int(value)
     least, most = _RANGES.get(name, (-(2**63), 2**63 - 1))
     if not least <= number <= most:
-        wrong = seed_message(number) if name == "seed" else f"{name} is {_shown(value)}, which is out of range"
+        wrong = f"{name} is {_shown(value)}, which is out of range"
+        if name in _RANGES:
+            wrong = seed_message(number, name)
         raise ValueError(f"{function}: {wrong}")
     return number
 
 
-def seed_message(seed: int) -> str:
+def seed_message(seed: int, name: str = "seed") -> str:
     """Say that a seed is none.
 
     Parameters
     ----------
     seed : int
         The number.
+    name : str
+        What the argument is called.
 
     Returns
     -------
@@ -166,7 +170,7 @@ def seed_message(seed: int) -> str:
     >>> seed_message(-1)
     'seed is -1, expected 0 to 2**64 - 1'
     """
-    return f"seed is {seed}, expected 0 to 2**64 - 1"
+    return f"{name} is {seed}, expected 0 to 2**64 - 1"
 
 
 def index(value: object, count: int, name: str, function: str) -> int:

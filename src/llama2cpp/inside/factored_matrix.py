@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..common.arguments import float_array
+from ..common.arguments import checked, float_array
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
@@ -137,6 +137,7 @@ class FactoredMatrix:
         chosen = keys[:leading]
         return FactoredMatrix(self.A[chosen][..., rows, :], self.B[chosen][..., :, columns])
 
+    @checked
     def unsqueeze(self, k: int) -> FactoredMatrix:
         """Put a leading axis of one before axis `k`.
 
@@ -242,6 +243,7 @@ class FactoredMatrix:
         """
         return np.asarray(self.U * self.S[..., None, :])
 
+    @checked
     def get_corner(self, k: int = 3) -> Array:
         """Look at the first `k` rows and columns.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..common.arguments import close_names, float_array
+from ..common.arguments import checked, close_names, float_array
 from .activation_names import MODULE_NAMES, by_module
 from .hooks import Layer
 from .places import part_inputs, points_of
@@ -60,6 +60,7 @@ class ModelHookPoint:
         """Add a hook that `Model.reset_hooks` leaves."""
         self._model.add_hook(self.name, hook, dir, is_permanent=True)
 
+    @checked
     def remove_hooks(self, dir: Literal["fwd", "bwd", "both"] = "fwd", including_permanent: bool = False) -> None:
         """Take away the hooks that have been added here."""
         self._model._added_hooks.remove(dir, name=self.name, including_permanent=including_permanent)

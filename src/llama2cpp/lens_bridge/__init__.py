@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..common.arguments import checked
+
 if TYPE_CHECKING:
     from ..model import Model
 
 
+@checked
 def transformer_lens(model: Model, *, fold_ln: bool = False) -> Any:  # noqa: ANN401 - a RemoteBridge
     """Make a bridge of TransformerLens 4 to a model, on which TransformerLens's own functions run.
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 
 
+@checked
 def add_hook(
     self: Model,
     name: Names | Intervention,
@@ -412,6 +413,7 @@ class ClassicSurface(StackedWeights):
             return self.weights["unembed.b_U"]
         return np.zeros(self.config.vocab_size, dtype=np.float32)
 
+    @checked
     def set_use_attn_result(self, use: bool) -> None:
         """Do nothing: ``hook_result`` is there whenever it is asked for by name.
 
@@ -421,6 +423,7 @@ class ClassicSurface(StackedWeights):
         >>> llama2cpp.load("storyteller").set_use_attn_result(True)
         """
 
+    @checked
     def set_use_split_qkv_input(self, use: bool) -> None:
         """Do nothing: ``hook_q_input``, ``hook_k_input`` and ``hook_v_input`` are there whenever asked for.
 
@@ -430,6 +433,7 @@ class ClassicSurface(StackedWeights):
         >>> llama2cpp.load("storyteller").set_use_split_qkv_input(True)
         """
 
+    @checked
     def set_use_attn_in(self, use: bool) -> None:
         """Do nothing: ``hook_attn_in`` is there whenever it is asked for by name.
 
@@ -439,6 +443,7 @@ class ClassicSurface(StackedWeights):
         >>> llama2cpp.load("storyteller").set_use_attn_in(True)
         """
 
+    @checked
     def set_use_hook_mlp_in(self, use: bool) -> None:
         """Do nothing: ``hook_mlp_in`` is there whenever it is asked for by name.
 
