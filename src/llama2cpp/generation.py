@@ -315,11 +315,12 @@ class _Asked:
         logprobs: int | None,
     ) -> None:
         self.request = Request()
-        self.echo = ""
+        # Not in `self`, which holds the job that holds the function: a circle would keep the model alive.
+        echoes = self.echoes = [""]
 
         def sample(session: Session) -> Sample:
             made = Sample(model.tokenizer, session, sampler, prompt, sampling, logprobs)
-            self.echo = made.echo
+            echoes[0] = made.echo
             return made
 
         most = model.context if sampling.max_tokens is None else sampling.max_tokens
@@ -339,7 +340,7 @@ def _scheduled(model: Model, asked: list[_Asked], echo: bool) -> Iterator[Comple
             running.popleft().request.result()  # raises what has ended it
     for one in asked:
         completion = one.request.result()
-        yield replace(completion, text=one.echo + completion.text) if echo else completion
+        yield replace(completion, text=one.echoes[0] + completion.text) if echo else completion
 
 
 def _begin(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -119,7 +118,7 @@ def load(
         if not hint or error.errno is None or Path(source).exists():
             raise
         raise FileNotFoundError(error.errno, f"{error.strerror}{hint}", str(source)) from None
-    return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size, core), partial(_load_again, **options))
+    return Model(core, _open_tokenizer(tokenizer, core.config.vocab_size, core), options)
 
 
 @checked
@@ -210,9 +209,3 @@ def _open_tokenizer(
             "they do not belong together"
         )
     return tokenizer
-
-
-def _load_again(path: str, tokenizer: Tokenizer | None, **options: Any) -> Model:  # noqa: ANN401
-    """Do what pickles ask for."""
-    given = tokenizer.library() if isinstance(tokenizer, LibraryTokenizer) else tokenizer
-    return load(path, tokenizer=given, **options)

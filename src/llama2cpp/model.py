@@ -6,10 +6,11 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from numpy.typing import ArrayLike
 
@@ -17,6 +18,7 @@ from . import _core
 from ._core import Config, Tokenizer
 from .common.arguments import level_of_caller, warn_of_old_name
 from .common.generation_config import GenerationConfig, read_generation_config
+from .common.library_tokenizer import LibraryTokenizer
 from .common.method_names import named_after_class
 from .inside import observation, shown_gradients
 from .inside.added_hooks import added_hooks
@@ -60,10 +62,7 @@ class Model(classic.ClassicSurface):
     """
 
     def __init__(
-        self,
-        core: _core.Model,
-        tokenizer: Tokenizer | None = None,
-        reopen: Callable[[str, Tokenizer | None], Model] | None = None,
+        self, core: _core.Model, tokenizer: Tokenizer | None = None, reopen: Mapping[str, Any] | None = None
     ) -> None:
         self._open_core: _core.Model | None = core
         self._added_hooks = added_hooks(core)
@@ -72,7 +71,7 @@ class Model(classic.ClassicSurface):
         self._generation: GenerationConfig | None = None  # read when it is asked for
         self._told_of_sampling = False
         self._engine: Engine | None = None  # of the methods that need one, made when one does
-        self._reopen = reopen  # load() as it was called, for a pickle; None for a model that has no file
+        self._reopen = reopen  # what load() was given, for a pickle; None for a model that has no file
 
     @property
     def _core(self) -> _core.Model:
@@ -182,7 +181,7 @@ class Model(classic.ClassicSurface):
         path = self._core.path
         if self._reopen is None:
             raise TypeError("a model of arrays or edited weights cannot be pickled: it has no file to open again")
-        return self._reopen, (str(Path(path).absolute()), self._tokenizer)
+        return _load_again, (str(Path(path).absolute()), self._tokenizer, dict(self._reopen))
 
     def __copy__(self) -> Model:
         return Model(self._core, self._tokenizer, self._reopen)  # it never changes, so the weights are shared
@@ -376,3 +375,11 @@ def hardware(model: Model) -> str:
     True
     """
     return f"{model.isa} x {model.threads} threads" if model.backend == "cpu" else f"{model.backend} ({model.isa})"
+
+
+def _load_again(path: str, tokenizer: Tokenizer | None, options: dict[str, Any]) -> Model:
+    """Do what pickles ask for."""
+    given = tokenizer.library() if isinstance(tokenizer, LibraryTokenizer) else tokenizer
+    # By name: loading.py imports this module, and a process that unpickles may have imported no other.
+    loading = import_module(f"{__package__}.loading")
+    return cast("Model", loading.load(path, tokenizer=given, **options))

@@ -88,6 +88,7 @@ def test_only_one_module_prints() -> None:
         "command/display.py": {"stdout", "stderr", "Console"},
         "command/cli.py": {"stdout"},  # is there one, can it be flushed
         "command/terminal.py": {"stdout"},  # is it a terminal; notes are dim
+        "utils.py": {"print"},  # test_prompt's table, for notebooks: texts as repr shows them
     }
 
 
@@ -166,6 +167,15 @@ def model_cases() -> dict[str, Callable[[Path], Case]]:
             ["chat", model, *z, "--template", "t.jinja"], "hi\n/load no[/x]\n/a[/x]\n/exit\n", "\\x1b[31m\\x9b31m"
         ),
         "chat, no template": lambda _: Case(["chat", model, *z, "--template", EVIL], shown="[red][/x]"),
+        "explain": lambda _: Case(["explain", model, *evil_z, EVIL], shown="[red][/x]"),
+        "explain, answer": lambda _: Case(["explain", model, *z, "Once", "--answer", EVIL], shown="[red][/x]"),
+        "extract": lambda _: Case(
+            ["extract", model, *z, "--texts", EVIL, "--points", "resid_post", "--out", "out"], shown="[red][/x]"
+        ),
+        "extract, points": lambda _: Case(
+            ["extract", model, *z, "--texts", "-", "--points", EVIL, "--out", "out"], shown="[red][/x]"
+        ),
+        "explore, missing": lambda _: Case(["explore", f"no{model}", "--no-browser"], shown="[red][/x].bin: No such"),
         "serve, missing": lambda _: Case(["serve", f"no{model}", "--port", "0"], shown="[red][/x].bin: No such"),
         "pull": lambda _: Case(["pull", EVIL], shown="[red][/x]"),
         "export": lambda _: Case(["export", model, "out.gguf", *z, "--force"], shown="out.gguf: f32"),

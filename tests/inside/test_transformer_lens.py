@@ -259,6 +259,10 @@ def test_config(pair: Pair) -> None:
         theirs = getattr(pair.theirs.cfg, name)
         if name == "rotary_base":  # theirs is the default of transformers, whatever rope_parameters says
             theirs = pair.theirs.original_model.config.rope_parameters["rope_theta"]
+        if name == "model_name":  # theirs is the class, or where the folder was
+            continue
+        if name == "dtype":
+            theirs = str(theirs).removeprefix("torch.")
         if name in STANDS_FOR and theirs == STANDS_FOR[name]:
             meant = {"attn_scale": ours["d_head"] ** 0.5, "n_key_value_heads": ours["n_heads"]}
             theirs = meant.get(name, ours["d_head"])
