@@ -301,8 +301,14 @@ def test_parts_have_all_weights_and_activations(model: llama2cpp.Model) -> None:
         model.blocks[0].attn.W_q  # noqa: B018
     with pytest.raises(IndexError, match="has 5"):
         model.blocks[5]
+    for wrong in ("0", 1.5, True):
+        with pytest.raises(TypeError, match=r"blocks: layer is .*expected an integer"):
+            model.blocks[wrong]  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="only norms"):
         model.blocks[0].mlp(np.zeros(192))
+    for name in ("W_Q", "hook_z", "w_q"):
+        with pytest.raises(AttributeError, match=rf"blocks\.0\.attn\.{name} cannot be set: model\.with_weights"):
+            setattr(model.blocks[0].attn, name, np.zeros((6, 192, 32)))
 
 
 def test_biases_that_are_none_are_zeros(model: llama2cpp.Model) -> None:

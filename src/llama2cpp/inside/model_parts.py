@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..common.arguments import checked, close_names, float_array
+from ..common.arguments import checked, close_names, float_array, integer
 from .activation_names import MODULE_NAMES, by_module
 from .hooks import Layer
 from .places import part_inputs, points_of
@@ -150,6 +150,14 @@ class Part:
             return zeros
         raise AttributeError(f"{self._path} has no {name!r}{close_names(name, self._names())}")
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(
+                f"{self._path}.{name} cannot be set: model.with_weights({{name: array}}) makes a model of other "
+                "weights, and hooks change activations"
+            )
+        super().__setattr__(name, value)
+
     def __dir__(self) -> list[str]:
         return sorted(self._names())
 
@@ -189,6 +197,7 @@ class Blocks(Sequence[Part]):
         count = self._model.config.n_layers
         if isinstance(layer, slice):
             return [self[i] for i in range(count)[layer]]
+        layer = integer(layer, "layer", "blocks")
         if not -count <= layer < count:
             raise IndexError(f"there is no layer {layer}: the model has {count}")
         return Part(self._model, f"blocks.{layer % count}")
