@@ -238,6 +238,8 @@ def test_what_cannot_be(model: llama2cpp.Model, stories: llama2cpp.Model) -> Non
             call("ngram")
         with pytest.raises(TypeError, match=rf"{name}.*: speculate is 5 \(int\), expected 'prompt', a Model or None"):
             call(5)
+        with pytest.raises(TypeError, match=rf"{name}.*: speculate is <llama2cpp.Session: .* \(Session\), expected"):
+            call(model.session())
         with pytest.raises(ValueError, match=rf"{name}.*: speculate is a model .* needs the same vocabulary"):
             call(stories)
         with pytest.raises(ValueError, match="the model is closed"):

@@ -35,6 +35,11 @@ class DraftModel(Protocol):
         """What its ids mean."""
 
 
+def _is_model(given: object) -> bool:
+    """Whether it can be a draft; sessions and others have a core, too, and no tokenizer."""
+    return hasattr(type(given), "_core") and hasattr(type(given), "tokenizer")
+
+
 class SamplingOptions(TypedDict, total=False):
     """`Sampling` as keyword arguments, for type checkers."""
 
@@ -207,7 +212,7 @@ class Sampling:
             given = self.speculate
             if isinstance(given, str) and given != "prompt":
                 raise ValueError(f"speculate is {given!r:.80}, expected 'prompt', a Model or None")
-            if given is not None and not isinstance(given, str) and not hasattr(type(given), "_core"):
+            if given is not None and not isinstance(given, str) and not _is_model(given):
                 raise TypeError(
                     f"speculate is {given!r:.80} ({type(given).__name__}), expected 'prompt', a Model or None"
                 )
