@@ -41,7 +41,7 @@ from .common.arguments import checked, close_names, float_array
 from .inside.cells import Address, BaseRun, Grid, Over, cut, number
 from .inside.circuit import CircuitRun
 from .inside.gradients import differentiate
-from .inside.places import Place, find_places, name_of
+from .inside.places import Place, find_places, name_of, names_of_activations
 from .inside.receivers import (
     DifferentiatedRun,
     activation_names,
@@ -136,7 +136,7 @@ def attribution_patch(
     >>> found["mlp_out"].shape
     (5,)
     """
-    names = [points] if isinstance(points, str) else list(points)
+    names = names_of_activations(points)
     _need_gradients(model)
     base = BaseRun(model, "attribution_patch", corrupt, names, special)
     grids = {name: Grid.of("attribution_patch", name, over, model.config, base.length) for name in names}
@@ -379,7 +379,16 @@ def faithfulness(
     heard = reach(model.config)
     senders = senders_of(model.config)
     chosen: list[tuple[str, str]] = []
+    if isinstance(edges, str) or not isinstance(edges, Iterable):
+        raise TypeError(
+            f"faithfulness: edges is {edges!r:.80} ({type(edges).__name__}), expected several edges, such as "
+            "['m2->logits']"
+        )
     for edge in edges:
+        if not isinstance(edge, str):
+            raise TypeError(
+                f"faithfulness: edges has {edge!r:.80} ({type(edge).__name__}) in it, expected str such as 'm2->logits'"
+            )
         sender, _, receiver = edge.partition("->")
         for name, there in ((sender, senders), (receiver, list(heard))):
             if name not in there:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,6 +69,27 @@ def test_what_names_stand_for(names: Any, found: list[str]) -> None:
     assert [
         places.name_of(place, tiny.config()) for place in places.find_places(names, tiny.config(n_layers=2))
     ] == found
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (3, r"names of activations are 3 \(int\), expected a name, several, or a function"),
+        (None, r"names of activations are None \(NoneType\)"),
+        (("z", 0), r"names of activations have 0 \(int\) in them, expected str, such as 'resid_post'"),
+        ([b"z"], r"names of activations have b'z' \(bytes\) in them"),
+    ],
+)
+def test_names_of_another_type(names: Any, message: str, model: llama2cpp.Model) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: places.find_places(names, tiny.config(n_layers=2)),
+        lambda: model.add_hook(names, print),
+        lambda: model.extract([[1, 2]], names, out="nowhere"),
+        lambda: model.mean_activations([[1, 2]], names),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("name", ["z2", "blocks.2.attn.hook_z", "hook_zz", "blocks.*.hook_nothing", ""])

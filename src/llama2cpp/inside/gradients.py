@@ -51,6 +51,11 @@ def differentiate(metric: Metric, logits: Array) -> tuple[float, Array]:
 
     A metric that gives a number alone, or that cannot do with NumPy's arrays, is PyTorch's to differentiate.
     """
+    if not callable(metric):
+        raise TypeError(
+            f"metric is {metric!r:.80} ({type(metric).__name__}), expected a function of the logits, such as "
+            "llama2cpp.metrics.logit_diff makes"
+        )
     error: Exception | None = None
     found: Any = None
     try:

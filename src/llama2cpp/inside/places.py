@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn, TypeAlias
 
 from .. import _core
@@ -38,7 +38,7 @@ def find_places(names: Names, config: _core.Config) -> list[Place]:
     if callable(names):
         return [place for name, place in points.items() if names(name)]
     chosen: set[str] = set()
-    for name in [names] if isinstance(names, str) else names:
+    for name in names_of_activations(names):
         found = _matching(by_module(name, config), points, config.n_layers)
         if not found and _matching(by_module(name, config), part_inputs(config), config.n_layers):
             raise ValueError(f"{name!r} is for functions in hooks, and for activations to be kept")
@@ -79,14 +79,33 @@ def split_inputs(names: Names, config: _core.Config) -> tuple[list[str], Names]:
     known = part_inputs(config)
     inputs: list[str] = []
     rest: list[str] = []
-    for name in [names] if isinstance(names, str) else names:
-        found = _matching(by_module(name, config), known, config.n_layers) if isinstance(name, str) else []
+    for name in names_of_activations(names):
+        found = _matching(by_module(name, config), known, config.n_layers)
         # A pattern, as in "blocks.0.*", means what each model has.
         if found and not any(mark in name for mark in "*?["):
             inputs += found
         else:
             rest.append(name)
     return inputs, rest
+
+
+def names_of_activations(names: object) -> list[str]:
+    """One name or several as a list."""
+    if isinstance(names, str):
+        return [names]
+    if not isinstance(names, Iterable):
+        raise TypeError(
+            f"names of activations are {names!r:.80} ({type(names).__name__}), expected a name, several, or a function "
+            "that chooses among them"
+        )
+    found = list(names)
+    for name in found:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"names of activations have {name!r:.80} ({type(name).__name__}) in them, expected str, such as "
+                "'resid_post' for all layers or 'resid_post3' for one"
+            )
+    return found
 
 
 def _matching(name: str, points: Mapping[str, object], n_layers: int) -> list[str]:
