@@ -141,14 +141,15 @@ def diff(
     >>> analysis.diff(model, other, "Once upon a time", ["v", "z"]).first.name
     'blocks.2.attn.hook_v'
     """
+    sizes = [model.config.vocab_size for model in (model_a, model_b)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"diff: the vocabularies have {sizes[0]} and {sizes[1]} tokens")
     ids = to_ids(model_a, text, function="diff", special=special)
     runs = [model._run("diff", ids, names_filter) for model in (model_a, model_b)]
     (logits_a, cache_a), (logits_b, cache_b) = runs
     names = list(cache_a)
     if names != list(cache_b) or any(cache_a[name].shape != cache_b[name].shape for name in names):
         raise ValueError("diff: the models have other activations, or of other sizes")
-    if logits_a.shape != logits_b.shape:
-        raise ValueError(f"diff: the vocabularies have {logits_a.shape[-1]} and {logits_b.shape[-1]} tokens")
     a, b = (log_softmax(logits[0]) for logits in (logits_a, logits_b))
     return Difference(
         [_difference(name, cache_a[name], cache_b[name]) for name in names], (np.exp(a) * (a - b)).sum(axis=-1)
