@@ -382,7 +382,13 @@ class Sample:
         """Give what the caller's function makes of logits."""
         assert self._processor is not None
         given = self._processor(list(ids), logits)
-        changed = logits if given is None else float_array(given)
+        try:
+            changed = logits if given is None else float_array(given)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"logits_processor has given {given!r:.80} ({type(given).__name__}), expected an array of numbers "
+                f"{list(logits.shape)} or None"
+            ) from error
         if changed.shape != logits.shape:
             raise ValueError(
                 f"logits_processor has given an array {list(changed.shape)}, expected {list(logits.shape)}"

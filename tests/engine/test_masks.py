@@ -228,6 +228,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"presence_penalty": float("nan")}, "presence_penalty"),
     ({"frequency_penalty": float("inf")}, "frequency_penalty"),
     ({"logits_processor": 5}, "logits_processor"),
+    ({"temperature": 10**400}, "temperature is an integer of 1329 bits, which no float holds"),
     ({"json_schema": {"enum": []}}, "json_schema"),
     ({"regex": "("}, "regex"),
     ({"grammar": "start: x"}, "grammar"),
@@ -251,7 +252,11 @@ def test_what_cannot_be_is_an_error_before_the_first_token(
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [(lambda ids, logits: logits[:3], r"\[3\], expected \[1536\]"), (lambda ids, logits: logits * np.nan, "nan")],
+    [
+        (lambda ids, logits: logits[:3], r"\[3\], expected \[1536\]"),
+        (lambda ids, logits: logits * np.nan, "nan"),
+        (lambda ids, logits: "x", r"logits_processor has given 'x' \(str\), expected an array of numbers \[1536\] or"),
+    ],
 )
 def test_what_a_processor_gives_is_checked(storyteller: llama2cpp.Model, given: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -92,7 +92,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top_k": 1537}, "explain: top_k is 1537"),
     ({"answer": 1536}, "explain: answer is 1536, expected 0 to 1535"),
     ({"instead": -1}, "explain: instead is -1"),
-    ({"answer": "a park bench"}, "a park bench"),
+    ({"answer": "a park bench"}, "explain: answer: 'a park bench' is not one token"),
+    ({"instead": ""}, "explain: instead: '' is not one token"),
     ({"prompt": []}, "there are no tokens"),
     ({"prompt": [1536]}, "1536"),
 ]

@@ -103,7 +103,7 @@ _CLASSES = {"Model", "Opened", "Tokenizer", "tokenizers.Tokenizer", "Config", "C
 _RANGES = dict.fromkeys(("seed", "shuffle"), (0, 2**64 - 1))  # others are of 64 bits with a sign
 
 
-def integer(value: object, name: str, function: str, *, whole: bool = False) -> int:
+def integer(value: object, name: str, function: str, *, whole: bool = False, text: bool = False) -> int:
     """Make an int of an argument that stands for one: Python's, NumPy's, or an array or tensor of no dimensions.
 
     A truth value stands for none, here and in the extension module.
@@ -116,6 +116,8 @@ def integer(value: object, name: str, function: str, *, whole: bool = False) -> 
         Of what, for the message.
     whole : bool
         Take floats that are whole numbers, too.
+    text : bool
+        Say that it might have been a str, which the caller takes.
 
     Raises
     ------
@@ -133,13 +135,14 @@ def integer(value: object, name: str, function: str, *, whole: bool = False) -> 
     ...     print(error)
     generate: max_tokens is 2.5 (float), expected an integer
     """
+    expected = "an integer or a str" if text else "an integer"
     if _is_bool(value):
-        raise TypeError(f"{function}: {name} is {_shown(value)}, expected an integer")
+        raise TypeError(f"{function}: {name} is {_shown(value)}, expected {expected}")
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # its error is what is asked for
     except TypeError:
         if not (whole and isinstance(value, float | np.floating) and float(value).is_integer()):
-            raise TypeError(f"{function}: {name} is {_shown(value)}, expected an integer") from None
+            raise TypeError(f"{function}: {name} is {_shown(value)}, expected {expected}") from None
         number = int(value)
     least, most = _RANGES.get(name, (-(2**63), 2**63 - 1))
     if not least <= number <= most:
@@ -629,7 +632,7 @@ def _check_of(name: str, annotation: str, function: str) -> Callable[[Any], Any]
             return value
         if (value is None and optional) or (text and isinstance(value, str)):
             return value
-        return integer(value, name, function, whole=whole)
+        return integer(value, name, function, whole=whole, text=text)
 
     return check
 
@@ -711,12 +714,16 @@ def _is_bool(value: object) -> bool:
 
 def _real(value: object, name: str, function: str, optional: bool) -> object:
     """Check a number: Python's, NumPy's, or an array or tensor of no dimensions."""
-    if isinstance(value, float | int) or (value is None and optional):
+    if isinstance(value, float) or (value is None and optional):
         return value
     try:
         if isinstance(value, str | bytes):
             raise TypeError
-        return float(value)  # type: ignore[arg-type]  # its error is what is asked for
+        number = float(value)  # type: ignore[arg-type]  # its error is what is asked for
+        return value if isinstance(value, int) else number
+    except OverflowError:
+        bits = int(value).bit_length()  # type: ignore[call-overload]  # only an integer can be so large
+        raise ValueError(f"{function}: {name} is an integer of {bits} bits, which no float holds") from None
     except (TypeError, ValueError):
         raise TypeError(f"{function}: {name} is {_shown(value)}, expected a number") from None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..common.arguments import naming
 from ..common.parts import NORM_B
 from ..common.token_ids import Prompt, to_ids
 from ..decoding import log_softmax
@@ -298,7 +299,8 @@ def explain(
 
 def _id(model: Model, token: int | str, name: str) -> int:
     if isinstance(token, str):
-        return model.to_single_token(token)
+        with naming(f"explain: {name}"):
+            return model.to_single_token(token)
     size = model.config.vocab_size
     if not 0 <= token < size:
         raise ValueError(f"explain: {name} is {token}, expected 0 to {size - 1}")
