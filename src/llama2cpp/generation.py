@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from ._core import Sampler, available_memory
+from ._core import Sampler, available_memory, need_memory
 from .common.arguments import checked, naming, spelled_out
 from .common.later import Later, now
 from .common.sampling import Sampling, SamplingOptions
@@ -302,6 +302,9 @@ class _Begun:
         return (sample.completion("".join(part)) for sample, part in zip(self.samples, parts, strict=True))
 
 
+_TEXT_BYTES = 4300  # that a text of `generate` takes before it begins: its sampler, its request, its job
+
+
 class _Asked:
     """A prompt, one sampler, and what comes of them."""
 
@@ -377,6 +380,8 @@ def _begin(
     vocab_size = model.config.vocab_size
     plain = all(0 < len(ids) <= model.context and 0 <= min(ids) <= max(ids) < vocab_size for _, _, ids in rows)
     if function != "stream" and plain and len(rows) * (n or 1) > 1 and not scopes_of(model._core):
+        texts = len(rows) * (n or 1)
+        need_memory(float(texts) * _TEXT_BYTES, f"{function}: a run of {texts} texts", "ask for fewer at a time")
         jobs = [
             _Asked(model, prompt, ids, sampler, sampling, logprobs)
             for prompt, _, ids in rows

@@ -186,3 +186,10 @@ def test_an_error_of_one_of_many(stories: llama2cpp.Model) -> None:
 
     with pytest.raises(ValueError, match=r"^as it is$"):
         stories.generate(["Once", "Once upon a time"], logits_processor=fail, max_tokens=50, temperature=0)
+
+
+@pytest.mark.parametrize("n", [2**40, 2**62])
+def test_more_texts_than_there_is_memory_for(n: int) -> None:
+    """Samplers and requests are made before the first pass: billions of them would fill the memory first."""
+    with pytest.raises(MemoryError, match=f"generate: a run of {n} texts needs .*: ask for fewer at a time"):
+        llama2cpp.generate("Once", n=n, max_tokens=1)
