@@ -262,12 +262,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
     for call, message in wrong:
         with pytest.raises(ValueError, match=message):
             call()
+    none: Any = None
+    numbers: Any = [3]
     types: list[tuple[Any, str]] = [
         (lambda: keep(model, CLEAN, CORRUPT, linear, "m1->logits"), r"edges is 'm1->logits' \(str\), expected several"),
-        (lambda: keep(model, CLEAN, CORRUPT, linear, None), r"edges is None \(NoneType\), expected several edges"),
-        (lambda: keep(model, CLEAN, CORRUPT, linear, [3]), r"edges has 3 \(int\) in it"),
-        (lambda: edge(model, CLEAN, CORRUPT, None), r"metric is None \(NoneType\), expected a function of the logits"),
-        (lambda: attribution.attribution_patch(model, CORRUPT, clean, linear, None), "names of activations are None"),
+        (lambda: keep(model, CLEAN, CORRUPT, linear, none), r"edges is None \(NoneType\), expected several edges"),
+        (lambda: keep(model, CLEAN, CORRUPT, linear, numbers), r"edges has 3 \(int\) in it"),
+        (lambda: edge(model, CLEAN, CORRUPT, none), r"metric is None \(NoneType\), expected a function of the logits"),
+        (lambda: attribution.attribution_patch(model, CORRUPT, clean, linear, none), "names of activations are None"),
     ]
     for call, message in types:
         with pytest.raises(TypeError, match=message):

@@ -303,7 +303,7 @@ def test_parts_have_all_weights_and_activations(model: llama2cpp.Model) -> None:
         model.blocks[5]
     for wrong in ("0", 1.5, True):
         with pytest.raises(TypeError, match=r"blocks: layer is .*expected an integer"):
-            model.blocks[wrong]  # type: ignore[call-overload]
+            model.blocks[wrong]  # type: ignore[index]
     with pytest.raises(TypeError, match="only norms"):
         model.blocks[0].mlp(np.zeros(192))
     for name in ("W_Q", "hook_z", "w_q"):
