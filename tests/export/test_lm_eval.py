@@ -5,9 +5,9 @@ Needs the extra eval and accelerate, 760 MB in all, so it is the check `harness`
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
-import importlib.util
 import os
 import subprocess
 import sys
