@@ -21,13 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .common.arguments import checked
+from .common.probabilities import kl_divergence, log_softmax
 from .common.token_ids import Prompt, to_ids
-from .decoding import log_softmax
+from .inside.hooks import any_hooks
 from .inside.html_views import table
-from .inside.places import Names, is_pattern
+from .inside.places import Names, is_pattern, name_of, places_to_keep
 
 if TYPE_CHECKING:
     from .model import Model
+
+_TOGETHER = 32  # prompts of a pass
 
 __all__ = ["Difference", "PointDifference", "diff", "steering_vectors"]
 
@@ -151,9 +154,7 @@ def diff(
     if names != list(cache_b) or any(cache_a[name].shape != cache_b[name].shape for name in names):
         raise ValueError("diff: the models have other activations, or of other sizes")
     a, b = (log_softmax(logits[0]) for logits in (logits_a, logits_b))
-    return Difference(
-        [_difference(name, cache_a[name], cache_b[name]) for name in names], (np.exp(a) * (a - b)).sum(axis=-1)
-    )
+    return Difference([_difference(name, cache_a[name], cache_b[name]) for name in names], kl_divergence(a, b))
 
 
 def _difference(name: str, a: NDArray[np.float32], b: NDArray[np.float32]) -> PointDifference:
@@ -210,18 +211,26 @@ def steering_vectors(
     >>> with model.hooks([steer]):
     ...     text = model.generate("Once upon a time", max_tokens=8, temperature=0)
     """
+    patterns = [name_of(place, model.config) for place in places_to_keep(names, model.config)]
+    patterns = [name for name in patterns if is_pattern(name)]
+    if patterns:
+        raise ValueError(f"steering_vectors: {patterns[0]} has other sizes for each prompt")
+    # Together they have the same bits; but hooks that are on are to see each prompt alone.
+    at_once = 1 if any_hooks(model._core) else _TOGETHER
     sides = []
     for name, prompts in (("positive", positive), ("negative", negative)):
         if isinstance(prompts, str | bytes) or len(prompts) == 0:
             raise ValueError(f"steering_vectors: {name} is {prompts!r}, expected several prompts")
         sums: dict[str, NDArray[Any]] = {}
-        for prompt in prompts:
-            ids = to_ids(model, prompt, function="steering_vectors", special=special)
-            where = None if position is None else [position]
-            _, cache = model._run("steering_vectors", ids, names, positions=where, return_type=None)
-            for key, array in cache.items():
-                if is_pattern(key):
-                    raise ValueError(f"steering_vectors: {key} has other sizes for each prompt")
-                sums[key] = sums.get(key, 0.0) + array[0].mean(axis=0, dtype=np.float64)
+        ids = [to_ids(model, prompt, function="steering_vectors", special=special) for prompt in prompts]
+        where = None if position is None else [position]
+        for first in range(0, len(ids), at_once):
+            _, found = model._run(
+                "steering_vectors", ids[first : first + at_once], names, positions=where, return_type=None
+            )
+            for cache in found if isinstance(found, list) else [found]:
+                for key, array in cache.items():
+                    for own in array:
+                        sums[key] = sums.get(key, 0.0) + own.mean(axis=0, dtype=np.float64)
         sides.append({key: total / len(prompts) for key, total in sums.items()})
     return {key: (sides[0][key] - sides[1][key]).astype(np.float32) for key in sides[0]}

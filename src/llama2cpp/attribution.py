@@ -40,7 +40,7 @@ from numpy.typing import ArrayLike, NDArray
 from .common.arguments import checked, close_names, float_array
 from .inside.cells import Address, BaseRun, Grid, Over, cut, number
 from .inside.circuit import CircuitRun
-from .inside.gradients import differentiate
+from .inside.gradients import differentiate, need_gradients
 from .inside.places import Place, find_places, name_of, names_of_activations
 from .inside.receivers import (
     DifferentiatedRun,
@@ -137,7 +137,7 @@ def attribution_patch(
     (5,)
     """
     names = names_of_activations(points)
-    _need_gradients(model)
+    need_gradients(model)
     base = BaseRun(model, "attribution_patch", corrupt, names, special)
     grids = {name: Grid.of("attribution_patch", name, over, model.config, base.length) for name in names}
     clean = {place: base.of_other_run(clean_cache, place) for grid in grids.values() for place in grid.places}
@@ -198,17 +198,23 @@ class EdgeAttribution:
 
     def __init__(self, scores: Result, senders: Sequence[str], receivers: Sequence[str]) -> None:
         self.scores, self.senders, self.receivers = scores, list(senders), list(receivers)
+        self._row = {name: i for i, name in enumerate(self.senders)}
+        self._column = {name: i for i, name in enumerate(self.receivers)}
 
     def __getitem__(self, edge: str) -> float:
-        sender, _, receiver = edge.partition("->")
-        if sender in self.senders and receiver in self.receivers:
-            score = self.scores[self.senders.index(sender), self.receivers.index(receiver)]
-            if not np.isnan(score):
-                return float(score)
-        raise KeyError(f"no edge {edge!r}")
+        score = self._score(edge)
+        if np.isnan(score):
+            raise KeyError(f"no edge {edge!r}")
+        return score
 
     def __contains__(self, edge: object) -> bool:
-        return edge in set(self)
+        return isinstance(edge, str) and not np.isnan(self._score(edge))
+
+    def _score(self, edge: str) -> float:
+        """Give an edge's score; NaN for what is none."""
+        sender, _, receiver = edge.partition("->")
+        row, column = self._row.get(sender), self._column.get(receiver)
+        return float("nan") if row is None or column is None else float(self.scores[row, column])
 
     def __len__(self) -> int:
         return int((~np.isnan(self.scores)).sum())
@@ -303,7 +309,7 @@ def edge_attribution(
     >>> len(edges), round(edges["input->m0"], 6) != 0
     (1491, True)
     """
-    _need_gradients(model)
+    need_gradients(model)
     if steps < 1:
         raise ValueError(f"edge_attribution: steps is {steps}, expected 1 or more")
     base, other = _both("edge_attribution", model, clean, corrupt, special)
@@ -312,7 +318,8 @@ def edge_attribution(
     flat = difference.reshape(len(difference), -1)  # [senders, B * T * dim]
     begin, end = other.arrays["hook_embed"], base.arrays["hook_embed"]
     receivers = receivers_of(config)
-    heard = np.array([reach(config)[name] for name in receivers])
+    reached = reach(config)
+    heard = np.array([reached[name] for name in receivers])
     scores = np.zeros((len(difference), len(receivers)))
     each = 3 * config.n_heads + 1
     for step in range(1, steps + 1):
@@ -377,7 +384,7 @@ def faithfulness(
     """
     base, other = _both("faithfulness", model, clean, corrupt, special)
     heard = reach(model.config)
-    senders = senders_of(model.config)
+    order = {name: i for i, name in enumerate(senders_of(model.config))}
     chosen: list[tuple[str, str]] = []
     if isinstance(edges, str) or not isinstance(edges, Iterable):
         raise TypeError(
@@ -390,10 +397,10 @@ def faithfulness(
                 f"faithfulness: edges has {edge!r:.80} ({type(edge).__name__}) in it, expected str such as 'm2->logits'"
             )
         sender, _, receiver = edge.partition("->")
-        for name, there in ((sender, senders), (receiver, list(heard))):
+        for name, there in ((sender, order), (receiver, heard)):
             if name not in there:
                 raise ValueError(f"faithfulness: {edge!r} is between no two nodes{close_names(name, there)}")
-        if senders.index(sender) >= heard[receiver]:
+        if order[sender] >= heard[receiver]:
             raise ValueError(f"faithfulness: there is no edge {edge!r}: {sender} comes after {receiver}")
         chosen.append((sender, receiver))
     whole, none = number(metric(base.logits)), number(metric(other.logits))
@@ -507,7 +514,7 @@ def integrated_gradients(
     ((1, 4), True)
     """
     function = "integrated_gradients"
-    _need_gradients(model)
+    need_gradients(model)
     if steps < 1:
         raise ValueError(f"{function}: steps is {steps}, expected 1 or more")
     config = model.config
@@ -568,9 +575,3 @@ def _baseline(
             f"{function}: the baseline's prompts are {list(other.arrays[name].shape[:2])}, expected {list(shape[:2])}"
         )
     return other.arrays[name].astype(np.float64)
-
-
-def _need_gradients(model: Model) -> None:
-    reason = model._core.why_no_gradients()
-    if reason:
-        raise ValueError(reason)

@@ -17,6 +17,7 @@ from .common.grammar import GrammarState, TokenTexts, loses_space
 from .common.library_tokenizer import stream_decoder
 from .common.not_pickled import NotPickled
 from .common.piece import Piece
+from .common.probabilities import log_softmax
 from .common.sampling import Sampling
 from .common.token_ids import Prompt
 from .common.usage import Usage
@@ -81,14 +82,6 @@ class Completion:
         probabilities = table(("", "id", "probability", "the likeliest one's"), rows[:_ROWS_SHOWN]) + rest
         facts = {"text": self.text, "tokens": len(self.tokens), "finish_reason": self.finish_reason}
         return facts_html("llama2cpp.Completion", facts) + details_html("probabilities", probabilities)
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logits [..., vocab_size] -> natural logarithms of probabilities, in double precision."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
 
 
 def check_logprobs(function: str, logprobs: int | None) -> None:

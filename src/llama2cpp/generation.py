@@ -17,7 +17,6 @@ from .common.token_ids import check_prompt, listed, several
 from .common.token_ids import to_ids as to_ids
 from .decoding import Completion, Sample, TextStream, check_logprobs, decode
 from .decoding import FinishReason as FinishReason
-from .decoding import log_softmax as log_softmax
 from .inside.hooks import for_call, scopes_of
 from .serving.jobs import TextJob
 from .serving.requests import Request

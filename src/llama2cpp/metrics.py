@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .common.arguments import checked, float_array, integer
+from .common.probabilities import kl_divergence, log_softmax
 
 Array: TypeAlias = NDArray[np.float32]
 Pair: TypeAlias = tuple[float, Array]
@@ -110,7 +111,7 @@ def log_prob(token: Tokens, position: int = -1) -> Callable[[Array], Pair]:
         logits = _checked(logits)
         rows, at = np.arange(len(logits)), _position(position, logits)
         ids = _ids(token, "token", logits)
-        logs = _log_softmax(logits[:, at])
+        logs = log_softmax(logits[:, at])
         dlogits = np.zeros(logits.shape, dtype=np.float32)
         dlogits[:, at] = -np.exp(logs) / len(logits)
         dlogits[rows, at, ids] += np.float32(1 / len(logits))
@@ -160,8 +161,8 @@ def kl(reference: ArrayLike, position: int | None = -1) -> Callable[[Array], Pai
         dlogits = np.zeros(logits.shape, dtype=np.float32)
         value, count = 0.0, len(logits) * len(at)
         for t in at:
-            wanted, logs = _log_softmax(theirs[:, t]), _log_softmax(logits[:, t])
-            value += float((np.exp(wanted) * (wanted - logs)).sum()) / count
+            wanted, logs = log_softmax(theirs[:, t]), log_softmax(logits[:, t])
+            value += float(kl_divergence(wanted, logs).sum()) / count
             dlogits[:, t] = (np.exp(logs) - np.exp(wanted)) / count
         return value, dlogits
 
@@ -209,7 +210,7 @@ def loss(tokens: Any) -> Callable[[Array], Pair]:  # noqa: ANN401 - ids [T] or [
         rows = np.arange(len(ids))
         value, count = 0.0, ids[:, 1:].size
         for t in range(ids.shape[1] - 1):  # one position at a time: logits of a large vocabulary are large in float64
-            logs, following = _log_softmax(logits[:, t]), ids[:, t + 1]
+            logs, following = log_softmax(logits[:, t]), ids[:, t + 1]
             value -= float(logs[rows, following].sum()) / count
             dlogits[:, t] = np.exp(logs) / count
             dlogits[rows, t, following] -= np.float32(1 / count)
@@ -251,11 +252,3 @@ def _check_ids(ids: NDArray[Any], name: str, logits: Array) -> None:
     outside = ids[(ids < 0) | (ids >= vocab_size)]
     if outside.size:
         raise ValueError(f"{name} has the id {outside.flat[0]}, expected 0 to {vocab_size - 1}")
-
-
-def _log_softmax(logits: Array) -> NDArray[np.float64]:
-    """Along the last axis."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
-    return wide

@@ -42,6 +42,7 @@ from .common.parts import get_part
 from .inside.cache import ActivationCache
 from .inside.cells import (
     Address,
+    Addressed,
     BaseRun,
     Change,
     Grid,
@@ -50,10 +51,11 @@ from .inside.cells import (
     for_own_heads,
     held,
     in_outputs_of_heads,
+    made_together,
     sweep,
     with_own_heads,
 )
-from .inside.places import Names, Place, find_places, is_pattern, name_of
+from .inside.places import Place, find_places, is_pattern, name_of
 
 if TYPE_CHECKING:
     from .inside.observation import Prompts
@@ -172,7 +174,7 @@ def _patch(
     corrupt: Prompts,
     clean_cache: ActivationCache,
     metric: Metric,
-    name: Names,
+    name: str,
     over: Over | None,
     *,
     last_only: bool = False,
@@ -180,19 +182,22 @@ def _patch(
     progress: bool | None = None,
     special: bool | None = None,
 ) -> Result:
-    base = BaseRun(model, function, corrupt, [*([name] if isinstance(name, str) else list(name)), "z"], special)  # type: ignore[arg-type]
+    base = BaseRun(model, function, corrupt, _needed(name, over), special)
     grid = Grid.of(function, name, over, model.config, base.length)
     clean = {place: base.of_other_run(clean_cache, place) for place in grid.places}
     changes_of = for_own_heads(base, grid, _from_arrays(clean, model.config))
     return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
 
 
-def _from_arrays(
-    arrays: dict[Place, NDArray[np.float32]], config: _core.Config
-) -> Callable[[list[tuple[Place, Address]]], list[Change]]:
+def _needed(name: str, over: Over | None) -> list[str]:
+    """Name what of the run a sweep reads: a head's own keys or values change its ``hook_z`` alone."""
+    return [name, "z"] if "query_head" in (over or ()) else [name]
+
+
+def _from_arrays(arrays: dict[Place, NDArray[np.float32]], config: _core.Config) -> Callable[[Addressed], list[Change]]:
     """Make the changes of a cell: what it addresses becomes what these activations of whole places have there."""
 
-    def changes_of(addressed: list[tuple[Place, Address]]) -> list[Change]:
+    def changes_of(addressed: Addressed) -> list[Change]:
         return [Change(place, address, cut(arrays[place], place, address, config)) for place, address in addressed]
 
     return changes_of
@@ -276,32 +281,23 @@ def path_patch(
     clean = {place: base.of_other_run(clean_cache, place) for place in grid.places}
     sent_by = for_own_heads(base, grid, _from_arrays(clean, config))
     held_fast = find_places(["z", "mlp_out"] if freeze_mlp else "z", config)
-    waiting = [addressed for _, addressed in grid.cells()]
-    ready: dict[tuple[tuple[Place, Address], ...], list[Change]] = {}
 
-    def changes_of(addressed: list[tuple[Place, Address]]) -> list[Change]:
-        key = tuple(addressed)
-        if key not in ready:
-            start = min(place[1] for place, _ in addressed)
-            first = waiting.index(addressed)
-            at_once = base.whole_runs
-            cells = [cell for cell in waiting[first:] if min(place[1] for place, _ in cell) == start][:at_once]
-            frozen = [place for place in held_fast if place[1] >= start]
-            sent = in_outputs_of_heads(base, [sent_by(cell) for cell in cells])
-            wanted = [place for place, _ in targets if place[1] >= start]
-            received = [
-                [
-                    Change(place, address, cut(arrays[name_of(place, config)], place, address, config))
-                    for place, address in targets
-                    if place[1] >= start
-                ]
-                for arrays in base.values_after(sent, start, frozen, wanted)
+    def changes_of(cells: list[Addressed], start: int) -> list[list[Change]]:
+        frozen = [place for place in held_fast if place[1] >= start]
+        sent = in_outputs_of_heads(base, [sent_by(cell) for cell in cells])
+        reached = [(place, address) for place, address in targets if place[1] >= start]
+        received = [
+            [
+                Change(place, address, cut(arrays[name_of(place, config)], place, address, config))
+                for place, address in reached
             ]
-            for cell, changes in zip(cells, with_own_heads(base, received), strict=True):
-                ready[tuple(cell)] = changes
-        return ready.pop(key)
+            for arrays in base.values_after(sent, start, frozen, [place for place, _ in reached])
+        ]
+        return with_own_heads(base, received)
 
-    return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
+    return sweep(
+        base, grid, made_together(base, grid, changes_of), metric, last_only=last_only, out=out, progress=progress
+    )
 
 
 def _node(name: str, config: _core.Config) -> tuple[Place, Address] | None:
@@ -373,7 +369,7 @@ def ablate(
         raise ValueError(f"ablate: how is {how!r}, expected 'zero', 'mean' or 'resample'")
     if how != "zero" and reference is None:
         raise ValueError(f"ablate: how={how!r} needs a reference, a cache of other prompts")
-    base = BaseRun(model, "ablate", tokens, [name, "z"], special)
+    base = BaseRun(model, "ablate", tokens, _needed(name, over), special)
     grid = Grid.of("ablate", name, over, model.config, base.length)
     full: dict[Place, NDArray[np.float32]] = {}
     for place in grid.places:
@@ -674,29 +670,51 @@ def get_act_patch_direct_path(
     >>> patching.get_act_patch_direct_path(model, "Tom ran to", clean, corrupt, metric, 3, 0).shape
     (5, 6)
     """
-    function, config = "get_act_patch_direct_path", model.config
+    function = "get_act_patch_direct_path"
+    source = (
+        index(src_layer, model.config.n_layers, "src_layer", function),
+        index(src_head, model.config.n_heads, "src_head", function),
+    )
+    base = _run_of_direct_paths(function, model, corrupted_tokens, component)
+    caches = (clean_cache, corrupted_cache)
+    return _direct_paths(base, caches, patching_metric, source, component, verbose=verbose, last_only=last_only)
+
+
+def _run_of_direct_paths(function: str, model: Model, tokens: Prompts, component: str) -> BaseRun:
     if component not in ("q", "k", "v"):
         raise ValueError(f"{function}: component is {component!r}, expected 'q', 'k' or 'v'")
-    if config.norm_places != "before":
+    if model.config.norm_places != "before":
         raise ValueError(f"{function}: the model has a norm after attention, so a head alone adds nothing")
-    src_layer = index(src_layer, config.n_layers, "src_layer", function)
-    src_head = index(src_head, config.n_heads, "src_head", function)
+    return BaseRun(model, function, tokens, [component, "z"], None)
+
+
+def _direct_paths(
+    base: BaseRun,
+    caches: tuple[ActivationCache, ActivationCache],
+    metric: Metric,
+    source: tuple[int, int],
+    component: str,
+    *,
+    verbose: bool,
+    last_only: bool,
+) -> Result:
+    """Patch what one head adds into each later head's queries, keys or values."""
+    (src_layer, src_head), model, config = source, base.model, base.model.config
     result = np.zeros((config.n_layers, config.n_heads))
     later = range(src_layer + 1, config.n_layers)
     if not later:
         return result
-    base = BaseRun(model, function, corrupted_tokens, [component, "z"], None)
-    [source] = find_places(f"blocks.{src_layer}.attn.hook_z", config)
-    z = [base.of_other_run(cache, source)[:, :, src_head] for cache in (clean_cache, corrupted_cache)]
+    [place_of_z] = find_places(f"blocks.{src_layer}.attn.hook_z", config)
+    z = [base.of_other_run(cache, place_of_z)[:, :, src_head] for cache in caches]
     weight = model.weights[f"blocks.{src_layer}.{get_part('wo').lens}"][src_head] * np.float32(
         config.residual_multiplier
     )
     added = z[0] @ weight - z[1] @ weight
     axis = "head" if component == "q" else "query_head"
-    grid = Grid.of(function, component, {"layer": later, axis: None}, config, base.length)
+    grid = Grid.of(base.function, component, {"layer": later, axis: None}, config, base.length)
     read: dict[Place, NDArray[np.float32]] = {}
 
-    def changes_of(addressed: list[tuple[Place, Address]]) -> list[Change]:
+    def changes_of(addressed: Addressed) -> list[Change]:
         [(place, address)] = addressed
         if place not in read:
             read.clear()
@@ -707,7 +725,7 @@ def get_act_patch_direct_path(
         base,
         grid,
         for_own_heads(base, grid, changes_of),
-        patching_metric,
+        metric,
         last_only=last_only,
         progress=None if verbose else False,
     )
@@ -755,23 +773,12 @@ def get_act_patch_direct_path_all_sources(
     >>> patching.get_act_patch_direct_path_all_sources(model, "Tom", clean, corrupt, metric, last_only=True).shape
     (5, 6, 5, 6)
     """
-    sources = np.ndindex(model.config.n_layers, model.config.n_heads)
+    base = _run_of_direct_paths("get_act_patch_direct_path_all_sources", model, corrupted_tokens, component)
+    caches, shape = (clean_cache, corrupted_cache), (model.config.n_layers, model.config.n_heads)
     grids = [
-        get_act_patch_direct_path(
-            model,
-            corrupted_tokens,
-            clean_cache,
-            corrupted_cache,
-            patching_metric,
-            layer,
-            head,
-            component,
-            verbose,
-            last_only=last_only,
-        )
-        for layer, head in sources
+        _direct_paths(base, caches, patching_metric, source, component, verbose=verbose, last_only=last_only)
+        for source in np.ndindex(shape)
     ]
-    shape = (model.config.n_layers, model.config.n_heads)
     return np.stack(grids).reshape(*shape, *shape)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .common.arguments import checked, float_array
+from .common.probabilities import log_softmax
 from .inside.activation_names import get_act_name
 from .inside.factored_matrix import composition_scores
 from .inside.head_patterns import detect_head
@@ -171,9 +172,8 @@ def test_prompt(
     if print_details:
         print("Prompt:", list(model.to_str_tokens(begin)))
         print("Answer:" if len(answers) == 1 else "Answers:", *(list(model.to_str_tokens(ids)) for ids in ends))
-    logits = model([*begin, *ends[0][:-1]])[0, len(begin) - 1 :].astype(np.float64)  # [tokens of the answer, vocab]
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    probs = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    logits = model([*begin, *ends[0][:-1]])[0, len(begin) - 1 :]  # [tokens of the answer, vocab]
+    probs = np.exp(log_softmax(logits))
     ranks: list[Any] = []
     for i, row in enumerate(logits):
         order = np.argsort(-row, kind="stable")

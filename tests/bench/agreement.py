@@ -29,7 +29,7 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 import llama2cpp
-from llama2cpp.generation import log_softmax
+from llama2cpp.common.probabilities import log_softmax
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 import gguf_files

@@ -21,9 +21,9 @@ from reference import largest_error
 from safetensors.numpy import load_file, save_file
 
 import llama2cpp
+from llama2cpp.common.probabilities import log_softmax
 from llama2cpp.export import Calibration, convert
 from llama2cpp.export.mixtures import tensor_format
-from llama2cpp.generation import log_softmax
 
 FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

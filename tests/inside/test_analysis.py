@@ -65,6 +65,9 @@ def test_steering_vectors_are_differences_of_means(model: llama2cpp.Model, posit
 
     for name, vector in found.items():
         np.testing.assert_allclose(vector, mean(positive, name) - mean(negative, name), rtol=1e-5, atol=1e-6)
+    with model.hooks([("resid_pre0", lambda x, hook: None)]):  # one prompt at a time then, for the hook's sake
+        alone = analysis.steering_vectors(model, positive, negative, ["resid_post", "z"], position=position)
+    assert all((alone[name] == vector).all() for name, vector in found.items())
     steer = interventions.add("resid_post", found["blocks.1.hook_resid_post"], layer=1)
     assert (model.run_with_hooks(IDS, [steer]) != model(IDS)).any()
 

@@ -17,7 +17,7 @@ from hf_folders import Json, Spec, change_json, read_json, replace_tensor, tenso
 from on_metal import ON_METAL, agree
 
 import llama2cpp
-from llama2cpp.generation import log_softmax
+from llama2cpp.common.probabilities import log_softmax
 
 TOKENS = [1, 7, 3, 49, 0, 12, 30]
 

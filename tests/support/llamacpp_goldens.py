@@ -116,8 +116,8 @@ def check_exports(python: str) -> None:
     from family_models import CASES, PHI3_SHORT, TOKENS, Case
 
     import llama2cpp
+    from llama2cpp.common.probabilities import log_softmax
     from llama2cpp.export import convert
-    from llama2cpp.generation import log_softmax
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -114,8 +114,6 @@ class Extraction:
             raise ValueError(f"extract: pool is {pool!r}, expected None, 'last' or 'mean'")
         if dtype not in DTYPES:
             raise ValueError(f"extract: dtype is {dtype!r}, expected one of: {', '.join(DTYPES)}")
-        if shuffle is not None and not 0 <= shuffle < 2**64:
-            raise ValueError(f"extract: shuffle is {shuffle}, expected a seed from 0 to 2**64 - 1, or None")
         self._folder = Path(out)
         self._pool, self._dtype, self._shuffle = pool, dtype, shuffle
         shard_bytes = parse_size(shard_size)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import generation
 from ..common.arguments import checked
+from ..common.probabilities import kl_divergence, log_softmax
 from ..common.token_ids import to_ids
 from .source import Source
 
 if TYPE_CHECKING:
-    from ..generation import Prompt
+    from ..common.token_ids import Prompt
     from ..model import Model
 
 _FEW = 0.1  # the share of a vocabulary that may differ, if the text has none of it
@@ -166,7 +166,7 @@ def compare(
         rows = np.arange(len(targets))
         surprise_a -= float(log_a[rows, targets].sum())
         surprise_b -= float(log_b[rows, targets].sum())
-        kl = np.maximum((np.exp(log_a) * (log_a - log_b)).sum(axis=1), 0.0)
+        kl = np.maximum(kl_divergence(log_a, log_b), 0.0)
         divergences.append(kl)
         agreed += int((log_a.argmax(axis=1) == log_b.argmax(axis=1)).sum())
         done += len(targets)
@@ -226,9 +226,7 @@ def _predictions(
         for at in range(0, len(piece) - 1, _CHUNK):
             targets = piece[at + 1 : at + 1 + _CHUNK]
             tokens = piece[at : at + len(targets)]
-            log_a, log_b = (
-                generation.log_softmax(session.prefill(tokens, all_logits=True)) for session in (session_a, session_b)
-            )
+            log_a, log_b = (log_softmax(session.prefill(tokens, all_logits=True)) for session in (session_a, session_b))
             yield targets, log_a, log_b
 
 

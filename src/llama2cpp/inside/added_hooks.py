@@ -61,8 +61,19 @@ class AddedHooks:
     """
 
     def __init__(self) -> None:
-        self.all: tuple[Added, ...] = ()  # replaced as a whole, so that a call in another thread sees one state
+        self._all: tuple[Added, ...] = ()  # replaced as a whole, so that a call in another thread sees one state
         self._contexts: dict[str, dict[str, Any]] = {}
+
+    @property
+    def all(self) -> tuple[Added, ...]:
+        """Give all, in the order of adding."""
+        return self._all
+
+    @all.setter
+    def all(self, hooks: tuple[Added, ...]) -> None:
+        with _lock:
+            self._all = hooks
+            (_in_use.add if hooks else _in_use.discard)(self)
 
     def context(self, name: str) -> dict[str, Any]:
         """Give the dict of an activation that all hooks there share."""
@@ -97,7 +108,13 @@ class AddedHooks:
 
 # A model holds its own, which its hooks may refer back to; here they are found by what a call knows.
 _by_core: weakref.WeakKeyDictionary[_core.Model, weakref.ref[AddedHooks]] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()
+_in_use: weakref.WeakSet[AddedHooks] = weakref.WeakSet()  # those that have some
+
+
+def any_added() -> bool:
+    """Whether any model has hooks that were added: the question of each step, so it has to cost next to nothing."""
+    return bool(_in_use)
 
 
 def added_hooks(core: _core.Model) -> AddedHooks:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[np.float32]
 Over: TypeAlias = Sequence[str] | Mapping[str, Any]
-_Cell: TypeAlias = "tuple[tuple[int, ...], list[tuple[Place, Address]]]"
+Addressed: TypeAlias = "list[tuple[Place, Address]]"  # what a cell is about
+_Cell: TypeAlias = "tuple[tuple[int, ...], Addressed]"
 
 _CELLS = 32  # in a pass
 _FULL_ROWS = 256  # in a pass of several cells
@@ -297,7 +298,7 @@ class Grid:
         """How many cells along each axis."""
         return tuple(len(chosen) for chosen in self.axes.values())
 
-    def cells(self) -> Iterator[tuple[tuple[int, ...], list[tuple[Place, Address]]]]:
+    def cells(self) -> Iterator[_Cell]:
         """Give each cell's index in the result, and what it addresses."""
         for at in np.ndindex(self.shape):
             chosen = {axis: indices[i] for (axis, indices), i in zip(self.axes.items(), at, strict=True)}
@@ -313,28 +314,46 @@ def _is_shared(place: Place, config: _core.Config) -> bool:
 
 
 def for_own_heads(
-    base: BaseRun, grid: Grid, changes_of: Callable[[list[tuple[Place, Address]]], list[Change]]
-) -> Callable[[list[tuple[Place, Address]]], list[Change]]:
+    base: BaseRun, grid: Grid, changes_of: Callable[[Addressed], list[Change]]
+) -> Callable[[Addressed], list[Change]]:
     """Make changes of what one head of queries has for its own keys or values: they change its ``hook_z`` alone.
 
     A layer is run with the keys or values changed for all heads that share them, and of that the head's z is taken.
     """
     if "query_head" not in grid.axes:
         return changes_of
-    waiting = [addressed for _, addressed in grid.cells()]
+    return made_together(base, grid, lambda cells, _: with_own_heads(base, [changes_of(cell) for cell in cells]))
+
+
+def first_layer(addressed: Addressed) -> int:
+    """Find the first layer that a cell changes."""
+    return min(place[1] for place, _ in addressed)
+
+
+def made_together(
+    base: BaseRun, grid: Grid, changes_of: Callable[[list[Addressed], int], list[list[Change]]]
+) -> Callable[[Addressed], list[Change]]:
+    """Make a cell's changes by a function of as many cells as share a pass, all of one first layer, and of that layer.
+
+    What it makes of the others is kept until they are asked for.
+    """
+    by_layer: dict[int, list[Addressed]] = {}
+    index_of: dict[tuple[tuple[Place, Address], ...], int] = {}
+    for _, addressed in grid.cells():
+        cells = by_layer.setdefault(first_layer(addressed), [])
+        index_of.setdefault(tuple(addressed), len(cells))
+        cells.append(addressed)
     ready: dict[tuple[tuple[Place, Address], ...], list[Change]] = {}
 
-    def own(addressed: list[tuple[Place, Address]]) -> list[Change]:
+    def one(addressed: Addressed) -> list[Change]:
         key = tuple(addressed)
         if key not in ready:
-            layer = addressed[0][0][1]
-            first = waiting.index(addressed)
-            cells = [cell for cell in waiting[first:] if cell[0][0][1] == layer][: base.whole_runs]
-            made = with_own_heads(base, [changes_of(cell) for cell in cells])
-            ready.update(zip(map(tuple, cells), made, strict=True))
+            start, first = first_layer(addressed), index_of[key]
+            cells = by_layer[start][first : first + base.whole_runs]
+            ready.update(zip(map(tuple, cells), changes_of(cells, start), strict=True))
         return ready.pop(key)
 
-    return own
+    return one
 
 
 def in_outputs_of_heads(base: BaseRun, cells: Sequence[list[Change]]) -> list[list[Change]]:
@@ -379,7 +398,7 @@ def with_own_heads(base: BaseRun, cells: Sequence[list[Change]]) -> list[list[Ch
 def sweep(
     base: BaseRun,
     grid: Grid,
-    changes_of: Callable[[list[tuple[Place, Address]]], list[Change]],
+    changes_of: Callable[[Addressed], list[Change]],
     metric: Callable[[Any], Any],
     *,
     last_only: bool = False,
@@ -411,7 +430,7 @@ def sweep(
     by_layer: dict[int, list[_Cell]] = {}
     for at, addressed in grid.cells():
         if np.isnan(result[at]):
-            by_layer.setdefault(min(place[1] for place, _ in addressed), []).append((at, addressed))
+            by_layer.setdefault(first_layer(addressed), []).append((at, addressed))
     same = base.logits[:, -1:] if last_only else base.logits
     unchanged: float | None = None
     try:
@@ -438,7 +457,7 @@ def sweep(
 
 
 def _packs(
-    base: BaseRun, cells: list[_Cell], changes_of: Callable[[list[tuple[Place, Address]]], list[Change]]
+    base: BaseRun, cells: list[_Cell], changes_of: Callable[[Addressed], list[Change]]
 ) -> Iterator[list[ChangedRun]]:
     """Give what one pass computes; a cell that changes nothing by itself."""
     pack: list[ChangedRun] = []

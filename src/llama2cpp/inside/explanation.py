@@ -12,8 +12,8 @@ import numpy as np
 
 from ..common.arguments import naming
 from ..common.parts import NORM_B
+from ..common.probabilities import log_softmax
 from ..common.token_ids import Prompt, to_ids
-from ..decoding import log_softmax
 from .html_views import table, token_list, visible
 from .places import residual_streams
 

@@ -33,9 +33,7 @@ def gradients(
 
     `held` are activations [B, T, dim] of the run: residual streams among them are not computed again.
     """
-    reason = model._core.why_no_gradients()
-    if reason:
-        raise ValueError(reason)
+    need_gradients(model)
     config = model.config
     wanted = find_places(names_filter, config)
     stop = find_places(stop_grad, config)
@@ -44,6 +42,13 @@ def gradients(
     return model._core.gradients(
         rows, _checked(dlogits, expected), wanted, positions, stop, _streams(config, held, expected)
     )
+
+
+def need_gradients(model: Model) -> None:
+    """Refuse a model that has no gradients, by its reason."""
+    reason = model._core.why_no_gradients()
+    if reason:
+        raise ValueError(reason)
 
 
 def differentiate(metric: Metric, logits: Array) -> tuple[float, Array]:

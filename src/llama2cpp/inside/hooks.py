@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .. import _core
 from ..common.not_pickled import NotPickled
 from ..interventions import Intervention, When
-from .added_hooks import AddedHooks, added_hooks
+from .added_hooks import AddedHooks, added_hooks, any_added
 from .part_inputs import part_input_hooks
 from .places import Names, Place, find_places, name_of, split_inputs
 
@@ -226,7 +226,7 @@ def _entries(hook: Hook, core: _core.Model) -> list[_Entry]:
         watch = _watch.get()
         if watch is None or name in watch.places:
             return function(activation, point)
-        before = activation.copy()
+        before = activation.copy()  # sums of bits would be cheaper, and miss what is only put in another order
         given = function(activation, point)
         after = activation if given is None else np.asarray(given)
         if not np.array_equal(before, after):
@@ -291,11 +291,14 @@ def for_call(
     >>> for_call([llama2cpp.load().session()]) is None
     True
     """
-    if not sessions:
+    scopes = _active.get()
+    added = added and any_added()
+    if not sessions or not (scopes or added):
         return None
     if model is None:
         model = sessions[0]._core.model
-    scopes = (*(added_hooks(model).scopes("fwd") if added else ()), *_active.get())
+    if added:
+        scopes = (*added_hooks(model).scopes("fwd"), *scopes)
     scopes = tuple(
         scope for scope in scopes if scope.model is model and any(scope.concerns(session) for session in sessions)
     )

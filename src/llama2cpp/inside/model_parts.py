@@ -145,7 +145,7 @@ class Part:
                 return ModelHookPoint(model, other)
         elif name in self._names():
             return Part(model, path)
-        zeros = _bias_that_is_none(model, path)
+        zeros = bias_that_is_none(model, path)
         if zeros is not None:
             return zeros
         raise AttributeError(f"{self._path} has no {name!r}{close_names(name, self._names())}")
@@ -212,7 +212,7 @@ class Blocks(Sequence[Part]):
         return f"<llama2cpp.Blocks: {len(self)} layers>"
 
 
-def _bias_that_is_none(model: Model, path: str) -> NDArray[np.float32] | None:
+def bias_that_is_none(model: Model, path: str) -> NDArray[np.float32] | None:
     """Zeros for a bias that the model does not have beside a matrix that it has."""
     where, _, name = path.rpartition(".")
     matrix = f"{where}.{name.replace('b_', 'W_', 1)}"

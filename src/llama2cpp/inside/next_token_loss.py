@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common.probabilities import log_softmax
+
 _ROWS = 64  # of logits that are in memory in double precision at a time
 
 
@@ -38,8 +40,7 @@ def next_token_loss(logits: NDArray[np.float32], tokens: NDArray[Any], per_token
     losses = np.empty((batch, length - 1))
     for i in range(batch):
         for at in range(0, length - 1, _ROWS):
-            rows = logits[i, at : min(at + _ROWS, length - 1)].astype(np.float64)
-            rows -= rows.max(axis=-1, keepdims=True)
+            rows = log_softmax(logits[i, at : min(at + _ROWS, length - 1)])
             targets = tokens[i, at + 1 : at + 1 + len(rows)]
-            losses[i, at : at + len(rows)] = np.log(np.exp(rows).sum(axis=-1)) - rows[np.arange(len(rows)), targets]
+            losses[i, at : at + len(rows)] = -rows[np.arange(len(rows)), targets]
     return losses.astype(np.float32) if per_token else float(losses.mean())

@@ -103,6 +103,7 @@ class _Layer:
     def __init__(self, run: DifferentiatedRun, layer: int) -> None:
         self.run, self.layer, self.config = run, layer, run.model.config
         self.group = self.config.n_heads // self.config.n_kv_heads
+        self._angles: tuple[Array, Array] | None = None  # cosines and sines [T, 1, half]
 
     def activation(self, name: str) -> Array:
         return self.run.activations[f"blocks.{self.layer}.{name}"]
@@ -158,7 +159,10 @@ class _Layer:
         """Through rotary embedding: by the same angles the other way."""
         if self.layer in self.config.no_rope_layers:
             return d
-        cos, sin = (x[:, None] for x in self.run.model.session()._core.rotary(d.shape[1], self.layer))
+        if self._angles is None:
+            cos, sin = self.run.model.session()._core.rotary(d.shape[1], self.layer)
+            self._angles = cos[:, None], sin[:, None]
+        cos, sin = self._angles
         half = cos.shape[-1]
         a, b, rest = d[..., :half], d[..., half : 2 * half], d[..., 2 * half :]
         return np.concatenate([a * cos + b * sin, b * cos - a * sin, rest], axis=-1)

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge.remote_bridge import RemoteBridge
 from transformer_lens.utilities.matrix import composition_scores
 
 from ..inside.activation_names import MODULE_NAMES, by_module
-from .bridge_tokenizer import BridgeTokenizer
+from .bridge_tokenizer import BridgeTokenizer, filled_up
 from .driver import Driver, acting, as_array
 from .weights import BridgeWeights
 
@@ -202,9 +202,10 @@ class Bridge(RemoteBridge):  # type: ignore[misc]
         """Turn texts into ids [B, T], rows filled up at the right."""
         texts = [input] if isinstance(input, str) else list(input)
         rows = [self.model.to_tokens(text, prepend_bos)[0].tolist() for text in texts]
-        length = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id if self.tokenizer is not None else 0
-        return torch.tensor([row + [pad] * (length - len(row)) for row in rows])
+        return self._padded(rows)
+
+    def _padded(self, rows: list[list[int]]) -> torch.Tensor:
+        return filled_up(rows, self.tokenizer.pad_token_id if self.tokenizer is not None else 0)
 
     def to_string(self, tokens: Any) -> Any:
         """Turn ids into texts."""
@@ -278,9 +279,7 @@ class Bridge(RemoteBridge):  # type: ignore[misc]
                 [completion] = self.model.complete(row, max_tokens=max_new_tokens, **how)
                 rows.append(row + completion.tokens)
                 texts.append(completion.text)
-        length = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id if self.tokenizer is not None else 0
-        made = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
+        made = self._padded(rows)
         if return_type == "tokens" or (return_type == "input" and isinstance(input, torch.Tensor)):
             return made
         if isinstance(input, str):

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from ..model import Model
 
 
+def filled_up(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """Fill rows up at the right to the longest one's length: [rows, T]."""
+    length = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows])
+
+
 class BridgeTokenizer:
     """Texts to ids and back, as far as a bridge needs it; the rest is `Model.tokenizer`.
 
@@ -62,10 +68,8 @@ class BridgeTokenizer:
         rows = [self.encode(each, add_special_tokens)[: max_length if truncation else None] for each in texts]
         if return_tensors is None:
             return {"input_ids": rows[0] if isinstance(text, str) else rows}
-        length = max(map(len, rows))
-        filled = [row + [self.pad_token_id] * (length - len(row)) for row in rows]
-        mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
-        return {"input_ids": torch.tensor(filled), "attention_mask": torch.tensor(mask)}
+        mask = filled_up([[1] * len(row) for row in rows], 0)
+        return {"input_ids": filled_up(rows, self.pad_token_id), "attention_mask": mask}
 
     def decode(self, tokens: Any, **options: Any) -> str:
         """Turn ids into their text."""

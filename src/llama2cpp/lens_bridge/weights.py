@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..common.parts import OUTPUT, get_part
+from ..inside.model_parts import bias_that_is_none
 from ..inside.weights import computed
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class BridgeWeights:
     def get(self, name: str) -> torch.Tensor | None:
         """Decode a weight, or zeros for a bias that the model has not beside a matrix that it has."""
         where, _, own = name.rpartition(".")
-        array = self._array(name, own)
+        array = self._array(name)
         if array is None:
             return None
         norm = self._norm_before(where, own) if self.fold_ln else None
@@ -48,18 +49,12 @@ class BridgeWeights:
             array = array / np.float32(self.model.config.logits_scaling)
         return torch.from_numpy(np.array(array))
 
-    def _array(self, name: str, own: str) -> Array | None:
+    def _array(self, name: str) -> Array | None:
         if name in self._weights:
             return self._weights[name]
         if name == "unembed.b_U":
             return self.model.b_U
-        if re.fullmatch(r"b_(Q|K|V|O|in|out|gate)", own):
-            where = name.rpartition(".")[0]
-            matrix = f"{where}.{own.replace('b_', 'W_')}"
-            if matrix in self._weights:
-                shape = self._weights[matrix].shape
-                return np.zeros((shape[0], shape[-1]) if own in ("b_Q", "b_K", "b_V") else shape[-1:], np.float32)
-        return None
+        return bias_that_is_none(self.model, name)
 
     def _norm_before(self, where: str, own: str) -> str | None:
         """Which norm's output a weight is multiplied with."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import generation
 from ..common.arguments import checked, float_array
+from ..common.probabilities import log_softmax
 from ..common.token_ids import to_ids
 
 if TYPE_CHECKING:
-    from ..generation import Prompt
+    from ..common.token_ids import Prompt
     from ..model import Model
 
 _PERPLEXITY_CHUNK = 128  # tokens whose logits are in memory at a time
@@ -66,7 +66,7 @@ def perplexity(self: Model, text: Prompt, special: bool | None = None) -> float:
         for at in range(0, len(window) - 1, _PERPLEXITY_CHUNK):
             targets = window[at + 1 : at + 1 + _PERPLEXITY_CHUNK]
             logits = session.prefill(window[at : at + len(targets)], all_logits=True)  # [T, vocab_size]
-            total -= float(generation.log_softmax(logits)[np.arange(len(targets)), targets].sum())
+            total -= float(log_softmax(logits)[np.arange(len(targets)), targets].sum())
     return float(np.exp(total / (len(ids) - 1)))
 
 

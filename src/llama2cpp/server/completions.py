@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from ..common.piece import TopLogprobs
-from ..generation import log_softmax
+from ..common.probabilities import log_softmax
 from .errors import ApiError
 from .fields import MOST_LOGPROBS, MOST_TOKENS, Fields, count_of, sampling_of, with_seed_of
 from .interventions_json import interventions_of

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.piece import Piece
-from ..decoding import Completion, Sample, log_softmax
+from ..common.probabilities import log_softmax
+from ..decoding import Completion, Sample
 from ..inside.hooks import Scope, Scoped
 from ..inside.places import find_places
 from ..inside.tracks import Tracks
