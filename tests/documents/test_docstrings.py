@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
-import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from examples import run_examples
+from optional_modules import importable_modules
 
 import llama2cpp
 from llama2cpp import _core, attribution, interventions, metrics, patching, plot
@@ -56,10 +56,8 @@ def test_examples(name: str, thing: Any, tmp_path: Path, monkeypatch: pytest.Mon
 
 def everything() -> Iterator[tuple[str, Any]]:
     """Every function, class and method of the package that has an example, public or not."""
-    modules = [info.name for info in pkgutil.walk_packages(llama2cpp.__path__, "llama2cpp.")]
-    if importlib.util.find_spec("transformer_lens") is None:  # .ci/run installs it for its own tests only
-        modules = [name for name in modules if not name.startswith("llama2cpp.lens_bridge.")]
-    for module in map(importlib.import_module, [name for name in modules if not name.endswith("__main__")]):
+    names = [name for name in importable_modules() if not name.endswith("__main__")]
+    for module in map(importlib.import_module, names):
         yield module.__name__, module
         for name, thing in vars(module).items():
             if getattr(thing, "__module__", None) != module.__name__ and module is not _core:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
-import pkgutil
 import re
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+from optional_modules import importable_modules
 from tokenizer_files import tokenizer_bin
 
 import llama2cpp
@@ -48,9 +48,7 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_list_is_whole(views: dict[str, Any]) -> None:
-    names = [found.name for found in pkgutil.walk_packages(llama2cpp.__path__, "llama2cpp.") if "__" not in found.name]
-    if importlib.util.find_spec("transformer_lens") is None:  # .ci/run installs it for its own tests only
-        names = [name for name in names if not name.startswith("llama2cpp.lens_bridge.")]
+    names = [name for name in importable_modules() if "__" not in name]
     classes = {
         value
         for name in names
