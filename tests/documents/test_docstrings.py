@@ -24,7 +24,7 @@ from llama2cpp.session import KVCache
 INNER = {"Weights": Weights, "LensWeights": LensWeights, "KVCache": KVCache, "StackedWeights": StackedWeights}
 INNER |= {"ActivationArrays": ActivationArrays, "ResidualStream": ResidualStream}
 INNER |= {"HeadsAndNeurons": HeadsAndNeurons, "EdgeAttribution": attribution.EdgeAttribution}
-FUNCTIONS = [plot.attention_patterns, plot.logit_lens, plot.next_tokens, plot.attributions]
+FUNCTIONS = [getattr(plot, name) for name in plot.__all__]
 FUNCTIONS += [activation_names.get_act_name]
 FUNCTIONS += [getattr(interventions, name) for name in interventions.__all__]
 FUNCTIONS += [getattr(patching, name) for name in patching.__all__]

@@ -282,6 +282,8 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "attention_patterns": plain(plot.attention_patterns, cache=cache, **{"layer": 0}),
         "next_tokens": plain(plot.next_tokens, model=model, logits=np.zeros(97)),
         "attributions": plain(plot.attributions, values=[1.0, 2.0], labels=["a", "b"]),
+        "patching": plain(plot.patching, values=np.ones((2, 3, 4)), panels=["a", "b"]),
+        "token_values": plain(plot.token_values, tokens=["a", "b"], values=[1.0, 2.0]),
         "convert": plain(export.convert, source=model, target=folder / "out.bin", format="int8", force=True),
         "compare": plain(export.compare, a=model, b=model, text=[1, 2, 3, 4], tensors=False),
         "Calibration": plain(export.Calibration, text=[1, 2]),

@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 import llama2cpp
-from llama2cpp import plot
+from llama2cpp import analysis, attribution, metrics, patching, plot
 
 TEXT = "Once upon a time"
 
@@ -111,6 +111,178 @@ def test_next_tokens(stories: llama2cpp.Model) -> None:
     assert texts(numbers.get_yticklabels())[:2] == ["52", "51"]
 
 
+METRIC_TEXTS = ("Tom saw Lily. Lily smiled at", "Tom saw Lily. Tom smiled at")
+
+
+@pytest.fixture(scope="module")
+def storyteller() -> llama2cpp.Model:
+    return llama2cpp.load("storyteller", precision="exact", backend="cpu")
+
+
+@pytest.fixture(scope="module")
+def grids(storyteller: llama2cpp.Model) -> dict[str, Any]:
+    """What functions of patching give, and their tokens."""
+    clean, corrupt = METRIC_TEXTS
+    _, cache = storyteller.run_with_cache(clean)
+    metric = metrics.logit_diff(storyteller.to_single_token(" Tom"), storyteller.to_single_token(" Lily"))
+    call = (storyteller, corrupt, cache, metric)
+    return {
+        "tokens": storyteller.to_str_tokens(corrupt),
+        "metric": metric(storyteller(corrupt))[0],
+        "resid": patching.activation_patch(*call, "resid_pre"),
+        "heads": patching.activation_patch(*call, "z"),
+        "some": patching.activation_patch(*call, "z", {"layer": [1, 3], "position": [2, -1], "head": [0, 4]}),
+        "pattern": patching.activation_patch(*call, "pattern2", ["head", "dest_pos", "src_pos"]),
+        "block": patching.get_act_patch_block_every(*call),
+        "losses": patching.ablate(storyteller, clean, metric, "mlp_out", ["layer"]),
+    }
+
+
+def test_patching_of_layers_and_positions(grids: dict[str, Any]) -> None:
+    figure = plot.patching(grids["resid"], tokens=grids["tokens"], center=grids["metric"], title="t", unit="logits")
+    axes: Any = figure.axes[0]
+    np.testing.assert_array_equal(images(figure)[0], grids["resid"])
+    assert texts(axes.get_yticklabels()) == list("01234")
+    assert texts(axes.get_xticklabels()) == [text.replace(" ", "·") for text in grids["tokens"]]
+    assert (axes.get_ylabel(), axes.get_xlabel(), figure.get_suptitle()) == ("layer", "token", "t")
+    low, high = axes.images[0].get_clim()
+    assert (low + high) / 2 == pytest.approx(grids["metric"]), "white is the run without a change"
+    assert max(abs(grids["resid"].ravel() - grids["metric"])) == pytest.approx((high - low) / 2)
+    bar: Any = figure.axes[1]
+    assert bar.get_ylabel() == "logits"
+    shown = [*grids["resid"].ravel(), grids["metric"]]
+    np.testing.assert_allclose(bar.get_ylim(), (min(shown), max(shown)))
+    written = np.array([float(text.get_text()) for text in axes.texts]).reshape(grids["resid"].shape)
+    np.testing.assert_allclose(written, grids["resid"], atol=0.05 + 1e-9)
+
+
+def test_patching_of_other_axes(grids: dict[str, Any]) -> None:
+    heads: Any = plot.patching(grids["heads"]).axes[0]
+    assert (heads.get_ylabel(), heads.get_xlabel()) == ("layer", "head")
+    assert texts(heads.get_xticklabels()) == list("012345")
+
+    over = {"layer": [1, 3], "position": [2, -1], "head": [0, 4]}
+    some = plot.patching(grids["some"], over, tokens=grids["tokens"])
+    np.testing.assert_array_equal(images(some)[0], grids["some"].transpose(0, 2, 1).reshape(4, 2))
+    assert texts(some.axes[0].get_yticklabels()) == ["L1H0", "L1H4", "L3H0", "L3H4"]
+    assert texts(some.axes[0].get_xticklabels()) == ["·saw", "·at"]
+
+    pattern = plot.patching(grids["pattern"], ["head", "dest_pos", "src_pos"])
+    for drawn, head in zip(images(pattern), grids["pattern"], strict=True):
+        np.testing.assert_array_equal(drawn, head)
+    assert [axes.get_title() for axes in pattern.axes[:6]] == [f"H{head}" for head in range(6)]
+    assert (pattern.get_supylabel(), pattern.get_supxlabel()) == ("position", "key's position")
+
+    names = ["resid_pre", "attn_out", "mlp_out"]
+    block = plot.patching(grids["block"], ["layer", "position"], panels=names, columns=3)
+    assert [axes.get_title() for axes in block.axes[:3]] == names
+    for drawn, kind in zip(images(block), grids["block"], strict=True):
+        np.testing.assert_array_equal(drawn, kind)
+
+    one: Any = plot.patching(grids["losses"]).axes[0]
+    assert (one.get_xlabel(), texts(one.get_xticklabels())) == ("layer", list("01234"))
+
+    paths = np.arange(36.0).reshape(2, 3, 2, 3)
+    twice: Any = plot.patching(paths, ["layer", "head", "layer", "head"])
+    np.testing.assert_array_equal(images(twice)[0], paths.reshape(6, 6))
+    assert texts(twice.axes[0].get_yticklabels()) == texts(twice.axes[0].get_xticklabels())
+    assert texts(twice.axes[0].get_xticklabels())[4] == "L1H1"
+
+
+def test_cells_that_were_not_computed() -> None:
+    values = np.array([[1.0, np.nan], [-2.0, 0.0]])
+    figure = plot.patching(values)
+    np.testing.assert_array_equal(images(figure)[0].mask, np.isnan(values))
+    axes: Any = figure.axes[0]
+    assert texts(axes.texts) == ["1.00", "-2.00", "0.00"]
+    assert axes.images[0].get_clim() == (-2, 2)
+    assert images(plot.patching(np.full((2, 2), np.nan)))[0].mask.all()
+    many: Any = plot.patching(np.zeros((30, 40)), ["layer", "neuron"]).axes[0]
+    assert texts(many.texts) == [], "there is no room for numbers"
+
+
+def test_attributions_by_names(storyteller: llama2cpp.Model, grids: dict[str, Any]) -> None:
+    change = grids["heads"] - grids["metric"]
+    axes: Any = plot.attributions(change, most=3).axes[0]
+    order = np.argsort(-np.abs(change).ravel())[:3]
+    assert texts(axes.get_yticklabels())[:3] == [f"L{i // 6}H{i % 6}" for i in order]
+    np.testing.assert_array_equal([bar.get_width() for bar in axes.patches][:3], change.ravel()[order])
+    neurons: Any = plot.attributions([[0, 1], [3, 0]], over={"layer": [2, 4], "neuron": [10, 20]}).axes[0]
+    assert texts(neurons.get_yticklabels())[:2] == ["L4N10", "L2N20"]
+    layers: Any = plot.attributions([1.0, 2.0]).axes[0]
+    assert texts(layers.get_yticklabels()) == ["L1", "L0"]
+    tokens: Any = plot.attributions([1.0, -2.0], tokens=[" a", "b"]).axes[0]
+    assert texts(tokens.get_yticklabels()) == ["b", "·a"]
+
+    metric = metrics.log_prob(storyteller.to_single_token(" Tom"))
+    edges = attribution.edge_attribution(storyteller, *METRIC_TEXTS, metric)
+    best: Any = plot.attributions(edges, most=4).axes[0]
+    assert texts(best.get_yticklabels())[:4] == edges.top(4)
+    assert [bar.get_width() for bar in best.patches][:4] == [edges[name] for name in edges.top(4)]
+    by_name: Any = plot.attributions({"m0": 1.0, "m1": -3.0}).axes[0]
+    assert texts(by_name.get_yticklabels()) == ["m1", "m0"]
+
+
+def test_token_values(stories: llama2cpp.Model) -> None:
+    tokens = ["<s>", " Once", " upon", "\n", " a", "$x$"]
+    figure = plot.token_values(tokens, [np.nan, 0.0, 4.0, 1.0, 2.0, 3.0], title="t", unit="surprise (bits)")
+    axes: Any = figure.axes[0]
+    assert texts(axes.texts) == ["<s>", "·Once", "·upon", "↵", "·a", "$x$"]
+    assert figure.get_suptitle() == "t"
+    bar: Any = figure.axes[1]
+    assert (bar.get_xlabel(), bar.get_xlim()) == ("surprise (bits)", (0, 4))
+    grounds = np.array([text.get_bbox_patch().get_facecolor()[:3] for text in axes.texts])
+    np.testing.assert_array_equal(grounds[0], (1, 1, 1), "NaN has no colour")
+    lightness = grounds[1:] @ [0.2126, 0.7152, 0.0722]
+    assert np.argsort(-lightness).tolist() == [0, 2, 3, 4, 1], "the larger, the darker"
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert len({round(height, 6) for height in heights[:4]}) == 1
+    assert heights[4] < heights[3], "a line end ends the line"
+
+    signed: Any = plot.token_values(["a", "b", "c"], [-1.0, 0.0, 0.5])
+    red, white, blue = (text.get_bbox_patch().get_facecolor() for text in signed.axes[0].texts)
+    assert signed.axes[1].get_xlim() == (-1, 1)
+    assert red[0] > red[2]
+    assert min(white[:3]) > 0.95
+    assert blue[2] > blue[0]
+
+
+@pytest.mark.parametrize("count", [1, 40, 400])
+def test_no_token_lies_on_another(stories: llama2cpp.Model, count: int) -> None:
+    tokens = stories.to_str_tokens([1, *(100 + np.arange(count - 1) * 37 % 400).tolist()])
+    figure: Any = plot.token_values(tokens, np.arange(count), width=6, title="words " * count, unit="number")
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 : i + 60])
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
+    scale = figure.axes[1].get_tightbbox()
+    assert min(box.y0 for box in boxes) > scale.y1, "the scale is below the text"
+    assert max(box.y1 for box in boxes) < figure._suptitle.get_window_extent().y0
+
+
+def test_quantization_damage(storyteller: llama2cpp.Model) -> None:
+    found = analysis.diff(storyteller, llama2cpp.load("storyteller", backend="cpu"), TEXT)
+    figure = plot.quantization_damage({"rounded": found, "$x$": found}, ["z", "resid_post"], title="t")
+    relative = {point.name: point.relative for point in found.points}
+    for axes, name in zip(figure.axes, ("attn.hook_z", "hook_resid_post"), strict=True):
+        assert len(axes.lines) == 2
+        assert axes.get_xlabel() == "layer"
+        for line in axes.lines:
+            assert list(line.get_xdata()) == [0, 1, 2, 3, 4]
+            assert list(line.get_ydata()) == [relative[f"blocks.{layer}.{name}"] for layer in range(5)]
+    assert figure.axes[0].get_ylabel() == "relative difference"
+    assert [axes.get_title() for axes in figure.axes] == ["z", "residual stream after the layer"]
+    [legend] = figure.legends
+    assert texts(legend.get_texts()) == [f"{name}, KL {found.kl.mean():.2g} nats" for name in ("rounded", "$x$")]
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+    same: Any = plot.quantization_damage(analysis.diff(storyteller, storyteller, TEXT))
+    assert [list(axes.lines[0].get_ydata()) for axes in same.axes] == [[0] * 5] * 3
+    assert same.axes[0].get_yscale() == "linear"
+    worse = analysis.Difference([point._replace(relative=1000 * point.relative) for point in found.points], found.kl)
+    assert plot.quantization_damage({"a": found, "b": worse}).axes[0].get_yscale() == "log"
+
+
 def overlaps(figure: Any) -> list[str]:
     """Labels of neighbouring ticks whose boxes share a pixel, at the size and density that a notebook shows."""
     figure.set_dpi(110)
@@ -135,6 +307,8 @@ def test_labels_do_not_overlap(stories: llama2cpp.Model, count: int) -> None:
         plot.logit_lens(cache, title="words " * count),
         plot.next_tokens(stories, stories.unembed(cache["resid_post", -1][0, -1]), most=count),
         plot.attributions(np.arange(count) - count / 3, [f"{i} some label" * 4 for i in range(count)], most=count),
+        plot.patching(np.ones((12, count)), tokens=stories.to_str_tokens(ids), title="words " * count),
+        plot.patching(np.ones((count, count)), ["dest_pos", "src_pos"]),
     ]
     if count == 30:
         pictures.append(plot.attention_patterns(cache, 0))
@@ -191,7 +365,7 @@ def test_every_script_without_empty_boxes() -> None:
     assert names["\U000f0000"] == "\\U000f0000"
     assert names["العربية"] == "العربية", "DejaVu has Arabic"
     assert names["$x$"] == "$x$"
-    assert plot._label("日" * 9) in ("日" * 9, "\\u65e5" * 2 + "…"), "a code point is not cut in two"
+    assert plot.figures.short_text("日" * 9) in ("日" * 9, "\\u65e5" * 2 + "…"), "a code point is not cut in two"
 
 
 @pytest.mark.parametrize("style", ["default", "dark_background", "ggplot"])
@@ -203,6 +377,8 @@ def test_readable_on_every_page(stories: llama2cpp.Model, cache: llama2cpp.Activ
     with matplotlib.style.context(style):
         figures = [plot.attributions([1, 2], ["a", "b"], title="t"), plot.attention_patterns(cache, 0, title="t")]
         figures += [plot.next_tokens(stories, np.zeros(stories.config.vocab_size)), plot.logit_lens(cache)]
+        figures += [plot.patching([[1, 2], [3, 4]], title="t"), plot.token_values(["a", "b"], [1, 2], title="t")]
+        figures += [plot.quantization_damage(analysis.diff(stories, stories, TEXT), title="t")]
         for figure in figures:
             assert to_rgb(figure.get_facecolor()) == (1, 1, 1)
             words = [label for axes in figure.axes for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]]
@@ -224,10 +400,36 @@ def test_what_cannot_be(stories: llama2cpp.Model, cache: llama2cpp.ActivationCac
         (lambda: plot.attributions([1.0], []), "0 labels for 1 values"),
         (lambda: plot.attributions([1.0], ["a"], most=0), "most is 0"),
         (lambda: plot.next_tokens(stories, np.zeros(512), most=-1), "most is -1"),
+        (lambda: plot.patching(1.0), "expected cells"),
+        (lambda: plot.patching(np.zeros((0, 3))), r"\[0, 3\], expected cells"),
+        (lambda: plot.patching(np.zeros((3, 2, 2))), r"\[3, 2, 2\]: name the axes by over="),
+        (lambda: plot.patching(np.zeros((3, 2, 2)), panels=["a"]), "expected 3 names"),
+        (lambda: plot.patching(np.zeros(3), panels=["a", "b", "c"]), "nothing but panels"),
+        (lambda: plot.patching(np.zeros((2, 2)), ["layer"]), r"over names 1 axes, the values have shape \[2, 2\]"),
+        (lambda: plot.patching(np.zeros((2, 2)), ["layer", "heads"]), "over has 'heads'.*head"),
+        (lambda: plot.patching(np.zeros((2, 2)), {"layer": [0], "head": None}), "names 1 places of axis 'layer'"),
+        (
+            lambda: plot.patching(np.zeros((2, 2)), {"layer": [0, -1], "head": None}),
+            "layer -1, expected numbers from 0",
+        ),
+        (lambda: plot.patching(np.zeros((2, 5)), tokens=["a", "b"]), "2 tokens for 5 positions"),
+        (lambda: plot.patching(np.zeros((70, 2, 2)), ["layer", "pos", "src_pos"]), "70 pictures are too many"),
+        (lambda: plot.patching(np.zeros((2, 2)), columns=0), "columns is 0"),
+        (lambda: plot.attributions({"a": 1.0}, ["a"]), "the values have names"),
+        (lambda: plot.attributions([1.0], ["a"], over=["layer"]), "either labels= or over="),
+        (lambda: plot.attributions([[1.0]], over=["layer"]), "over names 1 axes"),
+        (lambda: plot.token_values("ab", [1, 2]), "tokens is one str"),
+        (lambda: plot.token_values(["a"], [1, 2]), r"shape \[2\], expected \[1\]"),
+        (lambda: plot.token_values([], []), "there are 0 tokens"),
+        (lambda: plot.token_values(["a"], [1], width=0), "width is 0"),
+        (lambda: plot.quantization_damage({}), "0 differences"),
+        (lambda: plot.quantization_damage(analysis.diff(stories, stories, TEXT), ["nothing"]), "no 'nothing' of any"),
     ]
     for call, message in calls:
         with pytest.raises(ValueError, match=message):
             call()
+    with pytest.raises(TypeError, match="'a' is a float, expected what analysis"):
+        plot.quantization_damage({"a": 1.0})  # type: ignore[dict-item]
 
 
 SCRIPT = """
@@ -237,7 +439,7 @@ assert not any(name.partition(".")[0] == "matplotlib" for name in sys.modules), 
 llama2cpp.plot.attributions([1.0], ["a"])._repr_png_()
 assert "matplotlib.pyplot" not in sys.modules, "pyplot has been imported"
 sys.modules["matplotlib.figure"] = None
-llama2cpp.plot._figure_class.cache_clear()
+llama2cpp.plot.figures.figure_class.cache_clear()
 try:
     llama2cpp.plot.attributions([1.0], ["a"])
 except ImportError as error:

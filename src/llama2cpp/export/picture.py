@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..common.parts import LAYER_PARTS, Part, find_part, layer_of
-from ..plot import _finish, _new_figure
+from ..plot.figures import finish, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,13 +57,13 @@ def picture(found: Comparison, title: str | None = None) -> Figure:
     layers = 1 + max((layer for layer, _ in by_place), default=-1)
     kinds = [part for part in LAYER_PARTS if any((layer, part) in by_place for layer in range(layers))]
     height = 1.2 + 0.2 * layers if layers else 0.6
-    figure = _new_figure(9.0, height + 3.4)
+    figure = new_figure(9.0, height + 3.4)
     weights, predictions = figure.subplots(2, 1, height_ratios=[height, 2.4])
     _draw_weights(weights, found, by_place, layers, kinds)
     _draw_predictions(predictions, found)
     for axes in (weights, predictions):
         axes.set_facecolor("white")
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def _place(name: str) -> tuple[int, Part] | None:
