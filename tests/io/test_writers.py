@@ -429,7 +429,7 @@ GIVEN_A_NAME = {
     "export.report",
     "export.sampling_settings",
     "common.library_tokenizer",  # into a temporary folder of its own
-    "plot",  # into memory
+    "plot.figures",  # into memory
 }
 WRITES = {"write_text", "write_bytes", "savefig", "mkstemp", "mkdtemp", "copyfile", "touch", "symlink_to"}
 WRITES |= {"NamedTemporaryFile", "TemporaryDirectory", "tofile", "savez", "save_file"}
