@@ -268,8 +268,8 @@ def test_quantization_damage(storyteller: llama2cpp.Model) -> None:
         assert len(axes.lines) == 2
         assert axes.get_xlabel() == "layer"
         for line in axes.lines:
-            assert list(line.get_xdata()) == [0, 1, 2, 3, 4]
-            assert list(line.get_ydata()) == [relative[f"blocks.{layer}.{name}"] for layer in range(5)]
+            assert np.asarray(line.get_xdata()).tolist() == [0, 1, 2, 3, 4]
+            assert np.asarray(line.get_ydata()).tolist() == [relative[f"blocks.{layer}.{name}"] for layer in range(5)]
     assert figure.axes[0].get_ylabel() == "relative difference"
     assert [axes.get_title() for axes in figure.axes] == ["z", "residual stream after the layer"]
     [legend] = figure.legends

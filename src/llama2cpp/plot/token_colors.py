@@ -15,7 +15,7 @@ from .figures import WIDEST, drawable, finish, ink_on, new_figure, short_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LINE, _GAP, _MARGIN = 0.27, 0.1, 0.05  # inches
+_LINE, _GAP, _MARGIN, _SCALE = 0.27, 0.1, 0.1, 0.72  # inches
 _MOST_TOKENS = 2000
 
 
@@ -98,6 +98,7 @@ def _draw(
 ) -> Figure:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import ScaledTranslation
 
     known = numbers[np.isfinite(numbers)]
@@ -118,7 +119,8 @@ def _draw(
         text = axes.text(0, 0, short_text(token, 40), parse_math=False, transform=inches, **style)
         text.set_in_layout(False)
         drawn.append(text)
-    bar = figure.colorbar(colours, ax=axes, location="bottom", fraction=0.05, aspect=28, shrink=0.5, anchor=(0.0, 0.0))
+    scale = figure.add_axes((0.1, 0.1, 0.4, 0.1))
+    bar = figure.colorbar(colours, cax=scale, orientation="horizontal", ticks=MaxNLocator(5))
     bar.set_label(drawable(unit), fontsize=8, parse_math=False)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
@@ -133,7 +135,9 @@ def _draw(
         if "\n" in token:
             x, line = _MARGIN, line + 1
     lowest = min(text.get_position()[1] for text in drawn)
-    high = axes.get_window_extent().height / figure.dpi
-    figure.set_figheight(figure.get_figheight() - lowest + 0.15 - high)
+    above = figure.get_figheight() - axes.get_window_extent().height / figure.dpi
+    high = above - lowest + _SCALE
+    figure.set_figheight(high)
+    scale.set_position((0.15 / width, 0.42 / high, 2.4 / max(width, 2.7), 0.1 / high))
     figure.draw_without_rendering()
     return figure
