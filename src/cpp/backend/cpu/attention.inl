@@ -36,7 +36,7 @@ inline void ask(const T* ahead, std::int64_t count) {
 
 // How many bytes before they are read keys are asked for: processors follow by themselves up to the end of a page only, and
 // look up the next page's address when somebody asks for it.
-constexpr std::int64_t kAskedAhead = 4096;
+constexpr std::int64_t kAskedAhead = 8192;
 
 // Asks for as much as [from, from + count) of the keys are, further on; where keys end, for what is read after them.
 template <class T>

@@ -153,7 +153,14 @@ inline __m512i repeat_quad(const std::int8_t* x) {
 
 // 16 rows of 4 unsigned bytes, below 128 where they are multiplied.
 using bytes64 = __m512i;
-inline void prefetch(const std::uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+// In assembler for GCC, which takes loops and functions that only prefetch by the intrinsic for ones that do nothing.
+inline void prefetch(const std::uint8_t* p) {
+#if defined(__GNUC__) && !defined(__clang__)
+  __asm__ volatile("prefetcht0 %a0" : : "p"(p));
+#else
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+#endif
+}
 inline bytes64 load_bytes64(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
 inline void store_bytes64(std::uint8_t* p, bytes64 a) { _mm512_storeu_si512(p, a); }
 // Each row's four bytes as one number: down by kShift bits, or up.
