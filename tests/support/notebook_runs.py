@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -74,6 +77,15 @@ def save(path: Path) -> None:
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def smaller(picture: str) -> str:
+    """Write a PNG, as base64, with 128 colours: a third of its bytes, which each wheel carries."""
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        few = image.convert("RGB").quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    few.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
 def _stored(output: dict[str, Any], count: int) -> dict[str, Any]:
     """As Jupyter stores it: text as a list of lines."""
     stored = dict(output)
@@ -81,7 +93,7 @@ def _stored(output: dict[str, Any], count: int) -> dict[str, Any]:
         stored["text"] = stored["text"].splitlines(keepends=True)
     if "data" in stored:
         text = {kind: value.splitlines(keepends=True) for kind, value in stored["data"].items()}
-        stored["data"] = text | {kind: stored["data"][kind] for kind in text if kind.startswith("image/")}
+        stored["data"] = text | {kind: smaller(stored["data"][kind]) for kind in text if kind.startswith("image/")}
         stored["metadata"] = {}
     if stored["output_type"] == "execute_result":
         stored["execution_count"] = count
