@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def theirs(folder: Path) -> Any:
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")  # type: ignore[no-untyped-call]
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_modules_and_names(theirs: Any, ours: llama2cpp.Model) -> None:
 
 
 GENERATION = {
-    *transformers.GenerationConfig().to_dict(),
+    *transformers.GenerationConfig().to_dict(),  # type: ignore[no-untyped-call]
     *inspect.signature(transformers.GenerationMixin.generate).parameters,
 }
 

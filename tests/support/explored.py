@@ -40,12 +40,14 @@ PIECES = ["<unk>", "<s>", "</s>", *ODD_TEXTS, *"abcdefghijklmnopqrstuvwxyz", "\u
 class Explored:
     """A page that is served."""
 
-    def __init__(self, model: llama2cpp.Model, opened: str = "llama2cpp.load('storyteller')") -> None:
+    def __init__(
+        self, model: llama2cpp.Model, opened: str = "llama2cpp.load('storyteller')", name: str = "tales"
+    ) -> None:
         self.model = model
         self._socket = listen("127.0.0.1", 0)
         self.origin = url_of(self._socket)
         self.url = f"{self.origin}/?token={TOKEN}"
-        app, self._worker = make_app(model, Page("tales", opened, TOKEN))
+        app, self._worker = make_app(model, Page(name, opened, TOKEN))
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
         self._thread.start()
