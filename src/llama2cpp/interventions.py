@@ -39,10 +39,10 @@ Examples
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,11 +51,27 @@ from . import _core
 from .common.arguments import checked, float_array, integers
 from .inside.cache import ActivationCache
 from .inside.places import Names, Place, find_places, is_pattern, name_of
+from .inside.replacement import Array, Replacement
+
+if TYPE_CHECKING:
+    from .inside.hooks import HookPoint
 
 Index: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]] | None
 When: TypeAlias = Literal["prompt", "generated"]
 
-__all__ = ["Intervention", "add", "mask_pattern", "mean", "patch_from", "project_out", "scale", "set", "zero"]
+__all__ = [
+    "Intervention",
+    "Replacement",
+    "add",
+    "mask_pattern",
+    "mean",
+    "patch_from",
+    "project_out",
+    "replace_with",
+    "scale",
+    "set",
+    "zero",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,6 +594,104 @@ def mask_pattern(
     if key is None:
         raise ValueError("key is None, expected positions")
     return Intervention("mask", names, layer, head, position, key, 0.0, when)
+
+
+@checked
+def replace_with(
+    names: Names,
+    W_enc: ArrayLike,  # noqa: N803 - as the field writes them
+    b_enc: ArrayLike | None,
+    W_dec: ArrayLike,  # noqa: N803
+    b_dec: ArrayLike | None,
+    *,
+    layer: int | None = None,
+    reads: str | None = None,
+    activation: str = "relu",
+    k: int | None = None,
+    threshold: ArrayLike | None = None,
+    W_skip: ArrayLike | None = None,  # noqa: N803
+    subtract_b_dec: bool = False,
+    error_term: bool = False,
+    features: Callable[[Array, HookPoint], object] | None = None,
+    when: When | None = None,
+) -> Replacement:
+    """Replace an activation by what a sparse autoencoder or a transcoder makes of it, given as arrays.
+
+    What takes the activation's place is ``f @ W_dec + b_dec`` of the features ``f = activation(x @ W_enc + b_enc)``. An
+    autoencoder reads what it replaces; a transcoder, with ``reads="mlp.hook_in"``, replaces ``mlp_out``. Features are
+    computed by NumPy in float32. `llama2cpp.analysis.loss_recovered` measures how much of the model is left.
+
+    Parameters
+    ----------
+    names : str, sequence of str, or predicate
+        Which activation is replaced, as in `Model.run_with_cache`: one, as "resid_pre2", or "mlp_out" with `layer`.
+        Heads, as those of "z", come one after another.
+    W_enc : array [d_in, n]
+    b_enc : array [n], optional
+        None is zero.
+    W_dec : array [n, d_out]
+    b_dec : array [d_out], optional
+    layer : int, optional
+        For names that several layers have. Negative counts from the end.
+    reads : str, optional
+        What is encoded, an activation of the same layer, if it is not what is replaced: "mlp.hook_in" is what the MLP's
+        matrices are multiplied with, after its norm's gain; "ln2.hook_normalized" the same before the gain; "mlp_in"
+        the residual stream before the norm.
+    activation : str
+        "relu"; "topk": the `k` largest of those above 0; "jumprelu": those that are above `threshold`.
+    k : int, optional
+    threshold : number or array [n], optional
+    W_skip : array [d_in, d_out], optional
+        Of transcoders with a linear way beside the features.
+    subtract_b_dec : bool
+        Take `b_dec` from what is read, as some autoencoders are trained.
+    error_term : bool
+        Add what the dictionary does not explain, so that only what `features` changes has an effect.
+    features : callable, optional
+        ``fn(f, hook)`` of float32 [B, T, n]: what it returns, or leaves in `f`, is decoded.
+    when
+        See the module.
+
+    Returns
+    -------
+    Replacement
+        To stand in lists of hooks, with ``encode`` and ``decode``.
+
+    Raises
+    ------
+    ValueError
+        For arrays of shapes that do not fit each other or, where it is switched on, the model.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> import llama2cpp
+    >>> from llama2cpp import interventions
+    >>> model = llama2cpp.load("storyteller", precision="exact")
+    >>> rng = numpy.random.default_rng(0)
+    >>> W_enc, W_dec = rng.normal(size=(192, 768)) / 14, rng.normal(size=(768, 192)) / 28
+    >>> coder = interventions.replace_with("mlp_out", W_enc, None, W_dec, None, layer=2, reads="mlp.hook_in")
+    >>> logits = model.run_with_hooks("Once upon a time", [coder])
+    >>> with model.hooks([coder]):
+    ...     text = model.generate("Once upon a time", max_tokens=8)
+    """
+    return Replacement(
+        names,
+        W_enc,
+        b_enc,
+        W_dec,
+        b_dec,
+        layer=layer,
+        reads=reads,
+        activation=activation,
+        k=k,
+        threshold=threshold,
+        W_skip=W_skip,
+        subtract_b_dec=subtract_b_dec,
+        error_term=error_term,
+        features=features,
+        when=when,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,12 @@ UPWARD = {
     ("inside.model_parts", "model"): "whose parts they are",
     ("inside.shown_gradients", "model"): "what is gone back through",
     ("inside.observation", "model"): "what runs",
-    ("analysis", "model"): "what is compared",
+    ("inside.replacement", "inside.hooks"): "what it makes",
+    ("interventions", "inside.hooks"): "what functions of features are given",
+    **{
+        (f"analysis.{name}", "model"): "what is looked at"
+        for name in ("dictionaries", "differences", "harms", "heads", "lenses", "steering")
+    },
     ("inside.explanation", "model"): "what is explained",
     **{(f"activation_data.{name}", "model"): "what runs the texts" for name in ("extraction", "means", "passes")},
     ("activation_data.torch_dataset", "activation_data.reading"): "what is read",

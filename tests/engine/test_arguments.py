@@ -185,6 +185,8 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
     rows = extract()
     once = stories.to_tokens("Once")[0]
     matrix = llama2cpp.FactoredMatrix(np.ones((2, 4, 2)), np.ones((2, 2, 4)))
+    dictionary: dict[str, Any] = {"names": "resid_post0", "b_enc": None, "b_dec": None, "activation": "topk", "k": 1}
+    dictionary |= {"W_enc": np.ones((64, 2)), "W_dec": np.ones((2, 64))}
     text = {"prompt": "Once", "model": stories}
     where = {name: plain(getattr(interventions, name), names="z", value=1.0) for name in ("set", "add", "mean")}
     return {
@@ -277,6 +279,8 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "zero": plain(interventions.zero, names="z"),
         "scale": plain(interventions.scale, names="z", factor=2.0),
         "project_out": plain(interventions.project_out, names="resid_post", direction=np.ones(64)),
+        "replace_with": plain(interventions.replace_with, **dictionary),
+        "Replacement": plain(interventions.Replacement, **dictionary),
         "patch_from": plain(interventions.patch_from, cache=cache, names="z"),
         "mask_pattern": plain(interventions.mask_pattern, **{"key": 1}),
         "attention_patterns": plain(plot.attention_patterns, cache=cache, **{"layer": 0}),

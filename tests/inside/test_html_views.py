@@ -44,6 +44,8 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "Difference": analysis.diff(
             model, model.with_weights({"output.weight": model.weights["output.weight"] * 2}), [3, 4]
         ),
+        "Harm": analysis.harm(model, model, [3, 4]),
+        "HeadDirections": analysis.head_directions(model, 0, 0),
     }
 
 
@@ -62,7 +64,7 @@ def test_the_list_is_whole(views: dict[str, Any]) -> None:
 
 TAGS = {"p", "b", "div", "span", "wbr", "table", "tr", "th", "td", "details", "summary"}
 NAMES = ["Model", "Config", "Weights", "Session", "KVCache", "TokenList", "ActivationCache", "LogitLens", "Completion"]
-NAMES += ["Explanation", "Difference"]
+NAMES += ["Explanation", "Difference", "Harm", "HeadDirections"]
 
 
 @pytest.mark.parametrize("name", NAMES)

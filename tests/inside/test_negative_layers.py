@@ -161,6 +161,12 @@ def takers(model: llama2cpp.Model, cache: llama2cpp.ActivationCache) -> Iterator
         "layer",
         lambda i: after(model, interventions.project_out("resid_post", np.ones(model.config.dim), layer=i)),
     )
+    dictionary = (np.ones((model.config.dim, 2)), None, np.ones((2, model.config.dim)), None)
+    yield (
+        "replace_with",
+        "layer",
+        lambda i: after(model, interventions.replace_with("mlp_out", *dictionary, layer=i)),
+    )
     yield "patch_from", "layer", lambda i: after(model, interventions.patch_from(other(model), "z", layer=i))
     yield "mask_pattern", "layer", lambda i: after(model, interventions.mask_pattern(1, layer=i))
     for name in ("blocks.{}.attn.W_Q", "blocks.{}.ln2.w", "layers.{}.feed_forward.w2.weight"):

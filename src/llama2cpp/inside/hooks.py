@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.not_pickled import NotPickled
-from ..interventions import Intervention, When
+from ..interventions import Intervention, Replacement, When
 from .added_hooks import AddedHooks, added_hooks, any_added
 from .part_inputs import part_input_hooks
 from .places import Names, Place, find_places, name_of, split_inputs
@@ -93,7 +93,7 @@ class HookPoint:
 
 
 HookFunction: TypeAlias = Callable[[NDArray[np.float32], HookPoint], object]
-Hook: TypeAlias = tuple[Names, HookFunction] | Intervention
+Hook: TypeAlias = tuple[Names, HookFunction] | Intervention | Replacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def watching() -> Iterator[Watch]:
 
 
 def _backward(hook: Hook, config: _core.Config) -> Backward:
-    if isinstance(hook, Intervention):
+    if isinstance(hook, Intervention | Replacement):
         raise ValueError("a hook of gradients is an intervention, expected (name or predicate, function)")
     names, function = _pair(hook)
     inputs, rest = split_inputs(names, config)
@@ -215,6 +215,10 @@ def _entries(hook: Hook, core: _core.Model) -> list[_Entry]:
         return [
             _Entry(_core.Places(part.places, config), part.change, part.prompt, part.prompts, hook.when, part.places)
             for part in hook.compile(config)
+        ]
+    if isinstance(hook, Replacement):
+        return [
+            replace(entry, when=hook.when) for name, own in hook.hooks(core) for entry in _entries((name, own), core)
         ]
     names, function = _pair(hook)
     added = added_hooks(core)

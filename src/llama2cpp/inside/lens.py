@@ -15,6 +15,7 @@ from .activation_arrays import Array, Selection, need_memory, select
 from .html_views import table, visible
 from .readable_model import ReadableModel
 from .residual_stream import ResidualStream
+from .tuned_lens import TunedLens
 
 ReturnType: TypeAlias = Literal["logits", "log_probs", "probs"]
 Targets: TypeAlias = int | str | Sequence[int | str] | NDArray[Any]
@@ -193,6 +194,7 @@ def logit_lens(
     return_type: ReturnType = "logits",
     top_k: int | None = None,
     special: bool | None = None,
+    translators: TunedLens | None = None,
 ) -> LogitLens:
     """Read the residual stream before each layer, and after the last, as if the model stopped there.
 
@@ -225,6 +227,9 @@ def logit_lens(
         Give the likeliest tokens only.
     special : bool, optional
         Whether an input that spells control tokens gets them, as in `generate`.
+    translators : TunedLens, optional
+        What each stream is turned into first: a tuned lens. `analysis.TunedLens` reads one, and
+        `analysis.fit_tuned_lens` makes one.
 
     Returns
     -------
@@ -233,7 +238,8 @@ def logit_lens(
     Raises
     ------
     ValueError
-        For more than one of `vocab`, `targets` and `top_k`, for ids outside the vocabulary, or not one thing to read.
+        For more than one of `vocab`, `targets` and `top_k`, for ids outside the vocabulary, not one thing to read, or
+        translators of another model's sizes or with `incl_mid`.
     KeyError
         If the residual streams were not kept.
 
@@ -257,6 +263,10 @@ def logit_lens(
         raise ValueError(f"return_type is {return_type!r}, expected one of: logits, log_probs, probs")
     if sum(choice is not None for choice in (vocab, targets, top_k)) > 1:
         raise ValueError("pass one of vocab, targets and top_k")
+    if translators is not None:
+        translators.check(reader, "logit_lens")
+        if incl_mid:
+            raise ValueError("translators are for streams between layers, and incl_mid asks for those within")
     if cache is None:
         assert input is not None
         assert not isinstance(model, ResidualStream)
@@ -266,6 +276,8 @@ def logit_lens(
     stack, labels = cache.accumulated_resid(incl_mid=incl_mid, pos_slice=positions, return_labels=True)
     chosen = range(len(labels)) if layers is None else [_index(layer, labels) for layer in layers]
     stack = stack[list(chosen)]
+    if translators is not None:
+        stack = np.stack([translators.translate(stream, i) for stream, i in zip(stack, chosen, strict=True)])
     labels = [labels[i] for i in chosen]
     if cache.has_batch_dim:
         stack = select(stack, batch_slice, 1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..generation import Prompt
     from ..inside.hooks import Hook, HookFunction
     from ..inside.places import Names
-    from ..interventions import Intervention
+    from ..interventions import Intervention, Replacement
     from ..model import Model
 
 Array = NDArray[np.float32]
@@ -32,7 +32,7 @@ Array = NDArray[np.float32]
 @checked
 def add_hook(
     self: Model,
-    name: Names | Intervention,
+    name: Names | Intervention | Replacement,
     hook: HookFunction | None = None,
     dir: Direction = "fwd",
     is_permanent: bool = False,
@@ -43,7 +43,7 @@ def add_hook(
 
     Parameters
     ----------
-    name : str, sequence of str, predicate, or Intervention
+    name : str, sequence of str, predicate, Intervention or Replacement
         As in `hooks`. An intervention comes without a function.
     hook : callable
         ``fn(activation, hook)``.
@@ -64,13 +64,13 @@ def add_hook(
     >>> model.add_hook("blocks.0.attn.hook_z", lambda z, hook: z * 0)
     >>> model.reset_hooks()
     """
-    from ..interventions import Intervention
+    from ..interventions import Intervention, Replacement
 
     if dir not in ("fwd", "bwd"):
         raise ValueError(f"add_hook: dir is {dir!r}, expected 'fwd' or 'bwd'")
     core = self._core
     config = core.config
-    if isinstance(name, Intervention):
+    if isinstance(name, Intervention | Replacement):
         if hook is not None or dir == "bwd":
             raise ValueError("add_hook: an intervention comes without a function, and has no dir='bwd'")
         change = _scope(core, name, dir)

@@ -1,0 +1,238 @@
+"""Sparse autoencoders and transcoders in a run: against PyTorch's own dictionary in double, and hooks by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import llama2cpp
+from llama2cpp import analysis, interventions
+
+IDS = [5, 9, 2, 30, 7, 11]
+TEXTS = [IDS, [1, 2, 3], [4, 5, 6], [40, 41]]
+
+
+@pytest.fixture(scope="module")
+def model() -> llama2cpp.Model:
+    return tiny.model(tiny.config(n_layers=3))
+
+
+def arrays(d_in: int, n: int, d_out: int, seed: int = 0) -> tuple[Any, Any, Any, Any]:
+    rng = np.random.default_rng(seed)
+    w_enc, w_dec = rng.normal(size=(d_in, n)) / d_in**0.5, rng.normal(size=(n, d_out)) / n**0.5
+    return w_enc, rng.normal(size=n) / 4, w_dec, rng.normal(size=d_out) / 4
+
+
+def in_torch(x: Any, given: tuple[Any, Any, Any, Any], kind: str, subtract: bool, k: int, threshold: Any) -> Any:
+    w_enc, b_enc, w_dec, b_dec = map(torch.from_numpy, given)
+    wide = torch.from_numpy(np.asarray(x)).double()
+    before = (wide - b_dec if subtract else wide) @ w_enc + b_enc
+    if kind == "relu":
+        f = before.relu()
+    elif kind == "topk":
+        best = before.topk(k, dim=-1)
+        f = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
+    else:
+        f = before.relu() * (before > torch.from_numpy(threshold))
+    return f, f @ w_dec + b_dec
+
+
+@pytest.mark.parametrize("subtract", [False, True])
+@pytest.mark.parametrize("kind", ["relu", "topk", "jumprelu"])
+@pytest.mark.parametrize("name", ["blocks.1.hook_resid_pre", "blocks.2.hook_mlp_out", "blocks.0.attn.hook_z"])
+def test_an_autoencoder_is_what_torch_computes(model: llama2cpp.Model, name: str, kind: str, subtract: bool) -> None:
+    _, cache = model.run_with_cache(IDS)
+    x = cache[name].reshape(1, len(IDS), -1)
+    given = arrays(x.shape[-1], 90, x.shape[-1])
+    threshold = np.random.default_rng(1).uniform(0, 0.5, size=90)
+    options: dict[str, dict[str, Any]] = {"relu": {}, "topk": {"k": 7}, "jumprelu": {"threshold": threshold}}
+    coder = interventions.replace_with(name, *given, activation=kind, subtract_b_dec=subtract, **options[kind])
+    features, expected = in_torch(x, given, kind, subtract, 7, threshold)
+    np.testing.assert_allclose(coder.encode(x), features, atol=2e-5)
+    np.testing.assert_allclose(coder.decode(coder.encode(x)), expected, atol=2e-5)
+    assert ((coder.encode(x) > 0) == (features > 0).numpy()).all()
+    if kind == "topk":
+        assert (np.count_nonzero(coder.encode(x), axis=-1) <= 7).all()
+    with model.hooks([coder]):
+        logits, found = model.run_with_cache(IDS)
+    np.testing.assert_allclose(found[name].reshape(x.shape), expected, atol=2e-5)
+    by_hand = coder.decode(coder.encode(x)).reshape(cache[name].shape)
+    assert (model.run_with_hooks(IDS, [(name, lambda a, hook: by_hand)]) == logits).all()
+
+
+@pytest.mark.parametrize("reads", ["mlp_in", "mlp.hook_in", "ln2.hook_normalized", "resid_mid", "attn_out"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_transcoder_reads_what_it_says(model: llama2cpp.Model, reads: str, skip: bool) -> None:
+    _, cache = model.run_with_cache(IDS)
+    dim, block = model.config.dim, "blocks.1"
+    given = arrays(dim, 64, dim)
+    w_skip = np.random.default_rng(2).normal(size=(dim, dim)) if skip else None
+    coder = interventions.replace_with("mlp_out", *given, layer=-2, reads=reads, W_skip=w_skip)
+    normed = cache[f"{block}.ln2.hook_normalized"]
+    read = {
+        "mlp_in": cache["resid_mid", 1],
+        "mlp.hook_in": normed * model.weights[f"{block}.ln2.w"],
+        "ln2.hook_normalized": normed,
+        "resid_mid": cache["resid_mid", 1],
+        "attn_out": cache["attn_out", 1],
+    }[reads]
+    _, expected = in_torch(read, given, "relu", False, 0, None)
+    if w_skip is not None:
+        expected = expected + torch.from_numpy(read).double() @ torch.from_numpy(w_skip)
+    with model.hooks([coder]):
+        logits, found = model.run_with_cache(IDS, ["mlp_out", "resid_post"])
+        everything, whole = model.run_with_cache(IDS)  # of which the MLP is computed, for its neurons
+        alone = [model.run_with_cache(ids, "mlp_out")[0] for ids in TEXTS]
+        together, _ = model.run_with_cache(TEXTS, "mlp_out")
+        session = model.session()
+        stepped = [session.step(id) for id in IDS]
+    np.testing.assert_allclose(found["mlp_out", 1], expected, atol=3e-5)
+    assert (everything == logits).all()
+    assert (whole["mlp_out", 1] == found["mlp_out", 1]).all()
+    assert (whole["post", 1] == cache["post", 1]).all()
+    assert all((a == b).all() for a, b in zip(alone, together, strict=True))
+    # BLAS may sum a row of one token in another order.
+    np.testing.assert_allclose(np.stack(stepped), logits[0], atol=1e-4)
+
+
+def test_an_error_term_alone_changes_no_bit(model: llama2cpp.Model) -> None:
+    dim = model.config.dim
+    kept = interventions.replace_with("mlp_out1", *arrays(dim, 64, dim), reads="mlp.hook_in", error_term=True)
+    assert (model.run_with_hooks(IDS, [kept]) == model(IDS)).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_whole_mlp_that_is_set_has_the_bits_of_a_hook(model: llama2cpp.Model, value: float) -> None:
+    change = interventions.set("mlp_out", value, layer=[0, 2])
+
+    def by_hand(activation: Any, hook: Any) -> Any:
+        return np.full_like(activation, value)
+
+    expected = model.run_with_hooks(IDS, [(["mlp_out0", "mlp_out2"], by_hand)])
+    assert (model.run_with_hooks(IDS, [change]) == expected).all()
+    assert (model.run_with_hooks(IDS, [("post", lambda x, hook: None), change]) == expected).all()
+
+
+def test_features_are_edited_beside_an_error_term(model: llama2cpp.Model) -> None:
+    name, dim = "blocks.1.hook_resid_pre", model.config.dim
+    given = arrays(dim, 64, dim)
+    _, cache = model.run_with_cache(IDS, name)
+    points = []
+
+    def without(f: Any, hook: Any) -> None:
+        points.append((hook.name, hook.layer))
+        f[..., 3] = 0
+
+    coder = interventions.replace_with(name, *given, error_term=True, features=without)
+    features = coder.encode(cache[name])
+    assert (features[..., 3] > 0).any()
+    with model.hooks([coder]):
+        _, found = model.run_with_cache(IDS, name)
+    expected = cache[name] - features[..., 3:4] * coder.W_dec[3]
+    np.testing.assert_allclose(found[name], expected, atol=1e-5)
+    assert points == [(name, 1)]
+    moved = interventions.replace_with(name, *given, features=lambda f, hook: f * 2)
+    with model.hooks([moved]):
+        _, found = model.run_with_cache(IDS, name)
+    np.testing.assert_allclose(found[name], moved.decode(2 * features), atol=1e-6)
+
+
+def test_when_and_added_hooks(model: llama2cpp.Model) -> None:
+    dim = model.config.dim
+    given = arrays(dim, 64, dim)
+    coder = interventions.replace_with("mlp_out1", *given, reads="mlp.hook_in")
+    prompt = interventions.replace_with("mlp_out1", *given, reads="mlp.hook_in", when="prompt")
+    own = model(IDS)
+    replaced = model.run_with_hooks(IDS, [coder])
+    assert (replaced != own).any()
+    with model.hooks([prompt]):
+        session = model.session()
+        assert (session.prefill(IDS) == replaced[0, -1]).all()
+        after = session.step(3)
+    with model.hooks([coder]):
+        session = model.session()
+        session.prefill(IDS)
+        assert (session.step(3) != after).any()
+    model.add_hook(coder)
+    assert (model(IDS) == replaced).all()
+    model.reset_hooks()
+    assert (model(IDS) == own).all()
+    with model.hooks([coder]):
+        logits, cache = model.run_with_cache(IDS, "resid_pre")
+    with pytest.raises(ValueError, match="hooks may have changed the run"):
+        cache.backward(np.ones_like(logits))
+
+
+def test_loss_recovered_is_the_fields_ratio(model: llama2cpp.Model) -> None:
+    name, dim = "blocks.1.hook_resid_mid", model.config.dim
+    coder = interventions.replace_with(name, *arrays(dim, 64, dim))
+    found = analysis.loss_recovered(model, TEXTS, coder)
+
+    def loss(hooks: Any) -> float:
+        total = 0.0
+        for ids in TEXTS:
+            logits = torch.from_numpy(np.array(model.run_with_hooks(ids, hooks)))[0].double()
+            total += float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="sum"))
+        return total / found.tokens
+
+    assert found.tokens == sum(len(ids) - 1 for ids in TEXTS)
+    zeros = [(name, lambda x, hook: x * 0)]
+    clean, replaced, ablated = loss([]), loss([coder]), loss(zeros)
+    assert found[1:4] == pytest.approx((clean, replaced, ablated), abs=1e-6)
+    assert found.recovered == pytest.approx((ablated - replaced) / (ablated - clean), abs=1e-5)
+    with_mean = analysis.loss_recovered(model, TEXTS, coder, interventions.set(name, 0.25))
+    assert with_mean[1:3] == found[1:3]
+    assert with_mean.ablated == pytest.approx(loss([(name, lambda x, hook: x * 0 + 0.25)]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": "resid_pre"}, "are 3 activations, expected one"),
+        ({"names": "pattern0"}, "blocks.0.attn.hook_pattern has 0 numbers, and d_in is 36"),
+        ({"names": "post0"}, "blocks.0.mlp.hook_post has 50 numbers, and d_in is 36"),
+        ({"names": "z0", "reads": "resid_mid"}, "expected an activation before 'blocks.0.attn.hook_z'"),
+        ({"reads": "ln_final.hook_scale"}, "0 activations of layer 0"),
+        ({"reads": "no_such"}, "no activation of a model with 3 layers is called 'no_such'"),
+    ],
+)
+def test_what_does_not_fit_the_model(model: llama2cpp.Model, change: dict[str, Any], message: str) -> None:
+    dim = model.config.dim
+    names = change.pop("names", "mlp_out0")
+    coder = interventions.replace_with(names, *arrays(dim, 20, dim), **change)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is compared
+        model.run_with_hooks(IDS, [coder])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"W_dec": np.ones((4, 3))}, "W_enc has shape [3, 5] and W_dec [4, 3]"),
+        ({"b_enc": np.ones(4)}, "b_enc has shape [4], expected [5]"),
+        ({"activation": "gelu"}, "activation is 'gelu', expected one of: relu, topk, jumprelu"),
+        ({"activation": "topk"}, "k is None, expected 1 to 5 with 'topk'"),
+        ({"activation": "topk", "k": 6}, "k is 6"),
+        ({"k": 2}, "k is 2"),
+        ({"threshold": 1.0}, "threshold goes with activation='jumprelu'"),
+        ({"W_skip": np.ones((3, 4))}, "W_skip has shape [3, 4], expected [3, 3]"),
+        ({"when": "later"}, "when"),
+    ],
+)
+def test_what_does_not_fit_itself(given: dict[str, Any], message: str) -> None:
+    whole: dict[str, Any] = {"W_enc": np.ones((3, 5)), "b_enc": None, "W_dec": np.ones((5, 3)), "b_dec": None} | given
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is compared
+        interventions.replace_with("resid_pre0", **whole)
+    assert message in str(caught.value)
+
+
+def test_texts_that_are_too_short(model: llama2cpp.Model) -> None:
+    coder = interventions.replace_with("resid_pre1", np.ones((36, 2)), None, np.ones((2, 36)), None)
+    with pytest.raises(ValueError, match="text 1 has 1 tokens, expected at least 2"):
+        analysis.loss_recovered(model, [[1, 2], [1]], coder)
+    with pytest.raises(ValueError, match="there are no texts"):
+        analysis.loss_recovered(model, [], coder)

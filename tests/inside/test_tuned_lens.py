@@ -1,0 +1,155 @@
+"""Tuned lenses and directions of heads: against PyTorch in double, and NumPy's least squares and SVD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import llama2cpp
+from llama2cpp import analysis
+
+CONFIG = tiny.config(n_layers=3)
+IDS = [5, 9, 2, 30, 7, 11]
+
+
+@pytest.fixture(scope="module")
+def model() -> llama2cpp.Model:
+    return tiny.model(CONFIG)
+
+
+def translators(seed: int = 0) -> dict[str, Any]:
+    """The state dict that the package tuned-lens saves."""
+    torch.manual_seed(seed)
+    layers = [torch.nn.Linear(CONFIG.dim, CONFIG.dim) for _ in range(CONFIG.n_layers)]
+    saved = {f"{i}.{name}": value for i, own in enumerate(layers) for name, value in own.state_dict().items()}
+    return {name: value.detach().numpy() for name, value in saved.items()}
+
+
+def in_torch(model: llama2cpp.Model, x: Any, saved: dict[str, Any] | None, layer: int) -> Any:
+    """Logits of a stream [..., dim], in double: its translator, the last norm, the output matrix."""
+    x = torch.from_numpy(np.array(x)).double()
+    if saved is not None and layer < CONFIG.n_layers:
+        x = x + torch.nn.functional.linear(
+            x, *(torch.tensor(saved[f"{layer}.{w}"]).double() for w in ("weight", "bias"))
+        )
+    x = x / (x.square().mean(-1, keepdim=True) + CONFIG.norm_eps).sqrt()
+    weights = model.weights
+    return (x * torch.from_numpy(np.array(weights["ln_final.w"])).double()) @ torch.from_numpy(
+        np.array(weights["unembed.W_U"])
+    ).double()
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_lens_and_its_divergence_are_torchs(model: llama2cpp.Model, tuned: bool) -> None:
+    saved = translators() if tuned else None
+    lens = None if saved is None else analysis.TunedLens.of(saved)
+    _, cache = model.run_with_cache(IDS)
+    names = [*(f"blocks.{i}.hook_resid_pre" for i in range(3)), "blocks.2.hook_resid_post"]
+    logits = [in_torch(model, cache[name][0], saved, i) for i, name in enumerate(names)]
+    found = llama2cpp.logit_lens(model, IDS, positions=None, translators=lens)
+    some = llama2cpp.logit_lens(model, IDS, positions=None, translators=lens, layers=[2, -1])
+    for i, expected in enumerate(logits):
+        np.testing.assert_allclose(found.values[i, 0], expected, atol=2e-4)
+    assert (some.values == found.values[[2, 3]]).all()
+    assert (found.values[-1] == model(IDS)).all()
+    logs = [each.log_softmax(-1) for each in logits]
+    kl = [torch.nn.functional.kl_div(own, logs[-1], reduction="none", log_target=True).sum(-1) for own in logs]
+    np.testing.assert_allclose(analysis.lens_divergence(model, IDS, lens), torch.stack(kl), atol=2e-5)
+
+
+def test_identity_has_the_logit_lenss_bits(model: llama2cpp.Model) -> None:
+    zero = analysis.TunedLens(np.zeros((3, CONFIG.dim, CONFIG.dim)))
+    for lens in (zero, analysis.TunedLens([None] * 3)):
+        assert (
+            llama2cpp.logit_lens(model, IDS, translators=lens).values == llama2cpp.logit_lens(model, IDS).values
+        ).all()
+        assert (analysis.lens_divergence(model, IDS, lens) == analysis.lens_divergence(model, IDS)).all()
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_a_fit_is_numpys_least_squares(model: llama2cpp.Model, skip: int) -> None:
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1, CONFIG.vocab_size, size=rng.integers(3, 20)).tolist() for _ in range(60)]
+    lens = analysis.fit_tuned_lens(model, texts, ridge=0, skip=skip, progress=False)
+    caches = [model.run_with_cache(ids)[1] for ids in texts]
+    last = np.concatenate([cache["resid_post", -1][0, skip:] for cache in caches]).astype(np.float64)
+    for layer in range(3):
+        x = np.concatenate([cache["resid_pre", layer][0, skip:] for cache in caches]).astype(np.float64)
+        solved, *_ = np.linalg.lstsq(np.c_[x, np.ones(len(x))], last, rcond=None)
+        np.testing.assert_allclose(lens.translate(x, layer), np.c_[x, np.ones(len(x))] @ solved, atol=1e-3)
+    held = analysis.fit_tuned_lens(model, texts, ridge=1e6, skip=skip, progress=False)
+    assert max(abs(weight).max() for weight in held.weights if weight is not None) < 1e-4
+
+
+def test_a_fit_helps_on_texts_that_it_has_not_seen(stories: llama2cpp.Model) -> None:
+    texts = [stories.generate("Once upon a", max_tokens=60, seed=i, echo=True) for i in range(20)]
+    lens = analysis.fit_tuned_lens(stories, texts[:16], progress=False)
+    plain, tuned = (
+        np.mean([analysis.lens_divergence(stories, text, each).mean(axis=1) for text in texts[16:]], axis=0)
+        for each in (None, lens)
+    )
+    assert (tuned[1:-1] < plain[1:-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: analysis.TunedLens(np.zeros((2, 3, 4))), "layer 0 has a weight of shape [3, 4]"),
+        (lambda m: analysis.TunedLens(np.zeros((2, 3, 3)), np.zeros((2, 4))), "expected [dim, dim] and [dim]"),
+        (lambda m: analysis.TunedLens([None], [None, None]), "there are 1 weights and 2 biases"),
+        (lambda m: analysis.TunedLens.of({"1.weight": np.eye(2)}), "there is no '0.weight'"),
+        (lambda m: analysis.lens_divergence(m, IDS, analysis.TunedLens([None] * 2)), "are of 2 layers and dim None"),
+        (
+            lambda m: llama2cpp.logit_lens(m, IDS, translators=analysis.TunedLens(np.zeros((3, 4, 4)))),
+            "logit_lens: the translators are of 3 layers and dim 4, and the model has 3 and 36",
+        ),
+        (
+            lambda m: llama2cpp.logit_lens(m, IDS, incl_mid=True, translators=analysis.TunedLens([None] * 3)),
+            "incl_mid",
+        ),
+        (lambda m: analysis.fit_tuned_lens(m, [[1]]), "no tokens behind the first 1"),
+        (lambda m: analysis.fit_tuned_lens(m, [], skip=0), "no tokens"),
+        (lambda m: analysis.fit_tuned_lens(m, [[1, 2]], skip=-1), "skip -1"),
+        (lambda m: analysis.head_directions(m, 3, 0), "layer is 3"),
+        (lambda m: analysis.head_directions(m, 0, 9), "head is 9"),
+        (lambda m: analysis.head_directions(m, 0, 0, directions=9), "directions is 9"),
+        (lambda m: analysis.head_directions(m, 0, 0, tokens=0), "tokens 0"),
+    ],
+)
+def test_wrong_calls(model: llama2cpp.Model, call: Any, message: str) -> None:
+    with pytest.raises((ValueError, IndexError)) as caught:  # the text is compared
+        call(model)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("head", [0, 4, -1])
+def test_directions_of_a_head(model: llama2cpp.Model, head: int) -> None:
+    found = analysis.head_directions(model, 1, head, tokens=5)
+    weights, own = model.weights, head % CONFIG.n_heads
+    kv = own * CONFIG.n_kv_heads // CONFIG.n_heads
+    matrix = (
+        torch.from_numpy(np.array(weights["blocks.1.ln1.w"])).double()[:, None]
+        * torch.from_numpy(np.array(weights["blocks.1.attn.W_V"][kv])).double()
+        @ torch.from_numpy(np.array(weights["blocks.1.attn.W_O"][own])).double()
+    )
+    values = torch.linalg.svdvals(matrix)[: CONFIG.head_dim]
+    np.testing.assert_allclose(found.values, values, atol=1e-6)
+    np.testing.assert_allclose(found.reads @ matrix.numpy(), found.values[:, None] * found.writes, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found.writes, axis=1), 1)
+    logits = (found.writes * weights["ln_final.w"]) @ weights["unembed.W_U"]
+    for i, row in enumerate(logits):
+        assert found.top[i] == [str(id) for id in np.argsort(-row, kind="stable")[:5]]
+        assert int(found.bottom[i][0]) == row.argmin()
+        assert row.max() >= -row.min()
+    few = analysis.head_directions(model, 1, head, directions=2)
+    assert (few.writes == found.writes[:2]).all()
+    assert "singular value" in found._repr_html_()
+
+
+def test_directions_have_texts(stories: llama2cpp.Model) -> None:
+    found = analysis.head_directions(stories, -1, 0, directions=1, tokens=3)
+    assert all(stories.to_single_token(text) >= 0 for text in found.top[0])
