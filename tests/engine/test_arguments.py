@@ -376,7 +376,7 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
 
 RIGHT = {"dim": 64, "head_dim": 16, "context": 40, "vocab_size": 97, "bits": 4, "cols": 32, "columns": 32, "window": 4}
 RIGHT |= {"seq_len": 48, "hidden_dim": 96, "end": 2, "bytes": 64, "max_tokens": 2, "n_heads": 4, "group": 2, "rows": 16}
-RIGHT |= {"rotary_dim": 2, "most": 2, "shard_size": 100_000, "length": 2, "prompt_tokens": 0}
+RIGHT |= {"rotary_dim": 2, "most": 2, "shard_size": 100_000, "max_bytes": 100_000, "length": 2, "prompt_tokens": 0}
 
 
 def right(label: str, name: str) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +18,7 @@ from . import cache_file
 from .activation_names import by_module, from_first, get_act_name
 from .html_views import size_text, table
 from .places import part_inputs
+from .recomputed import RecomputedArrays
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,7 +80,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         positions: Sequence[int] | None = None,
         tokens: Sequence[Any] | None = None,
     ) -> None:
-        self._arrays = dict(arrays)
+        self._arrays: MutableMapping[str, Array] = arrays if isinstance(arrays, RecomputedArrays) else dict(arrays)
         self.model = model
         self.has_batch_dim = has_batch_dim
         self.positions = None if positions is None else [int(position) for position in positions]
@@ -154,29 +156,36 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
 
     @property
     def nbytes(self) -> int:
-        """How much memory the arrays take, in bytes."""
+        """How much memory the arrays take, in bytes; of those that are computed again, what is held now."""
+        if isinstance(self._arrays, RecomputedArrays):
+            return self._arrays.nbytes
         return sum(array.nbytes for array in self._arrays.values())
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        if isinstance(self._arrays, RecomputedArrays):
+            return self._arrays.shape(name)
+        return self._arrays[name].shape
 
     def __repr__(self) -> str:
         return f"<llama2cpp.ActivationCache: {len(self)} activations, {size_text(self.nbytes)}>"
 
     def _repr_html_(self) -> str:
-        families: dict[str, list[Array]] = {}
-        for name, array in self._arrays.items():
-            families.setdefault(re.sub(r"^blocks\.\d+\.", "blocks.{i}.", name), []).append(array)
+        families: dict[str, list[tuple[int, ...]]] = {}
+        for name in self._arrays:
+            families.setdefault(re.sub(r"^blocks\.\d+\.", "blocks.{i}.", name), []).append(self._shape(name))
         rows = [
             (
                 name,
-                len(arrays),
-                " or ".join(sorted({str(list(a.shape)) for a in arrays})),
-                size_text(sum(a.nbytes for a in arrays)),
+                len(shapes),
+                " or ".join(sorted({str(list(shape)) for shape in shapes})),
+                size_text(sum(4 * math.prod(shape) for shape in shapes)),
             )
-            for name, arrays in families.items()
+            for name, shapes in families.items()
         ]
         return f"<p>{size_text(self.nbytes)} of activations</p>{table(('name', 'layers', 'shape', 'memory'), rows)}"
 
     def _batch_size(self) -> int:
-        counts = Counter(len(array) for array in self._arrays.values())
+        counts = Counter(self._shape(name)[0] for name in self._arrays)
         return counts.most_common(1)[0][0] if counts else 1
 
     def remove_batch_dim(self) -> Self:
@@ -202,7 +211,10 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         if self.has_batch_dim:
             if self._batch_size() != 1:
                 raise ValueError(f"the batch holds {self._batch_size()} prompts, expected 1")
-            self._arrays = {name: array[0] for name, array in self._arrays.items()}
+            if isinstance(self._arrays, RecomputedArrays):
+                self._arrays.batched = False
+            else:
+                self._arrays = {name: array[0] for name, array in self._arrays.items()}
             self.has_batch_dim = False
             if self.tokens and isinstance(self.tokens[0], list):
                 self.tokens = self.tokens[0]

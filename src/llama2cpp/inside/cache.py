@@ -13,7 +13,8 @@ from ..common.parts import get_part
 from .activation_arrays import Array, Selection, need_memory, select
 from .heads_and_neurons import HeadsAndNeurons
 from .lens import LogitLens, logit_lens
-from .places import Names
+from .places import Names, residual_streams
+from .recomputed import RecomputedArrays
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -169,7 +170,11 @@ class ActivationCache(HeadsAndNeurons):
         if not self.tokens:
             raise ValueError("backward: the cache has no tokens: it is of no run")
         batch = self.tokens if isinstance(self.tokens[0], list) else [self.tokens]
-        held = {name: array if self.has_batch_dim else array[None] for name, array in self._arrays.items()}
+        if isinstance(self._arrays, RecomputedArrays):
+            held = self._arrays.streams
+        else:
+            there = {name: self._arrays[name] for name in residual_streams(model.config) if name in self._arrays}
+            held = {name: array if self.has_batch_dim else array[None] for name, array in there.items()}
         arrays = model._gradients(
             batch,
             dlogits,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.arguments import float_array
+from ..common.byte_sizes import parse_size
 from ..common.token_ids import HasTokenizer, Prompt, batch_of, listed, to_ids
 from ..metrics import loss as loss_metric
 from .cache import ActivationCache
@@ -18,6 +19,7 @@ from .gradients import Metric, differentiate
 from .hooks import Watch, any_hooks, changed_places, for_call, watching
 from .next_token_loss import next_token_loss
 from .places import Names, Place, find_places, layer_or_end, places_to_keep, residual_streams
+from .recomputed import RecomputedArrays, bytes_of
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -56,8 +58,16 @@ def run_with_cache(
     loss_per_token: bool = False,
     incl_bwd: bool = False,
     metric: Metric | None = None,
+    max_bytes: int | str | None = None,
 ) -> tuple[Any, Any]:
     """Do what `Model.run_with_cache` does, for the function that was called."""
+    if max_bytes is not None and (
+        incl_bwd or not (stop_at_layer is None and start_at_layer is None and positions is None)
+    ):
+        raise ValueError(
+            "max_bytes goes with whole runs: without incl_bwd, positions, start_at_layer and stop_at_layer "
+            "(cache.backward gives gradients)"
+        )
     of_loss = incl_bwd and metric is None and return_type in ("loss", "both")
     if incl_bwd != (metric is not None) and not of_loss:
         raise ValueError(
@@ -89,6 +99,10 @@ def run_with_cache(
         out: list[tuple[Any, dict[str, NDArray[np.float32]]]] = [(np.array(given.residual), {})]
     else:
         places = _reached(places_to_keep(names_filter, model.config), model, start, stop)
+        every, limit = places, None
+        if max_bytes is not None:
+            limit = _limit(model, function, given, places, parse_size(max_bytes, "max_bytes"))
+            places = places if limit is None else find_places(residual_streams(model.config), model.config)
         with watching() if function == "run_with_cache" or incl_bwd else nullcontext() as watch:
             out = _run(model, given, places, kept, start, stop, logits=return_type is not None)
 
@@ -101,10 +115,14 @@ def run_with_cache(
             results.append(loss if return_type == "loss" else (logits, loss))
         else:
             results.append(logits)
-        if remove_batch_dim:
+        again = None
+        if max_bytes is not None and limit is not None:
+            again = RecomputedArrays(model._core, ids, arrays, every, limit)
+            again.batched = not remove_batch_dim
+        elif remove_batch_dim:
             arrays = {name: array[0] for name, array in arrays.items()}
         cache = ActivationCache(
-            arrays,
+            arrays if again is None else again,
             model,
             has_batch_dim=not remove_batch_dim,
             positions=None if kept is None else kept[i],
@@ -122,6 +140,24 @@ def run_with_cache(
                 cache._arrays[f"{name}_grad"] = array
         caches.append(cache)
     return (results[0], caches[0]) if given.even else (results, caches)
+
+
+def _limit(model: Model, function: str, given: _Input, places: list[Place], max_bytes: int) -> int | None:
+    """Give the bytes that a cache may hold; None if everything fits in them."""
+    if any_hooks(model._core):
+        raise ValueError(f"{function}: with max_bytes, activations are computed again without the hooks that are on")
+    if not given.even:
+        raise ValueError(f"{function}: max_bytes is for prompts of one length")
+    batch, length, config = len(given.ids), len(given.ids[0]), model.config
+    if sum(bytes_of(place, config, batch, length) for place in places) <= max_bytes:
+        return None
+    least = 4 * batch * length * config.dim * (config.n_layers + 1)
+    if least > max_bytes:
+        raise ValueError(
+            f"{function}: max_bytes is {max_bytes}, and the residual stream, from which the rest is computed again, "
+            f"takes {least}"
+        )
+    return max_bytes
 
 
 def _why_not_after(changed: set[str], cache: ActivationCache) -> str:

@@ -39,6 +39,7 @@ def run_with_cache(
     return_type: Literal["logits"] = ...,
     start_at_layer: int | None = ...,
     tokens: Prompts | None = ...,
+    max_bytes: int | str | None = ...,
 ) -> tuple[NDArray[np.float32], ActivationCache]: ...
 @overload
 def run_with_cache(
@@ -55,6 +56,7 @@ def run_with_cache(
     return_type: ReturnType,
     start_at_layer: int | None = ...,
     tokens: Prompts | None = ...,
+    max_bytes: int | str | None = ...,
 ) -> tuple[Any, ActivationCache]: ...
 @checked
 def run_with_cache(
@@ -71,6 +73,7 @@ def run_with_cache(
     return_type: ReturnType = "logits",
     start_at_layer: int | None = None,
     tokens: Prompts | None = None,
+    max_bytes: int | str | None = None,
 ) -> tuple[Any, Any]:
     """Run on whole prompts, and keep the activations.
 
@@ -113,6 +116,11 @@ def run_with_cache(
         last norm. Of a ``hook_resid_pre`` from another run, each bit is as in that run.
     tokens : as `text_or_tokens`, optional
         With `start_at_layer`, the tokens that the residual stream is of: for the loss, and for labels.
+    max_bytes : int or str, optional
+        How much memory the cache may hold, such as "500MB". Where its activations take more, only the residual stream
+        before each layer is kept, and others are computed again when they are asked for, with the same bits, as many of
+        a layer together as there is room for. They are read-only. An array that takes more is given, and not kept. Not
+        with `positions`, other layers, gradients, or hooks that are on.
 
     Returns
     -------
@@ -159,6 +167,7 @@ def run_with_cache(
         False,
         incl_bwd,
         metric,
+        max_bytes,
     )
 
 
