@@ -44,6 +44,10 @@ def test_there_are_some() -> None:
         "03_logit_lens",
         "04_find_the_name_mover",
         "05_attribution_and_gradients",
+        "06_steering_and_a_probe",
+        "07_what_quantization_changes",
+        "08_compare_with_pytorch",
+        "09_a_class_of_your_own",
     ]
 
 
@@ -64,6 +68,9 @@ def test_cells_can_be_run_again(notebook: Path) -> None:
 
     What the text claims is asserted in cells: they are among these. A run that fails raises nbclient's error.
     """
+    if notebook.stem == "08_compare_with_pytorch":
+        for module in ("torch", "transformers"):
+            pytest.importorskip(module, reason="what is saved was run with PyTorch")
     cells = code_cells(read(notebook))
     numbers = range(len(cells))
     order = [number for number in numbers for _ in range(2)] + [*reversed(numbers)]
@@ -89,6 +96,20 @@ def test_it_is_saved_as_it_was_run(notebook: Path) -> None:
         r'"(stderr|error)"|Traceback|site-packages|[^\w.:/]/(home|root|tmp|usr|work|Users)/|[A-Z]:\\', text
     )
     assert str(Path.home()) not in text
+
+
+def test_a_class_of_your_own() -> None:
+    """Twelve questions, each answered in fewer than five lines, whose answer is asserted."""
+    cells = read(next(path for path in NOTEBOOKS if path.stem == "09_a_class_of_your_own"))["cells"]
+    asked = [place for place, cell in enumerate(cells) if "".join(cell["source"]).startswith("## ")]
+    assert ["".join(cells[place]["source"]).split(".")[0] for place in asked] == [f"## {n}" for n in range(1, 13)]
+    for place in asked:
+        question, answer, _, check = cells[place : place + 4]
+        assert "".join(question["source"]).endswith("?")
+        assert (answer["cell_type"], check["cell_type"]) == ("code", "code")
+        assert len(answer["source"]) < 5
+        assert answer["outputs"]
+        assert "".join(check["source"]).startswith(("assert ", "tokens = ", "ranks = "))
 
 
 def test_a_cell_that_changes_what_others_use_is_found(tmp_path: Path) -> None:

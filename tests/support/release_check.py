@@ -63,7 +63,7 @@ def main() -> None:
     commands, snippets = check_commands(), check_snippets()
     assert commands >= 2
     assert snippets >= 5
-    assert check_notebooks() == 5
+    assert check_notebooks() == 9
     print(f"llama2cpp {llama2cpp.__version__}: {commands} commands and {snippets} snippets of the README")
 
 
