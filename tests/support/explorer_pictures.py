@@ -25,7 +25,7 @@ COLOURS = 96  # of a palette: what a page of flat colours needs
 
 def settled(page: Any) -> None:
     page.wait_for_timeout(300)
-    page.wait_for_function("document.getElementById('views').getAttribute('aria-busy') === 'false'")
+    page.wait_for_selector("#views[aria-busy=false]")
 
 
 def save(name: str, png: bytes) -> None:
@@ -65,7 +65,7 @@ def patching(page: Any) -> None:
     page.click("#tab-patching")
     settled(page)
     page.click("#patch-run")
-    page.wait_for_function("document.getElementById('patch-grid')?.dataset.filled === '80'")
+    page.wait_for_selector('#patch-grid[data-filled="80"]')
     settled(page)
 
 

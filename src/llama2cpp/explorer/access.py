@@ -12,10 +12,9 @@ from ..server.errors import ApiError
 HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 # Nothing is loaded from elsewhere or sent there, the page itself holds no script or style, and no other page frames it.
-# 'unsafe-eval': nothing here evaluates text, but what drives a browser in tests waits by it.
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self'; img-src 'self' data: blob:; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
         "connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),

@@ -55,6 +55,9 @@ async function tokenId(words, what) {
   return token.id;
 }
 
+const comparison = (edits) => ({ ids: upTo(), edits, rows: 8 });
+let answered = {}; // the comparison that came with the last edit, which need not be asked for again
+
 async function add() {
   const { what } = draft, made = { what, do: draft.do, layer: Math.floor(+draft.layer) };
   if (["head", "key", "value"].includes(what)) made.head = Math.floor(+draft.head);
@@ -73,8 +76,9 @@ async function add() {
   }
   if (draft.position !== "") made.position = Math.floor(+draft.position);
   else if (["key", "value"].includes(what)) made.position = position();
-  await ask("python", { ids: upTo(), edits: [...state.edits, made] }, "edit-check"); // refused here if it cannot be
-  update({ edits: [...state.edits, made], editing: true });
+  const edits = [...state.edits, made], question = comparison(edits);
+  answered = { question: JSON.stringify(question), told: await ask("compare", question, "edit-check") }; // refused here if it cannot be
+  update({ edits, editing: true });
 }
 
 export function inWords(edit) {
@@ -131,7 +135,9 @@ export async function refresh(changed) {
   if (!ids().length) return put(result, h("p", { class: "quiet" }, "Write something first.")), put(answers), put(code);
   await quietly(() => learn(state.edits.flatMap((edit) => [edit.token, edit.minus].filter((id) => Number.isInteger(id)))));
   drawList();
-  const told = await quietly(() => ask("compare", { ids: upTo(), edits: state.edits, rows: 8 }));
+  const question = comparison(state.edits), same = answered.question === JSON.stringify(question);
+  const told = same ? answered.told : await quietly(() => ask("compare", question));
+  answered = {};
   if (told && state.edits.length) drawResult(told);
   else put(result);
   if (told) await drawCode();
