@@ -9,6 +9,7 @@
 namespace llama2cpp {
 namespace {
 
+constexpr Way kPlainWeighed{.weighed = true, .in_registers = false};
 constexpr int kPasses = 4;  // over a block; later ones gain nothing that matters
 
 // A finite half near the value.
@@ -79,7 +80,7 @@ Lanes nearest_multiples(const Lanes& values, float unit, float low, float high) 
 }
 
 // The integers of eight groups for given halves: those next to what each group alone would like.
-template <int kGroup, bool kWeighed>
+template <int kGroup, Way kWay>
 Choice choose_integers(const Groups<kGroup>& groups, const Fits& wishes, const Halves& halves, const Limits& limits) {
   const float d = half_to_float(halves.d), dmin = half_to_float(halves.dmin);
   const Lanes scales = nearest_multiples(wishes.scale, d, limits.scales.low, limits.scales.high);
@@ -94,7 +95,7 @@ Choice choose_integers(const Groups<kGroup>& groups, const Fits& wishes, const H
         choice.minimum[l] = std::min(std::max(minima[l] + dm, 0.0F), limits.high_minimum);
       }
       const Fits fits = fits_of(choice, halves);
-      choice.sums = sums_of<kGroup, kWeighed>(groups, rounding_of(fits), limits.codes);
+      choice.sums = sums_of<kGroup, kWay>(groups, rounding_of(fits), limits.codes);
       choice.errors = errors_of(groups, choice.sums, fits);
       for (std::size_t l = 0; l < kLanes; ++l) {
         const Mask better = mask_of(choice.errors[l] < best.errors[l]);
@@ -112,7 +113,7 @@ Choice choose_integers(const Groups<kGroup>& groups, const Fits& wishes, const H
 }
 
 // All groups together: integers for given halves, halves for given integers, in turn, while it gets better.
-template <int kGroup, bool kWeighed, std::size_t kBatches>
+template <int kGroup, Way kWay, std::size_t kBatches>
 KBlock fit_block(const std::array<Groups<kGroup>, kBatches>& groups, std::array<Fits, kBatches> wishes, Halves halves,
                  const Limits& limits) {
   std::array<Choice, kBatches> best;
@@ -122,7 +123,7 @@ KBlock fit_block(const std::array<Groups<kGroup>, kBatches>& groups, std::array<
     std::array<Choice, kBatches> choices;
     double error = 0.0;
     for (std::size_t b = 0; b < kBatches; ++b) {
-      choices[b] = choose_integers<kGroup, kWeighed>(groups[b], wishes[b], halves, limits);
+      choices[b] = choose_integers<kGroup, kWay>(groups[b], wishes[b], halves, limits);
       for (const float e : choices[b].errors) error += static_cast<double>(e);
     }
     if (error >= best_error) break;
@@ -152,7 +153,7 @@ KBlock fit_block(const std::array<Groups<kGroup>, kBatches>& groups, std::array<
   return block;
 }
 
-template <int kGroup, bool kWeighed>
+template <int kGroup, Way kWay>
 KBlock affine(const float* x, const float* w, int max_code, int max_scale) {
   constexpr std::size_t kBatches = 256 / kGroup / kLanes;
   std::array<Groups<kGroup>, kBatches> groups;
@@ -160,19 +161,18 @@ KBlock affine(const float* x, const float* w, int max_code, int max_scale) {
   float scale = 0.0F, minimum = 0.0F;
   for (std::size_t b = 0; b < kBatches; ++b) {
     const std::size_t at = b * kLanes * kGroup;
-    groups[b] = gather<kGroup, kWeighed>(x + at, kWeighed ? w + at : nullptr);
-    wishes[b] = search_affine<kGroup, kWeighed>(groups[b], max_code);
+    groups[b] = gather<kGroup, kWay>(x + at, kWay.weighed ? w + at : nullptr);
+    wishes[b] = search_affine<kGroup, kWay>(groups[b], max_code);
     for (const float s : wishes[b].scale) scale = std::max(scale, s);
     for (const float m : wishes[b].minimum) minimum = std::max(minimum, m);
   }
   const double most = max_scale;
   const Halves halves{finite_half(static_cast<double>(scale) / most), finite_half(static_cast<double>(minimum) / most)};
   const auto high = static_cast<float>(max_scale);
-  return fit_block<kGroup, kWeighed>(groups, wishes, halves,
-                                     {{0.0F, static_cast<float>(max_code)}, {0.0F, high}, high});
+  return fit_block<kGroup, kWay>(groups, wishes, halves, {{0.0F, static_cast<float>(max_code)}, {0.0F, high}, high});
 }
 
-template <int kGroup, bool kWeighed>
+template <int kGroup, Way kWay>
 KBlock symmetric(const float* x, const float* w, int half_range, int half_scale) {
   constexpr std::size_t kBatches = 256 / kGroup / kLanes;
   std::array<Groups<kGroup>, kBatches> groups;
@@ -180,24 +180,39 @@ KBlock symmetric(const float* x, const float* w, int half_range, int half_scale)
   float largest = 0.0F;
   for (std::size_t b = 0; b < kBatches; ++b) {
     const std::size_t at = b * kLanes * kGroup;
-    groups[b] = gather<kGroup, kWeighed>(x + at, kWeighed ? w + at : nullptr);
-    wishes[b] = search_symmetric<kGroup, kWeighed>(groups[b], half_range);
+    groups[b] = gather<kGroup, kWay>(x + at, kWay.weighed ? w + at : nullptr);
+    wishes[b] = search_symmetric<kGroup, kWay>(groups[b], half_range);
     for (const float s : wishes[b].scale) largest = std::fabs(s) > std::fabs(largest) ? s : largest;
   }
   const Halves halves{finite_half(static_cast<double>(largest) / -half_scale), 0};
   const auto codes = static_cast<float>(half_range), scales = static_cast<float>(half_scale);
-  return fit_block<kGroup, kWeighed>(groups, wishes, halves, {{-codes, codes - 1.0F}, {-scales, scales - 1.0F}, 0.0F});
+  return fit_block<kGroup, kWay>(groups, wishes, halves, {{-codes, codes - 1.0F}, {-scales, scales - 1.0F}, 0.0F});
 }
+
+#ifdef LLAMA2CPP_REGISTERS_OF_EIGHT
+// All that they call is compiled into them, for AVX2, and products are still rounded before they are added.
+template <int kGroup, bool kWeighed>
+__attribute__((target("avx2"), flatten)) KBlock affine_in_registers(const float* x, const float* w, int max_code,
+                                                                    int max_scale) {
+  return affine<kGroup, Way{kWeighed, true}>(x, w, max_code, max_scale);
+}
+
+template <int kGroup, bool kWeighed>
+__attribute__((target("avx2"), flatten)) KBlock symmetric_in_registers(const float* x, const float* w, int half_range,
+                                                                       int half_scale) {
+  return symmetric<kGroup, Way{kWeighed, true}>(x, w, half_range, half_scale);
+}
+#endif
 
 static_assert(std::tuple_size_v<FittedBlocks> == kLanes);
 
 // Blocks of 32, one in each lane; where there are less than eight, zeros that weigh nothing.
 Groups<32> gather_blocks(const float* x, const float* importance, std::int64_t blocks) {
-  if (blocks == kLanes) return gather<32, true>(x, importance);
+  if (blocks == kLanes) return gather<32, kPlainWeighed>(x, importance);
   std::array<float, kLanes * 32> values{}, weights{};
   std::copy_n(x, blocks * 32, values.begin());
   std::copy_n(importance, blocks * 32, weights.begin());
-  return gather<32, true>(values.data(), weights.data());
+  return gather<32, kPlainWeighed>(values.data(), weights.data());
 }
 
 // The weighed error of a block, where numbers are d * (code - offset) + minimum.
@@ -249,33 +264,60 @@ FittedBlock better_affine(const float* x, const float* importance, int max_code,
 
 void fit_symmetric_codes(const float* x, const float* importance, std::int64_t blocks, int half_range,
                          FittedBlocks& out) {
-  const Fits fits = search_symmetric<32, true>(gather_blocks(x, importance, blocks), half_range);
+  const Fits fits = search_symmetric<32, kPlainWeighed>(gather_blocks(x, importance, blocks), half_range);
   for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
     out[b] = better_symmetric(x + b * 32, importance + b * 32, half_range, fits.scale[b]);
   }
 }
 
 void fit_affine_codes(const float* x, const float* importance, std::int64_t blocks, int max_code, FittedBlocks& out) {
-  const Fits fits = search_affine<32, true>(gather_blocks(x, importance, blocks), max_code);
+  const Fits fits = search_affine<32, kPlainWeighed>(gather_blocks(x, importance, blocks), max_code);
   for (std::size_t b = 0; b < static_cast<std::size_t>(blocks); ++b) {
     out[b] = better_affine(x + b * 32, importance + b * 32, max_code, fits.scale[b], -fits.minimum[b]);
   }
 }
 
-template <int kGroup>
-KBlock fit_affine(const float* x, const float* importance, int max_code, int max_scale) {
-  return importance == nullptr ? affine<kGroup, false>(x, nullptr, max_code, max_scale)
-                               : affine<kGroup, true>(x, importance, max_code, max_scale);
+bool fits_in_registers() {
+#ifdef LLAMA2CPP_REGISTERS_OF_EIGHT
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") != 0;
+  return has_avx2;
+#else
+  return false;
+#endif
 }
 
 template <int kGroup>
-KBlock fit_symmetric(const float* x, const float* importance, int half_range, int half_scale) {
-  return importance == nullptr ? symmetric<kGroup, false>(x, nullptr, half_range, half_scale)
-                               : symmetric<kGroup, true>(x, importance, half_range, half_scale);
+KBlock fit_affine(const float* x, const float* importance, int max_code, int max_scale, bool in_registers) {
+  const bool weighed = importance != nullptr;
+#ifdef LLAMA2CPP_REGISTERS_OF_EIGHT
+  if (in_registers) {
+    return weighed ? affine_in_registers<kGroup, true>(x, importance, max_code, max_scale)
+                   : affine_in_registers<kGroup, false>(x, nullptr, max_code, max_scale);
+  }
+#else
+  static_cast<void>(in_registers);
+#endif
+  return weighed ? affine<kGroup, Way{true, false}>(x, importance, max_code, max_scale)
+                 : affine<kGroup, Way{false, false}>(x, nullptr, max_code, max_scale);
 }
 
-template KBlock fit_affine<16>(const float*, const float*, int, int);
-template KBlock fit_affine<32>(const float*, const float*, int, int);
-template KBlock fit_symmetric<16>(const float*, const float*, int, int);
+template <int kGroup>
+KBlock fit_symmetric(const float* x, const float* importance, int half_range, int half_scale, bool in_registers) {
+  const bool weighed = importance != nullptr;
+#ifdef LLAMA2CPP_REGISTERS_OF_EIGHT
+  if (in_registers) {
+    return weighed ? symmetric_in_registers<kGroup, true>(x, importance, half_range, half_scale)
+                   : symmetric_in_registers<kGroup, false>(x, nullptr, half_range, half_scale);
+  }
+#else
+  static_cast<void>(in_registers);
+#endif
+  return weighed ? symmetric<kGroup, Way{true, false}>(x, importance, half_range, half_scale)
+                 : symmetric<kGroup, Way{false, false}>(x, nullptr, half_range, half_scale);
+}
+
+template KBlock fit_affine<16>(const float*, const float*, int, int, bool);
+template KBlock fit_affine<32>(const float*, const float*, int, int, bool);
+template KBlock fit_symmetric<16>(const float*, const float*, int, int, bool);
 
 }  // namespace llama2cpp

@@ -16,19 +16,24 @@ struct KBlock {
   std::array<std::uint8_t, 256> codes{};
 };
 
+// Whether this processor has registers of eight floats. Results are the same bits either way.
+bool fits_in_registers();
+
 // Groups of kGroup weights. `x` [256] are finite; `importance` [256] is 0 or more, null for all alike.
 
 // Codes in [0, max_code], scales and minima in [0, max_scale]: Q2_K, Q4_K, Q5_K.
 template <int kGroup>
-KBlock fit_affine(const float* x, const float* importance, int max_code, int max_scale);
+KBlock fit_affine(const float* x, const float* importance, int max_code, int max_scale,
+                  bool in_registers = fits_in_registers());
 
 // Codes in [0, 2 * half_range) with that offset, scales in [-half_scale, half_scale): Q3_K, Q6_K.
 template <int kGroup>
-KBlock fit_symmetric(const float* x, const float* importance, int half_range, int half_scale);
+KBlock fit_symmetric(const float* x, const float* importance, int half_range, int half_scale,
+                     bool in_registers = fits_in_registers());
 
-extern template KBlock fit_affine<16>(const float*, const float*, int, int);
-extern template KBlock fit_affine<32>(const float*, const float*, int, int);
-extern template KBlock fit_symmetric<16>(const float*, const float*, int, int);
+extern template KBlock fit_affine<16>(const float*, const float*, int, int, bool);
+extern template KBlock fit_affine<32>(const float*, const float*, int, int, bool);
+extern template KBlock fit_symmetric<16>(const float*, const float*, int, int, bool);
 
 using KCodes = std::array<std::uint8_t, 256>;
 

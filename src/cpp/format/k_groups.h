@@ -16,6 +16,17 @@ inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 using Lanes = std::array<float, kLanes>;
 
+// How groups are summed up: each number by its importance or all alike, and by loops over lanes or by registers of eight,
+// which is the same arithmetic. Without AVX2 registers of eight would be slower than the loops.
+struct Way {
+  bool weighed;
+  bool in_registers;
+};
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define LLAMA2CPP_REGISTERS_OF_EIGHT 1
+using Eight = float __attribute__((vector_size(32), aligned(4), may_alias));
+#endif
+
 // To nearest even for |x| < 2^22, in the default rounding mode.
 inline float nearest(float x) {
   constexpr float kShift = 12'582'912.0F;  // 1.5 * 2^23
@@ -47,18 +58,18 @@ struct Groups {
   Lanes swxx{};
 };
 
-template <int kGroup, bool kWeighed>
+template <int kGroup, Way kWay>
 Groups<kGroup> gather(const float* x, const float* w) {
   Groups<kGroup> groups;
   for (std::size_t i = 0; i < kGroup; ++i) {
     for (std::size_t l = 0; l < kLanes; ++l) {
       groups.x[i][l] = x[l * kGroup + i];
-      if constexpr (kWeighed) groups.w[i][l] = w[l * kGroup + i];
+      if constexpr (kWay.weighed) groups.w[i][l] = w[l * kGroup + i];
     }
   }
   for (std::size_t i = 0; i < kGroup; ++i) {
     for (std::size_t l = 0; l < kLanes; ++l) {
-      const float weight = kWeighed ? groups.w[i][l] : 1.0F;
+      const float weight = kWay.weighed ? groups.w[i][l] : 1.0F;
       const float wx = weight * groups.x[i][l];
       groups.sw[l] += weight;
       groups.swx[l] += wx;
@@ -92,16 +103,50 @@ struct CodeSums {
   Lanes wxq{};
 };
 
-template <int kGroup, bool kWeighed>
+#ifdef LLAMA2CPP_REGISTERS_OF_EIGHT
+template <int kGroup, Way kWay>
+void sum_in_registers(const Groups<kGroup>& groups, const Roundings& round, const CodeRange& range, CodeSums& sums) {
+  constexpr float kShift = 12'582'912.0F;  // see nearest()
+  const auto in_register = [](const Lanes& lanes) __attribute__((always_inline)) {
+    return reinterpret_cast<const Eight*>(lanes.data());
+  };
+  const Eight inverse = *in_register(round.inverse), shift = *in_register(round.shift);
+  const Eight low = Eight{} + range.low, high = Eight{} + range.high;
+  Eight swq{}, swqq{}, swxq{};
+  for (std::size_t i = 0; i < kGroup; ++i) {
+    const Eight x = *in_register(groups.x[i]);
+    const Eight value = x * inverse + shift;
+    const Eight above = value < low ? low : value;
+    const Eight within = high < above ? high : above;
+    const Eight q = (within + kShift) - kShift;
+    Eight wq = q;
+    if constexpr (kWay.weighed) wq *= *in_register(groups.w[i]);
+    swq += wq;
+    swqq += wq * q;
+    swxq += wq * x;
+  }
+  *reinterpret_cast<Eight*>(sums.wq.data()) = swq;
+  *reinterpret_cast<Eight*>(sums.wqq.data()) = swqq;
+  *reinterpret_cast<Eight*>(sums.wxq.data()) = swxq;
+}
+#endif
+
+template <int kGroup, Way kWay>
 CodeSums sums_of(const Groups<kGroup>& groups, const Roundings& round, const CodeRange& range) {
   CodeSums sums;
+#ifdef LLAMA2CPP_REGISTERS_OF_EIGHT
+  if constexpr (kWay.in_registers) {
+    sum_in_registers<kGroup, kWay>(groups, round, range, sums);
+    return sums;
+  }
+#endif
   for (std::size_t l = 0; l < kLanes; ++l) {  // outside, so that the sums stay in registers
     const float inverse = round.inverse[l], shift = round.shift[l];
     float swq = 0.0F, swqq = 0.0F, swxq = 0.0F;
     for (std::size_t i = 0; i < kGroup; ++i) {
       const float x = groups.x[i][l];
       const float q = nearest(std::min(std::max(x * inverse + shift, range.low), range.high));
-      const float wq = kWeighed ? groups.w[i][l] * q : q;
+      const float wq = kWay.weighed ? groups.w[i][l] * q : q;
       swq += wq;
       swqq += wq * q;
       swxq += wq * x;
@@ -168,7 +213,7 @@ constexpr Lanes all(float value) {
 }
 
 // Each group alone: starts from ranges a little narrower and wider than the values', and goes to the minimum near each.
-template <int kGroup, bool kWeighed>
+template <int kGroup, Way kWay>
 Fits search_affine(const Groups<kGroup>& groups, int max_code) {
   const auto top = static_cast<float>(max_code);
   Lanes low{}, high = groups.x[0];
@@ -187,7 +232,7 @@ Fits search_affine(const Groups<kGroup>& groups, int max_code) {
       round.shift[l] = -low[l] * round.inverse[l];
     }
     for (int turn = 0; turn < 2; ++turn) {
-      const CodeSums sums = sums_of<kGroup, kWeighed>(groups, round, {0.0F, top});
+      const CodeSums sums = sums_of<kGroup, kWay>(groups, round, {0.0F, top});
       const Fits fits = solve_affine(groups, sums);
       keep_better(fits, errors_of(groups, sums, fits), best, best_errors);
       round = rounding_of(fits);
@@ -201,7 +246,7 @@ Fits search_affine(const Groups<kGroup>& groups, int max_code) {
   return best;
 }
 
-template <int kGroup, bool kWeighed>
+template <int kGroup, Way kWay>
 Fits search_symmetric(const Groups<kGroup>& groups, int half_range) {
   const auto half = static_cast<float>(half_range);
   Lanes largest{};
@@ -218,7 +263,7 @@ Fits search_symmetric(const Groups<kGroup>& groups, int half_range) {
       round.inverse[l] = -(half + 0.1F * static_cast<float>(step)) / largest[l];
     }
     for (int turn = 0; turn < 2; ++turn) {
-      const CodeSums sums = sums_of<kGroup, kWeighed>(groups, round, {-half, half - 1.0F});
+      const CodeSums sums = sums_of<kGroup, kWay>(groups, round, {-half, half - 1.0F});
       Fits fits;
       for (std::size_t l = 0; l < kLanes; ++l) {
         const float scale = sums.wxq[l] / sums.wqq[l];
