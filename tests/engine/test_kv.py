@@ -106,6 +106,19 @@ def test_within_one_session(model: llama2cpp.Model) -> None:
     np.testing.assert_array_equal(session.kv.values(2)[2:8], values[:6])
 
 
+def test_numbers_stored_by_copying(model: llama2cpp.Model) -> None:
+    """The way into caches whose arrays are copies, which writes into others what their arrays take."""
+    session = fed(model, tiny.tokens(model.config, 9))
+    before = session.kv.keys(1).copy()
+    rng = np.random.default_rng(4)
+    keys, values = rng.standard_normal((2, 3, *before.shape[1:])).astype(np.float32)
+    session._core.store_kv(1, 4, keys, values)
+    np.testing.assert_array_equal(session.kv.keys(1)[4:7], keys.astype(before.dtype))
+    np.testing.assert_array_equal(session.kv.values(1)[4:7], values.astype(before.dtype))
+    np.testing.assert_array_equal(session.kv.keys(1)[:4], before[:4])
+    np.testing.assert_array_equal(session.kv.keys(1)[7:], before[7:])
+
+
 def test_what_cannot_be(model: llama2cpp.Model) -> None:
     session, source = fed(model, [1, 2, 3]), fed(model, [1, 2, 3, 4])
     keys = session.kv.keys(0).copy()

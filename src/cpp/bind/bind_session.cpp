@@ -103,7 +103,8 @@ py::array kv_array(const Session& session, const Tensor& cache) {
           std::vector<py::ssize_t>{row, cache.dim(1) * row, size}, cache.data, keeper(session.kv().memory())};
 }
 
-// Rounds keys and values [T, n_kv_heads, head_dim] to a cache in q8_0, from position `at` on: its arrays are copies.
+// Stores keys and values [T, n_kv_heads, head_dim] from position `at` on: the one way into a cache whose arrays are copies,
+// which q8_0's are.
 void store_kv(Session& session, std::int64_t layer, std::int64_t at, const AnyFloats& keys, const AnyFloats& values) {
   const Tensor cache = session.kv().keys(layer);
   const py::ssize_t tokens = keys.ndim() == 3 ? keys.shape(0) : 0;
@@ -114,23 +115,28 @@ void store_kv(Session& session, std::int64_t layer, std::int64_t at, const AnyFl
                     ", ", cache.dim(0), ", ", cache.columns(), "]");
   }
   if (tokens == 0) return;
-  const auto rows = [&](const AnyFloats& array) {  // only read
-    return Tensor(const_cast<float*>(array.data()), {tokens, cache.dim(0) * cache.columns()});
-  };
   AttentionSpan span;
   span.count = tokens;
   span.position = at;
   span.keys = cache;
   span.values = session.kv().values(layer);
-  const Tensor k = rows(keys);
-  const Tensor v = rows(values);
+  const float* const keys_from = keys.data();
+  const float* const values_from = values.data();
   const ReleasedGil released;
   const SessionLock held(session, poll_signals);
   LLAMA2CPP_CHECK(at >= 0 && at + tokens <= session.position(), "positions ", at, " to ", at + tokens,
                   " are not in the session, which has ", session.position());
   Backend& backend = session.model().backend();
   const Backend::Lease lease(backend, poll_signals);
-  backend.store_kv(k, v, {&span, 1});
+  const std::int64_t columns = cache.dim(0) * cache.columns();
+  const Vector memory = backend.make_vector(2 * tokens * columns);  // the backend's ops read no other
+  const auto copied = [&](const float* numbers, std::int64_t place) {
+    float* const to = memory.view.row(0) + place * tokens * columns;
+    std::copy_n(numbers, tokens * columns, to);
+    return Tensor(to, {tokens, columns});
+  };
+  backend.store_kv(copied(keys_from, 0), copied(values_from, 1), {&span, 1});
+  backend.sync();
 }
 
 void run_released(std::span<const Work> work, const py::object& call, const Model& model,
