@@ -23,6 +23,8 @@ extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinxcontrib.mermai
 exclude_patterns = ["build"]
 html_theme = "furo"
 html_title = f"llama2cpp {version}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 myst_heading_anchors = 3  # GitHub's anchors
 myst_fence_as_directive = ["mermaid"]
