@@ -1,6 +1,6 @@
 #!/bin/bash
 # The long checks. They need Linux on x86-64 and what .ci/run installs; `aarch64` needs Debian's g++-aarch64-linux-gnu
-# and qemu-user, `macos` PyPI's ziglang and pybind11, `windows` ziglang and Debian's wine64; `fuzz`, `allocations`, `leaks`, `threads`, `load`, `harness`,
+# and qemu-user, `macos` PyPI's ziglang and pybind11, `windows` ziglang and Debian's wine64; `fuzz`, `allocations`, `leaks`, `threads`, `load`, `harness`, `ray`,
 # `kills` and `mutants` need this package, installed with its tests.
 #
 #   tests/slow.sh [-m MINUTES] [-b FOLDER] [CHECK...]
@@ -26,6 +26,8 @@
 #               send what is no request: every answer is right, nothing is left over, memory stays
 #   harness     tests/export/test_lm_eval.py: lm-evaluation-harness has the figures that its own hf has. In an environment of
 #               its own, beside the one that Python has: 760 MB
+#   ray         tests/server/test_ray.py: data sets of Ray on a cluster of this machine, one of whose actors is killed. In an
+#               environment of its own, likewise: 270 MB
 #   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
 #   kills       tests/support/writers.py: each writer of files killed a thousand times, at random moments
 #   mutants     tests/support/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
@@ -42,7 +44,7 @@ while getopts m:b:h option; do
 done
 shift $((OPTIND - 1))
 checks=("$@")
-[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos metal costs allocations leaks threads load harness libm kills mutants)
+[ ${#checks[@]} -gt 0 ] || checks=(asan fuzz tsan clang aarch64 windows macos metal costs allocations leaks threads load harness ray libm kills mutants)
 
 mkdir -p "$build"
 build=$(cd "$build" && pwd)
@@ -260,15 +262,26 @@ load() { "$python" tests/support/server_load.py; }
 
 threads() { LLAMA2CPP_STRESS_ROUNDS=50 "$python" -m pytest -q tests/engine/test_python_threads.py; }
 
-harness() {
-  local own=$build/harness
+# beside FOLDER PACKAGE...: an environment with these packages. What else the tests need comes from where they are
+# installed: PyTorch is large.
+beside() {
+  local own=$1
   [ -x "$own/bin/python" ] || "$python" -m venv "$own"
-  "$own/bin/python" -m pip install -q "lm-eval>=0.4.13"
-  "$own/bin/python" -m pip install -q --no-deps accelerate
-  # What the tests need comes from where they are installed: PyTorch is large.
+  "$own/bin/python" -m pip install -q "${@:2}"
   "$python" -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_paths()["purelib"])' \
     >"$("$own/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/beside.pth"
+}
+
+harness() {
+  local own=$build/harness
+  beside "$own" "lm-eval>=0.4.13"
+  "$own/bin/python" -m pip install -q --no-deps accelerate
   HF_DATASETS_CACHE="$build/harness-data" "$own/bin/python" -m pytest -q tests/export/test_lm_eval.py
+}
+
+ray() {
+  beside "$build/ray" "ray[data]>=2.60"
+  "$build/ray/bin/python" -m pytest -q tests/server/test_ray.py
 }
 
 libm() {

@@ -82,6 +82,7 @@ class _Shared:
 
     def _begin(self, prompt: Any) -> tuple[Request, Any]:  # noqa: ANN401
         """Ask for an answer; gives also what tells calls of tools from text."""
+        from .common.grammar import closed_schema
         from .server.tool_calls import CallFilter
         from .serving.engine import engine_of
 
@@ -94,7 +95,7 @@ class _Shared:
         model = _opened(source, **{name: options.pop(name) for name in _OPENING if name in options})
         template = options.pop("template", None)
         if prompt.schema:
-            options["json_schema"] = _closed(prompt.schema)
+            options["json_schema"] = closed_schema(prompt.schema)
         tools = [_tool(tool) for tool in prompt.tools]
         messages = _messages(prompt.messages)
         engine = engine_of(model)
@@ -264,28 +265,6 @@ def _open(source: str, **options: Any) -> Model:  # noqa: ANN401
     from .loading import load
 
     return load(source, **options)
-
-
-def _closed(schema: Any) -> Any:  # noqa: ANN401
-    """Give a schema whose objects have the named properties only, unless it says otherwise: llm's notation cannot.
-
-    A small model would go on with others. Parts of ``allOf`` stay as they are: together they are one object.
-    """
-    if not isinstance(schema, dict):
-        return schema
-    closed = dict(schema)
-    for key in ("properties", "$defs", "definitions"):
-        if isinstance(schema.get(key), dict):
-            closed[key] = {name: _closed(inner) for name, inner in schema[key].items()}
-    for key in ("anyOf", "oneOf"):
-        if isinstance(schema.get(key), list):
-            closed[key] = [_closed(inner) for inner in schema[key]]
-    if "items" in schema:
-        closed["items"] = _closed(schema["items"])
-    others = ("additionalProperties", "patternProperties", "unevaluatedProperties", "allOf", "$ref")
-    if "properties" in schema and not any(key in schema for key in others):
-        closed["additionalProperties"] = False
-    return closed
 
 
 def _some(text: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ import pytest
 from conftest import ROOT
 
 import llama2cpp
+from llama2cpp.common.grammar import closed_schema
 
 if importlib.util.find_spec("llm") is None:
     pytest.skip('llm is not installed: pip install ".[client-test]"', allow_module_level=True)
@@ -189,13 +190,13 @@ def test_schema(template: str | None) -> None:
 def test_closed_schemas() -> None:
     point = {"type": "object", "properties": {"x": {"type": "integer"}}}
     closed = {**point, "additionalProperties": False}
-    assert llm_plugin._closed(point) == closed
-    assert llm_plugin._closed({"anyOf": [point]}) == {"anyOf": [closed]}
-    assert llm_plugin._closed({"items": point, "$defs": {"p": point}}) == {"items": closed, "$defs": {"p": closed}}
+    assert closed_schema(point) == closed
+    assert closed_schema({"anyOf": [point]}) == {"anyOf": [closed]}
+    assert closed_schema({"items": point, "$defs": {"p": point}}) == {"items": closed, "$defs": {"p": closed}}
     named = {"type": "object", "properties": {"properties": point}}
-    assert llm_plugin._closed(named)["properties"] == {"properties": closed}
+    assert closed_schema(named)["properties"] == {"properties": closed}
     for other in ({**point, "additionalProperties": {"type": "null"}}, {"allOf": [point, point]}, True):
-        assert llm_plugin._closed(other) == other
+        assert closed_schema(other) == other
 
 
 def test_tools(model: llama2cpp.Model) -> None:

@@ -23,7 +23,7 @@ from ..common.byte_sizes import parse_size
 from ..common.new_files import write_file
 from ..common.token_ids import Prompt
 from ..inside.places import Names
-from .passes import Array, Passes, Texts, chosen_places
+from .passes import Array, Passes, Texts, chosen_places, mean_row
 from .shards import DTYPES, KEYS, Facts, Shard, encoded, permutation, shard_path, shard_paths, write_shard
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Extraction:
             }
             for name, array in arrays.items():
                 if self._pool == "mean":
-                    array = np.asarray(array.mean(axis=0, keepdims=True, dtype=np.float64), dtype=np.float32)
+                    array = mean_row(array)
                 columns[name] = encoded(array, self._dtype, f"extract: text {text}: {name}")
             pieces.append(columns)
         return replace(

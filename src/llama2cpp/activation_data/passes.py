@@ -190,6 +190,11 @@ class Passes:
         return [{name: arrays[name][0] for name in self.names} for _, arrays in done]
 
 
+def mean_row(array: Array) -> Array:
+    """Give the mean over a text's tokens as one row, [1, ...]; sums are in double precision."""
+    return np.asarray(array.mean(axis=0, keepdims=True, dtype=np.float64), dtype=np.float32)
+
+
 @contextmanager
 def shown_progress(texts: object, progress: bool | None) -> Iterator[Callable[[int, int], None]]:
     """Draw a bar on stderr where that is a terminal, or if asked for: give a function of the texts and rows done."""

@@ -40,6 +40,43 @@ _vocabularies: weakref.WeakKeyDictionary[Tokenizer | LibraryTokenizer, dict[int,
 )
 
 
+def closed_schema(schema: Any) -> Any:  # noqa: ANN401
+    """Give a schema whose objects have the named properties only, where it does not speak of others.
+
+    A small model would go on with others. Parts of ``allOf`` stay as they are: together they are one object.
+
+    Parameters
+    ----------
+    schema : dict or bool
+
+    Returns
+    -------
+    dict or bool
+        A copy.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.grammar import closed_schema
+    >>> closed_schema({"type": "object", "properties": {"age": {"type": "integer"}}})["additionalProperties"]
+    False
+    """
+    if not isinstance(schema, dict):
+        return schema
+    closed = dict(schema)
+    for key in ("properties", "$defs", "definitions"):
+        if isinstance(schema.get(key), dict):
+            closed[key] = {name: closed_schema(inner) for name, inner in schema[key].items()}
+    for key in ("anyOf", "oneOf"):
+        if isinstance(schema.get(key), list):
+            closed[key] = [closed_schema(inner) for inner in schema[key]]
+    if "items" in schema:
+        closed["items"] = closed_schema(schema["items"])
+    others = ("additionalProperties", "patternProperties", "unevaluatedProperties", "allOf", "$ref")
+    if "properties" in schema and not any(key in schema for key in others):
+        closed["additionalProperties"] = False
+    return closed
+
+
 def library() -> Any:  # noqa: ANN401
     """Give llguidance's module.
 

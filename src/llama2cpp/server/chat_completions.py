@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from ..common.grammar import closed_schema
 from ..common.piece import Piece, TopLogprobs
 from .errors import ApiError
 from .fields import MOST_LOGPROBS, MOST_TOKENS, Fields, count_of, sampling_of, with_seed_of
@@ -233,7 +234,7 @@ def _tools(fields: Fields) -> tuple[list[dict[str, Any]] | None, frozenset[str],
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": one}, "arguments": schemas[one]},
+            "properties": {"name": {"const": one}, "arguments": closed_schema(schemas[one])},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }

@@ -57,7 +57,9 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except ContextFullError as error:
-        raise ApiError(400, _said(error), code="context_length_exceeded") from error
+        # In the words by which LiteLLM knows it.
+        message = f"the request exceeds the available context size: {_said(error)}"
+        raise ApiError(400, message, code="context_length_exceeded") from error
     except MemoryError as error:
         raise ApiError(400, _said(error), code="too_large") from error
     except ImportError as error:  # of what an option needs
