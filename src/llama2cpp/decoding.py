@@ -142,6 +142,10 @@ class TextStream(NotPickled, Iterator[str]):
     def __iter__(self) -> TextStream:
         return self
 
+    def __repr__(self) -> str:
+        ended = "" if self.finish_reason is None else f", ended ({self.finish_reason})"
+        return f"<llama2cpp.TextStream: {len(self._sample.tokens)} tokens{ended}>"
+
     def __next__(self) -> Piece:
         """Give the next piece; it is computed now."""
         piece = next(self._pieces)

@@ -84,7 +84,7 @@ def generate(
     prompt : str, bytes, sequence or array of int, or a sequence of those
         Text (bytes if it is not valid UTF-8), which gets a BOS token before it where the model is used to one; or ids,
         which are taken as they are: any sequence, an array or a tensor of integers [T] or [1, T]. A list of prompts is
-        decoded together, and each gives what it gives alone.
+        decoded together, and each gives what it gives alone; an empty list has no texts.
     model : Model
         From `load`; the storyteller if not given.
     n : int, optional
@@ -361,6 +361,8 @@ def _begin(
     Sampling(**options).checked(function)
     given = listed(given)
     many = several(given)
+    if function != "stream" and isinstance(given, list | tuple) and not given:
+        many = []  # no prompts have no texts: what a program's list may come to
     if function == "stream" and many is not None and (len(many) > 1 or isinstance(many[0], str | bytes)):
         raise TypeError(f"stream: prompt is a list of {len(many)}, expected one prompt; generate() takes several")
     prompts: list[Prompt] = [given] if many is None else many  # type: ignore[list-item]

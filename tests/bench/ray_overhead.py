@@ -8,13 +8,11 @@ difference of their times, by the difference of rows, is what a row costs withou
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
 from typing import Any
 
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # of machines that do much else
 import ray
 import ray.data
 

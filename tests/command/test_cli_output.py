@@ -58,6 +58,12 @@ def test_generate_with_speculation(stories_dir: Path) -> None:
     assert errors.count("\n") == 1
 
 
+def test_a_draft_that_there_is_not() -> None:
+    code, text, errors = call("generate", "a", "--speculate", "promt")
+    assert (code, text) == (2, "")
+    assert "--speculate is 'promt', expected prompt, or the file or name of a draft model (No such file" in errors
+
+
 def test_prompts_from_stdin() -> None:
     said = call("generate", "-n", "5", "-t", "0", "Once upon a time")
     assert call("generate", "-n", "5", "-t", "0", "-", stdin=b"Once upon a time\n") == said

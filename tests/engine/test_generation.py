@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,28 @@ def test_without_a_model_it_is_the_storyteller() -> None:
     told = llama2cpp.generate("Once", seed=1, max_tokens=20)
     assert told == "".join(llama2cpp.stream("Once", seed=1, max_tokens=20))
     assert told == llama2cpp.load().generate("Once", seed=1, max_tokens=20)
+
+
+# --- no prompts, and what a stream shows of itself
+
+
+@pytest.mark.parametrize("none", [[], ()])
+def test_no_prompts_have_no_texts(stories: llama2cpp.Model, none: Sequence[Any]) -> None:
+    assert stories.generate(none) == []
+    assert stories.generate(none, n=3) == []
+    assert stories.complete(none) == []
+    with pytest.raises(ValueError, match="temperature"):
+        stories.generate(none, temperature=-1)
+    with pytest.raises(ValueError, match="stream: there are no tokens"):
+        stories.stream(none)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="generate: there are no tokens"):
+        stories.generate(np.array([], dtype=np.int32))
+
+
+def test_a_stream_shows_how_far_it_is(stories: llama2cpp.Model) -> None:
+    pieces = stories.stream("Once upon a time", max_tokens=3, temperature=0)
+    assert repr(pieces) == "<llama2cpp.TextStream: 0 tokens>"
+    next(pieces)
+    assert re.fullmatch(r"<llama2cpp\.TextStream: [12] tokens>", repr(pieces))
+    list(pieces)
+    assert repr(pieces) == "<llama2cpp.TextStream: 3 tokens, ended (length)>"

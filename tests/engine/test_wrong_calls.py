@@ -155,6 +155,21 @@ def test_what_cannot_be_pickled_says_what_to_use(stories: llama2cpp.Model) -> No
             pickle.dumps(thing)
 
 
+def test_conversations_are_not_copied(stories: llama2cpp.Model) -> None:
+    """Two would write into one session."""
+    conversation = llama2cpp.Conversation(stories, template="llama2")
+    for copied in (copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"Conversation cannot be copied: save\(path\) writes it"):
+            copied(conversation)
+
+
+def test_biases_of_ids_that_there_are_not(stories: llama2cpp.Model) -> None:
+    with pytest.raises(ValueError, match=r"^generate: logit_bias has the id -1, expected 0 or more$"):
+        stories.generate("a", logit_bias={-1: 0.0})
+    with pytest.raises(ValueError, match=r"^generate: logit_bias has the id 512, expected 0 to 511$"):
+        stories.generate("a", logit_bias={512: 0.0})
+
+
 def test_copies_of_sessions_and_models(stories: llama2cpp.Model) -> None:
     session = stories.session()
     session.prefill("Once upon a")

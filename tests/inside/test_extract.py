@@ -271,6 +271,14 @@ def test_another_run_is_refused(model: llama2cpp.Model, tmp_path: Path, changed:
     assert contents(tmp_path) == before
 
 
+def test_no_name_is_no_folder(model: llama2cpp.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was the current one."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^extract: out is '', expected the name of a folder$"):
+        model.extract([[1, 2]], "resid_post", out="")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_of_something_else_is_refused(model: llama2cpp.Model, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear Sir")
     with pytest.raises(FileExistsError, match=r"has letter\.txt, and no activations: pass an empty folder"):

@@ -27,7 +27,6 @@ from llama2cpp.ray import map_activations, map_prompts
 if importlib.util.find_spec("ray") is None:
     pytest.skip('Ray is not installed: pip install ".[ray]"', allow_module_level=True)
 
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # of machines that do much else
 import ray
 import ray.data
 import ray.exceptions

@@ -180,7 +180,11 @@ def speculation(word: str, opening: Opening | None = None) -> str | Loaded:
     if word == "prompt":
         return word
     options = {} if opening is None else opening.arguments()
-    return load(word, **{**options, "context": None})
+    try:
+        return load(word, **{**options, "context": None})
+    except FileNotFoundError as error:
+        expected = "expected prompt, or the file or name of a draft model"
+        raise typer.BadParameter(f"--speculate is {word!r}, {expected} ({error.strerror or error})") from None
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -23,5 +23,11 @@ class NotPickled:
 
     _instead: ClassVar[str]
 
+    def __copy__(self) -> Any:  # noqa: ANN401
+        raise TypeError(f"{type(self).__name__} cannot be copied: {self._instead}")
+
+    def __deepcopy__(self, memo: object) -> Any:  # noqa: ANN401
+        return self.__copy__()
+
     def __reduce__(self) -> Any:  # noqa: ANN401
         raise TypeError(f"{type(self).__name__} cannot be pickled: {self._instead}")

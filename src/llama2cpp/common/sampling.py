@@ -217,7 +217,9 @@ class Sampling:
                     f"speculate is {given!r:.80} ({type(given).__name__}), expected 'prompt', a Model or None"
                 )
             for id in self.logit_bias or ():
-                integer(id, "an id of logit_bias", function)
+                if integer(id, "an id of logit_bias", function) < 0:
+                    least = "0 or more" if vocab_size is None else f"0 to {vocab_size - 1}"
+                    raise ValueError(f"logit_bias has the id {id}, expected {least}")
             self.samplers(1)
             if vocab_size is not None:
                 self._check_ids(vocab_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,8 @@ def extract(
     A run that was killed goes on with the same call: the texts are read again, and those whose rows are in a complete
     file are compared and passed over. The folder then has the bytes of a run that was never killed. Ctrl-C, an error
     and the end of the texts leave a file that is not full, which the next run fills up; so texts may be added at the
-    end.
+    end. An error that the texts themselves raise leaves out those that were read for the pass that was to come, fewer
+    than 32: the next run computes them.
 
     Parameters
     ----------
@@ -103,6 +104,8 @@ def extract(
     ...     print(len(data), len(again), again["resid_post", 3].shape, again["text"].tolist())
     9 12 (12, 192) [0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
     """
+    if fspath(out) == "":  # which is the current folder to Path
+        raise ValueError("extract: out is '', expected the name of a folder")
     job = Extraction(
         self,
         texts,
