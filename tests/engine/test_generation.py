@@ -278,7 +278,7 @@ def test_perplexity_of_too_little(stories: llama2cpp.Model) -> None:
         ({"top_k": -1}, "-1"),
         ({"min_p": float("nan")}, "nan"),
         ({"repetition_penalty": float("inf")}, "inf"),
-        ({"prompt": []}, "token"),
+        ({"prompt": np.array([], dtype=np.int32)}, "token"),
         ({"prompt": [1, 512]}, "512"),
     ],
 )
@@ -319,7 +319,7 @@ def test_no_prompts_have_no_texts(stories: llama2cpp.Model, none: Sequence[Any])
     with pytest.raises(ValueError, match="temperature"):
         stories.generate(none, temperature=-1)
     with pytest.raises(ValueError, match="stream: there are no tokens"):
-        stories.stream(none)  # type: ignore[arg-type]
+        stories.stream(none)
     with pytest.raises(ValueError, match="generate: there are no tokens"):
         stories.generate(np.array([], dtype=np.int32))
 

@@ -26,7 +26,7 @@ class NotPickled:
     def __copy__(self) -> Any:  # noqa: ANN401
         raise TypeError(f"{type(self).__name__} cannot be copied: {self._instead}")
 
-    def __deepcopy__(self, memo: object) -> Any:  # noqa: ANN401
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:  # noqa: ANN401
         return self.__copy__()
 
     def __reduce__(self) -> Any:  # noqa: ANN401
