@@ -59,9 +59,9 @@ def test_generate_with_speculation(stories_dir: Path) -> None:
 
 
 def test_a_draft_that_there_is_not() -> None:
-    code, text, errors = call("generate", "a", "--speculate", "promt")
+    code, text, errors = call("generate", "a", "--speculate", "lookup")
     assert (code, text) == (2, "")
-    assert "--speculate is 'promt', expected prompt, or the file or name of a draft model (No such file" in errors
+    assert "--speculate is 'lookup', expected prompt, or the file or name of a draft model (No such file" in errors
 
 
 def test_prompts_from_stdin() -> None:
