@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from . import analysis, attribution, export, interventions, metrics, patching, plot, utils
     from .activation_data.means import MeanActivations
     from .activation_data.reading import ActivationData, read_activations
+    from .adapters import Adapter
     from .common.usage import Usage
     from .decoding import Completion, TextStream
     from .defaults import chat, chat_stream, complete, generate, stream
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 _IMPORTED_WHEN_USED = {
     "activation_data.means": ["MeanActivations"],
     "activation_data.reading": ["ActivationData", "read_activations"],
+    "adapters": ["Adapter"],
     "common.usage": ["Usage"],
     "decoding": ["Completion", "TextStream"],
     "defaults": ["chat", "chat_stream", "complete", "generate", "stream"],
@@ -67,6 +69,7 @@ _IMPORTED_WHEN_USED = {
 __all__ = [
     "ActivationCache",
     "ActivationData",
+    "Adapter",
     "Completion",
     "Config",
     "ContextFullError",

@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from ._core import Sampler, available_memory, need_memory
+from .adapters import Adapter, check_adapter
 from .common.arguments import checked, naming, spelled_out
 from .common.later import Later, now
 from .common.sampling import Sampling, SamplingOptions
@@ -140,6 +141,8 @@ def generate(
         Propose tokens, and check several in one pass: those that followed the last ones where they were before, in the
         prompt or in the text; or those of a smaller model with the same vocabulary. The text is the same, on the CPU;
         where much of it comes as proposed it comes faster. While hooks look, nothing is proposed.
+    adapter : Adapter, optional
+        A LoRA adapter of the model, from `Model.load_adapter`, that acts in this call.
 
     Returns
     -------
@@ -326,7 +329,8 @@ class _Asked:
             return made
 
         most = model.context if sampling.max_tokens is None else sampling.max_tokens
-        self.job = TextJob(self.request, ids, min(len(ids) + most, model.context), (), sample, "none")
+        positions = min(len(ids) + most, model.context)
+        self.job = TextJob(self.request, ids, positions, (), sample, "none", cast("Adapter | None", sampling.adapter))
 
 
 def _scheduled(model: Model, asked: list[_Asked], echo: bool) -> Iterator[Completion]:
@@ -375,6 +379,7 @@ def _begin(
     sampling = Sampling(**merged).checked(function, model.config.vocab_size)
     tokenizer = model.tokenizer
     check_speculation(function, sampling.speculate, model)
+    check_adapter(function, sampling.adapter, model)
     rows = []
     for prompt, where in zip(prompts, places, strict=True):
         rows.append((prompt, where, to_ids(model, prompt, function=where, special=special)))
@@ -391,7 +396,7 @@ def _begin(
         return _Begun(model, [], n or 1, many is not None, jobs)
     samples = []
     for prompt, where, ids in rows:
-        session = model.session()
+        session = model.session(adapter=cast("Adapter | None", sampling.adapter))
         hooks = for_call([session])
         with naming(where) if hooks is None else nullcontext():  # an error may be a hook's own
             session._core.prefill(ids, False, hooks)

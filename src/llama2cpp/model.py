@@ -81,6 +81,7 @@ class Model(classic.ClassicSurface):
 
     session = sequences.session
     load_session = sequences.load_session
+    load_adapter = sequences.load_adapter
     forward = sequences.forward
 
     generate = generating.generate

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from .adapters import Adapter
 from .common.arguments import checked, float_array, index
 from .common.kv_size import kv_bytes
 from .common.not_pickled import NotPickled
@@ -327,9 +328,10 @@ class Session(NotPickled):
         "save(path) writes it, and model.load_session(path) opens it again, in another process too; fork() copies it"
     )
 
-    def __init__(self, core: _core.Session, model: ReadableModel | None = None) -> None:
+    def __init__(self, core: _core.Session, model: ReadableModel | None = None, adapter: Adapter | None = None) -> None:
         self._open_core: _core.Session | None = core
         self._model = model  # for what a notebook shows, and caches
+        self._adapter = adapter
 
     @property
     def _core(self) -> _core.Session:
@@ -532,7 +534,7 @@ class Session(NotPickled):
         >>> session.position, other.position
         (3, 4)
         """
-        fork = Session(self._core.fork(), self._model)
+        fork = Session(self._core.fork(), self._model, self._adapter)
         forked(self, fork)
         return fork
 
@@ -590,7 +592,8 @@ class Session(NotPickled):
 
         It is a safetensors file: ``tokens`` I32 [position], ``logits`` F32 [vocab_size] where there are some, and
         ``layers.{i}.keys`` and ``layers.{i}.values``, F32 or F16 [position, n_kv_heads, head_dim], as `kv` shows them.
-        Its metadata names the model by a fingerprint of its configuration and weights.
+        Its metadata names the model by a fingerprint of its configuration and weights, and an adapter likewise: to go
+        on, the session needs both.
 
         The file appears when it is complete and on the disk; one that was there before is replaced then, and not
         earlier. A session in the middle of a call in another thread is saved after that call.
@@ -648,6 +651,11 @@ class Session(NotPickled):
         return read_only(
             logits, "session.logits is a read-only copy: change session.logits.copy(), and give that to Sampler.sample"
         )
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The LoRA adapter that acts in all that is fed; forks have it too."""
+        return self._adapter
 
     @property
     def kv(self) -> KVCache:

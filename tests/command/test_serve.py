@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import tiny
 
 import llama2cpp
@@ -88,6 +90,55 @@ def test_speculation(draft: str) -> None:
         assert accepted > 0
         with urllib.request.urlopen(f"{url}/metrics") as metrics:
             assert f"llama2cpp_accepted_tokens_total {float(accepted)}" in metrics.read().decode()
+
+
+def save_adapter(folder: Path) -> Path:
+    """What peft would write for the storyteller."""
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    tensors = {}
+    for layer in range(5):
+        module = f"base_model.model.model.layers.{layer}.mlp.down_proj"
+        tensors[f"{module}.lora_A.weight"] = rng.normal(size=(4, 512)).astype(np.float32) / 22
+        tensors[f"{module}.lora_B.weight"] = rng.normal(size=(192, 4)).astype(np.float32)
+    safetensors.numpy.save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["down_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_adapters(tmp_path: Path) -> None:
+    folder = save_adapter(tmp_path / "style")
+    model = llama2cpp.load("storyteller")
+    expected = model.generate("The dog", seed=1, max_tokens=8, adapter=model.load_adapter(folder), special=False)
+    with server("--adapter", f"style={folder}", "--adapter", f"again={folder}") as (process, url):
+        assert process.stdout is not None
+        line = process.stdout.readline().strip()
+        assert line == f"style: storyteller with an adapter of rank 4, {folder}"
+        assert [found["id"] for found in ask(url, "GET", "/v1/models")[1]["data"]] == ["storyteller", "style", "again"]
+        body = {"model": "style", "prompt": "The dog", "seed": 1, "max_tokens": 8}
+        status, told = ask(url, "POST", "/v1/completions", body)
+        assert (status, told["model"], told["choices"][0]["text"]) == (200, "style", expected)
+        assert (
+            ask(url, "POST", "/v1/completions", {**body, "model": "storyteller"})[1]["choices"][0]["text"] != expected
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--adapter", "style"], "'style', expected NAME=PATH"),
+        (["--adapter", "=path"], "'=path', expected NAME=PATH"),
+        (["--adapter", "a=x", "--adapter", "a=y"], "'a' is the name of another model here"),
+        (["--adapter", "storyteller=x"], "'storyteller' is the name of another model here"),
+        (["--adapter", "a=nowhere"], "nowhere"),
+    ],
+)
+def test_adapters_that_cannot_be(arguments: list[str], said: str) -> None:
+    ended = subprocess.run([*SERVE, "--port", "0", *arguments], capture_output=True, text=True, timeout=120)
+    assert ended.returncode != 0
+    assert said in " ".join(ended.stderr.replace("\u2502", " ").split())
+    assert "Traceback" not in ended.stderr
 
 
 def test_key_and_name() -> None:

@@ -175,6 +175,11 @@ def test_options_of_the_cpus_are_refused_by_name(models_dir: Path) -> None:
         llama2cpp.load(path, backend="metal", activation_dtype="bf16")
     with pytest.raises(ValueError, match="pack is 'always', but the metal backend reads weights where they lie"):
         llama2cpp.load(path, backend="metal", pack="always")
+    model = llama2cpp.load(path, backend="metal")
+    dim = model.config.dim
+    factors = {"model.layers.0.self_attn.o_proj": (np.ones((2, dim)), np.ones((dim, 2)))}
+    with pytest.raises(ValueError, match=r"Adapter.from_arrays: adapters are computed on the CPU only"):
+        llama2cpp.Adapter.from_arrays(model, factors)
 
 
 REFUSED = """

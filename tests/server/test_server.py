@@ -52,6 +52,66 @@ def test_chat(served: Served) -> None:
     assert same.choices[0].message.content == choice.message.content
 
 
+def test_adapters_are_models_of_their_own() -> None:
+    """Requests with and without run beside each other, and each is what `generate` gives."""
+    with serving(adapters=2) as served:
+        model, client = served.model, served.client
+        assert [found.id for found in client.models.list()] == ["tales", "style-0", "style-1"]
+        found = client.models.retrieve("style-1")
+        assert found.model_extra is not None
+        assert (found.model_extra["parent"], found.model_extra["llama2cpp"]["adapter"]["rank"]) == ("tales", 4)
+        told: dict[Any, Any] = {}
+
+        def ask(name: str, i: int) -> None:
+            answer = client.completions.create(model=name, prompt="The dog", max_tokens=12, seed=i, temperature=1)
+            told[name, i] = answer.model, answer.choices[0].text
+
+        cases = [(name, i) for name in ("tales", "style-0", "style-1") for i in range(4)]
+        threads = [threading.Thread(target=ask, args=case) for case in cases]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for name, i in cases:
+            adapter = served.adapters.get(name)
+            expected = model.generate("The dog", max_tokens=12, seed=i, temperature=1, adapter=adapter, special=False)
+            assert told[name, i] == (name, expected)
+        chat: dict[str, Any] = {"messages": HELLO, "max_tokens": 8, "temperature": 0}
+        expected = model.chat(
+            "Hello", template="llama2", max_tokens=8, temperature=0, adapter=served.adapters["style-1"]
+        )
+        for asked in ({"model": "style-1"}, {"model": "tales", "extra_body": {"adapter": "style-1"}}):
+            assert client.chat.completions.create(**asked, **chat).choices[0].message.content == expected  # type: ignore[call-overload]
+        vector = client.embeddings.create(model="style-0", input="The dog").data[0].embedding
+        own = model.embed("The dog", normalize=True, adapter=served.adapters["style-0"])
+        np.testing.assert_allclose(vector, own, atol=1e-6)
+        seen = served.send(
+            "POST", "/v1/activations", {"prompt": "The dog", "names": ["resid_post4"], "model": "style-0"}
+        )
+        array = safetensors.numpy.load(seen[2])["blocks.4.hook_resid_post"]
+        _, cache = model.run_with_cache("The dog", "resid_post4", adapter=served.adapters["style-0"], special=False)
+        assert array.tobytes() == cache["resid_post", 4][0].tobytes()
+        for body, status, said in (
+            ({"model": "style-2"}, 404, "this server has 'tales', 'style-0', 'style-1'"),
+            ({"adapter": "style-2"}, 404, "the adapter 'style-2' does not exist: this server has 'style-0', 'style-1'"),
+            (
+                {"model": "style-0", "adapter": "style-1"},
+                400,
+                "model is the adapter 'style-0', and adapter is 'style-1'",
+            ),
+            ({"adapter": 3}, 400, "adapter is 3, expected a string"),
+        ):
+            answered = served.send("POST", "/v1/completions", {"prompt": "The dog", **body})  # type: ignore[dict-item]
+            assert answered[0] == status
+            assert said in json.loads(answered[2])["error"]["message"]
+
+
+def test_no_adapters(served: Served) -> None:
+    status, _, body = served.send("POST", "/v1/completions", {"prompt": "The dog", "adapter": "style-0"})
+    assert status == 404
+    assert "the adapter 'style-0' does not exist: there are none" in json.loads(body)["error"]["message"]
+
+
 def test_stream(served: Served) -> None:
     chunks = list(
         served.client.chat.completions.create(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import openai
 import uvicorn
 
@@ -19,16 +20,26 @@ from llama2cpp.server.running import listen, url_of
 from llama2cpp.server.service import Settings
 
 
+def _adapter(model: llama2cpp.Model, seed: int) -> llama2cpp.Adapter:
+    rng = np.random.default_rng(seed)
+    factors = {
+        f"model.layers.{i}.mlp.down_proj": (rng.normal(size=(4, 512)) / 22, rng.normal(size=(192, 4)) / 2)
+        for i in range(5)
+    }
+    return llama2cpp.Adapter.from_arrays(model, factors)
+
+
 class Served:
     """A server in a thread of this process, and clients for it."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, adapters: int = 0, **settings: Any) -> None:
         options = {"name": "tales", "rows": 4, "queue": 64, "max_body": 1 << 16, "template": "llama2", **settings}
         self.model = llama2cpp.load("storyteller", threads=1, context=400)
         self.engine = llama2cpp.Engine(self.model, rows=options["rows"])
         self._socket = listen("127.0.0.1", 0)
         self.url = url_of(self._socket)
-        app = make_app(self.engine, self.model, Settings(**options))
+        self.adapters = {f"style-{i}": _adapter(self.model, i) for i in range(adapters)}
+        app = make_app(self.engine, self.model, Settings(**options), None, self.adapters)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
         self._thread.start()

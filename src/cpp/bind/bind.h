@@ -29,6 +29,7 @@ using PlaceList = std::vector<std::pair<Int<"places", "point", int>, Int<"places
 std::vector<Place> places_of(const PlaceList& list, const Config& config);
 
 void register_errors(py::module_& module);
+void register_adapter(py::module_& module);
 void register_files(py::module_& module);
 void register_config(py::module_& module);
 void register_format(py::module_& module);

@@ -346,21 +346,23 @@ Examples
       .def("unembed", &unembed_array, arg("x"), arg("norm") = false)
       .def(
           "session",
-          [](std::shared_ptr<Model> m, std::optional<Int<"session", "context">> given) {
+          [](std::shared_ptr<Model> m, std::optional<Int<"session", "context">> given,
+             std::shared_ptr<Adapter> adapter) {
             const std::optional<std::int64_t> context = given;
             LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
-            return std::make_unique<Session>(std::move(m), context.value_or(0));
+            return std::make_unique<Session>(std::move(m), context.value_or(0), std::move(adapter));
           },
-          arg("context") = py::none())
+          arg("context") = py::none(), arg("adapter") = py::none())
       .def(
           "load_session",
-          [](std::shared_ptr<Model> m, const FilePath& path, std::optional<Int<"load_session", "context">> given) {
+          [](std::shared_ptr<Model> m, const FilePath& path, std::optional<Int<"load_session", "context">> given,
+             std::shared_ptr<Adapter> adapter) {
             const std::optional<std::int64_t> context = given;
             LLAMA2CPP_CHECK(!context || *context >= 1, "context is ", context.value_or(0), ", expected 1 or more");
             const ReleasedGil released;
-            return load_session(std::move(m), path.utf8, context.value_or(0), poll_signals);
+            return load_session(std::move(m), path.utf8, context.value_or(0), poll_signals, std::move(adapter));
           },
-          arg("path"), arg("context") = py::none())
+          arg("path"), arg("context") = py::none(), arg("adapter") = py::none())
       .def("forward", &forward_many, arg("rows"), arg("hooks") = py::none(), arg("all_logits") = false,
            arg("start_at_layer") = py::none(), arg("residuals") = py::none())
       .def("feed", &feed_many, arg("rows"), arg("hooks") = py::none())

@@ -16,6 +16,7 @@ PYBIND11_MODULE(_core, module, pybind11::mod_gil_not_used()) {
   llama2cpp::bind::register_session(module);
   llama2cpp::bind::register_config(module);
   llama2cpp::bind::register_model(module);
+  llama2cpp::bind::register_adapter(module);
   llama2cpp::bind::register_parts(module);
   llama2cpp::bind::register_recorder(module);
   llama2cpp::bind::register_safetensors(module);

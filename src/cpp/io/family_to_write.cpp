@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "core/quote.h"
 #include "io/families.h"
+#include "io/gguf_holds.h"
 
 namespace llama2cpp {
 namespace {
@@ -157,27 +158,27 @@ const Family& hugging_face_family_of(const Config& config, std::span<const Part>
   throw std::invalid_argument(cat("transformers has no model that this version writes with ", features(config, parts)));
 }
 
+bool gguf_holds(const Family& family, const Config& config, std::span<const Part> parts) {
+  // Which layers have a window is not in a file's metadata, but a rule of the family.
+  const bool usual =
+      family.full_every > 0 && config.full_layers == family.usual_full_layers(config.n_layers, family.full_every);
+  const bool window = family.windows != Windows::some || config.sliding_window == 0 || usual;
+  const bool no_rope = (family.rope_in_windows && config.sliding_window > 0) ||
+                       config.no_rope_layers == family.usual_no_rope_layers(config.n_layers, family.no_rope_every);
+  const bool longrope = config.rope_scaling.kind == RopeScaling::Kind::longrope;
+  const bool rope = no_rope && (!longrope || family.computes_switch("partial_rotary_factor"));
+  const bool biases = family.gguf_biases || std::all_of(parts.begin(), parts.end(), [&](Part part) {
+                        return facts(part).kind != PartKind::bias || is_norm_bias(part) || contains(family.parts, part);
+                      });
+  const bool heads = (!family.gguf_square || config.q_dim() == config.dim) &&
+                     (!family.gguf_all_keys || config.n_kv_heads == config.n_heads);
+  const bool output = config.tied == family.gguf_tied.value_or(config.tied);
+  return !family.gguf.empty() && window && rope && biases && has_needed_biases(family, config, parts) && heads &&
+         output && holds(family, config, parts, Naming::gguf);
+}
+
 const Family& gguf_family_of(const Config& config, std::span<const Part> parts) {
-  const auto fits = [&](const Family& family) {
-    // Which layers have a window is not in a file's metadata, but a rule of the family.
-    const bool usual =
-        family.full_every > 0 && config.full_layers == family.usual_full_layers(config.n_layers, family.full_every);
-    const bool window = family.windows != Windows::some || config.sliding_window == 0 || usual;
-    const bool no_rope = (family.rope_in_windows && config.sliding_window > 0) ||
-                         config.no_rope_layers == family.usual_no_rope_layers(config.n_layers, family.no_rope_every);
-    const bool longrope = config.rope_scaling.kind == RopeScaling::Kind::longrope;
-    const bool rope = no_rope && (!longrope || family.computes_switch("partial_rotary_factor"));
-    const bool biases =
-        family.gguf_biases || std::all_of(parts.begin(), parts.end(), [&](Part part) {
-          return facts(part).kind != PartKind::bias || is_norm_bias(part) || contains(family.parts, part);
-        });
-    const bool heads = (!family.gguf_square || config.q_dim() == config.dim) &&
-                       (!family.gguf_all_keys || config.n_kv_heads == config.n_heads);
-    const bool output = config.tied == family.gguf_tied.value_or(config.tied);
-    const bool has_biases = has_needed_biases(family, config, parts);
-    return family.written && !family.gguf.empty() && window && rope && biases && has_biases && heads && output &&
-           holds(family, config, parts, Naming::gguf);
-  };
+  const auto fits = [&](const Family& family) { return family.written && gguf_holds(family, config, parts); };
   const auto found = std::find_if(families().begin(), families().end(), fits);
   if (found != families().end()) return *found;
   const bool fewer_keys = config.n_experts > 0 && config.qk_norm == QkNorm::full && config.n_kv_heads != config.n_heads;

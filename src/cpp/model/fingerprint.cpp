@@ -10,6 +10,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "model/adapter.h"
+
 namespace llama2cpp {
 namespace {
 
@@ -153,6 +155,18 @@ std::string fingerprint(const Checkpoint& checkpoint) {
   add_config(hash, checkpoint.config);
   for (const auto& [name, weight] : checkpoint.weights) add_weight(hash, name, weight);
   reads.check();
+  return hash.hex();
+}
+
+std::string fingerprint(std::span<const LowRankPart> parts) {
+  Fnv1a128 hash;
+  for (const LowRankPart& part : parts) {
+    hash.add(weight_name(Naming::meta, part.part, part.layer));
+    hash.add(part.rank);
+    hash.add(part.scale);
+    hash.add(std::as_bytes(part.a));
+    hash.add(std::as_bytes(part.b));
+  }
   return hash.hex();
 }
 

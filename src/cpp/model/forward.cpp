@@ -5,6 +5,7 @@
 
 #include "model/experts.h"
 #include "model/head_results.h"
+#include "model/low_rank.h"
 #include "model/norms.h"
 #include "model/pass_rows.h"
 #include "model/unembed.h"
@@ -13,8 +14,9 @@
 namespace llama2cpp {
 namespace {
 
-// out = weight . x + bias
+// out = weight . x + bias, and what adapters have beside the weight
 struct Product {
+  Part part;
   const Weight& weight;
   const Vector& bias;
   const Tensor& out;
@@ -34,6 +36,7 @@ struct Pass {
   PassRows rows{sequences};
   WatchedAttention attend{be, hooks};
   Norms norms{c, be, a, hooks};
+  LowRankProducts adapters{model, sequences};
 
   void run(FunctionRef<void()> poll) {
     turn_by_position();
@@ -102,7 +105,8 @@ struct Pass {
 
   // attn_out = wo . (softmax(q . k / sqrt(head_dim)) . v)
   void attention(const Input& x, const LayerWeights& l, const LayerPlan& plan, std::int64_t i) {
-    multiply(x, {{l.wq, l.bq, a.q}, {l.wk, l.bk, a.k}, {l.wv, l.bv, a.v}});  // [T, dim] -> [T, heads * head_dim]
+    // [T, dim] -> [T, heads * head_dim]
+    multiply(x, {{Part::wq, l.wq, l.bq, a.q}, {Part::wk, l.wk, l.bk, a.k}, {Part::wv, l.wv, l.bv, a.v}}, i);
     see(Point::q, i, a.q);
     see(Point::k, i, a.k);
     see(Point::v, i, a.v);
@@ -117,7 +121,7 @@ struct Pass {
     be.store_kv(a.k, a.v, rows.spans);                 // into [kv_heads, context, head_dim]
     attend(i, a.q, rows.spans, rows.hook_spans, a.z);  // -> [T, n_heads * head_dim]
     see(Point::z, i, a.z);
-    multiply({a.z}, {{l.wo, kNone, a.attn_out}});  // -> [T, dim]
+    multiply({a.z}, {{Part::wo, l.wo, kNone, a.attn_out}}, i);  // -> [T, dim]
     if (hooks.active(Point::result, i)) show_head_results(c, be, l, a, i, rows.hook_spans, hooks);
     add_bias(a.attn_out, l.bo);
     if (plan.norm_after) norms.in_place(a.attn_out, {l.attention_post_norm}, kLn1Post, i, rows.hook_spans);
@@ -140,17 +144,18 @@ struct Pass {
   // mlp_out = w2 . (silu(w1 . x) * (w3 . x)), or without a gate w2 . activation(w3 . x)
   void dense(const Input& x, const LayerWeights& l, std::int64_t i) {
     if (c.gated) {
-      multiply(x, {{l.w1, l.b1, a.gate}, {l.w3, l.b3, a.up}});  // [T, dim] -> [T, hidden_dim] twice
+      multiply(x, {{Part::w1, l.w1, l.b1, a.gate}, {Part::w3, l.w3, l.b3, a.up}},
+               i);  // [T, dim] -> [T, hidden_dim] twice
       see(Point::mlp_pre, i, a.gate);
       see(Point::mlp_pre_linear, i, a.up);
       be.gated(c.activation, a.gate, a.up, a.gate);  // [T, hidden_dim]
     } else {
-      multiply(x, {{l.w3, l.b3, a.gate}});
+      multiply(x, {{Part::w3, l.w3, l.b3, a.gate}}, i);
       see(Point::mlp_pre, i, a.gate);
       be.activate(c.activation, a.gate, a.gate);
     }
     see(Point::mlp_post, i, a.gate);
-    multiply({a.gate}, {{l.w2, l.b2, a.mlp_out}});  // -> [T, dim]
+    multiply({a.gate}, {{Part::w2, l.w2, l.b2, a.mlp_out}}, i);  // -> [T, dim]
   }
 
   // logits = output . norm(x), of the rows that want them
@@ -158,7 +163,8 @@ struct Pass {
     be.take_rows(a.x, rows.wanted, a.last);  // [T, dim] -> [R, dim]
     const Input x = norms.of(a.last, {w.norm, w.norm_b}, kLnFinal, c.n_layers - 1, rows.wanted_spans);
     if (hooks.no_logits) return;
-    multiply(x, {{w.output, kNone, a.logits}});  // -> [R, vocab_size]
+    const Weight* const output[] = {&w.output};
+    be.matmul(output, x.x, {&a.logits, 1}, x.norm);  // -> [R, vocab_size]
     finish_logits(c, be, a.logits);
   }
 
@@ -179,14 +185,17 @@ struct Pass {
   }
 
   template <std::size_t kCount>
-  void multiply(const Input& input, const Product (&products)[kCount]) {
+  void multiply(const Input& input, const Product (&products)[kCount], std::int64_t i) {
     const Weight* weights[kCount];
     Tensor outs[kCount];
-    for (std::size_t i = 0; i < kCount; ++i) {
-      weights[i] = &products[i].weight;
-      outs[i] = products[i].out;
+    AdaptedOutput adapted[kCount];
+    for (std::size_t p = 0; p < kCount; ++p) {
+      weights[p] = &products[p].weight;
+      outs[p] = products[p].out;
+      adapted[p] = {products[p].part, products[p].out};
     }
     be.matmul(weights, input.x, outs, input.norm);
+    adapters.add(input, adapted, i);
     for (const Product& product : products) add_bias(product.out, product.bias);
   }
 

@@ -10,14 +10,17 @@
 
 namespace llama2cpp {
 
+class Adapter;
+
 // One sequence's part of a pass: tokens for the positions from `position` on.
 struct SequenceInput {
   KvCache* kv = nullptr;
   std::int64_t position = 0;
   std::span<const std::int32_t> tokens;
   enum class Logits : std::uint8_t { none, last, all } logits = Logits::last;
-  std::size_t sequence = 0;         // its index in the call, for hooks
-  const float* residual = nullptr;  // [tokens, dim], with hooks.start_at_layer: what enters there
+  std::size_t sequence = 0;          // its index in the call, for hooks
+  const float* residual = nullptr;   // [tokens, dim], with hooks.start_at_layer: what enters there
+  const Adapter* adapter = nullptr;  // beside the weights, for this sequence; null: none
 };
 
 // Writes the tokens' keys and values to the caches and the logits that are wanted to a.logits, row after row in the

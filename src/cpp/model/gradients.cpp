@@ -20,6 +20,7 @@ void check(const Model& model, const GradientCall& call) {
   check_prompts(model, call.sessions, call.prompts);
   for (std::size_t i = 0; i < call.prompts.size(); ++i) {
     const Session* const session = call.sessions[i];
+    LLAMA2CPP_CHECK(session->adapter() == nullptr, "a run with an adapter has no gradients");
     const auto tokens = static_cast<std::int64_t>(call.prompts[i].size());
     LLAMA2CPP_CHECK(call.prompts[i].size() == call.prompts[0].size(), "the prompts have different lengths");
     LLAMA2CPP_CHECK(tokens <= session->context(), "the prompts have ", tokens, " tokens, expected at most ",

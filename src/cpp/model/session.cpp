@@ -12,14 +12,25 @@
 
 namespace llama2cpp {
 
-Session::Session(std::shared_ptr<const Model> model, std::int64_t context)
+namespace {
+
+void check_adapter(const Adapter* adapter, const Model& model) {
+  LLAMA2CPP_CHECK(adapter == nullptr || adapter->fits(model),
+                  "the adapter was loaded for another model: load it with this one");
+}
+
+}  // namespace
+
+Session::Session(std::shared_ptr<const Model> model, std::int64_t context, std::shared_ptr<const Adapter> adapter)
     : model_(std::move(model)),
+      adapter_((check_adapter(adapter.get(), *model_), std::move(adapter))),
       kv_(model_->make_cache(context == 0 ? model_->context() : context)),
       whole_layers_(model_->config().n_layers) {}
 
 Session::Session(std::shared_ptr<const Model> model, std::unique_ptr<KvCache> kv, std::vector<std::int32_t> tokens,
-                 std::span<const float> logits)
+                 std::span<const float> logits, std::shared_ptr<const Adapter> adapter)
     : model_(std::move(model)),
+      adapter_((check_adapter(adapter.get(), *model_), std::move(adapter))),
       kv_(std::move(kv)),
       tokens_(std::move(tokens)),
       whole_layers_(model_->config().n_layers) {
@@ -78,7 +89,7 @@ std::vector<std::int32_t> Session::ahead() const {
 }
 
 std::unique_ptr<Session> Session::fork(FunctionRef<void()> poll, std::optional<std::int64_t> position) {
-  auto copy = std::make_unique<Session>(model_, context());
+  auto copy = std::make_unique<Session>(model_, context(), adapter_);
   const SessionLock held(*this, poll);
   const std::int64_t count = position.value_or(this->position());
   LLAMA2CPP_CHECK(count >= 0 && count <= this->position(), "position is ", count, ", expected 0 to ", this->position());
@@ -90,8 +101,9 @@ std::unique_ptr<Session> Session::fork(FunctionRef<void()> poll, std::optional<s
 }
 
 void Session::assign(Session& other, std::int64_t position, FunctionRef<void()> poll) {
-  LLAMA2CPP_CHECK(&other != this && other.model_ == model_ && other.context() == context(),
-                  "the sessions are of different models or contexts");
+  LLAMA2CPP_CHECK(
+      &other != this && other.model_ == model_ && other.context() == context() && other.adapter_ == adapter_,
+      "the sessions are of different models, contexts or adapters");
   const bool in_order = std::less<>()(this, &other);  // that of lock_all
   const SessionLock first(in_order ? *this : other, poll);
   const SessionLock second(in_order ? other : *this, poll);
@@ -108,6 +120,16 @@ void Session::assign(Session& other, std::int64_t position, FunctionRef<void()> 
 
 namespace {
 
+// What each head adds is computed from the model's own matrix alone.
+void check_results(const Adapter& adapter, const Hooks& hooks, const Config& config) {
+  for (std::int64_t i = 0; i < config.n_layers; ++i) {
+    LLAMA2CPP_CHECK(
+        !hooks.active(Point::result, i) || adapter.find(Part::wo, i) == nullptr, "'blocks.", i,
+        ".attn.hook_result' is what each head adds by the model's own matrix, and the adapter has factors of "
+        "it (o_proj)");
+  }
+}
+
 // Checks everything that can be known before anything is computed.
 void check(std::span<const Work> work, const Hooks& hooks) {
   for (const Work& w : work) {
@@ -118,6 +140,7 @@ void check(std::span<const Work> work, const Hooks& hooks) {
     LLAMA2CPP_CHECK(std::count_if(work.begin(), work.end(), [&](const Work& o) { return o.session == w.session; }) == 1,
                     "a session is named twice");
     LLAMA2CPP_CHECK(!w.tokens.empty(), "there are no tokens, expected at least one");
+    if (hooks.any() && w.session->adapter()) check_results(*w.session->adapter(), hooks, model.config());
     if (w.known) w.session->need_ahead(w.tokens, hooks.start_at_layer.value_or(0));
     for (const std::int32_t token : w.tokens) {
       LLAMA2CPP_CHECK(token >= 0 && token < model.config().vocab_size, "token is ", token, ", expected 0 to ",
@@ -244,10 +267,10 @@ class Call {
       const auto wanted = w.all_logits != nullptr || hooks_.no_logits ? SequenceInput::Logits::all
                           : count == left                             ? SequenceInput::Logits::last
                                                                       : SequenceInput::Logits::none;
-      pass.sequences.push_back({w.session->kv_.get(), w.session->position() + fed_,
-                                w.tokens.subspan(static_cast<std::size_t>(fed_), static_cast<std::size_t>(count)),
-                                wanted, next_,
-                                w.residual == nullptr ? nullptr : w.residual + fed_ * model_.config().dim});
+      pass.sequences.push_back(
+          {w.session->kv_.get(), w.session->position() + fed_,
+           w.tokens.subspan(static_cast<std::size_t>(fed_), static_cast<std::size_t>(count)), wanted, next_,
+           w.residual == nullptr ? nullptr : w.residual + fed_ * model_.config().dim, w.session->adapter().get()});
       pass.places.push_back(place_of(w, wanted, count));
       pass.rows += count;
       pass.logit_rows += hooks_.no_logits ? count : static_cast<std::int64_t>(pass.places.back().size()) / vocab_size();

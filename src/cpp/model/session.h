@@ -8,6 +8,7 @@
 
 #include "core/function_ref.h"
 #include "core/wait_lock.h"
+#include "model/adapter.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
 #include "model/session_lock.h"
@@ -17,15 +18,16 @@ namespace llama2cpp {
 
 class Session {
  public:
-  // context 0: the model's.
-  Session(std::shared_ptr<const Model> model, std::int64_t context);
+  // context 0: the model's. The adapter, which the model must fit, acts in all that is fed.
+  Session(std::shared_ptr<const Model> model, std::int64_t context, std::shared_ptr<const Adapter> adapter = nullptr);
 
   // Goes on after `tokens`, whose keys and values are in `kv`; `logits` [vocab_size] follow them, or are empty.
   Session(std::shared_ptr<const Model> model, std::unique_ptr<KvCache> kv, std::vector<std::int32_t> tokens,
-          std::span<const float> logits);
+          std::span<const float> logits, std::shared_ptr<const Adapter> adapter = nullptr);
 
   const Model& model() const { return *model_; }
   const std::shared_ptr<const Model>& shared_model() const { return model_; }
+  const std::shared_ptr<const Adapter>& adapter() const { return adapter_; }  // null: none
   std::int64_t context() const { return kv_->context(); }
   KvCache& kv() const { return *kv_; }
 
@@ -43,7 +45,7 @@ class Session {
   // than all; from here on they are apart.
   std::unique_ptr<Session> fork(FunctionRef<void()> poll, std::optional<std::int64_t> position = {});
 
-  // Becomes what `other`, of the same model and context, was at `position`, but for logits.
+  // Becomes what `other`, of the same model, context and adapter, was at `position`, but for logits.
   void assign(Session& other, std::int64_t position, FunctionRef<void()> poll);
 
   // The tokens that the session was rewound over, as far as their keys and values are still there.
@@ -59,6 +61,7 @@ class Session {
   void set_logits(std::span<const float> logits);
 
   std::shared_ptr<const Model> model_;
+  std::shared_ptr<const Adapter> adapter_;
   std::unique_ptr<KvCache> kv_;
   WaitLock lock_;                // held for a whole call
   mutable WaitLock state_lock_;  // held while tokens and logits are read or written

@@ -1,7 +1,7 @@
 // The schema. Metadata, all texts:
 //   format       "llama2cpp session"
 //   version      "1"; another number is another schema
-//   fingerprint  the model's (model/fingerprint.h)
+//   fingerprint  the model's (model/fingerprint.h); of a session with an adapter "+" and the adapter's behind it
 //   kv           "f32" or "f16"
 //   activations  "f32", "bf16" or "int8": with another a session would go on, but not as the saved one does
 //   position     tokens held, decimal
@@ -38,11 +38,11 @@ constexpr std::int64_t kPieceBytes = std::int64_t{1} << 20;  // keys or values t
 using Metadata = std::map<std::string, std::string, std::less<>>;
 
 // What must be the same in the file and in the model, in the order in which it is checked.
-std::vector<std::pair<std::string, std::string>> identity(const Model& model) {
+std::vector<std::pair<std::string, std::string>> identity(const Model& model, const Adapter* adapter) {
   return {
       {"format", std::string(kFormat)},
       {"version", std::string(kVersion)},
-      {"fingerprint", fingerprint(model.checkpoint())},
+      {"fingerprint", fingerprint(model.checkpoint()) + (adapter == nullptr ? "" : "+" + adapter->fingerprint())},
       {"kv", std::string(kv_name(model.kv_dtype()))},
       {"activations", std::string(model.activation_dtype())},
   };
@@ -96,14 +96,24 @@ std::int64_t metadata_number(const Metadata& metadata, std::string_view name, st
   return number;
 }
 
-void check_identity(const Metadata& metadata, const Model& model) {
+// Why the fingerprints differ.
+const char* why_other(std::string_view found, std::string_view expected) {
+  const auto model = [](std::string_view print) { return print.substr(0, print.find('+')); };
+  if (model(found) != model(expected)) return " (the session is of another model)";
+  const bool has = found.size() != model(found).size();
+  if (!has) return " (the session has no adapter, and one is given)";
+  const bool given = expected.size() != model(expected).size();
+  return given ? " (the session has another adapter)" : " (the session has an adapter, which is to be given)";
+}
+
+void check_identity(const Metadata& metadata, const Model& model, const Adapter* adapter) {
   if (!metadata.contains("fingerprint")) {
     throw FormatError(cat("a safetensors file, but no session: the metadata has no 'fingerprint'"));
   }
-  for (const auto& [name, expected] : identity(model)) {
+  for (const auto& [name, expected] : identity(model, adapter)) {
     const std::string& found = metadata_text(metadata, name);
     if (found == expected) continue;
-    const char* why = name == "fingerprint" ? " (the session is of another model)" : "";
+    const char* why = name == "fingerprint" ? why_other(found, expected) : "";
     throw FormatError(cat("metadata '", name, "' is ", excerpt(found), ", expected \"", expected, "\"", why));
   }
 }
@@ -168,7 +178,7 @@ void write_session(const Session& session, FunctionRef<void(std::span<const std:
 
   const auto position = static_cast<std::int64_t>(tokens.size());
   Metadata metadata;
-  for (const auto& [name, value] : identity(model)) metadata[name] = value;
+  for (const auto& [name, value] : identity(model, session.adapter().get())) metadata[name] = value;
   metadata["position"] = cat(position);
   metadata["context"] = cat(session.context());
   const std::string header = write_safetensors_header(metadata, tensors_of(model, position, !logits.empty()));
@@ -191,10 +201,10 @@ void write_session(const Session& session, FunctionRef<void(std::span<const std:
 }
 
 std::unique_ptr<Session> read_session(std::shared_ptr<const Model> model, const Buffer& file, std::int64_t context,
-                                      FunctionRef<void()> poll) {
+                                      FunctionRef<void()> poll, std::shared_ptr<const Adapter> adapter) {
   const Config& config = model->config();
   const SafetensorsHeader header = read_safetensors_header(file);
-  check_identity(header.metadata, *model);
+  check_identity(header.metadata, *model, adapter.get());
   const std::int64_t position = metadata_number(header.metadata, "position", 0);
   const std::int64_t saved_context = metadata_number(header.metadata, "context", std::max<std::int64_t>(1, position));
   LLAMA2CPP_CHECK(context == 0 || context >= std::max<std::int64_t>(1, position), "context is ", context,
@@ -227,7 +237,7 @@ std::unique_ptr<Session> read_session(std::shared_ptr<const Model> model, const 
     fill(kv->keys(layer), tensor(cat("layers.", layer, ".keys")));
     fill(kv->values(layer), tensor(cat("layers.", layer, ".values")));
   }
-  return std::make_unique<Session>(std::move(model), std::move(kv), std::move(tokens), logits);
+  return std::make_unique<Session>(std::move(model), std::move(kv), std::move(tokens), logits, std::move(adapter));
 }
 
 void save_session(Session& session, const std::string& path, FunctionRef<void()> poll) {
@@ -239,11 +249,11 @@ void save_session(Session& session, const std::string& path, FunctionRef<void()>
 }
 
 std::unique_ptr<Session> load_session(std::shared_ptr<const Model> model, const std::string& path, std::int64_t context,
-                                      FunctionRef<void()> poll) {
+                                      FunctionRef<void()> poll, std::shared_ptr<const Adapter> adapter) {
   const Buffer file = Buffer::file(path);
   const FileReads reads({&file, 1});
   try {
-    std::unique_ptr<Session> session = read_session(std::move(model), file, context, poll);
+    std::unique_ptr<Session> session = read_session(std::move(model), file, context, poll, std::move(adapter));
     reads.check();
     return session;
   } catch (const FormatError& error) {

@@ -34,6 +34,19 @@ SERVE_EXAMPLES = examples(
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
+def _named_paths(given: list[str], served: str) -> dict[str, str]:
+    """Read NAME=PATH, of which every name is another."""
+    paths: dict[str, str] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not (name and equals and path):
+            raise typer.BadParameter(f"{one!r}, expected NAME=PATH", param_hint="'--adapter'")
+        if name in paths or name == served:
+            raise typer.BadParameter(f"{name!r} is the name of another model here", param_hint="'--adapter'")
+        paths[name] = path
+    return paths
+
+
 @grouped
 def serve(
     opening: Opening,
@@ -71,6 +84,14 @@ def serve(
     ] = None,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.", min=1024)] = 8 << 20,
     speculate: Speculate = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A LoRA adapter, a folder of peft's or a GGUF file: requests name it as their model. Again for more.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Answer requests over HTTP in the shape of OpenAI's API.
 
@@ -88,10 +109,12 @@ def serve(
 
     if template is not None and is_file(template):
         template = _core.read_file(template).decode()
+    served = name or Path(model).name
+    paths = _named_paths(adapter or [], served)
     taken = listen(host, port)
     with taken, load(model, tokenizer=tokenizer, **opening.arguments()) as loaded:
         settings = Settings(
-            name=name or Path(model).name,
+            name=served,
             rows=rows,
             queue=queue,
             max_body=max_body,
@@ -104,11 +127,14 @@ def serve(
         tokens = loaded.tokenizer  # a model without one is told here, and a template that cannot be
         if template is not None:
             ChatFormat(tokens, template)
+        adapters = {named: loaded.load_adapter(path) for named, path in paths.items()}
         engine = Engine(loaded, rows=rows, kv_bytes=kv_bytes, prefix_bytes=prefix_bytes)
         try:
-            app = make_app(engine, loaded, settings, drafts)
+            app = make_app(engine, loaded, settings, drafts, adapters)
             say(url_of(taken))
             say(one_line(f"{settings.name}, context {loaded.context}, {hardware(loaded)}"))
+            for named, one in adapters.items():
+                say(one_line(f"{named}: {served} with an adapter of rank {one.rank}, {paths[named]}"))
             if loaded.backend != "cpu":
                 say(UNEQUAL_BITS)
             if host not in _LOCAL and not settings.api_key:

@@ -35,6 +35,14 @@ class DraftModel(Protocol):
         """What its ids mean."""
 
 
+class LoadedAdapter(Protocol):
+    """What is computed beside a model's weights: an `Adapter`, of which this much is needed."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What it is beside."""
+
+
 def _is_model(given: object) -> bool:
     """Whether it can be a draft; sessions and others have a core, too, and no tokenizer."""
     return hasattr(type(given), "_core") and hasattr(type(given), "tokenizer")
@@ -61,6 +69,7 @@ class SamplingOptions(TypedDict, total=False):
     grammar: str | None
     regex: str | None
     speculate: str | DraftModel | None
+    adapter: LoadedAdapter | None
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ class Sampling:
     grammar: str | None = None
     regex: str | None = None
     speculate: str | DraftModel | None = None
+    adapter: LoadedAdapter | None = None
 
     def samplers(self, n: int) -> list[Sampler]:
         """Make a sampler for each of n samples, the i-th with the seed + i; without a seed, with a random one.
@@ -215,6 +225,11 @@ class Sampling:
             if given is not None and not isinstance(given, str) and not _is_model(given):
                 raise TypeError(
                     f"speculate is {given!r:.80} ({type(given).__name__}), expected 'prompt', a Model or None"
+                )
+            if self.adapter is not None and not isinstance(getattr(self.adapter, "_core", None), _core.Adapter):
+                raise TypeError(
+                    f"adapter is {self.adapter!r:.80} ({type(self.adapter).__name__}), expected an Adapter or None: "
+                    "model.load_adapter(path) makes one"
                 )
             for id in self.logit_bias or ():
                 if integer(id, "an id of logit_bias", function) < 0:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .._core import Tokenizer
+from ..adapters import Adapter, check_adapter
 from ..common.arguments import checked, naming, spelled_out, unknown_argument
 from ..common.later import Later, now
 from ..common.sampling import Sampling, SamplingOptions
@@ -77,6 +78,8 @@ def chat(
         As in `generate`.
     speculate : "prompt" or Model, optional
         As in `generate`: the same answer, sooner where much of it is as proposed.
+    adapter : Adapter, optional
+        As in `generate`.
     **template_variables
         The same as `template_args`, as arguments: ``enable_thinking=False``.
 
@@ -186,7 +189,7 @@ def _answer(
     model = now(given_model)
     sampling = sampling_of(function, sampled, model)
     form, ids = encoded(function, said, model, asked, variables, ("model", "logprobs"))
-    session = model.session()
+    session = model.session(adapter=cast("Adapter | None", sampling.adapter))
     session.prefill(ids)
     goes_on = bool(asked.continue_final_message)
     return TextStream(model, begin_answer(model.tokenizer, session, form, sampling, goes_on=goes_on, n_top=logprobs))
@@ -223,6 +226,7 @@ def sampling_of(function: str, options: SamplingOptions, model: Model | None = N
     sampling = Sampling(**merged).checked(function, None if model is None else model.config.vocab_size)
     if model is not None:
         check_speculation(function, sampling.speculate, model)
+        check_adapter(function, sampling.adapter, model)
     return sampling
 
 

@@ -9,10 +9,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .. import _core
 from .._core import ContextFullError, FormatError
+from ..adapters import Adapter, check_adapter
 from ..common.arguments import checked, checked_options, naming, spelled_out
 from ..common.file_kinds import stand_in
 from ..common.new_files import new_file
@@ -151,7 +152,9 @@ class Conversation(NotPickled):
             variables=variables,
         )
         self._tokenizer = self._model.tokenizer
-        self._session = self._model.session(context)
+        adapter = cast("Adapter | None", self._options.get("adapter"))
+        check_adapter("Conversation", adapter, self._model)
+        self._session = self._model.session(context, adapter)
         self._messages: list[dict[str, Any]] = []  # without the system message
         self._answering: Generator[str, None, None] | None = None
         self._forgotten = 0
@@ -227,6 +230,8 @@ class Conversation(NotPickled):
 
     def _begin(self, function: str, text: str, options: SamplingOptions) -> Generator[str, None, None]:
         given = checked_options(options, SamplingOptions, function)
+        if given.get("adapter", self._session.adapter) is not self._session.adapter:
+            raise ValueError(f"{function}: adapter is the whole conversation's: give it to Conversation")
         sampling = sampling_of(function, {**self._options, **given}, self._model)  # type: ignore[typeddict-item]
         self._end_answer()
         if sampling.seed is not None:
@@ -411,7 +416,8 @@ class Conversation(NotPickled):
         """
         system, messages, forgotten = _read_saved(Path(path))
         context = self._session.context
-        opened = self._model.load_session(_session_path(Path(path)), context) if session else None
+        adapter = self._session.adapter
+        opened = self._model.load_session(_session_path(Path(path)), context, adapter) if session else None
         self.reset()
         self.system, self._messages, self._forgotten = system, messages, forgotten
         self._session = opened or self._session

@@ -23,6 +23,7 @@ from .recomputed import RecomputedArrays
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..adapters import Adapter
     from .readable_model import ReadableModel
 
 Array: TypeAlias = NDArray[np.float32]
@@ -86,6 +87,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         self.positions = None if positions is None else [int(position) for position in positions]
         self.tokens = None if tokens is None else [_plain(item) for item in tokens]
         self._why_no_gradients = ""  # what `backward` raises
+        self.adapter: Adapter | None = None  # of the run: what heads and neurons add is computed with it
 
     def _need_model(self) -> ReadableModel:
         if self.model is None:
@@ -260,6 +262,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
             tokens=tokens,
         )
         part._why_no_gradients = self._why_no_gradients
+        part.adapter = self.adapter
         return part
 
     def to_numpy(self) -> dict[str, Array]:
@@ -290,7 +293,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         Raises
         ------
         ValueError
-            For another suffix.
+            For another suffix, or of a run with an adapter.
         OSError
             If the file cannot be written.
 
@@ -307,6 +310,11 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         (True, True)
         """
         facts = {"has_batch_dim": self.has_batch_dim, "positions": self.positions, "tokens": self.tokens}
+        if self.adapter is not None:
+            raise ValueError(
+                "ActivationCache.save: the run had an adapter, which the file does not hold: set cache.adapter = None "
+                "to save the activations alone"
+            )
         cache_file.save(path, self._arrays, facts)
 
     @classmethod

@@ -165,6 +165,8 @@ class ActivationCache(HeadsAndNeurons):
         (1, 4, 6, 32)
         """
         model = self._need_model()
+        if self.adapter is not None:
+            raise ValueError("backward: a run with an adapter has no gradients")
         if self._why_no_gradients:
             raise ValueError(f"backward: {self._why_no_gradients}")
         if not self.tokens:

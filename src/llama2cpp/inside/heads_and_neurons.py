@@ -57,10 +57,19 @@ class HeadsAndNeurons(ResidualStream):
         if get_act_name("result", layer) in self:
             return self["result", layer]
         weights = self._need_model().weights[f"blocks.{layer}.{get_part('wo').lens}"]  # [n_heads, head_dim, dim]
+        weights = self._with_adapter(weights, "wo", layer)
         by_head = np.moveaxis(self["z", layer], -2, 0)  # [n_heads, B, T, head_dim]
         need_memory(2 * by_head.size // by_head.shape[-1] * weights.shape[-1], "an array of heads' results")
         weights = weights * np.float32(self._need_model().config.residual_multiplier)
         return np.stack([z @ w for z, w in zip(by_head, weights, strict=True)], axis=-2)
+
+    def _with_adapter(self, weights: Array, part: str, layer: int) -> Array:
+        """[..., dim], and what the run's adapter had beside it."""
+        factors = None if self.adapter is None else self.adapter._core.factors(part, layer)
+        if factors is None:
+            return weights
+        a, b, scale = factors
+        return np.asarray(weights + ((b @ a) * np.float32(scale)).T.reshape(weights.shape), dtype=np.float32)
 
     def _added_by_heads(self, layer: int, pos_slice: Selection) -> Array:
         """[n_heads, B, T, dim]: results, after the norm that may be between them and the stream."""
@@ -202,7 +211,8 @@ class HeadsAndNeurons(ResidualStream):
             raise ValueError("neurons' results are of models without experts; mlp.hook_expert_out is what experts give")
         neurons = select(select(self["post", layer], pos_slice, -2), neuron_slice, -1)
         name = f"blocks.{layer}.{get_part('w2').lens}"
-        weights = select(self._need_model().weights[name], neuron_slice, 0)  # [neurons, dim]
+        weights = self._with_adapter(self._need_model().weights[name], "w2", layer)
+        weights = select(weights, neuron_slice, 0)  # [neurons, dim]
         weights = weights * np.float32(self._need_model().config.residual_multiplier)
         if (norm := self._norm_after(layer, "mlp")) is not None:
             weights = norm.before_division(weights)

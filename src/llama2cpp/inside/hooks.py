@@ -21,7 +21,7 @@ from .. import _core
 from ..common.not_pickled import NotPickled
 from ..interventions import Intervention, Replacement, When
 from .added_hooks import AddedHooks, added_hooks, any_added
-from .part_inputs import part_input_hooks
+from .part_inputs import multiplies, part_input_hooks
 from .places import Names, Place, find_places, name_of, split_inputs
 
 if TYPE_CHECKING:
@@ -309,6 +309,7 @@ def for_call(
     if not scopes:
         return None
     call = _core.CallHooks(model, list(sessions))
+    adapted = any(session.adapter is not None for session in sessions)
     count = len(sessions) if prompts is None else prompts
     for scope in scopes:
         concerned: list[int | None] = [None]
@@ -317,6 +318,11 @@ def for_call(
         for sequence in concerned:
             for entry in scope.entries:
                 for which in _chosen(entry, sequence, len(sessions), generated, first, count):
+                    if adapted and multiplies(entry.what):
+                        raise ValueError(
+                            "hooks at hook_q_input, hook_k_input, hook_v_input and hook_attn_in multiply with the "
+                            "model's own matrices, and a session of the call has an adapter"
+                        )
                     if isinstance(entry.what, _core.Intervention):
                         call.add_intervention(entry.places, entry.what, which)
                     else:

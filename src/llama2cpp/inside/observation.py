@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapters import Adapter, check_adapter
 from ..common.arguments import float_array
 from ..common.byte_sizes import parse_size
 from ..common.token_ids import HasTokenizer, Prompt, batch_of, listed, to_ids
@@ -59,6 +60,7 @@ def run_with_cache(
     incl_bwd: bool = False,
     metric: Metric | None = None,
     max_bytes: int | str | None = None,
+    adapter: Adapter | None = None,
 ) -> tuple[Any, Any]:
     """Do what `Model.run_with_cache` does, for the function that was called."""
     if max_bytes is not None and (
@@ -68,6 +70,11 @@ def run_with_cache(
             "max_bytes goes with whole runs: without incl_bwd, positions, start_at_layer and stop_at_layer "
             "(cache.backward gives gradients)"
         )
+    check_adapter(function, adapter, model)
+    if adapter is not None and incl_bwd:
+        raise ValueError(f"{function}: a run with an adapter has no gradients (incl_bwd, bwd_hooks)")
+    if adapter is not None and max_bytes is not None:
+        raise ValueError(f"{function}: max_bytes computes activations again, and that without the adapter")
     of_loss = incl_bwd and metric is None and return_type in ("loss", "both")
     if incl_bwd != (metric is not None) and not of_loss:
         raise ValueError(
@@ -104,7 +111,7 @@ def run_with_cache(
             limit = _limit(model, function, given, places, parse_size(max_bytes, "max_bytes"))
             places = places if limit is None else find_places(residual_streams(model.config), model.config)
         with watching() if function == "run_with_cache" or incl_bwd else nullcontext() as watch:
-            out = _run(model, given, places, kept, start, stop, logits=return_type is not None)
+            out = _run(model, given, places, kept, start, stop, logits=return_type is not None, adapter=adapter)
 
     changed = any_hooks(model._core, watch)
     results, caches = [], []
@@ -128,6 +135,7 @@ def run_with_cache(
             positions=None if kept is None else kept[i],
             tokens=None if not given.known else ids[0] if remove_batch_dim else ids,
         )
+        cache.adapter = adapter
         if start is not None or stop is not None:
             cache._why_no_gradients = "it is of some layers only"
         elif changed:
@@ -183,6 +191,7 @@ def _run(
     stop: int | None,
     *,
     logits: bool,
+    adapter: Adapter | None,
 ) -> list[tuple[Any, dict[str, NDArray[np.float32]]]]:
     """Run prompts of one length in one call, others some at a time."""
     out = []
@@ -190,7 +199,7 @@ def _run(
     at_once = count if given.even else _TOGETHER
     for first in range(0, count, at_once):
         ids = given.ids[first : first + at_once]
-        sessions = [model.session() for _ in ids]
+        sessions = [model.session(adapter=adapter) for _ in ids]
         rows = [(session._core, own) for session, own in zip(sessions, ids, strict=True)]
         even = len({len(own) for own in ids}) == 1  # some may be, though not all are
         active = for_call(sessions, model._core, together=given.even, first=first, prompts=count)

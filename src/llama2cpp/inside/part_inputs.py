@@ -67,6 +67,11 @@ def part_input_hooks(
     return found
 
 
+def multiplies(called: object) -> bool:
+    """Whether what the core is to call puts an input through a model's own matrices."""
+    return isinstance(getattr(called, "__self__", None), _HeadInput)
+
+
 class _Input:
     """What a function has made of a part's input, until the core comes to the part."""
 

@@ -160,7 +160,9 @@ class Recording(Scoped):
     def _cache(self, track: _core.Track) -> ActivationCache:
         arrays, positions, tokens = self._tracks.recorder.arrays(track)
         complete = len(positions) == len(tokens)
-        return ActivationCache(arrays, self._model, positions=None if complete else positions, tokens=[tokens])
+        cache = ActivationCache(arrays, self._model, positions=None if complete else positions, tokens=[tokens])
+        cache.adapter = self._tracks.adapter_of(track)
+        return cache
 
     def __repr__(self) -> str:
         tracks = self._recorded()

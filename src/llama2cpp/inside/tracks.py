@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from .. import _core
+from ..adapters import Adapter
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -18,6 +19,7 @@ class Tracks:
     def __init__(self, recorder: _core.Recorder) -> None:
         self.recorder = recorder
         self.all: list[_core.Track] = []
+        self._adapters: dict[int, Adapter] = {}  # of a track of `all`, by its id()
         self._of_session: WeakKeyDictionary[Session, _core.Track] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
@@ -31,6 +33,10 @@ class Tracks:
         track = self.find(session)
         return self._add(session, _core.Track()) if track is None else track
 
+    def adapter_of(self, track: _core.Track) -> Adapter | None:
+        """Get what was computed beside the weights of its session."""
+        return self._adapters.get(id(track))
+
     def follow(self, session: Session, fork: Session) -> None:
         """Let a fork begin with what has been recorded of a session."""
         track = self.find(session)
@@ -42,4 +48,6 @@ class Tracks:
             added = self._of_session.setdefault(session, track)
             if added is track:
                 self.all.append(track)
+                if session.adapter is not None:
+                    self._adapters[id(track)] = session.adapter
             return added

@@ -72,8 +72,31 @@ def _find(name: str, n_layers: int) -> tuple[Part, str] | None:
     return _BLOCK[match[2]], _BLOCK[match[2]].at(int(match[1]))
 
 
-def _reordered(array: Array, config: Config, *, to_half_split: bool) -> Array:
-    """[heads * head_dim, ...] from pairs (2j, 2j + 1) to pairs (j, j + rotary / 2), or back."""
+def reordered(array: Array, config: Config, *, to_half_split: bool) -> Array:
+    """Take rows [heads * head_dim, ...] from pairs (2j, 2j + 1) to pairs (j, j + rotary / 2), or back.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        Rows of queries' or keys' heads.
+    config : Config
+        Says how wide a head is, and how much of it is turned.
+    to_half_split : bool
+        Which way.
+
+    Returns
+    -------
+    numpy.ndarray
+        A copy.
+
+    Examples
+    --------
+    >>> import llama2cpp, numpy
+    >>> from llama2cpp.inside.weights import reordered
+    >>> config = llama2cpp.load("storyteller").config
+    >>> reordered(numpy.arange(32.0), config, to_half_split=True)[:4].tolist()
+    [0.0, 2.0, 4.0, 6.0]
+    """
     rotary = config.rotary_dim or config.head_dim
     heads = array.reshape(-1, config.head_dim, *array.shape[1:])
     turned = heads[:, :rotary]
@@ -85,7 +108,7 @@ def _reordered(array: Array, config: Config, *, to_half_split: bool) -> Array:
 def _to_lens(array: Array, part: Part, config: Config) -> Array:
     form = _form(part)
     if part.rotary and config.rope_style == "interleaved":
-        array = _reordered(array, config, to_half_split=True)
+        array = reordered(array, config, to_half_split=True)
     if form == "transposed":
         return np.transpose(array)
     if form == "o":
@@ -107,7 +130,7 @@ def _from_lens(array: Array, part: Part, config: Config) -> Array:
         array = np.swapaxes(array, 1, 2) if array.ndim == 3 else array
         array = np.reshape(array, (-1, *array.shape[2:]))
     if part.rotary and config.rope_style == "interleaved":
-        array = _reordered(array, config, to_half_split=False)
+        array = reordered(array, config, to_half_split=False)
     return array
 
 
@@ -416,7 +439,7 @@ class Weights(NotPickled, Mapping[str, NDArray[np.float32]]):
             return bias
         rows = core.weight_rows(file_name, range(begin, begin + size))  # [head_dim, dim]
         if part.rotary and config.rope_style == "interleaved":
-            rows = _reordered(rows, config, to_half_split=True)
+            rows = reordered(rows, config, to_half_split=True)
         return self._source.show(np.transpose(rows))
 
     def release(self, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapters import Adapter
 from ..common.arguments import checked, spelled_out
 from ..common.piece import Piece
 from ..common.sampling import Sampling
@@ -79,7 +80,13 @@ async def _pieces(request: Request) -> AsyncIterator[Piece]:
 
 
 @checked
-def score(self: Model, context: Prompt, continuations: Prompt | Sequence[Prompt], special: bool | None = None) -> Any:  # noqa: ANN401
+def score(
+    self: Model,
+    context: Prompt,
+    continuations: Prompt | Sequence[Prompt],
+    special: bool | None = None,
+    adapter: Adapter | None = None,
+) -> Any:  # noqa: ANN401
     """Say how likely continuations of a context are.
 
     What they share is computed once. A text is encoded together with its context, in which a space belongs to the word
@@ -93,6 +100,8 @@ def score(self: Model, context: Prompt, continuations: Prompt | Sequence[Prompt]
         One, or several.
     special : bool, optional
         Whether texts that spell control tokens get them, as in `generate`.
+    adapter : Adapter, optional
+        A LoRA adapter of the model that acts in this call.
 
     Returns
     -------
@@ -114,7 +123,7 @@ def score(self: Model, context: Prompt, continuations: Prompt | Sequence[Prompt]
     >>> [len(score.tokens) for score in scores], max(scores, key=lambda score: score.logprob) is scores[0]
     ([1, 2, 3], True)
     """
-    return measures.score(engine_of(self), context, continuations, special)
+    return measures.score(engine_of(self), context, continuations, special, adapter)
 
 
 @checked
@@ -125,6 +134,7 @@ def embed(
     *,
     normalize: bool = False,
     special: bool | None = None,
+    adapter: Adapter | None = None,
 ) -> NDArray[np.float32]:
     """Turn texts into vectors: the last hidden states, after the last norm, of their tokens.
 
@@ -138,6 +148,8 @@ def embed(
         Give each vector the length 1.
     special : bool, optional
         Whether texts that spell control tokens get them, as in `generate`.
+    adapter : Adapter, optional
+        A LoRA adapter of the model that acts in this call.
 
     Returns
     -------
@@ -158,4 +170,4 @@ def embed(
     >>> model.embed(["The dog ran.", "A cat."]).shape, model.embed("The dog ran.", "last").shape
     ((2, 192), (192,))
     """
-    return measures.embed(engine_of(self), texts, pooling, normalize, special)
+    return measures.embed(engine_of(self), texts, pooling, normalize, special, adapter)

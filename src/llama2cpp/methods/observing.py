@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapters import Adapter
 from ..common.arguments import checked
 from ..inside import explanation
 from ..inside.hooks import ActiveHooks
@@ -40,6 +41,7 @@ def run_with_cache(
     start_at_layer: int | None = ...,
     tokens: Prompts | None = ...,
     max_bytes: int | str | None = ...,
+    adapter: Adapter | None = ...,
 ) -> tuple[NDArray[np.float32], ActivationCache]: ...
 @overload
 def run_with_cache(
@@ -57,6 +59,7 @@ def run_with_cache(
     start_at_layer: int | None = ...,
     tokens: Prompts | None = ...,
     max_bytes: int | str | None = ...,
+    adapter: Adapter | None = ...,
 ) -> tuple[Any, ActivationCache]: ...
 @checked
 def run_with_cache(
@@ -74,6 +77,7 @@ def run_with_cache(
     start_at_layer: int | None = None,
     tokens: Prompts | None = None,
     max_bytes: int | str | None = None,
+    adapter: Adapter | None = None,
 ) -> tuple[Any, Any]:
     """Run on whole prompts, and keep the activations.
 
@@ -120,7 +124,10 @@ def run_with_cache(
         How much memory the cache may hold, such as "500MB". Where its activations take more, only the residual stream
         before each layer is kept, and others are computed again when they are asked for, with the same bits, as many of
         a layer together as there is room for. They are read-only. An array that takes more is given, and not kept. Not
-        with `positions`, other layers, gradients, or hooks that are on.
+        with `positions`, other layers, gradients, an adapter, or hooks that are on.
+    adapter : Adapter, optional
+        A LoRA adapter of the model that acts in this run; the cache knows it (``cache.adapter``). Such a run has no
+        gradients.
 
     Returns
     -------
@@ -168,6 +175,7 @@ def run_with_cache(
         incl_bwd,
         metric,
         max_bytes,
+        adapter,
     )
 
 
@@ -184,6 +192,7 @@ def run_with_hooks(
     start_at_layer: int | None = ...,
     stop_at_layer: int | None = ...,
     tokens: Prompts | None = ...,
+    adapter: Adapter | None = ...,
 ) -> NDArray[np.float32]: ...
 @overload
 def run_with_hooks(
@@ -198,6 +207,7 @@ def run_with_hooks(
     start_at_layer: int | None = ...,
     stop_at_layer: int | None = ...,
     tokens: Prompts | None = ...,
+    adapter: Adapter | None = ...,
 ) -> Any: ...  # noqa: ANN401
 @checked
 def run_with_hooks(
@@ -212,6 +222,7 @@ def run_with_hooks(
     start_at_layer: int | None = None,
     stop_at_layer: int | None = None,
     tokens: Prompts | None = None,
+    adapter: Adapter | None = None,
 ) -> Any:
     """Run on whole prompts with hooks that act in this call only.
 
@@ -224,7 +235,7 @@ def run_with_hooks(
     metric : callable, optional
         With `bwd_hooks`: what gradients are of, as in `run_with_cache`; the loss, if not given and it is what
         `return_type` asks for.
-    special, return_type, start_at_layer, stop_at_layer, tokens
+    special, return_type, start_at_layer, stop_at_layer, tokens, adapter
         As in `run_with_cache`.
 
     Returns
@@ -263,6 +274,7 @@ def run_with_hooks(
             start_at_layer=start_at_layer,
             return_type=return_type,
             tokens=tokens,
+            adapter=adapter,
         )[0]
 
 
@@ -277,6 +289,7 @@ def call(
     tokens: Prompts | None = ...,
     loss_per_token: bool = ...,
     special: bool | None = ...,
+    adapter: Adapter | None = ...,
 ) -> NDArray[np.float32]: ...
 @overload
 def call(
@@ -289,6 +302,7 @@ def call(
     tokens: Prompts | None = ...,
     loss_per_token: bool = ...,
     special: bool | None = ...,
+    adapter: Adapter | None = ...,
 ) -> Any: ...  # noqa: ANN401
 @checked
 def call(
@@ -301,6 +315,7 @@ def call(
     tokens: Prompts | None = None,
     loss_per_token: bool = False,
     special: bool | None = None,
+    adapter: Adapter | None = None,
 ) -> Any:
     """Run on whole prompts, as TransformerLens's models are called. Hooks that are on act.
 
@@ -308,7 +323,7 @@ def call(
     ----------
     input : str, bytes, sequence of int, or a sequence of those
         As `text_or_tokens` in `run_with_cache`.
-    return_type, start_at_layer, stop_at_layer, tokens, special
+    return_type, start_at_layer, stop_at_layer, tokens, special, adapter
         As in `run_with_cache`.
     loss_per_token : bool
         The loss is that of each token, float32 [batch, T - 1].
@@ -340,6 +355,7 @@ def call(
         return_type=return_type,
         tokens=tokens,
         loss_per_token=loss_per_token,
+        adapter=adapter,
     )[0]
 
 

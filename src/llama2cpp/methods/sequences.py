@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import adapters
+from ..adapters import Adapter, check_adapter
 from ..common.arguments import checked
 from ..inside.hooks import for_call
 from ..session import Session
@@ -19,13 +21,15 @@ if TYPE_CHECKING:
 
 
 @checked
-def session(self: Model, context: int | None = None) -> Session:
+def session(self: Model, context: int | None = None, adapter: Adapter | None = None) -> Session:
     """Begin an empty sequence.
 
     Parameters
     ----------
     context : int, optional
         How many tokens it can hold; the model's own if not given. Memory is used only for what is filled.
+    adapter : Adapter, optional
+        A LoRA adapter of this model, which acts in all that is fed.
 
     Returns
     -------
@@ -34,7 +38,7 @@ def session(self: Model, context: int | None = None) -> Session:
     Raises
     ------
     ValueError
-        If `context` is not positive, or the model is closed.
+        If `context` is not positive, the adapter is another model's, or the model is closed.
     MemoryError
         If keys and values of so many tokens are more than can be addressed.
 
@@ -44,11 +48,14 @@ def session(self: Model, context: int | None = None) -> Session:
     >>> llama2cpp.load("storyteller").session(context=100)
     <llama2cpp.Session: position 0 of 100>
     """
-    return Session(self._core.session(context), self)
+    check_adapter("Model.session", adapter, self)
+    return Session(self._core.session(context, None if adapter is None else adapter._core), self, adapter)
 
 
 @checked
-def load_session(self: Model, path: str | PathLike[str], context: int | None = None) -> Session:
+def load_session(
+    self: Model, path: str | PathLike[str], context: int | None = None, adapter: Adapter | None = None
+) -> Session:
     """Open a session that `Session.save` has written. It goes on with the bits that the saved one would give.
 
     Parameters
@@ -58,6 +65,8 @@ def load_session(self: Model, path: str | PathLike[str], context: int | None = N
         was opened otherwise does not matter, nor do its name, its threads or the machine.
     context : int, optional
         How many tokens it can hold; as many as the saved session if not given.
+    adapter : Adapter, optional
+        The one that the saved session had: the file says which.
 
     Returns
     -------
@@ -66,7 +75,7 @@ def load_session(self: Model, path: str | PathLike[str], context: int | None = N
     Raises
     ------
     FormatError
-        If the file is damaged or no session file, or its session is one of another model. It says what was
+        If the file is damaged or no session file, or its session is one of another model or adapter. It says what was
         expected, what was found, and where.
     ValueError
         If `context` is not positive or less than the tokens in the file, or the model is closed.
@@ -85,7 +94,48 @@ def load_session(self: Model, path: str | PathLike[str], context: int | None = N
     ...     model.load_session(f"{folder}/story.safetensors", context=100)
     <llama2cpp.Session: position 3 of 100>
     """
-    return Session(self._core.load_session(path, context), self)
+    check_adapter("Model.load_session", adapter, self)
+    core = self._core.load_session(path, context, None if adapter is None else adapter._core)
+    return Session(core, self, adapter)
+
+
+@checked
+def load_adapter(self: Model, path: str | PathLike[str]) -> Adapter:
+    """Open a LoRA adapter for this model: what is computed beside its weights, which stay as they are.
+
+    Parameters
+    ----------
+    path : str or path
+        A folder that peft has written (``adapter_config.json`` and ``adapter_model.safetensors``), or a GGUF file that
+        llama.cpp's ``convert_lora_to_gguf.py`` has. Of what the model was opened does not matter: an adapter of peft's
+        can be used with a GGUF file of its base model.
+
+    Returns
+    -------
+    Adapter
+
+    Raises
+    ------
+    FormatError
+        If the files are damaged or no LoRA adapter, if they ask for what is not computed (DoRA, biases, modules that
+        are saved whole, embeddings, the output matrix, experts), or if they are of another model. It says what was
+        found, and where.
+    ValueError
+        If the model is closed, or on Metal.
+    OSError
+        If a file cannot be read.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> try:
+    ...     adapter = model.load_adapter("my-adapter")  # a folder with adapter_config.json, or a GGUF file
+    ... except FileNotFoundError:
+    ...     print("not there")
+    not there
+    """
+    return adapters.load_adapter(self, path)
 
 
 @checked

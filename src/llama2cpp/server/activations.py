@@ -41,10 +41,11 @@ async def activations(service: Service, http: HttpRequest) -> Response:
     what: Any = messages_of(fields) if chat else prompts_of(fields, "prompt")
     if not chat and len(what) != 1:
         raise ApiError(400, f"prompt has {len(what)} texts, expected one", param="prompt")
+    name, adapter = service.chosen(fields)
     fields.refuse_others()
 
     def make() -> Request:
-        asked: dict[str, Any] = {"hooks": hooks or None, "record": names, **arguments}
+        asked: dict[str, Any] = {"hooks": hooks or None, "record": names, "adapter": adapter, **arguments}
         if chat:
             return service.engine.submit_chat(what, template=service.settings.template, **asked)
         return service.engine.submit(what[0], special=False, **asked)
@@ -57,7 +58,7 @@ async def activations(service: Service, http: HttpRequest) -> Response:
     kept = _kept(positions, len(tokens))
     arrays = {name: _rows(name, np.asarray(cache[name]), kept) for name in names}
     metadata = {
-        "model": service.settings.name,
+        "model": name,
         "tokens": json.dumps([int(token) for token in tokens]),
         "positions": json.dumps(kept),
         "prompt_tokens": str(request.usage.prompt_tokens),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from .metrics import registry_of
 from .service import Service, Settings, not_served
 
 if TYPE_CHECKING:
+    from ..adapters import Adapter
     from ..common.sampling import DraftModel
     from ..model import Model
     from ..serving.engine import Engine
@@ -38,7 +39,13 @@ UNEQUAL_BITS = (
 _CLIENT_HAS_LEFT = 499  # nobody reads it
 
 
-def make_app(engine: Engine, model: Model, settings: Settings, speculate: str | DraftModel | None = None) -> Starlette:
+def make_app(
+    engine: Engine,
+    model: Model,
+    settings: Settings,
+    speculate: str | DraftModel | None = None,
+    adapters: Mapping[str, Adapter] | None = None,
+) -> Starlette:
     """Make the ASGI application of a model.
 
     Parameters
@@ -51,22 +58,24 @@ def make_app(engine: Engine, model: Model, settings: Settings, speculate: str | 
         What is allowed.
     speculate : "prompt" or Model, optional
         What proposes tokens for all requests.
+    adapters : mapping of str to Adapter, optional
+        LoRA adapters by the names that requests call them.
 
     Returns
     -------
     Starlette
     """
-    service = Service(engine, model, settings, speculate)
+    service = Service(engine, model, settings, speculate, adapters)
     registry = registry_of(engine)
 
     async def models(service: Service, request: HttpRequest) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(service)]})
+        return JSONResponse({"object": "list", "data": [_model(service, name) for name in service.names]})
 
     async def one_model(service: Service, request: HttpRequest) -> Response:
         name = request.path_params["name"]
-        if name != service.settings.name:
-            raise not_served(name, service.settings.name)
-        return JSONResponse(_model(service))
+        if name not in service.names:
+            raise not_served(name, service.names)
+        return JSONResponse(_model(service, name))
 
     async def health(service: Service, request: HttpRequest) -> Response:
         stats = service.engine.stats
@@ -100,7 +109,7 @@ def make_app(engine: Engine, model: Model, settings: Settings, speculate: str | 
     )
 
 
-def _model(service: Service) -> dict[str, Any]:
+def _model(service: Service, name: str) -> dict[str, Any]:
     model = service.model
     equal = model.backend == "cpu"
     told: dict[str, Any] = {
@@ -111,13 +120,17 @@ def _model(service: Service) -> dict[str, Any]:
     }
     if not equal:
         told["note"] = UNEQUAL_BITS
-    return {
-        "id": service.settings.name,
+    found = {
+        "id": name,
         "object": "model",
         "created": service.began,
         "owned_by": "llama2cpp",
         "llama2cpp": told,
     }
+    if name != service.settings.name:
+        found["parent"] = service.settings.name
+        told["adapter"] = {"rank": service.adapters[name].rank, "fingerprint": service.adapters[name].fingerprint}
+    return found
 
 
 def _check_caller(request: HttpRequest, settings: Settings, open_to_all: bool) -> None:

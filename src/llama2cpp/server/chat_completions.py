@@ -55,6 +55,7 @@ async def chat_completions(service: Service, http: HttpRequest) -> Response:
     stream, options = fields.flag("stream"), fields.mapping("stream_options")
     template_args = fields.mapping("chat_template_kwargs")
     hooks = interventions_of(fields)
+    name, adapter = service.chosen(fields)
     fields.refuse_others()
 
     def maker(i: int) -> Callable[[], Request]:
@@ -67,13 +68,14 @@ async def chat_completions(service: Service, http: HttpRequest) -> Response:
             logprobs=(top or 0) if logprobs else None,
             hooks=hooks or None,
             speculate=service.speculate,
+            adapter=adapter,
             **own,
         )
 
     asked = _Asked(
         new_id("chatcmpl"),
         int(time.time()),
-        service.settings.name,
+        name,
         logprobs,
         names,
         bool((options or {}).get("include_usage")),

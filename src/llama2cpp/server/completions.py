@@ -40,6 +40,7 @@ async def completions(service: Service, http: HttpRequest) -> Response:
         raise ApiError(400, f"best_of is {best_of}, and only n ({n}) is supported", param="best_of")
     stream, options = fields.flag("stream"), fields.mapping("stream_options")
     hooks = interventions_of(fields)
+    name, adapter = service.chosen(fields)
     fields.refuse_others()
 
     def maker(prompt: Any, i: int) -> Callable[[], Request]:  # noqa: ANN401
@@ -51,6 +52,7 @@ async def completions(service: Service, http: HttpRequest) -> Response:
             logits="all" if echo and logprobs is not None else "none",
             hooks=hooks or None,
             speculate=service.speculate,
+            adapter=adapter,
             **own,
         )
 
@@ -61,7 +63,7 @@ async def completions(service: Service, http: HttpRequest) -> Response:
         "id": new_id("cmpl"),
         "object": "text_completion",
         "created": int(time.time()),
-        "model": service.settings.name,
+        "model": name,
     }
     if stream:
         if echo and logprobs is not None:

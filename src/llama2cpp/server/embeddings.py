@@ -26,10 +26,11 @@ async def embeddings(service: Service, http: HttpRequest) -> Response:
         raise ApiError(
             400, f"dimensions is {dimensions}, and the model has {service.model.config.dim}", param="dimensions"
         )
+    name, adapter = service.chosen(fields)
     fields.refuse_others()
     with refusals():
         ids = [to_ids_of(service, text) for text in texts]
-    work = service.measure(len(ids), lambda: embed(service.engine, ids, pooling, True, False))
+    work = service.measure(len(ids), lambda: embed(service.engine, ids, pooling, True, False, adapter))
     vectors = await unless_gone(http.receive, work)
 
     def shown(vector: Any) -> Any:  # noqa: ANN401
@@ -40,4 +41,4 @@ async def embeddings(service: Service, http: HttpRequest) -> Response:
     count = sum(map(len, ids))
     data = [{"object": "embedding", "index": i, "embedding": shown(vector)} for i, vector in enumerate(vectors)]
     usage = {"prompt_tokens": count, "total_tokens": count}
-    return JSONResponse({"object": "list", "data": data, "model": service.settings.name, "usage": usage})
+    return JSONResponse({"object": "list", "data": data, "model": name, "usage": usage})

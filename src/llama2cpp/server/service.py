@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -20,6 +20,7 @@ from .errors import ApiError, failure_of, refusals
 from .fields import Fields
 
 if TYPE_CHECKING:
+    from ..adapters import Adapter
     from ..common.sampling import DraftModel
     from ..decoding import Completion
     from ..model import Model
@@ -82,12 +83,20 @@ class Service:
         What is allowed.
     speculate : "prompt" or Model, optional
         What proposes tokens for all requests.
+    adapters : mapping of str to Adapter, optional
+        LoRA adapters by the names that requests call them.
     """
 
     def __init__(
-        self, engine: Engine, model: Model, settings: Settings, speculate: str | DraftModel | None = None
+        self,
+        engine: Engine,
+        model: Model,
+        settings: Settings,
+        speculate: str | DraftModel | None = None,
+        adapters: Mapping[str, Adapter] | None = None,
     ) -> None:
         self.speculate = speculate
+        self.adapters = dict(adapters or {})
         self.engine = engine
         self.model = model
         self.settings = settings
@@ -96,12 +105,30 @@ class Service:
         self._measured = 0
 
     async def fields(self, request: HttpRequest) -> Fields:
-        """Read a request's body, and see that it is for this model."""
+        """Read a request's body, and see that it is for this model, or for it with one of the adapters."""
         fields = Fields(await self._body(request))
-        name = fields.text("model")
-        if name is not None and name != self.settings.name:
-            raise not_served(name, self.settings.name)
+        self.chosen(fields)
         return fields
+
+    def chosen(self, fields: Fields) -> tuple[str, Adapter | None]:
+        """Give what the answer calls its model, and the adapter: that of the field ``adapter``, or of ``model``."""
+        name, named = fields.text("model"), fields.text("adapter")
+        if name is not None and name not in self.names:
+            raise not_served(name, self.names)
+        if named is not None and named not in self.adapters:
+            there = f"this server has {', '.join(map(repr, self.adapters))}" if self.adapters else "there are none"
+            raise ApiError(
+                404, f"the adapter {named!r:.200} does not exist: {there}", param="adapter", code="adapter_not_found"
+            )
+        if named is not None and name in self.adapters and name != named:
+            raise ApiError(400, f"model is the adapter {name!r}, and adapter is {named!r}", param="adapter")
+        chosen = named or name or self.settings.name
+        return chosen, self.adapters.get(chosen)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call their model: the model itself, and with each adapter."""
+        return self.settings.name, *self.adapters
 
     async def _body(self, request: HttpRequest) -> bytes:
         most = self.settings.max_body
@@ -289,11 +316,11 @@ def new_id(kind: str) -> str:
     return f"{kind}-{uuid4().hex}"
 
 
-def not_served(name: str, served: str) -> ApiError:
+def not_served(name: str, served: Sequence[str]) -> ApiError:
     """Say that there is another model."""
     return ApiError(
         404,
-        f"the model {name!r:.200} does not exist: this server has {served!r}",
+        f"the model {name!r:.200} does not exist: this server has {', '.join(map(repr, served))}",
         param="model",
         code="model_not_found",
     )

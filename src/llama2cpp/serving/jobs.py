@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..adapters import Adapter
 from ..common.piece import Piece
 from ..common.probabilities import log_softmax
 from ..decoding import Completion, Sample
@@ -35,13 +36,18 @@ class Job:
         How many positions of the cache it may fill.
     scopes : sequence of Scope
         Hooks and recordings that look at its session.
+    adapter : Adapter, optional
+        What is computed beside the weights.
     """
 
     # From which position on the logits after each token are wanted: `take_logits` gets them. None: none are.
     logits_from: int | None = None
 
-    def __init__(self, ids: Sequence[int], positions: int, scopes: Sequence[Scope] = ()) -> None:
+    def __init__(
+        self, ids: Sequence[int], positions: int, scopes: Sequence[Scope] = (), adapter: Adapter | None = None
+    ) -> None:
         self.ids = np.array(ids, dtype=np.int64)
+        self.adapter = adapter
         self.positions = positions
         self.reused = 0  # tokens that another session had computed
         self.generated = 0  # tokens
@@ -103,6 +109,8 @@ class TextJob(Job):
         Makes the `Sample` when the session has read the prompt.
     logits : str
         "none", "last" or "all": which of the prompt's the request gets.
+    adapter
+        As for any job.
     """
 
     def __init__(
@@ -113,8 +121,9 @@ class TextJob(Job):
         scopes: Sequence[Scope],
         sample: Callable[[Session], Sample],
         logits: str,
+        adapter: Adapter | None = None,
     ) -> None:
-        super().__init__(ids, positions, scopes)
+        super().__init__(ids, positions, scopes, adapter)
         self._request = request
         self._make_sample = sample
         self._sample: Sample | None = None
@@ -180,12 +189,14 @@ class MeasureJob(Job):
 
     Parameters
     ----------
-    ids, positions, scopes
+    ids, positions, scopes, adapter
         As for any job.
     """
 
-    def __init__(self, ids: Sequence[int], positions: int, scopes: Sequence[Scope] = ()) -> None:
-        super().__init__(ids, positions, scopes)
+    def __init__(
+        self, ids: Sequence[int], positions: int, scopes: Sequence[Scope] = (), adapter: Adapter | None = None
+    ) -> None:
+        super().__init__(ids, positions, scopes, adapter)
         self._over = threading.Event()
         self._error: BaseException | None = None
         self._read = False  # all ids
@@ -227,10 +238,12 @@ class ScoreJob(MeasureJob):
         Both.
     context : int
         How many of them are the context's, at least one.
+    adapter
+        As for any job.
     """
 
-    def __init__(self, ids: Sequence[int], context: int) -> None:
-        super().__init__(ids[:-1], len(ids) - 1)  # nobody asks what follows the last one
+    def __init__(self, ids: Sequence[int], context: int, adapter: Adapter | None = None) -> None:
+        super().__init__(ids[:-1], len(ids) - 1, (), adapter)  # nobody asks what follows the last one
         self._all = np.array(ids, dtype=np.int64)
         self.logits_from = context - 1
         self.logprobs: list[float] = []
@@ -253,11 +266,13 @@ class EmbedJob(MeasureJob):
         The text.
     core : _core.Model
         The model.
+    adapter
+        As for any job.
     """
 
-    def __init__(self, ids: Sequence[int], core: _core.Model) -> None:
+    def __init__(self, ids: Sequence[int], core: _core.Model, adapter: Adapter | None = None) -> None:
         self._tracks = Tracks(_core.Recorder(core, find_places("blocks.-1.hook_resid_post", core.config)))
-        super().__init__(ids, len(ids), [Scope(core, None, tracks=self._tracks)])
+        super().__init__(ids, len(ids), [Scope(core, None, tracks=self._tracks)], adapter)
         self.stream: NDArray[np.float32] = np.empty((0, 0), dtype=np.float32)
 
     def end(self, error: BaseException | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapters import Adapter, check_adapter
 from ..common.token_ids import Prompt, batch_of, listed, several, to_ids
 from ..inside.residual_stream import last_norm
 from .jobs import EmbedJob, ScoreJob
@@ -48,10 +49,15 @@ class Score:
 
 
 def score(
-    engine: Engine, context: Prompt, continuations: Prompt | Sequence[Prompt], special: bool | None
+    engine: Engine,
+    context: Prompt,
+    continuations: Prompt | Sequence[Prompt],
+    special: bool | None,
+    adapter: Adapter | None = None,
 ) -> Score | list[Score]:
     """Do what `Model.score` does, on an engine."""
     function = "score"
+    check_adapter(function, adapter, engine._model)
     given = listed(continuations)
     many = several(given)
     if many is None and hasattr(given, "__len__") and not isinstance(given, str | bytes) and len(given) == 0:
@@ -61,7 +67,7 @@ def score(
     for before, all_ids in pairs:
         engine._check_ids(function, all_ids[:-1])
         engine._check_ids(function, all_ids[-1:])
-        jobs.append(ScoreJob(all_ids, before))
+        jobs.append(ScoreJob(all_ids, before, adapter))
     engine._measure(function, jobs)
     scores = [
         Score(sum(job.logprobs), tuple(job.logprobs), tuple(all_ids[before:]), job.greedy)
@@ -93,13 +99,19 @@ def _pair(engine: Engine, context: Prompt, continuation: Prompt, special: bool |
 
 
 def embed(
-    engine: Engine, texts: Prompt | Sequence[Prompt], pooling: str, normalize: bool, special: bool | None
+    engine: Engine,
+    texts: Prompt | Sequence[Prompt],
+    pooling: str,
+    normalize: bool,
+    special: bool | None,
+    adapter: Adapter | None = None,
 ) -> NDArray[np.float32]:
     """Do what `Model.embed` does, on an engine."""
     function = "embed"
     if pooling not in ("mean", "last"):
         raise ValueError(f"{function}: pooling is {pooling!r}, expected 'mean' or 'last'")
     model = engine._model
+    check_adapter(function, adapter, model)
     given: Any = listed(texts)
     many = batch_of(given)
     jobs = []
@@ -107,7 +119,7 @@ def embed(
         where = function if many is None else f"{function}: text {i}"
         ids = to_ids(model, text, function=where, special=special)
         engine._check_ids(where, ids)
-        jobs.append(EmbedJob(ids, model._core))
+        jobs.append(EmbedJob(ids, model._core, adapter))
     engine._measure(function, jobs)
     vectors = np.stack([_pooled(last_norm(job.stream, model), pooling) for job in jobs])
     if normalize:

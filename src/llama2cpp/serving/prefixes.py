@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapters import Adapter
 from ..session import Session
 
 WORTH_REUSING = 8  # tokens: a fork costs about what computing so few does
@@ -18,6 +19,13 @@ def shared_length(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
     count = min(len(first), len(second))
     different = np.flatnonzero(first[:count] != second[:count])
     return int(different[0]) if len(different) else count
+
+
+def same_adapter(first: Adapter | None, second: Adapter | None) -> bool:
+    """Whether what one has computed is what the other would."""
+    if first is None or second is None:
+        return first is second
+    return first is second or first.fingerprint == second.fingerprint
 
 
 class PrefixCache:
@@ -40,10 +48,12 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, ids: NDArray[np.int64]) -> tuple[int, Session | None]:
-        """Find the session that shares most with `ids`: how many tokens, and which."""
+    def find(self, ids: NDArray[np.int64], adapter: Adapter | None = None) -> tuple[int, Session | None]:
+        """Find the session with the adapter that shares most with `ids`: how many tokens, and which."""
         best, found = 0, None
-        for key, (tokens, _) in self._kept.items():
+        for key, (tokens, session) in self._kept.items():
+            if not same_adapter(session.adapter, adapter):
+                continue
             length = shared_length(tokens, ids)
             if length > best:
                 best, found = length, key
@@ -58,7 +68,9 @@ class PrefixCache:
         size = self._bytes_of(len(tokens))
         if len(tokens) < WORTH_REUSING or size > self.limit:
             return
-        for key, (others, _) in list(self._kept.items()):
+        for key, (others, other) in list(self._kept.items()):
+            if not same_adapter(other.adapter, session.adapter):
+                continue
             length = shared_length(others, tokens)
             if length == len(tokens):  # another one begins with all of it
                 self._kept.move_to_end(key)

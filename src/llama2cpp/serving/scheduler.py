@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..common.kv_size import kv_bytes
 from ..inside.hooks import for_call
 from ..session import Session
-from .prefixes import WORTH_REUSING, PrefixCache, shared_length
+from .prefixes import WORTH_REUSING, PrefixCache, same_adapter, shared_length
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -188,11 +188,11 @@ class Scheduler:
         most = len(job.ids) - 1  # the last one is read anew, for its logits
         if job.logits_from is not None:
             most = min(most, job.logits_from)
-        length, source = (0, None) if job.watched else self._prefixes.find(job.ids[:most])
+        length, source = (0, None) if job.watched else self._prefixes.find(job.ids[:most], job.adapter)
         row.leader = None
         earlier = self._rows[: self._rows.index(row)]  # so that no two wait for each other
         for other in [] if job.watched else earlier:
-            if other.job.watched:
+            if other.job.watched or not same_adapter(other.job.adapter, job.adapter):
                 continue
             shared = shared_length(other.job.ids, job.ids[:most])
             if shared > length and shared >= WORTH_REUSING:
@@ -202,7 +202,10 @@ class Scheduler:
             return
         row.leader = None
         model = self._model
-        session = model.session() if source is None else Session(source._core.fork(length), model)
+        if source is None:
+            session = model.session(adapter=job.adapter)
+        else:
+            session = Session(source._core.fork(length), model, source.adapter)
         job.reused = length if source is not None else 0
         self.counts.reused_tokens += job.reused
         job.begin(session)
@@ -286,6 +289,9 @@ class Scheduler:
 
     def _feed(self, feeds: list[_Feed]) -> None:
         core = self._model._core
+        # Those with one adapter follow each other: its factors are read once. The order changes no bits.
+        if any(feed.row.job.adapter is not None for feed in feeds):
+            feeds = sorted(feeds, key=lambda feed: id(feed.row.job.adapter))
         generated = [not feed.row.reading for feed in feeds]
         hooks = for_call([feed.session for feed in feeds], core, generated=generated, added=False)
         rows: list[Any] = [

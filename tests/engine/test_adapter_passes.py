@@ -1,0 +1,286 @@
+"""LoRA adapters in sessions, passes, requests and caches: each sequence has the bits that it has alone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import llama2cpp
+from llama2cpp import interventions
+
+PROMPTS = ["Once upon a time", "The dog", "The girl was sad. She", "One day a boy named Tom went to", "The cat"]
+SHAPES = {"q_proj": (192, 192), "k_proj": (64, 192), "v_proj": (64, 192), "o_proj": (192, 192)}
+MLP = {"gate_proj": (512, 192), "up_proj": (512, 192), "down_proj": (192, 512)}
+
+
+def factors(seed: int, rank: int, names: Any = (*SHAPES, *MLP), layers: Any = range(5)) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    found = {}
+    for layer in layers:
+        for name in names:
+            rows, cols = (SHAPES | MLP)[name]
+            part = "self_attn" if name in SHAPES else "mlp"
+            a, b = rng.normal(size=(rank, cols)) / cols**0.5, rng.normal(size=(rows, rank)) * 0.2
+            found[f"model.layers.{layer}.{part}.{name}"] = (a, b)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model() -> llama2cpp.Model:
+    return llama2cpp.load("storyteller", backend="cpu")
+
+
+@pytest.fixture(scope="module")
+def adapters(model: llama2cpp.Model) -> list[llama2cpp.Adapter | None]:
+    made = [
+        llama2cpp.Adapter.from_arrays(model, factors(1, 8), alpha=8),
+        llama2cpp.Adapter.from_arrays(model, factors(2, 3, ("q_proj", "v_proj")), alpha=16, rslora=True),
+        llama2cpp.Adapter.from_arrays(model, factors(3, 16, ("down_proj",), (1, 4))),
+    ]
+    return [None, *made, made[0]]
+
+
+def prefilled(model: llama2cpp.Model, prompt: str, adapter: llama2cpp.Adapter | None) -> NDArray[np.float32]:
+    return model.session(adapter=adapter).prefill(prompt, all_logits=True)
+
+
+def test_it_is_what_folding_it_into_the_weights_gives(model: llama2cpp.Model) -> None:
+    """The product in double precision, rounded once, and put in the place of the weights."""
+    plain = llama2cpp.load("storyteller", precision="exact")
+    names = ("v_proj", "o_proj", "up_proj", "down_proj")  # in no rotary order
+    given = factors(5, 4, names)
+    edits = {}
+    for module, (a, b) in given.items():
+        layer, name = module.split(".")[2], module.split(".")[-1]
+        stored = {"v_proj": "attention.wv", "o_proj": "attention.wo", "up_proj": "feed_forward.w3"}
+        full = f"layers.{layer}.{stored.get(name, 'feed_forward.w2')}.weight"
+        file_name = plain._core.part_names()[full]
+        edits[file_name] = plain.weights[file_name] + 1.5 * (b.astype(np.float32) @ a.astype(np.float32).astype(float))
+    adapter = llama2cpp.Adapter.from_arrays(plain, given, alpha=6)
+    folded = plain.with_weights(edits)
+    for prompt in PROMPTS:
+        found, expected = prefilled(plain, prompt, adapter), folded.session().prefill(prompt, all_logits=True)
+        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+        assert np.abs(found - prefilled(plain, prompt, None)).max() > 0.01 * np.abs(expected).max()
+
+
+def test_many_adapters_in_one_pass_have_the_bits_of_each_alone(
+    model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]
+) -> None:
+    alone = [prefilled(model, prompt, adapter) for prompt, adapter in zip(PROMPTS, adapters, strict=True)]
+    for order in ([0, 1, 2, 3, 4], [4, 1, 3, 0, 2], [1, 4], [2, 2, 0, 1]):
+        sessions = [model.session(adapter=adapters[i]) for i in order]
+        rows = [(session, PROMPTS[i]) for session, i in zip(sessions, order, strict=True)]
+        for i, found in zip(order, model.forward(rows, all_logits=True), strict=True):
+            assert found.tobytes() == alone[i].tobytes(), (order, i)
+        steps = model.forward([(session, [260]) for session in sessions])
+        for i, found in zip(order, steps, strict=True):
+            session = model.session(adapter=adapters[i])
+            session.prefill(PROMPTS[i])
+            assert found.tobytes() == session.step(260).tobytes()
+
+
+@pytest.mark.parametrize("pack", ["never", "always"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_bits_for_any_threads_chunks_and_packing(
+    model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None], threads: int, pack: str
+) -> None:
+    ids = model.tokenizer.encode(" ".join(PROMPTS) * 14)  # more than a pass
+    assert len(ids) > 300
+    expected = model.session(adapter=adapters[1]).prefill(ids, all_logits=True)
+    with llama2cpp.load("storyteller", backend="cpu", threads=threads, pack=pack) as other:
+        adapter = llama2cpp.Adapter.from_arrays(other, factors(1, 8), alpha=8)
+        assert adapter.fingerprint == adapters[1].fingerprint  # type: ignore[union-attr]
+        for cut in (1, 130, 257):
+            session = other.session(adapter=adapter)
+            parts = [session.prefill(ids[:cut], all_logits=True), session.prefill(ids[cut:], all_logits=True)]
+            assert np.concatenate(parts).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("isa", ["scalar", "reference"])
+def test_the_reference_in_plain_loops_gives_the_same_bits(
+    model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None], isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = prefilled(model, PROMPTS[2], adapters[1])
+    monkeypatch.setenv("LLAMA2CPP_ISA", isa)
+    with llama2cpp.load("storyteller", backend="cpu") as other:
+        adapter = llama2cpp.Adapter.from_arrays(other, factors(1, 8), alpha=8)
+        assert other.isa == isa
+        assert prefilled(other, PROMPTS[2], adapter).tobytes() == expected.tobytes()
+
+
+def test_texts_samples_and_lists(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
+    adapter = adapters[1]
+    options: Any = {"max_tokens": 16, "seed": 3, "adapter": adapter}
+    alone = [model.generate(prompt, **options) for prompt in PROMPTS]
+    assert alone != [model.generate(prompt, max_tokens=16, seed=3) for prompt in PROMPTS]
+    assert model.generate(PROMPTS, **options) == alone
+    assert ["".join(model.stream(prompt, **options)) for prompt in PROMPTS] == alone
+    assert [completion.text for completion in model.complete(PROMPTS, **options)] == alone
+    assert model.generate(PROMPTS[0], **options, n=2)[0] == alone[0]
+    assert model.generate(PROMPTS[0], **options, speculate="prompt") == alone[0]
+    chat: Any = {"template": "llama2", "max_tokens": 8, "temperature": 0}
+    assert model.chat("Hello", **chat, adapter=adapter) != model.chat("Hello", **chat)
+    assert "".join(model.chat_stream("Hello", **chat, adapter=adapter)) == model.chat("Hello", **chat, adapter=adapter)
+    talk = llama2cpp.Conversation(model, **chat, adapter=adapter)
+    assert talk.say("Hello") == model.chat("Hello", **chat, adapter=adapter)
+    with pytest.raises(ValueError, match=r"Conversation.say: adapter is the whole conversation's"):
+        talk.say("Hello", adapter=adapters[2])
+
+    async def told() -> str:
+        return "".join([piece async for piece in model.astream(PROMPTS[0], **options)])
+
+    assert asyncio.run(told()) == alone[0]
+
+
+def test_scores_and_embeddings(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
+    for adapter in adapters[:3]:
+        score = model.score("Once upon a", " time there", adapter=adapter)
+        ids = model.tokenizer.encode("Once upon a time there")
+        logits = model.session(adapter=adapter).prefill(ids, all_logits=True).astype(np.float64)
+        logprobs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+        count = len(score.tokens)
+        expected = [logprobs[len(ids) - count - 1 + i, token] for i, token in enumerate(score.tokens)]
+        np.testing.assert_allclose(score.logprobs, expected, atol=1e-5)
+        found = model.embed("The dog ran.", "last", adapter=adapter)
+        _, cache = model.run_with_cache("The dog ran.", adapter=adapter)
+        last = cache["ln_final.hook_normalized"][0, -1] * model.weights["ln_final.w"]
+        np.testing.assert_allclose(found, last, rtol=1e-5, atol=1e-6)
+
+
+def test_requests_have_the_bits_of_each_alone_under_load(
+    model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]
+) -> None:
+    """With and without adapters, beginning alike: what one has computed is no other's prefix."""
+    long = "Once upon a time, in a green village, there lived a little boy named"
+    cases = [(prompt, adapter) for prompt in (long, f"{long} Jonas.", *PROMPTS) for adapter in adapters]
+    expected = [model.generate(p, max_tokens=12, seed=i, adapter=a) for i, (p, a) in enumerate(cases)]
+    with llama2cpp.Engine(model, rows=6) as engine:
+        requests = [
+            engine.submit(prompt, max_tokens=12, seed=i, adapter=adapter, logits="last")
+            for i, (prompt, adapter) in enumerate(cases)
+        ]
+        assert [request.result().text for request in requests] == expected
+        assert engine.stats.reused_tokens > 0
+        for (prompt, adapter), request in zip(cases, requests, strict=True):
+            assert request.logits is not None
+            assert request.logits.tobytes() == model.session(adapter=adapter).prefill(prompt).tobytes()
+
+
+def test_prefixes_are_kept_by_adapter(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
+    prompt = "Once upon a time, in a green village, there lived a little boy named Jonas"
+    same = llama2cpp.Adapter.from_arrays(model, factors(1, 8), alpha=8)  # another object of the same numbers
+    with llama2cpp.Engine(model) as engine:
+        reused = []
+        for adapter in (adapters[1], None, adapters[2], adapters[1], None, same):
+            engine.submit(prompt, max_tokens=2, seed=0, adapter=adapter).result()
+            reused.append(engine.stats.reused_tokens)
+    assert reused[:3] == [0, 0, 0]
+    length = len(model.tokenizer.encode(prompt))
+    assert np.diff(reused).tolist() == [0, 0, length - 1, length - 1, length - 1]
+
+
+def test_forks_and_files_keep_it(
+    model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None], tmp_path: Path
+) -> None:
+    session = model.session(adapter=adapters[1])
+    session.prefill(PROMPTS[0])
+    fork = session.fork()
+    session.save(tmp_path / "s.safetensors")
+    model.session().save(tmp_path / "none.safetensors")
+    again = model.load_session(tmp_path / "s.safetensors", adapter=adapters[1])
+    assert fork.adapter is again.adapter is session.adapter is adapters[1]
+    expected = session.step(260).tobytes()
+    assert fork.step(260).tobytes() == again.step(260).tobytes() == expected
+    for adapter, name, said in (
+        (None, "s", "has an adapter, which is to be given"),
+        (adapters[2], "s", "has another adapter"),
+        (adapters[1], "none", "has no adapter, and one is given"),
+    ):
+        with pytest.raises(llama2cpp.FormatError, match=said):
+            model.load_session(tmp_path / f"{name}.safetensors", adapter=adapter)
+
+
+def test_caches_know_it(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None], tmp_path: Path) -> None:
+    exact = llama2cpp.load("storyteller", precision="exact")
+    adapter = llama2cpp.Adapter.from_arrays(exact, factors(1, 8), alpha=8)
+    logits, cache = exact.run_with_cache(PROMPTS[2], adapter=adapter)
+    assert logits[0].tobytes() == exact.session(adapter=adapter).prefill(PROMPTS[2], all_logits=True).tobytes()
+    assert cache.adapter is adapter
+    for layer in range(5):
+        heads = cache.stack_head_results(layer + 1)[-6:].sum(axis=0)
+        np.testing.assert_allclose(heads, cache["attn_out", layer], rtol=1e-5, atol=1e-4)
+        neurons = cache.get_neuron_results(layer).sum(axis=-2)
+        np.testing.assert_allclose(neurons, cache["mlp_out", layer], rtol=1e-5, atol=1e-4)
+    with exact.record("resid_post") as recording:
+        exact.generate(PROMPTS[0], max_tokens=2, temperature=0, adapter=adapter)
+    assert recording.cache().adapter is adapter
+    both = exact.run_with_cache([PROMPTS[0], PROMPTS[2]], "z0", adapter=adapter)
+    caches: Any = both[1]
+    assert [one.adapter for one in caches] == [adapter, adapter]
+    ran = exact.run_with_hooks(PROMPTS[2], [interventions.zero("mlp_out", layer=0)], adapter=adapter)
+    assert not np.array_equal(ran, logits)
+    assert np.array_equal(exact(PROMPTS[2], adapter=adapter), logits)
+    # What would be wrong is refused by name.
+    with pytest.raises(ValueError, match="a run with an adapter has no gradients"):
+        cache.backward(np.zeros_like(logits))
+    with pytest.raises(ValueError, match="a run with an adapter has no gradients"):
+        exact.run_with_cache(PROMPTS[0], adapter=adapter, incl_bwd=True, return_type="loss")
+    with pytest.raises(ValueError, match=r"blocks.0.attn.hook_result.*the adapter has factors of it"):
+        exact.run_with_cache(PROMPTS[0], "result0", adapter=adapter)
+    with pytest.raises(ValueError, match="the run had an adapter, which the file does not hold"):
+        cache.save(tmp_path / "c.npz")
+    with pytest.raises(ValueError, match=r"hook_q_input.*has an adapter"):
+        exact.run_with_hooks(PROMPTS[0], [("q_input0", lambda x, hook: x * 2)], adapter=adapter)
+
+
+def test_what_is_no_adapter_of_the_model(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
+    other = llama2cpp.load("storyteller", backend="cpu")
+    theirs = llama2cpp.Adapter.from_arrays(other, factors(1, 8))
+    calls: dict[str, Any] = {
+        "generate": lambda a: model.generate("The dog", max_tokens=1, adapter=a),
+        "stream": lambda a: model.stream("The dog", max_tokens=1, adapter=a),
+        "chat": lambda a: model.chat("The dog", template="llama2", max_tokens=1, adapter=a),
+        "score": lambda a: model.score("The dog", " ran", adapter=a),
+        "embed": lambda a: model.embed("The dog", adapter=a),
+        "run_with_cache": lambda a: model.run_with_cache("The dog", adapter=a),
+        "Model.session": lambda a: model.session(adapter=a),
+        "Conversation": lambda a: llama2cpp.Conversation(model, template="llama2", adapter=a),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name}: the adapter was loaded for another model"):
+            call(theirs)
+        for wrong in ("a/path", 3, model):
+            with pytest.raises(TypeError, match=f"{name}: adapter is .* expected an Adapter"):
+                call(wrong)
+    # A model that shares its weights takes it.
+    edited = model.with_weights({"blocks.0.attn.W_O": model.weights["blocks.0.attn.W_O"]})
+    edited.generate("The dog", max_tokens=1, adapter=adapters[1])
+    with pytest.raises(TypeError, match=r"load it again with model.load_adapter"):
+        __import__("pickle").dumps(theirs)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "no factors of any matrix"),
+        ({"model.layers.0.self_attn.q_proj": np.ones((2, 192))}, "expected a pair"),
+        ({"model.layers.0.self_attn.q_proj": (np.ones(192), np.ones((192, 1)))}, r"shapes \[192\] and \[192, 1\]"),
+        ({"model.layers.0.self_attn.q_proj": (np.ones((2, 192)), np.ones((192, 3)))}, "expected .rank, columns."),
+        ({"model.layers.0.self_attn.q_proj": (np.ones((0, 192)), np.ones((192, 0)))}, "expected .rank, columns."),
+        ({"model.layers.0.self_attn.q_proj": (np.ones((2, 190)), np.ones((192, 2)))}, "for this model"),
+        ({"model.layers.9.self_attn.q_proj": (np.ones((2, 192)), np.ones((192, 2)))}, "layer 9, and the model has 5"),
+        ({"model.layers.0.self_attn.q_proj": (np.ones((2, 192)), np.full((192, 2), np.nan))}, "not finite"),
+        ({"lm_head": (np.ones((2, 192)), np.ones((1536, 2)))}, "'lm_head' belongs to no layer"),
+        ({"model.norm": (np.ones((2, 192)), np.ones((1, 2)))}, "'model.norm' belongs to no layer"),
+        ({"nothing": (np.ones((2, 192)), np.ones((192, 2)))}, "is no matrix of this model"),
+    ],
+)
+def test_arrays_that_are_no_adapter(model: llama2cpp.Model, arrays: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"Adapter.from_arrays: .*{said}"):
+        llama2cpp.Adapter.from_arrays(model, arrays)
