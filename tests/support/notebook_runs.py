@@ -78,9 +78,9 @@ def save(path: Path) -> None:
 
 
 def smaller(picture: str) -> str:
-    """Write a PNG, as base64, with 128 colours: a third of its bytes, which each wheel carries."""
+    """Write a PNG, as base64, with 32 colours: a quarter of its bytes, which each wheel carries."""
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        few = image.convert("RGB").quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few = image.convert("RGB").quantize(32, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     file = io.BytesIO()
     few.save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
