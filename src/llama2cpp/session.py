@@ -621,7 +621,7 @@ class Session(NotPickled):
         >>> again.tokens, bool((again.step(260) == session.step(260)).all())
         ([1, 508, 509], True)
         """
-        self._core.save(path)
+        self._core.save_to(path)
 
     @property
     def position(self) -> int:

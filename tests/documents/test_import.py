@@ -67,3 +67,16 @@ def test_every_public_name_is_there() -> None:
 def test_a_build_for_a_mac_has_metal() -> None:
     """Whether there is a GPU to use it is another question: hosted runners have none."""
     assert llama2cpp.build_info().get("no_metal") != "this build does not have it"
+
+
+def test_imports_where_every_object_has_an_attribute_save() -> None:
+    """As nnsight makes it: pybind11 takes what a class inherits for an overload of a method of that name."""
+    code = """
+import ctypes, gc
+gc.get_referents(object.__dict__)[0]["save"] = property(lambda self: None)
+ctypes.pythonapi.PyType_Modified(ctypes.py_object(object))
+import llama2cpp
+print(llama2cpp.load().session().position)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.stdout.strip(), result.returncode) == ("0", 0), result.stderr

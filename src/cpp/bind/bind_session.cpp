@@ -343,7 +343,7 @@ void register_session(py::module_& module) {
           },
           arg("position") = py::none())
       .def(
-          "save",
+          "save_to",
           [](Session& session, const FilePath& path) {
             const ReleasedGil released;
             save_session(session, path.utf8, poll_signals);
