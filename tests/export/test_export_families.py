@@ -171,13 +171,6 @@ def test_sizes_that_llama_cpp_opens(
     assert largest_error(logits_of(tmp_path / "m.gguf", TOKENS), logits_of(source, TOKENS)) < 1e-5
 
 
-def test_text_does_not_measure_experts(tmp_path: Path) -> None:
-    source = EXPERT_CASES["mixtral"].save(tmp_path / "mixtral")
-    for target, format in (("m", "gptq4"), ("m.gguf", "q4_k"), ("m", "llm_int8")):
-        with pytest.raises(ValueError, match="calibration text is not implemented for models with n_experts 5"):
-            convert(source, tmp_path / target, format, calibration=TEXT, group=16 if format == "gptq4" else None)
-
-
 @pytest.mark.cpu_bits("panels")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_panels_keep_every_bit(name: str, tmp_path: Path) -> None:

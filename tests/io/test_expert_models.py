@@ -254,8 +254,6 @@ def test_llama_cpp_s_olmoe_has_all_heads_of_keys(tmp_path: Path) -> None:
 def test_what_is_not_done_is_refused_by_name(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="llm_int8 is not implemented for models with experts"):
         convert(folders["mixtral"], tmp_path / "m", "llm_int8", tokenizer=False)
-    with pytest.raises(ValueError, match="calibration text is not implemented for models with n_experts 5"):
-        convert(folders["mixtral"], tmp_path / "m", "gptq4", tokenizer=False, calibration=Calibration(TOKENS))
     with pytest.raises(ValueError, match="n_experts 5"):
         convert(folders["mixtral"], tmp_path / "m.bin", tokenizer=False)
     model = llama2cpp.load(folders["mixtral"])

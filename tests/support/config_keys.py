@@ -135,7 +135,8 @@ def outcomes(case: Case, *, keys: Iterable[str] | None = None) -> Iterator[Outco
                 if np.abs(found - usual).max() < limit:
                     ours = "same"
                 else:
-                    ours = "follows" if np.abs(found - expected).max() < limit else "differs"
+                    near = np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+                    ours = "follows" if near else "differs"
                 yield Outcome(key, value, theirs, ours)
 
 

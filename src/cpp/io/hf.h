@@ -30,6 +30,7 @@ inline constexpr std::string_view kLayers = "model.layers.";
 struct Checkpoint;
 struct Family;
 struct ExpertFacts;
+struct FusedRows;
 
 // What a path stands for: a folder, and the file in it where that was named.
 struct FolderPath {
@@ -139,6 +140,18 @@ struct LlmInt8Settings {
 
 // Nothing where bitsandbytes is not the way to quantize. Throws FormatError for its 4 bits, by their name.
 std::optional<LlmInt8Settings> read_llm_int8_settings(const Json& config);
+
+// What a module's tensor is called behind the module: ".weight", ".bias", ".qweight" ... Empty for other names.
+std::string_view plane_ending(std::string_view name);
+
+// How many rows the module's weight has by this tensor of it, where that shows them.
+std::optional<std::int64_t> rows_of_plane(std::string_view name, const Placed& placed);
+
+// Puts tensors of the parts in place of one of a module that holds their rows. Throws FormatError where they are there too.
+void split_module(const std::string& name, const std::vector<FusedRows>& parts, Tensors& tensors);
+
+// Weights that the family's files hold as one become weights of their own.
+void split_fused(const Family& family, const Config& config, Tensors& tensors);
 
 // Gives the tensors of experts the names that the table of parts has, cutting those of all experts: each becomes a tensor
 // of its own where it lies. Throws FormatError for other shapes than the config's.

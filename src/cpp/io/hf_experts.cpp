@@ -18,8 +18,8 @@ struct LayerName {
   std::string_view layer, stem, end;
 };
 std::optional<LayerName> split(std::string_view name) {
-  const std::string_view end = name.ends_with(".bias") ? ".bias" : ".weight";
-  if (!name.starts_with(kLayers) || !name.ends_with(end)) return {};
+  const std::string_view end = plane_ending(name);
+  if (!name.starts_with(kLayers) || end.empty()) return {};
   name.remove_prefix(kLayers.size());
   name.remove_suffix(end.size());
   const std::size_t dot = name.find('.');
@@ -78,6 +78,44 @@ void cut(const LayerName& name, const Placed& whole, const std::string& own, con
   tensors.erase(own);
 }
 
+// GPTQModel's modules of families whose folders have all experts' matrices in one tensor: "<stem>.7.linear". Their parts, of
+// which such a module has the rows; nothing for other names.
+std::vector<FusedRows> rows_of_linear(const LayerName& name, std::string_view stacked, const std::vector<Part>& parts,
+                                      const Config& config) {
+  constexpr std::string_view kLinear = ".linear";
+  if (stacked.empty() || !name.stem.starts_with(cat(stacked, ".")) || !name.stem.ends_with(kLinear)) return {};
+  std::string_view number = name.stem.substr(stacked.size() + 1);
+  if (number.size() <= kLinear.size()) return {};
+  number.remove_suffix(kLinear.size());
+  const LayerName expert{name.layer, name.stem, ".weight"};
+  const auto place = find_part(Naming::hugging_face, joined(expert, cat("mlp.experts.", number, ".down_proj")), config);
+  if (!place) return {};
+  std::vector<FusedRows> found;
+  std::int64_t next = 0;
+  for (const Part part : parts) {
+    const std::int64_t count = part_shape(config, part).rows;
+    found.push_back({weight_name(Naming::hugging_face, part, place->layer, place->expert), next, count});
+    next += count;
+  }
+  return found;
+}
+
+// Whether it was such a module's tensor, which is then its parts'.
+bool cut_linear(const LayerName& found, const std::string& name, std::string_view stacked,
+                const std::vector<Part>& parts, const Config& config, Tensors& tensors) {
+  const std::vector<FusedRows> rows = rows_of_linear(found, stacked, parts, config);
+  if (rows.empty()) return false;
+  const Placed& placed = tensors.at(name);
+  const auto given = rows_of_plane(name, placed);
+  const std::int64_t all = rows.back().first + rows.back().count;
+  if (given && *given != all) {
+    throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is ", placed.describe(), ", expected ", all,
+                          " rows of ", rows.size(), " weights"));
+  }
+  split_module(name, rows, tensors);
+  return true;
+}
+
 }  // namespace
 
 void name_experts(const ExpertFacts& facts, const Config& config, Tensors& tensors) {
@@ -92,6 +130,9 @@ void name_experts(const ExpertFacts& facts, const Config& config, Tensors& tenso
       cut(*found, Placed(tensors.at(name)), name, {Part::e1, Part::e3}, config, tensors);
     } else if (weight && !facts.stacked_output.empty() && found->stem == facts.stacked_output) {
       cut(*found, Placed(tensors.at(name)), name, {Part::e2}, config, tensors);
+    } else if (cut_linear(*found, name, facts.stacked_inputs, {Part::e1, Part::e3}, config, tensors) ||
+               cut_linear(*found, name, facts.stacked_output, {Part::e2}, config, tensors)) {
+      continue;
     } else {
       const bool router = !facts.router.empty() && found->stem == facts.router;
       const std::string stem = router ? "mlp.gate" : expert_stem(facts, found->stem);

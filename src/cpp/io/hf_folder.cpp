@@ -215,6 +215,9 @@ std::string quantized_module(std::string_view name) {
   return {};
 }
 
+bool is_matrix(PartKind kind) { return kind == PartKind::matrix || kind == PartKind::experts; }
+bool is_bias(PartKind kind) { return kind == PartKind::bias || kind == PartKind::expert_biases; }
+
 bool is_zero(const Placed& placed) {
   const std::byte* const begin = placed.bytes();
   const std::byte* const end = begin + (placed.tensor.end - placed.tensor.begin);
@@ -225,112 +228,18 @@ bool is_zero(const Placed& placed) {
 // would not add.
 bool is_no_bias(const std::string& name, const Placed& placed, Part part, const Family& family,
                 const std::vector<Part>& announced) {
-  if (facts(part).kind != PartKind::bias || contains(announced, part)) return false;
+  if (!is_bias(facts(part).kind) || contains(announced, part)) return false;
   if (is_zero(placed)) return true;
   const std::string_view own = family.bias_switch(part);
   throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), " is there, but config.json has no ",
                         own.empty() ? bias_switch(facts(part).scope) : own));
 }
 
-// What a module's tensors have for each row of its weight: a row, a column, or nothing, being the same for all.
-enum class Along : std::uint8_t { rows, columns, none };
-
-struct PlaneKind {
-  std::string_view ending;
-  Along along;
-};
-
-constexpr PlaneKind kPlaneKinds[] = {
-    {".weight", Along::rows},
-    {".bias", Along::rows},
-    {".qweight", Along::columns},
-    {".scales", Along::columns},
-    {".qzeros", Along::columns},
-    {".g_idx", Along::none},
-    {".SCB", Along::rows},
-    {".weight_format", Along::none},
-    {".outlier_columns", Along::none},
-    {".outlier_weight", Along::rows},
-};
-
-// Rows where they lie.
-Placed cut_rows(const Placed& whole, std::int64_t first, std::int64_t count) {
-  Placed placed = whole;
-  const std::size_t all = whole.tensor.end - whole.tensor.begin;
-  const std::size_t row = all / static_cast<std::size_t>(whole.tensor.shape[0]);
-  placed.tensor.shape[0] = count;
-  placed.tensor.begin += static_cast<std::size_t>(first) * row;
-  placed.tensor.end = placed.tensor.begin + static_cast<std::size_t>(count) * row;
-  return placed;
-}
-
-// Columns of a matrix, copied: GPTQ's planes have a column for each row of the weight.
-Placed cut_columns(const Placed& whole, std::int64_t first, std::int64_t count) {
-  Placed placed = whole;
-  const auto rows = static_cast<std::size_t>(whole.tensor.shape[0]);
-  const std::size_t row = rows == 0 ? 0 : (whole.tensor.end - whole.tensor.begin) / rows;
-  const std::size_t each = row / static_cast<std::size_t>(whole.tensor.shape[1]);
-  const std::size_t kept = static_cast<std::size_t>(count) * each;
-  placed.file = Buffer::heap(rows * kept);
-  for (std::size_t i = 0; i < rows; ++i) {
-    std::memcpy(placed.file.data() + i * kept, whole.bytes() + i * row + static_cast<std::size_t>(first) * each, kept);
-  }
-  placed.tensor.shape[1] = count;
-  placed.tensor.begin = 0;
-  placed.tensor.end = rows * kept;
-  return placed;
-}
-
-// GPTQ's zeros of several rows share a word: how many of the columns are for so many of all rows.
-std::int64_t words_of(const std::string& name, const Placed& whole, std::int64_t rows, std::int64_t all) {
-  const std::int64_t words = whole.tensor.shape[1];
-  if (words < 1 || words > all || words * rows % all != 0) {
-    throw FormatError(cat(whole.file_name, ": tensor ", excerpt(name), " is ", whole.describe(), ", and ", rows, " of ",
-                          all, " rows are no whole number of its columns"));
-  }
-  return words * rows / all;
-}
-
-// Weights that the family's files hold as one become weights of their own.
-void split_fused(Tensors& tensors, const Family& family, const Config& config) {
-  std::vector<std::string> names;
-  for (const auto& [name, placed] : tensors) names.push_back(name);
-  for (const std::string& name : names) {
-    const auto* const kind = std::find_if(std::begin(kPlaneKinds), std::end(kPlaneKinds),
-                                          [&](const PlaneKind& known) { return name.ends_with(known.ending); });
-    if (kind == std::end(kPlaneKinds)) continue;
-    const Placed whole = tensors.at(name);
-    const std::vector<std::int64_t>& shape = whole.tensor.shape;
-    const std::size_t axis = kind->along == Along::columns ? 1 : 0;
-    if (kind->along == Along::columns ? shape.size() != 2 : kind->along == Along::rows && shape.empty()) continue;
-    const bool packed = kind->ending == ".qzeros";
-    const std::optional<std::int64_t> rows =
-        packed || kind->along == Along::none ? std::nullopt : std::optional(shape[axis]);
-    const std::string weight = name.substr(0, name.size() - kind->ending.size()) + ".weight";
-    const auto parts = fused_rows(family, Naming::hugging_face, weight, config, rows);
-    if (parts.empty()) continue;
-    const std::int64_t all = parts.back().first + parts.back().count;
-    tensors.erase(name);
-    for (const FusedRows& part : parts) {
-      const std::int64_t first = packed ? words_of(name, whole, part.first, all) : part.first;
-      const std::int64_t count = packed ? words_of(name, whole, part.count, all) : part.count;
-      const std::string own = part.name.substr(0, part.name.rfind('.')) + std::string(kind->ending);
-      const Placed placed = kind->along == Along::none      ? whole
-                            : kind->along == Along::columns ? cut_columns(whole, first, count)
-                                                            : cut_rows(whole, first, count);
-      if (!tensors.emplace(own, placed).second) {
-        throw FormatError(
-            cat(whole.file_name, ": tensor ", excerpt(name), " holds ", excerpt(own), ", which is there too"));
-      }
-    }
-  }
-}
-
 // Whether a model of the folder's config has the part.
 bool has_place(Part part, const Config& config, const std::vector<Part>& announced) {
   const std::optional<bool> needed = is_needed(config, part);
   if (needed || facts(part).need == Need::untied) return *needed || facts(part).need == Need::untied;
-  return facts(part).kind == PartKind::bias || contains(announced, part);
+  return is_bias(facts(part).kind) || contains(announced, part);
 }
 
 // Gains as they are computed with. What the folder has is kept beside them, by its names.
@@ -369,7 +278,7 @@ void add_weights(const Tensors& tensors, const std::optional<GptqSettings>& gptq
     const std::string module = gptq ? quantized_module(name) : "";
     const std::string weight = module.empty() ? name : module + ".weight";
     const auto found = find_part(Naming::hugging_face, weight, config);
-    const bool matrix = found && facts(found->part).kind == PartKind::matrix;
+    const bool matrix = found && is_matrix(facts(found->part).kind);
     if (!found || !has_place(found->part, config, announced) || (!module.empty() && !matrix)) {
       throw FormatError(cat(placed.file_name, ": tensor ", excerpt(name), ", ", placed.describe(),
                             ", has no place in a Llama of ", config.n_layers,
@@ -551,11 +460,13 @@ Checkpoint open_hf_folder(const FolderPath& path, bool use_mmap) {
   if (mxfp4) checkpoint.file_format += ", mxfp4";
   Tensors tensors = read_tensors(folder, path.file, use_mmap, checkpoint.config.tied);
   rename_parts(tensors, family);
-  split_fused(tensors, family, checkpoint.config);
+  split_fused(family, checkpoint.config, tensors);
   if (family.experts) {
-    if (int8 || gptq) {
+    const bool turned = !family.experts->turned_inputs.empty();
+    if (int8 || (gptq && turned)) {
       throw FormatError(cat("config.json: quantization_config: weights of experts that are quantized like this (",
-                            int8 ? kLlmInt8.name : gptq->format->name, ") are not implemented"));
+                            int8 ? kLlmInt8.name : gptq->format->name, turned ? ", of gate and up in turn" : "",
+                            ") are not implemented"));
     }
     name_experts(*family.experts, checkpoint.config, tensors);
   }

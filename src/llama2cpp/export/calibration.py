@@ -15,6 +15,7 @@ from .. import _core
 from ..common.arguments import integer
 from ..common.parts import (
     EMBEDDING,
+    EXPERT_PARTS,
     LAYER_GAINS,
     LAYER_MATRICES,
     LAYER_PARTS,
@@ -28,7 +29,7 @@ from ..common.token_ids import to_ids
 from .source import Array, Source
 
 if TYPE_CHECKING:
-    from ..inside.hooks import HookPoint
+    from ..inside.hooks import Hook, HookPoint
     from ..model import Model
 
 Progress = Callable[[str, int, int], None]
@@ -44,6 +45,16 @@ INPUTS = {
     for point, matrices in groupby(in_forward_order(LAYER_MATRICES), key=lambda matrix: matrix.reads)
 }
 GAINS = {gain.reads: gain for gain in LAYER_GAINS}
+
+EXPERT_INPUTS = {
+    point: tuple(matrices)
+    for point, matrices in groupby(
+        in_forward_order(part for part in EXPERT_PARTS if part.kind == "experts"), key=lambda matrix: matrix.reads
+    )
+}
+"""The same of experts: a row of the first is the input of those that `ROUTING` names, the second has a row for each."""
+
+ROUTING = "mlp.hook_expert_indices"
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,12 @@ class Input:
 
 
 def inputs_of(config: _core.Config, source: Source) -> list[Input]:
-    """Give the inputs of all matrices of a layer, in the order of a forward; of a model without experts."""
+    """Give the inputs of all matrices of a layer, in the order of a forward; those of experts are `EXPERT_INPUTS`."""
     found: dict[str, Input] = {}
     for point, every in INPUTS.items():
         matrices = tuple(part for part in every if part.at(0) in source)
+        if not matrices:
+            continue
         if point in GAINS and config.parallel:  # its MLP reads what attention reads
             point = next(iter(INPUTS))
         gain = GAINS.get(point)
@@ -92,6 +105,30 @@ def inputs_of(config: _core.Config, source: Source) -> list[Input]:
     return list(found.values())
 
 
+def expert_input(config: _core.Config, source: Source) -> Input:
+    """Give what experts' first matrices are multiplied with, each with the rows that the router sends it.
+
+    Raises
+    ------
+    ValueError
+        For a model whose halves cannot be run alone.
+    """
+    if not has_halves(config):
+        raise ValueError(
+            "calibration text for experts (n_experts) is implemented for models with RMSNorm before attention and MLP, "
+            "one after the other"
+        )
+    point, *_ = EXPERT_INPUTS
+    gain = GAINS[point]
+    return Input(point, EXPERT_INPUTS[point], gain if gain.at(0) in source else None)
+
+
+def has_halves(config: _core.Config) -> bool:
+    """Whether half of a layer can be run alone: one whose matrices are zeros adds nothing."""
+    plain = config.norm == "rms" and config.norm_places == "before" and not config.parallel
+    return plain and config.gated and not config.local_rope_theta
+
+
 _STREAMS = {"attention": "hook_resid_pre", "mlp": "hook_resid_mid"}
 _NORM_BIASES = {
     gain.name: bias
@@ -99,12 +136,6 @@ _NORM_BIASES = {
     for bias in LAYER_PARTS
     if bias.pattern == f"{gain.pattern.removesuffix('weight')}bias"
 }
-
-
-def check_measurable(config: _core.Config) -> None:
-    """Raise ValueError for a model whose inputs of matrices are not measured, with the setting that it has."""
-    if config.n_experts is not None:
-        raise ValueError(f"calibration text is not implemented for models with n_experts {config.n_experts}")
 
 
 @dataclass(frozen=True)
@@ -249,6 +280,45 @@ def check_finite(array: NDArray[Any], what: str) -> None:
         raise ValueError(f"calibration: {what} of the model on this text are not finite")
 
 
+class ExpertInputs:
+    """A hook that shows what experts read by expert, of all layers.
+
+    Parameters
+    ----------
+    n_experts : int
+        Of a layer.
+    show : callable
+        Called with a layer, an expert, a point of `EXPERT_INPUTS` and the inputs there, float32 [n, columns], of the
+        tokens that go to the expert; not where there are none.
+    """
+
+    def __init__(self, n_experts: int, show: Callable[[int, int, str, Array], None]) -> None:
+        self.points = (*EXPERT_INPUTS, ROUTING)
+        self._n_experts, self._show = n_experts, show
+        self._rows = np.empty((0, 0), np.float32)
+        self._ids = np.empty((0, 0), np.float32)
+
+    def look(self, activation: Array, hook: HookPoint) -> None:
+        """Take an activation at one of `points` of a layer."""
+        point = hook.name.split(".", 2)[2]
+        first, second = EXPERT_INPUTS
+        if point == first:  # the routing is known later
+            self._rows = activation.reshape(activation.shape[1], -1).copy()
+            return
+        if point == ROUTING:
+            self._ids = activation.reshape(activation.shape[1], -1).copy()
+            rows, chosen = self._rows, [np.any(self._ids == expert, axis=1) for expert in range(self._n_experts)]
+            point = first
+        else:
+            rows, places = activation.reshape(self._ids.size, -1), self._ids.reshape(-1)
+            chosen = [places == expert for expert in range(self._n_experts)]
+            assert point == second
+        assert hook.layer is not None
+        for expert, mask in enumerate(chosen):
+            if mask.any():
+                self._show(int(hook.layer), expert, point, rows[mask])
+
+
 def importance_of_inputs(
     model: Model, sequences: Sequence[Sequence[int]], *, progress: Progress | None = None
 ) -> dict[str, Array]:
@@ -267,7 +337,7 @@ def importance_of_inputs(
     -------
     dict of str to numpy.ndarray
         float32 [columns] by llama2.c's name of each matrix; that of the output matrix is the embedding table's where
-        they are one.
+        they are one. An expert's columns count by the tokens that it has seen, and all alike where it saw none.
 
     Raises
     ------
@@ -306,10 +376,23 @@ def importance_of_inputs(
             found = np.square(rows / np.sqrt(divisor) * (1 if gain is None else gain) + bias)
         squares[hook.name] = squares.get(hook.name, 0.0) + found.sum(axis=0)
 
-    points = list(norms)[:-1]
+    n_experts = config.n_experts or 0
+    of_experts: dict[tuple[int, int, str], NDArray[np.float64]] = {}
+
+    def show(layer: int, expert: int, point: str, rows: Array) -> None:
+        key = layer, expert, point
+        of_experts[key] = of_experts.get(key, 0.0) + np.square(rows, dtype=np.float64).sum(axis=0)
+
+    hooks: list[Hook] = [([*list(norms)[:-1], last], look)]
+    if n_experts:
+        first = expert_input(config, source)
+        experts = ExpertInputs(n_experts, show)
+        hooks.append(
+            ([f"blocks.{layer}.{point}" for layer in range(n_layers) for point in experts.points], experts.look)
+        )
     total = sum(map(len, sequences))
     done = 0
-    with model.hooks([([*points, last], look)]):
+    with model.hooks(hooks):
         for ids in sequences:
             model.session(context=len(ids)).prefill(ids)
             done += len(ids)
@@ -317,17 +400,25 @@ def importance_of_inputs(
                 progress("calibration", done, total)
     result: dict[str, Array] = {}
 
-    def put(point: str, weights: Sequence[str]) -> None:
-        mean: NDArray[np.float64] = squares[point] / total
-        gain, bias = norms[point]
-        if gain is not None and bias is None:
+    def put(point: str, sums: NDArray[np.float64], gain: Array | None, weights: Sequence[str]) -> None:
+        mean = sums / total
+        if gain is not None:
             mean *= np.square(gain, dtype=np.float64)
         check_finite(mean, f"the inputs at {point}")
         mean = mean / (mean.mean() or 1.0) + _LEAST_IMPORTANCE
         result.update((weight, mean.astype(np.float32)) for weight in weights)
 
+    def put_at(point: str, weights: Sequence[str]) -> None:
+        gain, bias = norms[point]
+        put(point, squares[point], gain if bias is None else None, weights)
+
     for layer in range(n_layers):
         for each in inputs:
-            put(f"blocks.{layer}.{each.point}", [matrix.at(layer) for matrix in each.matrices])
-    put(last, [(EMBEDDING if config.tied else OUTPUT).at()])
+            put_at(f"blocks.{layer}.{each.point}", [matrix.at(layer) for matrix in each.matrices])
+        for expert in range(n_experts):
+            for point, matrices in EXPERT_INPUTS.items():
+                gain = first.weights(source, layer)[0] if point == first.point else None
+                sums = of_experts.get((layer, expert, point), np.zeros(matrices[0].shape(config)[1]))
+                put(f"blocks.{layer}.{point}", sums, gain, [matrix.at(layer, expert) for matrix in matrices])
+    put_at(last, [(EMBEDDING if config.tied else OUTPUT).at()])
     return result

@@ -31,7 +31,7 @@ from . import (
     panel_file,
     sampling_settings,
 )
-from .calibration import Calibration, check_measurable, importance_of_inputs
+from .calibration import Calibration, importance_of_inputs
 from .gptq import BITS, Settings
 from .mixtures import ALIASES, FLOATS, MXFP4, has_mxfp4
 from .opening import Opened, open_source, runnable
@@ -201,8 +201,6 @@ def convert(
         opened = open_source(source, tokenizer=tokenizer or None, threads=threads)
     checkpoint = opened.checkpoint
     try:
-        if text is not None:
-            check_measurable(checkpoint.config)
         if checkpoint.config.n_experts is not None and format == llm_int8.FORMAT:
             raise ValueError(
                 f"{format} is not implemented for models with experts (n_experts {checkpoint.config.n_experts})"

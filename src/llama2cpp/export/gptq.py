@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..common.parts import EMBEDDING, Part
+from ..common.parts import EMBEDDING, EXPERT_PARTS, Part, get_part
 from ..common.parts import PARTS as ALL_PARTS
-from .calibration import Hessian, Input, Products, check_finite, inputs_of
+from .calibration import (
+    EXPERT_INPUTS,
+    ROUTING,
+    Hessian,
+    Input,
+    Products,
+    check_finite,
+    expert_input,
+    has_halves,
+    inputs_of,
+)
 from .source import Array, Source
 
 if TYPE_CHECKING:
@@ -25,6 +35,11 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 _HALVES: tuple[tuple[Half, ...], ...] = (("attention",), ("mlp",))
 _WHOLE: tuple[Half, ...] = ("attention", "mlp")
+
+# What a part of an expert is in a model that has one MLP.
+_DENSE_PART = {
+    f"e{number}{end}": get_part(f"{kind}{number}") for number in (1, 2, 3) for kind, end in (("w", ""), ("b", "_b"))
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,10 @@ class Settings:
         if not 0 < self.damp < np.inf:
             raise ValueError(f"damp is {self.damp}, expected a positive number")
 
+    def damping(self, inputs: int, columns: int) -> float:
+        """Give the share for a matrix of an expert: columns over inputs, where there are fewer inputs than columns."""
+        return max(self.damp, columns / inputs) if 0 < inputs < columns else self.damp
+
     @property
     def version(self) -> int:
         """Of the planes: 2 where zeros vary, because libraries disagree on what version 1 makes of a zero of 0."""
@@ -80,12 +99,15 @@ class Rounded:
         The mean of its outputs' squared errors on the calibration text, summed over outputs, with the damping's share.
     damp : float
         What was added: more than the settings say, where that was not enough.
+    inputs : int
+        How many there were.
     """
 
     planes: dict[str, NDArray[Any]]
     weight: Array
     loss: float
     damp: float
+    inputs: int = 0
 
 
 def round_matrices(
@@ -150,7 +172,7 @@ def quantize(
         The model.
     sequences : sequence of sequence of int
         The text that it reads, of `Calibration.tokens`. Memory holds the residual stream of each token, half a layer in
-        float32 (all of it, where its halves are not alone), and a Hessian.
+        float32 (all of it, where its halves are not alone; of experts one at a time), and a Hessian.
     settings : Settings
         How.
     rope_style : str
@@ -162,7 +184,8 @@ def quantize(
     ------
     (str, Rounded)
         llama2.c's name of each matrix, with rows in that order: layer by layer wq, wk, wv, wo, w1, w3, w2; w1 and w3
-        behind wv where they read the same.
+        behind wv where they read the same. Of a layer with experts, those of one after those of the other: each is
+        rounded for the tokens that the router sends it, and the router stays as it is.
 
     Raises
     ------
@@ -174,96 +197,196 @@ def quantize(
     streams = [np.ascontiguousarray(embedding[ids] * multiplier) for ids in sequences]  # each [T, dim]
     del embedding
     inputs = inputs_of(source.config, source)
-    parts = _HALVES if _has_halves(source.config) else (_WHOLE,)
+    parts = _HALVES if has_halves(source.config) else (_WHOLE,)
     for layer in range(source.config.n_layers):
         for scopes in parts:
-            part = _PartOfLayer(source, layer, scopes, rope_style, threads)
+            if scopes == ("mlp",) and source.config.n_experts is not None:
+                yield from _round_experts(source, layer, streams, settings, threads)
+                continue
+            part = _part_of_layer(source, layer, scopes, rope_style, threads)
             for each in inputs:
                 if each.matrices[0].scope not in scopes:
                     continue
                 found = Hessian(source.shape(each.matrices[0].at(layer))[1], threads)
                 part.run(streams, each, found.add)
-                hessian = found.mean()
-                check_finite(hessian, f"the inputs at blocks.{layer}.{each.point}")
-                yield from part.round(each.matrices, hessian, settings)
+                check_finite(found.mean(), f"the inputs at blocks.{layer}.{each.point}")
+                yield from part.round(each.matrices, found, settings)
             if (layer + 1, scopes) != (source.config.n_layers, parts[-1]):
                 streams = part.run(streams)
 
 
-def _has_halves(config: _core.Config) -> bool:
-    """Whether half of a layer can be run alone: one whose matrices are zeros adds nothing."""
-    plain = config.norm == "rms" and config.norm_places == "before" and not config.parallel
-    return plain and config.gated and not config.local_rope_theta
+class _Part:
+    """Some weights of a layer, as a model of one layer that is fed with residual streams.
 
-
-class _PartOfLayer:
-    """A layer, or its attention or MLP beside a half that adds nothing, as a model fed with residual streams."""
+    Parameters
+    ----------
+    config : Config
+        Of that model.
+    arrays : dict of str to numpy.ndarray
+        Its weights by llama2.c's names.
+    names : dict of str to str
+        What those that can be rounded are called in the whole model.
+    threads : int, optional
+        How many compute.
+    """
 
     def __init__(
-        self, source: Source, layer: int, scopes: tuple[Half, ...], rope_style: str, threads: int | None
+        self, config: _core.Config, arrays: dict[str, Array], names: dict[str, str], threads: int | None
     ) -> None:
-        self._layer, self._threads = layer, threads
-        config = source.config.to_dict() | {"n_layers": 1, "vocab_size": 1, "tied": True, "rope_style": rope_style}
-        config |= {"embedding_multiplier": 1.0, "logits_scaling": 1.0, "full_layers": ()}
-        config["no_rope_layers"] = (0,) if layer in source.config.no_rope_layers else ()
-        if scopes == _WHOLE:
-            config["full_layers"] = (0,) if layer in source.config.full_layers else ()
-            self._config = _core.Config(**config)
-            self._arrays = {
-                part.at(0): source.array(part.at(layer), rope_style)
-                for part in ALL_PARTS
-                if part.in_layers and part.at(layer) in source
-            }
-            for part in ALL_PARTS:  # of the model, which the layer's output does not come to
-                if not part.in_layers and part.at() in source:
-                    self._arrays[part.at()] = np.zeros(part.shape(self._config), np.float32)
-            return
-        (half,) = scopes
-        if layer in source.config.full_layers:
-            config["sliding_window"] = None
-        if half == "attention":
-            config |= {"hidden_dim": 1}
-        else:
-            config |= {"n_heads": 1, "n_kv_heads": 1, "head_dim": 2, "rope_scaling": None, "rope_factors": ()}
-            config |= {"rotary_dim": None, "rope_long_factors": (), "qk_norm": "none"}
-        self._config = _core.Config(**config)
-        self._arrays = {}
-        for part in ALL_PARTS:
-            if part.scope == half:
-                if part.at(layer) in source:
-                    self._arrays[part.at(0)] = source.array(part.at(layer), rope_style)
-            elif part.in_every_llama:  # matrices of zeros, which add nothing
-                make = np.ones if part.is_vector else np.zeros
-                self._arrays[part.at(0)] = make(part.shape(self._config), np.float32)
+        self._config, self._arrays, self._names, self._threads = config, arrays, names, threads
 
-    def round(self, matrices: tuple[Part, ...], hessian: Products, settings: Settings) -> Iterator[tuple[str, Rounded]]:
+    def round(self, matrices: tuple[Part, ...], hessian: Hessian, settings: Settings) -> Iterator[tuple[str, Rounded]]:
         """Round some matrices, and go on with what has become of them."""
-        weights = {matrix.at(self._layer): self._arrays[matrix.at(0)] for matrix in matrices}
-        rounded = round_matrices(weights, hessian, settings, self._threads)
+        weights = {self._names[matrix.at(0)]: self._arrays[matrix.at(0)] for matrix in matrices}
+        products = hessian.mean()
+        if not hessian.count:  # an expert that no token goes to
+            products = np.eye(len(products))
+        rounded = round_matrices(weights, products, settings, self._threads)
         for matrix in matrices:
-            self._arrays[matrix.at(0)] = rounded[matrix.at(self._layer)].weight
-        yield from rounded.items()
+            self._arrays[matrix.at(0)] = rounded[self._names[matrix.at(0)]].weight
+        for name, each in rounded.items():
+            yield name, replace(each, inputs=hessian.count)
 
     def run(
         self, streams: list[Array], shown: Input | None = None, look: Callable[[Array], None] | None = None
     ) -> list[Array]:
         """Give what comes out for each stream [T, dim], and show the inputs [T, columns] of some matrices."""
-        from ..loading import from_arrays
-
         norm = (None, None) if shown is None else (shown.gain, shown.bias)
         gain, bias = (None if part is None else self._arrays[part.at(0)] for part in norm)
         out = []
+        for after, seen in self.activations(streams, () if shown is None else (shown.point,)):
+            out.append(after)
+            if look is not None:
+                (inputs,) = seen
+                inputs = inputs if gain is None else inputs * gain
+                look(inputs if bias is None else inputs + bias)
+        return out
+
+    def activations(self, streams: list[Array], points: Sequence[str]) -> Iterator[tuple[Array, list[Array]]]:
+        """Give what comes out for each stream [T, dim], and the activations [T, columns] at points of the layer."""
+        from ..loading import from_arrays
+
+        names = [f"blocks.0.{point}" for point in points]
         with from_arrays(self._config, self._arrays, threads=self._threads, kv_dtype="f32", backend="cpu") as model:
-            names = [] if shown is None else [f"blocks.0.{shown.point}"]
             for stream in streams:
                 with model.hooks([("hook_embed", _puts(stream))]):
                     after, cache = model.run_with_cache([0] * len(stream), names, stop_at_layer=1)
-                out.append(after[0])
-                if look is not None:
-                    inputs = cache[names[0]].reshape(len(stream), -1)
-                    inputs = inputs if gain is None else inputs * gain
-                    look(inputs if bias is None else inputs + bias)
-        return out
+                yield after[0], [cache[name].reshape(len(stream), -1) for name in names]
+
+
+def _part_of_layer(source: Source, layer: int, scopes: tuple[Half, ...], rope_style: str, threads: int | None) -> _Part:
+    """Make a layer, or its attention or MLP beside a half that adds nothing."""
+    settings = _of_one_layer(source, rope_style)
+    settings["no_rope_layers"] = (0,) if layer in source.config.no_rope_layers else ()
+    names = {part.at(0): part.at(layer) for part in ALL_PARTS if part.in_layers and part.scope in scopes}
+    arrays = {own: source.array(name, rope_style) for own, name in names.items() if name in source}
+    if scopes == _WHOLE:
+        settings["full_layers"] = (0,) if layer in source.config.full_layers else ()
+        config = _core.Config(**settings)
+        for part in ALL_PARTS:  # of the model, which the layer's output does not come to
+            if not part.in_layers and part.at() in source:
+                arrays[part.at()] = np.zeros(part.shape(config), np.float32)
+        return _Part(config, arrays, names, threads)
+    if layer in source.config.full_layers:
+        settings["sliding_window"] = None
+    if scopes == ("attention",):
+        config = _core.Config(**settings | _DENSE | {"hidden_dim": 1})
+    else:
+        config = _core.Config(**settings | _NO_ATTENTION)
+    return _Part(config, arrays | _adds_nothing(config, scopes), names, threads)
+
+
+def _round_experts(
+    source: Source, layer: int, streams: list[Array], settings: Settings, threads: int | None
+) -> Iterator[tuple[str, Rounded]]:
+    """Round all experts of a layer, one after another, and put what comes out in the streams' [T, dim] place."""
+    shown = expert_input(source.config, source)
+    routing = list(_router(source, layer, threads).activations(streams, (ROUTING, _SHARES)))
+    outs = [np.zeros_like(stream) for stream in streams]
+    for expert in range(source.config.n_experts or 0):
+        part = _expert(source, layer, expert, threads)
+        places = [np.flatnonzero(np.any(ids == expert, axis=1)) for _, (ids, _) in routing]
+        rows = _in_pieces([stream[place] for stream, place in zip(streams, places, strict=True)])
+        for point, matrices in EXPERT_INPUTS.items():
+            each = Input(point, tuple(_DENSE_PART[matrix.name] for matrix in matrices))
+            each = replace(each, gain=shown.gain if point == shown.point else None)
+            columns = source.shape(matrices[0].at(layer, expert))[1]
+            found = Hessian(columns, threads)
+            part.run(rows, each, found.add)
+            check_finite(found.mean(), f"the inputs of expert {expert} at blocks.{layer}.{point}")
+            damped = replace(settings, damp=settings.damping(sum(map(len, rows)), columns))
+            yield from part.round(each.matrices, found, damped)
+        added = [seen for _, (seen,) in part.activations(rows, (_OUT,))]
+        ends = np.cumsum([len(place) for place in places])[:-1]
+        of_stream = np.split(np.concatenate(added), ends) if added else [np.empty((0, 1), np.float32) for _ in places]
+        for out, place, (_, (_, shares)), gives in zip(outs, places, routing, of_stream, strict=True):
+            out[place] += shares[place, expert, None] * gives
+    for stream, out in zip(streams, outs, strict=True):
+        stream += out
+
+
+_SHARES = "mlp.hook_expert_weights"
+_OUT = "hook_mlp_out"
+_ROWS_OF_EXPERT = 512  # that run together
+
+
+def _in_pieces(rows: Sequence[Array]) -> list[Array]:
+    """Cut rows of all sequences into pieces, none of them empty."""
+    every = np.concatenate(rows)
+    return [every[begin : begin + _ROWS_OF_EXPERT] for begin in range(0, len(every), _ROWS_OF_EXPERT)]
+
+
+def _router(source: Source, layer: int, threads: int | None) -> _Part:
+    """Make a layer's router, of experts that give nothing."""
+    settings = _of_one_layer(source, "half_split") | _NO_ATTENTION
+    config = _core.Config(**settings | {"hidden_dim": 1})
+    arrays = _adds_nothing(config, ("mlp",))
+    for part in (*ALL_PARTS, *EXPERT_PARTS):
+        if part.scope != "mlp":
+            continue
+        for name, own in zip(
+            part.in_layer(layer, config.n_experts or 0), part.in_layer(0, config.n_experts or 0), strict=True
+        ):
+            if name in source:
+                arrays[own] = (
+                    np.zeros(part.shape(config), np.float32) if part.per_expert else source.array(name, "half_split")
+                )
+    return _Part(config, arrays, {}, threads)
+
+
+def _expert(source: Source, layer: int, expert: int, threads: int | None) -> _Part:
+    """Make an expert of a layer, as the MLP of a model without experts."""
+    settings = _of_one_layer(source, "half_split") | _NO_ATTENTION | _DENSE
+    config = _core.Config(**settings | {"seq_len": _ROWS_OF_EXPERT})
+    arrays = _adds_nothing(config, ("mlp",))
+    names = {_DENSE_PART[part.name].at(0): part.at(layer, expert) for part in EXPERT_PARTS if part.per_expert}
+    of_layer = {part.at(0): part.at(layer) for part in ALL_PARTS if part.scope == "mlp"}
+    for own, name in (of_layer | names).items():
+        if name in source:
+            arrays[own] = source.array(name, "half_split")
+    return _Part(config, arrays, names, threads)
+
+
+def _of_one_layer(source: Source, rope_style: str) -> dict[str, Any]:
+    settings = source.config.to_dict() | {"n_layers": 1, "vocab_size": 1, "tied": True, "rope_style": rope_style}
+    return settings | {"embedding_multiplier": 1.0, "logits_scaling": 1.0, "full_layers": (), "no_rope_layers": ()}
+
+
+_NO_ATTENTION: dict[str, Any] = {
+    **{"n_heads": 1, "n_kv_heads": 1, "head_dim": 2, "rotary_dim": None, "qk_norm": "none"},
+    **{"rope_scaling": None, "rope_factors": (), "rope_long_factors": ()},
+}
+_DENSE: dict[str, Any] = {"n_experts": None, "n_experts_used": None}
+
+
+def _adds_nothing(config: _core.Config, scopes: tuple[Half, ...]) -> dict[str, Array]:
+    """Make what is not of these halves as every Llama has it, its matrices of zeros."""
+    found = {}
+    for part in ALL_PARTS:
+        if part.scope not in scopes and part.in_every_llama:
+            make = np.ones if part.is_vector else np.zeros
+            found[part.at(0)] = make(part.shape(config), np.float32)
+    return found
 
 
 def _puts(stream: Array) -> Callable[[Array, HookPoint], Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..common.parts import expert_of, layer_of
 from ..common.safetensors_file import Tensor
+from .calibration import expert_input
+from .fused import Stored
 from .gptq import BITS, PARTS, Settings, quantize
 from .hf_folder import (
     Progress,
     array_of,
+    has_turned_experts,
     is_layer_matrix,
     parameters_of,
     rope_style,
@@ -29,6 +33,8 @@ from .source import Source
 FORMATS = tuple(BITS)
 FLOAT = "float16"
 
+_SHOWN = 8  # experts that a note names
+
 _DTYPES = {"qweight": "I32", "qzeros": "I32", "scales": "F16", "g_idx": "I32"}
 
 
@@ -38,7 +44,14 @@ def formats_of(source: Source, format: str) -> dict[str, str]:
 
 
 def check(source: Source, settings: Settings) -> None:
-    """Raise ValueError for a model whose matrices fill no whole words."""
+    """Raise ValueError for a model whose matrices fill no whole words, or whose experts are not written."""
+    if has_turned_experts(source):
+        raise ValueError(
+            "a folder of GPTQ is not implemented for gpt-oss's experts, whose gate and up are one matrix with a row of "
+            f"each in turn (n_experts {source.config.n_experts})"
+        )
+    if source.config.n_experts is not None:
+        expert_input(source.config, source)
     for name in filter(is_layer_matrix, source.names()):
         for size in source.shape(name):
             if size * settings.bits % 32:
@@ -117,18 +130,19 @@ def write(
     Returns
     -------
     list of str
-        What is worth knowing: matrices that needed more damping.
+        What is worth knowing: matrices that needed more damping, and experts that saw little of the text.
     """
     config = config | {"quantization_config": quantization_config(settings)}
     write_config(folder, config)
     names = weights_to_write(source)
-    tensors = tensors_to_write(source)
+    tensors = [each for tensor in tensors_to_write(source) for each in _modules(tensor)]
     floats = [tensor for tensor in tensors if not is_layer_matrix(tensor.weights[0])]  # of one weight each
     weights = [[Tensor.of(tensor.name, "F16", shape_of_all(source, tensor))] for tensor in floats]
     matrices = [tensor for tensor in tensors if is_layer_matrix(tensor.weights[0])]
     weights += [_planes(tensor.name, shape_of_all(source, tensor), settings) for tensor in matrices]
     writer = ShardWriter(folder, weights, shard_size, parameters_of(source, names))
     damped = []
+    seen: dict[str, int] = {}
     for whole in floats:
         (name,) = whole.weights
         array = array_of(source, name)
@@ -142,11 +156,48 @@ def write(
         if all(each in waiting for each in tensor.weights):
             for part, plane in _joined([waiting.pop(each) for each in tensor.weights]).items():
                 writer.write(_plane(tensor.name, part), plane)
-        if rounded.damp > settings.damp:
+        if expert_of(name) is not None:
+            seen[name] = rounded.inputs
+        if rounded.damp > settings.damping(rounded.inputs, rounded.weight.shape[1]):
             damped.append(f"{name} needed a damping of {rounded.damp:g}")
         progress(name, rounded.weight.size)
     writer.finish()
-    return damped
+    return [*_notes_of_experts(source, seen), *damped]
+
+
+def _modules(tensor: Stored) -> list[Stored]:
+    """Give the modules of a tensor as GPTQModel cuts it: one of all experts' matrices is one for each of them."""
+    if not tensor.experts:
+        return [tensor]
+    stem = tensor.name.removesuffix(".weight")
+    each = enumerate(tensor.of_each_expert())
+    return [Stored(f"{stem}.{expert}.linear.weight", weights) for expert, weights in each]
+
+
+def _notes_of_experts(source: Source, seen: dict[str, int]) -> list[str]:
+    """Say which experts saw little of the text. `seen`: by the name of each matrix, its inputs."""
+    few = {name: inputs for name, inputs in seen.items() if 0 < inputs < source.shape(name)[1]}
+    none = [name for name, inputs in seen.items() if not inputs]
+    notes = []
+    if none:
+        notes.append(
+            f"{_experts(none)} saw no token of the calibration text: their matrices are rounded to what is nearest"
+        )
+    if few:
+        least = min(few, key=lambda name: few[name])
+        notes.append(
+            f"{_experts(few)} saw fewer tokens than their matrices have columns ({least}: {few[least]} tokens, "
+            f"{source.shape(least)[1]} columns): they are fitted to them with more damping"
+        )
+    return notes
+
+
+def _experts(names: Iterable[str]) -> str:
+    """Name the experts of some matrices, the first few of them."""
+    experts = list(dict.fromkeys((layer_of(name), expert_of(name)) for name in names))
+    shown = ", ".join(f"{expert} of layer {layer}" for layer, expert in experts[:_SHOWN])
+    more = len(experts) - _SHOWN
+    return f"expert{'s' * (len(experts) > 1)} {shown}{f' and {more} more' * (more > 0)}"
 
 
 def _joined(planes: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

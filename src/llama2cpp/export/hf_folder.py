@@ -274,7 +274,8 @@ def hugging_face_name(name: str) -> str:
 
 def is_layer_matrix(name: str) -> bool:
     """Whether it is a matrix of a layer, which is what quantized folders quantize."""
-    return find_part(name) in LAYER_MATRICES
+    part = find_part(name)
+    return part is not None and (part in LAYER_MATRICES or part.kind == "experts")
 
 
 def shape_of(source: Source, name: str) -> tuple[int, ...]:
