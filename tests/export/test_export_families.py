@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from expert_models import CASES as EXPERT_CASES
 from family_models import CASES, PLUS_ONE, TOKENS, expected_logits, logits_of, write_gguf
 from hf_folders import change_json, read_json
 from llamacpp_goldens import CONTEXT, GOLDENS, TOLERANCE, TOLERANCES, cases, writers
