@@ -214,7 +214,8 @@ def test_little_text_says_which_experts_saw_it(
     monkeypatch.setattr(Hessian, "mean", knows_nothing)
     weight = f"layers.{expert[2]}.feed_forward.experts.{expert[1]}.w3.weight"
     sources = [Source(llama2cpp.load(path)) for path in (done.path, made("rounded", TEXT[:50]).path)]
-    np.testing.assert_array_equal(*(source.array(weight, "half_split") for source in sources))
+    arrays = [source.array(weight, "half_split") for source in sources]
+    np.testing.assert_array_equal(arrays[0], arrays[1])
 
 
 def test_one_expert_s_products_at_a_time(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
