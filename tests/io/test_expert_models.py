@@ -17,7 +17,7 @@ from reference import largest_error
 from safetensors.numpy import load_file, save_file
 
 import llama2cpp
-from llama2cpp.export import Calibration, convert
+from llama2cpp.export import convert
 
 pytestmark = pytest.mark.cpu_bits("experts, which Metal refuses by name")
 

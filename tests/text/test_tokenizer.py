@@ -636,7 +636,7 @@ def test_damage_is_named(data: bytes, problem: str) -> None:
     ("model", "problem"),
     [
         (SentencePieceModel([], trainer=[(3, 3)]), "type word"),
-        (SentencePieceModel([], trainer=[(3, 4)]), "type character"),
+        (SentencePieceModel([("two", 0.0, NORMAL)], trainer=[(3, 4)]), "of a character model"),
         (SentencePieceModel([], trainer=[(24, 1)]), "treat_whitespace_as_suffix"),
         (
             SentencePieceModel([], normalizer=[(1, b"nmt_nfkc"), (2, b"map")]),

@@ -2,6 +2,7 @@
 // a text, and the chat template. Of the files that say it twice the one counts that counts in transformers.
 #include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <limits>
 #include <string>
 #include <system_error>
@@ -478,10 +479,31 @@ void rank_merges(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   vocabulary.rules = std::move(rules);
 }
 
+// Classes of transformers that are made from a tokenizer.model, but number, cut or normalise otherwise than its library. No
+// family of ours has them.
+bool has_own_ids(std::string_view tokenizer_class) {
+  constexpr std::string_view kStems[] = {
+      "Albert",   "Barthez", "BertGeneration", "BigBird", "Camembert",   "Cpm",    "DebertaV2", "FNet",
+      "GPTSw3",   "M2M100",  "MBart",          "MBart50", "MLuke",       "Marian", "Nllb",      "PLBart",
+      "Parakeet", "Pegasus", "Reformer",       "RemBert", "SeamlessM4T", "Siglip", "Siglip2",   "Speech2Text",
+      "SpeechT5", "T5",      "Udop",           "XGLM",    "XLMRoberta",  "XLNet",
+  };
+  constexpr std::string_view kFast = "Fast", kTokenizer = "Tokenizer";
+  if (tokenizer_class.ends_with(kFast)) tokenizer_class.remove_suffix(kFast.size());
+  if (!tokenizer_class.ends_with(kTokenizer)) return false;
+  tokenizer_class.remove_suffix(kTokenizer.size());
+  return std::find(std::begin(kStems), std::end(kStems), tokenizer_class) != std::end(kStems);
+}
+
 }  // namespace
 
 void apply_to_model(const TokenizerSettings& settings, Vocabulary& vocabulary) {
   if (settings.split_special_tokens) refuse_split();
+  if (has_own_ids(settings.tokenizer_class)) {
+    throw FormatError(cat("tokenizer_config.json.tokenizer_class: ", excerpt(settings.tokenizer_class),
+                          ", which makes other ids than those of tokenizer.model, is implemented with a tokenizer.json "
+                          "only: save it with transformers, or pass the file itself for its own ids"));
+  }
   const auto* const pieces = std::get_if<SentencePieceRules>(&vocabulary.rules);
   if (pieces != nullptr && !pieces->unigram && settings.any) rank_merges(settings, vocabulary);
   refuse_flaws(settings);

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "core/check.h"
+#include "core/utf8.h"
 #include "text/readers.h"
 
 namespace llama2cpp {
@@ -126,6 +127,7 @@ PieceType type_of(const Field& field, std::size_t id) {
 
 constexpr std::uint64_t kUnigram = 1;
 constexpr std::uint64_t kBpe = 2;
+constexpr std::uint64_t kCharacters = 4;
 
 struct Specs {
   std::uint64_t model_type = kUnigram;
@@ -192,14 +194,24 @@ void read_denormalizer_spec(const Field& message, Specs& specs) {
 }
 
 void refuse_unsupported(const Specs& specs) {
-  constexpr std::string_view kTypes[] = {"0", "unigram", "BPE", "word", "character"};
-  if (specs.model_type != kBpe && specs.model_type != kUnigram) {
-    throw FormatError(cat(".model: expected a BPE or a Unigram model, found one of type ",
-                          specs.model_type < 5 ? std::string(kTypes[specs.model_type]) : cat(specs.model_type)));
+  if (specs.model_type != kBpe && specs.model_type != kUnigram && specs.model_type != kCharacters) {
+    constexpr std::uint64_t kWords = 3;
+    throw FormatError(cat(".model: expected a BPE, a Unigram or a character model, found one of type ",
+                          specs.model_type == kWords ? "word" : cat(specs.model_type)));
   }
   if (specs.has_denormalizer) throw FormatError(".model: a denormaliser is not supported");
   if (specs.whitespace_as_suffix) throw FormatError(".model: treat_whitespace_as_suffix is not supported");
   if (!specs.escape_whitespaces) throw FormatError(".model: escape_whitespaces = false is not supported");
+}
+
+// A character model is a BPE without merges, if its pieces are characters.
+void check_characters(const Vocabulary& vocabulary) {
+  for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    const std::string& piece = vocabulary.pieces[i];
+    if (vocabulary.types[i] != PieceType::normal || piece.size() <= utf8_length_of_lead(piece[0])) continue;
+    throw FormatError(
+        cat(".model: piece ", i, " of a character model is ", quoted_piece(piece), ", expected one character"));
+  }
 }
 
 std::int32_t control_id(const Vocabulary& vocabulary, std::string_view piece) {
@@ -228,6 +240,7 @@ Vocabulary read_sentencepiece_model(std::span<const std::byte> file) {
   if (vocabulary.pieces.empty()) throw FormatError(cat(".model: found no pieces in ", file.size(), " bytes"));
   refuse_unsupported(specs);
   rules.unigram = specs.model_type == kUnigram;
+  if (specs.model_type == kCharacters) check_characters(vocabulary);
   if (vocabulary.unk_id < 0) {
     throw FormatError(cat(".model: expected a piece of type unknown, found none in ", vocabulary.pieces.size()));
   }
