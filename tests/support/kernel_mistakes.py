@@ -314,6 +314,9 @@ RIGHT_TOO = {
     "attention_q8.inl": {
         "p + 1 < end",  # as above
         "p + 1 < common",
+        "tile > 0 + 1",  # tiles begin at multiples of 256
+        "!(call.queries > kQueries)",  # few or many: the same numbers, only slower
+        "d + 64 <= call.head_dim + 1",  # heads are multiples of 32
     },
     "llm_int8.inl": {
         "k < (i + 1 < whole ? i + 16 : r.n)",  # both are multiples of 16
