@@ -80,7 +80,7 @@ class Adapter(NotPickled):
     >>> import llama2cpp, numpy
     >>> model = llama2cpp.load("storyteller")
     >>> rng = numpy.random.default_rng(1)
-    >>> a, b = rng.normal(size=(4, 192)) / 4, rng.normal(size=(192, 4)) / 4
+    >>> a, b = rng.normal(size=(4, 192)), rng.normal(size=(192, 4))
     >>> adapter = llama2cpp.Adapter.from_arrays(model, {"model.layers.2.self_attn.o_proj": (a, b)}, alpha=8)
     >>> adapter
     <llama2cpp.Adapter: rank 4, beside 1 matrix, 6.1 kB>
