@@ -187,7 +187,7 @@ def changed_folder(source: Path, to: Path, tensors: Any = None, **settings: Any)
         ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
         ("qwen3_moe", {"num_experts": 6}, "num_local_experts"),
         ("olmoe", {"clip_qkv": 4.0}, "clip_qkv"),
-        ("mixtral", {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32}}, "experts"),
+        ("mixtral", {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "experts"),
     ],
 )
 def test_what_does_not_fit_is_refused(
