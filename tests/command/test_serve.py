@@ -181,7 +181,7 @@ def test_wrong_calls(tmp_path: Path) -> None:
         (["--host", "no.such.host.invalid"], "no.such.host.invalid is no address of this machine", (1, 2)),
         (["--port", "70000"], "70000", (2,)),
         (["--rows", "0"], "0", (2,)),
-        (["--speculate", str(tmp_path / "no.gguf"), "--port", "0"], "no.gguf", (1,)),
+        (["--speculate", str(tmp_path / "no.gguf"), "--port", "0"], "no.gguf", (2,)),
         ([str(tmp_path / "no.gguf"), "--port", "0"], "no.gguf", (1,)),
         (["--template", "{% no", "--port", "0"], "template", (1, 2)),
     ]:

@@ -281,11 +281,14 @@ ONE_BY_ONE = {
     },  # what families hold as one, or must have
     "src/cpp/io/gguf_config.cpp": {"ffn_norm"},  # a parallel model is one without
     "src/cpp/io/names.cpp": {"wq"},  # an example of a name, in a message
+    "src/cpp/model/forward.cpp": {"wq", "wk", "wv", "wo", "w1", "w2", "w3"},  # for adapters
+    "src/cpp/model/session.cpp": {"wo"},  # its hook_result is made of the matrix alone
     "src/llama2cpp/export/llama2c_training.py": {"w1"},  # its height is hidden_dim, which the file does not have
     "src/llama2cpp/export/mixtures.py": {"wv", "w2", "wo"},  # llama.cpp's rules
     "src/llama2cpp/inside/heads_and_neurons.py": {"wo", "w2"},  # what heads and neurons write to the residual stream
     "src/llama2cpp/inside/receivers.py": {"attention_norm"},  # what queries, keys and values read
     "src/llama2cpp/lens_bridge/weights.py": {"ffn_norm"},  # a parallel layer may be without one
+    "src/llama2cpp/analysis/heads.py": {"wv", "wo"},  # a head's OV circuit
     "src/llama2cpp/patching.py": {"wo"},  # what a head writes
     "src/llama2cpp/inside/weights.py": {"bo", "b2"},  # what is added to the residual stream without them
     "src/llama2cpp/session.py": {"k_norm"},  # a norm after rotary embedding, which keys are moved under

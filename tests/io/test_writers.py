@@ -420,6 +420,7 @@ GIVEN_A_NAME = {
     "dialogue.conversation",
     "common.new_files",
     "hub",
+    "llm_plugin",  # through new_files
     "export.conversion",
     "export.gguf_file",
     "export.hf_folder",

@@ -81,7 +81,7 @@ def test_adapters_are_models_of_their_own() -> None:
             "Hello", template="llama2", max_tokens=8, temperature=0, adapter=served.adapters["style-1"]
         )
         for asked in ({"model": "style-1"}, {"model": "tales", "extra_body": {"adapter": "style-1"}}):
-            assert client.chat.completions.create(**asked, **chat).choices[0].message.content == expected  # type: ignore[call-overload]
+            assert client.chat.completions.create(**asked, **chat).choices[0].message.content == expected
         vector = client.embeddings.create(model="style-0", input="The dog").data[0].embedding
         own = model.embed("The dog", normalize=True, adapter=served.adapters["style-0"])
         np.testing.assert_allclose(vector, own, atol=1e-6)
@@ -101,7 +101,7 @@ def test_adapters_are_models_of_their_own() -> None:
             ),
             ({"adapter": 3}, 400, "adapter is 3, expected a string"),
         ):
-            answered = served.send("POST", "/v1/completions", {"prompt": "The dog", **body})  # type: ignore[dict-item]
+            answered = served.send("POST", "/v1/completions", {"prompt": "The dog", **body})
             assert answered[0] == status
             assert said in json.loads(answered[2])["error"]["message"]
 

@@ -5,22 +5,14 @@
 
 #include "model/experts.h"
 #include "model/head_results.h"
-#include "model/low_rank.h"
 #include "model/norms.h"
 #include "model/pass_rows.h"
+#include "model/products.h"
 #include "model/unembed.h"
 #include "model/watched_attention.h"
 
 namespace llama2cpp {
 namespace {
-
-// out = weight . x + bias, and what adapters have beside the weight
-struct Product {
-  Part part;
-  const Weight& weight;
-  const Vector& bias;
-  const Tensor& out;
-};
 
 // A pass of T tokens through the layers. Each layer adds what its two halves make of the residual stream:
 // x += attention(norm(x)), x += mlp(norm(x)). What else a model may do is guarded, by its plan and config.
@@ -36,7 +28,7 @@ struct Pass {
   PassRows rows{sequences};
   WatchedAttention attend{be, hooks};
   Norms norms{c, be, a, hooks};
-  LowRankProducts adapters{model, sequences};
+  Products multiply{model, sequences};
 
   void run(FunctionRef<void()> poll) {
     turn_by_position();
@@ -144,8 +136,7 @@ struct Pass {
   // mlp_out = w2 . (silu(w1 . x) * (w3 . x)), or without a gate w2 . activation(w3 . x)
   void dense(const Input& x, const LayerWeights& l, std::int64_t i) {
     if (c.gated) {
-      multiply(x, {{Part::w1, l.w1, l.b1, a.gate}, {Part::w3, l.w3, l.b3, a.up}},
-               i);  // [T, dim] -> [T, hidden_dim] twice
+      multiply(x, {{Part::w1, l.w1, l.b1, a.gate}, {Part::w3, l.w3, l.b3, a.up}}, i);  // -> [T, hidden_dim] twice
       see(Point::mlp_pre, i, a.gate);
       see(Point::mlp_pre_linear, i, a.up);
       be.gated(c.activation, a.gate, a.up, a.gate);  // [T, hidden_dim]
@@ -182,21 +173,6 @@ struct Pass {
   // x *= multiplier, in place
   void scale(const Tensor& x, float multiplier) {
     if (multiplier != 1.0F) be.scale(x, multiplier, x);
-  }
-
-  template <std::size_t kCount>
-  void multiply(const Input& input, const Product (&products)[kCount], std::int64_t i) {
-    const Weight* weights[kCount];
-    Tensor outs[kCount];
-    AdaptedOutput adapted[kCount];
-    for (std::size_t p = 0; p < kCount; ++p) {
-      weights[p] = &products[p].weight;
-      outs[p] = products[p].out;
-      adapted[p] = {products[p].part, products[p].out};
-    }
-    be.matmul(weights, input.x, outs, input.norm);
-    adapters.add(input, adapted, i);
-    for (const Product& product : products) add_bias(product.out, product.bias);
   }
 
   void add_bias(const Tensor& x, const Vector& bias) {

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.arguments import checked, index
+from ..common.parts import OUTPUT, get_part
 from ..inside.factored_matrix import FactoredMatrix
 from ..inside.html_views import table, visible
 from ..inside.weights import computed
@@ -99,14 +100,14 @@ def head_directions(
         )
     block = f"blocks.{layer}"
     weights = computed(model.weights)
-    reads = weights.head(f"{block}.attn.W_V", head * config.n_kv_heads // config.n_heads)
-    writes = weights.head(f"{block}.attn.W_O", head)
+    reads = weights.head(f"{block}.{get_part('wv').lens}", head * config.n_kv_heads // config.n_heads)
+    writes = weights.head(f"{block}.{get_part('wo').lens}", head)
     before, after, last = (weights.get(f"{name}.w") for name in (f"{block}.ln1", f"{block}.ln1_post", "ln_final"))
     matrix = FactoredMatrix(
         reads if before is None else before[:, None] * reads, writes if after is None else writes * after
     )
     left, values, right = (part[..., :count] for part in matrix.svd())
-    out = weights["unembed.W_U"].astype(np.float64)  # [dim, vocab_size]
+    out = weights[OUTPUT.lens].astype(np.float64)  # [dim, vocab_size]
     logits = (right if last is None else last[:, None] * right).T @ out  # [directions, vocab_size]
     signs = np.where(logits.max(axis=1) < -logits.min(axis=1), -1.0, 1.0)
     order = np.argsort(-logits * signs[:, None], axis=1, kind="stable")
