@@ -280,6 +280,8 @@ def _load_folder(model: HasCore, folder: Path) -> Adapter:
         factors = {}
         for name, (a, b) in found.items():
             module = name.removeprefix(_PREFIX)
+            if len(module) > _LONGEST_NAME:
+                raise FormatError(f"{module!r:.60} is no module: its name has {len(module)} characters")
             _check_shapes(name, a, b)
             rank = config.rank(module)
             if a.shape[0] != rank:
@@ -344,10 +346,7 @@ class _Config:
         self._ranks = {k: _integer(f"rank_pattern[{k!r}]", v) for k, v in _mapping(given, "rank_pattern")}
         self._alphas = {k: _number(f"alpha_pattern[{k!r}]", v) for k, v in _mapping(given, "alpha_pattern")}
         for pattern in (*self._ranks, *self._alphas):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise FormatError(f"the pattern {pattern!r} is no regular expression: {error}") from None
+            _check_pattern(pattern)
         targets = given.get("target_modules")
         some = any(given.get(name) is not None for name in ("layers_to_transform", "layers_pattern", "exclude_modules"))
         # Whether what it has beside one layer, it has beside all.
@@ -369,6 +368,28 @@ class _Config:
         if "lora_embedding_" in name:
             return "is beside embeddings, and adapters are computed beside matrices of layers only"
         return "is no factor of a matrix (lora_A.weight or lora_B.weight), and such changes are not implemented"
+
+
+# How many repetitions, and in how long a name, Python's matcher is quick to try in every way.
+_MOST_REPETITIONS = 3
+_LONGEST_NAME = 128
+# One thing of a pattern, and how it is repeated.
+_THING = re.compile(r"(\\.|\[\^?\]?[^\]]*\]|.)([*+?]|\{\d*,?\d*\})?", re.DOTALL)
+
+
+def _check_pattern(pattern: str) -> None:
+    """Refuse what would take long to match with a module's name, or is no pattern."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise FormatError(f"the pattern {pattern!r:.200} is no regular expression: {error}") from None
+    things = _THING.finditer(pattern.replace("(?", "("))  # which marks a kind of group, and repeats nothing
+    repeated = [thing.group(1) for thing in things if thing.group(2)]
+    if ")" in repeated or len(repeated) > _MOST_REPETITIONS:
+        raise FormatError(
+            f"the pattern {pattern!r:.200} repeats a group, or more than {_MOST_REPETITIONS} things, which may take "
+            "long to match"
+        )
 
 
 def _pattern_of(patterns: Mapping[str, Any], module: str) -> str:
