@@ -19,7 +19,7 @@ from notebook_runs import METADATA, NOTEBOOKS, code_cells, outputs_of, run, save
 import llama2cpp
 
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-MOST_PICTURES, MOST_WHEEL = 2_000_000, 6_000_000  # bytes
+MOST_PICTURES, MOST_WHEEL = 1_000_000, 6_000_000  # bytes
 
 
 def read(notebook: Path) -> dict[str, Any]:
