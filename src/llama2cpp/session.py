@@ -655,6 +655,7 @@ class Session(NotPickled):
     @property
     def adapter(self) -> Adapter | None:
         """The LoRA adapter that acts in all that is fed; forks have it too."""
+        _ = self._core  # a closed session has none
         return self._adapter
 
     @property

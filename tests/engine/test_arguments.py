@@ -130,6 +130,9 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
     lens = llama2cpp.logit_lens(model, [1, 2, 3, 4], targets=[1, 2])
     core, f32 = model._core, np.ones((32, 32), dtype=np.float32)
     places = _core.Places([(0, 0)], model.config)
+    on_cpu = llama2cpp.load("storyteller", backend="cpu")
+    beside = np.zeros((1, on_cpu.config.dim))
+    adapter = llama2cpp.Adapter.from_arrays(on_cpu, {"model.layers.0.self_attn.q_proj": (beside, beside.T)})
     tokenizer = stories.tokenizer
     decoder = _core.StreamDecoder(tokenizer)
     recorder = _core.Recorder(core, [(0, 0)])
@@ -315,6 +318,8 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "_core.Model.weight_columns": plain(
             core.weight_columns, name="layers.0.attention.wq.weight", **{"begin": 0, "count": 1}
         ),
+        "_core.adapter_targets": plain(_core.adapter_targets, model=core, architecture="llama", modules=[]),
+        "_core.Adapter.factors": plain(adapter._core.factors, part="wq"),
         "_core.Model.session": core.session,
         "_core.Model.load_session": plain(core.load_session, path=folder / "session"),
         "_core.Model.run_with_cache": lambda **given: core.run_with_cache(

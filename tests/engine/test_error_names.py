@@ -56,12 +56,22 @@ def test_prompts(prompt: Any, stories: llama2cpp.Model) -> None:
             name == "to_tokens" and isinstance(prompt, list) and all(type(id) is int for id in prompt)
         ):
             continue  # that is right
-        if (prompt is None and name == "logit_lens") or (prompt == [] and name == "to_str_tokens"):
+        if (prompt is None and name == "logit_lens") or (
+            prompt == [] and name in ("to_str_tokens", "generate", "complete")
+        ):
             continue  # no input, no texts
         with pytest.raises((ValueError, TypeError, llama2cpp.ContextFullError)) as caught:
             take(prompt)
         told = set(re.findall(r"\w+", str(caught.value))) & set(NAMES)
         assert told <= {name}, (name, str(caught.value))
+
+
+def test_no_ids_among_prompts(stories: llama2cpp.Model) -> None:
+    none: list[str] = []
+    mixed: list[Any] = ["Once", []]
+    assert stories.generate(none, max_tokens=2) == []
+    with pytest.raises(ValueError, match=r"^generate: "):
+        stories.generate(mixed, max_tokens=2)
 
 
 def test_numbers_of_sampling(stories: llama2cpp.Model) -> None:

@@ -54,7 +54,7 @@ py::dict read_adapter_file(const FilePath& path) {
 
 // For each module the parts that it is: (part, its name, layer, first row, rows, columns, whether rows come in another rotary
 // order than the model's).
-py::list adapter_targets_of(const Model& model, bool gguf, const std::string& architecture,
+py::list adapter_targets_of(const Model& model, Flag<"adapter_targets", "gguf"> gguf, const std::string& architecture,
                             const std::vector<std::string>& modules) {
   const Config& config = model.config();
   const AdapterNames names = adapter_names(model.checkpoint(), gguf, architecture);
