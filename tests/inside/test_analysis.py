@@ -165,8 +165,8 @@ def test_steering_vectors_are_differences_of_means(model: llama2cpp.Model, posit
         ),
         (lambda m: analysis.harm(m, tiny.model(tiny.config()), IDS), "harm: the models have sizes"),
         (lambda m: analysis.harm(m, m, IDS, []), "names is empty"),
-        (lambda m: analysis.steering_vectors(m, [], [[1]]), "positive is [], expected several prompts"),
-        (lambda m: analysis.steering_vectors(m, [[1]], "No"), "negative is 'No', expected several prompts"),
+        (lambda m: analysis.steering_vectors(m, [], [[1]]), "positive is empty, expected several prompts"),
+        (lambda m: analysis.steering_vectors(m, [[1]], iter([])), "negative is empty, expected several prompts"),
         (lambda m: analysis.steering_vectors(m, [[1]], [[2]], "pattern"), "blocks.0.attn.hook_pattern has other sizes"),
     ],
 )
@@ -174,3 +174,22 @@ def test_wrong_calls(model: llama2cpp.Model, call: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is compared
         call(model)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("texts", ["No", b"No", 5, None])
+def test_one_text_is_not_several(model: llama2cpp.Model, texts: Any) -> None:
+    coder = interventions.replace_with("resid_pre0", np.eye(36), None, np.eye(36), None)
+    kind = f"is of type {type(texts).__name__}, expected several texts"
+    for call in (
+        lambda: analysis.steering_vectors(model, texts, [[1]]),
+        lambda: analysis.steering_vectors(model, [[1]], texts),
+        lambda: analysis.loss_recovered(model, texts, coder),
+    ):
+        with pytest.raises(TypeError, match=kind):
+            call()
+
+
+def test_prompts_of_a_generator(model: llama2cpp.Model) -> None:
+    whole = analysis.steering_vectors(model, [[1, 2], [3]], [[4]])
+    other = analysis.steering_vectors(model, (ids for ids in ([1, 2], [3])), iter([[4]]))
+    assert all((whole[name] == other[name]).all() for name in whole)

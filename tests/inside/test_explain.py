@@ -124,3 +124,26 @@ def test_the_command() -> None:
     assert told["answer"]["text"] == " Tom"
     assert sum(told["contributions"].values()) == pytest.approx(told["logit"], abs=1e-6)
     assert len(told["tokens"]) == len(told["surprise"]) == 16
+
+
+def test_small_numbers() -> None:
+    """A small probability is not 0, and what rounds to 0 has no sign: on pages, terminals, and in one line."""
+    found = llama2cpp.Explanation(
+        ids=[1],
+        tokens=["a"],
+        surprise=np.array([np.nan]),
+        next_tokens=[NextToken(0, "a", 0.00003, -0.0001), NextToken(1, "b", 0.0, 1.0), NextToken(2, "c", 0.00005, 1.0)],
+        answer=0,
+        instead=None,
+        logit=-0.0001,
+        contributions=[Contribution("L0H0", 1e-5), Contribution("0_mlp_out", -1e-5), Contribution("remainder", -4e-4)],
+    )
+    file = io.StringIO()
+    Console(file=file, width=100).print(found)
+    for shown in (found._repr_html_(), file.getvalue()):
+        assert "3e-05" in shown
+        assert "0.0000" in shown  # what is 0
+        assert "5e-05" in shown or "0.0001" in shown
+        assert "-0.000" not in shown
+        assert "+0.000" not in shown
+    assert "next with 3e-05; '' has 0.000" in repr(found)

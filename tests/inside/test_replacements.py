@@ -193,7 +193,7 @@ def test_loss_recovered_is_the_fields_ratio(model: llama2cpp.Model) -> None:
     ("change", "message"),
     [
         ({"names": "resid_pre"}, "are 3 activations, expected one"),
-        ({"names": "pattern0"}, "blocks.0.attn.hook_pattern has 0 numbers, and d_in is 36"),
+        ({"names": "pattern0"}, "blocks.0.attn.hook_pattern has as many numbers as there are tokens"),
         ({"names": "post0"}, "blocks.0.mlp.hook_post has 50 numbers, and d_in is 36"),
         ({"names": "z0", "reads": "resid_mid"}, "expected an activation before 'blocks.0.attn.hook_z'"),
         ({"reads": "ln_final.hook_scale"}, "0 activations of layer 0"),
@@ -217,6 +217,8 @@ def test_what_does_not_fit_the_model(model: llama2cpp.Model, change: dict[str, A
         ({"activation": "gelu"}, "activation is 'gelu', expected one of: relu, topk, jumprelu"),
         ({"activation": "topk"}, "k is None, expected 1 to 5 with 'topk'"),
         ({"activation": "topk", "k": 6}, "k is 6"),
+        ({"activation": "topk", "k": 0}, "k is 0"),
+        ({"W_enc": np.ones((3, 0)), "W_dec": np.ones((0, 3))}, "W_enc has shape [3, 0]"),
         ({"k": 2}, "k is 2"),
         ({"threshold": 1.0}, "threshold goes with activation='jumprelu'"),
         ({"W_skip": np.ones((3, 4))}, "W_skip has shape [3, 4], expected [3, 3]"),
@@ -236,3 +238,25 @@ def test_texts_that_are_too_short(model: llama2cpp.Model) -> None:
         analysis.loss_recovered(model, [[1, 2], [1]], coder)
     with pytest.raises(ValueError, match="there are no texts"):
         analysis.loss_recovered(model, [], coder)
+
+
+def test_wrong_types_and_widths(model: llama2cpp.Model) -> None:
+    eye = np.eye(36)
+    with pytest.raises(TypeError, match="features is of type str, which cannot be called"):
+        interventions.replace_with("resid_pre0", eye, None, eye, None, features="no function")  # type: ignore[arg-type]
+    for complex_ones in (eye + 0j, torch.ones(36, 36, dtype=torch.complex64)):
+        with pytest.raises(TypeError, match="complex"):
+            interventions.replace_with("resid_pre0", complex_ones, None, eye, None)
+    coder = interventions.replace_with("resid_pre0", eye, None, eye, None, W_skip=eye)
+    for call, message in (
+        (lambda: coder.encode(np.ones(5)), r"encode: x has shape \[5\], expected \[..., 36\]"),
+        (lambda: coder.encode(1.0), r"encode: x has shape \[\]"),
+        (lambda: coder.decode(np.ones(5)), r"decode: features has shape \[5\]"),
+        (lambda: coder.decode(np.ones(36), np.ones(5)), r"decode: x has shape \[5\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(TypeError, match="replacement is 'x'"):
+        analysis.loss_recovered(model, [IDS], "x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="ablation is 3"):
+        analysis.loss_recovered(model, [IDS], coder, 3)  # type: ignore[arg-type]

@@ -113,15 +113,36 @@ def test_a_fit_helps_on_texts_that_it_has_not_seen(stories: llama2cpp.Model) -> 
         ),
         (lambda m: analysis.fit_tuned_lens(m, [[1]]), "no tokens behind the first 1"),
         (lambda m: analysis.fit_tuned_lens(m, [], skip=0), "no tokens"),
-        (lambda m: analysis.fit_tuned_lens(m, [[1, 2]], skip=-1), "skip -1"),
+        (lambda m: analysis.fit_tuned_lens(m, [[1, 2]], skip=-1), "skip is -1"),
+        (lambda m: analysis.fit_tuned_lens(m, [[1, 2]], ridge=np.nan), "ridge is nan"),
+        (lambda m: analysis.fit_tuned_lens(m, [[1, 2]], ridge=np.inf), "ridge is inf"),
+        (lambda m: analysis.TunedLens([[[1.0]]]).translate([3.0], -1), "layer is -1, expected 0 or more"),
+        (lambda m: analysis.TunedLens([[[1.0]]]).translate([3.0, 2.0], 0), "shape [2], expected [..., 1]"),
         (lambda m: analysis.head_directions(m, 3, 0), "layer is 3"),
         (lambda m: analysis.head_directions(m, 0, 9), "head is 9"),
         (lambda m: analysis.head_directions(m, 0, 0, directions=9), "directions is 9"),
-        (lambda m: analysis.head_directions(m, 0, 0, tokens=0), "tokens 0"),
+        (lambda m: analysis.head_directions(m, 0, 0, tokens=0), "tokens is 0"),
     ],
 )
 def test_wrong_calls(model: llama2cpp.Model, call: Any, message: str) -> None:
     with pytest.raises((ValueError, IndexError)) as caught:  # the text is compared
+        call(model)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: analysis.TunedLens(3), "weights is of type int"),
+        (lambda m: analysis.TunedLens({"0.weight": np.ones((2, 2))}), "TunedLens.of takes arrays by name"),
+        (lambda m: analysis.TunedLens([None], 3), "biases is of type int"),
+        (lambda m: analysis.TunedLens.of(5), "arrays is 5 (int)"),
+        (lambda m: analysis.lens_divergence(m, IDS, [None] * 3), "translators is [None, None, None] (list)"),
+        (lambda m: llama2cpp.logit_lens(m, IDS, translators="lens"), "translators is 'lens' (str)"),
+    ],
+)
+def test_wrong_types(model: llama2cpp.Model, call: Any, message: str) -> None:
+    with pytest.raises(TypeError) as caught:
         call(model)
     assert message in str(caught.value)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.arguments import index, integers
-from ..common.token_ids import Prompt, to_ids
+from ..common.token_ids import Prompt, check_texts, to_ids
 from ..inside.hooks import for_call
 from ..inside.places import Names, Place, find_places, is_pattern, name_of
 
@@ -68,9 +68,7 @@ class Texts:
         truncate: bool = False,
         special: bool | None = None,
     ) -> None:
-        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-            found = f"of type {type(texts).__name__}"
-            raise TypeError(f"{function}: texts is {found}, expected several texts: a list or another iterable")
+        check_texts(texts, "texts", function)
         self._model = model
         self._function = function
         self._texts: Iterator[Any] = iter(texts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..common.arguments import checked
-from ..common.token_ids import Prompt, to_ids
+from ..common.token_ids import Prompt, check_texts, to_ids
 from ..inside.hooks import ActiveHooks
 from ..interventions import Intervention, Replacement, zero
 
@@ -79,6 +79,8 @@ def loss_recovered(
 
     Raises
     ------
+    TypeError
+        For one text in the place of several.
     ValueError
         If there are no texts, one has fewer than two tokens, or the replacement does not fit the model.
 
@@ -95,6 +97,7 @@ def loss_recovered(
     >>> round(found.recovered, 3), found.tokens
     (1.0, 11)
     """
+    check_texts(texts, "texts", "loss_recovered")
     if ablation is None:
         ablation = zero(replacement.place(model.config))
     ids = [to_ids(model, text, function="loss_recovered", special=special) for text in texts]

@@ -14,12 +14,7 @@ from ..common.probabilities import kl_divergence, log_softmax
 from ..common.token_ids import Prompt, to_ids
 from ..inside.cache import ActivationCache
 from ..inside.html_views import table
-from ..inside.places import (
-    Names,
-    name_of,
-    places_to_keep,
-    residual_streams,
-)
+from ..inside.places import Names, name_of, places_to_keep, residual_streams
 
 if TYPE_CHECKING:
     from ..model import Model

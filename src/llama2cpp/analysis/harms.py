@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from ..common.arguments import checked
 from ..common.token_ids import Prompt, to_ids
 from ..inside.html_views import table
-from ..inside.places import (
-    names_of_activations,
-)
+from ..inside.places import names_of_activations
 from ..metrics import kl
 from ..patching import activation_patch
 

@@ -93,11 +93,9 @@ def head_directions(
     layer = index(layer, config.n_layers, "layer", "head_directions")
     head = index(head, config.n_heads, "head", "head_directions")
     count = config.head_dim if directions is None else directions
-    if not 1 <= count <= config.head_dim or not 1 <= tokens <= config.vocab_size:
-        raise ValueError(
-            f"head_directions: directions is {directions} and tokens {tokens}, expected 1 to {config.head_dim} and 1 "
-            f"to {config.vocab_size}"
-        )
+    for name, given, most in (("directions", count, config.head_dim), ("tokens", tokens, config.vocab_size)):
+        if not 1 <= given <= most:
+            raise ValueError(f"head_directions: {name} is {given}, expected 1 to {most}")
     block = f"blocks.{layer}"
     weights = computed(model.weights)
     reads = weights.head(f"{block}.{get_part('wv').lens}", head * config.n_kv_heads // config.n_heads)

@@ -12,10 +12,7 @@ from ..activation_data.passes import Passes, Texts, shown_progress
 from ..common.arguments import checked
 from ..common.probabilities import kl_divergence, log_softmax
 from ..common.token_ids import Prompt, to_ids
-from ..inside.places import (
-    find_places,
-    residual_streams,
-)
+from ..inside.places import find_places, residual_streams
 from ..inside.tuned_lens import TunedLens
 
 if TYPE_CHECKING:
@@ -129,8 +126,10 @@ def fit_tuned_lens(
     >>> bool(tuned[2] < plain[2])
     True
     """
-    if ridge < 0 or skip < 0:
-        raise ValueError(f"fit_tuned_lens: ridge is {ridge} and skip {skip}, expected 0 or more")
+    if not 0 <= ridge < np.inf:
+        raise ValueError(f"fit_tuned_lens: ridge is {ridge}, expected a number of 0 or more")
+    if skip < 0:
+        raise ValueError(f"fit_tuned_lens: skip is {skip}, expected 0 or more")
     config = model.config
     names = residual_streams(config)
     source = Texts(model, "fit_tuned_lens", texts, truncate=truncate, special=special)

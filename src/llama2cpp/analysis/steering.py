@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.arguments import checked
-from ..common.token_ids import Prompt, to_ids
+from ..common.token_ids import Prompt, check_texts, to_ids
 from ..inside.hooks import any_hooks
-from ..inside.places import (
-    Names,
-    is_pattern,
-    name_of,
-    places_to_keep,
-)
+from ..inside.places import Names, is_pattern, name_of, places_to_keep
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -27,8 +22,8 @@ _TOGETHER = 32  # prompts of a pass
 @checked
 def steering_vectors(
     model: Model,
-    positive: Sequence[Prompt],
-    negative: Sequence[Prompt],
+    positive: Iterable[Prompt],
+    negative: Iterable[Prompt],
     names: Names = "resid_post",
     *,
     position: int | None = -1,
@@ -39,7 +34,7 @@ def steering_vectors(
     Parameters
     ----------
     model : Model
-    positive, negative : sequence of str, bytes or sequences of int
+    positive, negative : iterable of str, bytes or sequences of int
         Prompts of one kind, and of the other; pairs that differ in what is to be steered give the clearest direction.
     names : str, sequence of str, or predicate
         Which activations, as in `Model.run_with_cache`; not patterns.
@@ -55,6 +50,8 @@ def steering_vectors(
 
     Raises
     ------
+    TypeError
+        For one prompt in the place of several.
     ValueError
         If there are no prompts, or a name is of a pattern.
 
@@ -76,10 +73,11 @@ def steering_vectors(
     at_once = 1 if any_hooks(model._core) else _TOGETHER
     sides = []
     for name, prompts in (("positive", positive), ("negative", negative)):
-        if isinstance(prompts, str | bytes) or len(prompts) == 0:
-            raise ValueError(f"steering_vectors: {name} is {prompts!r}, expected several prompts")
+        check_texts(prompts, name, "steering_vectors")
         sums: dict[str, NDArray[Any]] = {}
         ids = [to_ids(model, prompt, function="steering_vectors", special=special) for prompt in prompts]
+        if not ids:
+            raise ValueError(f"steering_vectors: {name} is empty, expected several prompts")
         where = None if position is None else [position]
         for first in range(0, len(ids), at_once):
             _, found = model._run(
@@ -89,5 +87,5 @@ def steering_vectors(
                 for key, array in cache.items():
                     for own in array:
                         sums[key] = sums.get(key, 0.0) + own.mean(axis=0, dtype=np.float64)
-        sides.append({key: total / len(prompts) for key, total in sums.items()})
+        sides.append({key: total / len(ids) for key, total in sums.items()})
     return {key: (sides[0][key] - sides[1][key]).astype(np.float32) for key in sides[0]}

@@ -100,6 +100,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "Literal[False]": (),
 }
 _CLASSES = {"Model", "Opened", "Tokenizer", "tokenizers.Tokenizer", "Config", "Calibration", "ActivationCache"}
+_CLASSES |= {"Difference", "Intervention", "LogitLens", "Replacement", "TunedLens"}
 _RANGES = dict.fromkeys(("seed", "shuffle"), (0, 2**64 - 1))  # others are of 64 bits with a sign
 
 
@@ -588,12 +589,19 @@ def float_array(value: Any, dtype: type[np.floating[Any]] = np.float32) -> NDArr
     -------
     numpy.ndarray
 
+    Raises
+    ------
+    TypeError
+        For complex numbers, whose imaginary part would be lost.
+
     Examples
     --------
     >>> from llama2cpp.common.arguments import float_array
     >>> float_array([1, 2.5])
     array([1. , 2.5], dtype=float32)
     """
+    if "complex" in str(getattr(value, "dtype", "")):
+        raise TypeError("the numbers are complex, expected real ones")
     if all(hasattr(value, method) for method in ("detach", "float", "cpu")):
         value = value.detach().cpu()  # NumPy knows neither its devices nor its bfloat16
         value = value.double() if dtype is np.float64 else value.float()

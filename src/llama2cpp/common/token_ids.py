@@ -93,6 +93,35 @@ def to_ids(
     return [tokenizer.bos_id] if not ids and begin and tokenizer.bos_id is not None else ids
 
 
+def check_texts(texts: object, name: str, function: str) -> None:
+    """Refuse one text where several are expected: its characters would each be one.
+
+    Parameters
+    ----------
+    texts : object
+        What was passed.
+    name, function : str
+        Of what, for the message.
+
+    Raises
+    ------
+    TypeError
+        For one text, and for what is no iterable.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.token_ids import check_texts
+    >>> try:
+    ...     check_texts("Once", "texts", "extract")
+    ... except TypeError as error:
+    ...     print(error)
+    extract: texts is of type str, expected several texts: a list or another iterable
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        found = f"of type {type(texts).__name__}"
+        raise TypeError(f"{function}: {name} is {found}, expected several texts: a list or another iterable")
+
+
 def check_prompt(prompt: object, function: str) -> None:
     r"""Refuse what no tokenizer can read, before there is one: half of a UTF-16 pair, which Python's str can hold.
 

@@ -186,8 +186,8 @@ class Explanation:
     def __repr__(self) -> str:
         best = self.next_tokens[0]
         return (
-            f"<llama2cpp.Explanation: {len(self.ids)} tokens, {best.text!r} next with {best.probability:.3f}; "
-            f"{self._what()} has {self.logit:.3f}>"
+            f"<llama2cpp.Explanation: {len(self.ids)} tokens, {best.text!r} next with "
+            f"{_probability(best.probability, 3)}; {self._what()} has {_decimal(self.logit)}>"
         )
 
     def _repr_html_(self) -> str:
@@ -198,14 +198,16 @@ class Explanation:
                 f'<span title="{told}" style="background:{_COLOURS[_step(bits)]};color:#000;padding:1px 2px;margin:1px;'
                 f'border-radius:3px;font-family:monospace;white-space:pre">{html.escape(visible(text))}</span>'
             )
-        rows = [(visible(token.text), f"{token.probability:.4f}", f"{token.logit:.3f}") for token in self.next_tokens]
-        heads = [(part.label, f"{part.value:+.3f}") for part in self._strongest()]
-        layers = [(layer, f"{attention:+.3f}", f"{mlp:+.3f}") for layer, attention, mlp in self.layers()]
-        others = [(part.label, f"{part.value:+.3f}") for part in self._others()]
+        rows = [
+            (visible(token.text), _probability(token.probability), _decimal(token.logit)) for token in self.next_tokens
+        ]
+        heads = [(part.label, _signed(part.value)) for part in self._strongest()]
+        layers = [(layer, _signed(attention), _signed(mlp)) for layer, attention, mlp in self.layers()]
+        others = [(part.label, _signed(part.value)) for part in self._others()]
         return (
             f"<p>{'<wbr>'.join(spans)}</p>"
             f"<p><b>next</b></p>{table(('token', 'probability', 'logit'), rows)}"
-            f"<p><b>what speaks for {html.escape(self._what())}</b>: {self.logit:.3f}</p>"
+            f"<p><b>what speaks for {html.escape(self._what())}</b>: {_decimal(self.logit)}</p>"
             f"{table(('head', 'adds'), heads)}{table(('layer', 'attention', 'MLP'), layers)}"
             f"{table(('besides', 'adds'), others)}"
         )
@@ -233,21 +235,38 @@ class Explanation:
         following.add_column("probability", justify="right")
         following.add_column("logit", justify="right")
         for token in self.next_tokens:
-            following.add_row(Text(shown(token.text)), f"{token.probability:.4f}", f"{token.logit:.3f}")
+            following.add_row(Text(shown(token.text)), _probability(token.probability), _decimal(token.logit))
         yield following
-        yield Text(one_line(f"what speaks for {self._what()}: {self.logit:.3f}"))
+        yield Text(one_line(f"what speaks for {self._what()}: {_decimal(self.logit)}"))
         heads = Table("head")
         heads.add_column("adds", justify="right")
         for part in self._strongest():
-            heads.add_row(part.label, f"{part.value:+.3f}")
+            heads.add_row(part.label, _signed(part.value))
         yield heads
         layers = Table("layer")
         layers.add_column("attention", justify="right")
         layers.add_column("MLP", justify="right")
         for layer, attention, mlp in self.layers():
-            layers.add_row(str(layer), f"{attention:+.3f}", f"{mlp:+.3f}")
+            layers.add_row(str(layer), _signed(attention), _signed(mlp))
         yield layers
-        yield Text(", ".join(f"{part.label} {part.value:+.3f}" for part in self._others()))
+        yield Text(", ".join(f"{part.label} {_signed(part.value)}" for part in self._others()))
+
+
+def _decimal(value: float) -> str:
+    text = f"{value:.3f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _signed(value: float) -> str:
+    """Write what is added; what rounds to zero has no sign."""
+    text = f"{value:+.3f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def _probability(value: float, places: int = 4) -> str:
+    """Write small ones as 3e-05: a few places would make 0.0000 of what is possible."""
+    text = f"{value:.{places}f}"
+    return f"{value:.1g}" if float(text) == 0 and value > 0 else text
 
 
 def _step(bits: float) -> int:

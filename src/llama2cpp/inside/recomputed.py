@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
@@ -76,6 +77,7 @@ class RecomputedArrays(MutableMapping[str, Array]):
         self._blocks: list[dict[str, Array]] = []  # of one call each, the one used last at the end
         self._added: dict[str, Array] = {}
         self.batched = True
+        self._lock = threading.Lock()  # threads that read activations of one cache take turns
 
     @property
     def batch(self) -> int:
@@ -104,6 +106,10 @@ class RecomputedArrays(MutableMapping[str, Array]):
         return array if self.batched else array[0]
 
     def _found(self, name: str) -> Array:
+        with self._lock:
+            return self._kept_or_computed(name)
+
+    def _kept_or_computed(self, name: str) -> Array:
         for i, block in enumerate(self._blocks):
             if name in block:
                 self._blocks.append(self._blocks.pop(i))

@@ -62,7 +62,8 @@ class Replacement:
         self.names, self.layer, self.reads, self.when = names, layer, reads, when
         self.W_enc, self.W_dec = float_array(W_enc), float_array(W_dec)
         shapes = [list(matrix.shape) for matrix in (self.W_enc, self.W_dec)]
-        if [len(shape) for shape in shapes] != [2, 2] or shapes[0][1] != shapes[1][0]:
+        two = [len(shape) for shape in shapes] == [2, 2]
+        if not two or shapes[0][1] != shapes[1][0] or 0 in (*shapes[0], *shapes[1]):
             raise ValueError(
                 f"replace_with: W_enc has shape {shapes[0]} and W_dec {shapes[1]}, expected [d_in, n] and [n, d_out]"
             )
@@ -71,7 +72,7 @@ class Replacement:
         self.b_dec = self._vector("b_dec", b_dec, self.d_out)
         if activation not in ACTIVATIONS:
             raise ValueError(f"replace_with: activation is {activation!r}, expected one of: {', '.join(ACTIVATIONS)}")
-        if (activation == "topk") != (k is not None) or not 1 <= (k or 1) <= self.n_features:
+        if (activation == "topk") != (k is not None) or not 1 <= (1 if k is None else k) <= self.n_features:
             raise ValueError(f"replace_with: k is {k}, expected 1 to {self.n_features} with 'topk', and None without")
         if (activation == "jumprelu") != (threshold is not None):
             raise ValueError("replace_with: threshold goes with activation='jumprelu', and that with it")
@@ -84,6 +85,8 @@ class Replacement:
             )
         if subtract_b_dec and self.d_in != self.d_out:
             raise ValueError("replace_with: subtract_b_dec is for dictionaries that write what they read")
+        if features is not None and not callable(features):
+            raise TypeError(f"replace_with: features is of type {type(features).__name__}, which cannot be called")
         if when not in (None, "prompt", "generated"):
             raise ValueError(f"when is {when!r}, expected 'prompt', 'generated' or None")
         self.subtract_b_dec, self.error_term, self.features = subtract_b_dec, error_term, features
@@ -101,6 +104,13 @@ class Replacement:
             raise ValueError(f"replace_with: {name} has shape {list(array.shape)}, expected [{size}]")
         return np.ascontiguousarray(np.broadcast_to(array, size))
 
+    @staticmethod
+    def _rows(function: str, name: str, given: ArrayLike, width: int) -> Array:
+        array = float_array(given)
+        if array.ndim == 0 or array.shape[-1] != width:
+            raise ValueError(f"{function}: {name} has shape {list(array.shape)}, expected [..., {width}]")
+        return array
+
     def encode(self, x: ArrayLike) -> Array:
         """Give the features of what is read: [..., d_in] -> float32 [..., n].
 
@@ -111,7 +121,7 @@ class Replacement:
         >>> coder.encode([[2.0], [-3.0]]).tolist()
         [[2.5, 0.0], [0.0, 3.0]]
         """
-        read = float_array(x)
+        read = self._rows("encode", "x", x, self.d_in)
         before = (read - self.b_dec if self.subtract_b_dec else read) @ self.W_enc + self.b_enc
         if self.threshold is not None:
             return np.asarray(np.where(before > self.threshold, np.maximum(before, 0), 0), dtype=np.float32)
@@ -134,11 +144,11 @@ class Replacement:
         >>> coder.decode([2.0, 0.0]).tolist()
         [2.25]
         """
-        made = float_array(features) @ self.W_dec + self.b_dec
+        made = self._rows("decode", "features", features, self.n_features) @ self.W_dec + self.b_dec
         if self.W_skip is not None:
             if x is None:
                 raise ValueError("decode: with W_skip it needs x, what was read")
-            made = made + float_array(x) @ self.W_skip
+            made = made + self._rows("decode", "x", x, self.d_in) @ self.W_skip
         return np.asarray(made, dtype=np.float32)
 
     def place(self, config: _core.Config) -> str:
@@ -180,8 +190,10 @@ class Replacement:
         target = self.place(config)
         source, gain, bias = self._source(target, core)
         for what, name, width in (("d_in", source, self.d_in), ("d_out", target, self.d_out)):
+            if is_pattern(name):
+                raise ValueError(f"replace_with: {name} has as many numbers as there are tokens: no {what} fits it")
             heads, size = _core.point_shape(points_of(config)[name][0], config)
-            if is_pattern(name) or max(heads, 1) * size != width:
+            if max(heads, 1) * size != width:
                 raise ValueError(f"replace_with: {name} has {max(heads, 1) * size} numbers, and {what} is {width}")
         if source == target:
             return [(target, lambda x, point: self._made(x, x, point))]

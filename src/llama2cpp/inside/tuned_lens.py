@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..common.arguments import float_array
+from ..common.arguments import checked, float_array
 from .activation_arrays import Array
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class TunedLens:
     ------
     ValueError
         For shapes that do not fit each other.
+    TypeError
+        For weights or biases that are no sequence.
 
     Examples
     --------
@@ -53,6 +55,13 @@ class TunedLens:
         weights: ArrayLike | Sequence[ArrayLike | None],
         biases: ArrayLike | Sequence[ArrayLike | None] | None = None,
     ) -> None:
+        for name, argument in (("weights", weights), ("biases", biases)):
+            several = hasattr(argument, "__len__") and not isinstance(argument, str | bytes | Mapping)
+            if not several and not (argument is None and name == "biases"):
+                raise TypeError(
+                    f"TunedLens: {name} is of type {type(argument).__name__}, expected an array or a sequence of them; "
+                    "TunedLens.of takes arrays by name"
+                )
         given: Any = weights
         self.weights = [None if weight is None else float_array(weight) for weight in given]
         of_biases: Any = [None] * len(self.weights) if biases is None else biases
@@ -71,6 +80,7 @@ class TunedLens:
         self.dim = next(iter(dims), None)
 
     @classmethod
+    @checked
     def of(cls, arrays: Mapping[str, ArrayLike]) -> TunedLens:
         """Make one of the arrays by name that the package ``tuned-lens`` saves: "0.weight", "0.bias", "1.weight" ...
 
@@ -103,8 +113,14 @@ class TunedLens:
             raise ValueError(f"TunedLens: there is no '{(missing or [0])[0]}.weight' in {sorted(own)[:8]}")
         return cls([own[f"{i}.weight"] for i in range(count)], [own.get(f"{i}.bias") for i in range(count)])
 
+    @checked
     def translate(self, stream: ArrayLike, layer: int) -> Array:
         """Turn the stream before a layer, [..., dim], into what is read. Behind the last layer it stays as it is.
+
+        Raises
+        ------
+        ValueError
+            For a layer below 0, or a stream of another width.
 
         Examples
         --------
@@ -113,6 +129,10 @@ class TunedLens:
         [6.5]
         """
         x = float_array(stream)
+        if layer < 0:
+            raise ValueError(f"TunedLens.translate: layer is {layer}, expected 0 or more")
+        if x.ndim == 0 or self.dim not in (None, x.shape[-1]):
+            raise ValueError(f"TunedLens.translate: the stream has shape {list(x.shape)}, expected [..., {self.dim}]")
         if layer >= len(self.weights):
             return x
         weight, bias = self.weights[layer], self.biases[layer]

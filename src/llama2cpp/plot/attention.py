@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from ..common.arguments import checked
 from ..inside.cache import ActivationCache
-from .figures import CELL, HIGHEST, TEXT, WIDEST, finish, new_figure, one_prompt, short_text, texts_of
+from .figures import CELL, HIGHEST, TEXT, WIDEST, finish, new_figure, numbers, one_prompt, short_text, texts, texts_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,10 +68,15 @@ def attention_patterns(
     >>> len([axes for axes in figure.axes if axes.get_title().startswith("head")])
     6
     """
+    function = "attention_patterns"
+    if columns is not None and columns < 1:
+        raise ValueError(f"{function}: columns is {columns}, expected 1 or more")
+    if tokens is not None:
+        tokens = texts(function, "tokens", tokens)
     rows: list[int] | None = None
     if isinstance(cache, ActivationCache):
         if layer is None:
-            raise ValueError("pass the layer whose patterns to draw")
+            raise ValueError(f"{function}: pass the layer whose patterns to draw")
         pattern = one_prompt(cache["pattern", layer], cache.has_batch_dim, "the cache")
         if tokens is None:
             tokens = texts_of(cache, pattern.shape[-1])
@@ -80,17 +85,20 @@ def attention_patterns(
             number = layer if layer >= 0 or cache.model is None else cache.model.config.n_layers + layer
             title = f"layer {number}"
     else:
-        pattern = np.asarray(cache, dtype=np.float32)
-    if pattern.ndim != 3:
-        raise ValueError(f"the pattern has shape {list(pattern.shape)}, expected [heads, T, S]")
+        pattern = numbers(function, "the pattern", cache)
+    if pattern.ndim != 3 or 0 in pattern.shape:
+        raise ValueError(f"{function}: the pattern has shape {list(pattern.shape)}, expected [heads, T, S]")
     n_heads, t, s = pattern.shape
-    rows = list(range(s - t, s)) if rows is None else rows
-    tokens = [str(position) for position in range(s)] if tokens is None else list(tokens)
+    if rows is None:
+        if t > s:
+            raise ValueError(f"{function}: the pattern has {t} rows and {s} columns, expected as many rows or fewer")
+        rows = list(range(s - t, s))
+    tokens = [str(position) for position in range(s)] if tokens is None else tokens
     if len(tokens) != s:
-        raise ValueError(f"there are {len(tokens)} tokens for {s} positions")
+        raise ValueError(f"{function}: there are {len(tokens)} tokens for {s} positions")
     chosen = list(range(n_heads)) if heads is None else list(heads)
     if not chosen or min(chosen) < 0 or max(chosen) >= n_heads:
-        raise ValueError(f"heads are {chosen}, expected some of 0 to {n_heads - 1}")
+        raise ValueError(f"{function}: heads are {chosen}, expected some of 0 to {n_heads - 1}")
     columns, cell_size = _grid_for(len(chosen), columns, s, t)
     lines = math.ceil(len(chosen) / columns)
     width = max(1.6, cell_size * s + 0.75)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..common.arguments import close_names, index
-from .figures import short_text
+from ..common.arguments import close_names, index, integers
+from .figures import short_text, texts
 
 _LETTERS = {"layer": "L", "position": "P", "head": "H", "query_head": "H", "neuron": "N", "key": "K"}
 _SPELLED = {"pos": "position", "dest_pos": "position", "src_pos": "key", "head_index": "head"}
@@ -34,7 +34,7 @@ def grid_axes(
             raise ValueError(f"{function}: the values have shape {list(shape)}: name the axes by over=")
         over = usual[: len(shape)]
     chosen = dict(over) if isinstance(over, Mapping) else None
-    names = [over] if isinstance(over, str) else list(over)
+    names = [over] if isinstance(over, str) else texts(function, "over", over)
     if len(names) != len(shape):
         raise ValueError(f"{function}: over names {len(names)} axes, the values have shape {list(shape)}")
     axes = []
@@ -43,7 +43,7 @@ def grid_axes(
         if kind not in _LETTERS:
             raise ValueError(f"{function}: over has {name!r}{close_names(name, [*_LETTERS, *_SPELLED])}")
         given = None if chosen is None else chosen[name]
-        numbers = list(range(size)) if given is None else [index_of(function, name, one, tokens) for one in given]
+        numbers = list(range(size)) if given is None else _indices_of(function, name, given, tokens)
         if len(numbers) != size:
             raise ValueError(f"{function}: over names {len(numbers)} places of axis {name!r}, which has {size}")
         if kind in ("position", "key") and tokens is not None and max(numbers, default=0) >= len(tokens):
@@ -52,10 +52,17 @@ def grid_axes(
     return axes
 
 
-def index_of(function: str, name: str, number: int, tokens: Sequence[str] | None) -> int:
+def _indices_of(function: str, name: str, given: Any, tokens: Sequence[str] | None) -> list[int]:  # noqa: ANN401
+    if isinstance(given, str | bytes):
+        raise TypeError(f"{function}: over has {name} {given!r}, expected integers")
+    numbers = np.atleast_1d(np.asarray(integers(given, name, function), dtype=np.int64))
+    return [_index_of(function, name, int(one), tokens) for one in numbers]
+
+
+def _index_of(function: str, name: str, number: int, tokens: Sequence[str] | None) -> int:
     """Count a place from the beginning. A negative one needs to know how many there are: of tokens it is known."""
     if number >= 0:
-        return int(number)
+        return number
     if tokens is None or _SPELLED.get(name, name) not in ("position", "key"):
         raise ValueError(f"{function}: over has {name} {number}, expected numbers from 0 on")
     return index(number, len(tokens), name, function)

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 
 from ..attribution import EdgeAttribution
 from ..common.arguments import checked
+from ..common.probabilities import log_softmax
 from .axes import grid_axes, names_of
-from .figures import MINUS, PLUS, drawable, finish, new_figure, short_text
+from .figures import MINUS, PLUS, drawable, finish, new_figure, numbers, short_text, texts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,8 @@ def next_tokens(model: Model, logits: ArrayLike, *, most: int = 10, title: str |
     Raises
     ------
     ValueError
-        If the logits are not one row of the model's vocabulary, or `most` is less than 1.
+        If the logits are not one row of the model's vocabulary, the largest is no finite number, or `most` is less
+        than 1.
     ImportError
         If matplotlib is not installed.
 
@@ -58,12 +60,13 @@ def next_tokens(model: Model, logits: ArrayLike, *, most: int = 10, title: str |
     '·time'
     """
     if most < 1:
-        raise ValueError(f"most is {most}, expected 1 or more")
-    row = np.asarray(logits, dtype=np.float64)
+        raise ValueError(f"next_tokens: most is {most}, expected 1 or more")
+    row = numbers("next_tokens", "logits", logits)
     if row.shape != (model.config.vocab_size,):
-        raise ValueError(f"logits have shape {list(row.shape)}, expected [{model.config.vocab_size}]")
-    probs = np.exp(row - row.max())
-    probs /= probs.sum()
+        raise ValueError(f"next_tokens: logits have shape {list(row.shape)}, expected [{model.config.vocab_size}]")
+    if not np.isfinite(row.max()):  # single tokens may have -inf, which is a probability of 0
+        raise ValueError(f"next_tokens: the largest logit is {row.max()}, expected a finite number")
+    probs = np.exp(log_softmax(row))
     best = np.argsort(-probs, kind="stable")[:most].tolist()
     names = [str(id) for id in best] if not model.has_tokenizer else list(model.to_str_tokens(best))
     figure, axes = _bars(probs[best].tolist(), [short_text(name) for name in names], title)
@@ -94,6 +97,7 @@ def attributions(
     values : array, mapping of str to float, or EdgeAttribution
         Such as ``cache.logit_attrs(...)`` at one position, an array that `llama2cpp.patching` or
         `llama2cpp.attribution.attribution_patch` gives, or the edges of `llama2cpp.attribution.edge_attribution`.
+        What is NaN was not computed, and is left out.
     labels : sequence of str, optional
         One for each part of an array. Without them the axes name the parts: "L0H5".
     over : sequence of str, or mapping of str to sequence of int, optional
@@ -115,7 +119,8 @@ def attributions(
     Raises
     ------
     ValueError
-        If there are not as many labels as values, `over` does not fit the shape, or `most` is less than 1.
+        If there are not as many labels as values, no values or infinite ones, `over` does not fit the shape, or `most`
+        is less than 1.
     ImportError
         If matplotlib is not installed.
 
@@ -130,14 +135,19 @@ def attributions(
     ['L0H1', 'L1H0', 'all others']
     """
     if most < 1:
-        raise ValueError(f"most is {most}, expected 1 or more")
+        raise ValueError(f"attributions: most is {most}, expected 1 or more")
     if isinstance(values, Mapping | EdgeAttribution):
         if labels is not None or over is not None:
             raise ValueError("attributions: the values have names: pass no labels= and no over=")
         labels = list(values)
         values = [values[name] for name in labels]
-    array = np.asarray(values, dtype=np.float64)
-    numbers = array.ravel()
+    array = numbers("attributions", "values", values)
+    if array.ndim == 0 or np.isinf(array).any() or np.isnan(array).all():
+        shape = list(array.shape)
+        raise ValueError(f"attributions: the values have shape {shape}, expected one or more, finite or NaN")
+    every = array.ravel()
+    if tokens is not None:
+        tokens = texts("attributions", "tokens", tokens)
     if labels is None:
         if tokens is not None and over is None:
             over = ["position"]
@@ -145,12 +155,13 @@ def attributions(
         labels = names_of(axes_of, tokens, letters=tokens is None or len(axes_of) > 1)
     elif over is not None:
         raise ValueError("attributions: pass either labels= or over=")
-    if len(numbers) != len(labels):
-        raise ValueError(f"there are {len(labels)} labels for {len(numbers)} values")
-    order = np.argsort(-np.abs(numbers), kind="stable")
+    labels = texts("attributions", "labels", labels)
+    if len(every) != len(labels):
+        raise ValueError(f"attributions: there are {len(labels)} labels for {len(every)} values")
+    order = np.argsort(-np.abs(every), kind="stable")[: np.count_nonzero(~np.isnan(every))]
     shown, rest = order[:most], order[most:]
     names = [labels[i] for i in shown] + (["all others"] if len(rest) else [])
-    bars = [float(numbers[i]) for i in shown] + ([float(numbers[rest].sum())] if len(rest) else [])
+    bars = [float(every[i]) for i in shown] + ([float(every[rest].sum())] if len(rest) else [])
     figure, axes = _bars(bars, [short_text(name, 40, spaces=True) for name in names], title)
     axes.axvline(0, color="#888888", linewidth=0.8)
     axes.set_xlabel(drawable(unit), fontsize=9, parse_math=False)

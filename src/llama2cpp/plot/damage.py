@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ..analysis import Difference
 from ..common.arguments import checked
-from .figures import drawable, finish, new_figure
+from .figures import drawable, finish, new_figure, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def quantization_damage(
     Raises
     ------
     ValueError
-        If there are no differences, or one lacks a point.
+        If there are no differences, one lacks a point, or is no finite number.
     ImportError
         If matplotlib is not installed.
 
@@ -64,7 +65,8 @@ def quantization_damage(
     """
     function = "quantization_damage"
     by_name = {"": differences} if isinstance(differences, Difference) else dict(differences)
-    chosen = [points] if isinstance(points, str) else list(points)
+    chosen = [points] if isinstance(points, str) else texts(function, "points", points)
+    texts(function, "differences", by_name)
     if not by_name or not chosen:
         raise ValueError(f"{function}: there are {len(by_name)} differences and {len(chosen)} points, expected some")
     for name, one in by_name.items():
@@ -74,12 +76,16 @@ def quantization_damage(
     for name, point in found:
         if not found[name, point]:
             raise ValueError(f"{function}: {name or 'the difference'} has no {point!r} of any layer")
+        bad = next((layer for layer, value in found[name, point].items() if not math.isfinite(value)), None)
+        if bad is not None:
+            raise ValueError(f"{function}: {name or 'the difference'} at {point!r} of layer {bad} is no finite number")
     figure = new_figure(2.9 * len(chosen) + 0.6, 2.7 + (0.3 if title else 0) + 0.2 * len(by_name))
     grid = figure.subplots(1, len(chosen), squeeze=False, sharey=True)[0]
     for axes, point in zip(grid, chosen, strict=True):
         for i, (name, one) in enumerate(by_name.items()):
             layers = found[name, point]
-            label = f"{name + ', ' if name else ''}KL {_short(float(np.mean(one.kl)))} nats"
+            kl = [f"KL {_short(float(np.mean(one.kl)))} nats"] if len(one.kl) else []  # of caches it may be unknown
+            label = ", ".join(([name] if name else []) + kl)
             style = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKS[i % len(_MARKS)]}
             axes.plot(list(layers), list(layers.values()), label=drawable(label), markersize=4, linewidth=1.4, **style)
         axes.set_title(drawable(_WORDS.get(point, point)), fontsize=9, parse_math=False)

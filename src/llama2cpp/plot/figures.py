@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from ..common.arguments import float_array, naming
 from ..inside.cache import ActivationCache
 from ..inside.html_views import visible
 
@@ -127,6 +129,23 @@ def _thin(lines: Sequence[Axis], direction: int) -> None:
         if step > 1:
             kept = slice((len(labels) - 1) % step, None, step)
             axis.set_ticks(axis.get_majorticklocs()[kept], [label.get_text() for label in labels][kept])
+
+
+def numbers(function: str, name: str, given: ArrayLike) -> NDArray[np.float64]:
+    """Read values that are drawn: arrays, lists, or tensors of any type."""
+    with naming(f"{function}: {name}"):
+        return float_array(given, np.float64)
+
+
+def texts(function: str, name: str, given: Iterable[str]) -> list[str]:
+    """Read names that are drawn: a sequence of str."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"{function}: {name} is {given!r}, expected a sequence of str")
+    found = list(given)
+    other = next((one for one in found if not isinstance(one, str)), None)
+    if other is not None:
+        raise TypeError(f"{function}: {name} has {other!r} ({type(other).__name__}) in it, expected str")
+    return found
 
 
 def one_prompt(array: NDArray[Any], batched: bool, what: str) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..common.arguments import checked
 from .axes import GridAxis, grid_axes, names_of, split, title_of
-from .figures import HIGHEST, WIDEST, drawable, finish, ink_on, new_figure
+from .figures import HIGHEST, WIDEST, drawable, finish, ink_on, new_figure, numbers, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,10 +87,14 @@ def patching(
     ('layer', 'token')
     """
     function = "patching"
-    array = np.asarray(values, dtype=np.float64)
+    array = numbers(function, "values", values)
+    if not math.isfinite(center):
+        raise ValueError(f"{function}: center is {center}, expected a finite number")
+    if tokens is not None:
+        tokens = texts(function, "tokens", tokens)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"{function}: the values have shape {list(array.shape)}, expected cells")
-    if panels is not None and (isinstance(panels, str) or len(panels) != len(array)):
+    if panels is not None and len(texts(function, "panels", panels)) != len(array):
         raise ValueError(f"{function}: panels is {panels!r}, expected {len(array)} names (shape {list(array.shape)})")
     inner = array.shape if panels is None else array.shape[1:]
     if not inner:

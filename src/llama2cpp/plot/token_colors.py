@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.arguments import checked
-from .figures import WIDEST, drawable, finish, ink_on, new_figure, short_text
+from .figures import WIDEST, drawable, finish, ink_on, new_figure, numbers, short_text, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,23 +74,24 @@ def token_values(
     '·Once'
     """
     function = "token_values"
-    numbers = np.asarray(values, dtype=np.float64)
-    if isinstance(tokens, str):
-        raise ValueError(f"{function}: tokens is one str, expected a sequence, such as model.to_str_tokens gives")
-    if numbers.ndim != 1 or len(numbers) != len(tokens):
+    tokens = texts(function, "tokens", tokens)
+    of_each = numbers(function, "values", values)
+    if of_each.ndim != 1 or len(of_each) != len(tokens):
         raise ValueError(
-            f"{function}: the values have shape {list(numbers.shape)}, expected [{len(tokens)}], one for each token"
+            f"{function}: the values have shape {list(of_each.shape)}, expected [{len(tokens)}], one for each token"
         )
     if not 0 < len(tokens) <= _MOST_TOKENS:
         raise ValueError(f"{function}: there are {len(tokens)} tokens, expected 1 to {_MOST_TOKENS}")
     if not 1 <= width <= WIDEST:
         raise ValueError(f"{function}: width is {width}, expected 1 to {WIDEST:g} inches")
-    return _draw(tokens, numbers, width, center, title, unit)
+    if center is not None and not math.isfinite(center):
+        raise ValueError(f"{function}: center is {center}, expected a finite number")
+    return _draw(tokens, of_each, width, center, title, unit)
 
 
 def _draw(
     tokens: Sequence[str],
-    numbers: NDArray[np.float64],
+    values: NDArray[np.float64],
     width: float,
     center: float | None,
     title: str | None,
@@ -101,7 +102,7 @@ def _draw(
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import ScaledTranslation
 
-    known = numbers[np.isfinite(numbers)]
+    known = values[np.isfinite(values)]
     two = center is not None or bool((known < 0).any())
     middle = 0.0 if center is None else center
     farthest = float(np.abs(known - middle).max(initial=0)) or 1.0
@@ -112,7 +113,7 @@ def _draw(
     corner: Any = axes.transAxes
     inches = figure.dpi_scale_trans + ScaledTranslation(0, 1, corner)  # from the upper left one
     drawn = []
-    for token, value in zip(tokens, numbers.tolist(), strict=True):
+    for token, value in zip(tokens, values.tolist(), strict=True):
         ground: Any = colours.to_rgba(value) if math.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
         box = {"boxstyle": "square,pad=0.22", "facecolor": ground, "edgecolor": "#dddddd", "linewidth": 0.4}
         style: dict[str, Any] = {"fontsize": 9.5, "va": "baseline", "color": ink_on(ground), "bbox": box}
