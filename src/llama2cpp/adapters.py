@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,7 +91,9 @@ class Adapter(NotPickled):
 
     _instead = "load it again with model.load_adapter(path)"
 
-    def __init__(self, core: _core.Adapter, modules: Sequence[str]) -> None:
+    def __init__(self, core: _core.Adapter, modules: Sequence[str] = ()) -> None:
+        if not isinstance(core, _core.Adapter):
+            raise TypeError("Adapter: model.load_adapter(path) opens one, and Adapter.from_arrays makes one of arrays")
         self._core = core
         self._modules = tuple(modules)
 
@@ -139,11 +141,15 @@ class Adapter(NotPickled):
         >>> adapter.rank, adapter.modules
         (2, ('model.layers.0.mlp.down_proj', 'model.layers.1.mlp.down_proj'))
         """
+        if not isinstance(getattr(model, "_core", None), _core.Model):
+            raise TypeError(f"Adapter.from_arrays: model is {model!r:.60} ({type(model).__name__}), expected a Model")
         found = {}
         for module, pair in arrays.items():
+            if not isinstance(module, str) or module != module.encode(errors="ignore").decode():
+                raise TypeError(f"Adapter.from_arrays: arrays has the key {module!r:.60}, expected a module's name")
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise ValueError(f"Adapter.from_arrays: {module!r} is {type(pair).__name__}, expected a pair (A, B)")
-            a, b = (float_array(factor) for factor in pair)
+            a, b = (_factor(factor, module) for factor in pair)
             if a.ndim != 2 or b.ndim != 2 or a.shape[0] < 1 or b.shape[1] != a.shape[0]:
                 raise ValueError(
                     f"Adapter.from_arrays: the factors of {module!r} have shapes {list(a.shape)} and {list(b.shape)}, "
@@ -177,10 +183,24 @@ class Adapter(NotPickled):
         """32 hexadecimal digits of all that it computes: adapters with the same give the same bits."""
         return self._core.fingerprint
 
+    def __copy__(self) -> Adapter:
+        return self  # nothing changes it
+
     def __repr__(self) -> str:
         count = len(self._modules)
         matrices = "1 matrix" if count == 1 else f"{count} matrices"
         return f"<llama2cpp.Adapter: rank {self.rank}, beside {matrices}, {size_text(self.nbytes)}>"
+
+
+def _factor(given: ArrayLike, module: str) -> NDArray[np.float32]:
+    """Give a factor's numbers as float32; those that float32 has not become infinite, and are refused later."""
+    try:
+        if np.iscomplexobj(given):
+            raise TypeError("its numbers are complex")
+        with np.errstate(over="ignore"):
+            return float_array(given)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"Adapter.from_arrays: a factor of {module!r} is no array of numbers: {error}") from None
 
 
 def check_adapter(function: str, adapter: object, model: HasCore) -> None:
@@ -247,6 +267,8 @@ def load_adapter(model: HasCore, path: str | PathLike[str]) -> Adapter:
         ...
     FileNotFoundError: [Errno 2] No such file or directory: 'nowhere'
     """
+    if fspath(path) == "":  # which is the current folder to Path
+        raise ValueError("Model.load_adapter: path is '', expected a folder or a file")
     given = Path(path)
     if given.suffix == ".safetensors" and (given.parent / _CONFIG).exists():
         given = given.parent

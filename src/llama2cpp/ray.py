@@ -88,7 +88,7 @@ def map_prompts(
         Further arguments of `load`, such as ``{"context": 4096}``.
     **options
         As in `generate`, and in `chat` for messages; ``logits_processor`` has to be what pickle can send.
-        ``speculate`` may be "prompt".
+        ``speculate`` may be "prompt"; ``adapter`` is refused.
 
     Returns
     -------
@@ -122,6 +122,8 @@ def map_prompts(
     speculate = options.get("speculate")
     if speculate is not None and not isinstance(speculate, str):
         raise TypeError(f"{function}: speculate is a model, which cannot be sent to actors: expected 'prompt' or None")
+    if options.get("adapter") is not None:
+        raise TypeError(f"{function}: adapter is of a model in this process, and cannot be sent to actors")
     if template is not None and messages is None:
         raise ValueError(f"{function}: template is for messages: pass messages=, the name of their column")
     read = [messages or prompt, *([seed_column] if seed_column is not None else [])]

@@ -129,6 +129,7 @@ def test_adapters(tmp_path: Path) -> None:
     [
         (["--adapter", "style"], "'style', expected NAME=PATH"),
         (["--adapter", "=path"], "'=path', expected NAME=PATH"),
+        (["--adapter", " =path"], "' =path', expected NAME=PATH"),
         (["--adapter", "a=x", "--adapter", "a=y"], "'a' is the name of another model here"),
         (["--adapter", "storyteller=x"], "'storyteller' is the name of another model here"),
         (["--adapter", "a=nowhere"], "nowhere"),

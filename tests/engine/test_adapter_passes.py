@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import llama2cpp
-from llama2cpp import interventions
+from llama2cpp import attribution, interventions, patching
 
 PROMPTS = ["Once upon a time", "The dog", "The girl was sad. She", "One day a boy named Tom went to", "The cat"]
 SHAPES = {"q_proj": (192, 192), "k_proj": (64, 192), "v_proj": (64, 192), "o_proj": (192, 192)}
@@ -239,6 +240,37 @@ def test_caches_know_it(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter
         exact.run_with_hooks(PROMPTS[0], [("q_input0", lambda x, hook: x * 2)], adapter=adapter)
 
 
+def test_copies_are_the_adapter_itself(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
+    """Nothing changes one; so caches and options that have one can be copied."""
+    _, cache = model.run_with_cache(PROMPTS[0], "resid_post", adapter=adapters[1])
+    for own in (copy.copy, copy.deepcopy):
+        assert own(adapters[1]) is adapters[1]
+        assert own(cache).adapter is adapters[1]
+        assert model.generate("The dog", **own({"max_tokens": 1, "adapter": adapters[1]}))
+
+
+def test_caches_with_adapters_in_runs_without(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
+    exact = llama2cpp.load("storyteller", precision="exact")
+    adapter = llama2cpp.Adapter.from_arrays(exact, factors(1, 8))
+    _, cache = exact.run_with_cache("Lily ran to", adapter=adapter)
+    calls: dict[str, Any] = {
+        "activation_patch": lambda c: patching.activation_patch(exact, "Tom ran to", c, largest, "z", "layer"),
+        "path_patch": lambda c: patching.path_patch(exact, "Tom ran to", c, largest, "z", "resid_post-1", "layer"),
+        "ablate": lambda c: patching.ablate(exact, "Tom ran to", largest, "z", "layer", how="mean", reference=c),
+        "attribution_patch": lambda c: attribution.attribution_patch(exact, "Tom ran to", c, largest, "z", "layer"),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name}: the (cache|reference) is of a run with an adapter"):
+            call(cache)
+    cache.adapter = None
+    for call in calls.values():
+        assert len(call(cache)) == 5
+
+
+def largest(logits: Any) -> Any:
+    return logits[0, -1].max()
+
+
 def test_what_is_no_adapter_of_the_model(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
     other = llama2cpp.load("storyteller", backend="cpu")
     theirs = llama2cpp.Adapter.from_arrays(other, factors(1, 8))
@@ -258,6 +290,18 @@ def test_what_is_no_adapter_of_the_model(model: llama2cpp.Model, adapters: list[
         for wrong in ("a/path", 3, model):
             with pytest.raises(TypeError, match=f"{name}: adapter is .* expected an Adapter"):
                 call(wrong)
+    for wrong in (None, "storyteller", adapters[1]):
+        with pytest.raises(TypeError, match=r"Adapter.from_arrays: model is .* expected a Model"):
+            llama2cpp.Adapter.from_arrays(wrong, factors(1, 8))  # type: ignore[arg-type]
+    for key in (3, b"x", "\ud800"):
+        with pytest.raises(TypeError, match=r"Adapter.from_arrays: arrays has the key .* expected a module's name"):
+            llama2cpp.Adapter.from_arrays(model, {key: (np.ones((2, 192)), np.ones((192, 2)))})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"Adapter.from_arrays: a factor of 'x' .* complex"):
+        llama2cpp.Adapter.from_arrays(model, {"x": (np.ones((2, 192)) * 1j, np.ones((192, 2)))})
+    with pytest.raises(TypeError, match=r"Adapter: model.load_adapter\(path\) opens one"):
+        llama2cpp.Adapter("my-adapter")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Model.load_adapter: path is ''"):
+        model.load_adapter("")
     # A model that shares its weights takes it.
     edited = model.with_weights({"blocks.0.attn.W_O": model.weights["blocks.0.attn.W_O"]})
     edited.generate("The dog", max_tokens=1, adapter=adapters[1])
@@ -269,6 +313,9 @@ def test_what_is_no_adapter_of_the_model(model: llama2cpp.Model, adapters: list[
     ("arrays", "said"),
     [
         ({}, "no factors of any matrix"),
+        ({"model.layers.0.self_attn.q_proj": ("a", "b")}, "'model.layers.0.self_attn.q_proj' is no array of numbers"),
+        ({"model.layers.0.self_attn.q_proj": ([[1], [1, 2]], [])}, "is no array of numbers"),
+        ({"model.layers.0.self_attn.q_proj": (np.full((2, 192), 1e300), np.ones((192, 2)))}, "not finite"),
         ({"model.layers.0.self_attn.q_proj": np.ones((2, 192))}, "expected a pair"),
         ({"model.layers.0.self_attn.q_proj": (np.ones(192), np.ones((192, 1)))}, r"shapes \[192\] and \[192, 1\]"),
         ({"model.layers.0.self_attn.q_proj": (np.ones((2, 192)), np.ones((192, 3)))}, "expected .rank, columns."),

@@ -532,6 +532,18 @@ def test_foreign_names_of_conversations(stories: llama2cpp.Model) -> None:
             llama2cpp.Conversation(stories, **options)
 
 
+def test_names_of_other_functions(stories: llama2cpp.Model) -> None:
+    """Where an argument that this function does not have would be one."""
+    for call, said in (
+        (lambda **given: stories.perplexity("Once", **given), "adapter of Model.session() and generate()"),
+        (lambda **given: llama2cpp.load("storyteller", **given), "adapter of Model.session() and generate()"),
+        (lambda **given: stories.generate("Once", **given), "context of load()"),
+    ):
+        name = said.split()[0]
+        with pytest.raises(TypeError, match=re.escape(f"has no argument '{name}': it is {said}")):
+            call(**{name: 1})
+
+
 def test_no_property_can_be_set() -> None:
     """A setter would be an argument that `test_integers` does not see."""
     classes = [thing for thing in vars(llama2cpp).values() if inspect.isclass(thing)]

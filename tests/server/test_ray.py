@@ -164,6 +164,8 @@ def test_a_row_that_cannot_be() -> None:
         map_prompts(dataset, max_tokens=2, load_args={"context": 128}).take_all()
 
 
+FACTORS = {"model.layers.0.self_attn.o_proj": (np.ones((2, 192)), np.ones((192, 2)))}
+ADAPTER = llama2cpp.Adapter.from_arrays(llama2cpp.load("storyteller", backend="cpu"), FACTORS)
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "column": ({"prompt": "text"}, "map_prompts: the data set has no column 'text', it has: id, prompt, note"),
     "output": ({"output": "note"}, "has a column 'note' already: pass another output="),
@@ -175,6 +177,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "concurrency": ({"concurrency": (3, 2)}, r"concurrency is \[3, 2\]"),
     "no actors": ({"concurrency": 0}, "concurrency is 0"),
     "template": ({"template": "chatml"}, "template is for messages"),
+    "adapter": ({"adapter": ADAPTER}, "adapter is of a model in this process, and cannot be sent to actors"),
     "a name": ({"max_new_tokens": 3}, "here it is max_tokens"),
 }
 

@@ -296,6 +296,56 @@ def test_json_and_calls_that_must_be_made(served: Served) -> None:
     assert choices[0]["message"]["content"].startswith("{")
 
 
+def must_call(served: Served, *schemas: Any) -> tuple[int, Any]:
+    tools = [{"type": "function", "function": {"name": f"f{i}", "parameters": s}} for i, s in enumerate(schemas)]
+    asked = {"messages": HELLO, "tools": tools, "tool_choice": "required", "max_tokens": 80, "seed": 2}
+    status, _, body = served.send("POST", "/v1/chat/completions", asked)
+    return status, json.loads(body)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_calls_with_schemas_that_refer_to_parts_of_themselves(served: Served, count: int) -> None:
+    """As pydantic writes models in models."""
+
+    class Dog(pydantic.BaseModel, extra="forbid"):
+        name: Literal["Rex", "Spot"]
+
+    class Walk(pydantic.BaseModel, extra="forbid"):
+        dog: Dog
+        other: Dog
+
+    schema = Walk.model_json_schema()
+    assert schema["properties"]["dog"] == {"$ref": "#/$defs/Dog"}
+    status, answer = must_call(served, *[schema] * count)
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert (status, answer["choices"][0]["finish_reason"]) == (200, "tool_calls")
+    Walk.model_validate_json(call["function"]["arguments"])
+
+
+@pytest.mark.parametrize(
+    "schema", [{"properties": {"a": {"const": 1}}, "required": ["a"]}, {"anyOf": [{"properties": {"a": {"const": 1}}}]}]
+)
+def test_arguments_of_calls_are_objects(served: Served, schema: dict[str, Any]) -> None:
+    """Also where the schema does not say so, and numbers or texts would be of it."""
+    status, answer = must_call(served, schema)
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert status == 200
+    assert json.loads(call["function"]["arguments"]) in ({"a": 1}, {})
+
+
+def test_parameters_that_are_no_schema_of_an_object(served: Served) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(460):
+        deep = {"type": "object", "properties": {"a": deep}}
+    for schema in ("x", 3, [1], {"type": "string"}, {"type": "nope"}):
+        status, answer = must_call(served, schema)
+        assert (status, answer["error"]["param"]) == (400, "tools"), answer
+    assert must_call(served, deep)[0] == 400
+    status, answer = must_call(served, {"$ref": "#/nowhere"})
+    assert status == 400
+    assert "nowhere" in answer["error"]["message"]
+
+
 def test_masks(served: Served) -> None:
     model = served.model
     (banned,) = model.complete("Once upon a", temperature=0, max_tokens=1)[0].tokens

@@ -18,7 +18,7 @@ from test_family_tokenizers import FAMILIES, trained
 from test_hf_tokenizer import opened
 
 import llama2cpp
-from llama2cpp.common.grammar import GrammarState, TokenTexts, grammar_text, loses_space
+from llama2cpp.common.grammar import GrammarState, TokenTexts, grammar_text, loses_space, moved_schema
 
 TOKENIZERS: dict[str, Callable[[Path], Any]] = {
     "llama2.c": lambda models: llama2cpp.Tokenizer.from_file(models / "stories260K" / "tok512.bin"),
@@ -216,3 +216,17 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     with pytest.raises(ImportError, match=r"pip install 'llama2cpp\[grammar\]'") as caught:
         llama2cpp.generate("Once", regex="a")
     assert "\n" not in str(caught.value)
+
+
+def test_moved_schemas() -> None:
+    """References within the schema follow it, and data and names that look like them stay."""
+    at = "#/properties/arguments"
+    for given, expected in (
+        ({"$ref": "#"}, {"$ref": at}),
+        ({"anyOf": [{"$ref": "#/$defs/x"}]}, {"anyOf": [{"$ref": f"{at}/$defs/x"}]}),
+        ({"properties": {"default": {"$ref": "#/$defs/x"}}}, {"properties": {"default": {"$ref": f"{at}/$defs/x"}}}),
+        ({"$defs": {"$ref": {"$ref": "#/$defs/x"}}}, {"$defs": {"$ref": {"$ref": f"{at}/$defs/x"}}}),
+    ):
+        assert moved_schema(given, at) == expected
+    for same in (True, {"const": {"$ref": "#"}}, {"default": {"$ref": "#/a"}}, {"$ref": "other.json#/a"}):
+        assert moved_schema(same, at) == same

@@ -39,7 +39,7 @@ def _named_paths(given: list[str], served: str) -> dict[str, str]:
     paths: dict[str, str] = {}
     for one in given:
         name, equals, path = one.partition("=")
-        if not (name and equals and path):
+        if not (name.strip() and equals and path):
             raise typer.BadParameter(f"{one!r}, expected NAME=PATH", param_hint="'--adapter'")
         if name in paths or name == served:
             raise typer.BadParameter(f"{name!r} is the name of another model here", param_hint="'--adapter'")

@@ -79,13 +79,22 @@ FOREIGN = {
     "chat_template": "template",
     "chat_template_kwargs": "template_args",
     "return_full_text": "echo",
+    "lora": "adapter (model.load_adapter(path) opens one)",
+    "lora_path": "adapter (model.load_adapter(path) opens one)",
+    "lora_request": "adapter (model.load_adapter(path) opens one)",
 }
 
 # What an argument was called here before -> what it is called now. The old word works, with a DeprecationWarning.
 RENAMED = {"kv": "kv_dtype", "activations": "activation_dtype"}
 
 _OWNERS = dict.fromkeys(("source", "context", "threads", "backend", "kv_dtype", "mmap"), "load")
-_OWNERS |= {"system": "Conversation", "template": "chat", "template_args": "chat", "force": "export.convert"}
+_OWNERS |= {
+    "adapter": "Model.session() and generate",
+    "system": "Conversation",
+    "template": "chat",
+    "template_args": "chat",
+    "force": "export.convert",
+}
 _INPUTS = ("prompt", "text_or_tokens", "text", "tokens", "messages", "input")  # what is read, by the function
 _FOREIGN_INPUTS = {*_INPUTS, "input_ids", "inputs", "query"}
 _WHOLE = {"max_tokens", "min_tokens"}  # integers for which 2.0 will do
@@ -532,7 +541,7 @@ def unknown_argument(name: str, names: Iterable[str], function: str) -> str:
     "load() has no argument 'n_ctx': here it is context"
     """
     known = [other for other in names if other != "self"]
-    meant = FOREIGN.get(name, "")
+    meant = FOREIGN.get(name, name if name in _OWNERS else "")
     if name in _FOREIGN_INPUTS:
         meant = next((own for own in _INPUTS if own in known), "")
     own = meant.split(" ")[0]

@@ -77,6 +77,46 @@ def closed_schema(schema: Any) -> Any:  # noqa: ANN401
     return closed
 
 
+_DATA = ("const", "enum", "default", "examples")  # which are no schemas
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # of several, any names
+
+
+def moved_schema(schema: Any, path: str) -> Any:  # noqa: ANN401
+    """Give a schema that becomes a part of another, where its own references are found.
+
+    Parameters
+    ----------
+    schema : dict, list or bool
+    path : str
+        Where it will be, such as "#/properties/arguments".
+
+    Returns
+    -------
+    dict, list or bool
+        A copy.
+
+    Examples
+    --------
+    >>> from llama2cpp.common.grammar import moved_schema
+    >>> moved_schema({"properties": {"dog": {"$ref": "#/$defs/Dog"}}}, "#/items")
+    {'properties': {'dog': {'$ref': '#/items/$defs/Dog'}}}
+    """
+    if isinstance(schema, list):
+        return [moved_schema(inner, path) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved: dict[str, Any] = {}
+    for key, inner in schema.items():
+        if key in _BY_NAME and isinstance(inner, dict):
+            moved[key] = {name: moved_schema(one, path) for name, one in inner.items()}
+        else:
+            moved[key] = inner if key in _DATA else moved_schema(inner, path)
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        moved["$ref"] = path + reference[1:]
+    return moved
+
+
 def library() -> Any:  # noqa: ANN401
     """Give llguidance's module.
 

@@ -239,6 +239,11 @@ def held(where: str, cache: ActivationCache | None, name: str) -> Array:
     """Get an activation [B, T, ...] of a cache."""
     if cache is None or name not in cache:
         raise ValueError(f"{where} has no {name!r}")
+    if cache.adapter is not None:
+        raise ValueError(
+            f"{where} is of a run with an adapter, and the model runs without it here: set cache.adapter = None to "
+            "use such activations all the same"
+        )
     return cache[name] if cache.has_batch_dim else cache[name][None]
 
 

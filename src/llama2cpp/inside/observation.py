@@ -264,7 +264,7 @@ def prompts_of(model: HasTokenizer, function: str, text_or_tokens: Prompts, spec
     empty = [i for i, ids in enumerate(batch) if not ids]
     if empty or not batch:
         where = f"prompt {empty[0]}: " if many is not None and len(batch) > 1 else ""
-        raise ValueError(f"{where}there are no tokens, expected at least one")
+        raise ValueError(f"{function}: {where}there are no tokens, expected at least one")
     return batch
 
 

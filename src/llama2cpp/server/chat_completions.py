@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from ..common.grammar import closed_schema
+from ..common.grammar import closed_schema, moved_schema
 from ..common.piece import Piece, TopLogprobs
 from .errors import ApiError
 from .fields import MOST_LOGPROBS, MOST_TOKENS, Fields, count_of, sampling_of, with_seed_of
@@ -233,16 +233,34 @@ def _tools(fields: Fields) -> tuple[list[dict[str, Any]] | None, frozenset[str],
     if not schemas:
         raise ApiError(400, "tool_choice asks for a call, and there are no tools", param="tool_choice")
     wanted = [name] if name is not None else list(schemas)
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": one}, "arguments": closed_schema(schemas[one])},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for one in wanted
-    ]
+    calls = []
+    for i, one in enumerate(wanted):
+        place = "#/properties/arguments" if len(wanted) == 1 else f"#/anyOf/{i}/properties/arguments"
+        try:
+            arguments = moved_schema(_arguments(one, schemas[one]), place)
+        except RecursionError:
+            message = f"the parameters of the tool {one!r:.200} are nested too deeply"
+            raise ApiError(400, message, param="tools") from None
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": one}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
     return tools, frozenset(wanted), calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def _arguments(name: str, schema: Any) -> Any:  # noqa: ANN401
+    """Give the schema of a call's arguments, which are an object."""
+    if schema is True:
+        return {"type": "object"}
+    if not isinstance(schema, dict):
+        raise ApiError(400, f"the parameters of the tool {name!r:.200} are no JSON schema", param="tools")
+    if schema.get("type", "object") != "object":
+        raise ApiError(400, f"the parameters of the tool {name!r:.200} are of another type than object", param="tools")
+    return {"type": "object", **closed_schema(schema)}
 
 
 def _format(fields: Fields, must_call: dict[str, Any] | None) -> dict[str, Any]:
