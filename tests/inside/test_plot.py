@@ -479,6 +479,7 @@ HALF = np.full((2, 3, 3), 0.5)
         (lambda m: plot.token_values("ab", [1, 2]), TypeError, "tokens is 'ab'"),
         (lambda m: plot.token_values([1, 2], [1, 2]), TypeError, "tokens has 1 (int) in it"),
         (lambda m: plot.token_values(["a"], [1], center=np.nan), ValueError, "center is nan"),
+        (lambda m: plot.logit_lens(m.run_with_cache("Once")[1], layers=[]), ValueError, "layers is empty"),
         (lambda m: plot.logit_lens("x"), TypeError, "lens is 'x' (str)"),
         (lambda m: plot.quantization_damage(5), TypeError, "differences is 5 (int)"),
         (lambda m: plot.quantization_damage({3: 5}), TypeError, "differences has 3 (int) in it"),

@@ -275,6 +275,8 @@ def logit_lens(
 
     stack, labels = cache.accumulated_resid(incl_mid=incl_mid, pos_slice=positions, return_labels=True)
     chosen = range(len(labels)) if layers is None else [_index(layer, labels) for layer in layers]
+    if not chosen:
+        raise ValueError("logit_lens: layers is empty, expected one or more")
     stack = stack[list(chosen)]
     if translators is not None:
         stack = np.stack([translators.translate(stream, i) for stream, i in zip(stack, chosen, strict=True)])
