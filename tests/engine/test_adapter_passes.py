@@ -246,7 +246,8 @@ def test_copies_are_the_adapter_itself(model: llama2cpp.Model, adapters: list[ll
     for own in (copy.copy, copy.deepcopy):
         assert own(adapters[1]) is adapters[1]
         assert own(cache).adapter is adapters[1]
-        assert model.generate("The dog", **own({"max_tokens": 1, "adapter": adapters[1]}))
+        options: Any = own({"max_tokens": 1, "adapter": adapters[1]})
+        assert model.generate("The dog", **options)
 
 
 def test_caches_with_adapters_in_runs_without(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
@@ -290,9 +291,9 @@ def test_what_is_no_adapter_of_the_model(model: llama2cpp.Model, adapters: list[
         for wrong in ("a/path", 3, model):
             with pytest.raises(TypeError, match=f"{name}: adapter is .* expected an Adapter"):
                 call(wrong)
-    for wrong in (None, "storyteller", adapters[1]):
+    for no_model in (None, "storyteller", adapters[1]):
         with pytest.raises(TypeError, match=r"Adapter.from_arrays: model is .* expected a Model"):
-            llama2cpp.Adapter.from_arrays(wrong, factors(1, 8))  # type: ignore[arg-type]
+            llama2cpp.Adapter.from_arrays(no_model, factors(1, 8))  # type: ignore[arg-type]
     for key in (3, b"x", "\ud800"):
         with pytest.raises(TypeError, match=r"Adapter.from_arrays: arrays has the key .* expected a module's name"):
             llama2cpp.Adapter.from_arrays(model, {key: (np.ones((2, 192)), np.ones((192, 2)))})  # type: ignore[dict-item]
