@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -452,37 +452,38 @@ def test_matplotlib_is_imported_when_a_picture_is_drawn() -> None:
 
 
 HALF = np.full((2, 3, 3), 0.5)
+ANY: Any = plot  # for calls of wrong types
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m: plot.attention_patterns(HALF, tokens="abc"), TypeError, "tokens is 'abc', expected a sequence"),
-        (lambda m: plot.attention_patterns(HALF, tokens=[1, 2, 3]), TypeError, "tokens has 1 (int) in it"),
-        (lambda m: plot.attention_patterns(HALF, columns=0), ValueError, "columns is 0"),
-        (lambda m: plot.attention_patterns(HALF[:, :, :2]), ValueError, "3 rows and 2 columns"),
-        (lambda m: plot.attention_patterns(HALF[:, :0, :0]), ValueError, "shape [2, 0, 0]"),
-        (lambda m: plot.attention_patterns(HALF + 0j), TypeError, "complex"),
-        (lambda m: plot.next_tokens(m, np.full(512, np.nan)), ValueError, "the largest logit is nan"),
-        (lambda m: plot.next_tokens(m, np.full(512, -np.inf)), ValueError, "the largest logit is -inf"),
-        (lambda m: plot.attributions([]), ValueError, "attributions: the values have shape [0]"),
-        (lambda m: plot.attributions({}), ValueError, "attributions: the values have shape [0]"),
-        (lambda m: plot.attributions(1.0), ValueError, "attributions: the values have shape []"),
-        (lambda m: plot.attributions([1, np.inf]), ValueError, "expected one or more, finite or NaN"),
-        (lambda m: plot.attributions([1, 2], "ab"), TypeError, "labels is 'ab'"),
-        (lambda m: plot.attributions([1, 2], [1, 2]), TypeError, "labels has 1 (int) in it"),
-        (lambda m: plot.attributions([1, 2], over=5), TypeError, "over is 5"),
-        (lambda m: plot.attributions([1, 2], over={"layer": "ab"}), TypeError, "over has layer 'ab'"),
-        (lambda m: plot.attributions([1, 2], over={"layer": [0.5, 1]}), TypeError, "layer is 0.5 (float)"),
-        (lambda m: plot.patching(HALF[0], tokens=[1, 2, 3]), TypeError, "tokens has 1 (int) in it"),
-        (lambda m: plot.patching(HALF[0], center=np.inf), ValueError, "center is inf"),
-        (lambda m: plot.token_values("ab", [1, 2]), TypeError, "tokens is 'ab'"),
-        (lambda m: plot.token_values([1, 2], [1, 2]), TypeError, "tokens has 1 (int) in it"),
-        (lambda m: plot.token_values(["a"], [1], center=np.nan), ValueError, "center is nan"),
-        (lambda m: plot.logit_lens(m.run_with_cache("Once")[1], layers=[]), ValueError, "layers is empty"),
-        (lambda m: plot.logit_lens("x"), TypeError, "lens is 'x' (str)"),
-        (lambda m: plot.quantization_damage(5), TypeError, "differences is 5 (int)"),
-        (lambda m: plot.quantization_damage({3: 5}), TypeError, "differences has 3 (int) in it"),
+        (lambda m: ANY.attention_patterns(HALF, tokens="abc"), TypeError, "tokens is 'abc', expected a sequence"),
+        (lambda m: ANY.attention_patterns(HALF, tokens=[1, 2, 3]), TypeError, "tokens has 1 (int) in it"),
+        (lambda m: ANY.attention_patterns(HALF, columns=0), ValueError, "columns is 0"),
+        (lambda m: ANY.attention_patterns(HALF[:, :, :2]), ValueError, "3 rows and 2 columns"),
+        (lambda m: ANY.attention_patterns(HALF[:, :0, :0]), ValueError, "shape [2, 0, 0]"),
+        (lambda m: ANY.attention_patterns(HALF + 0j), TypeError, "complex"),
+        (lambda m: ANY.next_tokens(m, np.full(512, np.nan)), ValueError, "the largest logit is nan"),
+        (lambda m: ANY.next_tokens(m, np.full(512, -np.inf)), ValueError, "the largest logit is -inf"),
+        (lambda m: ANY.attributions([]), ValueError, "attributions: the values have shape [0]"),
+        (lambda m: ANY.attributions({}), ValueError, "attributions: the values have shape [0]"),
+        (lambda m: ANY.attributions(1.0), ValueError, "attributions: the values have shape []"),
+        (lambda m: ANY.attributions([1, np.inf]), ValueError, "expected one or more, finite or NaN"),
+        (lambda m: ANY.attributions([1, 2], "ab"), TypeError, "labels is 'ab'"),
+        (lambda m: ANY.attributions([1, 2], [1, 2]), TypeError, "labels has 1 (int) in it"),
+        (lambda m: ANY.attributions([1, 2], over=5), TypeError, "over is 5"),
+        (lambda m: ANY.attributions([1, 2], over={"layer": "ab"}), TypeError, "over has layer 'ab'"),
+        (lambda m: ANY.attributions([1, 2], over={"layer": [0.5, 1]}), TypeError, "layer is 0.5 (float)"),
+        (lambda m: ANY.patching(HALF[0], tokens=[1, 2, 3]), TypeError, "tokens has 1 (int) in it"),
+        (lambda m: ANY.patching(HALF[0], center=np.inf), ValueError, "center is inf"),
+        (lambda m: ANY.token_values("ab", [1, 2]), TypeError, "tokens is 'ab'"),
+        (lambda m: ANY.token_values([1, 2], [1, 2]), TypeError, "tokens has 1 (int) in it"),
+        (lambda m: ANY.token_values(["a"], [1], center=np.nan), ValueError, "center is nan"),
+        (lambda m: ANY.logit_lens(m.run_with_cache("Once")[1], layers=[]), ValueError, "layers is empty"),
+        (lambda m: ANY.logit_lens("x"), TypeError, "lens is 'x' (str)"),
+        (lambda m: ANY.quantization_damage(5), TypeError, "differences is 5 (int)"),
+        (lambda m: ANY.quantization_damage({3: 5}), TypeError, "differences has 3 (int) in it"),
     ],
 )
 def test_what_cannot_be_drawn(stories: llama2cpp.Model, call: Any, error: type[Exception], message: str) -> None:
@@ -497,7 +498,7 @@ def test_values_from_torch_and_values_that_are_missing(stories: llama2cpp.Model)
     given = torch.tensor([[0.5, -2.0], [1.0, float("nan")]], dtype=torch.bfloat16, requires_grad=True)
     figure = plot.attributions(given, most=2)
     assert texts(figure.axes[0].get_yticklabels()) == ["L0H1", "L1H0", "all others"]
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [-2.0, 1.0, 0.5]  # without what is NaN
+    assert [bar.get_width() for bar in cast(Any, figure.axes[0].patches)] == [-2.0, 1.0, 0.5]  # without what is NaN
     assert plot.patching(given).axes
     assert plot.token_values(["a", "b"], given[0]).axes
     assert plot.next_tokens(stories, torch.zeros(512, dtype=torch.bfloat16)).axes
@@ -505,5 +506,5 @@ def test_values_from_torch_and_values_that_are_missing(stories: llama2cpp.Model)
 
 def test_caches_whose_divergence_is_not_known(stories: llama2cpp.Model) -> None:
     caches = [stories.run_with_cache(each, "mlp_out")[1] for each in ("Once upon a", "Once upon a")]
-    figure = plot.quantization_damage({"same": analysis.diff(*caches)}, "mlp_out")
+    figure = plot.quantization_damage({"same": analysis.diff(caches[0], caches[1])}, "mlp_out")
     assert texts(figure.legends[0].get_texts()) == ["same"]

@@ -248,12 +248,13 @@ def test_wrong_types_and_widths(model: llama2cpp.Model) -> None:
         with pytest.raises(TypeError, match="complex"):
             interventions.replace_with("resid_pre0", complex_ones, None, eye, None)
     coder = interventions.replace_with("resid_pre0", eye, None, eye, None, W_skip=eye)
-    for call, message in (
+    calls: list[tuple[Any, str]] = [
         (lambda: coder.encode(np.ones(5)), r"encode: x has shape \[5\], expected \[..., 36\]"),
         (lambda: coder.encode(1.0), r"encode: x has shape \[\]"),
         (lambda: coder.decode(np.ones(5)), r"decode: features has shape \[5\]"),
         (lambda: coder.decode(np.ones(36), np.ones(5)), r"decode: x has shape \[5\]"),
-    ):
+    ]
+    for call, message in calls:
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(TypeError, match="replacement is 'x'"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -133,12 +133,12 @@ def test_wrong_calls(model: llama2cpp.Model, call: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: analysis.TunedLens(3), "weights is of type int"),
-        (lambda m: analysis.TunedLens({"0.weight": np.ones((2, 2))}), "TunedLens.of takes arrays by name"),
-        (lambda m: analysis.TunedLens([None], 3), "biases is of type int"),
-        (lambda m: analysis.TunedLens.of(5), "arrays is 5 (int)"),
-        (lambda m: analysis.lens_divergence(m, IDS, [None] * 3), "translators is [None, None, None] (list)"),
-        (lambda m: llama2cpp.logit_lens(m, IDS, translators="lens"), "translators is 'lens' (str)"),
+        (lambda m: cast(Any, analysis).TunedLens(3), "weights is of type int"),
+        (lambda m: cast(Any, analysis).TunedLens({"0.weight": np.ones((2, 2))}), "TunedLens.of takes arrays by name"),
+        (lambda m: cast(Any, analysis).TunedLens([None], 3), "biases is of type int"),
+        (lambda m: cast(Any, analysis).TunedLens.of(5), "arrays is 5 (int)"),
+        (lambda m: cast(Any, analysis).lens_divergence(m, IDS, [None] * 3), "translators is [None, None, None] (list)"),
+        (lambda m: cast(Any, llama2cpp).logit_lens(m, IDS, translators="lens"), "translators is 'lens' (str)"),
     ],
 )
 def test_wrong_types(model: llama2cpp.Model, call: Any, message: str) -> None:

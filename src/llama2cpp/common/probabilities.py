@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Logits [..., vocab_size] -> natural logarithms of probabilities, in double precision."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
