@@ -169,14 +169,6 @@ inline f32x16 to_float(i32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvte
 struct bytes64 {
   __m256i lo, hi;
 };
-// In assembler for GCC, which takes loops and functions that only prefetch by the intrinsic for ones that do nothing.
-inline void prefetch(const std::uint8_t* p) {
-#if defined(__GNUC__) && !defined(__clang__)
-  __asm__ volatile("prefetcht0 %a0" : : "p"(p));
-#else
-  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
-#endif
-}
 inline bytes64 load_bytes64(const std::uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
@@ -247,3 +239,4 @@ inline f32x16 load_bytes(const std::uint8_t* p) { return load(reinterpret_cast<c
 #include "backend/cpu/isa/doubles_avx2.inl"
 #include "backend/cpu/isa/few_registers.inl"
 #include "backend/cpu/isa/flush_x86.inl"
+#include "backend/cpu/isa/prefetch_x86.inl"

@@ -153,14 +153,6 @@ inline __m512i repeat_quad(const std::int8_t* x) {
 
 // 16 rows of 4 unsigned bytes, below 128 where they are multiplied.
 using bytes64 = __m512i;
-// In assembler for GCC, which takes loops and functions that only prefetch by the intrinsic for ones that do nothing.
-inline void prefetch(const std::uint8_t* p) {
-#if defined(__GNUC__) && !defined(__clang__)
-  __asm__ volatile("prefetcht0 %a0" : : "p"(p));
-#else
-  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
-#endif
-}
 inline bytes64 load_bytes64(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
 inline void store_bytes64(std::uint8_t* p, bytes64 a) { _mm512_storeu_si512(p, a); }
 // Each row's four bytes as one number: down by kShift bits, or up.
@@ -221,5 +213,6 @@ inline i32x16 dot_start(const std::int32_t* start, int shift) {
 
 #include "backend/cpu/isa/doubles_avx512.inl"
 #include "backend/cpu/isa/flush_x86.inl"
+#include "backend/cpu/isa/prefetch_x86.inl"
 #include "backend/cpu/scores_of_few.inl"
 #include "backend/cpu/scores_of_many.inl"
