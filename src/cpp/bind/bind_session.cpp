@@ -313,7 +313,6 @@ void register_session(py::module_& module) {
       .def_property_readonly("context", &Session::context)
       .def_property_readonly("tokens", &Session::tokens)
       .def_property_readonly("model", [](const Session& s) { return std::const_pointer_cast<Model>(s.shared_model()); })
-      .def_property_readonly("adapter", [](const Session& s) { return std::const_pointer_cast<Adapter>(s.adapter()); })
       .def_property_readonly("logits", &logits_array)
       .def("step", &step, arg("token"), arg("hooks") = py::none())
       .def("prefill", &prefill, arg("tokens"), arg("all_logits") = false, arg("hooks") = py::none())

@@ -17,9 +17,8 @@ namespace llama2cpp {
 void save_session(Session& session, const std::string& path, FunctionRef<void()> poll);
 
 // A session that goes on, bit for bit, as the saved one would. context 0: the saved session's. adapter: the one that it had.
-// Throws FormatError for a
-// file that is damaged, foreign, of another model, or of another type of keys and values or of activations;
-// std::invalid_argument for a context that does not hold the tokens; std::system_error.
+// Throws FormatError for a file that is damaged, foreign, of another model, or of another type of keys and values or of
+// activations; std::invalid_argument for a context that does not hold the tokens; std::system_error.
 std::unique_ptr<Session> load_session(std::shared_ptr<const Model> model, const std::string& path, std::int64_t context,
                                       FunctionRef<void()> poll, std::shared_ptr<const Adapter> adapter = nullptr);
 
