@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from . import _core
 from ._core import FormatError
 from .common.arguments import checked, float_array
 from .common.not_pickled import NotPickled
+from .common.sampling import Sampling
 from .inside.html_views import size_text
 from .inside.weights import reordered
 
@@ -237,6 +238,28 @@ def check_adapter(function: str, adapter: object, model: HasCore) -> None:
         )
     if not adapter._core.fits(model._core):
         raise ValueError(f"{function}: the adapter was loaded for another model: load it with this one's load_adapter")
+
+
+def adapter_of(sampling: Sampling) -> Adapter | None:
+    """Give a call's adapter as what it is: `Sampling` knows less of it, since it stands below this module.
+
+    Parameters
+    ----------
+    sampling : Sampling
+        Whose adapter has been checked.
+
+    Returns
+    -------
+    Adapter or None
+
+    Examples
+    --------
+    >>> from llama2cpp.adapters import adapter_of
+    >>> from llama2cpp.common.sampling import Sampling
+    >>> adapter_of(Sampling()) is None
+    True
+    """
+    return cast("Adapter | None", sampling.adapter)
 
 
 def load_adapter(model: HasCore, path: str | PathLike[str]) -> Adapter:

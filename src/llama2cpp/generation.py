@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ._core import Sampler, available_memory, need_memory
-from .adapters import Adapter, check_adapter
+from .adapters import adapter_of, check_adapter
 from .common.arguments import checked, naming, spelled_out
 from .common.later import Later, now
 from .common.sampling import Sampling, SamplingOptions
@@ -330,7 +330,7 @@ class _Asked:
 
         most = model.context if sampling.max_tokens is None else sampling.max_tokens
         positions = min(len(ids) + most, model.context)
-        self.job = TextJob(self.request, ids, positions, (), sample, "none", cast("Adapter | None", sampling.adapter))
+        self.job = TextJob(self.request, ids, positions, (), sample, "none", adapter_of(sampling))
 
 
 def _scheduled(model: Model, asked: list[_Asked], echo: bool) -> Iterator[Completion]:
@@ -396,7 +396,7 @@ def _begin(
         return _Begun(model, [], n or 1, many is not None, jobs)
     samples = []
     for prompt, where, ids in rows:
-        session = model.session(adapter=cast("Adapter | None", sampling.adapter))
+        session = model.session(adapter=adapter_of(sampling))
         hooks = for_call([session])
         with naming(where) if hooks is None else nullcontext():  # an error may be a hook's own
             session._core.prefill(ids, False, hooks)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .._core import Tokenizer
-from ..adapters import Adapter, check_adapter
+from ..adapters import adapter_of, check_adapter
 from ..common.arguments import checked, naming, spelled_out, unknown_argument
 from ..common.later import Later, now
 from ..common.sampling import Sampling, SamplingOptions
@@ -189,7 +189,7 @@ def _answer(
     model = now(given_model)
     sampling = sampling_of(function, sampled, model)
     form, ids = encoded(function, said, model, asked, variables, ("model", "logprobs"))
-    session = model.session(adapter=cast("Adapter | None", sampling.adapter))
+    session = model.session(adapter=adapter_of(sampling))
     session.prefill(ids)
     goes_on = bool(asked.continue_final_message)
     return TextStream(model, begin_answer(model.tokenizer, session, form, sampling, goes_on=goes_on, n_top=logprobs))

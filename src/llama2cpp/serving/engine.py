@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary, ref
 
 from .. import _core
 from .._core import ContextFullError
-from ..adapters import Adapter, check_adapter
+from ..adapters import adapter_of, check_adapter
 from ..common.arguments import checked, checked_options, naming, spelled_out
 from ..common.grammar import TokenTexts
 from ..common.not_pickled import NotPickled
@@ -355,7 +355,7 @@ class Engine(NotPickled):
         if record is not None:
             request._recording = Recording(core, None, record, None, self._model)
             scopes.append(request._recording._scope)
-        self._add([TextJob(request, ids, positions, scopes, sample, logits, cast("Adapter | None", how.adapter))])
+        self._add([TextJob(request, ids, positions, scopes, sample, logits, adapter_of(how))])
         return request
 
     def _check_ids(self, function: str, ids: Sequence[int]) -> None:
