@@ -26,6 +26,7 @@ if not CHROMIUM:
 
 TEXT = "When Lily and Tom went to the park, Lily gave the ball to"
 VIEWS = ("flow", "attention", "lens", "attribution", "edit", "patching", "share")
+PICTURES = {"flow": 3, "attention": 2, "lens": 1, "attribution": 3, "edit": 1, "patching": 1}
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +69,13 @@ def opened(browser: Any, url: str, *, expected: str | None = None, **options: An
 
 
 def settled(page: Any) -> None:
-    page.wait_for_selector("#next-tokens tbody tr, #next-table p")
-    page.wait_for_timeout(120)  # what is typed is read after a moment
+    """All that was asked for is drawn: from the event itself until then the page says that it is busy."""
     page.wait_for_selector("#views[aria-busy=false]")
+    page.wait_for_selector("#next-tokens tbody tr, #next-table p")
 
 
 def show(page: Any, view: str) -> None:
     page.click(f"#tab-{view}")
-    page.wait_for_timeout(30)
     settled(page)
 
 
@@ -84,13 +84,23 @@ def has_tokens(page: Any, count: int) -> None:
 
 
 def token_ids(page: Any) -> list[int]:
-    return [int(one.get_attribute("data-token-id")) for one in page.query_selector_all("#tokens [data-token-id]")]
+    read = "found => found.map((one) => Number(one.dataset.tokenId))"  # all at one moment
+    return [int(id) for id in page.eval_on_selector_all("#tokens [data-token-id]", read)]
 
 
 def rows(page: Any) -> list[tuple[int, float, float]]:
-    found = page.query_selector_all("#next-tokens tr[data-id]")
-    told = [[float(row.get_attribute(f"data-{name}")) for name in ("id", "p", "q")] for row in found]
-    return [(int(id), p, q) for id, p, q in told]
+    read = "found => found.map(({ dataset }) => [dataset.id, dataset.p, dataset.q])"  # all at one moment
+    return [(int(id), float(p), float(q)) for id, p, q in page.eval_on_selector_all("#next-tokens tr[data-id]", read)]
+
+
+def save_pictures(page: Any, view: str) -> Iterator[tuple[str, Path]]:
+    """Press each button of a view that saves a picture: the names, and the files."""
+    for button in page.locator(f"#panel-{view} [data-export]").all():
+        name = button.get_attribute("data-export")
+        with page.expect_download() as download:
+            button.click()
+        assert download.value.suggested_filename == name
+        yield name, Path(download.value.path())
 
 
 def test_address_prompt_tokens_and_next(browser: Any, tales: Explored) -> None:
@@ -330,18 +340,15 @@ def test_share_and_pictures(browser: Any, tales: Explored, tmp_path: Path) -> No
         saved = 0
         for view in VIEWS[:-1]:
             show(page, view)
-            for button in page.query_selector_all(f"#panel-{view} [data-export]"):
-                with page.expect_download() as download:
-                    button.click()
-                data = Path(download.value.path()).read_bytes()
-                assert download.value.suggested_filename == button.get_attribute("data-export")
-                if download.value.suggested_filename.endswith(".png"):
+            for name, path in save_pictures(page, view):
+                data = path.read_bytes()
+                if name.endswith(".png"):
                     assert data.startswith(b"\x89PNG\r\n")
                     assert len(data) > 300
                 else:
                     assert ElementTree.fromstring(data).tag.endswith("svg")
                 saved += 1
-        assert saved == 2 * 11
+        assert saved == 2 * sum(PICTURES.values())
 
 
 def test_texts_of_tokens_are_never_markup(browser: Any, tmp_path: Path) -> None:
@@ -424,9 +431,39 @@ def test_all_views_under_the_policy(browser: Any, tales: Explored) -> None:
             if view == "patching":
                 page.click("#patch-run")
                 page.wait_for_selector('#patch-grid[data-filled="80"]')
-            for button in page.query_selector_all(f"#panel-{view} [data-export]"):
-                with page.expect_download():
-                    button.click()
+            assert len(list(save_pictures(page, view))) == (0 if view == "share" else 2 * PICTURES[view])
+
+
+@pytest.mark.parametrize("how", ["pointer", "space"])
+def test_a_press_is_not_lost_to_a_redraw(browser: Any, tales: Explored, how: str) -> None:
+    """An answer that comes while a button is held down is drawn when it is let go: the button is there until then."""
+    with opened(browser, tales.url) as page:
+        last = len(token_ids(page)) - 1
+        held: list[Any] = []
+        page.route("**/api/flow", lambda route: held.append(route))  # playwright takes no builtin
+        page.focus('#tokens [aria-pressed="true"]')
+        page.keyboard.press("ArrowLeft")
+        while not held:
+            page.wait_for_timeout(10)
+        button = page.locator('[data-export="flow.svg"]')
+        if how == "pointer":
+            button.hover()
+            page.mouse.down()
+        else:
+            button.focus()
+            page.keyboard.down(" ")
+        with page.expect_response("**/api/flow"):
+            held[0].continue_()
+        page.wait_for_timeout(300)
+        assert page.text_content('[data-picture="flow"] .readout').startswith(f"Token {last} of")
+        assert page.get_attribute("#views", "aria-busy") == "true"
+        with page.expect_download():
+            if how == "pointer":
+                page.mouse.up()
+            else:
+                page.keyboard.up(" ")
+        settled(page)
+        assert page.text_content('[data-picture="flow"] .readout').startswith(f"Token {last - 1} of")
 
 
 def test_an_edit_is_one_question(browser: Any, tales: Explored) -> None:

@@ -1,6 +1,6 @@
 // The one way to the model's numbers. The token comes once in the address, and stays in this tab's storage.
 
-import { say } from "./dom.js";
+import { $, say } from "./dom.js";
 
 const address = new URL(location.href);
 const given = address.searchParams.get("token");
@@ -16,8 +16,35 @@ const running = new Map(); // view -> AbortController
 
 export class OutOfDate extends Error {}
 
-async function send(name, body, view) {
-  const control = new AbortController();
+// While a button is held down nothing is redrawn: it would be replaced under the pointer or the key, and the press lost.
+let held = false, letGo = [];
+const PRESSED = "button, a, summary, svg [role=button], svg[role=application]";
+const hold = (event) => { if (event.target.closest?.(PRESSED)) held = true; };
+const release = () => setTimeout(() => { // after the click that follows
+  held = false;
+  for (const go of letGo.splice(0)) go();
+});
+addEventListener("pointerdown", hold, true);
+addEventListener("keydown", (event) => { if (event.key === " ") hold(event); }, true);
+addEventListener("keyup", (event) => { if (event.key === " ") release(); }, true);
+for (const ended of ["pointerup", "pointercancel", "dragend"]) addEventListener(ended, release, true);
+addEventListener("blur", (event) => { if (event.target === window) release(); });
+const released = async () => { while (held) await new Promise((go) => letGo.push(go)); };
+
+// How much of what was asked for is not drawn yet.
+let count = 0;
+export async function busily(work) {
+  count += 1;
+  $("views").setAttribute("aria-busy", "true");
+  try {
+    return await work();
+  } finally {
+    count -= 1;
+    if (!count) $("views").setAttribute("aria-busy", "false");
+  }
+}
+
+async function send(name, body, view, control) {
   if (view) {
     running.get(view)?.abort();
     running.set(view, control);
@@ -42,9 +69,12 @@ async function send(name, body, view) {
 
 // Ask for a view's numbers. A newer question for the same view makes this one throw OutOfDate.
 export async function ask(name, body = {}, view = name) {
-  const response = await send(name, body, view);
+  const control = new AbortController(), response = await send(name, body, view, control);
   try {
-    return await response.json();
+    const told = await response.json();
+    await released();
+    if (control.signal.aborted) throw new OutOfDate();
+    return told;
   } catch (error) {
     if (error.name === "AbortError") throw new OutOfDate();
     throw error;
@@ -53,7 +83,7 @@ export async function ask(name, body = {}, view = name) {
 
 // Pieces of an answer, as they come.
 export async function* stream(name, body, view = name) {
-  const response = await send(name, body, view);
+  const control = new AbortController(), response = await send(name, body, view, control);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
@@ -68,6 +98,7 @@ export async function* stream(name, body, view = name) {
           if (piece.error.code === "out_of_date") throw new OutOfDate();
           throw new Error(piece.error.message);
         }
+        await released();
         yield piece;
       }
     }

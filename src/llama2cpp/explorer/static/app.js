@@ -1,7 +1,7 @@
 // The page: opens the model, and keeps what is seen in step with what is chosen.
 
 import { $, h, put, say } from "./dom.js";
-import { ask, promptInAddress, quietly } from "./api.js";
+import { ask, busily, promptInAddress, quietly } from "./api.js";
 import { fromFragment, listen, setModel, state, update } from "./state.js";
 import * as attention from "./attention.js";
 import * as attribution from "./attribution.js";
@@ -60,9 +60,7 @@ async function changed(names) {
     stale.set(state.view, new Set());
     work.push(VIEWS[state.view].refresh(mine));
   }
-  $("views").setAttribute("aria-busy", "true");
   await Promise.all(work);
-  $("views").setAttribute("aria-busy", "false");
 }
 
 async function begin() {
@@ -78,7 +76,7 @@ async function begin() {
   setTabs();
   write.setUp();
   next.setUp();
-  listen((names) => changed(names));
+  listen((names) => busily(() => changed(names)));
   showView();
   addEventListener("hashchange", takeFragment);
   if (!takeFragment()) {

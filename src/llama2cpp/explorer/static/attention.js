@@ -1,7 +1,7 @@
 // Who looks at whom: all heads as small pictures, and one of them large.
 
 import { h, number, plain, put, s } from "./dom.js";
-import { ask, quietly } from "./api.js";
+import { ask, busily, quietly } from "./api.js";
 import { begin, edits, ids, model, position, state, update } from "./state.js";
 import { textOf, choose } from "./write.js";
 import { drawing, figure, heat, ink, much, muchRgb, text } from "./pictures.js";
@@ -76,7 +76,7 @@ function drawGrid(told) {
     event.preventDefault();
     pick(Math.max(0, Math.min(layers.length - 1, at[0] + by[0])), Math.max(0, Math.min(heads - 1, at[1] + by[1])));
   });
-  put(pager, layers.length < model.n_layers && [h("button", { type: "button", class: "plain small", disabled: first === 0, onclick: () => { first = Math.max(0, first - layers.length); refresh(new Set(["branches"])); } }, "Earlier layers"), h("button", { type: "button", class: "plain small", disabled: first + layers.length >= model.n_layers, onclick: () => { first += layers.length; refresh(new Set(["branches"])); } }, "Later layers")]);
+  put(pager, layers.length < model.n_layers && [h("button", { type: "button", class: "plain small", disabled: first === 0, onclick: () => { first = Math.max(0, first - layers.length); busily(() => refresh(new Set(["branches"]))); } }, "Earlier layers"), h("button", { type: "button", class: "plain small", disabled: first + layers.length >= model.n_layers, onclick: () => { first += layers.length; busily(() => refresh(new Set(["branches"]))); } }, "Later layers")]);
   const focused = grid.contains(document.activeElement);
   put(grid, element);
   if (focused) svg.focus();

@@ -1,7 +1,7 @@
 // Change the model while it thinks: the answer before and after, and the Python that does the same.
 
 import { h, number, percent, plain, put, s, say, shown } from "./dom.js";
-import { OutOfDate, ask, quietly, stream } from "./api.js";
+import { ask, busily, quietly, stream } from "./api.js";
 import { edits, ids, known, model, position, state, update, upTo } from "./state.js";
 import { sampling } from "./next.js";
 import { learn, textOf } from "./write.js";
@@ -35,7 +35,7 @@ function drawForm() {
   };
   const direction = draft.what === "direction";
   const subjects = Object.entries(WHAT).filter(([what]) => what !== "neuron" || model.n_experts === null);
-  put(form, h("form", { class: "form", id: "edit-form", onsubmit: (event) => { event.preventDefault(); quietly(add); } },
+  put(form, h("form", { class: "form", id: "edit-form", onsubmit: (event) => { event.preventDefault(); busily(() => quietly(add)); } },
     select("edit-what", "Change", "what", subjects), select("edit-do", "How", "do", DOES[draft.what].map((one) => [one, DO[one]])),
     field("edit-layer", "Layer", "layer", 0, model.n_layers - 1),
     (draft.what === "head" || kv) && field("edit-head", kv ? "KV head" : "Head", "head", 0, heads - 1),

@@ -1,7 +1,7 @@
 // The logit lens: what the model would say if it stopped after each layer.
 
 import { h, number, percent, plain, put, s, say } from "./dom.js";
-import { ask, quietly } from "./api.js";
+import { ask, busily, quietly } from "./api.js";
 import { begin, edits, ids, known, position, state, update } from "./state.js";
 import { choose, textOf } from "./write.js";
 import { drawing, figure, much, mono, over, text } from "./pictures.js";
@@ -20,12 +20,12 @@ export function panel() {
 // A field for a token: its text, or # and its id.
 export function tokenField(id, label, chosen, take) {
   const input = h("input", { id, type: "text", autocomplete: "off", value: chosen === null ? "" : textOf(chosen), placeholder: "a token, or #id" });
-  const read = () => quietly(async () => {
+  const read = () => busily(() => quietly(async () => {
     if (input.value === "") return take(null);
     const token = await ask("token", { text: input.value }, id);
     known.set(token.id, token);
     take(token.id);
-  });
+  }));
   input.addEventListener("change", read);
   return h("label", { for: id }, label, input);
 }

@@ -1,7 +1,7 @@
 // What comes next: the distribution, what sampling leaves of it, and drawing from it.
 
 import { $, h, number, percent, plain, put, shown } from "./dom.js";
-import { OutOfDate, ask, quietly, stop, stream } from "./api.js";
+import { OutOfDate, ask, busily, quietly, stop, stream } from "./api.js";
 import { edits, ids, known, model, position, state, update, upTo } from "./state.js";
 import { append } from "./write.js";
 
@@ -81,7 +81,7 @@ function draw(told) {
         h("td", { class: "bars" }, h("div", { class: "bar under", style: { width: `${(100 * row.p) / most}%` } }), row.cut_by ? h("span", { class: "quiet" }, CUT[row.cut_by]) : h("div", { class: "bar", style: { width: `${(100 * row.q) / most}%` } })));
     })));
   put($("next-table"), h("div", { class: "scroll" }, table),
-    h("div", { class: "row" }, rows < Math.min(200, told.count) && h("button", { type: "button", class: "plain small", onclick: () => { rows = Math.min(200, rows * 2); refresh(new Set(["branches"])); } }, "More rows"), cuts && h("span", { class: "quiet" }, "Rows in grey cannot be drawn with these settings.")));
+    h("div", { class: "row" }, rows < Math.min(200, told.count) && h("button", { type: "button", class: "plain small", onclick: () => { rows = Math.min(200, rows * 2); busily(() => refresh(new Set(["branches"]))); } }, "More rows"), cuts && h("span", { class: "quiet" }, "Rows in grey cannot be drawn with these settings.")));
 }
 
 export function setUp() {

@@ -1,12 +1,13 @@
 // The prompt, its tokens, and the branches that a reader has made of it.
 
 import { $, h, plain, put, shown } from "./dom.js";
-import { ask, quietly } from "./api.js";
+import { ask, busily, quietly } from "./api.js";
 import { branch, ids, known, model, position, setIds, state, update } from "./state.js";
 
 const PAGE = 256; // tokens that are drawn at a time
 let page = 0;
 let waiting;
+let typed = null; // ends the wait for the moment after the last key
 
 // Learn what tokens are: their texts, bytes, whether they are special.
 export async function learn(list) {
@@ -33,8 +34,9 @@ async function read() {
 export function type(text) {
   update({ prompt: text });
   clearTimeout(waiting);
+  typed?.();
   if (!text.trim() && !model.has_tokenizer) return setIds([], { prompt: 0 });
-  waiting = setTimeout(read, 60);
+  busily(() => new Promise((done) => { typed = done; waiting = setTimeout(() => done(read()), 60); }));
 }
 
 export function choose(at) {
@@ -119,7 +121,7 @@ function drawChosen() {
 export function setUp() {
   const prompt = $("prompt");
   prompt.addEventListener("input", () => type(prompt.value));
-  $("special").addEventListener("change", () => { update({ special: $("special").checked }); read(); });
+  $("special").addEventListener("change", () => { update({ special: $("special").checked }); busily(read); });
   $("tokens").addEventListener("keydown", (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
     if (!by) return;
