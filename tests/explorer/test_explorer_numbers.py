@@ -197,6 +197,27 @@ def test_products_give_the_number_of_the_run(page: Explored, kind: str) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("options", "rounded"),
+    [
+        ({}, "int8 in groups of 64"),
+        ({"activation_dtype": "f32", "kv_dtype": "f16"}, ""),
+        ({"activation_dtype": "f32", "kv_dtype": "q8_0"}, ""),
+    ],
+    ids=["int8", "f16 cache", "q8_0 cache"],
+)
+def test_products_round_as_the_model_does(options: dict[str, Any], rounded: str) -> None:
+    """With the rounding of a model that is opened as usual, the sum is the model's number but for the last digits."""
+    with llama2cpp.load("storyteller", backend="cpu", **options) as model, explored(model) as page:
+        ids = ids_of(page)
+        for kind in KINDS:
+            for layer, output in [(0, 0), (2, 5), (4, 11)]:
+                where = {"layer": layer, "head": 1, "position": len(ids) - 1, "key": output}
+                told = page.ask("product", ids=ids, kind=kind, output=0 if kind == "score" else output, **where)
+                assert told["rounded"] == ("" if kind in ("score", "mix") else rounded)
+                assert told["result"] == pytest.approx(told["measured"], abs=5e-5), kind
+
+
 def test_attention(page: Explored) -> None:
     ids, config = ids_of(page), page.model.config
     _, cache = page.model.run_with_cache(ids, "pattern")

@@ -62,8 +62,11 @@ def test_every_view_is_small(page: Explored, ids: list[int]) -> None:
     ask(page, "flow", ids=ids, begin=begin)
     ask(page, "layer", ids=ids, layer=29, position=last)
     ask(page, "head", ids=ids, layer=29, head=8, position=last, begin=begin)
-    for kind in ("q", "mix", "up", "logit"):
-        ask(page, "product", ids=ids, kind=kind, position=last, layer=15, rows=200)
+    for kind in ("q", "k", "v", "score", "mix", "attn_out", "gate", "up", "mlp_out", "logit"):
+        for layer in (0, 15):  # activations in int8, keys and values in f16
+            told = ask(page, "product", ids=ids, kind=kind, position=last, layer=layer, rows=200)
+            assert told["rounded"] == ("" if kind in ("score", "mix") else "int8 in groups of 32")
+            assert told["result"] == pytest.approx(told["measured"], rel=1e-5, abs=5e-5)
     ask(page, "attention_grid", ids=ids, begin=begin)
     ask(page, "attribution", ids=ids, position=last, token=token)
     ask(page, "neurons", ids=ids, position=last, token=token, rows=200)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..common.parts import NORM, NORM_B
 from ..server.errors import ApiError
+from .rounding import kept, multiplied
 from .runs import Runs
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 KINDS = ("q", "k", "v", "score", "mix", "attn_out", "gate", "up", "mlp_out", "logit")
 _Floats = NDArray[np.float64]
+_LAST_DIGITS = 2e-6  # of the terms' sizes: what sums in float32 differ by
 
 
 class Products:
@@ -77,16 +79,23 @@ class Products:
             raise ApiError(400, "this model's MLPs have no gate", param="kind")
         run = _Run(self.runs, ids, edits, layer, position)
         x, w, measured, factor, added, words = getattr(self, f"_{kind}")(run, head, key, output)
-        x, w = np.asarray(x, dtype=np.float64), np.asarray(w, dtype=np.float64)
+        cap = {"logit": c.logits_cap, "score": c.score_cap}.get(kind)
+        w = np.asarray(w, dtype=np.float64)
+
+        def result_of(terms: _Floats) -> float:
+            result = float(terms.sum()) * factor + added
+            return float(np.tanh(result / cap) * cap) if cap else result
+
+        # Which weights see rounded inputs is the file's: it is told by the sum that gives the model's number.
+        dtype = "f32" if kind in ("score", "mix") else self.model.activation_dtype
+        seen = [(said, np.asarray(x, dtype=np.float64)) for said, x in multiplied(np.asarray(x, np.float32), dtype)]
+        off = [abs(result_of(x * w) - measured) for _, x in seen]
+        size = float(np.abs(seen[0][1] * w).sum()) * abs(factor) + abs(added)
+        rounded, x = seen[int(np.argmin(off))] if min(off) <= _LAST_DIGITS * size else seen[0]
         terms = x * w
+        total, result = float(terms.sum()), result_of(terms)
         order = np.argsort(-np.abs(terms), kind="stable")
         chosen = order[begin : begin + rows]
-        total = float(terms.sum())
-        result = total * factor + added
-        if kind == "logit" and c.logits_cap:
-            result = float(np.tanh(result / c.logits_cap) * c.logits_cap)
-        if kind == "score" and c.score_cap:
-            result = float(np.tanh(result / c.score_cap) * c.score_cap)
         return {
             "kind": kind,
             "layer": layer,
@@ -106,6 +115,7 @@ class Products:
             "bias": added,
             "result": result,
             "measured": float(measured),
+            "rounded": rounded,
         }
 
     # Each gives inputs, weights, the run's number, what the sum is multiplied with, what is added, and three names.
@@ -143,7 +153,7 @@ class Products:
         names = [f"{attn}.hook_rot_q", f"{attn}.hook_rot_k"]
         names = [name if self.runs.has(name) else name.replace("rot_", "") for name in names]
         q = run.at(names[0])[head]
-        k = run.other(key).at(names[1])[kv]
+        k = kept(run.other(key).at(names[1])[kv], self.model.kv_dtype)
         measured = run.at(f"{attn}.hook_attn_scores")[head, 0, key]
         if not np.isfinite(measured):
             raise ApiError(400, f"token {run.position} does not look at token {key}", param="key")
@@ -155,7 +165,7 @@ class Products:
         attn = f"blocks.{run.layer}.attn"
         kv = head * self.config.n_kv_heads // self.config.n_heads
         pattern = run.at(f"{attn}.hook_pattern")[head, 0, : run.position + 1]
-        values = run.whole(f"{attn}.hook_v")[: run.position + 1, kv, output]
+        values = kept(run.whole(f"{attn}.hook_v")[: run.position + 1, kv], self.model.kv_dtype)[:, output]
         words = (f"{attn}.hook_pattern[{head}, {run.position}]", f"{attn}.hook_v[:, {kv}, {output}]", f"{attn}.hook_z")
         return pattern, values, run.at(f"{attn}.hook_z")[head, output], 1.0, 0.0, words
 

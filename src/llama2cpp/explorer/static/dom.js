@@ -24,10 +24,26 @@ export function s(tag, properties, ...children) {
   return fill(document.createElementNS(SVG, tag), properties, children);
 }
 
+// Put children into an element in place of those that are there. Whoever is inside with the keyboard stays: at the control
+// that has taken the place of theirs, or in the element.
 export function put(element, ...children) {
+  const here = document.activeElement, inside = here !== element && element.contains(here);
+  const at = inside ? controls(element).indexOf(here) : -1, name = inside ? nameOf(here) : null;
   element.replaceChildren(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false));
+  if (inside) {
+    const now = controls(element);
+    let place = now.findIndex((one) => nameOf(one) === name);
+    if (place < 0) place = Math.min(at, now.length - 1);
+    const far = (one) => Math.abs(now.indexOf(one) - place);
+    const nearest = now.filter((one) => !one.disabled).sort((a, b) => far(a) - far(b))[0];
+    if (!nearest) element.tabIndex = -1;
+    (nearest ?? element).focus({ preventScroll: true });
+  }
   return element;
 }
+
+const controls = (element) => [...element.querySelectorAll("button, input, select, textarea, [tabindex]")];
+const nameOf = (one) => one.id || ["data-station", "data-head", "data-branch", "data-export", "aria-label"].map((name) => one.getAttribute(name)).find((found) => found) || `${one.tagName} ${one.textContent}`;
 
 export const $ = (id) => document.getElementById(id);
 

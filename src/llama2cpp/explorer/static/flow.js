@@ -22,7 +22,8 @@ const vector = (shape) => `[${shape.join(" × ")}]`;
 function drawFlow(told, width) {
   const at = position() - told.begin, by = new Map(told.stations.map((one) => [one.name, one]));
   const norm = (name) => by.get(name)?.norms[at];
-  const layers = model.n_layers, row = layers > 16 ? 30 : 40, w = Math.max(300, Math.min(900, width)), wide = (w - 118) / 2;
+  const layers = model.n_layers, row = layers > 16 ? 30 : 40, w = Math.max(300, Math.min(900, width)), narrow = w < 460;
+  const room = w - (narrow ? 108 : 118), wide = room * (narrow ? 0.57 : 0.5);
   const most = Math.max(...told.stations.map((one) => one.norms[at]));
   const height = 6 + row + 16 + layers * row + 8 + 2 * row, x = 26;
   const svg = drawing(w, height, `The flow of token ${position()}, ${plain(textOf(ids()[position()]))}, through ${layers} layers`);
@@ -38,15 +39,15 @@ function drawFlow(told, width) {
   };
   const full = w - 62;
   svg.append(box(54, 6, full, `Embedding of ${plain(textOf(ids()[position()]), 14)}`, norm("hook_embed"), vector([model.vocab_size, model.dim]), "hook_embed"));
-  svg.append(text(62, 6 + row + 6, `residual stream ${vector([told.stations[0].shape[0], model.dim])}, its norm beside each layer`, { "font-size": 11, fill: ink("quiet") }));
+  svg.append(text(62, 6 + row + 6, `residual stream ${vector([told.stations[0].shape[0], model.dim])}${narrow ? "" : ", its norm beside each layer"}`, { "font-size": 11, fill: ink("quiet") }));
   let y = 6 + row + 16;
   for (let i = 0; i < layers; i++) {
     const pre = `blocks.${i}.hook_resid_pre`;
     svg.append(s("rect", { x: x - thick(pre) / 2, y: y - 4, width: thick(pre), height: row, fill: ink("accent") }), s("path", { d: `M${x} ${y + row / 2 - 4}H54`, stroke: ink("accent"), "stroke-width": 1.5 }));
     const chosen = state.layer === i;
-    svg.append(box(54, y, wide, w < 460 ? `L${i} attention` : `Layer ${i} attention`, norm(`blocks.${i}.hook_attn_out`), vector([model.n_heads, model.head_dim]), `blocks.${i}.hook_attn_out`, () => update({ layer: i, zoom: "attention" }), chosen && state.zoom === "attention"));
-    svg.append(box(62 + wide, y, wide, w < 460 ? "MLP" : "MLP", norm(`blocks.${i}.hook_mlp_out`), vector([model.hidden_dim]), `blocks.${i}.hook_mlp_out`, () => update({ layer: i, zoom: "mlp" }), chosen && state.zoom === "mlp"));
-    svg.append(text(w - 4, y + row / 2, number(norm(`blocks.${i}.hook_resid_post`), 0), { "text-anchor": "end", "font-size": 11, fill: ink("quiet"), ...mono }));
+    svg.append(box(54, y, wide, narrow ? `L${i} attn` : `Layer ${i} attention`, norm(`blocks.${i}.hook_attn_out`), vector([model.n_heads, model.head_dim]), `blocks.${i}.hook_attn_out`, () => update({ layer: i, zoom: "attention" }), chosen && state.zoom === "attention"));
+    svg.append(box(62 + wide, y, room - wide, "MLP", norm(`blocks.${i}.hook_mlp_out`), vector([model.hidden_dim]), `blocks.${i}.hook_mlp_out`, () => update({ layer: i, zoom: "mlp" }), chosen && state.zoom === "mlp"));
+    svg.append(text(w - 4, y + row / 2, number(Math.round(norm(`blocks.${i}.hook_resid_post`)), 0).replace(".0", ""), { "text-anchor": "end", "font-size": 11, fill: ink("quiet"), ...mono }));
     y += row;
   }
   const end = thick(`blocks.${layers - 1}.hook_resid_post`), start = thick("hook_embed");
@@ -114,7 +115,7 @@ function drawProduct(told) {
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Terms of the sum" }, h("table", { id: "product-terms" }, h("thead", {}, h("tr", {}, ["Term", "Input", "× weight", "= product"].map((one) => h("th", { scope: "col", class: "n" }, one)))),
       h("tbody", {}, told.terms.map((term) => h("tr", {}, h("td", { class: "n" }, String(term.index)), h("td", { class: "n" }, number(term.x, 5)), h("td", { class: "n" }, number(term.w, 5)), h("td", { class: "n" }, number(term.product, 5)))),
         rest > 0 && h("tr", {}, h("td", { class: "n" }, `${rest} more`), h("td"), h("td"), h("td", { class: "n" }, number(told.sum - shown, 5)))))),
-    h("p", { class: "formula", id: "product-sum", "data-sum": told.result, "data-measured": told.measured }, `Σ ${told.count} products = ${number(told.sum, 6)}`, told.factor !== 1 && ` × ${number(told.factor, 6)}`, told.bias !== 0 && ` + ${number(told.bias, 6)}`, (told.factor !== 1 || told.bias !== 0) && ` = ${number(told.result, 6)}`, h("br"), `The model has ${number(told.measured, 6)}`, off <= 1e-4 * Math.max(1, Math.abs(told.measured)) ? ", the same but for the last digits." : `, ${number(off, 4)} apart: it rounds its inputs to ${model.activation_dtype} before it multiplies.`));
+    h("p", { class: "formula", id: "product-sum", "data-sum": told.result, "data-measured": told.measured }, `Σ ${told.count} products = ${number(told.sum, 6)}`, told.factor !== 1 && ` × ${number(told.factor, 6)}`, told.bias !== 0 && ` + ${number(told.bias, 6)}`, (told.factor !== 1 || told.bias !== 0) && ` = ${number(told.result, 6)}`, h("br"), `The model has ${number(told.measured, 6)}`, off <= 1e-4 * Math.max(1, Math.abs(told.measured)) ? ", the same but for the last digits." : `, ${number(off, 4)} apart: it rounds before it multiplies.`, told.rounded && [h("br"), `The inputs above are rounded to ${told.rounded}, as the model does before it multiplies.`], ["score", "mix"].includes(told.kind) && model.kv_dtype !== "f32" && [h("br"), `${told.kind === "score" ? "Keys" : "Values"} are rounded to ${model.kv_dtype}, as the model keeps them.`]));
 }
 
 export async function refresh(changed) {

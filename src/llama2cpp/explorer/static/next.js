@@ -49,7 +49,7 @@ export async function generate(most) {
 function drawGo() {
   const count = h("input", { id: "most", type: "number", min: 1, max: 256, value: state.sampling.max_tokens, onchange: (event) => change("max_tokens", Math.max(1, Math.min(256, Math.round(+event.target.value) || 1))) });
   const seed = h("input", { id: "seed", type: "number", min: 0, value: state.sampling.seed, onchange: (event) => change("seed", Math.max(0, Math.min(Number.MAX_SAFE_INTEGER, Math.floor(+event.target.value) || 0))) });
-  put($("go"), h("button", { type: "button", id: "step", disabled: running || !ids().length, onclick: () => generate(1) }, "Step"),
+  put($("go"), h("button", { type: "button", id: "step", disabled: !ids().length, "aria-disabled": running ? "true" : null, onclick: () => generate(1) }, "Step"),
     running ? h("button", { type: "button", id: "stop", class: "plain", onclick: () => stop("generate") }, "Stop")
       : h("button", { type: "button", id: "generate", class: "plain", disabled: !ids().length, onclick: () => generate(state.sampling.max_tokens) }, "Generate"),
     h("label", {}, "Tokens ", count), h("label", {}, "Seed ", seed));
