@@ -518,7 +518,7 @@ def test_by_keys_alone(browser: Any, tales: Explored) -> None:
         has_tokens(page, count + 1)
 
 
-# What is pressed, in which view, and where the keyboard is afterwards: at the same control, or at what has taken its place.
+# What is pressed, in which view, and where the keyboard is afterwards: at the same control or at what took its place.
 PRESSED = [
     ("flow", '[data-station="blocks.2.hook_attn_out"]', '[data-station="blocks.2.hook_attn_out"]'),
     ("flow", '#panel-flow [data-head="4"]', '#panel-flow [data-head="4"]'),
