@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,8 @@ def kept(array: NDArray[np.float32], kv_dtype: str) -> NDArray[np.float32]:
         return array.astype(np.float16).astype(np.float32)
     if kv_dtype == "q8_0":
         steps, scales = _steps(array, _BLOCK, blocks=False)
-        return (steps * scales.astype(np.float16).astype(np.float32)).reshape(array.shape)
+        halved: NDArray[np.float32] = scales.astype(np.float16).astype(np.float32)
+        return np.multiply(steps, halved, dtype=np.float32).reshape(array.shape)
     return array
 
 
@@ -51,10 +51,10 @@ def multiplied(x: NDArray[np.float32], activation_dtype: str) -> Iterator[tuple[
                 yield f"int8 in groups of {group}", (steps * scales).reshape(x.shape)
 
 
-def _steps(x: NDArray[np.float32], group: int, *, blocks: bool) -> tuple[Any, Any]:
+def _steps(x: NDArray[np.float32], group: int, *, blocks: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """127 steps of the largest of each group, halves to even in blocks and else away from zero; how large a step is."""
     groups = x.reshape(-1, group)
     scales = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
     steps = groups / np.where(scales == 0, np.float32(1), scales)
     away = np.sign(steps) * np.floor(np.abs(steps) + np.float32(0.5))
-    return np.rint(steps) if blocks else away, scales
+    return (np.rint(steps) if blocks else away).astype(np.float32), scales.astype(np.float32)
