@@ -42,6 +42,7 @@ from .inside.cells import Address, BaseRun, Grid, Over, cut, number
 from .inside.circuit import CircuitRun
 from .inside.gradients import differentiate, need_gradients
 from .inside.places import Place, find_places, name_of, names_of_activations
+from .inside.qk_correction import Attention, is_key, is_query, needed, scored
 from .inside.receivers import (
     DifferentiatedRun,
     activation_names,
@@ -55,6 +56,7 @@ from .inside.receivers import (
 )
 
 if TYPE_CHECKING:
+    from ._core import Config
     from .inside.cache import ActivationCache
     from .inside.observation import Prompts
     from .model import Model
@@ -76,6 +78,7 @@ def attribution_patch(  # type: ignore[overload-overlap]  # a str is a sequence 
     over: Over | None = ...,
     *,
     special: bool | None = ...,
+    qk_correction: bool = ...,
 ) -> Result: ...
 @overload
 def attribution_patch(
@@ -87,6 +90,7 @@ def attribution_patch(
     over: Over | None = ...,
     *,
     special: bool | None = ...,
+    qk_correction: bool = ...,
 ) -> dict[str, Result]: ...
 @checked
 def attribution_patch(
@@ -98,6 +102,7 @@ def attribution_patch(
     over: Over | None = None,
     *,
     special: bool | None = None,
+    qk_correction: bool = False,
 ) -> Result | dict[str, Result]:
     """Estimate what `patching.activation_patch` measures, less the corrupt run's own metric, for every cell at once.
 
@@ -114,6 +119,11 @@ def attribution_patch(
         See the module.
     points : str or sequence of str
         Which activations, each as `name` in `patching.activation_patch`: "z", "resid_pre", "mlp_out", "pattern".
+    qk_correction : bool
+        For queries and keys ("q", "k", "rot_q" and their like): compute the pattern after each patch, and use the
+        gradient from there on, as AtP* does. Where a softmax is saturated the plain estimate is nearly 0, whatever a
+        patch does (Kramár et al., "AtP*", 2024). The cache needs "rot_q" and "rot_k" (after norms that follow rotary
+        embedding, "q_normed" and "k_normed"); `over` has no "neuron". Other points are estimated as ever.
 
     Returns
     -------
@@ -138,17 +148,63 @@ def attribution_patch(
     """
     names = names_of_activations(points)
     need_gradients(model)
-    base = BaseRun(model, "attribution_patch", corrupt, names, special)
-    grids = {name: Grid.of("attribution_patch", name, over, model.config, base.length) for name in names}
-    clean = {place: base.of_other_run(clean_cache, place) for grid in grids.values() for place in grid.places}
+    config = model.config
+    places = [name_of(place, config) for place in find_places(names, config)]
+    corrected = [name for name in places if qk_correction and (is_query(name) or is_key(name))]
+    patterns = [f"{name.rpartition('.')[0]}.hook_pattern" for name in corrected]
+    scores = [f"{name.rpartition('.')[0]}.hook_attn_scores" for name in corrected]
+    also = [other for name in corrected for other in (scored(name, config), *needed(name, config))]
+    base = BaseRun(model, "attribution_patch", corrupt, [*names, *also, *scores], special)
+    grids = {name: Grid.of("attribution_patch", name, over, config, base.length) for name in names}
+    if any("query_head" in grid.axes for grid in grids.values()):
+        raise ValueError("attribution_patch: over has 'query_head', whose cells are runs; 'head' is one of keys")
+    if corrected and any("neuron" in grid.axes for name, grid in grids.items() if _names_any(name, corrected, config)):
+        raise ValueError("attribution_patch: over has 'neuron', and qk_correction is of whole queries and keys")
+    points_of_clean = find_places([*names, *(scored(name, config) for name in corrected)], config)
+    clean = {place: base.of_other_run(clean_cache, place) for place in points_of_clean}
     _, dlogits = differentiate(metric, base.logits)
-    gradients = model._gradients(base.ids, dlogits, names, None, (), base.arrays)
-    found = {name: _summed(grid, clean, base, gradients) for name, grid in grids.items()}
+    gradients = model._gradients(base.ids, dlogits, [*names, *patterns], None, (), base.arrays)
+    by_name = {name_of(place, config): array for place, array in clean.items()}
+    exact = {name: _through_softmax(model, name, grids, by_name, base, gradients) for name in corrected}
+    found = {name: _summed(grid, clean, base, gradients, exact) for name, grid in grids.items()}
     return found[points] if isinstance(points, str) else found
 
 
-def _summed(grid: Grid, clean: Mapping[Place, Array], base: BaseRun, gradients: Mapping[str, Array]) -> Result:
-    """Sum differences times gradients over what is no axis of a grid."""
+def _names_any(names: str, chosen: Sequence[str], config: Config) -> bool:
+    return any(name_of(place, config) in chosen for place in find_places(names, config))
+
+
+def _through_softmax(
+    model: Model,
+    name: str,
+    grids: Mapping[str, Grid],
+    clean: Mapping[str, Array],
+    base: BaseRun,
+    gradients: Mapping[str, Array],
+) -> Result:
+    """Give what patches of queries or keys do to a pattern, times its gradient: [B, positions, heads, 1].
+
+    A cell has one position, or all: of keys these are two things, since all keys of a query are in one sum.
+    """
+    sinks = f"{name.rpartition('.')[0]}.sinks"
+    held = np.asarray(model.weights[sinks]) if sinks in model.weights.transformer_lens else None
+    attention = Attention.of(name, model.config, base.arrays, gradients, held)
+    other = clean[scored(name, model.config)]
+    if is_query(name):
+        return attention.of_queries(other)[..., None]
+    place = find_places(name, model.config)[0]
+    alone = any("position" in grid.axes for grid in grids.values() if place in grid.places)
+    return (attention.of_each_key(other) if alone else attention.of_all_keys(other))[..., None]
+
+
+def _summed(
+    grid: Grid,
+    clean: Mapping[Place, Array],
+    base: BaseRun,
+    gradients: Mapping[str, Array],
+    exact: Mapping[str, Result],
+) -> Result:
+    """Sum differences times gradients over what is no axis of a grid; `exact` has such products of some places."""
     config = grid.config
     inner = ["position", "head", "key" if "key" in grid.axes else "neuron"]
     by_layer: dict[int, Result] = {}
@@ -157,7 +213,8 @@ def _summed(grid: Grid, clean: Mapping[Place, Array], base: BaseRun, gradients: 
         now, then = base.arrays[name], clean[place]
         # What is masked is -inf in both.
         difference = np.subtract(then, now, out=np.zeros(now.shape, dtype=np.float64), where=then != now)
-        product: Result = cut(difference * gradients[name], place, Address(), config).sum(axis=0)
+        each: Result = exact.get(name, cut(difference * gradients[name], place, Address(), config))
+        product: Result = each.sum(axis=0)
         for axis, kind in enumerate(inner):
             if kind in grid.axes:
                 product = np.take(product, grid.axes[kind], axis=axis)

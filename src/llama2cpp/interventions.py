@@ -271,16 +271,20 @@ class Intervention:
         elif n_heads == 0:
             array = array[:, :, None]
         there = list(range(array.shape[1])) if cache.positions is None else [int(p) for p in cache.positions]
-        rows = [row for row, position in enumerate(there) if not positions or position in positions]
-        missing = [position for position in positions if position not in there]
+        length = cache._length()
+        row_of = {position: row for row, position in enumerate(there)}
+        if length is not None:
+            row_of |= {position - length: row for position, row in row_of.items()}
+        positions = positions or there
+        missing = [position for position in positions if position not in row_of]
         if missing:
             raise ValueError(f"{self!r}: the cache has no position {missing[0]}")
-        array = array[:, rows]
+        array = array[:, [row_of[position] for position in positions]]
         if heads:
             array = array[:, :, heads]
         if neurons:
             array = array[..., neurons]
-        return np.ascontiguousarray(array, dtype=np.float64), [there[row] for row in rows]
+        return np.ascontiguousarray(array, dtype=np.float64), positions
 
 
 @checked
@@ -529,7 +533,8 @@ def patch_from(
     names : str, sequence of str, or predicate
         As in `Model.run_with_cache`; the cache must have them.
     layer, head, position, neuron, when
-        What of it; see the module. Positions are counted from the beginning only.
+        What of it; see the module. Negative positions count from the end of the call's tokens, and from that of the
+        cache's: -1 sets the last token of a prompt to what the last token of the cache has.
 
     Returns
     -------

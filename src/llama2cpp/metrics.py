@@ -210,9 +210,14 @@ def loss(tokens: Any) -> Callable[[Array], Pair]:  # noqa: ANN401 - ids [T] or [
         rows = np.arange(len(ids))
         value, count = 0.0, ids[:, 1:].size
         for t in range(ids.shape[1] - 1):  # one position at a time: logits of a large vocabulary are large in float64
-            logs, following = log_softmax(logits[:, t]), ids[:, t + 1]
-            value -= float(logs[rows, following].sum()) / count
-            dlogits[:, t] = np.exp(logs) / count
+            x, following = logits[:, t].astype(np.float64), ids[:, t + 1]
+            x -= x.max(axis=-1, keepdims=True)
+            right = x[rows, following]
+            np.exp(x, out=x)
+            total = x.sum(axis=-1, keepdims=True)
+            value -= float((right - np.log(total[:, 0])).sum()) / count
+            x *= 1 / (total * count)
+            dlogits[:, t] = x
             dlogits[rows, t, following] -= np.float32(1 / count)
         return value, dlogits
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
 import struct
 from pathlib import Path
@@ -411,6 +413,23 @@ def test_an_offset_before_the_file(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(FormatError, match=r"cache\.npz: expected"):
         ActivationCache.load(path)
+
+
+def test_a_cache_outlives_its_model(tmp_path: Path) -> None:
+    """A pickle of one whose model was closed has the arrays, and no model."""
+    path = tmp_path / "model.bin"
+    path.write_bytes(checkpoint_bytes(2, SMALL, random_arrays(SMALL)))
+    with llama2cpp.load(path, tokenizer=None) as model:
+        _, cache = model.run_with_cache([1, 2, 3], ["z", "resid_pre", "resid_post-1"])
+        opened = pickle.loads(pickle.dumps(cache))
+        assert opened.model.config == model.config
+    for again in (pickle.loads(pickle.dumps(cache)), copy.deepcopy(cache)):
+        assert (again["z", 0] == cache["z", 0]).all()
+        assert again.tokens == cache.tokens
+        assert again.model is None
+    assert cache.model is model  # its own is as it was
+    with pytest.raises(ValueError, match="the cache has no model"):
+        pickle.loads(pickle.dumps(cache)).logit_lens()
 
 
 # --- what a notebook shows

@@ -249,3 +249,30 @@ def tiny_model(made: list[llama2cpp.Model] = []) -> llama2cpp.Model:  # noqa: B0
     if not made:
         made.append(tiny.model(tiny.config(n_layers=3)))
     return made[0]
+
+
+def test_patches_that_count_from_the_end(model: llama2cpp.Model) -> None:
+    """From the end of the call's tokens and of the cache's, which may be of other lengths."""
+    here, there = tiny.tokens(model.config, 9, 1), tiny.tokens(model.config, 6, 2)
+    _, cache = model.run_with_cache(there, everything)
+    _, few = model.run_with_cache(there, everything, positions=[-1, 2, -5])
+    for name in ("resid_mid1", "z2", "mlp_out0"):
+        full = places.find_places(name, model.config)[0]
+        own = cache[places.name_of(full, model.config)]
+
+        def by_hand(activation: Array, hook: HookPoint, own: Array = own) -> None:
+            activation[0, [-1, -5]] = own[0, [-1, -5]]
+
+        wanted = model.run_with_hooks(here, [(name, by_hand)])
+        for source in (cache, few):
+            patch = interventions.patch_from(source, name, position=[-1, -5])
+            assert same_bits(model.run_with_hooks(here, [patch]), wanted)
+        one = interventions.patch_from(cache, name, position=-5)
+        assert same_bits(
+            model.run_with_hooks(there[::-1], [one]),
+            model.run_with_hooks(there[::-1], [interventions.patch_from(cache, name, position=1)]),
+        )
+    with pytest.raises(ValueError, match="the cache has no position -7"):
+        model.hooks([interventions.patch_from(cache, "z1", position=-7)])
+    with pytest.raises(ValueError, match="the cache has no position -2"):
+        model.hooks([interventions.patch_from(few, "z1", position=[-1, -2])])

@@ -17,7 +17,7 @@ from ..common.arguments import checked, close_names, integer
 from . import cache_file
 from .activation_names import by_module, from_first, get_act_name
 from .html_views import size_text, table
-from .places import part_inputs
+from .places import is_pattern, part_inputs
 from .recomputed import RecomputedArrays
 
 if TYPE_CHECKING:
@@ -88,6 +88,20 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         self.tokens = None if tokens is None else [_plain(item) for item in tokens]
         self._why_no_gradients = ""  # what `backward` raises
         self.adapter: Adapter | None = None  # of the run: what heads and neurons add is computed with it
+
+    def _length(self) -> int | None:
+        """Count the tokens of a prompt; None where the cache does not know."""
+        if self.tokens:
+            return len(self.tokens[0] if isinstance(self.tokens[0], list) else self.tokens)
+        if self.positions is not None or not self._arrays:
+            return None
+        name, array = next(iter(self._arrays.items()))
+        return int(array.shape[-2 if is_pattern(name) else int(self.has_batch_dim)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A closed model cannot be opened again; what needs none works without it.
+        closed = getattr(self.model, "_open_core", self.model) is None
+        return {**vars(self), "model": None} if closed else vars(self)
 
     def _need_model(self) -> ReadableModel:
         if self.model is None:
