@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..common.parts import EMBEDDING, EXPERT_PARTS, Part, get_part
+from ..common.parts import EMBEDDING, EXPERT_PARTS, OUTPUT, Part, get_part
 from ..common.parts import PARTS as ALL_PARTS
 from .calibration import (
     EXPERT_INPUTS,
@@ -172,7 +173,8 @@ def quantize(
         The model.
     sequences : sequence of sequence of int
         The text that it reads, of `Calibration.tokens`. Memory holds the residual stream of each token, half a layer in
-        float32 (all of it, where its halves are not alone; of experts one at a time), and a Hessian.
+        float32 (all of it, where its halves are not alone; of experts one at a time), the inputs of its last matrix,
+        and a Hessian.
     settings : Settings
         How.
     rope_style : str
@@ -204,15 +206,56 @@ def quantize(
                 yield from _round_experts(source, layer, streams, settings, threads)
                 continue
             part = _part_of_layer(source, layer, scopes, rope_style, threads)
-            for each in inputs:
-                if each.matrices[0].scope not in scopes:
-                    continue
+            of_part = [each for each in inputs if each.matrices[0].scope in scopes]
+            is_last = (layer + 1, scopes) == (source.config.n_layers, parts[-1])
+            if scopes != _WHOLE:
+                yield from _round_half(source, layer, part, of_part, streams, settings, is_last)
+                continue
+            for each in of_part:
                 found = Hessian(source.shape(each.matrices[0].at(layer))[1], threads)
-                part.run(streams, each, found.add)
+                for rows in part.inputs(streams, each):
+                    found.add(rows)
                 check_finite(found.mean(), f"the inputs at blocks.{layer}.{each.point}")
                 yield from part.round(each.matrices, found, settings)
-            if (layer + 1, scopes) != (source.config.n_layers, parts[-1]):
+            if not is_last:
                 streams = part.run(streams)
+
+
+def _round_half(
+    source: Source,
+    layer: int,
+    part: _Part,
+    inputs: Sequence[Input],
+    streams: list[Array],
+    settings: Settings,
+    is_last: bool,
+) -> Iterator[tuple[str, Rounded]]:
+    """Round attention or the MLP of a layer, and add what it gives to the streams [T, dim] unless it is the last.
+
+    Each matrix is multiplied once for each token: a pass ends where its inputs are seen, and the last one's are kept.
+    """
+    first, second = inputs
+    found = Hessian(source.config.dim, part.threads)
+    for rows in part.inputs(streams, first):
+        found.add(rows)
+    check_finite(found.mean(), f"the inputs at blocks.{layer}.{first.point}")
+    yield from part.round(first.matrices, found, settings)
+
+    (matrix,) = second.matrices
+    found = Hessian(source.shape(matrix.at(layer))[1], part.threads)
+    kept = list(part.inputs(streams, second))
+    for rows in kept:
+        found.add(rows)
+    check_finite(found.mean(), f"the inputs at blocks.{layer}.{second.point}")
+    yield from part.round(second.matrices, found, settings)
+    if is_last:
+        return
+    for stream, added in zip(streams, part.products(matrix, kept), strict=True):
+        stream += added
+
+
+class _SeenError(Exception):
+    """Ends a pass whose activation has been seen."""
 
 
 class _Part:
@@ -233,7 +276,25 @@ class _Part:
     def __init__(
         self, config: _core.Config, arrays: dict[str, Array], names: dict[str, str], threads: int | None
     ) -> None:
-        self._config, self._arrays, self._names, self._threads = config, arrays, names, threads
+        self._config, self._arrays, self._names, self.threads = config, arrays, names, threads
+
+    def products(self, matrix: Part, inputs: Sequence[Array]) -> Iterator[Array]:
+        """Give what the half adds [T, dim] for its last matrix's inputs [T, columns]: a forward's products and sums."""
+        from ..loading import from_arrays
+
+        weight = self._arrays[matrix.at(0)]
+        rows, columns = weight.shape
+        sizes = {"dim": columns, "vocab_size": rows, "hidden_dim": 1, "tied": False, "logits_cap": 0.0}
+        config = _core.Config(**self._config.to_dict() | _NO_ATTENTION | _DENSE | sizes)
+        arrays = _adds_nothing(config, ()) | {OUTPUT.at(): weight}
+        bias = self._arrays.get(matrix.at(0).removesuffix("weight") + "bias")
+        multiplier = np.float32(self._config.residual_multiplier)
+        with from_arrays(config, arrays, threads=self.threads, kv_dtype="f32", backend="cpu") as model:
+            for each in inputs:
+                added = model.unembed(each)
+                if bias is not None:
+                    added += bias
+                yield added * multiplier
 
     def round(self, matrices: tuple[Part, ...], hessian: Hessian, settings: Settings) -> Iterator[tuple[str, Rounded]]:
         """Round some matrices, and go on with what has become of them."""
@@ -241,33 +302,42 @@ class _Part:
         products = hessian.mean()
         if not hessian.count:  # an expert that no token goes to
             products = np.eye(len(products))
-        rounded = round_matrices(weights, products, settings, self._threads)
+        rounded = round_matrices(weights, products, settings, self.threads)
         for matrix in matrices:
             self._arrays[matrix.at(0)] = rounded[self._names[matrix.at(0)]].weight
         for name, each in rounded.items():
             yield name, replace(each, inputs=hessian.count)
 
-    def run(
-        self, streams: list[Array], shown: Input | None = None, look: Callable[[Array], None] | None = None
-    ) -> list[Array]:
-        """Give what comes out for each stream [T, dim], and show the inputs [T, columns] of some matrices."""
-        norm = (None, None) if shown is None else (shown.gain, shown.bias)
-        gain, bias = (None if part is None else self._arrays[part.at(0)] for part in norm)
-        out = []
-        for after, seen in self.activations(streams, () if shown is None else (shown.point,)):
-            out.append(after)
-            if look is not None:
-                (inputs,) = seen
-                inputs = inputs if gain is None else inputs * gain
-                look(inputs if bias is None else inputs + bias)
-        return out
+    def run(self, streams: list[Array]) -> list[Array]:
+        """Give what comes out for each stream [T, dim]."""
+        return [after for after, _ in self.activations(streams, ())]
+
+    def inputs(self, streams: list[Array], shown: Input) -> Iterator[Array]:
+        """Give the inputs [T, columns] of some matrices for each stream [T, dim]. A pass ends there."""
+        from ..loading import from_arrays
+
+        gain, bias = (None if part is None else self._arrays[part.at(0)] for part in (shown.gain, shown.bias))
+        seen: list[Array] = []
+
+        def look(activation: Array, hook: HookPoint) -> None:
+            rows = activation.reshape(activation.shape[1], -1)
+            rows = rows.copy() if gain is None else rows * gain
+            seen.append(rows if bias is None else rows + bias)
+            raise _SeenError
+
+        with from_arrays(self._config, self._arrays, threads=self.threads, kv_dtype="f32", backend="cpu") as model:
+            for stream in streams:
+                hooks = [("hook_embed", _puts(stream)), (f"blocks.0.{shown.point}", look)]
+                with suppress(_SeenError), model.hooks(hooks):
+                    model.run_with_cache([0] * len(stream), [], stop_at_layer=1)
+                yield seen.pop()
 
     def activations(self, streams: list[Array], points: Sequence[str]) -> Iterator[tuple[Array, list[Array]]]:
         """Give what comes out for each stream [T, dim], and the activations [T, columns] at points of the layer."""
         from ..loading import from_arrays
 
         names = [f"blocks.0.{point}" for point in points]
-        with from_arrays(self._config, self._arrays, threads=self._threads, kv_dtype="f32", backend="cpu") as model:
+        with from_arrays(self._config, self._arrays, threads=self.threads, kv_dtype="f32", backend="cpu") as model:
             for stream in streams:
                 with model.hooks([("hook_embed", _puts(stream))]):
                     after, cache = model.run_with_cache([0] * len(stream), names, stop_at_layer=1)
@@ -312,11 +382,14 @@ def _round_experts(
             each = replace(each, gain=shown.gain if point == shown.point else None)
             columns = source.shape(matrices[0].at(layer, expert))[1]
             found = Hessian(columns, threads)
-            part.run(rows, each, found.add)
+            kept = list(part.inputs(rows, each))
+            for inputs in kept:
+                found.add(inputs)
             check_finite(found.mean(), f"the inputs of expert {expert} at blocks.{layer}.{point}")
             damped = replace(settings, damp=settings.damping(sum(map(len, rows)), columns))
             yield from part.round(each.matrices, found, damped)
-        added = [seen for _, (seen,) in part.activations(rows, (_OUT,))]
+        (last,) = each.matrices
+        added = list(part.products(last, kept))
         ends = np.cumsum([len(place) for place in places])[:-1]
         of_stream = np.split(np.concatenate(added), ends) if added else [np.empty((0, 1), np.float32) for _ in places]
         for out, place, (_, (_, shares)), gives in zip(outs, places, routing, of_stream, strict=True):
@@ -326,7 +399,6 @@ def _round_experts(
 
 
 _SHARES = "mlp.hook_expert_weights"
-_OUT = "hook_mlp_out"
 _ROWS_OF_EXPERT = 512  # that run together
 
 
