@@ -300,7 +300,7 @@ mutants() {
 {
   for check in "${checks[@]}"; do
     case $check in
-      asan | fuzz | tsan | clang | aarch64 | windows | macos | macos-core | metal | costs | allocations | leaks | threads | load | harness | libm | kills | mutants) ;;
+      asan | fuzz | tsan | clang | aarch64 | windows | macos | macos-core | metal | costs | allocations | leaks | threads | load | harness | ray | libm | kills | mutants) ;;
       *) echo "no check '$check': see $0 -h" >&2 && exit 2 ;;
     esac
   done

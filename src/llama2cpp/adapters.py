@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -262,6 +264,51 @@ def adapter_of(sampling: Sampling) -> Adapter | None:
     return cast("Adapter | None", sampling.adapter)
 
 
+def adapter_files(path: str | PathLike[str]) -> Path:
+    """Find an adapter's files, without a model: what is not there is told before a model is opened.
+
+    Parameters
+    ----------
+    path : str or path
+        As for `load_adapter`.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder, or the GGUF file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing of this name.
+    FormatError
+        For a folder that lacks one of peft's two files.
+    ValueError
+        For an empty path.
+
+    Examples
+    --------
+    >>> from llama2cpp.adapters import adapter_files
+    >>> adapter_files("nowhere")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: [Errno 2] No such file or directory: 'nowhere'
+    """
+    if fspath(path) == "":  # which is the current folder to Path
+        raise ValueError("Model.load_adapter: path is '', expected a folder or a file")
+    given = Path(path)
+    if not given.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(given))
+    if given.suffix == ".safetensors" and (given.parent / _CONFIG).exists():
+        given = given.parent
+    if given.is_dir():
+        if not (given / _CONFIG).exists():
+            raise FormatError(f"{given}: expected {_CONFIG} and {_WEIGHTS}, as peft's save_pretrained writes them")
+        if not (given / _WEIGHTS).exists() and (given / "adapter_model.bin").exists():
+            raise FormatError(f"{given}: adapter_model.bin is not read: save the adapter with peft as safetensors")
+    return given
+
+
 def load_adapter(model: HasCore, path: str | PathLike[str]) -> Adapter:
     """Do what `Model.load_adapter` does.
 
@@ -290,11 +337,7 @@ def load_adapter(model: HasCore, path: str | PathLike[str]) -> Adapter:
         ...
     FileNotFoundError: [Errno 2] No such file or directory: 'nowhere'
     """
-    if fspath(path) == "":  # which is the current folder to Path
-        raise ValueError("Model.load_adapter: path is '', expected a folder or a file")
-    given = Path(path)
-    if given.suffix == ".safetensors" and (given.parent / _CONFIG).exists():
-        given = given.parent
+    given = adapter_files(path)
     if given.is_dir():
         return _load_folder(model, given)
     read = _core.read_adapter_file(given)
@@ -313,10 +356,6 @@ def load_adapter(model: HasCore, path: str | PathLike[str]) -> Adapter:
 
 def _load_folder(model: HasCore, folder: Path) -> Adapter:
     config_path, weights_path = folder / _CONFIG, folder / _WEIGHTS
-    if not config_path.exists():
-        raise FormatError(f"{folder}: expected {_CONFIG} and {_WEIGHTS}, as peft's save_pretrained writes them")
-    if not weights_path.exists() and (folder / "adapter_model.bin").exists():
-        raise FormatError(f"{folder}: adapter_model.bin is not read: save the adapter with peft as safetensors")
     with _naming(config_path):
         config = _Config(_json(config_path))
     read = _core.read_adapter_file(weights_path)

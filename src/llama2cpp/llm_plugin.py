@@ -207,8 +207,10 @@ def register_commands(cli: Any) -> None:  # noqa: ANN401
         """Give a file, a folder or a name of `llama2cpp pull` a name in llm"""  # noqa: D400
         if Path(source).exists():
             source = str(Path(source).resolve())
-        name = name or Path(source).stem
-        if name in (_ANY, _STORYTELLER):
+        name = (Path(source).stem if name is None else name).strip()
+        if not name or any(character.isspace() for character in name):
+            raise click.ClickException(f"{name!r} is no name of a model: it has to be one word, pass --name")
+        if name in {*_others(), _ANY, _STORYTELLER}:
             raise click.ClickException(f"{name} is another model's name: pass --name")
         try:
             _opened(source)
@@ -225,6 +227,16 @@ def register_commands(cli: Any) -> None:  # noqa: ANN401
         if added.pop(name, None) is None:
             raise click.ClickException(f"{name} has not been added; there are: {', '.join(added) or 'none'}")
         _write(added)
+
+
+def _others() -> set[str]:
+    """Give the names of llm's models that are not of here, and all aliases: one of two with the same is hidden."""
+    found: set[str] = set()
+    for known in (*llm.get_models_with_aliases(), *llm.get_embedding_models_with_aliases()):
+        found |= {*known.aliases}
+        if not isinstance(known.model, Llama2cpp | Llama2cppEmbedding):
+            found.add(known.model.model_id)
+    return found
 
 
 def _file() -> Path:

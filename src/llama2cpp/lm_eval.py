@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .adapters import adapter_files
 from .loading import load
 from .serving.engine import engine_of
 from .serving.jobs import ScoreJob
@@ -59,6 +60,8 @@ class Llama2cppLM(TemplateLM):  # type: ignore[misc]  # without lm_eval it has n
         Whether BOS comes before texts, where it is not to be as the model's tokenizer has it.
     speculate : str, optional
         "prompt": texts come sooner where they repeat what was there (see `generate`).
+    adapter, peft : str, optional
+        A LoRA adapter that acts in everything, a folder of peft's or a GGUF file. Both names are the same.
     batch_size, max_batch_size, device : object
         Of lm_eval; the engine makes batches by itself.
     **options
@@ -67,7 +70,10 @@ class Llama2cppLM(TemplateLM):  # type: ignore[misc]  # without lm_eval it has n
     Raises
     ------
     ValueError
-        For a model without a tokenizer, or whose tokenizer has neither BOS nor EOS.
+        For a model without a tokenizer, or whose tokenizer has neither BOS nor EOS; for an adapter that is not the
+        model's.
+    FileNotFoundError
+        If there is no model or adapter of this name.
     ImportError
         Without lm_eval.
     """
@@ -82,6 +88,8 @@ class Llama2cppLM(TemplateLM):  # type: ignore[misc]  # without lm_eval it has n
         max_gen_toks: int = 256,
         add_bos_token: bool | None = None,
         speculate: str | None = None,
+        adapter: str | None = None,
+        peft: str | None = None,
         batch_size: object = None,
         max_batch_size: object = None,
         device: object = None,
@@ -93,8 +101,13 @@ class Llama2cppLM(TemplateLM):  # type: ignore[misc]  # without lm_eval it has n
         source = path or pretrained or model
         if source is None:
             raise ValueError("llama2cpp: no model is given: pass model_args path=...")
+        beside = adapter or peft
+        if beside is not None:
+            adapter_files(beside)
         self._path = source
+        self._adapter_path = beside
         self.model = load(source, **options)
+        self._adapter = None if beside is None else self.model.load_adapter(beside)
         tokenizer = self.model.tokenizer
         eos = tokenizer.eos_ids[0] if tokenizer.eos_ids else None
         first = tokenizer.bos_id if tokenizer.bos_id is not None else eos
@@ -126,7 +139,8 @@ class Llama2cppLM(TemplateLM):  # type: ignore[misc]  # without lm_eval it has n
     @property
     def tokenizer_name(self) -> str:
         """A name for caches of requests."""
-        return str(self._path).replace("/", "__")
+        names = [str(self._path), *([] if self._adapter_path is None else [str(self._adapter_path)])]
+        return "+".join(names).replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """Give the model's chat template: by its name, where it has several."""
@@ -174,7 +188,7 @@ class Llama2cppLM(TemplateLM):  # type: ignore[misc]  # without lm_eval it has n
                     f"llama2cpp: a continuation has {len(continuation)} tokens, and the model takes {self.max_length}"
                 )
             ids = [*context, *continuation][-(self.max_length + 1) :]
-            jobs.append(ScoreJob(ids, len(ids) - len(continuation)))
+            jobs.append(ScoreJob(ids, len(ids) - len(continuation), self._adapter))
         engine = engine_of(self.model)
         order = sorted(range(len(jobs)), key=lambda i: jobs[i].ids.tolist())
         with tqdm(total=len(jobs), disable=disable_tqdm, desc="Running loglikelihood requests") as bar:
@@ -220,7 +234,9 @@ class Llama2cppLM(TemplateLM):  # type: ignore[misc]  # without lm_eval it has n
             asked.append(self._asked(context, given))
         with tqdm(total=len(asked), disable=disable_tqdm, desc="Running generate_until requests") as bar:
             for some in _chunks(range(len(asked))):
-                running = [engine.submit(asked[i][0], stop=asked[i][1], **asked[i][2]) for i in some]
+                running = [
+                    engine.submit(asked[i][0], stop=asked[i][1], adapter=self._adapter, **asked[i][2]) for i in some
+                ]
                 for i, text in zip(some, running, strict=True):
                     # As hf does: the new ids by themselves, and all from the first stop string on left out.
                     made = tokenizer.decode([id for id in text.result().tokens if id not in special])

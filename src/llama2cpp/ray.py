@@ -88,7 +88,8 @@ def map_prompts(
         Further arguments of `load`, such as ``{"context": 4096}``.
     **options
         As in `generate`, and in `chat` for messages; ``logits_processor`` has to be what pickle can send.
-        ``speculate`` may be "prompt"; ``adapter`` is refused.
+        ``speculate`` may be "prompt", and ``adapter`` is a path that each machine has: a folder of peft's or a GGUF
+        file, which an actor opens once.
 
     Returns
     -------
@@ -117,13 +118,12 @@ def map_prompts(
     function = "map_prompts"
     seed = options.pop("seed", 0)
     seed = 0 if seed is None else operator.index(seed)
+    adapter = _adapter_path(function, options.pop("adapter", None))
     sampling: SamplingOptions = {**options, "seed": seed}
     Sampling(**sampling).checked(function)
     speculate = options.get("speculate")
     if speculate is not None and not isinstance(speculate, str):
         raise TypeError(f"{function}: speculate is a model, which cannot be sent to actors: expected 'prompt' or None")
-    if options.get("adapter") is not None:
-        raise TypeError(f"{function}: adapter is of a model in this process, and cannot be sent to actors")
     if template is not None and messages is None:
         raise ValueError(f"{function}: template is for messages: pass messages=, the name of their column")
     read = [messages or prompt, *([seed_column] if seed_column is not None else [])]
@@ -139,6 +139,7 @@ def map_prompts(
         "seed_column": seed_column,
         "logprobs": logprobs,
         "options": dict(options),
+        "adapter": adapter,
     }
     return _mapped(function, dataset, _Prompts, made, read, written, concurrency, threads, batch_size, "pyarrow")
 
@@ -159,6 +160,7 @@ def map_activations(
     threads: int = 1,
     batch_size: int = 64,
     load_args: Mapping[str, Any] | None = None,
+    adapter: str | PathLike[str] | None = None,
 ) -> Dataset:
     """Take activations from the texts of a data set, with a pool of Ray's actors.
 
@@ -174,7 +176,7 @@ def map_activations(
         The column of texts.
     dtype : str
         "f16" or "f32". Numbers that float16 has not are a ValueError.
-    model, concurrency, threads, batch_size, load_args
+    model, concurrency, threads, batch_size, load_args, adapter
         As in `map_prompts`.
 
     Returns
@@ -215,6 +217,7 @@ def map_activations(
         "dtype": dtype,
         "truncate": truncate,
         "special": special,
+        "adapter": _adapter_path(function, adapter),
     }
     new = ["positions", "tokens"]
     return _mapped(function, dataset, _Activations, made, [text], new, concurrency, threads, batch_size, "numpy")
@@ -235,8 +238,11 @@ class _Prompts:
         seed_column: str | None,
         logprobs: bool,
         options: Mapping[str, Any],
+        adapter: str | None,
     ) -> None:
-        self._engine = engine_of(load(source, **load_args))
+        model = load(source, **load_args)
+        self._engine = engine_of(model)
+        self._adapter = None if adapter is None else model.load_adapter(adapter)
         self._column, self._template, self._is_chat = column, template, is_chat
         self._output, self._logprobs = output, logprobs
         self._seed, self._seed_column = seed, seed_column
@@ -278,15 +284,14 @@ class _Prompts:
 
     def _submit(self, prompt: Any, seed: int) -> Any:  # noqa: ANN401
         logprobs = 0 if self._logprobs else None
+        how = {**self._options, "seed": seed, "adapter": self._adapter}
         with _row(prompt):
             if prompt is None:
                 raise ValueError(f"the column {self._column!r} has no value")
             if self._is_chat:
                 said = [{name: value for name, value in message.items() if value is not None} for message in prompt]
-                return self._engine.submit_chat(
-                    said, template=self._template, logprobs=logprobs, **{**self._options, "seed": seed}
-                )
-            return self._engine.submit(prompt, logprobs=logprobs, **{**self._options, "seed": seed})
+                return self._engine.submit_chat(said, template=self._template, logprobs=logprobs, **how)
+            return self._engine.submit(prompt, logprobs=logprobs, **how)
 
 
 class _Activations:
@@ -303,9 +308,11 @@ class _Activations:
         dtype: str,
         truncate: bool,
         special: bool | None,
+        adapter: str | None,
     ) -> None:
         self._model = load(source, **load_args)
-        self._passes = Passes(self._model, chosen_places("map_activations", points, layers, self._model), pool)
+        beside = None if adapter is None else self._model.load_adapter(adapter)
+        self._passes = Passes(self._model, chosen_places("map_activations", points, layers, self._model), pool, beside)
         self._column, self._pool, self._dtype = column, pool, dtype
         self._how: dict[str, Any] = {"truncate": truncate, "special": special}
 
@@ -347,6 +354,21 @@ class _row:  # noqa: N801 - used as a statement
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:  # noqa: ANN401
         if isinstance(error, Exception) and len(error.args) == 1:
             error.args = (f"{error.args[0]} (in {self._where})",)
+
+
+def _adapter_path(function: str, given: Any) -> str | None:  # noqa: ANN401
+    """Give the path of an adapter, which machines of a cluster may have where this one has none."""
+    if given is None:
+        return None
+    if not isinstance(given, str | PathLike):
+        raise TypeError(
+            f"{function}: adapter is {given!r:.60} ({type(given).__name__}), which cannot be sent to actors: expected "
+            "the path of a folder or file that each machine has"
+        )
+    path = fspath(given)
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"{function}: adapter is {path!r:.60}, expected the path of a folder or file")
+    return path
 
 
 def _load_args(function: str, given: Mapping[str, Any] | None, threads: int) -> dict[str, Any]:

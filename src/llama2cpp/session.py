@@ -164,7 +164,8 @@ class KVCache(NotPickled):
         """Put the keys and values of some positions of another session in the place of this one's.
 
         From then on this session's tokens look at those. Its list of tokens and its logits stay as they are: rewind by
-        one token and step again for logits that know of it.
+        one token and step again for logits that know of it. What an adapter of the other session has made comes as it
+        is; tokens that follow here are computed with this session's adapter, or none.
 
         Parameters
         ----------

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import meta_files
+import numpy as np
 import pytest
 import tiny
 import torch
+from adapter_folder import save_adapter
 
 import llama2cpp
 from llama2cpp.command.cli import in_command_words
@@ -41,6 +43,45 @@ def test_generate_json() -> None:
     expected = llama2cpp.generate("Zoë saw", max_tokens=5, seed=7, top_p=0.9)
     assert (told["text"], told["prompt"], told["seed"], len(told["tokens"])) == (expected, "Zoë saw", 7, 5)
     assert (told["model"], told["finish_reason"]) == ("storyteller", "length")
+
+
+@pytest.mark.cpu_bits("adapters are the CPU's")
+def test_commands_with_an_adapter(tmp_path: Path) -> None:
+    """What the methods give with ``adapter=``; one that is not there is told before a model is opened."""
+    folder = save_adapter(tmp_path / "style")
+    model = llama2cpp.load("storyteller")
+    adapter = model.load_adapter(folder)
+    beside = ("--adapter", str(folder))
+    expected = model.generate("The dog", max_tokens=8, seed=3, adapter=adapter)
+    assert expected != model.generate("The dog", max_tokens=8, seed=3)
+    assert call("generate", "-n", "8", "-s", "3", "--no-echo", *beside, "The dog") == (0, expected + "\n", "")
+    told = json.loads(call("generate", "--json", "-n", "8", "-s", "3", *beside, "The dog")[1])
+    assert told["text"] == expected
+
+    code, text, errors = call(
+        "chat", "storyteller", "--template", "llama2", "-t", "0", "-n", "8", *beside, stdin=b"Hello\n"
+    )
+    answer = model.chat("Hello", template="llama2", temperature=0, max_tokens=8, adapter=adapter)
+    assert (code, text.strip(), errors) == (0, answer.strip(), "")
+
+    told = json.loads(call("explain", "storyteller", "--json", *beside, "The dog")[1])
+    assert told["logit"] == model.explain("The dog", adapter=adapter).logit
+
+    lines = tmp_path / "lines.txt"
+    lines.write_text("The dog\nOne day\n")
+    rows = tmp_path / "rows"
+    arguments = ("extract", "storyteller", "--texts", str(lines), "--points", "mlp_out", "--layers", "1")
+    assert call(*arguments, "--dtype", "f32", "--out", str(rows), *beside)[0] == 0
+    _, cache = model.run_with_cache("The dog", adapter=adapter)
+    found = llama2cpp.read_activations(rows)
+    assert np.array_equal(found["mlp_out", 1][found["text"] == 0], cache["mlp_out", 1][0])
+    assert "of another run: its adapter" in call(*arguments, "--dtype", "f32", "--out", str(rows))[2]
+
+    for words in (("generate", "-m"), ("chat",), ("explain",), ("extract",)):
+        rest = [*arguments[2:], "--out", str(rows)] if words == ("extract",) else ["Once"] * (words != ("chat",))
+        code, text, errors = call(*words, "no-such.gguf", *rest, "--adapter", "nowhere")
+        assert (code, text) == (1, "")
+        assert errors == "llama2cpp: error: [Errno 2] No such file or directory: 'nowhere'\n"
 
 
 @pytest.mark.cpu_bits("speculation is the CPU's")

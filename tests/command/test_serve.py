@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import safetensors.numpy
 import tiny
+from adapter_folder import save_adapter
 
 import llama2cpp
 
@@ -92,21 +91,6 @@ def test_speculation(draft: str) -> None:
             assert f"llama2cpp_accepted_tokens_total {float(accepted)}" in metrics.read().decode()
 
 
-def save_adapter(folder: Path) -> Path:
-    """What peft would write for the storyteller."""
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    tensors = {}
-    for layer in range(5):
-        module = f"base_model.model.model.layers.{layer}.mlp.down_proj"
-        tensors[f"{module}.lora_A.weight"] = rng.normal(size=(4, 512)).astype(np.float32) / 22
-        tensors[f"{module}.lora_B.weight"] = rng.normal(size=(192, 4)).astype(np.float32)
-    safetensors.numpy.save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["down_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
 def test_adapters(tmp_path: Path) -> None:
     folder = save_adapter(tmp_path / "style")
     model = llama2cpp.load("storyteller")
@@ -133,6 +117,7 @@ def test_adapters(tmp_path: Path) -> None:
         (["--adapter", "a=x", "--adapter", "a=y"], "'a' is the name of another model here"),
         (["--adapter", "storyteller=x"], "'storyteller' is the name of another model here"),
         (["--adapter", "a=nowhere"], "nowhere"),
+        (["no-such-model.gguf", "--adapter", "a=nowhere"], "No such file or directory: 'nowhere'"),  # before the model
     ],
 )
 def test_adapters_that_cannot_be(arguments: list[str], said: str) -> None:

@@ -154,6 +154,86 @@ def test_scores_and_embeddings(model: llama2cpp.Model, adapters: list[llama2cpp.
         np.testing.assert_allclose(found, last, rtol=1e-5, atol=1e-6)
 
 
+def test_perplexity_is_that_of_its_session(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
+    text = "The girl was sad. She went to the park with a dog."
+    ids = model.tokenizer.encode(text)
+    found = [model.perplexity(text, adapter=adapter) for adapter in adapters]
+    for adapter, value in zip(adapters, found, strict=True):
+        logits = prefilled(model, text, adapter).astype(np.float64)[:-1]
+        logits -= logits.max(axis=-1, keepdims=True)
+        chances = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        mean = -chances[np.arange(len(ids) - 1), ids[1:]].mean()
+        assert value == pytest.approx(float(np.exp(mean)), rel=1e-5)
+    assert found[1] == found[4]
+    assert len(set(found)) == 4
+
+
+def test_explanations_are_of_the_run_with_it(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
+    """Its logit is the session's, and what heads and MLPs add sums to it, most of it not as a remainder."""
+    exact = llama2cpp.load("storyteller", precision="exact")
+    logits = []
+    for adapter in (None, llama2cpp.Adapter.from_arrays(exact, factors(1, 8))):
+        found = exact.explain("The girl was sad. She", " was", adapter=adapter)
+        last = exact.session(adapter=adapter).prefill("The girl was sad. She")
+        assert found.logit == last[found.answer]
+        assert sum(part.value for part in found.contributions) == pytest.approx(found.logit, abs=1e-4)
+        [remainder] = [part.value for part in found.contributions if part.label == "remainder"]
+        assert abs(remainder) < 1e-3
+        logits.append(found.logit)
+    assert logits[0] != logits[1]
+
+
+@pytest.mark.parametrize("pool", [None, "last"])
+def test_extracted_activations_are_those_of_its_runs(
+    model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None], tmp_path: Path, pool: str | None
+) -> None:
+    folder = tmp_path / "rows"
+    data = model.extract(PROMPTS, "resid_post", [1, 4], out=folder, pool=pool, dtype="f32", adapter=adapters[1])
+    for i, prompt in enumerate(PROMPTS):
+        _, cache = model.run_with_cache(prompt, adapter=adapters[1])
+        for layer in (1, 4):
+            rows = cache["resid_post", layer][0]
+            assert np.array_equal(data["resid_post", layer][data["text"] == i], rows[-1:] if pool else rows)
+    again = model.extract(PROMPTS, "resid_post", [1, 4], out=folder, pool=pool, dtype="f32", adapter=adapters[4])
+    assert len(again) == len(data)  # another object, with the same factors
+    for other in (None, adapters[2]):
+        with pytest.raises(FileExistsError, match="is of another run: its adapter is"):
+            model.extract(PROMPTS, "resid_post", [1, 4], out=folder, pool=pool, dtype="f32", adapter=other)
+
+
+def test_means_are_of_its_runs(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
+    found = model.mean_activations(PROMPTS, "mlp_out", 2, adapter=adapters[1])
+    caches = [model.run_with_cache(prompt, adapter=adapters[1])[1] for prompt in PROMPTS]
+    rows = np.concatenate([cache["mlp_out", 2][0] for cache in caches]).astype(np.float64)
+    assert np.allclose(found.mean["mlp_out", 2][0, 0], rows.mean(axis=0), atol=1e-6)
+    assert np.allclose(found.variance["mlp_out", 2][0, 0], rows.var(axis=0), atol=1e-6)
+    assert found.mean.adapter is adapters[1]
+
+
+def test_spliced_keys_and_values_stay_what_their_adapter_made(
+    model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]
+) -> None:
+    """Between sessions with other adapters: it is looked at as it is, and what comes has the session's own."""
+    source, plain = model.session(adapter=adapters[1]), model.session()
+    source.prefill("The girl")
+    plain.prefill("The girl")
+    plain.kv.splice(source.kv, 0, source.position)
+    for layer in range(5):
+        assert np.array_equal(plain.kv.keys(layer), source.kv.keys(layer))
+        assert np.array_equal(plain.kv.values(layer), source.kv.values(layer))
+    assert plain.adapter is None
+    mixed, own = plain.step(260), source.step(260)
+    assert not np.array_equal(mixed, own)
+    # The same keys and values written by hand.
+    expected, other = model.session(), model.session(adapter=adapters[1])
+    expected.prefill("The girl")
+    other.prefill("The girl")
+    for layer in range(5):
+        expected.kv.keys(layer)[:] = other.kv.keys(layer)
+        expected.kv.values(layer)[:] = other.kv.values(layer)
+    assert np.array_equal(mixed, expected.step(260))
+
+
 def test_requests_have_the_bits_of_each_alone_under_load(
     model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]
 ) -> None:
@@ -282,6 +362,10 @@ def test_what_is_no_adapter_of_the_model(model: llama2cpp.Model, adapters: list[
         "score": lambda a: model.score("The dog", " ran", adapter=a),
         "embed": lambda a: model.embed("The dog", adapter=a),
         "run_with_cache": lambda a: model.run_with_cache("The dog", adapter=a),
+        "perplexity": lambda a: model.perplexity("The dog", adapter=a),
+        "explain": lambda a: model.explain("The dog", adapter=a),
+        "extract": lambda a: model.extract(["The dog"], "resid_post", out="nowhere", adapter=a),
+        "mean_activations": lambda a: model.mean_activations(["The dog"], "resid_post", adapter=a),
         "Model.session": lambda a: model.session(adapter=a),
         "Conversation": lambda a: llama2cpp.Conversation(model, template="llama2", adapter=a),
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from adapter_folder import save_adapter
 
 import llama2cpp
 
@@ -119,11 +120,8 @@ def of_hf(folder: Path) -> dict[str, dict[str, Any]]:
     return evaluated(folder, "hf", arguments)
 
 
-@pytest.mark.parametrize("speculate", [None, "prompt"])
-def test_figures_are_those_of_hf(folder: Path, of_hf: dict[str, dict[str, Any]], speculate: str | None) -> None:
-    arguments = {"path": str(folder / "model"), "precision": "exact", "max_length": 128, "speculate": speculate}
-    ours = evaluated(folder, "llama2cpp", {name: value for name, value in arguments.items() if value is not None})
-    samples, expected = ours["samples"], of_hf["samples"]
+def same_samples(samples: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Log probabilities within rounding, texts to the letter."""
     scored = 0
     for responses, of_theirs in zip(samples["tiny_choices"], expected["tiny_choices"], strict=True):
         for [(logprob, greedy)], [(other, as_greedy)] in zip(responses, of_theirs, strict=True):
@@ -135,11 +133,30 @@ def test_figures_are_those_of_hf(folder: Path, of_hf: dict[str, dict[str, Any]],
         assert math.isclose(float(one[0][0]), float(two[0][0]), rel_tol=2e-5, abs_tol=1e-3)
     assert samples["tiny_texts"] == expected["tiny_texts"]
     assert all(text for [[text]] in samples["tiny_texts"])
+
+
+@pytest.mark.parametrize("speculate", [None, "prompt"])
+def test_figures_are_those_of_hf(folder: Path, of_hf: dict[str, dict[str, Any]], speculate: str | None) -> None:
+    arguments = {"path": str(folder / "model"), "precision": "exact", "max_length": 128, "speculate": speculate}
+    ours = evaluated(folder, "llama2cpp", {name: value for name, value in arguments.items() if value is not None})
+    samples, expected = ours["samples"], of_hf["samples"]
+    same_samples(samples, expected)
     for name in TASKS:
         assert ours["figures"][name].keys() == of_hf["figures"][name].keys()
         for metric, value in ours["figures"][name].items():
             if isinstance(value, float):
                 assert math.isclose(value, of_hf["figures"][name][metric], rel_tol=1e-5), metric
+
+
+def test_figures_with_an_adapter_are_those_of_hf(folder: Path, of_hf: dict[str, dict[str, Any]]) -> None:
+    """hf has peft compute it: the same folder by the same name."""
+    beside = str(save_adapter(folder / "style"))
+    arguments = {"pretrained": str(folder / "model"), "peft": beside}
+    expected = evaluated(folder, "hf", {**arguments, "dtype": "float32", "max_length": 128})
+    ours = evaluated(folder, "llama2cpp", {**arguments, "precision": "exact", "max_length": 128})["samples"]
+    theirs = expected["samples"]
+    assert theirs["tiny_rolling"] != of_hf["samples"]["tiny_rolling"]
+    same_samples(ours, theirs)
 
 
 def test_the_command(folder: Path) -> None:
@@ -163,6 +180,8 @@ def test_what_cannot_be(folder: Path) -> None:
 
     with pytest.raises(ValueError, match="no model is given"):
         Llama2cppLM()
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Llama2cppLM("no-such-model.gguf", adapter="nowhere")
     model = Llama2cppLM(str(folder / "model"), max_length=64)
     with pytest.raises(ValueError, match="a task wants 64 new tokens, and the model takes 64"):
         model._asked("Once", {"max_gen_toks": 64})

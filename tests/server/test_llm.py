@@ -109,6 +109,15 @@ def test_command_names_models(tmp_path: Path, user_dir: Path) -> None:
     assert "No such file" in run("add", str(tmp_path / "none.bin"))
     assert "pass --name" in run("add", "storyteller")
     assert run("add", "storyteller", "--name", "tales") == "llm -m tales\n"
+    assert run("add", "storyteller", "--name", "tales") == "llm -m tales\n"  # again is no other's name
+    for name in ("", " ", "two words", "two\nlines"):
+        assert "is no name of a model: it has to be one word" in run("add", "storyteller", "--name", name)
+    llm.set_alias("mine", "tales")
+    names = {name for known in llm.get_models_with_aliases() for name in (known.model.model_id, *known.aliases)}
+    assert {"gpt-4o", "4o", "mine"} <= names
+    for name in ("gpt-4o", "4o", "mine", "3-small", "llama2cpp"):
+        assert f"{name} is another model's name: pass --name" in run("add", "storyteller", "--name", name)
+    llm.remove_alias("mine")
     assert json.loads((user_dir / "llama2cpp.json").read_text("utf-8")) == {"tales": "storyteller"}
     asked = {"seed": 3, "max_tokens": 5}
     by_name = llm.get_model("tales").prompt("The dog", **asked).text()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapter_folder import save_adapter
 from conftest import ROOT
 from documents import blocks, expected_lines, run_snippet
 
@@ -157,6 +158,21 @@ def test_activations(model: llama2cpp.Model, tmp_path: Path, pool: str | None) -
         assert np.array_equal(np.stack([row[name] for row in rows]), data[name])
 
 
+def test_adapters(model: llama2cpp.Model, tmp_path: Path) -> None:
+    """Opened by each actor, from a path that all have."""
+    folder = save_adapter(tmp_path / "style")
+    adapter = model.load_adapter(folder)
+    rows = by_id(map_prompts(prompts(), seed=2, adapter=folder, concurrency=2, batch_size=5, **SAMPLED))
+    how = {name: value for name, value in SAMPLED.items() if name != "load_args"}
+    assert [row["completion"] for row in rows] == model.generate(PROMPTS, seed=2, adapter=adapter, **how)
+    texts = ["The dog", "One day"]
+    dataset = ray.data.from_items([{"id": i, "text": text} for i, text in enumerate(texts)])
+    mapped = map_activations(dataset, "resid_post", 3, pool="last", dtype="f32", adapter=str(folder))
+    found = np.stack([row["blocks.3.hook_resid_post"] for row in by_id(mapped)])
+    expected = [model.run_with_cache(text, adapter=adapter)[1]["resid_post", 3][0, -1] for text in texts]
+    assert np.array_equal(found, np.stack(expected))
+
+
 def test_a_row_that_cannot_be() -> None:
     """The error says which row."""
     dataset = ray.data.from_items([{"prompt": "The dog"}, {"prompt": "word " * 300}])
@@ -177,7 +193,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "concurrency": ({"concurrency": (3, 2)}, r"concurrency is \[3, 2\]"),
     "no actors": ({"concurrency": 0}, "concurrency is 0"),
     "template": ({"template": "chatml"}, "template is for messages"),
-    "adapter": ({"adapter": ADAPTER}, "adapter is of a model in this process, and cannot be sent to actors"),
+    "adapter": ({"adapter": ADAPTER}, "map_prompts: adapter is .*, which cannot be sent to actors: expected the path"),
+    "adapter's path": ({"adapter": ""}, "map_prompts: adapter is '', expected the path"),
     "a name": ({"max_new_tokens": 3}, "here it is max_tokens"),
 }
 

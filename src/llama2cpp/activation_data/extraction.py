@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core import FormatError
+from ..adapters import Adapter, check_adapter
 from ..common.byte_sizes import parse_size
 from ..common.new_files import write_file
 from ..common.token_ids import Prompt
@@ -109,7 +110,9 @@ class Extraction:
         truncate: bool = False,
         special: bool | None = None,
         shard_size: int | str = "128MB",
+        adapter: Adapter | None = None,
     ) -> None:
+        check_adapter("extract", adapter, model)
         if pool not in POOLS:
             raise ValueError(f"extract: pool is {pool!r}, expected None, 'last' or 'mean'")
         if dtype not in DTYPES:
@@ -117,7 +120,7 @@ class Extraction:
         self._folder = Path(out)
         self._pool, self._dtype, self._shuffle = pool, dtype, shuffle
         shard_bytes = parse_size(shard_size)
-        self._passes = Passes(model, chosen_places("extract", points, layers, model), pool)
+        self._passes = Passes(model, chosen_places("extract", points, layers, model), pool, adapter)
         self._texts = Texts(model, "extract", texts, truncate=truncate, special=special)
         shapes = dict(zip(self._passes.names, self._passes.row_shapes(), strict=True))
         width = {"f16": 2, "bf16": 2, "f32": 4}[dtype]
@@ -126,6 +129,7 @@ class Extraction:
         self._settings = {
             "format": _FORMAT,
             "model": model._core.fingerprint,
+            "adapter": None if adapter is None else adapter.fingerprint,
             "backend": model.backend,
             "activation_dtype": model.activation_dtype,
             "kv_dtype": model.kv_dtype,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapters import Adapter, check_adapter
 from ..common.token_ids import Prompt
 from ..inside.cache import ActivationCache
 from ..inside.places import Names
@@ -51,6 +52,7 @@ def mean_activations(
     *,
     truncate: bool = False,
     special: bool | None = None,
+    adapter: Adapter | None = None,
     seen: Callable[[int, int], None] = lambda texts, rows: None,
 ) -> MeanActivations:
     """Do what `Model.mean_activations` does.
@@ -58,8 +60,9 @@ def mean_activations(
     Each text's own mean and sum of squares are taken in double precision, and joined in the order of the texts (Chan,
     Golub and LeVeque, 1979), which loses nothing to cancellation where the mean is far from 0.
     """
+    check_adapter("mean_activations", adapter, model)
     source = Texts(model, "mean_activations", texts, truncate=truncate, special=special)
-    passes = Passes(model, chosen_places("mean_activations", points, layers, model), None)
+    passes = Passes(model, chosen_places("mean_activations", points, layers, model), None, adapter)
     count = 0
     mean: dict[str, NDArray[np.float64]] = {}
     squares: dict[str, NDArray[np.float64]] = {}  # of differences from the mean
@@ -82,8 +85,10 @@ def mean_activations(
     if not count:
         raise ValueError("mean_activations: there are no texts, expected at least one")
     variance = {name: part / count for name, part in squares.items()}
-    return MeanActivations(_cache_of(mean, model), _cache_of(variance, model), count, source.taken)
+    return MeanActivations(_cache_of(mean, model, adapter), _cache_of(variance, model, adapter), count, source.taken)
 
 
-def _cache_of(parts: Mapping[str, NDArray[np.float64]], model: Model) -> ActivationCache:
-    return ActivationCache({name: part.astype(np.float32)[None, None] for name, part in parts.items()}, model)
+def _cache_of(parts: Mapping[str, NDArray[np.float64]], model: Model, adapter: Adapter | None) -> ActivationCache:
+    cache = ActivationCache({name: part.astype(np.float32)[None, None] for name, part in parts.items()}, model)
+    cache.adapter = adapter
+    return cache

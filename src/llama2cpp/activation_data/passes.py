@@ -16,6 +16,7 @@ from ..inside.hooks import for_call
 from ..inside.places import Names, Place, find_places, is_pattern, name_of
 
 if TYPE_CHECKING:
+    from ..adapters import Adapter
     from ..model import Model
 
 Array = NDArray[np.float32]
@@ -132,8 +133,9 @@ class Passes:
     [(3, 192), (2, 192)]
     """
 
-    def __init__(self, model: Model, places: Sequence[Place], pool: str | None) -> None:
+    def __init__(self, model: Model, places: Sequence[Place], pool: str | None, adapter: Adapter | None = None) -> None:
         self._model = model
+        self._adapter = adapter
         self._places = list(places)
         self._pool = pool
         self.names = [name_of(place, model.config) for place in places]
@@ -171,7 +173,7 @@ class Passes:
         """Give the rows of each text by name: [T, ...], or of its last token [1, ...]. Hooks that are on act."""
         model = self._model
         while len(self._sessions) < len(batch):
-            self._sessions.append(model.session())
+            self._sessions.append(model.session(adapter=self._adapter))
         sessions = self._sessions[: len(batch)]
         for session in sessions:
             session.rewind(0)

@@ -9,10 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from .. import _core
+from ..adapters import adapter_files
 from ..dialogue.conversation import Conversation
 from ..loading import load
 from ..model import hardware
-from .options import Model, Opening, SampledAnswers, TokenizerFile, examples, grouped, is_file
+from .options import (
+    AdapterPath,
+    Model,
+    Opening,
+    SampledAnswers,
+    TokenizerFile,
+    adapted,
+    examples,
+    grouped,
+    is_file,
+)
 
 CHAT_EXAMPLES = examples(
     "llama2cpp chat smollm2-135m",
@@ -35,6 +46,7 @@ def chat(
             show_default="the model's",
         ),
     ] = None,
+    adapter: AdapterPath = None,
     template_args: Annotated[
         str | None,
         typer.Option(
@@ -55,10 +67,11 @@ def chat(
     if template is not None and (is_path or is_file(template)):
         template = _core.read_file(template).decode()
     given = None if template_args is None else _object(template_args)
+    if adapter is not None:
+        adapter_files(adapter)
     with load(model, tokenizer=tokenizer, **opening.arguments()) as loaded:
-        conversation = Conversation(
-            loaded, system, template=template, template_args=given, **sampled.arguments(opening)
-        )
+        options = {**sampled.arguments(opening), **adapted(loaded, adapter)}
+        conversation = Conversation(loaded, system, template=template, template_args=given, **options)
         greeting = f"{model}, context {loaded.context}, {hardware(loaded)}"
         talk(conversation, greeting, sampled.seed)
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from ..adapters import adapter_files
 from ..loading import load
 from .display import console, say_json
-from .options import AsJson, Model, Opening, TokenizerFile, examples, grouped
+from .options import AdapterPath, AsJson, Model, Opening, TokenizerFile, adapted, examples, grouped
 
 EXPLAIN_EXAMPLES = examples(
     'llama2cpp explain storyteller "When Lily and Tom went to the park, Lily gave the ball to"',
@@ -37,6 +38,7 @@ def explain(
         ),
     ] = None,
     tokenizer: TokenizerFile = None,
+    adapter: AdapterPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what comes next, how surprising each token was, and which heads and layers speak for the answer.
@@ -47,9 +49,16 @@ def explain(
     With --json: ids, tokens, surprise (in bits), next_tokens, answer, instead, logit and contributions.
     """
     prompt = os.fsencode(" ".join(words))
+    if adapter is not None:
+        adapter_files(adapter)
     with load(checkpoint, tokenizer=tokenizer, **opening.arguments()) as model:
         found = model.explain(
-            prompt, answer, instead=instead, top_k=min(top_k, model.config.vocab_size), special=special
+            prompt,
+            answer,
+            instead=instead,
+            top_k=min(top_k, model.config.vocab_size),
+            special=special,
+            **adapted(model, adapter),
         )
         if as_json:
             say_json(found.to_dict())

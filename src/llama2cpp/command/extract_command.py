@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from ..adapters import adapter_files
 from ..loading import load
 from .display import one_line, say, say_json, tell
-from .options import AsJson, Model, Opening, TokenizerFile, examples, grouped
+from .options import AdapterPath, AsJson, Model, Opening, TokenizerFile, adapted, examples, grouped
 
 EXTRACT_EXAMPLES = examples(
     "llama2cpp extract smollm2-135m --texts stories.txt --points resid_post --layers 12 --out rows",
@@ -54,6 +55,7 @@ def extract(
     field: Annotated[str, typer.Option("--field", help="JSON lines: where the text is.")] = "text",
     shard_size: Annotated[str, typer.Option("--shard-size", help="About how many bytes a file has.")] = "128MB",
     tokenizer: TokenizerFile = None,
+    adapter: AdapterPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the activations of many texts to safetensors, for probes and sparse autoencoders.
@@ -67,6 +69,8 @@ def extract(
     With --json: rows, texts, files, bytes, points and out.
     """
     lines = _Lines(texts, field) if texts == "-" else _FileLines(texts, field)
+    if adapter is not None:
+        adapter_files(adapter)
     with load(checkpoint, tokenizer=tokenizer, **opening.arguments()) as model:
         try:
             data = model.extract(
@@ -81,6 +85,7 @@ def extract(
                 truncate=truncate,
                 special=special,
                 shard_size=shard_size,
+                **adapted(model, adapter),
             )
         except KeyboardInterrupt:
             tell(f"stopped: what is done is in {one_line(str(out))}, and the same command goes on from there")

@@ -8,15 +8,27 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .. import hub
+from ..adapters import adapter_files
 from ..loading import load
 from ..model import Model
 from .display import TextOutput, say_json
-from .options import STORYTELLER, AsJson, Opening, Sampled, examples, grouped, is_file, model_names
+from .options import (
+    STORYTELLER,
+    AdapterPath,
+    AsJson,
+    Opening,
+    Sampled,
+    adapted,
+    examples,
+    grouped,
+    is_file,
+    model_names,
+)
 
 GENERATE_EXAMPLES = examples(
     "llama2cpp generate",
@@ -45,6 +57,7 @@ def generate(
             "--special/--no-special", help="Whether the prompt may spell control tokens.", show_default="no, and warn"
         ),
     ] = None,
+    adapter: AdapterPath = None,
     echo: Annotated[bool, typer.Option(help="Print the prompt before the text.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -63,13 +76,16 @@ def generate(
     prompt = _from_stdin() if given == ["-"] or (not given and _stdin_is_given()) else os.fsencode(" ".join(given))
     if sampled.seed is None:
         sampled = replace(sampled, seed=int.from_bytes(os.urandom(4), "little"))
+    if adapter is not None:
+        adapter_files(adapter)
     with load(checkpoint, tokenizer=tokenizer, **opening.arguments()) as model:
         if not model.has_tokenizer:
             raise ValueError("the checkpoint has no tokenizer: pass one, such as -z tokenizer.bin")
+        options = {**sampled.arguments(opening), **adapted(model, adapter)}
         if as_json:
-            _print_json(model, checkpoint or STORYTELLER, prompt, special, sampled, opening)
+            _print_json(model, checkpoint or STORYTELLER, prompt, special, options, sampled)
             return
-        pieces = model.stream(prompt, echo=echo, special=special, **sampled.arguments(opening))
+        pieces = model.stream(prompt, echo=echo, special=special, **options)
         write = TextOutput().write
         for piece in pieces:
             write(piece.encode())
@@ -77,9 +93,8 @@ def generate(
 
 
 def _print_json(
-    model: Model, name: str, prompt: bytes, special: bool | None, sampled: Sampled, opening: Opening
+    model: Model, name: str, prompt: bytes, special: bool | None, options: dict[str, Any], sampled: Sampled
 ) -> None:
-    options = sampled.arguments(opening)
     began = time.perf_counter()
     [completion] = model.complete(prompt, special=special, **options)
     say_json(

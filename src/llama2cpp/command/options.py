@@ -69,6 +69,10 @@ Speculate = Annotated[
         show_default="none",
     ),
 ]
+AdapterPath = Annotated[
+    Path | None,
+    typer.Option("--adapter", help="A LoRA adapter: a folder of peft's, or a GGUF file.", show_default="none"),
+]
 Picture = Annotated[
     Path | None, typer.Option("--picture", help="Draw what differs, as .png, .svg or .pdf.", show_default=False)
 ]
@@ -173,6 +177,11 @@ class Sampled:
         if "speculate" in given:
             given["speculate"] = speculation(given["speculate"], opening)
         return given
+
+
+def adapted(model: Loaded, path: Path | None) -> dict[str, Any]:
+    """Give the adapter that was asked for as a keyword argument of the model's methods; none if none was."""
+    return {} if path is None else {"adapter": model.load_adapter(path)}
 
 
 def speculation(word: str, opening: Opening | None = None) -> str | Loaded:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import _core
+from ..adapters import adapter_files
 from ..dialogue.chat_format import ChatFormat
 from ..loading import load
 from ..model import hardware
@@ -111,6 +112,8 @@ def serve(
         template = _core.read_file(template).decode()
     served = name or Path(model).name
     paths = _named_paths(adapter or [], served)
+    for path in paths.values():
+        adapter_files(path)
     taken = listen(host, port)
     with taken, load(model, tokenizer=tokenizer, **opening.arguments()) as loaded:
         settings = Settings(

@@ -20,6 +20,7 @@ from .places import residual_streams
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
+    from ..adapters import Adapter
     from ..model import Model
     from .cache import ActivationCache
 
@@ -280,6 +281,7 @@ def explain(
     instead: int | str | None,
     top_k: int,
     special: bool | None,
+    adapter: Adapter | None = None,
 ) -> Explanation:
     """Do what `Model.explain` does."""
     if not 1 <= top_k <= model.config.vocab_size:
@@ -290,7 +292,9 @@ def explain(
     wanted = ("hook_embed", "attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_scale")
     last = len(ids) - 1
     stream = residual_streams(model.config)[-1]
-    logits, cache = model._run("explain", ids, lambda name: name.endswith(wanted) or name == stream, positions=[last])
+    logits, cache = model._run(
+        "explain", ids, lambda name: name.endswith(wanted) or name == stream, positions=[last], adapter=adapter
+    )
     chances = log_softmax(logits[0])
     bits = np.full(len(ids), np.nan)
     bits[1:] = -chances[np.arange(last), ids[1:]] / np.log(2)

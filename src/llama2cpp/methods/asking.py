@@ -154,7 +154,7 @@ def embed(
     Returns
     -------
     numpy.ndarray
-        float32 [dim], or [texts, dim] for several.
+        float32 [dim], or [texts, dim] for several; [0, dim] for ``[]``.
 
     Raises
     ------

@@ -11,6 +11,7 @@ from ..activation_data import means
 from ..activation_data.extraction import Extraction
 from ..activation_data.passes import shown_progress
 from ..activation_data.reading import ActivationData
+from ..adapters import Adapter
 from ..common.arguments import checked
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def extract(
     special: bool | None = None,
     shard_size: int | str = "128MB",
     progress: bool | None = None,
+    adapter: Adapter | None = None,
 ) -> ActivationData:
     """Write the activations of many texts to a folder: data sets for probes and sparse autoencoders.
 
@@ -77,6 +79,8 @@ def extract(
         About how many bytes a file has, which is what a run that is killed may have to compute again.
     progress : bool, optional
         Whether to draw a progress bar on stderr; if not given, where that is a terminal.
+    adapter : Adapter, optional
+        A LoRA adapter of the model that acts in this run; one with other factors is another run.
 
     Returns
     -------
@@ -119,6 +123,7 @@ def extract(
         truncate=truncate,
         special=special,
         shard_size=shard_size,
+        adapter=adapter,
     )
     with shown_progress(texts, progress) as seen:
         job.run(seen)
@@ -135,13 +140,14 @@ def mean_activations(
     truncate: bool = False,
     special: bool | None = None,
     progress: bool | None = None,
+    adapter: Adapter | None = None,
 ) -> MeanActivations:
     """Take the mean and the variance of activations over the tokens of many texts, with no cache of them.
 
     Parameters
     ----------
-    texts, points, layers, truncate, special, progress
-        As in `extract`.
+    texts, points, layers, truncate, special, progress, adapter
+        As in `extract`. The caches know the adapter, as those of `run_with_cache` do.
 
     Returns
     -------
@@ -165,4 +171,6 @@ def mean_activations(
     >>> logits = model.run_with_hooks("A cat", [interventions.mean("mlp_out", found.mean, layer=3)])
     """
     with shown_progress(texts, progress) as seen:
-        return means.mean_activations(self, texts, points, layers, truncate=truncate, special=special, seen=seen)
+        return means.mean_activations(
+            self, texts, points, layers, truncate=truncate, special=special, adapter=adapter, seen=seen
+        )

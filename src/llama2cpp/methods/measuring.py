@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..adapters import Adapter, check_adapter
 from ..common.arguments import checked, float_array
 from ..common.probabilities import log_softmax
 from ..common.token_ids import to_ids
@@ -19,7 +20,7 @@ _PERPLEXITY_CHUNK = 128  # tokens whose logits are in memory at a time
 
 
 @checked
-def perplexity(self: Model, text: Prompt, special: bool | None = None) -> float:
+def perplexity(self: Model, text: Prompt, special: bool | None = None, *, adapter: Adapter | None = None) -> float:
     """How surprised the model is by a text: exp of the mean of -log p over its tokens.
 
     A text longer than the context is cut into pieces that fill it, each begun with the first token again
@@ -31,6 +32,8 @@ def perplexity(self: Model, text: Prompt, special: bool | None = None) -> float:
         Text, or ids that are taken as they are.
     special : bool, optional
         Whether a text that spells control tokens gets them, as in `generate`.
+    adapter : Adapter, optional
+        A LoRA adapter of the model that acts in this call.
 
     Returns
     -------
@@ -39,7 +42,8 @@ def perplexity(self: Model, text: Prompt, special: bool | None = None) -> float:
     Raises
     ------
     ValueError
-        If there are not at least two tokens, or text is given and the model has no tokenizer.
+        If there are not at least two tokens, text is given and the model has no tokenizer, or the adapter is another
+        model's.
 
     Examples
     --------
@@ -50,13 +54,14 @@ def perplexity(self: Model, text: Prompt, special: bool | None = None) -> float:
     >>> story < 3, noise > 100
     (True, True)
     """
+    check_adapter("perplexity", adapter, self)
     ids = to_ids(self, text, function="perplexity", special=special)
     if len(ids) < 2:
         raise ValueError(f"perplexity needs at least 2 tokens, got {len(ids)}")
     wrong = next((id for id in ids if not 0 <= id < self.config.vocab_size), None)
     if wrong is not None:
         raise ValueError(f"perplexity: a token is {wrong}, expected 0 to {self.config.vocab_size - 1}")
-    session = self.session()
+    session = self.session(adapter=adapter)
     if session.context < 2:
         raise ValueError("perplexity needs a context of at least 2 tokens, the model's is 1")
     total = 0.0

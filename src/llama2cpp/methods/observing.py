@@ -459,6 +459,7 @@ def explain(
     instead: int | str | None = None,
     top_k: int = 10,
     special: bool | None = None,
+    adapter: Adapter | None = None,
 ) -> Explanation:
     """Say what comes next, what of the prompt was surprising, and which heads and layers speak for the answer.
 
@@ -477,6 +478,8 @@ def explain(
         How many next tokens are shown.
     special : bool, optional
         Whether a text that spells control tokens gets them, as in `generate`.
+    adapter : Adapter, optional
+        A LoRA adapter of the model that acts in this run: what heads and MLPs add has its part.
 
     Returns
     -------
@@ -485,7 +488,7 @@ def explain(
     Raises
     ------
     ValueError
-        For a token that there is not, or a prompt without tokens.
+        For a token that there is not, a prompt without tokens, or another model's adapter.
     ContextFullError
         If the prompt does not fit in the context.
 
@@ -497,4 +500,4 @@ def explain(
     >>> found.next_tokens[0].text, len(found.heads()), found.contributions[-1].label
     (' time', 30, 'remainder')
     """
-    return explanation.explain(self, prompt, answer, instead, top_k, special)
+    return explanation.explain(self, prompt, answer, instead, top_k, special, adapter)

@@ -114,6 +114,8 @@ def embed(
     check_adapter(function, adapter, model)
     given: Any = listed(texts)
     many = batch_of(given)
+    if many is None and not isinstance(given, str | bytes) and hasattr(given, "__len__") and len(given) == 0:
+        many = []  # no texts, as in `generate`
     jobs = []
     for i, text in enumerate([given] if many is None else many):
         where = function if many is None else f"{function}: text {i}"
@@ -121,6 +123,8 @@ def embed(
         engine._check_ids(where, ids)
         jobs.append(EmbedJob(ids, model._core, adapter))
     engine._measure(function, jobs)
+    if not jobs:
+        return np.empty((0, model.config.dim), dtype=np.float32)
     vectors = np.stack([_pooled(last_norm(job.stream, model), pooling) for job in jobs])
     if normalize:
         lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
