@@ -13,7 +13,8 @@ Each server is started once. In a round it has the prompts at once, and ours has
 the next server's turn, and those that wait are stopped (SIGSTOP), so that they take no time. Prompts are random words
 without a common beginning, other ones in each round, so that nothing that a server keeps helps it. Texts are greedy,
 and a bias keeps the end token out, so that each has all its tokens. Columns: generated tokens a second from the first
-request to the last answer; the same of the decoding phase, from the last request's first token to the first answer's
+request to the last answer; for each second of CPU time that the server has taken, which what else the machine does
+disturbs less; the first of the decoding phase, from the last request's first token to the first answer's
 end; and when the first token came (median, 95th percentile).
 """
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import shlex
 import signal
 import socket
@@ -33,6 +35,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -66,6 +69,11 @@ class Server:
     process: subprocess.Popen[bytes]
     eos: Sequence[int]
     model: str = ""
+
+    def cpu_seconds(self) -> float:
+        """What it has computed so far, on all threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def wait(self) -> None:
         for _ in range(600):
@@ -180,7 +188,7 @@ def main() -> None:
         filled = command.format(model=given.model, port=port, threads=given.threads, rows=given.requests)
         process = subprocess.Popen(shlex.split(filled), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         servers.append(Server(name, port, process, tokenizer.eos_ids))
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, float, float]]] = {}
     firsts: dict[str, list[float]] = {}
     try:
         for server in servers:
@@ -190,27 +198,37 @@ def main() -> None:
         for _ in range(given.rounds):
             for server in servers:
                 for at_once in (True, False) if server.name == OURS else (True,):
-                    texts = server.run(prompts(), given.tokens, at_once)
+                    asked = prompts()
+                    before = server.cpu_seconds()
+                    texts = server.run(asked, given.tokens, at_once)
+                    computed = given.requests * given.tokens / (server.cpu_seconds() - before)
                     whole = given.requests * given.tokens / max(text.ended for text in texts)
                     alone = [given.tokens * (1 - 1 / len(t.pieces)) / (t.ended - t.pieces[0]) for t in texts]
                     phase = decoding(texts, given.tokens) if at_once else statistics.median(alone)
                     name = server.name if at_once else f"{server.name}, one after another"
-                    found.setdefault(name, []).append((whole, phase))
+                    found.setdefault(name, []).append((whole, computed, phase))
                     firsts.setdefault(name, []).extend(text.pieces[0] - text.asked for text in texts)
-                    print(f"{name}: {whole:.1f} tok/s, decoding {phase:.1f}", file=sys.stderr, flush=True)
+                    print(
+                        f"{name}: {whole:.1f} tok/s, {computed:.1f} a CPU second, decoding {phase:.1f}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
     finally:
         for server in servers:
             server.process.send_signal(signal.SIGCONT)
             server.process.terminate()
-    print("| | tok/s | ours, x | decoding, tok/s | first token: median | p95 |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print("| | tok/s | ours, x | tokens a CPU second | ours, x | decoding, tok/s | first token: median | p95 |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, rounds in found.items():
-        ratios = [ours[0] / other[0] for ours, other in zip(found[OURS], rounds, strict=True)]
-        whole, phase = (statistics.median(column) for column in zip(*rounds, strict=True))
+        whole, computed, phase = (statistics.median(column) for column in zip(*rounds, strict=True))
+        times = []
+        for i in range(2):
+            ratios = [ours[i] / other[i] for ours, other in zip(found[OURS], rounds, strict=True)]
+            times.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})")
         first = np.quantile(firsts[name], [0.5, 0.95])
         print(
-            f"| {name} | {whole:.1f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}) | "
-            f"{phase:.1f} | {first[0]:.1f} s | {first[1]:.1f} s |"
+            f"| {name} | {whole:.1f} | {times[0]} | {computed:.1f} | {times[1]} | {phase:.1f} | {first[0]:.1f} s | "
+            f"{first[1]:.1f} s |"
         )
 
 

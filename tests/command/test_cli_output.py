@@ -81,7 +81,7 @@ def test_commands_with_an_adapter(tmp_path: Path) -> None:
         rest = [*arguments[2:], "--out", str(rows)] if words == ("extract",) else ["Once"] * (words != ("chat",))
         code, text, errors = call(*words, "no-such.gguf", *rest, "--adapter", "nowhere")
         assert (code, text) == (1, "")
-        assert errors == "llama2cpp: error: [Errno 2] No such file or directory: 'nowhere'\n"
+        assert errors == "llama2cpp: error: nowhere: No such file or directory\n"
 
 
 @pytest.mark.cpu_bits("speculation is the CPU's")

@@ -535,7 +535,7 @@ def test_foreign_names_of_conversations(stories: llama2cpp.Model) -> None:
 def test_names_of_other_functions(stories: llama2cpp.Model) -> None:
     """Where an argument that this function does not have would be one."""
     for call, said in (
-        (lambda **given: stories.perplexity("Once", **given), "adapter of Model.session() and generate()"),
+        (lambda **given: stories.perplexity("Once", **given), "kv_dtype of load()"),
         (lambda **given: llama2cpp.load("storyteller", **given), "adapter of Model.session() and generate()"),
         (lambda **given: stories.generate("Once", **given), "context of load()"),
     ):
