@@ -1,7 +1,7 @@
 """`llama2cpp serve` beside another server with OpenAI's API: many requests at once, over HTTP, in turns.
 
     python tests/bench/server_speed.py MODEL --peer "NAME=COMMAND" [--peer ...] [--requests 16] [--prompt 512]
-        [--tokens 128] [--threads 2] [--rounds 3]
+        [--tokens 128] [--threads 2] [--rounds 3] [--verbose]
 
 COMMAND starts a server; {model}, {port}, {threads} and {rows} in it are filled in. For instance
 
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--verbose", action="store_true", help="with what servers print on stderr")
     given = parser.parse_args()
 
     tokenizer = llama2cpp.load(given.model).tokenizer
@@ -183,10 +184,11 @@ def main() -> None:
         **dict(peer.split("=", 1) for peer in given.peer),
     }
     servers = []
+    log = sys.stderr if given.verbose else subprocess.DEVNULL
     for name, command in commands.items():
         port = free_port()
         filled = command.format(model=given.model, port=port, threads=given.threads, rows=given.requests)
-        process = subprocess.Popen(shlex.split(filled), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(shlex.split(filled), stdout=subprocess.DEVNULL, stderr=log)
         servers.append(Server(name, port, process, tokenizer.eos_ids))
     found: dict[str, list[tuple[float, float, float]]] = {}
     firsts: dict[str, list[float]] = {}
