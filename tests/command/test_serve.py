@@ -117,7 +117,8 @@ def test_adapters(tmp_path: Path) -> None:
         (["--adapter", "a=x", "--adapter", "a=y"], "'a' is the name of another model here"),
         (["--adapter", "storyteller=x"], "'storyteller' is the name of another model here"),
         (["--adapter", "a=nowhere"], "nowhere"),
-        (["no-such-model.gguf", "--adapter", "a=nowhere"], "error: nowhere: No such file or directory"),  # before the model
+        # Before the model is opened.
+        (["no-such-model.gguf", "--adapter", "a=nowhere"], "error: nowhere: No such file or directory"),
     ],
 )
 def test_adapters_that_cannot_be(arguments: list[str], said: str) -> None:
