@@ -52,8 +52,9 @@ def test_there_are_some() -> None:
 
 
 @each_notebook
-def test_it_runs(notebook: Path, tmp_path: Path) -> None:
-    """By nbmake, in a process and a kernel of its own."""
+def test_it_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By nbmake, in a process and a kernel of its own, with nothing but the storyteller."""
+    monkeypatch.setenv("LLAMA2CPP_CACHE", str(tmp_path / "nothing pulled"))
     copy = tmp_path / notebook.name  # so that nothing is left beside it
     copy.write_bytes(notebook.read_bytes())
     options = ["--nbmake", "--nbmake-timeout=300", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
@@ -63,11 +64,19 @@ def test_it_runs(notebook: Path, tmp_path: Path) -> None:
 
 
 @each_notebook
-def test_cells_can_be_run_again(notebook: Path) -> None:
+def test_cells_can_be_run_again(
+    notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """Each cell twice in a row, and then all once more from the last to the first: always what is saved.
 
     What the text claims is asserted in cells: they are among these. A run that fails raises nbclient's error.
     """
+    monkeypatch.setenv("LLAMA2CPP_CACHE", str(tmp_path))
+    if "smollm2-135m" in notebook.read_text(encoding="utf-8"):
+        path = request.getfixturevalue("smollm2_path")
+        there = tmp_path / "models" / "smollm2-135m" / path.name
+        there.parent.mkdir(parents=True)
+        there.symlink_to(path)
     if notebook.stem == "08_compare_with_pytorch":
         for module in ("torch", "transformers"):
             pytest.importorskip(module, reason="what is saved was run with PyTorch")
