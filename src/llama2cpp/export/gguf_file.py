@@ -404,7 +404,7 @@ def as_stored(vocabulary: Vocabulary) -> Vocabulary:
     """Give what a file holds of a tokenizer: the merges of byte-level BPE, and scores for all others."""
     if vocabulary.kind == "byte_bpe":
         return replace(vocabulary.with_merges(), nfc=False)  # its readers do not compose, and none of its keys says so
-    return vocabulary.with_escaped_spaces().with_scores()
+    return vocabulary.with_escaped_spaces().without_lost_pieces().with_scores()
 
 
 def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:

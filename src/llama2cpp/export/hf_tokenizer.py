@@ -85,7 +85,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
 
 def as_stored(vocabulary: Vocabulary) -> Vocabulary:
     """Give what the file holds of a tokenizer: merges, for all kinds."""
-    return vocabulary.with_escaped_spaces().with_merges()
+    return vocabulary.with_escaped_spaces().without_lost_pieces().with_merges()
 
 
 def _refuse_unused(vocabulary: Vocabulary) -> None:

@@ -169,11 +169,31 @@ class Vocabulary:
         ]
         return replace(self, kind="sentencepiece", pieces=pieces, add_space_prefix=True)
 
+    def without_lost_pieces(self) -> Vocabulary:
+        """Call user-defined pieces with plain spaces unused: SentencePiece looks for them where spaces are U+2581."""
+        lost = [
+            self.kind == "sentencepiece" and kind == USER_DEFINED and b" " in piece
+            for piece, kind in zip(self.pieces, self.types, strict=True)
+        ]
+        if self.charsmap and any(lost):
+            piece = self.pieces[lost.index(True)].decode("utf-8", "replace")
+            raise ValueError(
+                f"the user-defined piece {piece!r} is in no text and keeps its characters as they are (types, charsmap)"
+            )
+        return replace(self, types=[UNUSED if gone else kind for gone, kind in zip(lost, self.types, strict=True)])
+
     def with_merges(self) -> Vocabulary:
         """List the merges that follow from ids (tiktoken) or from scores (SentencePiece).
 
         SentencePiece asks for the joined piece alone, and merges by rank for the two that it is joined of: texts of
-        many equal letters may get other ids, as in transformers' own conversion.
+        many equal letters may get other ids, as in transformers' own conversion. User-defined pieces, which
+        SentencePiece finds before it merges, become added tokens.
+
+        Raises
+        ------
+        ValueError
+            For a Unigram model or a table of characters, and for user-defined pieces where a space is put before a
+            text: `tokenizers` puts one before what follows an added token, too.
         """
         if self.kind == "byte_bpe":
             return replace(self, merges=list(_merges_by_id(self)), merges_by_id=False) if self.merges_by_id else self
@@ -182,8 +202,22 @@ class Vocabulary:
         if self.unigram or self.charsmap:
             name = "unigram" if self.unigram else "charsmap"
             raise ValueError(f"tokenizer.json has no place for SentencePiece's own rules of these ({name})")
-        prefix = "always" if self.add_space_prefix else "none"
-        return replace(self, kind="ranked_bpe", merges=_merges_by_score(self), prefix=prefix, normalizes=True)
+        found = [id for id, kind in enumerate(self.types) if kind == USER_DEFINED]
+        if found and self.add_space_prefix:
+            piece = self.pieces[found[0]].decode("utf-8", "replace")
+            raise ValueError(
+                f"tokenizer.json would put a space behind each user-defined piece, such as {piece!r}, where a space is "
+                "put before a text (types, add_space_prefix)"
+            )
+        return replace(
+            self,
+            kind="ranked_bpe",
+            merges=_merges_by_score(self),
+            prefix="always" if self.add_space_prefix else "none",
+            normalizes=True,
+            # SentencePiece looks for them where spaces are U+2581 already, as they are in the pieces.
+            added=[AddedToken(id, lstrip=False, rstrip=False, normalized=True) for id in found],
+        )
 
     def with_scores(self) -> Vocabulary:
         """Turn the rank of merges into SentencePiece's scores: what is merged first has the highest."""
