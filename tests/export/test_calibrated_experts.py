@@ -139,6 +139,20 @@ def test_gptq_loses_less_than_rounding(
     assert fitted[1] < 0.85 * rounded[1]
 
 
+def test_little_text_is_noted(folders: dict[str, Path], tmp_path: Path) -> None:
+    """By what each expert sees of it, with what was measured of so little; enough text is not remarked on."""
+    for format, text, expected in (("gptq4", TEXT[:50], True), ("q4_k", TEXT[:50], False), ("gptq4", TEXT, None)):
+        target = tmp_path / f"{format}-{len(text)}{'.gguf' if format == 'q4_k' else ''}"
+        done = convert(folders["mixtral"], target, format, calibration=Calibration(text), tokenizer=False)
+        notes = [note for note in done.notes if "calibration text" in note]
+        assert len(notes) == (expected is not None)
+        for note in notes:
+            assert re.search(
+                r"has 50 tokens, about \d+ for each of \d+ experts, and matrices have up to \d+ columns", note
+            )
+            assert note.endswith("with 400 tokens 0.73 to 0.79 times") == expected
+
+
 @pytest.mark.parametrize("options", [{}, {"symmetric": False, "act_order": False}], ids=["v1", "v2"])
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_and_panels_compute_the_same(

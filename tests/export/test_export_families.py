@@ -84,6 +84,25 @@ def test_transformers_opens_our_folder(name: str, tmp_path: Path) -> None:
     assert largest_error(found, expected) < 2e-6  # sums of a head are in another order where its rows are
 
 
+@pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
+def test_scaling_where_part_of_a_head_is_turned(kind: str, tmp_path: Path) -> None:
+    """Phi-3's files hold a GLM without biases, and transformers opens a Phi-3 with longrope's scaling alone."""
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "partial_rotary_factor": 0.5}
+    if kind != "linear":
+        rope["original_max_position_embeddings"] = 16
+    if kind == "llama3":
+        rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    settings = CASES["glm-no-bias"].settings | {"rope_parameters": rope}
+    case = replace(CASES["glm-no-bias"], settings=settings)
+    source = case.save(tmp_path / "source")
+    done = convert(source, tmp_path / "written", "f32")
+    assert read_json(done.path / "config.json")["model_type"] == "glm"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(done.path, attn_implementation="eager").float().eval()
+    expected = expected_logits(case.model(), TOKENS)
+    assert largest_error(expected_logits(theirs, TOKENS), expected) < 1e-5
+    assert largest_error(logits_of(done.path, TOKENS), expected) < 1e-5
+
+
 @pytest.mark.parametrize("name", AS_THEY_WERE)
 def test_a_folder_of_the_same_family_keeps_every_bit(name: str, tmp_path: Path) -> None:
     source = CASES[name].save(tmp_path / "theirs")

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hf_folders import Json, Spec, change_json, transformers_logits
+from family_models import CASES
+from hf_folders import Json, Spec, change_json, read_json, transformers_logits
 from on_metal import agree
 from reference import largest_error
 from test_hf_folder import LINEAR, LLAMA3, TOKENS, YARN, logits_of
@@ -192,3 +193,22 @@ def test_refused_by_name(folder: Path, settings: dict[str, Any], said: str) -> N
     change_json(folder / "config.json", rope_parameters=settings)
     with pytest.raises(FormatError, match=said):
         llama2cpp.load(folder)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_truncate_where_layers_with_a_window_have_settings_of_their_own(before: bool, tmp_path: Path) -> None:
+    """transformers passes over false there: findings/transformers-yarn-truncate-by-layer-type.sh."""
+    path = CASES["olmo3-yarn"].save(tmp_path)
+    settings = read_json(path / "config.json")["rope_parameters"]
+    for truncate in (True, False):
+        full = settings["full_attention"] | {"truncate": truncate}
+        if before:
+            theta = {"rope_theta": 500000.0}
+            change_json(path / "config.json", rope_parameters=None, rope_scaling=full | theta, **theta)
+        else:
+            change_json(path / "config.json", rope_parameters=settings | {"full_attention": full})
+        if truncate:
+            llama2cpp.load(path).close()
+        else:
+            with pytest.raises(FormatError, match=r"truncate .*: false, and whether that counts here"):
+                llama2cpp.load(path)

@@ -15,6 +15,8 @@ import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizer_files import NORMAL, USER_DEFINED, SentencePieceModel, open_bytes
+from tokenizers import Tokenizer as Reference
+from tokenizers import models, pre_tokenizers
 from unigram import PARTS, SPACE, charsmap, corpus, model_of, proto_of, reference, texts
 
 from llama2cpp import FormatError, Tokenizer
@@ -158,6 +160,27 @@ def tie(pieces: list[tuple[str, float]]) -> bytes:
     tokenizer["normalizer"], tokenizer["added_tokens"] = None, []
     tokenizer["model"] = {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False}
     return json.dumps(tokenizer).encode()
+
+
+def test_many_pieces_that_begin_alike() -> None:
+    """Twenty thousand of all lengths and from all scripts: the trie of them has long and wide branches."""
+    choice = random.Random(3)
+    letters = [
+        chr(code) for code in (*range(32, 127), *range(0xA0, 0x250), *range(0x4E00, 0x5200), *range(0x1F300, 0x1F400))
+    ]
+    found = {"<unk>": 0.0} | {letter: -12.0 - choice.random() for letter in letters}
+    while len(found) < 20_000:
+        begin = choice.choice([*letters[:95], choice.choice(list(found)[-500:])])
+        found.setdefault((begin + choice.choice(letters))[-24:], -8.0 - 4 * choice.random())
+    library = Reference(models.Unigram(list(found.items()), 0, False))
+    library.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, "never", split=False)
+    ours = open_bytes(library.to_str().encode())
+    names = list(found)[1:]
+    for piece in names[::7]:
+        assert ours.encode(piece, bos=False) == library.encode(piece, add_special_tokens=False).ids, piece
+    for _ in range(200):
+        text = "".join(choice.choices(names, k=30))
+        assert ours.encode(text, bos=False) == library.encode(text, add_special_tokens=False).ids
 
 
 def test_equal_sums() -> None:

@@ -143,6 +143,7 @@ struct Family {
   bool ntk_alpha = false;              // scaling of type dynamic with an alpha is a larger rope_theta
   bool gguf_yarn_truncates = true;     // GGUF files do not say
   bool needs_rope_parameters = false;  // what is otherwise assumed is not
+  bool longrope_alone = false;         // transformers refuses scaling of another type
   bool local_rope = false;             // layers with a window have a rotary embedding of their own, without scaling
   double local_rope_theta = 0;         // its theta where it is missing; 0: that of the others
   std::int64_t full_every = 0;         // of so many layers one has no window: 0: layer_types says

@@ -132,7 +132,8 @@ std::string features(const Config& config, std::span<const Part> parts) {
   if (config.local_rope_theta > 0.0F) add("local_rope_theta");
   if (config.score_cap > 0.0F) add("score_cap");
   if (config.logits_cap > 0.0F) add("logits_cap");
-  if (config.rope_scaling.kind == RopeScaling::Kind::longrope) add("rope_scaling of type longrope");
+  if (config.rope_scaling.kind != RopeScaling::Kind::none)
+    add(cat("rope_scaling of type ", to_string(config.rope_scaling.kind)));
   if (config.q_dim() != config.dim) add("heads of their own width (head_dim)");
   bool biases = false;
   for (const Part part : parts) {
@@ -146,9 +147,12 @@ std::string features(const Config& config, std::span<const Part> parts) {
 }  // namespace
 
 const Family& hugging_face_family_of(const Config& config, std::span<const Part> parts, std::string_view own) {
+  const RopeScaling::Kind scaling = config.rope_scaling.kind;
+  const bool other_scaling = (scaling != RopeScaling::Kind::none && scaling != RopeScaling::Kind::longrope) ||
+                             (scaling == RopeScaling::Kind::none && !config.rope_factors.empty());
   const auto fits = [&](const Family& family) {
     const bool window = family.windows != Windows::none || config.sliding_window == 0;
-    return window && holds(family, config, parts, Naming::hugging_face);
+    return window && !(family.longrope_alone && other_scaling) && holds(family, config, parts, Naming::hugging_face);
   };
   const Family* const itself = find_hugging_face_family(own);
   if (itself != nullptr && !itself->written && fits(*itself)) return *itself;

@@ -385,7 +385,12 @@ Rotary read_rotary(const Json& config, const Config& sizes, const Family& family
     local = now->find(kSlidingAttention);
     now = now->find(kFullAttention);
   }
-  Rotary rotary = read_rotary(config, now ? now : before, sizes, family);
+  const std::optional<Json>& settings = now ? now : before;
+  if (const auto truncate = family.local_rope && settings ? settings->find("truncate") : std::nullopt) {
+    // transformers looks for it where no layers' settings are.
+    if (!truncate->boolean()) truncate->fail("false, and whether that counts here, programs do not agree on");
+  }
+  Rotary rotary = read_rotary(config, settings, sizes, family);
   if (family.local_rope && sizes.sliding_window > 0) read_local_rotary(config, local, family, rotary);
   if (now && before && !family.local_rope && read_rotary(config, before, sizes, family) != rotary) {
     before->fail("there are rope_parameters too, which say otherwise: expected one of the two, or the same in both");

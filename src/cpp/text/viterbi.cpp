@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <utility>
+#include <cstdint>
+#include <deque>
+#include <vector>
 
 #include "core/check.h"
 #include "core/utf8.h"
@@ -11,59 +13,67 @@
 
 namespace llama2cpp {
 
+namespace {
+
+constexpr std::size_t kBytes = 256;
+constexpr std::size_t kWindow = 1024;  // of the last nodes, among which room is looked for
+
+}  // namespace
+
 Viterbi::Viterbi(std::vector<Piece> pieces, const Settings& settings) : settings_(settings) {
   std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.text < b.text; });
   // The pieces that begin with what leads to a node, of which the first `depth` bytes are known.
   struct Range {
+    std::uint32_t node;
     std::size_t begin, end, depth;
   };
-  std::vector<Range> ranges = {{0, pieces.size(), 0}};  // [node]
-  nodes_.emplace_back();
-  for (std::size_t n = 0; n < nodes_.size(); ++n) {
-    auto [begin, end, depth] = ranges[n];
+  std::deque<Range> ranges = {{0, 0, pieces.size(), 0}};
+  nodes_.resize(kBytes + 1);
+  std::size_t free = 1;  // no node before it is free
+  std::vector<std::uint8_t> bytes;
+  std::vector<std::size_t> ends;
+  for (; !ranges.empty(); ranges.pop_front()) {
+    auto [node, begin, end, depth] = ranges.front();
     for (; begin < end && pieces[begin].text.size() == depth; ++begin) {
-      const Piece& piece = pieces[begin];
-      nodes_[n].piece = static_cast<std::int32_t>(scores_.size());
-      scores_.push_back({piece.id, piece.score});
+      nodes_[node].piece = static_cast<std::int32_t>(scores_.size());
+      scores_.push_back({pieces[begin].id, pieces[begin].score});
     }
-    nodes_[n].child = static_cast<std::uint32_t>(nodes_.size());
-    while (begin < end) {
-      const char byte = pieces[begin].text[depth];
-      std::size_t next = begin;
+    if (begin == end) continue;
+    bytes.clear();
+    ends.clear();
+    for (std::size_t next = begin; next < end;) {
+      const char byte = pieces[next].text[depth];
       while (next < end && pieces[next].text[depth] == byte) ++next;
-      Node child;
-      child.byte = static_cast<std::uint8_t>(byte);
-      nodes_.push_back(child);
-      ranges.push_back({begin, next, depth + 1});
-      ++nodes_[n].children;
-      begin = next;
+      bytes.push_back(static_cast<std::uint8_t>(byte));
+      ends.push_back(next);
+    }
+    const std::uint32_t base = nodes_[node].base = room_for(bytes, free);
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      nodes_[base + bytes[i]].parent = node;
+      ranges.push_back({base + bytes[i], begin, ends[i], depth + 1});
+      begin = ends[i];
     }
     LLAMA2CPP_CHECK(nodes_.size() <= kLongestText, "the pieces are too long together to look for");
   }
-  first_.fill(-1);
-  for (std::uint32_t i = 0; i < nodes_[0].children; ++i) {
-    const std::uint32_t child = nodes_[0].child + i;
-    first_[nodes_[child].byte] = static_cast<std::int32_t>(child);
-  }
 }
 
-const Viterbi::Node* Viterbi::step(const Node& from, char byte) const {
-  const auto wanted = static_cast<std::uint8_t>(byte);
-  if (&from == nodes_.data()) {
-    const std::int32_t child = first_[wanted];
-    return child < 0 ? nullptr : &nodes_[static_cast<std::size_t>(child)];
-  }
-  const auto begin = nodes_.begin() + static_cast<std::ptrdiff_t>(from.child);
-  const auto end = begin + from.children;
-  const auto found =
-      std::lower_bound(begin, end, wanted, [](const Node& node, std::uint8_t value) { return node.byte < value; });
-  return found != end && found->byte == wanted ? &*found : nullptr;
+std::uint32_t Viterbi::room_for(std::span<const std::uint8_t> bytes, std::size_t& free) {
+  const auto taken = [&](std::size_t at) { return nodes_[at].parent != kNone; };
+  const std::size_t end = nodes_.size() - kBytes;  // from there on all are free
+  free = std::max(free, end - std::min(end, kWindow));
+  while (free < end && taken(free)) ++free;
+  std::size_t at = std::max(free, std::size_t{bytes[0]});  // of the first child
+  const auto meets = [&](std::uint8_t byte) { return taken(at - bytes[0] + byte); };
+  while (at < end && std::any_of(bytes.begin(), bytes.end(), meets)) ++at;
+  const std::size_t base = at - bytes[0];
+  nodes_.resize(std::max(nodes_.size(), base + bytes.back() + 1 + kBytes));
+  return static_cast<std::uint32_t>(base);
 }
 
 std::int32_t Viterbi::find(std::string_view text) const {
-  const Node* node = nodes_.data();
-  for (std::size_t i = 0; i < text.size() && node != nullptr; ++i) node = step(*node, text[i]);
-  return node == nullptr || node->piece < 0 ? -1 : scores_[static_cast<std::size_t>(node->piece)].id;
+  std::uint32_t node = 0;
+  for (std::size_t i = 0; i < text.size() && node != kNone; ++i) node = step(node, text[i]);
+  return node == kNone || nodes_[node].piece < 0 ? -1 : scores_[static_cast<std::size_t>(nodes_[node].piece)].id;
 }
 
 void Viterbi::cut(std::string_view text, FunctionRef<void(std::string_view, std::int32_t)> each) const {
@@ -93,12 +103,12 @@ void Viterbi::cut(std::string_view text, FunctionRef<void(std::string_view, std:
       if (there.begin < 0 || sum > there.score) there = {sum, static_cast<std::int32_t>(at), id};
     };
     bool is_piece = false;
-    const Node* node = nodes_.data();
+    std::uint32_t node = 0;
     for (std::size_t end = at; end < text.size();) {
-      node = step(*node, text[end++]);
-      if (node == nullptr) break;
-      if (node->piece < 0) continue;
-      const Scored& found = scores_[static_cast<std::size_t>(node->piece)];
+      node = step(node, text[end++]);
+      if (node == kNone) break;
+      if (nodes_[node].piece < 0) continue;
+      const Scored& found = scores_[static_cast<std::size_t>(nodes_[node].piece)];
       offer(end, found.score, found.id);
       is_piece = is_piece || end - at == length;
     }

@@ -1,7 +1,6 @@
 // Viterbi: the cut of a text into pieces whose scores have the largest sum, as Unigram models have it.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -36,24 +35,29 @@ class Viterbi {
   std::int32_t find(std::string_view text) const;
 
  private:
-  // Of a trie; the children of a node follow each other, by their bytes in ascending order.
+  // Of a trie. The child of a node by a byte lies at its base + the byte, where a node of that parent is: the nodes lie
+  // in one array, among each other, so that a step is one look.
   struct Node {
+    std::uint32_t parent = kNone;
+    std::uint32_t base = 0;
     std::int32_t piece = -1;  // which of scores_, -1: none ends here
-    std::uint32_t child = 0;  // the first
-    std::uint16_t children = 0;
-    std::uint8_t byte = 0;
   };
   struct Scored {
     std::int32_t id;
     double score;
   };
+  static constexpr std::uint32_t kNone = 0xffffffff;
 
-  const Node* step(const Node& from, char byte) const;
+  // A base at which none of the bytes meets a node that is there already.
+  std::uint32_t room_for(std::span<const std::uint8_t> bytes, std::size_t& free);
+  std::uint32_t step(std::uint32_t from, char byte) const {  // kNone: no child
+    const std::uint32_t to = nodes_[from].base + static_cast<std::uint8_t>(byte);
+    return nodes_[to].parent == from ? to : kNone;
+  }
 
   Settings settings_;
-  std::vector<Node> nodes_;  // the first is the root
+  std::vector<Node> nodes_;  // the first is the root; 256 empty ones at the end, so that every step is inside
   std::vector<Scored> scores_;
-  std::array<std::int32_t, 256> first_;  // the root's children by their bytes, -1: none
 };
 
 }  // namespace llama2cpp

@@ -306,6 +306,13 @@ def _same_width(source: Source, container: str) -> str:
     return found.pop() if len(found) == 1 and found <= {"f32", "f16", "bf16"} else "f16"
 
 
+# Of the four models of tests/export/test_calibrated_experts.py.
+_LITTLE_TEXT = (
+    "on other text than theirs, small models with experts that saw 50 tokens had 1.2 to 2.2 times the error of "
+    "rounding alone, with 400 tokens 0.73 to 0.79 times"
+)
+
+
 class _Job:
     """One conversion: what is known before the first byte is written, and the ways to write."""
 
@@ -424,9 +431,16 @@ class _Job:
         sequences = text.tokens(model)
         if self.format == llm_int8.FORMAT:  # which makes no sums over the text
             return sequences
-        count, enough = sum(map(len, sequences)), max(self.source.config.dim, self.source.config.hidden_dim)
-        if count < enough:
-            self.notes.append(f"the calibration text has {count} tokens, and matrices have up to {enough} columns")
+        config = self.source.config
+        count, enough = sum(map(len, sequences)), max(config.dim, config.hidden_dim)
+        experts = config.n_experts or 0
+        seen = count * (config.n_experts_used or 0) // experts if experts else count
+        if seen < enough:
+            each = f", about {seen} for each of {experts} experts" if experts else ""
+            measured = f": {_LITTLE_TEXT}" if experts and self.format in BITS else ""
+            self.notes.append(
+                f"the calibration text has {count} tokens{each}, and matrices have up to {enough} columns{measured}"
+            )
         return sequences
 
     def write_gptq(

@@ -176,8 +176,9 @@ def reorder_rows(array: Array, head_dim: int, rope_style: str, rotary: int | Non
 
 
 def llama3_factors(config: _core.Config, scaling: dict[str, Any]) -> Array:
-    """Compute what Llama 3.1's scaling divides each rotary frequency by: float32 [head_dim / 2]."""
-    frequencies = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    """Compute what Llama 3.1's scaling divides each rotary frequency by: float32 [rotary_dim / 2]."""
+    turned = config.rotary_dim or config.head_dim
+    frequencies = config.rope_theta ** (-np.arange(0, turned, 2) / turned)
     wavelengths = 2 * math.pi / frequencies
     low, high, context = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["original_context"]
     kept = np.clip((context / wavelengths - low) / (high - low), 0.0, 1.0)
@@ -185,7 +186,7 @@ def llama3_factors(config: _core.Config, scaling: dict[str, Any]) -> Array:
 
 
 def rope_factors(config: _core.Config) -> Array | None:
-    """Give the divisors of all rotary frequencies, [head_dim / 2], but for linear scaling; None where all are 1."""
+    """Give the divisors of all rotary frequencies, [rotary_dim / 2], but for linear scaling; None where all are 1."""
     scaling = config.rope_scaling
     factors = np.array(config.rope_factors, dtype=np.float32) if config.rope_factors else None
     if scaling is None or scaling["type"] != "llama3":
