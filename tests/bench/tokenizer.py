@@ -6,8 +6,8 @@
 
 A name instead of a file stands for a vocabulary that is trained first, on other text: "qwen2", "llama3" and whatever
 `llama2cpp._core.pre_tokenizers` lists for byte-level BPE, beside `tokenizers` and tiktoken; "gemma", "llama2" and
-"unigram" for pieces that are characters, with bytes for what they do not spell, beside `tokenizers`; "sentencepiece" and
-"sentencepiece-unigram" for .model files, beside `sentencepiece`.
+"unigram" for pieces that are characters, with bytes for what they do not spell, beside `tokenizers`; "sentencepiece"
+and "sentencepiece-unigram" for .model files, beside `sentencepiece`.
 
 Without --text it is a megabyte of mixed text: half of it many scripts, emoji and runs of this and that, half of it the
 sources of Python's standard library. The cases take turns, round after round; of each the best round counts. All give
