@@ -52,7 +52,7 @@ def prefilled(model: llama2cpp.Model, prompt: str, adapter: llama2cpp.Adapter | 
 
 def test_it_is_what_folding_it_into_the_weights_gives(model: llama2cpp.Model) -> None:
     """The product in double precision, rounded once, and put in the place of the weights."""
-    plain = llama2cpp.load("storyteller", precision="exact")
+    plain = llama2cpp.load("storyteller", backend="cpu", precision="exact")
     names = ("v_proj", "o_proj", "up_proj", "down_proj")  # in no rotary order
     given = factors(5, 4, names)
     edits = {}
@@ -288,7 +288,7 @@ def test_forks_and_files_keep_it(
 
 
 def test_caches_know_it(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None], tmp_path: Path) -> None:
-    exact = llama2cpp.load("storyteller", precision="exact")
+    exact = llama2cpp.load("storyteller", backend="cpu", precision="exact")
     adapter = llama2cpp.Adapter.from_arrays(exact, factors(1, 8), alpha=8)
     logits, cache = exact.run_with_cache(PROMPTS[2], adapter=adapter)
     assert logits[0].tobytes() == exact.session(adapter=adapter).prefill(PROMPTS[2], all_logits=True).tobytes()
@@ -331,7 +331,7 @@ def test_copies_are_the_adapter_itself(model: llama2cpp.Model, adapters: list[ll
 
 
 def test_caches_with_adapters_in_runs_without(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
-    exact = llama2cpp.load("storyteller", precision="exact")
+    exact = llama2cpp.load("storyteller", backend="cpu", precision="exact")
     adapter = llama2cpp.Adapter.from_arrays(exact, factors(1, 8))
     _, cache = exact.run_with_cache("Lily ran to", adapter=adapter)
     calls: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import on_metal
 import pytest
 import tiny
 import torch
@@ -108,12 +109,13 @@ def test_harm_is_what_hooks_measure(model: llama2cpp.Model) -> None:
         p, q = (torch.from_numpy(np.array(x))[0].double().log_softmax(-1) for x in (expected, logits))
         return float(torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean())
 
-    assert found.kl == pytest.approx(kl(quantized(IDS)), abs=1e-9)
+    near = 1e-6 if on_metal.ON_METAL else 1e-9  # there a run with hooks sums in another order
+    assert found.kl == pytest.approx(kl(quantized(IDS)), abs=near)
     for name, left in found.patched.items():
         for layer in range(3):
             patched = quantized.run_with_hooks(IDS, [interventions.patch_from(cache, name, layer=layer)])
-            assert left[layer] == pytest.approx(kl(patched), abs=1e-9)
-            assert found.recovered[name][layer] == pytest.approx(1 - kl(patched) / found.kl, abs=1e-6)
+            assert left[layer] == pytest.approx(kl(patched), abs=near)
+            assert found.recovered[name][layer] == pytest.approx(1 - kl(patched) / found.kl, abs=1000 * near)
     assert analysis.harm(quantized, model, IDS, progress=False).worst == ("mlp_out", 1)
     assert found.worst == ("resid_pre", 2)  # both are before it
     assert "resid_pre" in found._repr_html_()
