@@ -140,6 +140,20 @@ def test_matmul_of_every_kind(bench: Bench, name: str) -> None:
         check_matmul(bench, scene, [raw], [op_weights.weight(bench.ops, raw)], count, norm, "matmul")
 
 
+@pytest.mark.parametrize("count", [1, 7, 33])
+@pytest.mark.parametrize("name", op_weights.FORMATS)
+def test_the_last_tile_is_cut_short(bench: Bench, name: str, count: int) -> None:
+    """What fills no tile of rows, columns or tokens, of weights that end with their memory: nothing else is read."""
+    facts = op_weights.FORMATS[name]
+    rng = np.random.default_rng(count)
+    for rows, cols in ((5, 36), (67, 96), (3, 260)):
+        rows, cols = -(-rows // facts.rows) * facts.rows, -(-cols // facts.cols) * facts.cols
+        raw = facts.make(rows, cols, rng, False)
+        check_matmul(
+            bench, Scene(Mode(), rows, "ordinary"), [raw], [op_weights.weight(bench.ops, raw)], count, "none", "matmul"
+        )
+
+
 @pytest.mark.parametrize("count", [1, 8, 9, 40])
 @pytest.mark.parametrize("name", op_weights.FORMATS)
 def test_what_is_not_finite_stays_in_its_token(bench: Bench, name: str, count: int) -> None:

@@ -124,8 +124,8 @@ def run_with_cache(
         How much memory the cache may hold, such as "500MB". Where its activations take more, only the residual stream
         before each layer is kept, and others are computed again when they are asked for, as many of a layer together as
         there is room for: with the same bits on the CPU, on Metal the same but for roundings. They are read-only. An
-        array that takes more is given, and not kept. Not with `positions`, other layers, gradients, an adapter, or hooks
-        that are on.
+        array that takes more is given, and not kept. Not with `positions`, other layers, gradients, an adapter, or
+        hooks that are on.
     adapter : Adapter, optional
         A LoRA adapter of the model that acts in this run; the cache knows it (``cache.adapter``). Such a run has no
         gradients.
