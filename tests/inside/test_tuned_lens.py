@@ -12,6 +12,7 @@ from on_metal import agree
 
 import llama2cpp
 from llama2cpp import analysis
+from llama2cpp.analysis import trained_lens
 
 CONFIG = tiny.config(n_layers=3)
 IDS = [5, 9, 2, 30, 7, 11]
@@ -175,3 +176,107 @@ def test_directions_of_a_head(model: llama2cpp.Model, head: int) -> None:
 def test_directions_have_texts(stories: llama2cpp.Model) -> None:
     found = analysis.head_directions(stories, -1, 0, directions=1, tokens=3)
     assert all(stories.to_single_token(text) >= 0 for text in found.top[0])
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "rms": {},
+    "layer, with a bias": {"norm": "layer"},
+    "layer, plain": {"norm": "layer_plain"},
+    "capped and scaled": {"logits_cap": 3.0, "logits_scaling": 1.7},
+    "one matrix": {"tied": True},
+}
+
+
+def read_in_torch(model: llama2cpp.Model, x: Any) -> Any:
+    """Logits of a stream, in double."""
+    c, weights = model.config, model.weights
+    names = weights.transformer_lens
+    if c.norm != "rms":
+        x = x - x.mean(-1, keepdim=True)
+    x = x / (x.square().mean(-1, keepdim=True) + c.norm_eps).sqrt()
+    if "ln_final.w" in names:
+        x = x * torch.from_numpy(np.array(weights["ln_final.w"])).double()
+    if "ln_final.b" in names:
+        x = x + torch.from_numpy(np.array(weights["ln_final.b"])).double()
+    logits = x @ torch.from_numpy(np.array(weights["unembed.W_U"])).double() / c.logits_scaling
+    return c.logits_cap * torch.tanh(logits / c.logits_cap) if c.logits_cap else logits
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_gradients_of_a_reading_are_torchs(name: str) -> None:
+    model = tiny.model(tiny.config(n_layers=2, **SIZES[name]), precision="exact", backend="cpu")
+    rng = np.random.default_rng(0)
+    x, other = (rng.normal(size=(7, model.config.dim)).astype(np.float32) for _ in range(2))
+    wide = torch.from_numpy(x).double().requires_grad_()
+    wanted = read_in_torch(model, torch.from_numpy(other).double()).log_softmax(-1)
+    read = read_in_torch(model, wide).log_softmax(-1)
+    torch.nn.functional.kl_div(read, wanted, reduction="sum", log_target=True).backward()
+    found = trained_lens._Reading(model).gradient(x, wanted.numpy())
+    assert wide.grad is not None
+    assert np.abs(found - wide.grad.numpy()).max() < 1e-5 * np.abs(wide.grad.numpy()).max()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_training_is_torchs(name: str) -> None:
+    """Three steps of torch's Adam, in double, on the same rows."""
+    model = tiny.model(tiny.config(n_layers=2, **SIZES[name]), precision="exact", backend="cpu")
+    dim = model.config.dim
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1, model.config.vocab_size, size=n).tolist() for n in (9, 14, 3, 20)]
+    start = analysis.TunedLens(rng.normal(size=(2, dim, dim)) / 30, rng.normal(size=(2, dim)) / 30)
+    given: dict[str, Any] = {"rows": 12, "learning_rate": 0.02, "progress": False}
+    found = analysis.train_tuned_lens(model, texts, start, **given)
+    caches = [model.run_with_cache(ids, ["resid_pre", "resid_post-1"])[1] for ids in texts]
+
+    def rows_of(key: str, layer: int) -> Any:
+        return torch.from_numpy(np.concatenate([cache[key, layer][0, 1:] for cache in caches])).double()
+
+    last = read_in_torch(model, rows_of("resid_post", -1)).log_softmax(-1)
+    assert len(last) // 12 == 3
+    for layer in range(2):
+        weight, bias = (
+            torch.tensor(array[layer]).double().requires_grad_() for array in (start.weights, start.biases) if array
+        )
+        adam = torch.optim.Adam([weight, bias], lr=0.02)
+        x = rows_of("resid_pre", layer)
+        for first in (0, 12, 24):
+            own = x[first : first + 12]
+            read = read_in_torch(model, own + own @ weight.T + bias).log_softmax(-1)
+            loss = torch.nn.functional.kl_div(read, last[first : first + 12], reduction="batchmean", log_target=True)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        # Adam's steps are of one size: where a gradient is 0 but for rounding, they are not the same.
+        for ours, theirs in ((found.weights[layer], weight), (found.biases[layer], bias)):
+            off = np.abs(np.subtract(ours, theirs.detach().numpy()))
+            assert np.quantile(off, 0.98) < 1e-3
+            assert off.max() < 0.07
+        assert np.abs(found.weights[layer] - np.asarray(start.weights[layer])).max() > 0.03
+    plain = analysis.train_tuned_lens(model, texts, **given)
+    assert [weight.shape for weight in plain.weights if weight is not None] == [(dim, dim)] * 2
+
+
+def test_training_helps_on_texts_that_it_has_not_seen(stories: llama2cpp.Model) -> None:
+    texts = [stories.generate("Once upon a", max_tokens=60, seed=i, echo=True) for i in range(20)]
+    fitted = analysis.fit_tuned_lens(stories, texts[:16], progress=False)
+    trained = analysis.train_tuned_lens(stories, texts[:16] * 3, fitted, rows=32, progress=False)
+    before, after = (
+        np.mean([analysis.lens_divergence(stories, text, lens).mean(axis=1) for text in texts[16:]], axis=0)
+        for lens in (fitted, trained)
+    )
+    assert (after[:-1] < before[:-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0}, "learning_rate is 0, expected a number above 0"),
+        ({"rows": 0}, "rows is 0, expected 1 or more"),
+        ({"skip": -1}, "skip is -1, expected 0 or more"),
+        ({"rows": 100}, "fewer than 100 tokens behind the first 1 of each"),
+        ({"start": analysis.TunedLens([None])}, "train_tuned_lens: the translators are of 1 layers"),
+    ],
+)
+def test_training_that_cannot_be(model: llama2cpp.Model, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        analysis.train_tuned_lens(model, [IDS], **options)

@@ -20,6 +20,7 @@ from .harms import Harm, harm
 from .heads import HeadDirections, head_directions
 from .lenses import fit_tuned_lens, lens_divergence
 from .steering import steering_vectors
+from .trained_lens import train_tuned_lens
 
 __all__ = [
     "Difference",
@@ -35,4 +36,5 @@ __all__ = [
     "lens_divergence",
     "loss_recovered",
     "steering_vectors",
+    "train_tuned_lens",
 ]

@@ -90,7 +90,7 @@ def fit_tuned_lens(
 
     Of the affine maps it is the one with the least squared error in the residual stream (Din and others, "Jump to
     conclusions", 2023), which needs one run of each text and no gradients. Translators that are trained to predictions
-    (Belrose and others, 2023) are better ones: `TunedLens` reads them.
+    (Belrose and others, 2023) are better ones: `train_tuned_lens` trains some, and `TunedLens` reads those of others.
 
     Parameters
     ----------
