@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import re
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
@@ -19,9 +20,11 @@ import expert_models
 import family_models
 import gguf
 import gpt_oss_models
+import numpy as np
 import pytest
-from family_models import Case
+from family_models import Case, logits_of
 from gguf_files import array, pair, text
+from safetensors.numpy import load_file, save_file
 
 import llama2cpp
 
@@ -159,7 +162,6 @@ def test_experts_of_config_json(folders: dict[str, Path]) -> None:
             ({"routed_scaling_factor": 2.5}, "routed_scaling_factor"),
             ({"scoring_func": "sigmoid"}, "scoring_func"),
             ({"decoder_sparse_step": 2}, "decoder_sparse_step"),
-            ({"shared_expert_intermediate_size": 64}, "shared_expert_intermediate_size"),
             ({"first_k_dense_replace": 1}, "first_k_dense_replace"),
             ({"per_layer_config": {"0": {"num_experts_per_tok": 1}}}, "per_layer_config"),
             ({"mlp_only_layers": [0]}, "mlp_only_layers"),
@@ -168,6 +170,22 @@ def test_experts_of_config_json(folders: dict[str, Path]) -> None:
             file.write_text(json.dumps(settings | changes))
             check(error_of(folders[family]), said, fine=False, where=(family, changes))
         file.write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_shared_experts_are_tensors(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Their width alone, which transformers' classes without them pass over, says nothing; their tensors are refused."""
+    folder = tmp_path / family
+    shutil.copytree(folders[family], folder)
+    tokens = [1, 2, 3]
+    expected = logits_of(folder, tokens)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"shared_expert_intermediate_size": 64}))
+    assert np.array_equal(logits_of(folder, tokens), expected)
+    path = folder / "model.safetensors"
+    name = "model.layers.0.mlp.shared_expert.gate_proj.weight"
+    save_file(load_file(path) | {name: np.zeros((64, settings["hidden_size"]), np.float32)}, path)
+    assert name in error_of(folder)
 
 
 # --- GGUF

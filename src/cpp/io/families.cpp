@@ -50,7 +50,6 @@ constexpr Switch kSwitches[] = {
     {"n_shared_experts", "", 0},
     {"num_shared_experts", "", 0},
     {"moe_num_shared_experts", "", 0},
-    {"shared_expert_intermediate_size", "", 0},
     {"shared_intermediate_size", "", 0},
     {"first_k_dense_replace", "", 0},
     {"interleave_moe_layer_step", "", 1},
