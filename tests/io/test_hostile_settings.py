@@ -174,7 +174,7 @@ def test_experts_of_config_json(folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
 def test_shared_experts_are_tensors(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """Their width alone, which transformers' classes without them pass over, says nothing; their tensors are refused."""
+    """Their width alone, which classes without them pass over, says nothing; their tensors are refused."""
     folder = tmp_path / family
     shutil.copytree(folders[family], folder)
     tokens = [1, 2, 3]
