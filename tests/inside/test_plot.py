@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import warnings
 from typing import Any, cast
 
 import numpy as np
@@ -464,6 +465,21 @@ ANY: Any = plot  # for calls of wrong types
         (lambda m: ANY.attention_patterns(HALF[:, :, :2]), ValueError, "3 rows and 2 columns"),
         (lambda m: ANY.attention_patterns(HALF[:, :0, :0]), ValueError, "shape [2, 0, 0]"),
         (lambda m: ANY.attention_patterns(HALF + 0j), TypeError, "complex"),
+        (lambda m: ANY.attention_patterns(m.run_with_cache("Once")[1], 99), ValueError, "layer is 99"),
+        (lambda m: ANY.attention_patterns(m.run_with_cache("Once")[1], -99), ValueError, "layer is -99"),
+        (
+            lambda m: ANY.attention_patterns(m.run_with_cache("Once", ["pattern3"])[1], 2),
+            ValueError,
+            "no patterns of layer 2: it has blocks.3.attn.hook_pattern",
+        ),
+        (
+            lambda m: ANY.attention_patterns(m.run_with_cache("Once", ["z3"])[1], 3),
+            ValueError,
+            "no patterns of layer 3: it has those of none",
+        ),
+        (lambda m: ANY.patching([[1e308, -1e308]]), ValueError, "patching: values has 1e+308 in size, expected at most"),
+        (lambda m: ANY.attributions([-1e308, 1]), ValueError, "attributions: values has 1e+308 in size"),
+        (lambda m: ANY.token_values(["a", "b"], [1, 1e308]), ValueError, "token_values: values has 1e+308 in size"),
         (lambda m: ANY.next_tokens(m, np.full(512, np.nan)), ValueError, "the largest logit is nan"),
         (lambda m: ANY.next_tokens(m, np.full(512, -np.inf)), ValueError, "the largest logit is -inf"),
         (lambda m: ANY.attributions([]), ValueError, "attributions: the values have shape [0]"),
@@ -490,6 +506,20 @@ def test_what_cannot_be_drawn(stories: llama2cpp.Model, call: Any, error: type[E
     with pytest.raises(error) as caught:
         call(stories)
     assert message in str(caught.value)
+
+
+def test_the_largest_and_smallest_values_that_are_drawn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in (1e300, 1e-300, 5e-324):
+            for figure in (
+                plot.patching([[size, -size, 0]]),
+                plot.patching([[size, -size, 0]], center=1),
+                plot.attributions([size, -size, 0]),
+                plot.token_values(["a", "b"], [size, -size]),
+                plot.attention_patterns(np.full((1, 2, 2), size)),
+            ):
+                figure.canvas.draw()
 
 
 def test_values_from_torch_and_values_that_are_missing(stories: llama2cpp.Model) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..common.arguments import checked
+from ..common.arguments import checked, index
 from ..inside.cache import ActivationCache
 from .figures import CELL, HIGHEST, TEXT, WIDEST, finish, new_figure, numbers, one_prompt, short_text, texts, texts_of
 
@@ -55,7 +55,7 @@ def attention_patterns(
     Raises
     ------
     ValueError
-        If there is more than one prompt, no `layer` for a cache, no such head, or the wrong number of tokens.
+        If there is more than one prompt, no `layer` for a cache, no such layer or head, or the wrong number of tokens.
     ImportError
         If matplotlib is not installed.
 
@@ -77,6 +77,12 @@ def attention_patterns(
     if isinstance(cache, ActivationCache):
         if layer is None:
             raise ValueError(f"{function}: pass the layer whose patterns to draw")
+        if cache.model is not None:
+            layer = index(layer, cache.model.config.n_layers, "layer", function)
+        if ("pattern", layer) not in cache:
+            kept = [key for key in cache if key.endswith("attn.hook_pattern")]
+            said = f"it has {', '.join(kept)}" if kept else "it has those of none"
+            raise ValueError(f"{function}: the cache has no patterns of layer {layer}: {said}")
         pattern = one_prompt(cache["pattern", layer], cache.has_batch_dim, "the cache")
         if tokens is None:
             tokens = texts_of(cache, pattern.shape[-1])

@@ -26,6 +26,7 @@ CELL = 0.19  # inches for one token
 TEXT = 7.5  # points of the tokens beside a picture
 WIDEST, HIGHEST = 14.0, 16.0  # inches of a whole picture, which is drawn with 110 dots each
 PLUS, MINUS = "#2b6cb0", "#c05621"  # told apart by who is colour-blind, too
+LARGEST = 1e300  # of what is drawn: axes and colours need room beyond it
 INK = "#222222"  # on white, whatever colours the page or the reader's style has
 
 # Tried in this order for what the first font lacks; those that are not installed are passed over.
@@ -132,9 +133,13 @@ def _thin(lines: Sequence[Axis], direction: int) -> None:
 
 
 def numbers(function: str, name: str, given: ArrayLike) -> NDArray[np.float64]:
-    """Read values that are drawn: arrays, lists, or tensors of any type."""
+    """Read values that are drawn: arrays, lists, or tensors of any type. What matplotlib cannot subtract is refused."""
     with naming(f"{function}: {name}"):
-        return float_array(given, np.float64)
+        array = float_array(given, np.float64)
+    largest = float(np.abs(array, where=np.isfinite(array), out=np.zeros_like(array)).max(initial=0))
+    if largest > LARGEST:
+        raise ValueError(f"{function}: {name} has {largest:.3g} in size, expected at most {LARGEST:.0e}")
+    return array
 
 
 def texts(function: str, name: str, given: Iterable[str]) -> list[str]:
