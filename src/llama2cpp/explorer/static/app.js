@@ -82,7 +82,7 @@ async function begin() {
   if (!takeFragment()) {
     const first = promptInAddress ?? (told.opened === "llama2cpp.load('storyteller')" ? EXAMPLE : told.has_tokenizer ? "Once upon a time" : "1 2 3");
     $("prompt").value = first;
-    write.type(first);
+    write.type(first, 0);
   }
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; update({ theme: state.theme }); } });

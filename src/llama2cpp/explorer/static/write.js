@@ -31,12 +31,12 @@ async function read() {
   setIds(made, { prompt: made.length, from: null });
 }
 
-export function type(text) {
+export function type(text, after = 60) {
   update({ prompt: text });
   clearTimeout(waiting);
   typed?.();
   if (!text.trim() && !model.has_tokenizer) return setIds([], { prompt: 0 });
-  busily(() => new Promise((done) => { typed = done; waiting = setTimeout(() => done(read()), 60); }));
+  busily(() => new Promise((done) => { typed = done; waiting = setTimeout(() => done(read()), after); }));
 }
 
 export function choose(at) {
