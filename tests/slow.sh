@@ -27,7 +27,7 @@
 #   harness     tests/export/test_lm_eval.py: lm-evaluation-harness has the figures that its own hf has. In an environment of
 #               its own, beside the one that Python has: 760 MB
 #   ray         tests/server/test_ray.py: data sets of Ray on a cluster of this machine, one of whose actors is killed. In an
-#               environment of its own, likewise: 270 MB
+#               environment of its own, likewise: 330 MB
 #   libm        the float functions of llama2.c's order of arithmetic, for every float, against the C library
 #   kills       tests/support/writers.py: each writer of files killed a thousand times, at random moments
 #   mutants     tests/support/mutate_kernels.py: small mistakes in the kernels, each of which the C++ tests must find
@@ -280,7 +280,7 @@ harness() {
 }
 
 ray() {
-  beside "$build/ray" "ray[data]>=2.60"
+  beside "$build/ray" "ray[data,serve]>=2.60"
   "$build/ray/bin/python" -m pytest -q tests/server/test_ray.py
 }
 

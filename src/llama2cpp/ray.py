@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from .activation_data.passes import Passes, Texts, chosen_places, mean_row
 from .activation_data.shards import encoded
 from .common.arguments import checked, spelled_out
+from .common.ray_arguments import adapter_path, opening
 from .common.sampling import Sampling
 from .loading import load
+from .ray_serve import deployment
 from .serving.engine import engine_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
-    from typing_extensions import Unpack
 
-    from .common.sampling import SamplingOptions
     from .inside.places import Names
 
-__all__ = ["map_activations", "map_prompts"]
+__all__ = ["deployment", "map_activations", "map_prompts"]
 
 _SEEDS = 2**64
 _POOLS = (None, "last", "mean")
@@ -51,7 +51,7 @@ def map_prompts(
     threads: int = 1,
     batch_size: int = 64,
     load_args: Mapping[str, Any] | None = None,
-    **options: Unpack[SamplingOptions],
+    **options: Any,  # noqa: ANN401 - as in generate, but for the adapter
 ) -> Dataset:
     """Continue the prompts of a data set, or answer its messages, with a pool of Ray's actors.
 
@@ -118,9 +118,8 @@ def map_prompts(
     function = "map_prompts"
     seed = options.pop("seed", 0)
     seed = 0 if seed is None else operator.index(seed)
-    adapter = _adapter_path(function, options.pop("adapter", None))
-    sampling: SamplingOptions = {**options, "seed": seed}
-    Sampling(**sampling).checked(function)
+    adapter = adapter_path(function, options.pop("adapter", None))
+    Sampling(**{**options, "seed": seed}).checked(function)
     speculate = options.get("speculate")
     if speculate is not None and not isinstance(speculate, str):
         raise TypeError(f"{function}: speculate is a model, which cannot be sent to actors: expected 'prompt' or None")
@@ -130,7 +129,7 @@ def map_prompts(
     written = [output, f"{output}_tokens", f"{output}_finish_reason", *([f"{output}_logprobs"] if logprobs else [])]
     made = {
         "source": fspath(model),
-        "load_args": _load_args(function, load_args, threads),
+        "load_args": opening(function, load_args, threads),
         "column": messages or prompt,
         "template": template,
         "is_chat": messages is not None,
@@ -209,7 +208,7 @@ def map_activations(
         raise ValueError(f"{function}: dtype is {dtype!r}, expected one of: {', '.join(_DTYPES)}")
     made = {
         "source": fspath(model),
-        "load_args": _load_args(function, load_args, threads),
+        "load_args": opening(function, load_args, threads),
         "points": points,
         "layers": layers,
         "column": text,
@@ -217,7 +216,7 @@ def map_activations(
         "dtype": dtype,
         "truncate": truncate,
         "special": special,
-        "adapter": _adapter_path(function, adapter),
+        "adapter": adapter_path(function, adapter),
     }
     new = ["positions", "tokens"]
     return _mapped(function, dataset, _Activations, made, [text], new, concurrency, threads, batch_size, "numpy")
@@ -354,31 +353,6 @@ class _row:  # noqa: N801 - used as a statement
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:  # noqa: ANN401
         if isinstance(error, Exception) and len(error.args) == 1:
             error.args = (f"{error.args[0]} (in {self._where})",)
-
-
-def _adapter_path(function: str, given: Any) -> str | None:  # noqa: ANN401
-    """Give the path of an adapter, which machines of a cluster may have where this one has none."""
-    if given is None:
-        return None
-    if not isinstance(given, str | PathLike):
-        raise TypeError(
-            f"{function}: adapter is {given!r:.60} ({type(given).__name__}), which cannot be sent to actors: expected "
-            "the path of a folder or file that each machine has"
-        )
-    path = fspath(given)
-    if not isinstance(path, str) or not path:
-        raise ValueError(f"{function}: adapter is {path!r:.60}, expected the path of a folder or file")
-    return path
-
-
-def _load_args(function: str, given: Mapping[str, Any] | None, threads: int) -> dict[str, Any]:
-    if threads < 1:
-        raise ValueError(f"{function}: threads is {threads}, expected at least 1")
-    if given is not None and not isinstance(given, Mapping):
-        raise TypeError(f"{function}: load_args is {given!r:.80}, expected a mapping of arguments of load, or None")
-    if given is not None and "threads" in given:
-        raise ValueError(f"{function}: load_args has threads, which is an argument of {function} itself")
-    return {**(given or {}), "threads": threads}
 
 
 def _mapped(

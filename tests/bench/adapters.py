@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -79,14 +80,14 @@ def main() -> None:
     print("|---:|---:|---:|---:|---:|")
     for rank in given.ranks:
         many = [made(model, rank, seed, given.parts) for seed in range(ROWS)]
-        runs = {
+        runs: dict[str, tuple[Callable[[], None], list[Callable[[], None]]]] = {
             "step": (Together(model, [None]), [Together(model, [many[0]])]),
             "rows": (Together(model, [None] * ROWS), [Together(model, [many[0]] * ROWS), Together(model, [*many])]),
             "prompt": (OnePrompt(model, None), [OnePrompt(model, many[0])]),
         }
         columns: list[list[float]] = [[] for _ in range(4)]
         for _ in range(given.rounds + 1):
-            ratios = []
+            ratios: list[float] = []
             for plain, others in runs.values():
                 times = []
                 for run in (plain, *others, plain):

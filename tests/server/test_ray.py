@@ -5,11 +5,16 @@ Needs the extra ray, 80 MB, so it is the check `ray` of ``tests/slow.sh``.
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import importlib.util
+import json
 import os
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,3 +231,83 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(snippets) == 3
     for snippet in snippets:
         assert run_snippet(snippet, page, names) == expected_lines(snippet)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray.serve") is None, reason="Ray Serve is another extra of Ray's")
+def test_replicas_answer_as_one_process_does(model: llama2cpp.Model, tmp_path: Path) -> None:
+    """Two processes behind one address: texts, streams, adapters and errors are those of `llama2cpp serve`."""
+    from ray import serve
+
+    from llama2cpp.ray import deployment
+
+    folder = save_adapter(tmp_path / "style")
+    adapter = model.load_adapter(folder)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    try:
+        serve.run(
+            deployment(replicas=2, adapters={"style": folder}, load_args={"context": 128}, template="llama2"),
+            logging_config={"log_level": "ERROR"},
+        )
+        (found,) = serve.status().applications.values()
+        assert found.deployments["llama2cpp"].replica_states == {"RUNNING": 2}
+
+        def ask(path: str, body: dict[str, Any] | None = None) -> str:
+            request = urllib.request.Request(f"http://127.0.0.1:{port}{path}")
+            if body is not None:
+                request.data = json.dumps(body).encode()
+                request.add_header("Content-Type", "application/json")
+            with urllib.request.urlopen(request, timeout=60) as response:
+                told: str = response.read().decode()
+            return told
+
+        def text(i: int) -> str:
+            body = {"prompt": PROMPTS[i], "seed": i, "max_tokens": 9, "temperature": 0.9}
+            if i % 3 == 1:
+                body["model"] = "style"
+            if i % 2:
+                return str(json.loads(ask("/v1/completions", body))["choices"][0]["text"])
+            lines = ask("/v1/completions", {**body, "stream": True}).split("\n\n")
+            events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+            return "".join(event["choices"][0]["text"] for event in events)
+
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            told = list(pool.map(text, range(len(PROMPTS))))
+            passes = set(pool.map(lambda _: ask("/metrics").partition("\nllama2cpp_passes_total ")[2][:9], range(40)))
+        expected = [
+            model.generate(
+                prompt, seed=i, max_tokens=9, temperature=0.9, special=False, adapter=adapter if i % 3 == 1 else None
+            )
+            for i, prompt in enumerate(PROMPTS)
+        ]
+        assert told == expected
+        assert len(passes) >= 2  # each of the two counts its own
+        listed = json.loads(ask("/v1/models"))["data"]
+        assert [one["id"] for one in listed] == ["storyteller", "style"]
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask("/v1/completions", {"prompt": "a", "temperature": -1})
+        assert caught.value.code == 400
+        assert json.loads(caught.value.read())["error"]["type"] == "invalid_request_error"
+    finally:
+        serve.shutdown()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray.serve") is None, reason="Ray Serve is another extra of Ray's")
+def test_wrong_arguments_of_deployments() -> None:
+    from llama2cpp.ray import deployment
+
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"replicas": 0}, "deployment: replicas is 0, expected 1 or more"),
+        ({"rows": 0}, "deployment: rows is 0"),
+        ({"queue": -1}, "deployment: queue is -1, expected 0 or more"),
+        ({"threads": 0}, "deployment: threads is 0"),
+        ({"name": ""}, "deployment: name is empty"),
+        ({"adapters": {"storyteller": "x"}}, "deployment: adapters has 'storyteller', which is the model's name"),
+        ({"adapters": {"a": ""}}, "deployment: adapter is ''"),
+        ({"load_args": {"threads": 2}}, "deployment: load_args has threads"),
+    ]
+    for arguments, said in cases:
+        with pytest.raises(ValueError, match=said):
+            deployment(**arguments)
