@@ -12,6 +12,13 @@ from starlette.responses import JSONResponse
 from .._core import ContextFullError
 
 _FUNCTION = re.compile(r"^(?:Engine\.)?(?:submit(?:_chat)?|embed|score)(?:: (?=text|prompt))?:? ?")
+# Options that the engine names where it refuses them, and their fields.
+_FIELDS = {name: name for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")}
+_FIELDS |= {
+    name: name for name in ("frequency_penalty", "seed", "stop", "min_tokens", "logit_bias", "regex", "grammar")
+}
+_FIELDS |= {"json_schema": "response_format", "stop_ids": "stop_token_ids"}
+_OPTION = re.compile(r"([a-z_]+)(?::| is | has )")
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -65,7 +72,9 @@ def refusals() -> Iterator[None]:
     except ImportError as error:  # of what an option needs
         raise ApiError(400, _said(error), code="unsupported") from error
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise ApiError(400, _said(error)) from error
+        said = _said(error)
+        option = _OPTION.match(said)
+        raise ApiError(400, said, param=None if option is None else _FIELDS.get(option[1])) from error
 
 
 def failure_of(error: BaseException) -> ApiError:
