@@ -13,7 +13,7 @@ let first = 0;
 export function panel() {
   return [
     h("h2", {}, "Who looks at whom"),
-    h("p", { class: "why" }, "Each head of attention lets a token look back at earlier ones. In a picture, each row is a token that looks, each column one that is looked at; dark means much weight. A dark diagonal looks at itself, a dark first column rests, a stripe beside the diagonal looks at the token before. Choose a head to see it large."),
+    h("p", { class: "why" }, "Each head of attention lets a token look back at earlier ones. In a picture, each row is a token that looks, each column one that is looked at; the more weight, the more a cell stands out. A diagonal that stands out looks at itself, such a first column rests, a stripe beside the diagonal looks at the token before. Choose a head to see it large."),
     h("div", { class: "columns" }, h("div", {}, h("h3", {}, "All heads"), pager, grid), h("div", {}, large)),
   ];
 }

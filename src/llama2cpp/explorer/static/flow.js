@@ -81,7 +81,7 @@ function drawLayer(told) {
 
 function strip(name, label, values) {
   const most = Math.max(1e-12, ...values.map(Math.abs));
-  return heat({ name, label, rows: 1, columns: values.length, labels: false, size: Math.max(4, Math.min(14, 560 / values.length)), colour: (_, c) => much(Math.abs(values[c]) / most), tell: (_, c) => `${label}, number ${c}: ${number(values[c])}`, words: `${label}: ${values.length} numbers, darker is larger` });
+  return heat({ name, label, rows: 1, columns: values.length, labels: false, size: Math.max(4, Math.min(14, 560 / values.length)), colour: (_, c) => much(Math.abs(values[c]) / most), tell: (_, c) => `${label}, number ${c}: ${number(values[c])}`, words: `${label}: ${values.length} numbers; the larger, the more they stand out` });
 }
 
 function drawHead(told) {

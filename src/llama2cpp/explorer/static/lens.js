@@ -12,7 +12,7 @@ const box = h("div"), aimed = h("div", { class: "form" });
 export function panel() {
   return [
     h("h2", {}, "The logit lens"),
-    h("p", { class: "why" }, "What would the model say next if it stopped after each layer? Columns are tokens, rows are layers, the last one at the top. Each cell is the likeliest next token there, darker where the model is surer. Often the answer forms in the last few layers. Name a token to see how likely it is at each place instead."),
+    h("p", { class: "why" }, "What would the model say next if it stopped after each layer? Columns are tokens, rows are layers, the last one at the top. Each cell is the likeliest next token there; the surer the model is, the more it stands out. Often the answer forms in the last few layers. Name a token to see how likely it is at each place instead."),
     aimed, box,
   ];
 }
