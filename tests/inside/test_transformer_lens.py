@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vocabularies import characters
 
 import llama2cpp
+from llama2cpp import analysis, interventions
 from llama2cpp.inside.activation_names import get_act_name
 
 with warnings.catch_warnings():  # its imports', and theirs
@@ -23,6 +24,7 @@ with warnings.catch_warnings():  # its imports', and theirs
     import torch
     from lens_bridge import bridge, difference
     from tokenizers.processors import TemplateProcessing
+    from transformer_lens import FactoredMatrix
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.utilities import get_act_name as their_act_name
     from transformers import PreTrainedTokenizerFast
@@ -197,6 +199,68 @@ def test_projected_neurons(pair: Pair, project: int) -> None:
     whole = pair.cache.stack_neuron_results(**arguments, apply_ln=True) @ directions
     fused = pair.cache.stack_neuron_results(**arguments, apply_ln=True, project_output_onto=directions)
     np.testing.assert_allclose(fused, whole, rtol=0, atol=TOLERANCE * np.abs(whole).max())
+
+
+def test_directions_of_heads(pair: Pair) -> None:
+    """Their FactoredMatrix's singular values, and the tokens that their unembedding gives for each direction."""
+    config = pair.ours.config
+    layer = config.n_layers - 1
+    attn = pair.theirs.blocks[layer].attn
+    gain, last = (np.array(pair.ours.weights[name])[:, None] for name in (f"blocks.{layer}.ln1.w", "ln_final.w"))
+    for head in range(config.n_heads):
+        shared = head * config.n_kv_heads // config.n_heads
+        theirs = FactoredMatrix(torch.from_numpy(gain) * attn.W_V[shared].detach(), attn.W_O[head].detach())
+        found = analysis.head_directions(pair.ours, layer, head, tokens=5)
+        u, values, v = theirs.svd()
+        assert difference(found.values.astype(np.float32), values) < TOLERANCE
+        logits = (torch.from_numpy(last) * v).T @ pair.theirs.W_U.detach()
+        for i in range(3):  # those that are well apart from the next
+            along = float(found.writes[i] @ v[:, i].detach().numpy())
+            assert abs(along) == pytest.approx(1, abs=1e-3)
+            assert found.reads[i] @ u[:, i].detach().numpy() == pytest.approx(along, abs=2e-3)
+            order = (logits[i] * np.sign(along)).argsort(descending=True).tolist()
+            named = [pair.ours.to_single_str_token(id) if pair.ours.has_tokenizer else str(id) for id in order]
+            assert (found.top[i], found.bottom[i]) == (named[:5], named[::-1][:5])
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "features", "transcoder", "of heads"])
+def test_dictionaries_in_a_run(pair: Pair, kind: str) -> None:
+    """A dictionary in one of their hooks, in PyTorch, and ours as an intervention."""
+    layer = pair.ours.config.n_layers - 1
+    block = f"blocks.{layer}"
+    name = {"transcoder": f"{block}.hook_mlp_out", "of heads": f"{block}.attn.hook_z"}.get(
+        kind, f"{block}.hook_resid_pre"
+    )
+    width = int(np.prod(pair.cache[name].shape[2:]))
+    rng = np.random.default_rng(5)
+    w_enc, w_dec = rng.normal(size=(width, 70)) / width**0.5, rng.normal(size=(70, width)) / 70**0.5
+    b_enc, b_dec = rng.normal(size=70) / 4, rng.normal(size=width) / 4
+    enc, dec, of_enc, of_dec = (torch.tensor(array, dtype=torch.float32) for array in (w_enc, w_dec, b_enc, b_dec))
+    read: dict[str, Any] = {}
+
+    def look(x: Any, hook: Any) -> None:
+        read["x"] = x
+
+    def put(x: Any, hook: Any) -> Any:
+        features = ((read["x"] if kind == "transcoder" else x).flatten(2) @ enc + of_enc).relu()
+        if kind == "features":  # without the seventh, and with what is not explained
+            return x - features[..., 7:8] * dec[7]
+        return (features @ dec + of_dec).reshape(x.shape)
+
+    hooks = [(f"{block}.mlp.hook_in", look)] if kind == "transcoder" else []
+    expected = pair.theirs.run_with_hooks(torch.tensor([pair.tokens]), fwd_hooks=[*hooks, (name, put)])
+
+    def without(features: Any, hook: Any) -> None:
+        features[..., 7] = 0
+
+    options: dict[str, Any] = {
+        "transcoder": {"reads": "mlp.hook_in"},
+        "features": {"error_term": True, "features": without},
+    }
+    coder = interventions.replace_with(name, w_enc, b_enc, w_dec, b_dec, **options.get(kind, {}))
+    found = pair.ours.run_with_hooks(pair.tokens, [coder])
+    assert difference(found, expected) < TOLERANCE
+    assert difference(found, pair.their_logits) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("return_type", ["logits", "log_probs", "probs"])
