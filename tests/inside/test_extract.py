@@ -412,6 +412,16 @@ def test_hugging_faces_form_is_asked_for_by_files(
     assert rows[0]["blocks.2.hook_resid_post"].shape == (36,)
 
 
+@pytest.mark.parametrize(("method", "package"), [("datasets", "datasets"), ("torch", "torch")])
+def test_a_library_that_is_missing(
+    data: llama2cpp.ActivationData, monkeypatch: pytest.MonkeyPatch, method: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "llama2cpp.activation_data.torch_dataset", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=rf"ActivationData\.{method} needs .*: pip install {package}$"):
+        getattr(data, method)()
+
+
 def test_damaged_folders(data: llama2cpp.ActivationData, tmp_path: Path) -> None:
     def copy(name: str) -> Path:
         return Path(shutil.copytree(data.folder, tmp_path / name))

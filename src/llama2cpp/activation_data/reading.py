@@ -280,7 +280,10 @@ class ActivationData:
         ...     sum(len(batch["tokens"]) for batch in data.torch(4, shuffle=1))
         9
         """
-        from .torch_dataset import ActivationDataset
+        try:
+            from .torch_dataset import ActivationDataset
+        except ModuleNotFoundError as error:
+            raise _without("torch", "PyTorch", error) from None
 
         self.batches(1 if batch_size is None else batch_size, points, shuffle=shuffle, mix=mix)  # checks
         return ActivationDataset(self, batch_size, self._columns(points), shuffle, mix)
@@ -319,12 +322,23 @@ class ActivationData:
         >>> callable(llama2cpp.ActivationData.datasets)
         True
         """
-        from datasets import IterableDataset  # type: ignore[import-not-found,unused-ignore]
+        try:
+            from datasets import IterableDataset  # type: ignore[import-not-found,unused-ignore]
+        except ModuleNotFoundError as error:
+            raise _without("datasets", "Hugging Face's datasets", error) from None
 
         columns = self._columns(points)
         files = list(range(len(self._rows)))
         return IterableDataset.from_generator(rows_of, gen_kwargs={"folder": str(self.folder), "files": files,
                                                                    "columns": tuple(columns)})  # fmt: skip
+
+
+def _without(method: str, library: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Say which library is missing, and how to get it."""
+    return ModuleNotFoundError(
+        f"ActivationData.{method} needs {library} (there is no module {error.name!r}): pip install {method}",
+        name=error.name,
+    )
 
 
 def rows_of(folder: str, files: list[int], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
