@@ -14,8 +14,10 @@ from reference import largest_error
 
 import llama2cpp
 from llama2cpp.export import Calibration, convert
-from llama2cpp.export.calibration import Hessian, importance_of_inputs
+from llama2cpp.export.calibration import Hessian, importance_of_inputs, inputs_of
+from llama2cpp.export.gptq import _HALVES, _part_of_layer
 from llama2cpp.export.outliers import outlier_columns
+from llama2cpp.export.source import Source
 
 # LayerNorm with biases, with gains alone and with none; norms after and both; no gate; both halves beside each other; a
 # theta of layers with a window; and a plain one.
@@ -107,3 +109,19 @@ def test_other_types_for_text(name: str, tmp_path: Path) -> None:
         with llama2cpp.load(done.path) as found, llama2cpp.load(source) as model:
             logits = [each.session().prefill(TOKENS) for each in (found, model)]
         assert 0 < largest_error(*logits) < 0.3
+
+
+@pytest.mark.parametrize("name", ["qwen3-biases", "granite", "granite-biases", "seed_oss-out"])
+def test_what_a_half_adds_is_what_a_pass_adds(name: str, tmp_path: Path) -> None:
+    """The last matrix's product alone, with its bias and the residual multiplier, has the bits of a whole pass."""
+    CASES[name].model().save_pretrained(tmp_path)
+    source = Source(llama2cpp.load(tmp_path, kv_dtype="f32", activation_dtype="f32"))
+    rng = np.random.default_rng(0)
+    streams = [rng.standard_normal((tokens, source.config.dim), np.float32) for tokens in (1, 19)]
+    for scopes in _HALVES:
+        part = _part_of_layer(source, 1, scopes, "half_split", None)
+        *_, last = [each for each in inputs_of(source.config, source) if each.matrices[0].scope in scopes]
+        added = list(part.products(last.matrices[0], list(part.inputs(streams, last))))
+        for stream, each, after in zip(streams, added, part.run(streams), strict=True):
+            assert np.abs(each).max() > 0
+            np.testing.assert_array_equal(stream + each, after)
