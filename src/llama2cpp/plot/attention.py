@@ -79,11 +79,13 @@ def attention_patterns(
             raise ValueError(f"{function}: pass the layer whose patterns to draw")
         if cache.model is not None:
             layer = index(layer, cache.model.config.n_layers, "layer", function)
-        if ("pattern", layer) not in cache:
-            kept = [key for key in cache if key.endswith("attn.hook_pattern")]
-            said = f"it has {', '.join(kept)}" if kept else "it has those of none"
-            raise ValueError(f"{function}: the cache has no patterns of layer {layer}: {said}")
-        pattern = one_prompt(cache["pattern", layer], cache.has_batch_dim, "the cache")
+        try:
+            kept = cache["pattern", layer]
+        except KeyError:
+            names = [key for key in cache if key.endswith("attn.hook_pattern")]
+            said = f"it has {', '.join(names)}" if names else "it has those of none"
+            raise ValueError(f"{function}: the cache has no patterns of layer {layer}: {said}") from None
+        pattern = one_prompt(kept, cache.has_batch_dim, "the cache")
         if tokens is None:
             tokens = texts_of(cache, pattern.shape[-1])
         rows = _positions(cache, pattern.shape[-2])
