@@ -107,8 +107,8 @@ class Attention:
     def of_queries(self, q: Array) -> Wide:
         """Give what each query of another run does, [B, T, n_heads]: its row of the pattern changes, and no other."""
         change = self._pattern(self._scores(q, self.k)) - self._pattern(self._scores(self.q, self.k))
-        product: Wide = (change * self.gradient).sum(axis=-1)
-        return product.swapaxes(1, 2)
+        product: Wide = (change * self.gradient).sum(axis=-1).swapaxes(1, 2)
+        return product
 
     def of_all_keys(self, k: Array) -> Wide:
         """Give what all keys of another run do together, by the positions of queries, [B, T, n_kv_heads]."""
