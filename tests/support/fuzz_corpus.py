@@ -18,7 +18,7 @@ from tokenizer_files import NORMAL, USER_DEFINED, SentencePieceModel, tokenizer_
 from tokenizer_settings import CHARSMAP
 from vocabularies import ByteBpe
 
-from llama2cpp.export import convert
+from llama2cpp.export import Calibration, convert
 
 
 def tokenizers(folder: Path) -> None:
@@ -188,6 +188,7 @@ def hugging_face(folder: Path) -> None:
                 tokenizer.save(str(path / "tokenizer.json"))
                 (path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": {"content": "</s>"}}')
                 (folder / f"folder_{bits}_{number}").write_bytes(joined(path))
+    quantized_experts(folder)
     small = {"num_hidden_layers": 1, "num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size": 32}
     with tempfile.TemporaryDirectory() as scratch:
         make(**small).half().save_pretrained(scratch)
@@ -195,6 +196,22 @@ def hugging_face(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         write_blocks(Path(scratch), **small)
         (folder / "folder_blocks").write_bytes(joined(Path(scratch)))
+
+
+def quantized_experts(folder: Path) -> None:
+    """GPTQ in layers with experts, as `llama2cpp export` writes it, of each way in which files name experts."""
+    import expert_models
+
+    sizes = TINY | {"hidden_size": 16, "num_hidden_layers": 1, "num_local_experts": 2, "num_experts_per_tok": 1}
+    for name in ("mixtral", "qwen3_moe", "granitemoe"):
+        case = expert_models.CASES[name]
+        narrow = {key: 8 for key in ("head_dim", "moe_intermediate_size") if key in case.settings}
+        with tempfile.TemporaryDirectory() as scratch:
+            source = replace(case, settings=case.settings | sizes | narrow).save(Path(scratch) / "source")
+            text = Calibration(list(range(30)))
+            for format in ("gptq4", "gptq8"):
+                done = convert(source, Path(scratch) / format, format, calibration=text, group=8)
+                (folder / f"folder_{format}_{name}").write_bytes(joined(done.path))
 
 
 def main(target: str, folder: str) -> None:
