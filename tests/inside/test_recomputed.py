@@ -96,8 +96,7 @@ def test_it_is_a_cache_like_others(model: llama2cpp.Model, tmp_path: Path) -> No
     cache.compute_head_results()
     whole.compute_head_results()
     assert agree(cache["result", 1], whole["result", 1])
-    lens = [each.logit_lens().values for each in (cache, whole)]
-    assert agree(*lens)
+    assert agree(cache.logit_lens().values, whole.logit_lens().values)
     batched = model.run_with_cache(IDS, max_bytes=least(model))[1].apply_slice_to_batch_dim(1)
     assert agree(batched["z", 1], model.run_with_cache(IDS)[1]["z", 1][1])
 
