@@ -100,6 +100,7 @@ def save_pictures(page: Any, view: str) -> Iterator[tuple[str, Path]]:
         with page.expect_download() as download:
             button.click()
         assert download.value.suggested_filename == name
+        page.wait_for_timeout(120)  # Chromium drops the eleventh download of a frame within a second, without a word
         yield name, Path(download.value.path())
 
 
