@@ -185,8 +185,12 @@ TEST_CASE("draws are those of the plain rule with a full sort") {
 
 TEST_CASE("a vocabulary of 49,152 draws as with a full sort") {
   std::mt19937 random(11);
-  for (const float spread : {0.0F, 0.3F, 4.0F}) {
-    const Logits logits = random_logits(random, 49'152, spread, 0);
+  struct Shape {
+    float spread;
+    int levels;
+  };
+  for (const Shape shape : {Shape{0.0F, 0}, {0.3F, 0}, {4.0F, 0}, {1.0F, 2}}) {  // the last: thousands of equal ones
+    const Logits logits = random_logits(random, 49'152, shape.spread, shape.levels);
     for (const float top_p : {0.0F, 0.5F, 0.95F}) {
       for (const std::int64_t top_k : {0, 50, 20'000}) {
         for (const float min_p : {0.0F, 0.02F}) {

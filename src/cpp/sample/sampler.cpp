@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 
 #include "core/check.h"
 #include "sample/exponentials.h"
@@ -132,7 +133,8 @@ std::int32_t Sampler::sample(std::span<const float> logits, const SampleInput& i
   if (options_.temperature == 0.0F) return argmax(values);
   e_.resize(logits.size());
   candidates_.clear();
-  candidates_.reserve(logits.size());  // the last step that may throw
+  candidates_.reserve(logits.size());
+  if (options_.top_k > 0 || options_.top_p > 0.0F) ranked_.reserve(logits.size());  // the last step that may throw
   sum_ = exponentials(values, options_.temperature, largest_of(values), e_);
 
   const float coin = next_coin();
@@ -247,20 +249,22 @@ std::int32_t Sampler::draw_by_id(float coin) {
 }
 
 // Top-k, top-p and min-p each keep a prefix of the candidates in descending order, so one walk finds where the
-// shortest ends; candidates are sorted as far as the walk comes, never the whole vocabulary.
+// shortest ends. The first few candidates are sorted, and all of them only if the walk comes further.
 std::int32_t Sampler::draw_by_rank(bool top_k_on, bool top_p_on, float coin) {
   std::size_t sorted = 0;
+  float least = 0.0F;        // a probability that all of the prefix have
   float enough = kInfinity;  // the walk ends where the sum exceeds it
   if (top_k_on) {
     sorted = static_cast<std::size_t>(options_.top_k);
     collect_candidates(least_of_top(sorted));
-    sort_candidates(0, sorted);
+    sorted <= kFirstSorted ? sort_first(sorted) : sort_all();
     candidates_.resize(sorted);
     if (top_p_on) enough = options_.top_p * sum_of_candidates();
   } else {
     // What top-p would still take is never less than the mean of what is left. (One id: no mean, the fallback takes it.)
     const auto others = static_cast<float>(e_.size() - 1);
-    collect_candidates(others > 0.0F ? (1.0F - options_.top_p) / others : kInfinity);
+    least = others > 0.0F ? (1.0F - options_.top_p) / others : kInfinity;
+    collect_candidates(least);
     if (candidates_.empty()) {
       collect_candidates(largest_probability());
       return candidates_[0].id;
@@ -269,9 +273,14 @@ std::int32_t Sampler::draw_by_rank(bool top_k_on, bool top_p_on, float coin) {
   }
 
   const auto next = [&](std::size_t rank) {
-    if (rank == sorted) {
-      sorted = std::min(candidates_.size(), std::max(kFirstSorted, sorted * 4));
-      sort_candidates(rank, sorted);
+    if (rank < sorted) return candidates_[rank].probability;
+    if (rank == 0) {
+      sorted = std::min(candidates_.size(), kFirstSorted);
+      sort_first(sorted);
+    } else {
+      collect_candidates(least);  // in the order of ids again
+      sort_all();
+      sorted = candidates_.size();
     }
     return candidates_[rank].probability;
   };
@@ -316,6 +325,7 @@ float Sampler::least_exponential(float p) const {
 // The ids that have at least this probability, in the order of ids.
 void Sampler::collect_candidates(float least) {
   const float least_e = least_exponential(least);
+  candidates_.clear();
   for_each_that(
       e_, [=](float e) { return e >= least_e; },
       [this](std::size_t id, float e) {
@@ -323,14 +333,37 @@ void Sampler::collect_candidates(float least) {
       });
 }
 
-// Given that the first `sorted` candidates are the most probable in order, makes that true of the first `wanted`.
-void Sampler::sort_candidates(std::size_t sorted, std::size_t wanted) {
+// Makes the first `count` candidates the most probable, in order; the others have none.
+void Sampler::sort_first(std::size_t count) {
   const auto before = [](const Candidate& a, const Candidate& b) {
     return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
   };
-  const auto at = [this](std::size_t rank) { return candidates_.begin() + static_cast<std::ptrdiff_t>(rank); };
-  if (wanted < candidates_.size()) std::nth_element(at(sorted), at(wanted), candidates_.end(), before);
-  std::sort(at(sorted), at(wanted), before);
+  const auto at = candidates_.begin() + static_cast<std::ptrdiff_t>(count);
+  if (count < candidates_.size()) std::nth_element(candidates_.begin(), at, candidates_.end(), before);
+  std::sort(candidates_.begin(), at, before);
+}
+
+// Puts candidates that are in the order of ids in descending order of probability, equal ones in the order of ids: a
+// radix sort, from the lowest digit of their bits to the highest. It costs the same for any distribution.
+void Sampler::sort_all() {
+  constexpr std::uint32_t kOne = std::bit_cast<std::uint32_t>(1.0F);  // no probability is above it
+  constexpr unsigned kBits = 10;                                      // of a digit
+  constexpr std::size_t kDigits = 3;
+  constexpr std::uint32_t kValues = 1U << kBits;
+  static_assert(kOne >> kBits * kDigits == 0);
+  const auto digit = [](const Candidate& candidate, std::size_t i) {
+    return (kOne - std::bit_cast<std::uint32_t>(candidate.probability)) >> i * kBits & (kValues - 1);
+  };
+  std::uint32_t begin[kDigits][kValues] = {};  // how many have this digit, then where the next that has it goes
+  for (const Candidate& candidate : candidates_) {
+    for (std::size_t i = 0; i < kDigits; ++i) ++begin[i][digit(candidate, i)];
+  }
+  ranked_.resize(candidates_.size());
+  for (std::size_t i = 0; i < kDigits; ++i) {
+    std::exclusive_scan(begin[i], begin[i] + kValues, begin[i], 0U);
+    for (const Candidate& candidate : candidates_) ranked_[begin[i][digit(candidate, i)]++] = candidate;
+    candidates_.swap(ranked_);
+  }
 }
 
 float Sampler::sum_of_candidates() const {

@@ -85,7 +85,8 @@ class Sampler {
   float least_of_top(std::size_t count);
   float least_exponential(float p) const;
   void collect_candidates(float least);
-  void sort_candidates(std::size_t sorted, std::size_t wanted);
+  void sort_first(std::size_t count);
+  void sort_all();
   float sum_of_candidates() const;
   std::int32_t draw_from_candidates(std::size_t count, float mass, float coin) const;
 
@@ -94,6 +95,7 @@ class Sampler {
   std::vector<float> e_;               // scratch [vocab_size]: exp(logit - largest); before that, adjusted logits
   float sum_ = 1.0F;                   // of them: p is e / sum
   std::vector<Candidate> candidates_;  // scratch, at most [vocab_size]
+  std::vector<Candidate> ranked_;      // scratch, at most [vocab_size]: what sort_all writes to
   std::vector<float> block_largest_;   // scratch, for top-k
   std::vector<bool> penalised_;        // scratch [vocab_size]
   std::vector<std::int32_t> text_;     // scratch: the history behind the prompt, in the order of ids
