@@ -232,9 +232,8 @@ inline void blocks_of(const BlockCall& b) {
     }
   }
   for (; panel < b.n_panels; ++panel) {
-    in_parts(b.n_tokens, kBlockTokens, [&](std::int64_t token, std::int64_t count) {
-      blocks_of_panel<L, kBlockTokens>(b, panel, token, count);
-    });
+    in_parts(b.n_tokens, kBlockTokens,
+             [&](std::int64_t token, std::int64_t count) { blocks_of_panel<L, kBlockTokens>(b, panel, token, count); });
   }
 }
 
