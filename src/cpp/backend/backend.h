@@ -138,6 +138,9 @@ class Backend {
   // Whether it has the ops on routed experts.
   virtual bool routes_experts() const { return true; }
 
+  // Whether adapters' factors are multiplied beside its matrices.
+  virtual bool takes_adapters() const { return true; }
+
   // The ops that going back through a model needs (gradient_ops.h); null where it has none.
   virtual GradientOps* gradient_ops() { return nullptr; }
 

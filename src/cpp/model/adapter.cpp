@@ -69,8 +69,8 @@ std::string why_no_low_rank(const Config& config, Part part) {
 Adapter::Adapter(std::shared_ptr<const Model> model, std::span<const LowRankPart> parts, FunctionRef<void()> poll)
     : model_(std::move(model)) {
   Backend& backend = model_->backend();
-  LLAMA2CPP_CHECK(backend.name() != "metal",
-                  "adapters are computed on the CPU only; load the model with backend='cpu'");
+  LLAMA2CPP_CHECK(backend.takes_adapters(), "the ", backend.name(),
+                  " backend does not compute adapters; load the model with backend='cpu'");
   LLAMA2CPP_CHECK(!parts.empty(), "the adapter has no factors of any matrix");
   places_.assign(static_cast<std::size_t>(model_->config().n_layers) * std::size(kParts), -1);
   for (const LowRankPart& part : parts) {

@@ -71,6 +71,7 @@ class MetalBackend final : public Backend {
   }
 
   bool routes_experts() const override { return false; }
+  bool takes_adapters() const override { return false; }
 
   void embed(const Weight& table, std::span<const std::int32_t> tokens, const Tensor& out) override {
     op_checks::embed(table, tokens, out);
