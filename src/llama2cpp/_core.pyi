@@ -307,7 +307,8 @@ class Model:
         start_at_layer: int | None = None,
         residual: NDArray[np.float32] | None = None,
         logits: bool = True,
-    ) -> list[tuple[NDArray[np.float32] | None, dict[str, NDArray[np.float32]]]]: ...
+        halves: bool = False,
+    ) -> list[tuple[NDArray[np.float32] | None, dict[str, NDArray[Any]]]]: ...
     def gradients(
         self,
         rows: Sequence[tuple[Session, Sequence[int]]],
@@ -316,6 +317,7 @@ class Model:
         positions: Sequence[int] | None = None,
         stop: Sequence[tuple[int, int]] = [],
         stream: Sequence[NDArray[np.float32]] = [],
+        given: Sequence[tuple[int, int, NDArray[np.float32]]] = [],
     ) -> dict[str, NDArray[np.float32]]: ...
     def why_no_gradients(self) -> str: ...
 
@@ -354,7 +356,12 @@ def point_shape(point: int, config: Config) -> tuple[int, int]: ...
 class CallHooks:
     def __init__(self, model: Model, sessions: list[Any]) -> None: ...
     def add_callback(
-        self, places: Places, function: Callable[..., Any], sequence: int | None = None, together: bool = False
+        self,
+        places: Places,
+        function: Callable[..., Any],
+        sequence: int | None = None,
+        together: bool = False,
+        replaces: bool = False,
     ) -> None: ...
     def add_intervention(self, places: Places, intervention: Intervention, sequence: int | None = None) -> None: ...
     def add_recorder(self, recorder: Recorder, tracks: Sequence[Track | None]) -> None: ...

@@ -64,6 +64,7 @@ struct Case {
   std::int64_t tokens = 7, heads = 4, kv_heads = 2, head_dim = 24, window = 0;
   float cap = 0.0F;
   bool sinks = false, halves = false, through_scores = true, through_pattern = true;
+  bool given_scores = false, given_pattern = false;  // what the forward went on from was changed
 };
 
 // What attention takes, and what is to come out.
@@ -73,6 +74,8 @@ struct Attention {
   Floats q = ordinary(c.tokens * c.heads * c.head_dim, 1), dz = ordinary(c.tokens * c.heads * c.head_dim, 2);
   Floats keys = ordinary(c.kv_heads * context * c.head_dim, 3), values = ordinary(c.kv_heads * context * c.head_dim, 4);
   Floats sinks = ordinary(c.heads, 5);
+  Floats own_scores = ordinary(c.heads * c.tokens * c.tokens, 6);
+  Floats own_pattern = ordinary(c.heads * c.tokens * c.tokens, 7);
   std::vector<std::uint16_t> half_keys, half_values;
 
   explicit Attention(const Case& given) : c(given) {
@@ -109,7 +112,9 @@ struct Attention {
         Floats capped = scores;
         if (c.cap > 0.0F) table.soft_cap(scores.data(), c.cap, capped.data(), n);
         float* const row = pattern.data() + t * T + begin;
-        table.softmax(capped.data(), c.sinks ? &sinks[static_cast<std::size_t>(h)] : nullptr, row, n);
+        Floats taken = capped;
+        if (c.given_scores) std::copy_n(own_scores.begin() + (h * T + t) * T + begin, n, taken.begin());
+        table.softmax(taken.data(), c.sinks ? &sinks[static_cast<std::size_t>(h)] : nullptr, row, n);
         std::copy(d.begin(), d.end(), dpattern.begin() + (h * T + t) * T + begin);
         if (!c.through_pattern) std::fill(d.begin(), d.end(), 0.0F);
         const float sum = dot(row, d.data(), n);
@@ -121,6 +126,7 @@ struct Attention {
           if (c.cap > 0.0F) x = x * (1.0F - part * part);
           back[static_cast<std::size_t>(t * T + begin + i)] = x * (1.0F / 3.7F);
         }
+        if (c.given_pattern) std::copy_n(own_pattern.begin() + (h * T + t) * T + begin, n, row);
       }
       const bool through = c.through_scores && c.through_pattern;
       for (std::int64_t t = 0; through && t < T; ++t) {
@@ -186,7 +192,9 @@ struct Attention {
                                 .dpattern = Tensor(dpattern.data(), {c.heads, T, T}),
                                 .dscores = Tensor(dscores.data(), {c.heads, T, T}),
                                 .through_pattern = c.through_pattern,
-                                .through_scores = c.through_scores});
+                                .through_scores = c.through_scores,
+                                .scores = c.given_scores ? Tensor(own_scores.data(), {c.heads, T, T}) : Tensor(),
+                                .pattern = c.given_pattern ? Tensor(own_pattern.data(), {c.heads, T, T}) : Tensor()});
     Bits bits;
     for (const Floats* const x : {&dq, &dk, &dv, &dpattern, &dscores}) add(bits, *x);
     return bits;
@@ -210,7 +218,15 @@ TEST_CASE("attention's gradients are the loops'") {
         Case{.tokens = 520, .heads = 2, .kv_heads = 1, .head_dim = 9, .window = 270}, Case{.tokens = 40, .window = 5},
         Case{.cap = 0.8F}, Case{.tokens = 21, .sinks = true}, Case{.tokens = 70, .halves = true},
         Case{.tokens = 30, .window = 4, .cap = 1.5F, .sinks = true, .halves = true}, Case{.through_scores = false},
-        Case{.through_pattern = false}}) {
+        Case{.through_pattern = false}, Case{.tokens = 60, .given_scores = true},
+        Case{.tokens = 520, .heads = 2, .kv_heads = 1, .head_dim = 9, .window = 270, .given_pattern = true},
+        Case{.tokens = 30,
+        .window = 4,
+        .cap = 1.5F,
+        .sinks = true,
+        .halves = true,
+        .given_scores = true,
+        .given_pattern = true}}) {
     Attention attention(c);
     const Bits wanted = attention.by_loops();
     for (const auto& backend : all) {

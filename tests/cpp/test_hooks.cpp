@@ -1,10 +1,12 @@
 // Captures, interventions and head results, below Python: several sequences, passes of any size, head sizes that a
 // format's groups divide and others, and every kind of hook in order.
 #include <doctest/doctest.h>
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
+#include "core/half.h"
 #include "observe/capture.h"
 #include "observe/interventions.h"
 #include "tiny_model.h"
@@ -62,6 +64,45 @@ TEST_CASE("a capture does not depend on how the tokens come") {
       }
     }
   }
+}
+
+TEST_CASE("a capture of halves rounds what the other keeps, and says what was too large") {
+  const auto model = tiny::model(tiny::config(), {.threads = 2});
+  const Tokens tokens = tiny::tokens(7, 3);
+  const std::vector<Place> places = {{Point::embed, 0}, {Point::z, 1}, {Point::mlp_post, 1}};
+  for (const std::vector<std::int64_t>& rows : {std::vector<std::int64_t>{}, std::vector<std::int64_t>{5, 2}}) {
+    const auto whole = std::make_shared<Capture>(model->config(), places, 1, 7, rows);
+    const auto halves = std::make_shared<Capture>(model->config(), places, 1, 7, rows);
+    halves->keep_halves();
+    CHECK(halves->bytes() * 2 == whole->bytes());
+    std::vector<float> floats(static_cast<std::size_t>(whole->floats()));
+    std::vector<std::uint16_t> kept(floats.size());
+    whole->write_to(floats.data(), model->backend());
+    halves->write_to(kept.data(), model->backend());
+    Hooks hooks(model->config(), model->backend());
+    hooks.add(whole, whole->places());
+    hooks.add(halves, halves->places());
+    Session session(model, 0);
+    std::vector<Work> work = {{&session, tokens}};
+    llama2cpp::run(work, hooks, tiny::no_poll, 3);
+    for (std::size_t i = 0; i < floats.size(); ++i) CHECK(kept[i] == llama2cpp::float_to_half(floats[i]));
+    CHECK(!halves->overflowed());
+
+    for (const float value :
+         {65519.0F, -65520.0F, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+      std::vector<float> row(static_cast<std::size_t>(model->config().dim), value);
+      const auto one = std::make_shared<Capture>(model->config(), std::vector<Place>{{Point::embed, 0}}, 1, 1,
+                                                 std::vector<std::int64_t>());
+      one->keep_halves();
+      one->write_to(kept.data(), model->backend());
+      const llama2cpp::Backend::Lease lease(model->backend(), llama2cpp::kNoPoll);
+      one->at(Point::embed, 0, Tensor(row.data(), {1, model->config().dim}), {0, 1, 0, 0});
+      CHECK(kept[3] == llama2cpp::float_to_half(value));
+      CHECK(one->overflowed() == (value == -65520.0F));
+    }
+  }
+  Capture patterns(model->config(), {{Point::pattern, 0}}, 1, 7, {});
+  CHECK_THROWS_AS(patterns.keep_halves(), std::invalid_argument);
 }
 
 TEST_CASE("a capture's slots lie apart, and its sizes are checked") {
@@ -179,4 +220,69 @@ TEST_CASE("a forward that stops leaves sessions as they were") {
     CHECK(tiny::logits_of(session) == before);
   }
   CHECK(fired == llama2cpp::kPoints - 12);  // all but the last norm, and those that a Llama lacks
+}
+
+namespace {
+
+// Puts a value in the place of what it is shown, and keeps what that was.
+class Replacement final : public llama2cpp::Hook {
+ public:
+  Replacement() : Hook(Kind::edit) {}
+  bool replaces() const override { return true; }
+  void at(Point, std::int64_t, const Tensor& activation, const HookSpan&) override {
+    shown.assign(activation.row(0), activation.row(0) + activation.rows() * activation.columns());
+    std::fill_n(activation.row(0), activation.rows() * activation.columns(), 0.25F);
+  }
+  std::vector<float> shown;
+};
+
+class Watcher final : public llama2cpp::Hook {
+ public:
+  Watcher() : Hook(Kind::look) {}
+  void at(Point, std::int64_t, const Tensor&, const HookSpan&) override {}
+};
+
+}  // namespace
+
+TEST_CASE("an MLP that is replaced is not computed, unless somebody looks at it") {
+  const auto model = tiny::model(tiny::config(), {.threads = 2});
+  const Tokens tokens = tiny::tokens(7, 3);
+  const auto size = tokens.size() * static_cast<std::size_t>(model->config().vocab_size);
+  enum class Beside { nothing, inside, before, one_sequence, another_sequence, set };
+  std::vector<std::uint32_t> expected;
+  for (const Beside beside :
+       {Beside::inside, Beside::nothing, Beside::before, Beside::one_sequence, Beside::another_sequence, Beside::set}) {
+    CAPTURE(static_cast<int>(beside));
+    Hooks hooks(model->config(), model->backend());
+    const auto replacement = std::make_shared<Replacement>();
+    const auto watcher = std::make_shared<Watcher>();
+    llama2cpp::PlaceSet out(model->config().n_layers);
+    llama2cpp::PlaceSet post(model->config().n_layers);
+    out.add({Point::mlp_out, 1});
+    post.add({Point::mlp_post, 1});
+    if (beside == Beside::before) hooks.add(watcher, out);
+    if (beside == Beside::inside) hooks.add(watcher, post);
+    if (beside == Beside::another_sequence) hooks.add(watcher, post, 1);
+    if (beside == Beside::set) {
+      hooks.add(std::make_shared<Intervention>(Change::set, Intervention::Address{}, Intervention::Values{{0.25}}),
+                out);
+    } else {
+      hooks.add(replacement, out, beside == Beside::one_sequence ? std::optional<std::size_t>(0) : std::nullopt);
+    }
+    const bool left_out = beside != Beside::inside && beside != Beside::before;
+    CHECK(hooks.replaces_mlp(1, 0) == left_out);
+    CHECK(hooks.replaces_mlp(1, 1) ==
+          (left_out && beside != Beside::one_sequence && beside != Beside::another_sequence));
+    CHECK(!hooks.replaces_mlp(0, 0));
+    Session session(model, 0);
+    std::vector<float> logits(size);
+    std::vector<Work> work = {{&session, tokens, logits.data()}};
+    llama2cpp::run(work, hooks, tiny::no_poll, 3);
+    if (expected.empty()) expected = tiny::bits_of(logits);
+    CHECK(tiny::bits_of(logits) == expected);
+    if (beside == Beside::set) continue;
+    const bool zeros =
+        std::all_of(replacement->shown.begin(), replacement->shown.end(), [](float x) { return x == 0; });
+    CHECK(zeros == left_out);
+  }
 }

@@ -240,6 +240,177 @@ def test_same_bits_on_every_instruction_set(isa: str, monkeypatch: pytest.Monkey
         assert array.tobytes() == np.frombuffer(expected[name], np.float32).reshape(2, -1)[0].tobytes()
 
 
+def within_layers(config: llama2cpp.Config) -> list[str]:
+    """Places where an edit may be any number; which experts a token goes to is no number."""
+    return [name for name in points_of(config) if not name.endswith("expert_indices")]
+
+
+def compare_edited(
+    model: llama2cpp.Model,
+    ids: list[int],
+    names: list[str],
+    stop: tuple[str, ...] = (),
+    size: float = 0.2,
+) -> None:
+    """All places against PyTorch, of a run in which hooks add to some of them."""
+    _, plain = model.run_with_cache(ids, names, remove_batch_dim=True)
+    added = {}
+    for i, name in enumerate(names):
+        own = np.nan_to_num(plain[name], neginf=0.0)
+        added[name] = direction(own.shape, i) * (size * np.sqrt(np.square(own).mean()))
+        if name.endswith("hook_scale"):
+            added[name] = np.abs(added[name])
+        if name.endswith("expert_weights"):
+            added[name] *= own != 0  # so that tokens go where they went
+    hooks = [(name, lambda x, hook: x + added[hook.name]) for name in names]
+    logits, run = model.run_with_hooks(ids, hooks), None
+    with model.hooks(hooks):
+        again, run = model.run_with_cache(ids, ["resid_pre", "resid_post-1", *names])
+    assert (again == logits).all()
+    dlogits = direction(logits.shape)
+    found = run.backward(dlogits, every, stop_grad=list(stop))
+    theirs = TorchPoints(model, ids, stop, added)
+    expected_logits = theirs.logits.detach().numpy()
+    assert np.abs(logits[0] - expected_logits).max() < TOLERANCE * np.abs(expected_logits).max()
+    expected = theirs.gradients(dlogits[0])
+    for name, gradient in found.items():
+        largest = np.abs(expected[name]).max()
+        assert np.abs(gradient[0] - expected[name]).max() <= TOLERANCE * largest, (names, name)
+
+
+# One query head for each key's, several, a norm for each head; LayerNorm, parallel halves, biases, norms after, caps,
+# sinks, windows.
+EDITED = ["qwen2", "qwen3", "cohere", "gemma2", "olmo2"]
+EDITED_EXPERTS = ["qwen3_moe", "mixtral", "gpt_oss"]
+
+
+@pytest.fixture(scope="module")
+def edited_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, llama2cpp.Model]:
+    models = {"tiny": tiny.model(tiny.config(), precision="exact", threads=2)}
+    for name in [*EDITED, *EDITED_EXPERTS]:
+        folder = tmp_path_factory.mktemp(name)
+        if name == "gpt_oss":
+            gpt_oss_models.write_blocks(folder)
+        else:
+            (expert_models.CASES if name in EDITED_EXPERTS else CASES)[name].save(folder)
+        models[name] = llama2cpp.load(folder, precision="exact", threads=2)
+    return models
+
+
+@pytest.mark.parametrize("name", ["tiny", *EDITED, *EDITED_EXPERTS])
+def test_after_hooks_within_a_layer(name: str, edited_models: dict[str, llama2cpp.Model]) -> None:
+    """At each place by itself, of the first layer or the last; at all of them; and with some as constants."""
+    model = edited_models[name]
+    names = within_layers(model.config)
+    last = f"blocks.{model.config.n_layers - 1}."
+    for place in names:
+        if place.startswith(("blocks.0.", last)) or not place.startswith("blocks."):
+            compare_edited(model, TOKENS, [place])
+    compare_edited(model, TOKENS, names, size=0.05)
+    halves = [place for place in names if "hook_z" in place or place.endswith("hook_post") or "pattern" in place]
+    compare_edited(model, TOKENS, halves, (f"{last}attn.hook_z", "pattern0"))
+
+
+def test_after_hooks_that_send_tokens_to_other_experts(edited_models: dict[str, llama2cpp.Model]) -> None:
+    """The router's own choice keeps the gradient of its weights, which the others do not have from it."""
+    for name in EDITED_EXPERTS:
+        model = edited_models[name]
+        k, experts = model.config.n_experts_used or 0, model.config.n_experts or 0
+        place = "blocks.0.mlp.hook_expert_weights"
+        _, plain = model.run_with_cache(TOKENS, place, remove_batch_dim=True)
+        added = np.zeros_like(plain[place])
+        added[1::2, experts - 1] = 0.9  # of some tokens the last expert becomes the first choice
+        hook = (place, lambda x, hook, added=added: x + added)
+        with model.hooks([hook]):
+            logits, run = model.run_with_cache(
+                TOKENS, ["resid_pre", "resid_post-1", "expert_weights", "expert_indices"]
+            )
+        dlogits = direction(logits.shape)
+        found = run.backward(dlogits, every)
+        indices = "blocks.0.mlp.hook_expert_indices"
+        assert (run[indices][0, 1::2, -1] == experts - 1).all()
+        assert run[indices].shape[-1] == k
+        theirs = TorchPoints(model, TOKENS, (), {place: added}, {indices: run[indices][0]})
+        expected = theirs.gradients(dlogits[0])
+        for point, gradient in found.items():
+            if point == place:  # of those that are not read any more, nothing
+                continue
+            largest = np.abs(expected[point]).max()
+            assert np.abs(gradient[0] - expected[point]).max() <= TOLERANCE * largest, (name, point)
+
+
+def test_after_hooks_in_long_prompts_and_batches() -> None:
+    """Longer than a tile of attention, with a window; each prompt of a batch has what it has alone."""
+    config = tiny.config(seq_len=400, rope_style="half_split", sliding_window=130, score_cap=3.0)
+    model = tiny.model(config, precision="exact", threads=2)
+    ids = tiny.tokens(config, 300)
+    compare_edited(
+        model, ids, ["blocks.0.attn.hook_attn_scores", "blocks.1.attn.hook_pattern", "blocks.1.hook_mlp_out"]
+    )
+    batch = [tiny.tokens(config, 20, seed) for seed in range(3)]
+    hooks: list[Any] = [
+        ("pattern0", lambda x, hook: x * 0.5),
+        ("q1", lambda x, hook: x + 1),
+        interventions.zero("post1", neuron=[3, 4]),
+        interventions.scale("blocks.0.ln1.hook_scale", 1.5),
+        interventions.patch_from(model.run_with_cache(batch[::-1])[1], "z0", head=1),
+    ]
+    names = ["resid_pre", "resid_post-1", "pattern0", "q1", "post1", "blocks.0.ln1.hook_scale", "z0"]
+    with model.hooks(hooks):
+        logits, run = model.run_with_cache(batch, names)
+    dlogits = direction(logits.shape)
+    found = run.backward(dlogits, every)
+    for row, ids in enumerate(batch):
+        reverse = model.run_with_cache(batch[::-1][row])[1]
+        with model.hooks([*hooks[:-1], interventions.patch_from(reverse, "z0", head=1)]):
+            _, alone = model.run_with_cache(ids, names, remove_batch_dim=True)
+        for name, gradient in alone.backward(dlogits[row], every).items():
+            assert gradient.tobytes() == found[name][row].tobytes(), name
+        part = run.apply_slice_to_batch_dim(row).backward(dlogits[row], every)
+        assert all(part[name].tobytes() == found[name][row].tobytes() for name in part)
+
+
+def test_what_gradients_after_hooks_need(tmp_path: Path) -> None:
+    model = tiny.model(tiny.config(), precision="exact")
+    ids = tiny.tokens(model.config, 9)
+    hooks: list[Any] = [("z1", lambda z, hook: z + 1)]
+    with model.hooks(hooks):
+        logits, run = model.run_with_cache(ids)
+        _, without = model.run_with_cache(ids, ["resid_pre", "resid_post-1"])
+        _, some = model.run_with_cache(ids, positions=[1, 2])
+    grads = run.backward(logits, "z")
+    for other in (without, some):
+        with pytest.raises(ValueError, match=r"keep 'resid_pre', 'resid_post-1', 'blocks\.1\.attn\.hook_z' of all"):
+            other.backward(logits)
+    run.save(tmp_path / "run.safetensors")
+    loaded = llama2cpp.ActivationCache.load(tmp_path / "run.safetensors", model)
+    assert loaded.backward(logits, "z")["z", 0].tobytes() == grads["z", 0].tobytes()
+    some.save(tmp_path / "some.npz")
+    with pytest.raises(ValueError, match="keep 'resid_pre'"):
+        llama2cpp.ActivationCache.load(tmp_path / "some.npz", model).backward(logits)
+    with model.hooks([("mlp_in1", lambda x, hook: x + 1)]):
+        _, run = model.run_with_cache(ids)
+    with pytest.raises(ValueError, match=r"hooks may have changed the run at 'blocks\.1\.hook_mlp_in'"):
+        run.backward(logits)
+    dim = model.config.dim
+    coder = interventions.replace_with(
+        "mlp_out0", np.zeros((dim, 3)), None, np.zeros((3, dim)), None, reads="mlp.hook_in"
+    )
+    with model.hooks([coder]):
+        logits, run = model.run_with_cache(ids)
+    with pytest.raises(ValueError, match=r"took the place of 'blocks\.0\.hook_mlp_out'.*stop_grad"):
+        run.backward(logits)
+    found = run.backward(logits, every, stop_grad="mlp_out0")
+    assert not any(found[f"blocks.0.mlp.hook_{name}"].any() for name in ("post", "pre"))
+    expected = TorchPoints(model, ids, ("blocks.0.hook_mlp_out",), {"blocks.0.hook_mlp_out": -own_mlp_out(model, ids)})
+    for name, gradient in expected.gradients(logits[0]).items():
+        assert np.abs(found[name][0] - gradient).max() <= TOLERANCE * np.abs(gradient).max(), name
+
+
+def own_mlp_out(model: llama2cpp.Model, ids: list[int]) -> Any:
+    return TorchPoints(model, ids).points["blocks.0.hook_mlp_out"].detach().numpy()
+
+
 @pytest.mark.parametrize("place", ["hook_embed", "blocks.1.hook_resid_pre", "blocks.0.hook_resid_post"])
 @pytest.mark.parametrize("by_function", [False, True])
 def test_after_hooks_on_the_stream(place: str, by_function: bool) -> None:
@@ -265,7 +436,7 @@ def test_after_hooks_on_the_stream(place: str, by_function: bool) -> None:
         for name, gradient in run.backward(dlogits, every, stop_grad=list(stop)).items():
             assert np.abs(gradient[0] - expected[name]).max() <= TOLERANCE * np.abs(expected[name]).max(), name
     for cache_without in (less, some):
-        with pytest.raises(ValueError, match="keep 'resid_pre' and 'resid_post-1' of all positions"):
+        with pytest.raises(ValueError, match="keep 'resid_pre', 'resid_post-1' of all positions"):
             cache_without.backward(dlogits)
 
 
@@ -385,7 +556,9 @@ def test_errors(model: llama2cpp.Model) -> None:
         llama2cpp.ActivationCache(run.to_numpy(), None, tokens=[ids]).backward(logits)
     with model.hooks([interventions.zero("z0")]):
         _, changed = model.run_with_cache(ids, "z")
-    with pytest.raises(ValueError, match=r"hooks may have changed the run at 'blocks\.0\.attn\.hook_z'"):
+    with pytest.raises(
+        ValueError, match=r"hooks changed the run at 'blocks\.0\.attn\.hook_z': keep 'resid_pre', 'resid_post-1', 'bl"
+    ):
         changed.apply_slice_to_batch_dim([0]).backward(logits)
     with pytest.raises(ValueError, match="come together"):
         model.run_with_cache(ids, incl_bwd=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
+import expert_models
 import numpy as np
 import pytest
 import tiny
@@ -98,6 +100,142 @@ def test_a_transcoder_reads_what_it_says(model: llama2cpp.Model, reads: str, ski
     assert all(agree(a, b) for a, b in zip(alone, together, strict=True))
     # BLAS may sum a row of one token in another order.
     np.testing.assert_allclose(np.stack(stepped), logits[0], atol=1e-4)
+
+
+def poisoned(arrays_of: Any, layer: int) -> Any:
+    """Weights whose MLP in one layer gives NaN wherever it is computed."""
+    bad = dict(arrays_of)
+    for name in bad:
+        if name.startswith(f"layers.{layer}.feed_forward."):
+            bad[name] = np.full_like(bad[name], np.nan)
+    return bad
+
+
+REPLACED: dict[str, dict[str, Any]] = {
+    "gated": {},
+    "no gate, LayerNorm": {"gated": False, "activation": "gelu_tanh", "norm": "layer"},
+    "parallel": {"parallel": True},
+    "norms on both sides": {"norm_places": "both", "residual_multiplier": 0.7},
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_replaced_mlp_is_not_computed(name: str) -> None:
+    """Its weights may be anything, in runs, batches, sessions, generation and the engine."""
+    config = tiny.config(n_layers=3, **REPLACED[name])
+    arrays_of = tiny.arrays(config)
+    good = llama2cpp.from_arrays(config, arrays_of)
+    bad = llama2cpp.from_arrays(config, poisoned(arrays_of, 1))
+    assert np.isnan(bad(IDS)).all()
+    dim = config.dim
+    coder = interventions.replace_with("mlp_out1", *arrays(dim, 64, dim), reads="attn_out")
+    zero = interventions.zero("mlp_out1")
+    constant = interventions.set("mlp_out", np.linspace(-1, 1, dim), layer=1)
+    for hook in (coder, zero, constant):
+        assert (bad.run_with_hooks(IDS, [hook]) == good.run_with_hooks(IDS, [hook])).all()
+        results = []
+        for model in (good, bad):
+            with model.hooks([hook]):
+                session = model.session()
+                steps = [session.step(id) for id in IDS]
+                logits, caches = model.run_with_cache(TEXTS, "mlp_out")
+                results.append([*steps, *logits, *(cache["mlp_out", 1] for cache in caches)])
+        assert all((a == b).all() for a, b in zip(*results, strict=True))
+
+
+def test_a_replaced_layer_of_experts_is_not_computed(tmp_path: Any) -> None:
+    """Neither the router nor its experts."""
+    expert_models.CASES["qwen3_moe"].save(tmp_path)
+    with llama2cpp.load(tmp_path) as good:
+        edited = {
+            name: np.full(good.weights[name].shape, np.nan, dtype=np.float32)
+            for name in good.weights.transformer_lens
+            if name.startswith("blocks.1.mlp.")
+        }
+        bad = good.with_weights(edited)
+        assert np.isnan(bad(IDS)).any()
+        zero = interventions.zero("mlp_out1")
+        assert (bad.run_with_hooks(IDS, [zero]) == good.run_with_hooks(IDS, [zero])).all()
+
+
+def test_an_mlp_is_computed_where_somebody_looks(model: llama2cpp.Model) -> None:
+    """A function inside, or one that is shown the output before the dictionary is, sees what the MLP gives."""
+    dim = model.config.dim
+    coder = interventions.replace_with("mlp_out1", *arrays(dim, 64, dim), reads="mlp.hook_in")
+    seen: list[Any] = []
+    real: Any = coder._made
+
+    def made(read: Any, written: Any, point: Any) -> Any:
+        seen.append(written.copy())
+        return real(read, written, point)
+
+    coder._made = made  # type: ignore[method-assign]
+    _, cache = model.run_with_cache(IDS, "mlp_out1")
+    own = cache["mlp_out", 1]
+    logits = model.run_with_hooks(IDS, [coder])
+    assert (seen.pop() == 0).all()
+    for beside in (("post1", lambda x, hook: None), ("mlp_out1", lambda x, hook: None)):
+        assert (model.run_with_hooks(IDS, [beside, coder]) == logits).all()
+        assert (seen.pop() == own).all()
+    assert (model.run_with_hooks(IDS, [coder, ("mlp_out1", lambda x, hook: None)]) == logits).all()
+    assert (seen.pop() == 0).all()
+    part = interventions.set("mlp_out1", 0.0, position=2)  # of which something is left
+    by_hand = ("mlp_out1", lambda x, hook: x * (np.arange(x.shape[1]) != 2)[:, None])
+    assert (model.run_with_hooks(IDS, [part]) == model.run_with_hooks(IDS, [by_hand])).all()
+
+
+def test_some_sequences_of_a_pass_are_replaced() -> None:
+    """The others have the bits that they have alone, and are shown what is inside theirs; at either end or between."""
+    config = tiny.config(n_layers=2, seq_len=64)
+    arrays_of = tiny.arrays(config)
+    model = llama2cpp.from_arrays(config, arrays_of)
+    dim = config.dim
+    coder = interventions.replace_with("mlp_out1", *arrays(dim, 64, dim), reads="mlp.hook_in")
+    texts = [IDS, [1, 2, 3], [4, 5, 6, 7], [40, 41]]
+
+    def alone(ids: list[int], replaced: bool) -> Any:
+        session = model.session()
+        with session.hooks([coder] if replaced else []):
+            return session.prefill(ids)
+
+    for chosen in ([0], [3], [0, 1], [1, 2], [0, 3], [1, 2, 3], [0, 1, 2, 3], [2]):
+        sessions = [model.session() for _ in texts]
+        inside: dict[int, Any] = {}
+
+        def look(x: Any, hook: Any, sessions: Any = sessions, inside: Any = inside) -> None:
+            inside[sessions.index(hook.session)] = x.copy()
+
+        with ExitStack() as stack:
+            for i, session in enumerate(sessions):
+                stack.enter_context(session.hooks([coder] if i in chosen else [("post1", look)]))
+            found = model.forward(list(zip(sessions, texts, strict=True)))
+        for i, ids in enumerate(texts):
+            assert (found[i] == alone(ids, i in chosen)).all(), (chosen, i)
+            if i not in chosen:
+                assert (inside[i] == model.run_with_cache(ids, "post1")[1]["post", 1]).all()
+        if chosen == [0, 1, 2, 3]:
+            bad = llama2cpp.from_arrays(config, poisoned(arrays_of, 1))
+            with bad.hooks([coder]):
+                ours = bad.forward([(bad.session(), ids) for ids in texts])
+            assert all((a == b).all() for a, b in zip(ours, found, strict=True))
+
+
+def test_an_engine_replaces_for_one_request() -> None:
+    model = llama2cpp.load("storyteller")
+    dim = model.config.dim
+    nan = {f"blocks.1.mlp.W_{part}": np.full((dim, model.config.hidden_dim), np.nan) for part in ("gate", "in")}
+    bad = model.with_weights(nan)
+    coder = interventions.replace_with("mlp_out1", *arrays(dim, 64, dim), reads="attn_out")
+    given: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "logits": "all"}
+    with llama2cpp.Engine(model) as engine:
+        requests = [engine.submit("The dog", hooks=[coder] if i % 2 else None, **given) for i in range(4)]
+        texts = [request.result().text for request in requests]
+    with llama2cpp.Engine(bad) as engine:
+        alone = engine.submit("The dog", hooks=[coder], **given)
+        assert texts[1] == texts[3] == alone.result().text
+    assert texts[0] == texts[2] == model.generate("The dog", max_tokens=8, temperature=0)
+    assert texts[0] != texts[1]
+    assert (requests[1].logits == alone.logits).all()
 
 
 def test_an_error_term_alone_changes_no_bit(model: llama2cpp.Model) -> None:

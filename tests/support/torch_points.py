@@ -6,7 +6,7 @@ engine, whose tests are elsewhere; everything else it computes by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,21 @@ class TorchPoints:
         The prompt.
     stop : sequence of str
         Names or short names of places whose gradients go no further.
+    added : mapping of str to array, optional
+        What is added to activations, by full names, in the run's own shapes: [T, ...] or [heads, T, T].
+    experts : mapping of str to array, optional
+        Where tokens go, [T, k], by the name of ``hook_expert_indices``, instead of where the router sends them.
     """
 
-    def __init__(self, model: llama2cpp.Model, tokens: list[int], stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: llama2cpp.Model,
+        tokens: list[int],
+        stop: Sequence[str] = (),
+        added: Mapping[str, NDArray[np.floating[Any]]] | None = None,
+        experts: Mapping[str, NDArray[np.floating[Any]]] | None = None,
+    ) -> None:
+        self.added, self.experts = added or {}, experts or {}
         self.model, self.c = model, model.config
         names = {place: name for name, place in points_of(self.c).items()}
         self.stop = {names[place] for place in find_places(stop, self.c)}
@@ -57,6 +69,8 @@ class TorchPoints:
         return {name: g.numpy() for name, g in zip(self.points, zeros, strict=True)}
 
     def _see(self, name: str, x: Tensor) -> Tensor:
+        if name in self.added:
+            x = x + torch.from_numpy(np.asarray(self.added[name])).double()
         if name in self.stop:
             x = x.detach().requires_grad_()
         self.points[name] = x
@@ -183,6 +197,8 @@ class TorchPoints:
             chosen = scores.softmax(-1).gather(1, ids)
             chosen = chosen / chosen.sum(-1, keepdim=True) if c.router_renormalise else chosen
         weights = self._see(f"{name}hook_expert_weights", torch.zeros_like(scores).scatter(1, ids, chosen))
+        if f"{name}hook_expert_indices" in self.experts:
+            ids = torch.from_numpy(np.asarray(self.experts[f"{name}hook_expert_indices"])).long()
         self._see(f"{name}hook_expert_indices", ids.double().requires_grad_())
 
         def of_chosen(matrix: str, read: Tensor) -> Tensor:  # read [T, n] or [T, k, n]

@@ -239,6 +239,9 @@ class Backend {
   virtual void parallel_for(std::int64_t count, std::int64_t bytes,
                             FunctionRef<void(std::int64_t, std::int64_t)> work) = 0;
 
+  // float32 to float16, to nearest even, by the calling thread. For what is no op: copies of activations.
+  virtual void narrow(const float* x, std::uint16_t* out, std::int64_t n) const;
+
   // Returns when all ops so far have been done and their results can be read.
   virtual void sync() = 0;
 };

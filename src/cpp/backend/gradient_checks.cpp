@@ -157,7 +157,8 @@ void attention_gradient(const Tensor& q, const AttentionSpan& span, const Attent
   }
   need_apart(op, {"dq", g.dq}, {{"q", q}, {"dz", g.dz}});
   need_apart(op, {"dk", g.dk}, {{"dv", g.dv}});
-  for (const Named& x : {Named{"dpattern", g.dpattern}, Named{"dscores", g.dscores}}) {
+  for (const Named& x : {Named{"dpattern", g.dpattern}, Named{"dscores", g.dscores}, Named{"scores", g.scores},
+                         Named{"pattern", g.pattern}}) {
     if (!x.second) continue;
     LLAMA2CPP_CHECK(x.second.rank == 3 && x.second.dim(0) == q.columns() / head_dim && x.second.dim(1) == span.count &&
                         x.second.dim(2) == span.count,

@@ -21,6 +21,10 @@ struct AttentionGradients {
   Tensor dscores = {};          // the same
   bool through_pattern = true;  // whether the pattern's gradient goes on to scores
   bool through_scores = true;   // and theirs to queries and keys
+  // Where the forward went on from others than its own, given, [n_heads, T, T]: the scores that it took the softmax of,
+  // after their cap, and the pattern that it mixed values by. Masked ones are not read.
+  Tensor scores = {};
+  Tensor pattern = {};
 };
 
 class GradientOps {

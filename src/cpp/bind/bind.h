@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -65,12 +66,14 @@ py::list run_with_cache(const Model& model, const py::sequence& rows, const Plac
                         const std::optional<std::vector<Ints<"run_with_cache", "positions">>>& positions,
                         std::optional<Int<"run_with_cache", "stop_at_layer">> stop_at_layer, const py::object& hooks,
                         std::optional<Int<"run_with_cache", "start_at_layer">> start_at_layer,
-                        const std::optional<FloatRows>& residual, Flag<"run_with_cache", "logits"> logits);
+                        const std::optional<FloatRows>& residual, Flag<"run_with_cache", "logits"> logits,
+                        Flag<"run_with_cache", "halves"> halves);
 
 // Model.gradients: those of the places, by name, as run_with_cache gives activations. stop: places whose gradients go no
 // further. stream: the residual stream before each layer and after the last, or nothing.
 py::dict gradients(const Model& model, const py::sequence& rows, const py::array& dlogits, const PlaceList& places,
                    const std::optional<Ints<"gradients", "positions">>& positions, const PlaceList& stop,
-                   const std::vector<py::array>& stream);
+                   const std::vector<py::array>& stream,
+                   const std::vector<std::tuple<int, std::int64_t, py::array>>& given);
 
 }  // namespace llama2cpp::bind

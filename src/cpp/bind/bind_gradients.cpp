@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -22,7 +24,8 @@ using Floats = py::array_t<float, py::array::c_style>;
 
 py::dict gradients(const Model& model, const py::sequence& rows, const py::array& dlogits, const PlaceList& places,
                    const std::optional<Ints<"gradients", "positions">>& positions, const PlaceList& stop,
-                   const std::vector<py::array>& stream) {
+                   const std::vector<py::array>& stream,
+                   const std::vector<std::tuple<int, std::int64_t, py::array>>& given) {
   std::vector<Session*> sessions;
   std::vector<std::vector<std::int32_t>> ids;
   for (const py::handle row : rows) {
@@ -48,6 +51,14 @@ py::dict gradients(const Model& model, const py::sequence& rows, const py::array
                     .stream = {}};
   for (const Place& place : places_of(stop, c)) call.stop.add(place);
   for (const py::array& x : stream) call.stream.push_back(floats_of("a residual stream", x, tokens * c.dim));
+  for (const auto& [point, layer, values] : given) {
+    const Place place = checked_place(point, layer, c);
+    const PointShape shape = point_shape(place.point, c);
+    const std::int64_t width = is_pattern(place.point) ? static_cast<std::int64_t>(ids[0].size()) : shape.width;
+    call.given.push_back(
+        {place, floats_of("an activation that was changed", values,
+                          static_cast<py::ssize_t>(tokens * std::max<std::int64_t>(shape.heads, 1) * width))});
+  }
   CachedRun done;
   {
     const ReleasedGil released;

@@ -42,8 +42,13 @@ std::vector<py::ssize_t> numpy_shape(const Tensor& activation, py::ssize_t seque
 // whole, session and position are None.
 class PythonHook final : public Hook {
  public:
-  PythonHook(py::function function, py::list sessions, Scope scope)
-      : Hook(Kind::callback, scope), function_(std::move(function)), sessions_(std::move(sessions)) {}
+  PythonHook(py::function function, py::list sessions, Scope scope, bool replaces)
+      : Hook(Kind::callback, scope),
+        function_(std::move(function)),
+        sessions_(std::move(sessions)),
+        replaces_(replaces) {}
+
+  bool replaces() const override { return replaces_; }
 
   void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) override {
     const py::gil_scoped_acquire gil;
@@ -108,6 +113,7 @@ class PythonHook final : public Hook {
 
   py::function function_;
   py::list sessions_;
+  bool replaces_;
 };
 
 // kind, and values [positions, heads, neurons] for an address.
@@ -143,7 +149,8 @@ py::list run_with_cache(const Model& model, const py::sequence& rows, const Plac
                         const std::optional<std::vector<Ints<"run_with_cache", "positions">>>& positions,
                         std::optional<Int<"run_with_cache", "stop_at_layer">> stop_at_layer, const py::object& call,
                         std::optional<Int<"run_with_cache", "start_at_layer">> start_at_layer,
-                        const std::optional<FloatRows>& residual, Flag<"run_with_cache", "logits"> logits) {
+                        const std::optional<FloatRows>& residual, Flag<"run_with_cache", "logits"> logits,
+                        Flag<"run_with_cache", "halves"> halves) {
   std::vector<Session*> sessions;
   std::vector<std::vector<std::int32_t>> ids;
   for (const py::handle row : rows) {
@@ -159,6 +166,7 @@ py::list run_with_cache(const Model& model, const py::sequence& rows, const Plac
   options.stop_at_layer = stop_at_layer;
   if (residual) options.residual = {residual->data(), static_cast<std::size_t>(residual->size())};
   options.logits = logits;
+  options.halves = halves;
   std::vector<CachedRun> done;
   {
     const ReleasedGil released;
@@ -170,8 +178,10 @@ py::list run_with_cache(const Model& model, const py::sequence& rows, const Plac
     const CachedRun& run = done[i];
     py::dict arrays;
     for (const Capture::Slot& slot : run.slots) {
-      arrays[py::str(point_name(slot.place.point, slot.place.layer))] =
-          float_array(run.activations, slot.begin, {slot.shape.begin(), slot.shape.end()});
+      const py::str name(point_name(slot.place.point, slot.place.layer));
+      const std::vector<py::ssize_t> shape(slot.shape.begin(), slot.shape.end());
+      arrays[name] = halves ? half_array(run.activations, slot.begin, shape)
+                            : py::array(float_array(run.activations, slot.begin, shape));
     }
     const auto tokens = static_cast<py::ssize_t>(ids[i].size());
     py::object out = py::none();
@@ -226,12 +236,13 @@ void register_hooks(py::module_& module) {
           "add_callback",
           [](CallHooks& call, const PlaceSet& places, py::function function,
              std::optional<Int<"add_callback", "sequence", std::size_t>> sequence,
-             Flag<"add_callback", "together"> together) {
+             Flag<"add_callback", "together"> together, Flag<"add_callback", "replaces"> replaces) {
             const auto scope = together ? Hook::Scope::call : Hook::Scope::sequence;
-            call.hooks().add(std::make_shared<PythonHook>(std::move(function), call.sessions(), scope),
+            call.hooks().add(std::make_shared<PythonHook>(std::move(function), call.sessions(), scope, replaces),
                              call.checked(places), sequence);
           },
-          arg("places"), arg("function"), arg("sequence") = py::none(), arg("together") = false)
+          arg("places"), arg("function"), arg("sequence") = py::none(), arg("together") = false,
+          arg("replaces") = false)
       .def(
           "add_intervention",
           [](CallHooks& call, const PlaceSet& places, std::shared_ptr<Intervention> intervention,

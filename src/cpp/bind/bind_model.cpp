@@ -368,9 +368,10 @@ Examples
       .def("feed", &feed_many, arg("rows"), arg("hooks") = py::none())
       .def("run_with_cache", &run_with_cache, arg("rows"), arg("places"), arg("positions") = py::none(),
            arg("stop_at_layer") = py::none(), arg("hooks") = py::none(), arg("start_at_layer") = py::none(),
-           arg("residual") = py::none(), arg("logits") = true)
+           arg("residual") = py::none(), arg("logits") = true, arg("halves") = false)
       .def("gradients", &gradients, arg("rows"), arg("dlogits"), arg("places"), arg("positions") = py::none(),
-           arg("stop") = PlaceList(), arg("stream") = std::vector<py::array>())
+           arg("stop") = PlaceList(), arg("stream") = std::vector<py::array>(),
+           arg("given") = std::vector<std::tuple<int, std::int64_t, py::array>>())
       .def(
           "why_no_gradients", [](const Model& model) { return why_no_gradients(model); },
           "Why the model has no gradients; empty where it has.");

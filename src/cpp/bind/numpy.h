@@ -45,6 +45,11 @@ inline py::array_t<float> float_array(const Buffer& memory, std::int64_t begin, 
   return py::array_t<float>(std::move(shape), reinterpret_cast<const float*>(memory.data()) + begin, keeper(memory));
 }
 
+// The same of float16.
+inline py::array half_array(const Buffer& memory, std::int64_t begin, std::vector<py::ssize_t> shape) {
+  return {py::dtype("e"), std::move(shape), memory.data() + begin * 2, keeper(memory)};
+}
+
 // One token id from an int, a NumPy integer or an array of no dimensions. Throws std::invalid_argument that says what was
 // received; whether the id is in the vocabulary is for the core to say.
 inline std::int32_t to_id(py::handle object) {

@@ -163,7 +163,8 @@ std::vector<AdapterTarget> adapter_targets(const Config& config, const AdapterNa
   }
   if (targets.empty())
     throw FormatError(cat(excerpt(module), " is no matrix of this model, which has ", config.n_layers,
-                          config.n_layers == 1 ? " layer" : " layers"));
+                          config.n_layers == 1 ? " layer" : " layers",
+                          "; expected such as \"model.layers.0.self_attn.q_proj\" or \"blk.0.attn_q\""));
   for (const AdapterTarget& target : targets) {
     if (per_layer(target.part) && target.layer >= config.n_layers) {
       throw FormatError(cat(excerpt(module), " is of layer ", target.layer, ", and the model has ", config.n_layers));

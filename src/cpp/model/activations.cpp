@@ -76,6 +76,39 @@ void Activations::resize(std::int64_t rows, std::int64_t logit_rows, float* to, 
   logits = Tensor(to == nullptr ? reinterpret_cast<float*>(logits_memory_.data()) : to, {logit_rows, c.vocab_size});
 }
 
+Activations Activations::of_rows(Range rows) const {
+  Activations part = *this;
+  const std::int64_t all = x.rows();
+  for (Tensor* const view : {&part.x,
+                             &part.scale,
+                             &part.ones,
+                             &part.head_scale,
+                             &part.normalized,
+                             &part.centered,
+                             &part.cos,
+                             &part.sin,
+                             &part.local_cos,
+                             &part.local_sin,
+                             &part.q,
+                             &part.k,
+                             &part.v,
+                             &part.z,
+                             &part.attn_out,
+                             &part.gate,
+                             &part.up,
+                             &part.mlp_out,
+                             &part.router_scores,
+                             &part.expert_ids,
+                             &part.expert_weights,
+                             &part.expert_out,
+                             &part.routing_shown}) {
+    if (!*view) continue;
+    const std::int64_t each = view->rows() / all;  // of heads or experts
+    *view = view->slice(rows.begin * each, (rows.end - rows.begin) * each);
+  }
+  return part;
+}
+
 void Activations::add_results(std::int64_t width) {
   const std::int64_t n = x.rows();
   const std::int64_t results_width = config_.n_heads * config_.dim;

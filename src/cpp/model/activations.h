@@ -5,6 +5,7 @@
 #include "core/buffer.h"
 #include "core/config.h"
 #include "core/tensor.h"
+#include "core/thread_pool.h"
 
 namespace llama2cpp {
 
@@ -18,6 +19,9 @@ class Activations {
   // Makes the views below for T rows, T <= capacity. Each begins on a cache line.
   // to: memory for the logits, [R, vocab_size]; their own if null.
   void resize(std::int64_t rows, std::int64_t logit_rows, float* to = nullptr, bool with_logits = true);
+
+  // The same memory, seen as some of its rows: all views of one forward's rows but those of logits.
+  Activations of_rows(Range rows) const;
 
   // Makes the last two views below, width <= n_heads * head_dim. Their memory is taken when they are first wanted.
   void add_results(std::int64_t width);

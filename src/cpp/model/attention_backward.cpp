@@ -28,7 +28,9 @@ void Backward::attention(const LayerWeights& l, const LayerPlan& plan, std::int6
                                      .dpattern = hooks.active(Point::pattern, i) ? g.pattern : Tensor(),
                                      .dscores = hooks.active(Point::attn_scores, i) ? g.scores : Tensor(),
                                      .through_pattern = !stop.has(Point::pattern, i),
-                                     .through_scores = !stop.has(Point::attn_scores, i)};
+                                     .through_scores = !stop.has(Point::attn_scores, i),
+                                     .scores = given.at(Point::attn_scores, i, sequence.sequence),
+                                     .pattern = given.at(Point::pattern, i, sequence.sequence)};
   ops.attention_gradient(a.q, span, gradients);
   const HookSpan all = this->span();
   if (gradients.dpattern) hooks.at(Point::pattern, i, g.pattern, {&all, 1});

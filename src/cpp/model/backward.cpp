@@ -24,6 +24,14 @@ void fill_zeros(const Tensor& x) {
   for (std::int64_t t = 0; t < x.rows(); ++t) std::fill_n(x.row(t), x.columns(), 0.0F);
 }
 
+// x / (its own scale), where x / scale is what a run had: [T, n], [T, 1], [T, 1] -> to [T, n]
+void undo_scale(const Tensor& normalized, const Tensor& scale, const Tensor& own, const Tensor& to) {
+  for (std::int64_t t = 0; t < to.rows(); ++t) {
+    const float factor = *scale.row(t) / *own.row(t);
+    std::transform(normalized.row(t), normalized.row(t) + to.columns(), to.row(t), [&](float x) { return x * factor; });
+  }
+}
+
 }  // namespace
 
 void Backward::see(Point point, std::int64_t i, const Tensor& d) {
@@ -37,16 +45,26 @@ void Backward::back(std::initializer_list<const Weight*> weights, std::initializ
   ops.matmul_transposed({weights.begin(), weights.size()}, {dys.begin(), dys.size()}, out);
 }
 
-void Backward::norm(const Tensor& d, Range rows, const Vector& gain, const Tensor& normalized, const Tensor& scale,
-                    NormPoints points, std::int64_t i) {
+Backward::NormRun Backward::norm_run(NormPoints points, std::int64_t i) {
+  if (!given.has(points.scale, i) && !given.has(points.normalized, i)) {
+    return {tape[points.normalized], tape[points.scale], tape[points.normalized]};
+  }
+  const LayerTape& own = *unchanged;
+  const Tensor direction = g.direction.slice(0, own[points.normalized].rows());
+  undo_scale(own[points.normalized], tape[points.scale], own[points.scale], direction);
+  return {own[points.normalized], tape[points.scale], direction};
+}
+
+void Backward::norm(const Tensor& d, Range rows, const Vector& gain, const NormRun& run, NormPoints points,
+                    std::int64_t i) {
   const std::int64_t count = rows.end - rows.begin;
   const Tensor part = d.slice(rows.begin, count);
   const Tensor dscale = g.scale.slice(rows.begin, count);
   if (gain) be.normalize(part, {g.ones.slice(0, count), gain.view}, part);
   see(points.normalized, i, d);
-  ops.norm_scale_gradient(part, normalized, scale, dscale);
+  ops.norm_scale_gradient(part, run.normalized, run.scale, dscale);
   see(points.scale, i, g.scale);
-  ops.norm_gradient(part, normalized, scale, dscale);
+  ops.norm_gradient(part, run.direction, run.scale, dscale);
   if (c.norm == NormKind::rms) return;
   const Tensor centered = g.centered.slice(0, count);  // the mean is taken from gradients, as from what they are of
   be.center(part, centered);
@@ -55,6 +73,7 @@ void Backward::norm(const Tensor& d, Range rows, const Vector& gain, const Tenso
 
 void Backward::logits(const float* x, const float* dlogits) {
   const auto tokens = static_cast<std::int64_t>(sequence.tokens.size());
+  const std::int64_t last = c.n_layers - 1;
   const Range rows = rows_with_any(dlogits, tokens, c.vocab_size);
   const std::int64_t count = rows.end - rows.begin;
   fill_zeros(g.read);
@@ -68,10 +87,21 @@ void Backward::logits(const float* x, const float* dlogits) {
   const Tensor normalized = a.normalized.slice(0, count);
   be.rms_scale(centered, c.norm_eps, scale);
   be.normalize(centered, {scale, {}}, normalized);
+  NormRun run{normalized, scale, normalized};
+  Tensor read_by_output = normalized;
+  if (given.has(kLnFinal.scale, last)) {
+    run.scale = given.at(kLnFinal.scale, last, sequence.sequence).slice(rows.begin, count);
+    run.direction = g.direction.slice(0, count);
+    be.scale(normalized, 1.0F, run.direction);
+    be.normalize(centered, {run.scale, {}}, normalized);
+  }
+  if (given.has(kLnFinal.normalized, last)) {
+    read_by_output = given.at(kLnFinal.normalized, last, sequence.sequence).slice(rows.begin, count);
+  }
   Tensor d(const_cast<float*>(dlogits) + rows.begin * c.vocab_size, {count, c.vocab_size});
   if (c.logits_cap > 0 && count > 0) {
     const Tensor input = g.added.slice(0, count);
-    be.normalize(normalized, {g.ones.slice(0, count), w.norm.view}, input);
+    be.normalize(read_by_output, {g.ones.slice(0, count), w.norm.view}, input);
     if (w.norm_b) be.add_bias(input, w.norm_b.view);
     const Weight* const output[] = {&w.output};
     be.matmul(output, input, {&a.logits, 1});
@@ -84,7 +114,7 @@ void Backward::logits(const float* x, const float* dlogits) {
   const Tensor read = g.read.slice(rows.begin, count);
   back({&w.output}, {d}, read);  // [R, vocab_size] -> [R, dim]
   scale_by(read, 1.0F / c.logits_scaling);
-  norm(g.read, rows, w.norm, normalized, scale, kLnFinal, c.n_layers - 1);
+  norm(g.read, rows, w.norm, run, kLnFinal, last);
   be.scale(g.read, 1.0F, g.stream);
 }
 
@@ -113,12 +143,12 @@ void Backward::layer(std::int64_t i, const float* x) {
 // What a half of a layer adds, g.added: back to before its norm and its multiplier.
 void Backward::norm_after(const Vector& gain, NormPoints points, std::int64_t i) {
   scale_by(g.added, c.residual_multiplier);
-  if (model.plan(i).norm_after) norm(g.added, all_rows(), gain, tape[points.normalized], tape[points.scale], points, i);
+  if (model.plan(i).norm_after) norm(g.added, all_rows(), gain, norm_run(points, i), points, i);
 }
 
 // What a half of a layer reads gets g.read: the residual stream, by its norm.
 void Backward::before(const LayerPlan& plan, const Vector& gain, NormPoints points, std::int64_t i) {
-  if (plan.norm_before) norm(g.read, all_rows(), gain, tape[points.normalized], tape[points.scale], points, i);
+  if (plan.norm_before) norm(g.read, all_rows(), gain, norm_run(points, i), points, i);
   be.add(g.stream, g.read, g.stream);
 }
 

@@ -10,6 +10,7 @@
 #include "core/thread_pool.h"
 #include "model/activations.h"
 #include "model/forward.h"
+#include "model/given_activations.h"
 #include "model/layer_tape.h"
 #include "model/model.h"
 #include "model/norms.h"
@@ -26,6 +27,7 @@ class GradientBuffers {
   Tensor added;            // [T, dim]       of what attention or the MLP adds to it
   Tensor read, also_read;  // [T, dim]       of what they read
   Tensor centered;         // [T, dim]       used by LayerNorm
+  Tensor direction;        // [T, dim]       of norms that were changed
   Tensor scale;            // [T, 1]
   Tensor head_scale;       // [T * n_heads, 1] the norms of heads: their scales, and the gradients of those
   Tensor head_dscale;
@@ -55,6 +57,8 @@ struct Backward {
   const Hooks& forward_hooks;  // the tape's
   const Hooks& hooks;          // which see gradients
   const PlaceSet& stop;
+  const GivenActivations& given;  // what hooks of the run had changed
+  const LayerTape* unchanged;     // norms before that; null where none was changed
 
   const Config& c = model.config();
   const Weights& w = model.weights();
@@ -75,10 +79,15 @@ struct Backward {
   void mlp(const LayerWeights& l, std::int64_t i, const Tensor& read);
   void experts(const LayerWeights& l, std::int64_t i, const Tensor& read);
   void router(const LayerWeights& l, std::int64_t i, const Tensor& read);
+  // A norm as it was computed, of some rows: x / scale before its gain, that scale, and x / scale with the scale of x
+  // itself, which is another one where a hook changed it.
+  struct NormRun {
+    Tensor normalized, scale, direction;
+  };
+  NormRun norm_run(NormPoints points, std::int64_t i);  // of the layer that was run last, all rows
   // Back through a norm, in place: from its output to what it reads.
-  // What other rows' gradients are is zero, and stays so. normalized, scale: of these rows
-  void norm(const Tensor& d, Range rows, const Vector& gain, const Tensor& normalized, const Tensor& scale,
-            NormPoints points, std::int64_t i);
+  // What other rows' gradients are is zero, and stays so.
+  void norm(const Tensor& d, Range rows, const Vector& gain, const NormRun& run, NormPoints points, std::int64_t i);
   void norm_after(const Vector& gain, NormPoints points, std::int64_t i);
   void before(const LayerPlan& plan, const Vector& gain, NormPoints points, std::int64_t i);
   void heads(const LayerWeights& l, std::int64_t i, Point q, Point k);

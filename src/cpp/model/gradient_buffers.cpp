@@ -7,11 +7,11 @@
 namespace llama2cpp {
 namespace {
 
-constexpr double kGradientViews = 21;
+constexpr double kGradientViews = 22;
 
 double floats_of(const Config& c, std::int64_t tokens, bool patterns, bool results) {
   const auto t = static_cast<double>(tokens);
-  const double row = static_cast<double>(5 * c.dim + 2 + 2 * c.n_heads + c.rotary() / 2 + 2 * c.q_dim() +
+  const double row = static_cast<double>(6 * c.dim + 2 + 2 * c.n_heads + c.rotary() / 2 + 2 * c.q_dim() +
                                          2 * c.kv_dim() + 2 * c.mlps() * c.hidden_dim +
                                          (c.n_experts > 0 ? c.n_experts + c.n_experts_used * (2 + c.dim) : 0));
   const double pattern = patterns ? 2 * static_cast<double>(c.n_heads) * t : 0.0;
@@ -34,6 +34,7 @@ GradientBuffers::GradientBuffers(const Config& c, Backend& backend, std::int64_t
   read = view(tokens, c.dim);
   also_read = view(tokens, c.dim);
   centered = view(tokens, c.dim);
+  direction = view(tokens, c.dim);
   scale = view(tokens, 1);
   ones = view(tokens, 1);
   std::fill_n(ones.row(0), tokens, 1.0F);

@@ -36,6 +36,8 @@ void check(const Model& model, const GradientCall& call) {
   const auto streams = static_cast<std::size_t>(model.config().n_layers + 1);
   LLAMA2CPP_CHECK(call.stream.empty() || call.stream.size() == streams, "there are ", call.stream.size(),
                   " residual streams, expected ", streams);
+  LLAMA2CPP_CHECK(call.given.empty() || !call.stream.empty(),
+                  "activations that hooks changed are given, and no residual streams");
 }
 
 bool has_any(std::span<const Place> places, std::initializer_list<Point> points) {
@@ -118,7 +120,14 @@ CachedRun gradients(const Model& model, GradientCall call, FunctionRef<void()> p
   model.prepare(poll);
   const FileReads reads(model.files());
   const auto tape = std::make_shared<LayerTape>(c, be, tokens);
+  const GivenActivations given(c, tokens, call.given);
   Hooks forward_hooks(c, be);
+  std::shared_ptr<LayerTape> unchanged;
+  if (given.any_norms()) {
+    unchanged = LayerTape::of_norms(c, be, tokens);
+    forward_hooks.add(unchanged, unchanged->places());
+  }
+  given.add_to(forward_hooks);
   forward_hooks.add(tape, tape->places());
   const auto activations = model.borrow_activations(tokens);
   GradientBuffers buffers(c, be, tokens, patterns, results);
@@ -142,7 +151,9 @@ CachedRun gradients(const Model& model, GradientCall call, FunctionRef<void()> p
                   .g = buffers,
                   .forward_hooks = forward_hooks,
                   .hooks = hooks,
-                  .stop = call.stop};
+                  .stop = call.stop,
+                  .given = given,
+                  .unchanged = unchanged.get()};
     back.logits(call.stream.back() + begin, call.dlogits.data() + s * tokens * c.vocab_size);
     for (std::int64_t i = c.n_layers - 1; i >= 0; --i) {
       poll_now_and_then();

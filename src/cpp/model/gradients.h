@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/function_ref.h"
+#include "model/given_activations.h"
 #include "model/run_with_cache.h"
 
 namespace llama2cpp {
@@ -25,6 +26,9 @@ struct GradientCall {
   // The residual stream before each layer, and after the last, [sequences, tokens, dim] each, where the caller has it; or
   // empty. Then a forward comes first.
   std::vector<const float*> stream;
+  // What hooks of the run had changed: [sequences, tokens, ...] each. Gradients go through each change as if it had added a
+  // constant. With any, `stream` is needed.
+  std::vector<GivenActivation> given = {};
 };
 
 // Each layer is run again from its residual stream, and then back. The same bits for any number of threads, however the

@@ -2,22 +2,26 @@
 #include "model/layer_tape.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "model/views.h"
 
 namespace llama2cpp {
 namespace {
 
-std::vector<Point> points_of(const Config& c) {
-  std::vector<Point> points = {Point::mlp_pre};
-  const auto add = [&](Point point) {
-    if (has_point(point, c)) points.push_back(point);
-  };
+std::vector<Point> norms_of(const Config& c) {
+  std::vector<Point> points;
   for (const Point point :
        {Point::ln1_scale, Point::ln1_normalized, Point::ln2_scale, Point::ln2_normalized, Point::ln1_post_scale,
         Point::ln1_post_normalized, Point::ln2_post_scale, Point::ln2_post_normalized}) {
-    add(point);
+    if (has_point(point, c)) points.push_back(point);
   }
+  return points;
+}
+
+std::vector<Point> points_of(const Config& c) {
+  std::vector<Point> points = norms_of(c);
+  points.push_back(Point::mlp_pre);
   if (c.qk_norm == QkNorm::head_after_rope) {
     points.insert(points.end(), {Point::rot_q, Point::rot_k});
   } else if (c.qk_norm != QkNorm::none) {
@@ -32,23 +36,35 @@ std::int64_t width_of(Point point, const Config& c) {
   return std::max<std::int64_t>(shape.heads, 1) * shape.width;
 }
 
-}  // namespace
-
-double LayerTape::bytes(const Config& config, std::int64_t tokens) {
+double bytes_of(const std::vector<Point>& points, const Config& c, std::int64_t tokens) {
   double floats = 0.0;
-  for (const Point point : points_of(config)) {
-    floats += static_cast<double>(tokens) * static_cast<double>(width_of(point, config)) + Views::kLine;
+  for (const Point point : points) {
+    floats += static_cast<double>(tokens) * static_cast<double>(width_of(point, c)) + Views::kLine;
   }
   return floats * sizeof(float);
 }
 
+}  // namespace
+
+double LayerTape::bytes(const Config& config, std::int64_t tokens) {
+  return bytes_of(points_of(config), config, tokens);
+}
+
 LayerTape::LayerTape(const Config& config, Backend& backend, std::int64_t tokens)
+    : LayerTape(config, backend, tokens, points_of(config)) {}
+
+std::shared_ptr<LayerTape> LayerTape::of_norms(const Config& config, Backend& backend, std::int64_t tokens) {
+  return std::shared_ptr<LayerTape>(new LayerTape(config, backend, tokens, norms_of(config)));
+}
+
+LayerTape::LayerTape(const Config& config, Backend& backend, std::int64_t tokens, std::vector<Point> points)
     : Hook(Kind::look),
       config_(config),
       backend_(backend),
-      memory_(backend.alloc(static_cast<std::size_t>(bytes(config, tokens)))) {
+      points_(std::move(points)),
+      memory_(backend.alloc(static_cast<std::size_t>(bytes_of(points_, config, tokens)))) {
   Views view(memory_);
-  for (const Point point : points_of(config)) {
+  for (const Point point : points_) {
     kept_[static_cast<std::size_t>(point)] = view(tokens, width_of(point, config));
   }
 }
@@ -56,7 +72,7 @@ LayerTape::LayerTape(const Config& config, Backend& backend, std::int64_t tokens
 PlaceSet LayerTape::places() const {
   PlaceSet set(config_.n_layers);
   for (std::int64_t layer = 0; layer < config_.n_layers; ++layer) {
-    for (const Point point : points_of(config_)) set.add({point, layer});
+    for (const Point point : points_) set.add({point, layer});
   }
   return set;
 }

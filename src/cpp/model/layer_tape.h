@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <memory>
 #include <vector>
 
 #include "core/buffer.h"
@@ -15,6 +16,8 @@ class LayerTape final : public Hook {
  public:
   // Of sequences of `tokens` at most.
   LayerTape(const Config& config, Backend& backend, std::int64_t tokens);
+  // One that keeps norms alone.
+  static std::shared_ptr<LayerTape> of_norms(const Config& config, Backend& backend, std::int64_t tokens);
 
   PlaceSet places() const;
   bool as_it_lies() const override { return true; }
@@ -27,8 +30,11 @@ class LayerTape final : public Hook {
   static double bytes(const Config& config, std::int64_t tokens);
 
  private:
+  LayerTape(const Config& config, Backend& backend, std::int64_t tokens, std::vector<Point> points);
+
   const Config& config_;
   Backend& backend_;
+  std::vector<Point> points_;
   Buffer memory_;
   std::array<Tensor, kPoints> kept_;
 };

@@ -65,11 +65,19 @@ void Backward::router(const LayerWeights& l, std::int64_t i, const Tensor& read)
     for (std::int64_t j = 0; j < k; ++j) g.routing.row(t)[a.expert_ids.integers(t)[j]] = g.expert_weights.row(t)[j];
   }
   see(Point::expert_weights, i, g.routing);
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    for (std::int64_t j = 0; j < k; ++j) g.expert_weights.row(t)[j] = g.routing.row(t)[a.expert_ids.integers(t)[j]];
+  const Routing routing{c.router_order, c.router_renormalise};
+  Tensor chosen = a.expert_ids;  // by the router: hooks may have sent tokens elsewhere
+  std::vector<std::int32_t> ids;
+  if (given.has(Point::expert_weights, i) || given.has(Point::expert_indices, i)) {
+    ids.resize(static_cast<std::size_t>(tokens * k));
+    chosen = Tensor(ids.data(), DType::i32, {tokens, k});
+    be.route(a.router_scores, routing, chosen, g.expert_weights);
+    be.sync();
   }
-  ops.route_gradient(a.router_scores, {c.router_order, c.router_renormalise}, a.expert_ids, g.expert_weights,
-                     g.routing);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t j = 0; j < k; ++j) g.expert_weights.row(t)[j] = g.routing.row(t)[chosen.integers(t)[j]];
+  }
+  ops.route_gradient(a.router_scores, routing, chosen, g.expert_weights, g.routing);
   see(Point::router_scores, i, g.routing);
   back({&l.router}, {g.routing}, read);  // [T, n_experts] -> [T, dim]
 }

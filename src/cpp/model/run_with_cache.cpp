@@ -1,6 +1,7 @@
 #include "model/run_with_cache.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 #include "core/check.h"
@@ -85,9 +86,10 @@ std::vector<CachedRun> run_with_cache(const Model& model, std::span<Session* con
     auto positions = options.positions.empty() ? std::vector<std::int64_t>() : options.positions[r];
     captures.push_back(std::make_shared<Capture>(c, places, sequences, tokens, std::move(positions)));
     captures[r]->begin_at(r);
+    if (options.halves) captures[r]->keep_halves();
     done[r].slots = captures[r]->slots();
     done[r].width = width;
-    const double kept_bytes = static_cast<double>(captures[r]->floats()) * sizeof(float);
+    const auto kept_bytes = static_cast<double>(captures[r]->bytes());
     const double out_bytes = static_cast<double>(sequences) * static_cast<double>(tokens * width) * sizeof(float);
     needed += cached_run_bytes(c, done[r].slots, kept_bytes, out_bytes, sequences, tokens, hooks.need_one_pass());
     kept += kept_bytes;
@@ -100,8 +102,8 @@ std::vector<CachedRun> run_with_cache(const Model& model, std::span<Session* con
   for (std::size_t r = 0; r < runs; ++r) {
     Capture& capture = *captures[r];
     const auto tokens = static_cast<std::int64_t>(prompts[r].size());
-    done[r].activations = model.borrow_memory(static_cast<std::size_t>(capture.floats()) * sizeof(float));
-    capture.write_to(reinterpret_cast<float*>(done[r].activations.data()), model.backend());
+    done[r].activations = model.borrow_memory(capture.bytes());
+    capture.write_to(done[r].activations.data(), model.backend());
     hooks.add(captures[r], capture.places(), even ? std::nullopt : std::optional(r));
     done[r].out = model.borrow_memory(static_cast<std::size_t>(sequences * tokens * width) * sizeof(float));
     auto* const out_floats = reinterpret_cast<float*>(done[r].out.data());
@@ -122,6 +124,9 @@ std::vector<CachedRun> run_with_cache(const Model& model, std::span<Session* con
     hooks.add(residual, residual->places(), even ? std::nullopt : std::optional(r));
   }
   run(work, hooks, poll);
+  if (std::any_of(captures.begin(), captures.end(), [](const auto& capture) { return capture->overflowed(); })) {
+    throw std::overflow_error("an activation is a number that float16 has not");
+  }
   return done;
 }
 

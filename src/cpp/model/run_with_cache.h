@@ -30,7 +30,8 @@ struct CachedRunOptions {
   std::optional<std::int64_t> stop_at_layer = {};
   // [sequences, tokens, dim], what enters there. The prompts' ids are not read then.
   std::span<const float> residual = {};
-  bool logits = true;  // else `out` is empty, but with stop_at_layer
+  bool logits = true;   // else `out` is empty, but with stop_at_layer
+  bool halves = false;  // activations are kept as float16, and no patterns; std::overflow_error for what that has not
 };
 
 // Throws std::invalid_argument unless the sessions are new ones of the model, and each has a prompt with tokens.

@@ -2,6 +2,7 @@
 #include "observe/capture.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -63,6 +64,33 @@ const Capture::Slot& Capture::slot(Point point, std::int64_t layer) const {
   return slots_[static_cast<std::size_t>(index_[static_cast<std::size_t>(layer * kPoints + static_cast<int>(point))])];
 }
 
+void Capture::keep_halves() {
+  halves_ = true;
+  for (const Slot& slot : slots_) {
+    LLAMA2CPP_CHECK(!is_pattern(slot.place.point), point_name(slot.place.point, slot.place.layer),
+                    " is not kept in halves");
+  }
+}
+
+void Capture::keep(const float* from, std::int64_t to, std::int64_t count) {
+  if (!halves_) {
+    std::copy_n(from, count, static_cast<float*>(memory_) + to);
+    return;
+  }
+  std::uint16_t* const halves = static_cast<std::uint16_t*>(memory_) + to;
+  backend_->narrow(from, halves, count);
+  constexpr unsigned kInfinite = 0x7C00;
+  unsigned largest = 0;  // of those that are numbers or infinite; what is above is no number
+  for (std::int64_t i = 0; i < count; ++i) {
+    const unsigned size = halves[i] & 0x7FFFU;
+    largest = std::max(largest, size > kInfinite ? 0U : size);
+  }
+  if (largest < kInfinite) return;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if ((halves[i] & 0x7FFFU) == kInfinite && !std::isinf(from[i])) overflowed_ = true;
+  }
+}
+
 void Capture::at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) {
   const Slot& to = slot(point, layer);
   const auto kept = static_cast<std::int64_t>(rows_.size());
@@ -78,7 +106,7 @@ void Capture::at(Point point, std::int64_t layer, const Tensor& activation, cons
       for (std::int64_t i = first; i < last; ++i) {
         const std::int64_t position = rows_[static_cast<std::size_t>(i % kept)];
         if (position < span.position || position >= end) continue;
-        float* const row = memory_ + to.begin + (sequence * heads * kept + i) * tokens_;
+        float* const row = static_cast<float*>(memory_) + to.begin + (sequence * heads * kept + i) * tokens_;
         std::copy_n(activation.row(i / kept * span.count + position - span.position), end, row);
         std::fill(row + end, row + tokens_, masked);
       }
@@ -87,17 +115,17 @@ void Capture::at(Point point, std::int64_t layer, const Tensor& activation, cons
   }
 
   const std::int64_t width = activation.rows() * activation.columns() / span.count;  // floats of a token
-  float* const first = memory_ + to.begin + sequence * kept * width;
+  const std::int64_t first = to.begin + sequence * kept * width;
   const float* const from = activation.row(0);
   if (all_rows_) {
     return backend_->parallel_for(span.count, bytes_of(span.count * width), [&](std::int64_t begin, std::int64_t last) {
-      std::copy_n(from + begin * width, (last - begin) * width, first + (span.position + begin) * width);
+      keep(from + begin * width, first + (span.position + begin) * width, (last - begin) * width);
     });
   }
   for (std::int64_t r = 0; r < kept; ++r) {
     const std::int64_t position = rows_[static_cast<std::size_t>(r)];
     if (position < span.position || position >= end) continue;
-    std::copy_n(from + (position - span.position) * width, width, first + r * width);
+    keep(from + (position - span.position) * width, first + r * width, width);
   }
 }
 

@@ -1,6 +1,7 @@
 // Capture: copies activations of a call into one piece of memory that was made for them before it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -25,6 +26,12 @@ class Capture final : public Hook {
   Capture(const Config& config, std::vector<Place> places, std::int64_t sequences, std::int64_t tokens,
           std::vector<std::int64_t> rows);
 
+  // Keeps float16, to nearest even, and no patterns. The memory is then of 2 bytes a float.
+  void keep_halves();
+  // Whether a number was too large for that; it has become infinite.
+  bool overflowed() const { return overflowed_; }
+  std::size_t bytes() const { return static_cast<std::size_t>(floats_) * (halves_ ? 2 : sizeof(float)); }
+
   // Shows itself the sequences of a call from this one on.
   void begin_at(std::size_t sequence) { first_ = static_cast<std::int64_t>(sequence); }
 
@@ -32,8 +39,8 @@ class Capture final : public Hook {
   std::int64_t floats() const { return floats_; }
   PlaceSet places() const;
 
-  // memory [floats()], which must live as long as calls use this. The backend's threads share the copying.
-  void write_to(float* memory, Backend& backend) {
+  // memory [bytes()], which must live as long as calls use this. The backend's threads share the copying.
+  void write_to(void* memory, Backend& backend) {
     memory_ = memory;
     backend_ = &backend;
   }
@@ -42,6 +49,8 @@ class Capture final : public Hook {
 
  private:
   const Slot& slot(Point point, std::int64_t layer) const;
+  // Keeps floats from an index of the memory on.
+  void keep(const float* from, std::int64_t to, std::int64_t count);
 
   std::int64_t n_layers_;
   std::int64_t first_ = 0;
@@ -51,7 +60,9 @@ class Capture final : public Hook {
   std::vector<Slot> slots_;
   std::vector<std::int32_t> index_;  // [n_layers, kPoints] into slots_, -1: none
   std::int64_t floats_ = 0;
-  float* memory_ = nullptr;
+  void* memory_ = nullptr;  // of floats, or of halves
+  bool halves_ = false;
+  std::atomic<bool> overflowed_ = false;
   Backend* backend_ = nullptr;
 };
 

@@ -80,18 +80,6 @@ void to_half_split(const float* from, float* to, std::int64_t n, std::int64_t he
   }
 }
 
-// And back.
-void to_interleaved(const float* from, float* to, std::int64_t n, std::int64_t head_dim, std::int64_t rotary) {
-  const std::int64_t pairs = rotary / 2;
-  for (std::int64_t head = 0; head < n; ++head, from += head_dim, to += head_dim) {
-    for (std::int64_t j = 0; j < pairs; ++j) {
-      to[2 * j] = from[j];
-      to[2 * j + 1] = from[pairs + j];
-    }
-    std::copy(from + rotary, from + head_dim, to + rotary);
-  }
-}
-
 class CallbackHook final : public Hook {
  public:
   explicit CallbackHook(Hooks::Callback callback) : Hook(Kind::callback), callback_(std::move(callback)) {}
@@ -166,6 +154,19 @@ std::string point_name(Point point, std::int64_t layer) {
 
 bool in_a_block(Point point) { return facts(point).in_a_block; }
 
+bool is_rotary(Point point) { return facts(point).rotary; }
+
+void to_interleaved(const float* from, float* to, std::int64_t n, std::int64_t head_dim, std::int64_t rotary) {
+  const std::int64_t pairs = rotary / 2;
+  for (std::int64_t head = 0; head < n; ++head, from += head_dim, to += head_dim) {
+    for (std::int64_t j = 0; j < pairs; ++j) {
+      to[2 * j] = from[j];
+      to[2 * j + 1] = from[pairs + j];
+    }
+    std::copy(from + rotary, from + head_dim, to + rotary);
+  }
+}
+
 PointShape point_shape(Point point, const Config& c) {
   switch (facts(point).shape) {
     case Shape::row:
@@ -217,6 +218,28 @@ bool Hooks::need_one_pass() const {
 bool Hooks::edits(Point point, std::int64_t layer) const {
   return std::any_of(entries_.begin(), entries_.end(),
                      [&](const Entry& e) { return e.hook->kind() != Hook::Kind::look && e.places.has(point, layer); });
+}
+
+bool Hooks::replaces_mlp(std::int64_t layer, std::size_t sequence) const {
+  if (!active(Point::mlp_out, layer)) return false;
+  const auto acts_at = [&](const Entry& entry, Point point) {
+    const bool all = entry.hook->scope() == Hook::Scope::call;
+    return (all || entry.sequence.value_or(sequence) == sequence) && entry.places.has(point, layer);
+  };
+  for (int p = static_cast<int>(Point::router_scores); p < static_cast<int>(Point::mlp_out); ++p) {
+    const auto inside = static_cast<Point>(p);
+    if (active(inside, layer) &&
+        std::any_of(entries_.begin(), entries_.end(), [&](const Entry& entry) { return acts_at(entry, inside); })) {
+      return false;
+    }
+  }
+  // Those that take an activation as it lies come first.
+  for (const bool as_it_lies : {true, false}) {
+    for (const Entry& entry : entries_) {
+      if (entry.hook->as_it_lies() == as_it_lies && acts_at(entry, Point::mlp_out)) return entry.hook->replaces();
+    }
+  }
+  return false;
 }
 
 bool Hooks::show_together(Point point, std::int64_t layer) const {

@@ -88,6 +88,11 @@ struct PointShape {
 PointShape point_shape(Point point, const Config& config);
 inline bool is_pattern(Point point) { return point == Point::attn_scores || point == Point::pattern; }
 
+// Whether its heads are shown in half-split order in a model that has them as pairs.
+bool is_rotary(Point point);
+// heads [n][head_dim] in half-split order, of which the first `rotary` numbers are turned: to pairs (2j, 2j + 1).
+void to_interleaved(const float* from, float* to, std::int64_t n, std::int64_t head_dim, std::int64_t rotary);
+
 // Some of a model's places: a bit for each point and layer.
 class PlaceSet {
  public:
@@ -151,6 +156,9 @@ class Hook {
   // Whether it takes an activation as the ops have it: [T, heads * width], in rotary order where that is the model's.
   virtual bool as_it_lies() const { return false; }
 
+  // Whether nothing of what it is shown is left, and it does not read it: that need not have been computed then.
+  virtual bool replaces() const { return false; }
+
   // Before a call computes anything, with what it feeds to each of its sequences. May throw to end the call.
   virtual void begin(std::span<const Feed> /*feeds*/) {}
   // After a call of which everything has succeeded: its sequences move on.
@@ -195,6 +203,9 @@ class Hooks {
   }
   // Whether something at the place may write.
   bool edits(Point point, std::int64_t layer) const;
+  // Whether nobody needs what a layer's MLP gives a sequence of the call: the first hook that acts on its mlp_out replaces
+  // that, and none is shown anything inside.
+  bool replaces_mlp(std::int64_t layer, std::size_t sequence) const;
   // Whether something at the place is shown all sequences at once.
   bool show_together(Point point, std::int64_t layer) const;
 

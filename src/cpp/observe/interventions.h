@@ -39,6 +39,9 @@ class Intervention final : public Hook {
   Intervention(Change change, Address address, Values values);
 
   void at(Point point, std::int64_t layer, const Tensor& activation, const HookSpan& span) override;
+  bool replaces() const override {
+    return change_ == Change::set && address_.heads.empty() && address_.positions.empty() && address_.neurons.empty();
+  }
 
  private:
   void change(float* row, std::int64_t width, const double* values) const;

@@ -178,7 +178,7 @@ class Extraction:
                 batch = self._passes.take(self._texts, lambda rows: self._held.rows + rows < self._shard_rows)
                 if not batch:
                     break
-                self._held = self._with(batch, self._passes.run(batch))
+                self._held = self._with(batch, self._run(batch))
                 seen(*self._held.done())
         except BaseException:
             with suppress(OSError, MemoryError):  # the first error is the one to be told
@@ -187,6 +187,12 @@ class Extraction:
         self._write_shard(full=False)
         texts, rows = self._held.done()
         self._write_manifest({"complete": True, "texts": texts, "rows": rows, "truncated": self._texts.truncated})
+
+    def _run(self, batch: Sequence[list[int]]) -> list[dict[str, NDArray[Any]]]:
+        if self._dtype == "f16" and self._pool != "mean":
+            with suppress(OverflowError):  # which number that is the conversion says
+                return self._passes.run(batch, halves=True)
+        return self._passes.run(batch)
 
     def _write_manifest(self, ends: dict[str, Any]) -> None:
         text = json.dumps({**self._settings, **ends}, indent=1) + "\n"

@@ -169,8 +169,12 @@ class Passes:
             rows += 1 if self._pool else length
         return taken
 
-    def run(self, batch: Sequence[list[int]]) -> list[dict[str, Array]]:
-        """Give the rows of each text by name: [T, ...], or of its last token [1, ...]. Hooks that are on act."""
+    def run(self, batch: Sequence[list[int]], *, halves: bool = False) -> list[dict[str, NDArray[Any]]]:
+        """Give the rows of each text by name: [T, ...], or of its last token [1, ...]. Hooks that are on act.
+
+        With `halves` they are float16, which the core rounds them to as it goes; a number that float16 has not is then
+        an OverflowError.
+        """
         model = self._model
         while len(self._sessions) < len(batch):
             self._sessions.append(model.session(adapter=self._adapter))
@@ -183,7 +187,7 @@ class Passes:
             kept = [[len(ids) - 1] for ids in (batch[:1] if even else batch)]
         rows = [(session._core, ids) for session, ids in zip(sessions, batch, strict=True)]
         active = for_call(sessions, model._core)
-        done = model._core.run_with_cache(rows, self._places, kept, self._stop, active, None, None, False)
+        done = model._core.run_with_cache(rows, self._places, kept, self._stop, active, None, None, False, halves)
         if even:
             [(_, arrays)] = done
             return [{name: arrays[name][i] for name in self.names} for i in range(len(batch))]

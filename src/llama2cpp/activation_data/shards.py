@@ -26,8 +26,13 @@ STORED = {"I64": "<i8", "I32": "<i4", "F16": "<f2", "BF16": "<u2", "F32": "<f4"}
 _MOST_HEADER = 16 * 2**20
 
 
-def encoded(array: NDArray[np.float32], dtype: str, name: str) -> NDArray[Any]:
-    """Round float32 to what is stored: to nearest, ties to even. A number that float16 has not is a ValueError."""
+def encoded(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
+    """Round float32 to what is stored: to nearest, ties to even. A number that float16 has not is a ValueError.
+
+    What is stored already is left as it is.
+    """
+    if array.dtype == np.float16:
+        return array
     if dtype == "f16":
         try:
             with np.errstate(over="raise"):

@@ -87,6 +87,8 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         self.positions = None if positions is None else [int(position) for position in positions]
         self.tokens = None if tokens is None else [_plain(item) for item in tokens]
         self._why_no_gradients = ""  # what `backward` raises
+        self._changed: list[str] = []  # where hooks changed the run,
+        self._replaced: list[str] = []  # and where a dictionary left nothing of it
         self.adapter: Adapter | None = None  # of the run: what heads and neurons add is computed with it
 
     def _length(self) -> int | None:
@@ -276,6 +278,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
             tokens=tokens,
         )
         part._why_no_gradients = self._why_no_gradients
+        part._changed, part._replaced = self._changed, self._replaced
         part.adapter = self.adapter
         return part
 
@@ -324,6 +327,12 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         (True, True)
         """
         facts = {"has_batch_dim": self.has_batch_dim, "positions": self.positions, "tokens": self.tokens}
+        of_hooks = {
+            "changed": self._changed,
+            "replaced": self._replaced,
+            "why_no_gradients": self._why_no_gradients,
+        }
+        facts |= {name: fact for name, fact in of_hooks.items() if fact}
         if self.adapter is not None:
             raise ValueError(
                 "ActivationCache.save: the run had an adapter, which the file does not hold: set cache.adapter = None "
@@ -367,10 +376,13 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         cache.bin: expected a name that ends in .npz or .safetensors
         """
         arrays, facts = cache_file.load(path)
-        return cls(
+        cache = cls(
             arrays,
             model,
             has_batch_dim=facts["has_batch_dim"],
             positions=facts["positions"],
             tokens=facts["tokens"],
         )
+        cache._changed, cache._replaced = facts.get("changed", []), facts.get("replaced", [])
+        cache._why_no_gradients = facts.get("why_no_gradients", "")
+        return cache

@@ -13,7 +13,7 @@ from ..common.parts import get_part
 from .activation_arrays import Array, Selection, need_memory, select
 from .heads_and_neurons import HeadsAndNeurons
 from .lens import LogitLens, logit_lens
-from .places import Names, residual_streams
+from .places import Names, find_places, name_of, residual_streams
 from .recomputed import RecomputedArrays
 
 if TYPE_CHECKING:
@@ -123,10 +123,11 @@ class ActivationCache(HeadsAndNeurons):
         prompts are run again. Each layer is run again from there, so that only one layer's activations are in memory,
         beside the gradients that are kept.
 
-        After hooks that changed the residual stream between layers (``hook_embed``, ``resid_pre``, ``resid_post``), as
-        a steering vector does, the cache has to hold it: "resid_pre" and "resid_post-1". Gradients go through the
-        change as if it had added a constant; `stop_grad` with its place makes what is there a constant, as a patch
-        does. Changes elsewhere are refused by name.
+        After hooks that changed the run the cache has to hold the residual stream, "resid_pre" and "resid_post-1", and
+        each activation within a layer that they changed, such as "z". Gradients go through a change as if it had added
+        a constant; `stop_grad` with its place makes what is there a constant, as a patch does, and is needed where
+        `interventions.replace_with` left nothing of what the model computes. Changes of what a part reads
+        (``hook_mlp_in`` and its like) are refused by name.
 
         Parameters
         ----------
@@ -172,10 +173,18 @@ class ActivationCache(HeadsAndNeurons):
         if not self.tokens:
             raise ValueError("backward: the cache has no tokens: it is of no run")
         batch = self.tokens if isinstance(self.tokens[0], list) else [self.tokens]
+        stopped = {name_of(place, model.config) for place in find_places(stop_grad, model.config)}
+        constant = [name for name in self._replaced if name not in stopped]
+        if constant:
+            raise ValueError(
+                f"backward: a dictionary took the place of {constant[0]!r}, and its own gradient is not known: "
+                "stop_grad with that name makes what it put there a constant"
+            )
         if isinstance(self._arrays, RecomputedArrays):
             held = self._arrays.streams
         else:
-            there = {name: self._arrays[name] for name in residual_streams(model.config) if name in self._arrays}
+            wanted = (*residual_streams(model.config), *self._changed)
+            there = {name: self._arrays[name] for name in wanted if name in self._arrays}
             held = {name: array if self.has_batch_dim else array[None] for name, array in there.items()}
         arrays = model._gradients(
             batch,
@@ -184,6 +193,7 @@ class ActivationCache(HeadsAndNeurons):
             self.positions,
             stop_grad,
             held if self.positions is None else {},
+            self._changed,
         )
         if not self.has_batch_dim:
             arrays = {name: array[0] for name, array in arrays.items()}

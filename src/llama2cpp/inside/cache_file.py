@@ -27,6 +27,8 @@ Facts = dict[str, Any]
 
 _WHAT = "llama2cpp activations"
 _FACTS = "__facts__"  # no activation has this name
+# The last three where there is something to say.
+_KEYS = {"has_batch_dim", "positions", "tokens", "changed", "replaced", "why_no_gradients"}
 # An npy header of ours has less. NumPy lets Python parse it, and of deep nesting Python makes a MemoryError.
 _MOST_HEADER = 256
 
@@ -77,10 +79,15 @@ def _checked(facts: Any) -> Facts:  # noqa: ANN401 - from JSON
 
     good = (
         isinstance(facts, dict)
-        and facts.keys() == {"has_batch_dim", "positions", "tokens"}
+        and {"has_batch_dim", "positions", "tokens"} <= facts.keys() <= _KEYS
         and isinstance(facts["has_batch_dim"], bool)
         and (facts["positions"] is None or ids(facts["positions"]))
         and (facts["tokens"] is None or ids(facts["tokens"]) or all(map(ids, facts["tokens"])))
+        and isinstance(facts.get("why_no_gradients", ""), str)
+        and all(
+            isinstance(facts.get(name, []), list) and all(isinstance(item, str) for item in facts.get(name, []))
+            for name in ("changed", "replaced")
+        )
     )
     if not good:
         raise ValueError("the facts beside the arrays are not those of activations")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..common.arguments import float_array
-from .places import Names, find_places, residual_streams
+from .places import Names, between_layers, find_places, points_of, residual_streams
 
 if TYPE_CHECKING:
     from .._core import Config
@@ -28,10 +28,12 @@ def gradients(
     positions: Sequence[int] | None,
     stop_grad: Names,
     held: Mapping[str, Array],
+    changed: Sequence[str] = (),
 ) -> dict[str, Array]:
     """Go back from the logits of prompts [B][T] to the places of a filter: arrays [B, T, ...] by name.
 
-    `held` are activations [B, T, dim] of the run: residual streams among them are not computed again.
+    `held` are activations [B, T, ...] of the run: residual streams among them are not computed again. It has all of
+    them, and those that hooks `changed` within layers.
     """
     need_gradients(model)
     config = model.config
@@ -39,8 +41,14 @@ def gradients(
     stop = find_places(stop_grad, config)
     expected = (len(batch), len(batch[0]), config.vocab_size)
     rows = [(model.session()._core, ids) for ids in batch]
+    points = points_of(config)
+    given = [
+        (*points[name], np.ascontiguousarray(held[name], dtype=np.float32))
+        for name in changed
+        if name not in between_layers(config)
+    ]
     return model._core.gradients(
-        rows, _checked(dlogits, expected), wanted, positions, stop, _streams(config, held, expected)
+        rows, _checked(dlogits, expected), wanted, positions, stop, _streams(config, held, expected), given
     )
 
 

@@ -106,6 +106,7 @@ class _Entry:
     prompts: int | None = None  # and the call has so many
     when: When | None = None
     changes: Sequence[Place] = ()  # where an intervention may change something
+    replaces: bool = False  # whether a function leaves nothing of what it is shown, and does not read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,7 @@ class Watch:
     """Which places functions have changed, by name."""
 
     places: set[str] = field(default_factory=set)
+    replaced: set[str] = field(default_factory=set)  # those of them of which a dictionary left nothing
 
     @property
     def changed(self) -> bool:
@@ -209,7 +211,7 @@ def _backward(hook: Hook, config: _core.Config) -> Backward:
     return Backward(find_places(rest, config), function)
 
 
-def _entries(hook: Hook, core: _core.Model) -> list[_Entry]:
+def _entries(hook: Hook, core: _core.Model, *, replaces: bool = False) -> list[_Entry]:
     config = core.config
     if isinstance(hook, Intervention):
         return [
@@ -218,7 +220,9 @@ def _entries(hook: Hook, core: _core.Model) -> list[_Entry]:
         ]
     if isinstance(hook, Replacement):
         return [
-            replace(entry, when=hook.when) for name, own in hook.hooks(core) for entry in _entries((name, own), core)
+            replace(entry, when=hook.when, replaces=replaces)
+            for name, own, replaces in hook.hooks(core)
+            for entry in _entries((name, own), core, replaces=replaces)
         ]
     names, function = _pair(hook)
     added = added_hooks(core)
@@ -228,6 +232,9 @@ def _entries(hook: Hook, core: _core.Model) -> list[_Entry]:
     ) -> object:
         point = HookPoint(name, None if layer is None else layers[layer], session, position, added)
         watch = _watch.get()
+        if watch is not None and replaces:
+            watch.places.add(name)
+            watch.replaced.add(name)
         if watch is None or name in watch.places:
             return function(activation, point)
         before = activation.copy()  # sums of bits would be cheaper, and miss what is only put in another order
@@ -326,7 +333,7 @@ def for_call(
                     if isinstance(entry.what, _core.Intervention):
                         call.add_intervention(entry.places, entry.what, which)
                     else:
-                        call.add_callback(entry.places, entry.what, which, together)
+                        call.add_callback(entry.places, entry.what, which, together, entry.replaces)
     for scope in scopes:  # after all edits, so that what the model goes on with is kept
         if scope.tracks is not None:
             tracks = [scope.tracks.of(session) if scope.concerns(session) else None for session in sessions]

@@ -19,7 +19,7 @@ from .cache import ActivationCache
 from .gradients import Metric, differentiate
 from .hooks import Watch, any_hooks, changed_places, for_call, watching
 from .next_token_loss import next_token_loss
-from .places import Names, Place, find_places, layer_or_end, places_to_keep, residual_streams
+from .places import Names, Place, between_layers, find_places, layer_or_end, places_to_keep, points_of, residual_streams
 from .recomputed import RecomputedArrays, bytes_of
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ def run_with_cache(
         elif changed:
             places_changed = set() if watch is None else changed_places(model._core, watch)
             cache._why_no_gradients = _why_not_after(places_changed, cache)
+            cache._changed = sorted(places_changed)
+            cache._replaced = [] if watch is None else sorted(watch.replaced)
         if incl_bwd:
             measured = loss_metric(ids) if metric is None else metric
             _, dlogits = differentiate(measured, logits)
@@ -169,16 +171,19 @@ def _limit(model: Model, function: str, given: _Input, places: list[Place], max_
 
 
 def _why_not_after(changed: set[str], cache: ActivationCache) -> str:
-    """Say why a run that hooks changed there has no gradients; nothing if it is the stream, and was kept."""
+    """Say why a run that hooks changed there has no gradients; nothing if the cache has what they made of it."""
     config = cache._need_model().config
-    streams = residual_streams(config)
-    between = {"hook_embed", *streams, *(f"blocks.{i}.hook_resid_post" for i in range(config.n_layers))}
-    others = sorted(changed - between)
-    if others or not changed:
-        where = f" at {others[0]!r}" if others else ""
+    names = points_of(config)
+    unknown = sorted(changed - set(names))
+    if unknown or not changed:
+        where = f" at {unknown[0]!r}" if unknown else ""
         return f"hooks may have changed the run{where}, and gradients do not know what they have done"
-    if cache.positions is not None or any(name not in cache for name in streams):
-        return "hooks changed the residual stream: keep 'resid_pre' and 'resid_post-1' of all positions in the cache"
+    inside = sorted(changed - between_layers(config))
+    missing = [name for name in (*residual_streams(config), *inside) if name not in cache]
+    if cache.positions is not None or missing:
+        what = f"the run at {inside[0]!r}" if inside else "the residual stream"
+        also = "".join(f", {name!r}" for name in inside)
+        return f"hooks changed {what}: keep 'resid_pre', 'resid_post-1'{also} of all positions in the cache"
     return ""
 
 

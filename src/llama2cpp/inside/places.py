@@ -141,6 +141,12 @@ def residual_streams(config: _core.Config) -> list[str]:
     return [*before, f"blocks.{config.n_layers - 1}.hook_resid_post"]
 
 
+def between_layers(config: _core.Config) -> set[str]:
+    """Name the residual stream where it is no layer's own: a change there is one of `residual_streams`."""
+    after = (f"blocks.{i}.hook_resid_post" for i in range(config.n_layers))
+    return {"hook_embed", *residual_streams(config), *after}
+
+
 def layer_or_end(layer: int, n_layers: int, name: str) -> int:
     """Count a layer from the first; n_layers stands for what is behind the last."""
     if not -n_layers <= layer <= n_layers:

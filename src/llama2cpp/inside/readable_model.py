@@ -69,6 +69,7 @@ class ReadableModel(Protocol):
         positions: Sequence[int] | None,
         stop_grad: Names,
         held: Mapping[str, NDArray[np.float32]],
+        changed: Sequence[str] = (),
     ) -> dict[str, NDArray[np.float32]]: ...  # gradients.py's
 
     def unembed(self, x: ArrayLike, apply_ln: bool = False) -> NDArray[np.float32]:

@@ -173,8 +173,8 @@ class Replacement:
             )
         return name_of(places[0], config)
 
-    def hooks(self, core: _core.Model) -> list[tuple[str, HookFunction]]:
-        """Make what acts in a run: (name, function).
+    def hooks(self, core: _core.Model) -> list[tuple[str, HookFunction, bool]]:
+        """Make what acts in a run: (name, function, whether it does without what it is shown).
 
         Examples
         --------
@@ -183,8 +183,8 @@ class Replacement:
         >>> from llama2cpp import interventions
         >>> arrays = (numpy.ones((192, 2)), None, numpy.ones((2, 192)), None)
         >>> coder = interventions.replace_with("mlp_out3", *arrays, reads="mlp_in")
-        >>> [name for name, function in coder.hooks(llama2cpp.load("storyteller")._core)]
-        ['blocks.3.hook_resid_mid', 'blocks.3.hook_mlp_out']
+        >>> [(name, replaces) for name, _, replaces in coder.hooks(llama2cpp.load("storyteller")._core)]
+        [('blocks.3.hook_resid_mid', False), ('blocks.3.hook_mlp_out', True)]
         """
         config = core.config
         target = self.place(config)
@@ -196,7 +196,7 @@ class Replacement:
             if max(heads, 1) * size != width:
                 raise ValueError(f"replace_with: {name} has {max(heads, 1) * size} numbers, and {what} is {width}")
         if source == target:
-            return [(target, lambda x, point: self._made(x, x, point))]
+            return [(target, lambda x, point: self._made(x, x, point), False)]
         read: dict[tuple[int, int], Array] = {}  # by thread and session: calls may run beside each other
 
         def look(x: Array, point: HookPoint) -> None:
@@ -206,7 +206,7 @@ class Replacement:
         def put(x: Array, point: HookPoint) -> object:
             return self._made(read.pop((threading.get_ident(), id(point.session))), x, point)
 
-        return [(source, look), (target, put)]
+        return [(source, look, False), (target, put, not self.error_term)]
 
     def _made(self, read: Array, written: Array, point: HookPoint) -> Array | None:
         """Give what takes the place of `written`; None leaves it."""

@@ -27,16 +27,17 @@ def shown_gradients(
     positions: Sequence[int] | None,
     stop_grad: Names,
     held: Mapping[str, Array],
+    changed: Sequence[str] = (),
 ) -> dict[str, Array]:
     """Do what `gradients` does, and call the hooks that are on, from the last activation to the first."""
     hooks = backward_hooks(model._core)
     if not hooks:
-        return gradients(model, batch, dlogits, names_filter, positions, stop_grad, held)
+        return gradients(model, batch, dlogits, names_filter, positions, stop_grad, held, changed)
     config = model.config
     wanted = find_places(names_filter, config)
     seen = sorted({*wanted, *(place for hook in hooks for place in hook.places)})
     names = [name_of(place, config) for place in seen]
-    found = gradients(model, batch, dlogits, names, positions, stop_grad, held)
+    found = gradients(model, batch, dlogits, names, positions, stop_grad, held, changed)
     added = added_hooks(model._core)
     for place, name in reversed([(place, name_of(place, config)) for place in find_places(names, config)]):
         for hook in hooks:

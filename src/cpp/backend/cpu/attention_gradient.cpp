@@ -5,6 +5,7 @@
 //   dpattern = dz . values                       as scores, with values for keys
 //   dscores = pattern * (dpattern - pattern . dpattern)
 //   dq      = dscores mixed over keys            as z, with keys for values
+//             (the pattern of softmax; where a hook changed it, only dv has the changed one)
 //   dk, dv  = dscores^T over q, pattern^T over dz: as z, over the tile's queries; then tile after tile, and head after head
 #include <algorithm>
 
@@ -85,6 +86,9 @@ struct HeadGradient {
     products(q, head, rows, keys, span.divisor, m.pattern);
     products(g.dz, head, rows, values, 1.0F, m.dscores);
     for (std::int64_t i = 0; i < n; ++i) row(head, rows.begin + i, i, m);
+    for (std::int64_t i = 0; g.pattern && i < n; ++i) {
+      given(g.pattern, head, rows.begin + i, m.pattern + i * tokens + first_key(rows.begin + i));
+    }
 
     over_queries(g.dz, head, rows, m.pattern, m, dv);
     if (!g.through_scores || !g.through_pattern) {
@@ -127,6 +131,7 @@ struct HeadGradient {
       kernels.soft_cap(p, span.score_cap, capped, n);
       std::copy_n(capped, n, p);
     }
+    given(g.scores, head, t, p);
     kernels.softmax(p, span.sinks ? span.sinks.row(0) + head : nullptr, p, n);
     for (float* const x : {pattern, d}) {
       std::fill(x, x + begin, 0.0F);
@@ -144,6 +149,13 @@ struct HeadGradient {
     if (span.score_cap > 0.0F) back_through_cap(m.capped + i * tokens + begin, span.score_cap, d + begin, n);
     const float factor = 1.0F / span.divisor;
     for (std::int64_t k = begin; k <= t; ++k) d[k] = d[k] * factor;
+  }
+
+  // What a query has been given of a tensor, for the keys that it looks at; nothing if the tensor is empty.
+  void given(const Tensor& from, std::int64_t head, std::int64_t t, float* to) const {
+    if (!from) return;
+    const std::int64_t begin = first_key(t);
+    std::copy_n(from.row(head * tokens + t) + begin, t + 1 - begin, to);
   }
 
   // dq = dscores mixed over keys

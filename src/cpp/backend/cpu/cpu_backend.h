@@ -65,6 +65,7 @@ class CpuBackend final : public Backend, public GradientOps {
                       std::span<const Tensor> outs, const Norm& norm) override;
   void add_expert_bias(const Tensor& x, const Tensor& biases, const Tensor& experts) override;
   void mix_experts(const Tensor& x, const Tensor& weights, const Tensor& out) override;
+  void narrow(const float* x, std::uint16_t* out, std::int64_t n) const override { kernels_.narrow(x, out, n); }
   void parallel_for(std::int64_t count, std::int64_t bytes,
                     FunctionRef<void(std::int64_t, std::int64_t)> work) override;
   void sync() override {}
