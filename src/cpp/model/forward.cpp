@@ -8,6 +8,7 @@
 #include "model/norms.h"
 #include "model/pass_rows.h"
 #include "model/products.h"
+#include "model/rows_with_mlp.h"
 #include "model/unembed.h"
 #include "model/watched_attention.h"
 
@@ -123,40 +124,18 @@ struct Pass {
 
   // mlp_out = mlp(x), but of sequences for which hooks replace it: those have zeros, unless others are on both sides.
   void mlp(const Input& x, const LayerWeights& l, const LayerPlan& plan, std::int64_t i) {
-    const Range rows_with = hooks.active(Point::mlp_out, i) ? rows_with_mlp(i) : Range{0, a.x.rows()};
-    if (rows_with.end - rows_with.begin == a.x.rows()) {
+    const Range some = rows_with_mlp(hooks, rows, i);
+    if (some.end - some.begin == a.x.rows()) {
       compute_mlp(x, l, plan, i);
-      return see(Point::mlp_out, i, a.mlp_out);
-    }
-    if (rows_with.begin < rows_with.end) {
-      const std::int64_t count = rows_with.end - rows_with.begin;
-      const auto starts_in = [&](const AttentionSpan& span) {
-        return span.row >= rows_with.begin && span.row < rows_with.end;
-      };
-      const auto first = std::find_if(rows.spans.begin(), rows.spans.end(), starts_in);
-      const auto some = sequences.subspan(static_cast<std::size_t>(first - rows.spans.begin()),
-                                          static_cast<std::size_t>(std::count_if(first, rows.spans.end(), starts_in)));
-      Input part{x.x.slice(rows_with.begin, count), x.norm};
-      if (part.norm.scale) part.norm.scale = part.norm.scale.slice(rows_with.begin, count);
-      Activations of_rows = a.of_rows(rows_with);
-      Pass{model, some, of_rows, hooks}.compute_mlp(part, l, plan, i);
-    }
-    be.sync();
-    for (const Range zeros : {Range{0, rows_with.begin}, Range{rows_with.end, a.x.rows()}}) {
-      for (std::int64_t t = zeros.begin; t < zeros.end; ++t) std::fill_n(a.mlp_out.row(t), c.dim, 0.0F);
+    } else {
+      if (some.begin < some.end) {
+        Activations part = a.of_rows(some);
+        Pass{model, sequences_of(sequences, rows, some), part, hooks}.compute_mlp(of_rows(x, some), l, plan, i);
+      }
+      be.sync();
+      zero_outside(a.mlp_out, some);
     }
     see(Point::mlp_out, i, a.mlp_out);
-  }
-
-  // From the first sequence whose MLP somebody wants to the last.
-  Range rows_with_mlp(std::int64_t i) const {
-    Range wanted{a.x.rows(), 0};
-    for (const HookSpan& span : rows.hook_spans) {
-      if (hooks.replaces_mlp(i, span.sequence)) continue;
-      wanted.begin = std::min(wanted.begin, span.row);
-      wanted.end = span.row + span.count;
-    }
-    return wanted.begin < wanted.end ? wanted : Range{0, 0};
   }
 
   // Of the one MLP, or of the experts that the router chooses.
