@@ -180,7 +180,7 @@ def test_gradients_after_hooks_that_only_look(model: llama2cpp.Model) -> None:
     np.testing.assert_array_equal(cache["blocks.0.hook_resid_pre_grad"], plain["blocks.0.hook_resid_pre_grad"])
     hooks: list[Any] = [("z0", zero), interventions.zero("z", layer=0), ("mlp_in0", zero)]
     for hook in hooks:
-        with model.hooks([hook]), pytest.raises(ValueError, match="hooks changed the run at 'blocks.0.attn.hook_z'"):
+        with model.hooks([hook]), pytest.raises(ValueError, match=r"hooks (may have )?changed the run at 'blocks\.0"):
             model.run_with_cache(PROMPT, "resid_pre", incl_bwd=True, metric=metric)
 
 

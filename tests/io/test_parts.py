@@ -254,6 +254,8 @@ def test_names_of_transformer_lens() -> None:
 
 # Where a string spells the name of a part all the same, and why.
 SPELLED = {
+    # an example of names, in a message
+    ("src/cpp/io/adapter_file.cpp", '; expected such as \\"model.layers.0.self_attn.q_proj\\" or \\"blk.0.attn_q\\"'),
     ("src/llama2cpp/common/parts.py", "tok_embeddings"),  # the engine's name of it is llama2.c's
     ("src/llama2cpp/inside/receivers.py", "attention_norm"),  # the engine's name, which the table is asked by
     ("src/llama2cpp/lens_bridge/weights.py", "ffn_norm"),  # likewise

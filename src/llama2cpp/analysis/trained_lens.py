@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..activation_data.passes import Passes, Texts, shown_progress
 from ..common.arguments import checked
+from ..common.parts import NORM, OUTPUT
 from ..common.probabilities import log_softmax
 from ..common.token_ids import Prompt
 from ..inside.places import find_places, residual_streams
@@ -30,9 +31,9 @@ class _Reading:
     def __init__(self, model: Model) -> None:
         self._model, self._config = model, model.config
         weights = model.weights
-        self._matrix = np.asarray(weights["unembed.W_U"])  # [dim, vocab_size]
-        there = "ln_final.w" in weights.transformer_lens
-        self._gain = np.asarray(weights["ln_final.w"]) if there else np.ones(self._config.dim, dtype=np.float32)
+        self._matrix = np.asarray(weights[OUTPUT.lens])  # [dim, vocab_size]
+        there = NORM.lens in weights.transformer_lens
+        self._gain = np.asarray(weights[NORM.lens]) if there else np.ones(self._config.dim, dtype=np.float32)
 
     def gradient(self, read: Array, wanted: NDArray[np.float64]) -> Array:
         """Differentiate the divergence from `wanted`, log probabilities [N, vocab_size], by `read` [N, dim]."""

@@ -327,7 +327,7 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         (True, True)
         """
         facts = {"has_batch_dim": self.has_batch_dim, "positions": self.positions, "tokens": self.tokens}
-        of_hooks = {
+        of_hooks: dict[str, Any] = {
             "changed": self._changed,
             "replaced": self._replaced,
             "why_no_gradients": self._why_no_gradients,
