@@ -151,7 +151,7 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
           bits["widen_blocks"].add(wide);
         }
         ++seed;
-        for (const std::int64_t tokens : {1, 2, 3, 4, 5, 7, 12}) {
+        for (const std::int64_t tokens : {1, 2, 3, 4, 5, 12}) {
           auto few = make(static_cast<std::size_t>(tokens * rows + 1), Kind::ordinary, seed);
           auto out = few;
           for (std::int64_t t = 0; t < tokens; t += table.tile) {

@@ -86,17 +86,13 @@ inline void store_sums(const BlockCall& b, std::int64_t panel, std::int64_t toke
 template <BlockLayout L, int J, int P, int N>
 inline void dot_quad(const BlockCall& b, const std::uint8_t* w, const std::int8_t* x, std::int64_t width,
                      i32x16 (&dots)[P][N]) {
-  if constexpr (L.bits == 8) {
-    quads16 quads[P];
-    for (int p = 0; p < P; ++p) quads[p] = load_quads(w + p * b.panel_stride + J * 64);
-    for (int n = 0; n < N; ++n) {
-      for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], quads[p], x + (J * width + n) * 4);
-    }
-  } else {
-    bytes64 quads[P];
-    for (int p = 0; p < P; ++p) quads[p] = unpack<L.bits, J>(w + p * b.panel_stride);
-    for (int n = 0; n < N; ++n) {
-      for (int p = 0; p < P; ++p) dots[p][n] = dot_small(dots[p][n], quads[p], x + (J * width + n) * 4);
+  for (int p = 0; p < P; ++p) {
+    if constexpr (L.bits == 8) {
+      const quads16 quad = load_quads(w + p * b.panel_stride + J * 64);
+      for (int n = 0; n < N; ++n) dots[p][n] = dot_quads(dots[p][n], quad, x + (J * width + n) * 4);
+    } else {
+      const bytes64 quad = unpack<L.bits, J>(w + p * b.panel_stride);
+      for (int n = 0; n < N; ++n) dots[p][n] = dot_small(dots[p][n], quad, x + (J * width + n) * 4);
     }
   }
 }
@@ -189,29 +185,13 @@ inline void blocks_tile(const BlockCall& b, std::int64_t panel, std::int64_t tok
   store_sums(b, panel, token, sum);
 }
 
-// One panel, `count` tokens from `token` on: 2 to N.
+// `count` tokens from `token` on: 2 to N.
 template <BlockLayout L, int N>
-inline void blocks_of_panel(const BlockCall& b, std::int64_t panel, std::int64_t token, std::int64_t count) {
+inline void blocks_tokens(const BlockCall& b, std::int64_t panel, std::int64_t token, std::int64_t count) {
   if constexpr (N > 2) {
-    if (count < N) return blocks_of_panel<L, N - 1>(b, panel, token, count);
+    if (count < N) return blocks_tokens<L, N - 1>(b, panel, token, count);
   }
   blocks_tile<L, 1, N, false>(b, panel, token);
-}
-
-// Two panels, 4 to N tokens: a token's bytes are loaded once for both.
-template <BlockLayout L, int N>
-inline void blocks_of_pair(const BlockCall& b, std::int64_t panel, std::int64_t token, std::int64_t count) {
-  if constexpr (N > 4) {
-    if (count < N) return blocks_of_pair<L, N - 1>(b, panel, token, count);
-  }
-  blocks_tile<L, 2, N, false>(b, panel, token);
-}
-
-// f(token, count) for parts of at most `most` tokens, as even as can be. For all but the first a panel is in a cache.
-template <class F>
-inline void in_parts(std::int64_t tokens, std::int64_t most, F f) {
-  const std::int64_t parts = (tokens + most - 1) / most;
-  for (std::int64_t i = 0; i < parts; ++i) f(tokens * i / parts, tokens * (i + 1) / parts - tokens * i / parts);
 }
 
 template <BlockLayout L>
@@ -222,18 +202,13 @@ inline void blocks_of(const BlockCall& b) {
     for (; panel < b.n_panels; ++panel) blocks_tile<L, 1, 1, true>(b, panel, 0);
     return;
   }
-  if constexpr (kPairTokens > 0) {
-    for (; b.n_tokens > 3 && panel + 2 <= b.n_panels; panel += 2) {
-      in_parts(b.n_tokens, kPairTokens, [&](std::int64_t token, std::int64_t count) {
-        if (count > 3) return blocks_of_pair<L, kPairTokens>(b, panel, token, count);
-        blocks_of_panel<L, kBlockTokens>(b, panel, token, count);  // 3 of 7
-        blocks_of_panel<L, kBlockTokens>(b, panel + 1, token, count);
-      });
-    }
-  }
+  // Parts as even as can be. For all but the first a panel is in a cache.
+  const std::int64_t parts = (b.n_tokens + kBlockTokens - 1) / kBlockTokens;
   for (; panel < b.n_panels; ++panel) {
-    in_parts(b.n_tokens, kBlockTokens,
-             [&](std::int64_t token, std::int64_t count) { blocks_of_panel<L, kBlockTokens>(b, panel, token, count); });
+    for (std::int64_t i = 0; i < parts; ++i) {
+      const std::int64_t token = b.n_tokens * i / parts;
+      blocks_tokens<L, kBlockTokens>(b, panel, token, b.n_tokens * (i + 1) / parts - token);
+    }
   }
 }
 

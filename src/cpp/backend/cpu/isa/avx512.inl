@@ -11,7 +11,6 @@ constexpr int kTilePanels = 2;
 constexpr int kMostPanels = 4;
 constexpr int kFewPanels = 1;
 constexpr int kBlockTokens = 4;
-constexpr int kPairTokens = 6;
 constexpr int wide_panels(BlockLayout) { return 4; }
 constexpr bool kLooksUp = true;
 constexpr int kQueries = 4;  // 4 queries x 4 keys, or x 64 dimensions, are 16 sums
