@@ -576,3 +576,14 @@ def test_sizes_themes_and_accessibility(browser: Any, tales: Explored, width: in
             if (width, scheme) in LOOKED_THROUGH:
                 found = axe.run(page)
                 assert found.violations_count == 0, f"{name}: {found.generate_report()}"
+
+
+def test_the_grid_of_heads_fits_large_text(browser: Any, tales: Explored) -> None:
+    """Pictures are as large as text is: what there is room for is counted in their units, so none is cut or shrunk."""
+    with opened(browser, tales.url, viewport={"width": 1700, "height": 900}) as page:
+        page.add_style_tag(content="html { font-size: 24px !important }")
+        show(page, "attention")
+        page.wait_for_selector("[data-picture=attention-grid] svg")
+        widths = """(svg) => [svg.getBoundingClientRect().width, svg.viewBox.baseVal.width]"""
+        shown, drawn = page.eval_on_selector("[data-picture=attention-grid] svg", widths)
+        assert shown == pytest.approx(drawn * 24 / 15, rel=0.01)

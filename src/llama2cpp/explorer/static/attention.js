@@ -4,7 +4,7 @@ import { h, number, plain, put, s } from "./dom.js";
 import { ask, busily, quietly } from "./api.js";
 import { begin, edits, ids, model, position, state, update } from "./state.js";
 import { textOf, choose } from "./write.js";
-import { drawing, figure, heat, ink, much, muchRgb, text } from "./pictures.js";
+import { drawing, figure, heat, ink, much, muchRgb, text, widthIn } from "./pictures.js";
 
 export const title = "Attention";
 const grid = h("div"), large = h("div"), pager = h("div", { class: "row" });
@@ -31,7 +31,7 @@ function thumbnail(bytes, side) {
 function drawGrid(told) {
   const bytes = Uint8Array.from(atob(told.bytes), (one) => one.charCodeAt(0)), { side, layers } = told;
   const heads = model.n_heads, group = heads / model.n_kv_heads, left = 34, above = 40;
-  const room = Math.max(280, Math.min(760, grid.clientWidth || 420)), gap = 3, between = group > 1 ? 8 : 3;
+  const room = Math.max(280, Math.min(760, widthIn(grid) || 420)), gap = 3, between = group > 1 ? 8 : 3;
   const cell = Math.max(22, Math.min(72, (room - left - model.n_kv_heads * between - heads * gap) / heads));
   const x = (head) => left + head * (cell + gap) + Math.floor(head / group) * between, y = (row) => above + row * (cell + gap);
   const svg = drawing(x(heads - 1) + cell + 6, y(layers.length - 1) + cell + 6, `Attention of ${heads} heads in ${layers.length} layers`);

@@ -5,7 +5,7 @@ import { ask, quietly } from "./api.js";
 import { edits, ids, known, model, position, state, update, upTo } from "./state.js";
 import { tokenField } from "./lens.js";
 import { textOf } from "./write.js";
-import { bars, heat, signed } from "./pictures.js";
+import { bars, heat, signed, widthIn } from "./pictures.js";
 
 export const title = "Attribution";
 const form = h("div", { class: "form" }), box = h("div"), neuronBox = h("div");
@@ -18,7 +18,7 @@ export function panel() {
   ];
 }
 
-const narrow = (width) => Math.max(270, Math.min(width, box.clientWidth || width));
+const narrow = (width) => Math.max(270, Math.min(width, widthIn(box) || width));
 
 const partName = (label) => label === "embed" ? "embedding" : label === "pos_embed" ? "position" : label.replace(/^(\d+)_(attn|mlp)_out$/, (_, layer, kind) => `layer ${layer} ${kind === "attn" ? "attention" : "MLP"}`);
 

@@ -5,7 +5,7 @@ import { ask, busily, quietly, stream } from "./api.js";
 import { edits, ids, known, model, position, state, update, upTo } from "./state.js";
 import { sampling } from "./next.js";
 import { learn, textOf } from "./write.js";
-import { drawing, figure, ink, mono, text } from "./pictures.js";
+import { drawing, figure, ink, mono, text, widthIn } from "./pictures.js";
 
 export const title = "Edit";
 const form = h("div"), list = h("div"), result = h("div"), answers = h("div"), code = h("div");
@@ -99,7 +99,7 @@ function drawList() {
 
 function drawResult(told) {
   const rows = told.rows, most = Math.max(1e-9, ...rows.flatMap((row) => [row.before, row.after]));
-  const width = Math.max(270, Math.min(560, result.clientWidth || 560)), left = 110, room = width - left - 64, svg = drawing(width, 24 + rows.length * 34, "Next-token probabilities before and after the edits");
+  const width = Math.max(270, Math.min(560, widthIn(result) || 560)), left = 110, room = width - left - 64, svg = drawing(width, 24 + rows.length * 34, "Next-token probabilities before and after the edits");
   svg.append(s("rect", { x: left, y: 5, width: 11, height: 11, fill: ink("plus") }), text(left + 16, 15, "before"), s("rect", { x: left + 80, y: 5, width: 11, height: 11, fill: ink("minus") }), text(left + 96, 15, "after"));
   rows.forEach((row, i) => {
     known.set(row.id, row);

@@ -4,7 +4,7 @@ import { h, number, plain, put, s } from "./dom.js";
 import { ask, quietly } from "./api.js";
 import { begin, edits, ids, model, position, state, update } from "./state.js";
 import { textOf } from "./write.js";
-import { drawing, figure, heat, ink, mono, much, text } from "./pictures.js";
+import { drawing, figure, heat, ink, mono, much, text, widthIn } from "./pictures.js";
 
 export const title = "Flow";
 const overview = h("div"), zoom = h("div"), headBox = h("div"), product = h("div");
@@ -123,7 +123,7 @@ export async function refresh(changed) {
   const base = { ids: ids(), edits: edits() }, at = position(), { layer, head } = state;
   const told = await quietly(() => ask("flow", { ...base, begin: begin() }));
   if (!told) return;
-  drawFlow(told, overview.clientWidth || 600);
+  drawFlow(told, widthIn(overview) || 600);
   const inside = await quietly(() => ask("layer", { ...base, layer, position: at }));
   if (inside) drawLayer(inside);
   if (state.zoom === "attention") {

@@ -34,6 +34,9 @@ export function text(x, y, content, more = {}) {
 
 export const mono = { "font-family": "ui-monospace, 'DejaVu Sans Mono', monospace" };
 
+// How wide a picture may be that fills an element, in its own units; 0 where that is not shown yet.
+export const widthIn = (element) => element.clientWidth * 15 / parseFloat(getComputedStyle(document.documentElement).fontSize);
+
 export function drawing(width, height, label, ...children) {
   // In rem, so that pictures grow with the text of a large screen.
   return s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label, style: { width: `${width / 15}rem` } }, ...children);
