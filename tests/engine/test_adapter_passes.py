@@ -170,7 +170,7 @@ def test_perplexity_is_that_of_its_session(model: llama2cpp.Model, adapters: lis
 
 def test_explanations_are_of_the_run_with_it(model: llama2cpp.Model, adapters: list[llama2cpp.Adapter | None]) -> None:
     """Its logit is the session's, and what heads and MLPs add sums to it, most of it not as a remainder."""
-    exact = llama2cpp.load("storyteller", precision="exact")
+    exact = llama2cpp.load("storyteller", backend="cpu", precision="exact")
     logits = []
     for adapter in (None, llama2cpp.Adapter.from_arrays(exact, factors(1, 8))):
         found = exact.explain("The girl was sad. She", " was", adapter=adapter)
