@@ -213,8 +213,8 @@ def _summed(
         now, then = base.arrays[name], clean[place]
         # What is masked is -inf in both.
         difference = np.subtract(then, now, out=np.zeros(now.shape, dtype=np.float64), where=then != now)
-        plain: Any = cut(difference * gradients[name], place, Address(), config)
-        product: Result = exact.get(name, plain).sum(axis=0)
+        each = exact[name] if name in exact else cut(difference * gradients[name], place, Address(), config)
+        product: Result = each.sum(axis=0, dtype=np.float64)
         for axis, kind in enumerate(inner):
             if kind in grid.axes:
                 product = np.take(product, grid.axes[kind], axis=axis)
