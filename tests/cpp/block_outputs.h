@@ -101,7 +101,7 @@ struct BlockTile {
       for (std::int64_t k = 0; k < blocks * 32; ++k) {
         const std::uint32_t draw = random.next();
         const int value = token % 3 == 0 ? 127 : draw % 5 == 0 ? -127 : static_cast<int>(draw % 255) - 127;
-        x[static_cast<std::size_t>((k / 4 * count + t) * 4 + k % 4)] = static_cast<std::int8_t>(value);
+        x[static_cast<std::size_t>((k / 32 * count + t) * 32 + k % 32)] = static_cast<std::int8_t>(value);
         starts[static_cast<std::size_t>(k * halves / 32 * count + t)] -= value;
       }
       for (std::int64_t part = 0; part < blocks * halves; ++part) {
@@ -151,7 +151,7 @@ inline void block_kernels(const KernelTable& table, std::map<std::string, Bits>&
           bits["widen_blocks"].add(wide);
         }
         ++seed;
-        for (const std::int64_t tokens : {1, 2, 3, 4, 5, 12}) {
+        for (const std::int64_t tokens : {1, 2, 3, 4, 5, 7, 12}) {
           auto few = make(static_cast<std::size_t>(tokens * rows + 1), Kind::ordinary, seed);
           auto out = few;
           for (std::int64_t t = 0; t < tokens; t += table.tile) {
@@ -219,7 +219,7 @@ inline Bits quantize_blocks(const KernelTable& table) {
                                  .blocks = 9,
                                  .halves = halves,
                                  .n_tokens = n,
-                                 .q = q.data() + (n - 1) * 4,
+                                 .q = q.data() + (n - 1) * 32,
                                  .scales = scales.data() + n - 1,
                                  .starts = starts.data() + n - 1,
                                  .sums = sums.data() + n - 1});

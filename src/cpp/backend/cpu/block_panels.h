@@ -16,7 +16,7 @@ inline constexpr std::int64_t kUnpackedBytes = 6144;
 
 // One tile of tokens, its input rounded to int8 in blocks of 32.
 struct BlockInput {
-  const std::int8_t* x;        // [blocks][8 quads][n_tokens][4]
+  const std::int8_t* x;        // [blocks][n_tokens][32]
   const float* scales;         // [blocks][n_tokens]
   const std::int32_t* starts;  // [blocks][halves][n_tokens] minus the sum of the half's x
   const float* sums;           // [blocks][halves][n_tokens] scale * the sum of the half's x
@@ -30,8 +30,8 @@ struct BlockRounding {
   std::int64_t blocks;
   std::int64_t halves;    // 1 or 2
   std::int64_t n_tokens;  // of the tile
-  std::int8_t* q;         // [blocks][8 quads] of 4, n_tokens * 4 from one quad to the next
-  float* scales;          // [blocks], n_tokens from one to the next; the same in what follows
+  std::int8_t* q;         // [blocks] of 32, n_tokens * 32 from one to the next
+  float* scales;          // [blocks], n_tokens from one to the next, as in what follows
   std::int32_t* starts;   // [blocks][halves]
   float* sums;            // [blocks][halves]
 };
@@ -48,7 +48,9 @@ struct BlockCall {
   float* out;             // [n_tokens][16 * n_panels]
   std::int64_t out_stride;
   std::int64_t last_rows;  // rows of the last panel that exist, 1 to 16
-  bool first;              // out starts at zero; otherwise the sum goes on from what is there
+  std::int64_t turn = 0;   // packed units: of the calls that go past these panels one after the other, which one it is
+  std::int64_t turns = 1;
+  bool first;  // out starts at zero; otherwise the sum goes on from what is there
 };
 
 }  // namespace llama2cpp

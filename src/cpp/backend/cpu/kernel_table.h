@@ -94,8 +94,9 @@ struct MixOf {
 inline constexpr std::int64_t kFewTokens = 2;
 
 struct KernelTable {
-  const char* name;   // of the instruction set; its variants share it
-  std::int64_t tile;  // tokens that a matmul tile takes at most
+  const char* name;            // of the instruction set; its variants share it
+  std::int64_t tile;           // tokens that a matmul tile takes at most
+  std::int64_t packed_tokens;  // of block formats with rounded input: for more than these, units are unpacked first
 
   void (*matmul_f32)(const PanelBlock& block);
   void (*matmul_f16)(const PanelBlock16& block);

@@ -22,6 +22,7 @@
 [[maybe_unused]] constexpr KernelTable kTable{
     .name = kIsaName,
     .tile = kTileTokens,
+    .packed_tokens = kPackedTokens,
     .matmul_f32 = matmul_float<FromF32>,
     .matmul_f16 = matmul_float<FromF16>,
     .matmul_bf16 = matmul_float<FromBf16>,
@@ -65,6 +66,7 @@ inline const KernelTable* kernels(Arithmetic arithmetic) {
 // them. Compiling the rest a second time would take as long again, and give the same code.
 inline KernelTable with_integer_products(KernelTable other) noexcept {
   other.name = kIsaName;
+  other.packed_tokens = kPackedTokens;
   other.matmul_int8 = matmul_int8;
   other.matmul_blocks = matmul_blocks;
   other.matmul_open = matmul_open;

@@ -82,17 +82,20 @@ inline void store_sums(const BlockCall& b, std::int64_t panel, std::int64_t toke
   }
 }
 
-// One quad of each panel times one of each token, of which the tile has `width`; `w` points at the block's planes.
+// One quad of each panel times one of each token; `w` points at the block's planes, x at the first token's part of it.
 template <BlockLayout L, int J, int P, int N>
-inline void dot_quad(const BlockCall& b, const std::uint8_t* w, const std::int8_t* x, std::int64_t width,
-                     i32x16 (&dots)[P][N]) {
-  for (int p = 0; p < P; ++p) {
-    if constexpr (L.bits == 8) {
-      const quads16 quad = load_quads(w + p * b.panel_stride + J * 64);
-      for (int n = 0; n < N; ++n) dots[p][n] = dot_quads(dots[p][n], quad, x + (J * width + n) * 4);
-    } else {
-      const bytes64 quad = unpack<L.bits, J>(w + p * b.panel_stride);
-      for (int n = 0; n < N; ++n) dots[p][n] = dot_small(dots[p][n], quad, x + (J * width + n) * 4);
+inline void dot_quad(const BlockCall& b, const std::uint8_t* w, const std::int8_t* x, i32x16 (&dots)[P][N]) {
+  if constexpr (L.bits == 8) {
+    quads16 quads[P];
+    for (int p = 0; p < P; ++p) quads[p] = load_quads(w + p * b.panel_stride + J * 64);
+    for (int n = 0; n < N; ++n) {
+      for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], quads[p], x + n * kBlockCols + J * 4);
+    }
+  } else {
+    bytes64 quads[P];
+    for (int p = 0; p < P; ++p) quads[p] = unpack<L.bits, J>(w + p * b.panel_stride);
+    for (int n = 0; n < N; ++n) {
+      for (int p = 0; p < P; ++p) dots[p][n] = dot_small(dots[p][n], quads[p], x + n * kBlockCols + J * 4);
     }
   }
 }
@@ -123,15 +126,15 @@ inline void block_half(const BlockCall& b, const std::uint8_t* header, std::int6
       for (int n = 0; n < N; ++n) dots[p][n] = add_product(dots[p][n], zeros, input.starts + n);
     }
   }
-  dot_quad<L, kBegin>(b, w, input.x, width, dots);
-  dot_quad<L, kBegin + 1>(b, w, input.x, width, dots);
-  dot_quad<L, kBegin + 2>(b, w, input.x, width, dots);
-  dot_quad<L, kBegin + 3>(b, w, input.x, width, dots);
+  dot_quad<L, kBegin>(b, w, input.x, dots);
+  dot_quad<L, kBegin + 1>(b, w, input.x, dots);
+  dot_quad<L, kBegin + 2>(b, w, input.x, dots);
+  dot_quad<L, kBegin + 3>(b, w, input.x, dots);
   if constexpr (L.halves == 1) {
-    dot_quad<L, 4>(b, w, input.x, width, dots);
-    dot_quad<L, 5>(b, w, input.x, width, dots);
-    dot_quad<L, 6>(b, w, input.x, width, dots);
-    dot_quad<L, 7>(b, w, input.x, width, dots);
+    dot_quad<L, 4>(b, w, input.x, dots);
+    dot_quad<L, 5>(b, w, input.x, dots);
+    dot_quad<L, 6>(b, w, input.x, dots);
+    dot_quad<L, 7>(b, w, input.x, dots);
   }
   for (int p = 0; p < P; ++p) {
     const f32x16 scale = block_scale<L>(header + p * b.panel_stride, share, block, kHalf, 0);
@@ -143,27 +146,43 @@ inline void block_half(const BlockCall& b, const std::uint8_t* header, std::int6
   }
 }
 
-// Asks for what is read that far behind one block of each of the panels.
+// From so many tokens on, pairs of panels are quicker than one at a time: fewer wait for memory.
+constexpr int kFewestForPairs = 5;
+
+// Up to so many tokens packed units are multiplied as they are, of those whose panels are there.
+constexpr int kPackedTokens = kPairTokens > 0 ? 96 : 20;
+
+// Asks for one block of each of some panels; `header` points at the first's unit.
 template <BlockLayout L>
-inline void ask_ahead(const BlockCall& b, const std::uint8_t* header, std::int64_t block, int panels) {
+inline void ask(const std::uint8_t* header, std::int64_t stride, std::int64_t block, int panels) {
   constexpr std::int64_t kLines = (header_of(L, kUnitBlocks) / kUnitBlocks + L.bits * 64 + 63) / 64;  // of a block
   for (int p = 0; p < panels; ++p) {
-    const std::uint8_t* next = header + p * b.panel_stride + kAhead + block * unit_of(L) / kUnitBlocks;
+    const std::uint8_t* next = header + p * stride + block * unit_of(L) / kUnitBlocks;
     for (std::int64_t line = 0; line < kLines; ++line) prefetch(next + line * 64);
   }
 }
 
+// Some panels are gone past `of` times, each time with other tokens. Memory delivers all that time if each of them asks for
+// its share of the panels that come next.
+struct Turn {
+  std::int64_t is;
+  std::int64_t of;
+};
+
 // Packed units, P panels x N tokens from `token` on. kAll: those are all that the tile has.
 template <BlockLayout L, int P, int N, bool kAll>
-inline void blocks_tile(const BlockCall& b, std::int64_t panel, std::int64_t token) {
+inline void blocks_tile(const BlockCall& b, std::int64_t panel, std::int64_t token, Turn turn) {
   const std::int64_t width = kAll ? N : b.n_tokens;
   BlockLayout layout = L;
   layout.share = b.layout.share;
   f32x16 sum[P][N];
   load_sums(b, panel, token, sum);
   const std::uint8_t* header = b.panels + panel * b.panel_stride;
+  const std::int64_t panels = b.turns > 1 ? b.n_panels : P;  // that are gone past before the next come
+  const std::int64_t ahead = P == 1 && turn.of == 1 ? kAhead : panels * b.panel_stride;
+  std::int64_t blocks_to_turn = turn.is;
   BlockInput input = b.input;
-  input.x += token * 4;
+  input.x += token * kBlockCols;
   input.scales += token;
   input.starts += token;
   input.sums += token;
@@ -171,7 +190,10 @@ inline void blocks_tile(const BlockCall& b, std::int64_t panel, std::int64_t tok
     const std::int64_t count = left < kUnitBlocks ? left : kUnitBlocks;
     const std::uint8_t* w = header + header_of(layout, count);
     for (std::int64_t block = 0; block < count; ++block) {
-      if (token == 0) ask_ahead<L>(b, header, block, P);
+      if (kAll || blocks_to_turn-- == 0) {
+        ask<L>(header + ahead, b.panel_stride, block, P);
+        blocks_to_turn = turn.of - 1;
+      }
       block_half<L, 0>(b, header, block, w, input, width, sum);
       if constexpr (L.halves == 2) block_half<L, 1>(b, header, block, w, input, width, sum);
       w += L.bits * 64;
@@ -185,31 +207,42 @@ inline void blocks_tile(const BlockCall& b, std::int64_t panel, std::int64_t tok
   store_sums(b, panel, token, sum);
 }
 
-// `count` tokens from `token` on: 2 to N.
-template <BlockLayout L, int N>
-inline void blocks_tokens(const BlockCall& b, std::int64_t panel, std::int64_t token, std::int64_t count) {
-  if constexpr (N > 2) {
-    if (count < N) return blocks_tokens<L, N - 1>(b, panel, token, count);
+// P panels, `count` tokens from `token` on: kFewest to N.
+template <BlockLayout L, int P, int kFewest, int N>
+inline void blocks_tokens(const BlockCall& b, std::int64_t panel, std::int64_t token, std::int64_t count, Turn turn) {
+  if constexpr (N > kFewest) {
+    if (count < N) return blocks_tokens<L, P, kFewest, N - 1>(b, panel, token, count, turn);
   }
-  blocks_tile<L, 1, N, false>(b, panel, token);
+  blocks_tile<L, P, N, false>(b, panel, token, turn);
+}
+
+// P panels, all tokens, in parts as even as can be, of kFewest to kMost.
+template <BlockLayout L, int P, int kFewest, int kMost>
+inline void blocks_in_parts(const BlockCall& b, std::int64_t panel) {
+  const std::int64_t parts = (b.n_tokens + kMost - 1) / kMost;
+  for (std::int64_t i = 0; i < parts; ++i) {
+    const std::int64_t token = b.n_tokens * i / parts;
+    blocks_tokens<L, P, kFewest, kMost>(b, panel, token, b.n_tokens * (i + 1) / parts - token,
+                                        {b.turn * parts + i, b.turns * parts});
+  }
 }
 
 template <BlockLayout L>
 inline void blocks_of(const BlockCall& b) {
   std::int64_t panel = 0;
   if (b.n_tokens == 1) {
-    for (; panel + kFewPanels <= b.n_panels; panel += kFewPanels) blocks_tile<L, kFewPanels, 1, true>(b, panel, 0);
-    for (; panel < b.n_panels; ++panel) blocks_tile<L, 1, 1, true>(b, panel, 0);
+    for (; panel + kFewPanels <= b.n_panels; panel += kFewPanels) {
+      blocks_tile<L, kFewPanels, 1, true>(b, panel, 0, {0, 1});
+    }
+    for (; panel < b.n_panels; ++panel) blocks_tile<L, 1, 1, true>(b, panel, 0, {0, 1});
     return;
   }
-  // Parts as even as can be. For all but the first a panel is in a cache.
-  const std::int64_t parts = (b.n_tokens + kBlockTokens - 1) / kBlockTokens;
-  for (; panel < b.n_panels; ++panel) {
-    for (std::int64_t i = 0; i < parts; ++i) {
-      const std::int64_t token = b.n_tokens * i / parts;
-      blocks_tokens<L, kBlockTokens>(b, panel, token, b.n_tokens * (i + 1) / parts - token);
+  if constexpr (kPairTokens > 0) {  // a token's bytes are loaded once for both
+    if (b.n_tokens >= kFewestForPairs) {
+      for (; panel + 2 <= b.n_panels; panel += 2) blocks_in_parts<L, 2, 3, kPairTokens>(b, panel);
     }
   }
+  for (; panel < b.n_panels; ++panel) blocks_in_parts<L, 1, 2, kBlockTokens>(b, panel);
 }
 
 // THE list of layouts: one for each format. What blocks share is no difference.

@@ -154,7 +154,7 @@ void MatmulInput::put_blocks(const KernelTable& kernels, const float* row, Range
                            .blocks = groups_,
                            .halves = halves_,
                            .n_tokens = tokens.end - tokens.begin,
-                           .q = part.int8 + t * 4,
+                           .q = part.int8 + t * kBlockCols,
                            .scales = part.scales + t,
                            .starts = part.starts + t,
                            .sums = part.sums + t});

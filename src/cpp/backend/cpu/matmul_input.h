@@ -46,7 +46,7 @@ struct Tiles {
 struct InputParts {
   float* f32 = nullptr;             // [columns][n]
   std::uint32_t* pairs = nullptr;   // bf16: [pairs][n], the even column in the lower half
-  std::int8_t* int8 = nullptr;      // [groups][quads][n][4]
+  std::int8_t* int8 = nullptr;      // [groups][quads][n][4]; blocks: [groups][n][32]
   float* scales = nullptr;          // [groups][n]
   std::int32_t* starts = nullptr;   // [groups][halves][n] minus the sum of the integers
   float* sums = nullptr;            // blocks: [groups][halves][n] scale * the sum of the integers

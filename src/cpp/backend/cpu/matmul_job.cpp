@@ -113,6 +113,8 @@ void MatmulJob::multiply_blocks(void (*kernel)(const BlockCall&), const std::uin
             .out = to + part.begin * to_stride,
             .out_stride = to_stride,
             .last_rows = rows_of_last,
+            .turn = i,
+            .turns = tiles.count,
             .first = k == 0});
   }
 }
@@ -152,9 +154,8 @@ void MatmulJob::open_and_multiply(std::int64_t begin, std::int64_t n, std::int64
 
 // Block formats whose panels are there are multiplied as they are by up to so many tokens: unpacking them first costs more.
 bool MatmulJob::as_packed() const {
-  constexpr std::int64_t kMost = 32;
   if (panel_form(w) != PanelForm::blocks) return false;
-  return tiles.tokens <= (w.int8_input && w.panels ? kMost : kFewTokens);
+  return tiles.tokens <= (w.int8_input && w.panels ? kernels.packed_tokens : kFewTokens);
 }
 
 // Panels [begin, begin + n), columns [k, k + count), all tiles.

@@ -91,7 +91,7 @@ float sum_blocks(const BlockCall& b, std::int64_t first_block, std::int64_t bloc
       std::int32_t dot = 0;
       std::int32_t sum = 0;
       for (std::int64_t k = half * cols; k < (half + 1) * cols; ++k) {
-        const int x = b.input.x[((block * 8 + k / 4) * n + token) * 4 + k % 4];
+        const int x = b.input.x[(block * n + token) * kBlockCols + k];
         dot += (weight(i, k) - b.layout.offset) * x;
         sum += x;
       }
@@ -237,7 +237,7 @@ void reference_quantize_blocks(const BlockRounding& row) {
           const float within = quotient > 127.0F ? 127.0F : quotient < -127.0F ? -127.0F : quotient;
           q = static_cast<std::int8_t>(std::nearbyint(within));  // the mode is to nearest even, as a lease sets it
         }
-        row.q[(block * 8 + i / 4) * 4 * n + i % 4] = q;
+        row.q[block * n * kBlockCols + i] = q;
         sum += q;
       }
       row.starts[(block * row.halves + half) * n] = -sum;

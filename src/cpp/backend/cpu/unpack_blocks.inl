@@ -59,7 +59,7 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
   load_sums(b, panel, token, sum);
   const std::int64_t n_tokens = b.n_tokens;
   const std::uint8_t* open = b.panels + panel * b.panel_stride;
-  const std::int8_t* x = b.input.x + token * 4;
+  const std::int8_t* x = b.input.x + token * kBlockCols;
   const float* scales = b.input.scales + token;
   const std::int32_t* starts = b.input.starts + token;
   const float* sums = b.input.sums + token;
@@ -81,18 +81,18 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
           for (int n = 0; n < N; ++n) dots[p][n] = add_product(dots[p][n], zeros, starts + n);
         }
       }
-      for (int quad = 0; quad < 8 / kHalves; ++quad, w += 64, x += n_tokens * 4) {
+      for (int quad = 0; quad < 8 / kHalves; ++quad, w += 64, x += 4) {
         if constexpr (kWide) {
           quads16 row[P];
           for (int p = 0; p < P; ++p) row[p] = load_quads(w + p * b.panel_stride);
           for (int n = 0; n < N; ++n) {
-            for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], row[p], x + n * 4);
+            for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], row[p], x + n * kBlockCols);
           }
         } else {
           bytes64 row[P];
           for (int p = 0; p < P; ++p) row[p] = load_bytes64(w + p * b.panel_stride);
           for (int n = 0; n < N; ++n) {
-            for (int p = 0; p < P; ++p) dots[p][n] = dot_small(dots[p][n], row[p], x + n * 4);
+            for (int p = 0; p < P; ++p) dots[p][n] = dot_small(dots[p][n], row[p], x + n * kBlockCols);
           }
         }
       }
@@ -105,7 +105,10 @@ inline void open_tile(const BlockCall& b, std::int64_t panel, std::int64_t token
           for (int n = 0; n < N; ++n) sum[p][n] = fma(minimum, set1(sums[n]), sum[p][n]);
         }
       }
-      if (kHalves == 1 || part % 2 == 1) scales += n_tokens;
+      if (kHalves == 1 || part % 2 == 1) {
+        x += (n_tokens - 1) * kBlockCols;
+        scales += n_tokens;
+      }
       starts += n_tokens;
       sums += n_tokens;
     }
@@ -250,9 +253,7 @@ inline void quantize_some(const BlockRounding& r, std::int64_t block) {
     sum_up(second, sum[1]);
   }
   for (int i = 0; i < N; ++i) {
-    std::int8_t* const to = r.q + (block + i) * 32 * n;
-    alignas(32) std::int8_t rounded[32];
-    std::int8_t* const q = n == 1 ? to : rounded;
+    std::int8_t* const q = r.q + (block + i) * 32 * n;
     // At most 32 * 127. Far more where a product was near the middle; NaN where x is not finite or 127 / largest is not.
     const float all = sum[0][i] + sum[1][i];
     if (all > -5000.0F && all < 5000.0F) {
@@ -270,8 +271,6 @@ inline void quantize_some(const BlockRounding& r, std::int64_t block) {
       r.starts[at] = -static_cast<std::int32_t>(sum[half][i]);
       r.sums[at] = scale[i] * sum[half][i];
     }
-    if (n == 1) continue;
-    for (std::int64_t quad = 0; quad < 8; ++quad) __builtin_memcpy(to + quad * 4 * n, q + quad * 4, 4);
   }
 }
 

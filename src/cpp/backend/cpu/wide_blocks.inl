@@ -95,7 +95,7 @@ inline void wide_tile(const BlockCall& b, std::int64_t panel) {
       for (int n = 0; n < N; ++n) part[p][n] = set1(0.0F);
     }
     for (std::int64_t block = 0; block < count; ++block) {
-      ask_ahead<L>(b, header, block, P);
+      ask<L>(header + kAhead, b.panel_stride, block, P);
       wide_half<L, 0>(b, header, block, w, x, part);
       if constexpr (L.halves == 2) wide_half<L, 1>(b, header, block, w, x, part);
       w += L.bits * 64;

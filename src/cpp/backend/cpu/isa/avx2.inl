@@ -13,6 +13,7 @@ constexpr int kTilePanels = 1;
 constexpr int kMostPanels = 4;
 constexpr int kFewPanels = 1;
 constexpr int kBlockTokens = 3;
+constexpr int kPairTokens = 0;
 // Two where a panel has no more than its scale to keep: one alone waits for its sums.
 constexpr int wide_panels(BlockLayout l) { return l.bits % 4 == 0 && !l.sub_scales && !l.minimum && !l.zeros ? 2 : 1; }
 constexpr bool kLooksUp = false;

@@ -9,6 +9,8 @@ namespace {
 
 #include "backend/cpu/isa/avx512.inl"
 
+constexpr int kPairTokens = 0;  // what multiplies bytes here needs registers of its own
+
 // Pairs of products are added in 16 bits: 2 * 128 * 127 fits, where unsigned bytes would not.
 struct quads16 {
   __m512i magnitude;

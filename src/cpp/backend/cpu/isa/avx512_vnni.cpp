@@ -9,6 +9,8 @@ namespace {
 
 #include "backend/cpu/isa/avx512.inl"
 
+constexpr int kPairTokens = 6;
+
 using quads16 = __m512i;  // weights + 128
 inline quads16 load_quads(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
 inline i32x16 dot_start_128(const std::int32_t* start) { return _mm512_slli_epi32(_mm512_set1_epi32(*start), 7); }

@@ -12,6 +12,7 @@ constexpr int kTilePanels = 1;
 constexpr int kMostPanels = 4;
 constexpr int kFewPanels = 1;
 constexpr int kBlockTokens = 3;
+constexpr int kPairTokens = 0;
 constexpr int wide_panels(BlockLayout) { return 1; }
 constexpr bool kLooksUp = false;
 constexpr int kQueries = 1;

@@ -21,6 +21,7 @@ constexpr int kTilePanels = 1;                        // panels that a whole til
 constexpr int kMostPanels = 1;                        // floats: panels that fewer tokens go with, at most
 constexpr int kFewPanels = 1;                         // integers, one token
 constexpr int kBlockTokens = 3;                       // block formats as they are packed: tokens at a time, at least 3
+constexpr int kPairTokens = 0;                        // likewise with two panels at once: none, or at least 5
 constexpr int wide_panels(BlockLayout) { return 1; }  // block formats whose input stays floats, one token
 constexpr bool kLooksUp = false;                      // whether number_of<4> sees the lowest 4 bits of a byte only
 constexpr int kQueries = 1;                           // attention: queries at once
