@@ -331,6 +331,30 @@ TEST_CASE("the transposed products of several weights are one sum, in chunks of 
   }
 }
 
+TEST_CASE("packed weights give the same on both sides of where units are unpacked first") {
+  const auto all = backends();
+  std::uint64_t seed = 600;
+  for (const Subject& subject : subjects()) {
+    const std::int64_t cols = llama2cpp::find_format(subject.format).group == 256 ? 512 : 352;
+    std::vector<Weight> weights{make_weight(subject, 90, cols, Scales::ordinary, ++seed)};
+    if (!weights[0].format->quantized) continue;
+    weights[0].int8_input = true;
+    for (const std::int64_t tokens : {33, 96, 97}) {
+      auto x = kernel_outputs::make(static_cast<std::size_t>(tokens * cols), Kind::ordinary, ++seed);
+      weights[0].panels = {};
+      const Bits wanted = expected(weights[0], x, tokens);
+      for (const auto& backend : all) {
+        CAPTURE(subject.format);
+        CAPTURE(backend->isa());
+        CAPTURE(tokens);
+        weights[0].panels = {};
+        backend->pack(weights[0]);
+        CHECK((multiply(*backend, weights, x, tokens)[0] == wanted));
+      }
+    }
+  }
+}
+
 TEST_CASE("one matmul takes weights of different formats together") {
   const auto all = backends();
   for (const std::int64_t tokens : {1, 2, 14}) {

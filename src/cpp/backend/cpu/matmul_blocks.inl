@@ -150,7 +150,7 @@ inline void block_half(const BlockCall& b, const std::uint8_t* header, std::int6
 constexpr int kFewestForPairs = 5;
 
 // Up to so many tokens packed units are multiplied as they are, of those whose panels are there.
-constexpr int kPackedTokens = kPairTokens > 0 ? 96 : 20;
+constexpr int kPackedTokens = kPairTokens > 0 ? 96 : 32;
 
 // Asks for one block of each of some panels; `header` points at the first's unit.
 template <BlockLayout L>
