@@ -44,7 +44,7 @@ struct BlockCall {
   std::int64_t n_panels;
   std::int64_t blocks;  // of 32 columns
   BlockInput input;
-  std::int64_t n_tokens;  // 1 to KernelTable::tile; floats: 1 to kFewTokens
+  std::int64_t n_tokens;  // 1 to KernelTable::tile, of packed units half as many again; floats: 1 to kFewTokens
   float* out;             // [n_tokens][16 * n_panels]
   std::int64_t out_stride;
   std::int64_t last_rows;  // rows of the last panel that exist, 1 to 16

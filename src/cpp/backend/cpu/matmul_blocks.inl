@@ -146,7 +146,7 @@ inline void block_half(const BlockCall& b, const std::uint8_t* header, std::int6
   }
 }
 
-// From so many tokens on, pairs of panels are quicker than one at a time: fewer wait for memory.
+// From so many tokens on, two panels at once are quicker than one after the other.
 constexpr int kFewestForPairs = 5;
 
 // Up to so many tokens packed units are multiplied as they are, of those whose panels are there.
@@ -223,7 +223,7 @@ inline void blocks_in_parts(const BlockCall& b, std::int64_t panel) {
   for (std::int64_t i = 0; i < parts; ++i) {
     const std::int64_t token = b.n_tokens * i / parts;
     blocks_tokens<L, P, kFewest, kMost>(b, panel, token, b.n_tokens * (i + 1) / parts - token,
-                                        {b.turn * parts + i, b.turns * parts});
+                                        {b.turn + i * b.turns, parts * b.turns});
   }
 }
 

@@ -92,7 +92,7 @@ struct MatmulCall {
         x(input),
         outs(outputs),
         norm(input_norm),
-        tiles(outputs[0].rows(), table.tile),
+        tiles(outputs[0].rows(), tile_of(table, matrices, outputs[0].rows())),
         group(group_of(tiles.tokens)),
         scratch_sizes(matrices, group, tiles.tokens),
         rows(scattered) {
@@ -150,6 +150,13 @@ struct MatmulCall {
   }
 
  private:
+  // Packed units take half as many again at once: 16 tokens are one tile.
+  static std::int64_t tile_of(const KernelTable& table, std::span<const Weight* const> weights, std::int64_t tokens) {
+    const auto is_packed = [&](const Weight* w) { return w->int8_input && multiplied_as_packed(table, *w, tokens); };
+    const bool packed = std::ranges::all_of(weights, is_packed);
+    return packed ? table.tile + table.tile / 2 : table.tile;
+  }
+
   // Many where there are few tokens to do with each weight.
   static std::int64_t group_of(std::int64_t tokens) { return tokens <= 2 ? 8 : tokens <= 4 ? 4 : 2; }
 

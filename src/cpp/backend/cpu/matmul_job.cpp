@@ -152,12 +152,6 @@ void MatmulJob::open_and_multiply(std::int64_t begin, std::int64_t n, std::int64
   multiply_floats(kernels.matmul_f32, scratch.wide, &InputParts::f32, kStride, begin, n, k, count);
 }
 
-// Block formats whose panels are there are multiplied as they are by up to so many tokens: unpacking them first costs more.
-bool MatmulJob::as_packed() const {
-  if (panel_form(w) != PanelForm::blocks) return false;
-  return tiles.tokens <= (w.int8_input && w.panels ? kernels.packed_tokens : kFewTokens);
-}
-
 // Panels [begin, begin + n), columns [k, k + count), all tiles.
 void MatmulJob::multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const {
   if (panel_form(w) == PanelForm::blocks && !as_packed()) return open_and_multiply(begin, n, k, count);

@@ -17,6 +17,12 @@ namespace llama2cpp {
 // it has to stay in the second-level cache; the sums of a tile stay in registers all that long.
 inline constexpr std::int64_t kMostOpenUnits = 8;
 
+// Block formats whose panels are there are multiplied as they are by up to so many tokens: unpacking them first costs more.
+inline bool multiplied_as_packed(const KernelTable& kernels, const Weight& w, std::int64_t tokens) {
+  if (panel_form(w) != PanelForm::blocks) return false;
+  return tokens <= (w.int8_input && w.panels ? kernels.packed_tokens : kFewTokens);
+}
+
 // A worker's memory for weights: a group of panels, one step of k.
 struct MatmulScratch {
   std::byte* packed;   // [group] of panel_bytes: where the weight is not packed
@@ -64,7 +70,7 @@ struct MatmulJob {
  private:
   Panels packed(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const;
   std::int64_t last_rows(std::int64_t begin, std::int64_t n) const;
-  bool as_packed() const;
+  bool as_packed() const { return multiplied_as_packed(kernels, w, tiles.tokens); }
   void multiply(std::int64_t begin, std::int64_t n, std::int64_t k, std::int64_t count) const;
   template <class T, class X>
   void multiply_floats(void (*kernel)(const PanelBlockOf<T, X>&), const T* panels, X* InputParts::*x,
