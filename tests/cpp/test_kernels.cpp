@@ -251,6 +251,13 @@ const Planted kPlanted[] = {
          ++out[n - 1];
        };
      }},
+    {"turn_rows",
+     [](KernelTable& t) {
+       t.turn_rows = [](const float* x, std::int64_t stride, std::int64_t rows, float* out, std::int64_t out_stride) {
+         g_real->turn_rows(x, stride, rows, out, out_stride);
+         nudge(out[15 * out_stride + rows - 1]);
+       };
+     }},
     {"scores_f32",
      [](KernelTable& t) {
        t.scores_f32 = [](const llama2cpp::ScoresOf<float>& c) {

@@ -124,7 +124,7 @@ void Backward::layer(std::int64_t i, const float* x) {
   const auto tokens = static_cast<std::int64_t>(sequence.tokens.size());
   a.resize(tokens, 0);
   std::copy_n(x, tokens * c.dim, a.x.row(0));
-  forward_layer(model, {&sequence, 1}, a, forward_hooks, i);
+  forward_to_go_back(model, {&sequence, 1}, a, forward_hooks, i);
 
   see(Point::resid_post, i, g.stream);
   mlp(l, i, g.read);

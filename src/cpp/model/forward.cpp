@@ -22,6 +22,7 @@ struct Pass {
   std::span<const SequenceInput> sequences;
   Activations& a;
   const Hooks& hooks;
+  bool to_go_back = false;  // what a layer's last product gives is left out where the way back does not read it
 
   const Config& c = model.config();
   const Weights& w = model.weights();
@@ -90,6 +91,7 @@ struct Pass {
       see(Point::resid_mid, i, a.x);
       x = before(plan, {l.ffn_norm, l.ffn_norm_b}, kLn2, i);
     }
+    if (to_go_back && c.n_experts == 0 && !plan.norm_after) return hidden(x, l, i);
     mlp(x, l, plan, i);
     if (plan.parallel) be.add(a.x, a.attn_out, a.x);
     be.add(a.x, a.mlp_out, a.x);
@@ -151,6 +153,12 @@ struct Pass {
 
   // mlp_out = w2 . (silu(w1 . x) * (w3 . x)), or without a gate w2 . activation(w3 . x)
   void dense(const Input& x, const LayerWeights& l, std::int64_t i) {
+    hidden(x, l, i);
+    multiply({a.gate}, {{Part::w2, l.w2, l.b2, a.mlp_out}}, i);  // -> [T, dim]
+  }
+
+  // What w2 multiplies.
+  void hidden(const Input& x, const LayerWeights& l, std::int64_t i) {
     if (c.gated) {
       multiply(x, {{Part::w1, l.w1, l.b1, a.gate}, {Part::w3, l.w3, l.b3, a.up}}, i);  // -> [T, hidden_dim] twice
       see(Point::mlp_pre, i, a.gate);
@@ -162,7 +170,6 @@ struct Pass {
       be.activate(c.activation, a.gate, a.gate);
     }
     see(Point::mlp_post, i, a.gate);
-    multiply({a.gate}, {{Part::w2, l.w2, l.b2, a.mlp_out}}, i);  // -> [T, dim]
   }
 
   // logits = output . norm(x), of the rows that want them
@@ -218,9 +225,9 @@ void forward(const Model& model, std::span<const SequenceInput> sequences, Activ
   Pass{model, sequences, a, hooks}.run(poll);
 }
 
-void forward_layer(const Model& model, std::span<const SequenceInput> sequences, Activations& a, const Hooks& hooks,
-                   std::int64_t layer) {
-  Pass{model, sequences, a, hooks}.run_layer(layer);
+void forward_to_go_back(const Model& model, std::span<const SequenceInput> sequences, Activations& a,
+                        const Hooks& hooks, std::int64_t layer) {
+  Pass{model, sequences, a, hooks, true}.run_layer(layer);
 }
 
 }  // namespace llama2cpp

@@ -29,8 +29,9 @@ struct SequenceInput {
 void forward(const Model& model, std::span<const SequenceInput> sequences, Activations& a, const Hooks& hooks,
              FunctionRef<void()> poll);
 
-// One layer by itself: a.x is the residual stream before it, [T, dim], and becomes that after it. As above.
-void forward_layer(const Model& model, std::span<const SequenceInput> sequences, Activations& a, const Hooks& hooks,
-                   std::int64_t layer);
+// One layer by itself, for the way back through it: a.x is the residual stream before it, [T, dim]. What the MLP gives is
+// computed where a norm or the mixing of experts behind it needs it, and a.x is not read any more. As above.
+void forward_to_go_back(const Model& model, std::span<const SequenceInput> sequences, Activations& a,
+                        const Hooks& hooks, std::int64_t layer);
 
 }  // namespace llama2cpp

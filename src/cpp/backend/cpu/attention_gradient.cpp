@@ -185,7 +185,11 @@ struct HeadGradient {
     constexpr std::int64_t kSide = 16;  // of the squares that are turned: lines of both sides stay in cache
     for (std::int64_t k = begin; k < rows.end; k += kSide) {
       for (std::int64_t i = 0; i < n; i += kSide) {
-        for (std::int64_t a = k; a < std::min(k + kSide, rows.end); ++a) {
+        if (k + kSide <= rows.end) {
+          kernels.turn_rows(weights + i * tokens + k, tokens, std::min(kSide, n - i), m.by_key + k * n + i, n);
+          continue;
+        }
+        for (std::int64_t a = k; a < rows.end; ++a) {
           for (std::int64_t b = i; b < std::min(i + kSide, n); ++b) m.by_key[a * n + b] = weights[b * tokens + a];
         }
       }

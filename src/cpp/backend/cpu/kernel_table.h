@@ -144,6 +144,9 @@ struct KernelTable {
   void (*narrow)(const float* x, std::uint16_t* out, std::int64_t n);
   // f32 -> bf16, to nearest even
   void (*narrow_bf16)(const float* x, std::uint16_t* out, std::int64_t n);
+  // Rows become columns, 16 of them: x [rows][16], each `stride` after the last -> out [16][rows], each `out_stride`.
+  // At most 16 rows.
+  void (*turn_rows)(const float* x, std::int64_t stride, std::int64_t rows, float* out, std::int64_t out_stride);
 
   // Attention's products of queries with keys, and of patterns with values
   void (*scores_f32)(const ScoresOf<float>& call);

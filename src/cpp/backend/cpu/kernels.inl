@@ -48,6 +48,7 @@
     .rope_half_split = rope_half_split,
     .narrow = narrow,
     .narrow_bf16 = narrow_bf16,
+    .turn_rows = turn_rows,
     .scores_f32 = scores<float>,
     .scores_f16 = scores<std::uint16_t>,
     .scores_q8 = scores_q8,

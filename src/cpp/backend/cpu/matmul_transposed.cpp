@@ -57,7 +57,14 @@ struct TransposedCall {
       for (std::int64_t k = 0; k < w.cols; k += step) {
         const std::int64_t count = std::min(step, w.cols - k);
         read_panel(kernels, w, panel, k, count, memory);
-        for (std::int64_t i = 0; i < count; ++i) {
+        std::int64_t i = 0;
+        if (order.empty() && lanes == kPanelRows && k % kPanelRows == 0) {
+          for (; i + kPanelRows <= count; i += kPanelRows) {
+            kernels.turn_rows(memory.floats + i * kPanelRows, kPanelRows, kPanelRows,
+                              to + (k + i) / kPanelRows * stride + first * kPanelRows, kPanelRows);
+          }
+        }
+        for (; i < count; ++i) {
           const std::int64_t column = order.empty() ? k + i : order[static_cast<std::size_t>(k + i)];
           float* const place = to + column / kPanelRows * stride + first * kPanelRows + column % kPanelRows;
           const float* const from = memory.floats + i * kPanelRows;
@@ -74,9 +81,13 @@ struct TransposedCall {
       const Range part = tiles.of(i);
       const std::int64_t n = part.end - part.begin;
       float* const tile = to + part.begin * count;
-      for (std::int64_t t = 0; t < n; ++t) {
-        const float* const from = dy.row(part.begin + t) + rows.begin;
-        for (std::int64_t r = 0; r < count; ++r) tile[r * n + t] = from[r];
+      const float* const from = dy.row(part.begin) + rows.begin;
+      std::int64_t r = 0;
+      for (; r + kPanelRows <= count; r += kPanelRows) {
+        kernels.turn_rows(from + r, dy.row_stride, n, tile + r * n, n);
+      }
+      for (; r < count; ++r) {
+        for (std::int64_t t = 0; t < n; ++t) tile[r * n + t] = from[t * dy.row_stride + r];
       }
     }
   }

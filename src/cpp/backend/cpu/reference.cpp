@@ -341,6 +341,12 @@ void narrow_bf16(const float* x, std::uint16_t* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = float_to_bf16(x[i]);
 }
 
+void turn_rows(const float* x, std::int64_t stride, std::int64_t rows, float* out, std::int64_t out_stride) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = 0; i < 16; ++i) out[i * out_stride + r] = x[r * stride + i];
+  }
+}
+
 // Number i of a cache.
 float number(const float* cache, std::int64_t i) { return cache[i]; }
 float number(const std::uint16_t* cache, std::int64_t i) { return widen(cache[i]); }
@@ -436,6 +442,7 @@ constexpr KernelTable kTable{
     .rope_half_split = rope_half_split,
     .narrow = narrow,
     .narrow_bf16 = narrow_bf16,
+    .turn_rows = turn_rows,
     .scores_f32 = scores<float>,
     .scores_f16 = scores<std::uint16_t>,
     .scores_q8 = scores<Q8Block>,

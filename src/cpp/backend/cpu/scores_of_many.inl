@@ -5,6 +5,14 @@ constexpr std::int64_t kManyQueries = 8;   // from here on turning keys around i
 constexpr std::int64_t kManyKeys = 32;     // at once: two registers
 constexpr std::int64_t kMostTurned = 256;  // dimensions of a head, at most: 32 kB of turned keys
 
+// Rows become columns: [rows][16] -> [16][rows].
+inline void turn_rows(const float* x, std::int64_t stride, std::int64_t rows, float* out, std::int64_t out_stride) {
+  f32x16 square[16];
+  for (std::int64_t r = 0; r < 16; ++r) square[r] = r < rows ? load(x + r * stride) : set1(0.0F);
+  transpose(square);
+  for (std::int64_t i = 0; i < 16; ++i) store_part(out + i * out_stride, square[i], rows);
+}
+
 // 32 keys [32][head_dim] -> turned [head_dim][32]
 template <class T>
 inline void turn_keys(const T* keys, std::int64_t head_dim, float* turned) {

@@ -6,6 +6,13 @@ std::int64_t score_many(const ScoresOf<T>&) {
   return 0;
 }
 
+// Rows become columns: [rows][16] -> [16][rows], without a square of registers.
+inline void turn_rows(const float* x, std::int64_t stride, std::int64_t rows, float* out, std::int64_t out_stride) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = 0; i < 16; ++i) out[i * out_stride + r] = x[r * stride + i];
+  }
+}
+
 // And how many for few queries (see scores_of_few.inl): those before `key`.
 template <int N, class T, class F>
 std::int64_t score_few(const ScoresOf<T>&, std::int64_t, std::int64_t key, F) {
