@@ -7,6 +7,8 @@
 
 #include "backend/cpu/llm_int8_panels.h"
 #include "format/bf16.h"
+#include "format/q4_0.h"
+#include "format/q4_1.h"
 #include "format/unit_row.h"
 
 namespace llama2cpp {
@@ -170,9 +172,45 @@ void pack_header(const UnitRow* rows, const BlockLayout& layout, std::int64_t bl
   }
 }
 
+// GGUF's blocks of 4 bits, kBytes each: byte i of the last 16 has weight i in its low half and weight i + 16 in its high half.
+// A row's halves of quads 2 v and 2 v + 1 are eight neighbouring bytes, and become its word of vector v as they are: nothing is
+// unpacked to bytes on the way. The f16 fields before them go to the header.
+template <std::int64_t kBytes>
+void pack_nibbles(const Weight& weight, std::int64_t first_row, std::int64_t rows, std::int64_t block,
+                  std::int64_t count, std::byte* header, std::byte* out) {
+  constexpr std::int64_t kFields = kBytes - 16;  // bytes of f16
+  constexpr std::uint64_t kLow = 0x0F0F0F0F0F0F0F0FU;
+  const std::int64_t stride = weight.planes[0].row_bytes;
+  const std::byte* from = weight.planes[0].data + first_row * stride + block * kBytes;
+  for (std::int64_t i = 0; i < count; ++i, from += kBytes) {
+    const std::byte* p = from;
+    for (std::int64_t r = 0; r < rows; ++r, p += stride, out += 4) {
+      for (std::int64_t f = 0; f < kFields; f += 2) std::memcpy(header + f * kPanelRows + 2 * r, p + f, 2);
+      for (std::int64_t v = 0; v < 2; ++v) {
+        std::uint64_t pairs = 0;
+        std::memcpy(&pairs, p + kFields + 8 * v, sizeof(pairs));
+        const std::uint64_t low = pairs & kLow;
+        const std::uint64_t high = pairs >> 4 & kLow;
+        const auto first = static_cast<std::uint32_t>(low | low >> 28);
+        const auto second = static_cast<std::uint32_t>(high | high >> 28);
+        std::memcpy(out + v * 4 * kPanelRows, &first, sizeof(first));
+        std::memcpy(out + (v + 2) * 4 * kPanelRows, &second, sizeof(second));
+      }
+    }
+    header += kFields * kPanelRows;
+    out += 3 * 4 * kPanelRows;
+  }
+}
+
 void pack_unit(const Weight& weight, std::int64_t first_row, std::int64_t rows, std::int64_t begin, std::int64_t blocks,
                std::byte* out) {
   const BlockLayout layout = layout_of(weight);
+  if (rows == kPanelRows && (weight.format == &kQ4_0 || weight.format == &kQ4_1)) {
+    const std::int64_t filled = header_bytes(layout, blocks);
+    std::fill_n(out, filled, std::byte{0});
+    const auto pack = weight.format == &kQ4_0 ? pack_nibbles<18> : pack_nibbles<20>;
+    return pack(weight, first_row, rows, begin / kBlockCols, blocks, out, out + filled);
+  }
   const auto units = weight.format->units != nullptr ? weight.format->units : units_of_integers;
   UnitRow all[kPanelRows];
   units(weight, first_row, rows, begin / kBlockCols, blocks, all);
