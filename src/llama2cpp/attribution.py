@@ -148,6 +148,11 @@ def attribution_patch(
     """
     names = names_of_activations(points)
     need_gradients(model)
+    if clean_cache.adapter is not None:
+        raise ValueError(
+            "attribution_patch: the cache is of a run with an adapter, with which there are no gradients: set "
+            "cache.adapter = None to put such activations into a run without it"
+        )
     config = model.config
     places = [name_of(place, config) for place in find_places(names, config)]
     corrected = [name for name in places if qk_correction and (is_query(name) or is_key(name))]

@@ -55,9 +55,11 @@ from .inside.cells import (
     sweep,
     with_own_heads,
 )
+from .inside.heads_and_neurons import with_factors
 from .inside.places import Place, find_places, is_pattern, name_of
 
 if TYPE_CHECKING:
+    from .adapters import Adapter
     from .inside.observation import Prompts
     from .model import Model
 
@@ -104,6 +106,7 @@ def activation_patch(
     out: Result | None = None,
     progress: bool | None = None,
     special: bool | None = None,
+    adapter: Adapter | None = None,
 ) -> Result:
     """Put activations of a clean run into a corrupt one, one cell at a time, and measure each.
 
@@ -132,6 +135,9 @@ def activation_patch(
         Show a bar on stderr; if not given, where that is a terminal.
     special : bool, optional
         As in `Model.run_with_cache`.
+    adapter : Adapter, optional
+        A LoRA adapter of the model that acts in the run and in all cells. The cache is of a run with the same; to put
+        in what a run with another had, or one without, set ``cache.adapter`` to this one.
 
     Returns
     -------
@@ -165,6 +171,7 @@ def activation_patch(
         out=out,
         progress=progress,
         special=special,
+        adapter=adapter,
     )
 
 
@@ -181,8 +188,9 @@ def _patch(
     out: Result | None = None,
     progress: bool | None = None,
     special: bool | None = None,
+    adapter: Adapter | None = None,
 ) -> Result:
-    base = BaseRun(model, function, corrupt, _needed(name, over), special)
+    base = BaseRun(model, function, corrupt, _needed(name, over), special, adapter)
     grid = Grid.of(function, name, over, model.config, base.length)
     clean = {place: base.of_other_run(clean_cache, place) for place in grid.places}
     changes_of = for_own_heads(base, grid, _from_arrays(clean, model.config))
@@ -218,6 +226,7 @@ def path_patch(
     out: Result | None = None,
     progress: bool | None = None,
     special: bool | None = None,
+    adapter: Adapter | None = None,
 ) -> Result:
     """Measure what a sender says to receivers directly: with all heads between them, and MLPs perhaps, held fast.
 
@@ -227,7 +236,7 @@ def path_patch(
 
     Parameters
     ----------
-    model, corrupt, clean_cache, metric, over, last_only, out, progress, special
+    model, corrupt, clean_cache, metric, over, last_only, out, progress, special, adapter
         As in `activation_patch`.
     senders : str
         Which activation sends, as `name` in `activation_patch`: "z", "mlp_out", or "z3" of one layer. What is inside
@@ -276,7 +285,7 @@ def path_patch(
     if any(address.query_head is not None for _, address in targets) and len({place[1] for place, _ in targets}) > 1:
         raise ValueError("path_patch: receivers with a head's own keys or values are of one layer")
     names = [senders, "z", "mlp_out", *(name_of(place, config) for place, _ in targets)]
-    base = BaseRun(model, "path_patch", corrupt, names, special)
+    base = BaseRun(model, "path_patch", corrupt, names, special, adapter)
     grid = Grid.of("path_patch", senders, over, config, base.length)
     clean = {place: base.of_other_run(clean_cache, place) for place in grid.places}
     sent_by = for_own_heads(base, grid, _from_arrays(clean, config))
@@ -328,6 +337,7 @@ def ablate(
     out: Result | None = None,
     progress: bool | None = None,
     special: bool | None = None,
+    adapter: Adapter | None = None,
 ) -> Result:
     """Take activations away, one cell at a time, and measure what is left.
 
@@ -336,7 +346,7 @@ def ablate(
     model : Model
     tokens : str, ids, or several of one length
         What is run.
-    metric, name, over, last_only, out, progress, special
+    metric, name, over, last_only, out, progress, special, adapter
         As in `activation_patch`.
     how : str
         "zero"; "mean": the mean of `reference` over its prompts and positions, as in `interventions.mean`; "resample":
@@ -369,7 +379,7 @@ def ablate(
         raise ValueError(f"ablate: how is {how!r}, expected 'zero', 'mean' or 'resample'")
     if how != "zero" and reference is None:
         raise ValueError(f"ablate: how={how!r} needs a reference, a cache of other prompts")
-    base = BaseRun(model, "ablate", tokens, _needed(name, over), special)
+    base = BaseRun(model, "ablate", tokens, _needed(name, over), special, adapter)
     grid = Grid.of("ablate", name, over, model.config, base.length)
     full: dict[Place, NDArray[np.float32]] = {}
     for place in grid.places:
@@ -386,7 +396,7 @@ def ablate(
 
 def _mean_of(cache: ActivationCache | None, place: Place, base: BaseRun) -> NDArray[np.float32]:
     name = name_of(place, base.model.config)
-    array = held("ablate: the reference", cache, name)
+    array = held("ablate: the reference", cache, name, base.adapter)
     if is_pattern(name):
         raise ValueError("ablate: patterns of different tokens have no mean")
     return np.asarray(array.astype(np.float64).mean(axis=(0, 1)), dtype=np.float32)
@@ -394,7 +404,7 @@ def _mean_of(cache: ActivationCache | None, place: Place, base: BaseRun) -> NDAr
 
 def _resampled(cache: ActivationCache | None, place: Place, base: BaseRun, seed: int) -> NDArray[np.float32]:
     name = name_of(place, base.model.config)
-    array = held("ablate: the reference", cache, name)
+    array = held("ablate: the reference", cache, name, base.adapter)
     shape = base.arrays[name].shape
     if array.shape[1:] != shape[1:] or (cache is not None and cache.positions is not None):
         raise ValueError(f"ablate: {name!r} of the reference has shape {list(array.shape)}, expected {list(shape)}")
@@ -414,6 +424,7 @@ def _named(own_name: str, name: str, over: Sequence[str], what: str, shape: str)
         last_only: bool = False,
         out: Result | None = None,
         progress: bool | None = None,
+        adapter: Adapter | None = None,
     ) -> Result:
         return _patch(
             own_name,
@@ -426,6 +437,7 @@ def _named(own_name: str, name: str, over: Sequence[str], what: str, shape: str)
             last_only=last_only,
             out=out,
             progress=progress,
+            adapter=adapter,
         )
 
     function.__name__ = function.__qualname__ = own_name
@@ -433,7 +445,7 @@ def _named(own_name: str, name: str, over: Sequence[str], what: str, shape: str)
 
     Parameters
     ----------
-    model, corrupted_tokens, clean_cache, patching_metric, last_only, out, progress
+    model, corrupted_tokens, clean_cache, patching_metric, last_only, out, progress, adapter
         As model, corrupt, clean_cache, metric and the others of `activation_patch`.
 
     Returns
@@ -518,13 +530,19 @@ get_act_patch_attn_head_pattern_all_pos = _named(
 
 
 def get_act_patch_attn_head_all_pos_every(
-    model: Model, corrupted_tokens: Prompts, clean_cache: ActivationCache, metric: Metric, *, last_only: bool = False
+    model: Model,
+    corrupted_tokens: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    *,
+    last_only: bool = False,
+    adapter: Adapter | None = None,
 ) -> Result:
     """Patch output, queries, keys, values and pattern of each head, as TransformerLens's function of this name does.
 
     Parameters
     ----------
-    model, corrupted_tokens, clean_cache, metric, last_only
+    model, corrupted_tokens, clean_cache, metric, last_only, adapter
         As in `activation_patch`.
 
     Returns
@@ -549,17 +567,25 @@ def get_act_patch_attn_head_all_pos_every(
         get_act_patch_attn_head_v_all_pos,
         get_act_patch_attn_head_pattern_all_pos,
     ]
-    return _stacked([kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only) for kind in kinds])
+    return _stacked(
+        [kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only, adapter=adapter) for kind in kinds]
+    )
 
 
 def get_act_patch_attn_head_by_pos_every(
-    model: Model, corrupted_tokens: Prompts, clean_cache: ActivationCache, metric: Metric, *, last_only: bool = False
+    model: Model,
+    corrupted_tokens: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    *,
+    last_only: bool = False,
+    adapter: Adapter | None = None,
 ) -> Result:
     """Patch what `get_act_patch_attn_head_all_pos_every` does, by position.
 
     Parameters
     ----------
-    model, corrupted_tokens, clean_cache, metric, last_only
+    model, corrupted_tokens, clean_cache, metric, last_only, adapter
         As in `activation_patch`.
 
     Returns
@@ -584,18 +610,24 @@ def get_act_patch_attn_head_by_pos_every(
         get_act_patch_attn_head_v_by_pos,
         get_act_patch_attn_head_pattern_by_pos,
     ]
-    grids = [kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only) for kind in kinds]
+    grids = [kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only, adapter=adapter) for kind in kinds]
     return _stacked([*grids[:4], np.swapaxes(grids[4], 1, 2)])
 
 
 def get_act_patch_block_every(
-    model: Model, corrupted_tokens: Prompts, clean_cache: ActivationCache, metric: Metric, *, last_only: bool = False
+    model: Model,
+    corrupted_tokens: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    *,
+    last_only: bool = False,
+    adapter: Adapter | None = None,
 ) -> Result:
     """Patch the residual stream into each layer, and what attention and MLP add, as TransformerLens's function does.
 
     Parameters
     ----------
-    model, corrupted_tokens, clean_cache, metric, last_only
+    model, corrupted_tokens, clean_cache, metric, last_only, adapter
         As in `activation_patch`.
 
     Returns
@@ -613,7 +645,9 @@ def get_act_patch_block_every(
     (3, 5, 2)
     """
     kinds = [get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out]
-    return _stacked([kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only) for kind in kinds])
+    return _stacked(
+        [kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only, adapter=adapter) for kind in kinds]
+    )
 
 
 @checked
@@ -629,6 +663,7 @@ def get_act_patch_direct_path(
     verbose: bool = True,
     *,
     last_only: bool = False,
+    adapter: Adapter | None = None,
 ) -> Result:
     """Patch what a head adds into each later head's queries, keys or values alone, as TransformerLens's function does.
 
@@ -637,8 +672,8 @@ def get_act_patch_direct_path(
 
     Parameters
     ----------
-    model, corrupted_tokens, clean_cache, patching_metric, last_only
-        As model, corrupt, clean_cache, metric and last_only of `activation_patch`.
+    model, corrupted_tokens, clean_cache, patching_metric, last_only, adapter
+        As model, corrupt, clean_cache, metric, last_only and adapter of `activation_patch`.
     corrupted_cache : ActivationCache
         Of the corrupt run. Both have ``z`` of the source's layer.
     src_layer, src_head : int
@@ -675,17 +710,19 @@ def get_act_patch_direct_path(
         index(src_layer, model.config.n_layers, "src_layer", function),
         index(src_head, model.config.n_heads, "src_head", function),
     )
-    base = _run_of_direct_paths(function, model, corrupted_tokens, component)
+    base = _run_of_direct_paths(function, model, corrupted_tokens, component, adapter)
     caches = (clean_cache, corrupted_cache)
     return _direct_paths(base, caches, patching_metric, source, component, verbose=verbose, last_only=last_only)
 
 
-def _run_of_direct_paths(function: str, model: Model, tokens: Prompts, component: str) -> BaseRun:
+def _run_of_direct_paths(
+    function: str, model: Model, tokens: Prompts, component: str, adapter: Adapter | None
+) -> BaseRun:
     if component not in ("q", "k", "v"):
         raise ValueError(f"{function}: component is {component!r}, expected 'q', 'k' or 'v'")
     if model.config.norm_places != "before":
         raise ValueError(f"{function}: the model has a norm after attention, so a head alone adds nothing")
-    return BaseRun(model, function, tokens, [component, "z"], None)
+    return BaseRun(model, function, tokens, [component, "z"], None, adapter)
 
 
 def _direct_paths(
@@ -706,9 +743,8 @@ def _direct_paths(
         return result
     [place_of_z] = find_places(f"blocks.{src_layer}.attn.hook_z", config)
     z = [base.of_other_run(cache, place_of_z)[:, :, src_head] for cache in caches]
-    weight = model.weights[f"blocks.{src_layer}.{get_part('wo').lens}"][src_head] * np.float32(
-        config.residual_multiplier
-    )
+    weights = model.weights[f"blocks.{src_layer}.{get_part('wo').lens}"]
+    weight = with_factors(weights, base.adapter, "wo", src_layer)[src_head] * np.float32(config.residual_multiplier)
     added = z[0] @ weight - z[1] @ weight
     axis = "head" if component == "q" else "query_head"
     grid = Grid.of(base.function, component, {"layer": later, axis: None}, config, base.length)
@@ -744,12 +780,13 @@ def get_act_patch_direct_path_all_sources(
     verbose: bool = True,
     *,
     last_only: bool = False,
+    adapter: Adapter | None = None,
 ) -> Result:
     """Do what `get_act_patch_direct_path` does from every head, as TransformerLens's function of this name.
 
     Parameters
     ----------
-    model, corrupted_tokens, clean_cache, corrupted_cache, patching_metric, component, verbose, last_only
+    model, corrupted_tokens, clean_cache, corrupted_cache, patching_metric, component, verbose, last_only, adapter
         As in `get_act_patch_direct_path`.
 
     Returns
@@ -773,7 +810,8 @@ def get_act_patch_direct_path_all_sources(
     >>> patching.get_act_patch_direct_path_all_sources(model, "Tom", clean, corrupt, metric, last_only=True).shape
     (5, 6, 5, 6)
     """
-    base = _run_of_direct_paths("get_act_patch_direct_path_all_sources", model, corrupted_tokens, component)
+    function = "get_act_patch_direct_path_all_sources"
+    base = _run_of_direct_paths(function, model, corrupted_tokens, component, adapter)
     caches, shape = (clean_cache, corrupted_cache), (model.config.n_layers, model.config.n_heads)
     grids = [
         _direct_paths(base, caches, patching_metric, source, component, verbose=verbose, last_only=last_only)

@@ -348,6 +348,99 @@ def test_caches_with_adapters_in_runs_without(model: llama2cpp.Model, adapters: 
         assert len(call(cache)) == 5
 
 
+CLEAN, CORRUPT = "Lily and Tom ran. Lily saw", "Lily and Tom ran. Tom saw"
+
+
+def of_every_bit(logits: Any) -> float:
+    """Of every number: a bit that differs shows."""
+    return float((logits.astype(np.float64) * np.linspace(-1, 1, logits.size).reshape(logits.shape)).sum())
+
+
+@pytest.mark.parametrize("precision", ["exact", "auto"])
+@pytest.mark.parametrize(
+    ("name", "over"),
+    [("resid_pre", "position"), ("z", "head"), ("mlp_out", "position"), ("k", "head"), ("pattern", "head")],
+)
+def test_each_patched_cell_is_a_whole_run_with_it(precision: Any, name: str, over: str) -> None:
+    exact = llama2cpp.load("storyteller", backend="cpu", precision=precision)
+    adapter = llama2cpp.Adapter.from_arrays(exact, factors(1, 8), alpha=8)
+    _, cache = exact.run_with_cache(CLEAN, name, adapter=adapter)
+    layers = [0, 3]
+    grid = patching.activation_patch(
+        exact, CORRUPT, cache, of_every_bit, name, {"layer": layers, over: None}, adapter=adapter
+    )
+    for i, j in np.ndindex(grid.shape):
+        address = {"layer": layers[i], over: j}
+        cell = exact.run_with_hooks(CORRUPT, [interventions.patch_from(cache, name, **address)], adapter=adapter)
+        assert grid[i, j] == of_every_bit(cell)
+    assert len(np.unique(grid)) > 2
+    reference = {"how": "mean", "reference": cache} if name in ("z", "mlp_out") else {"how": "zero"}
+    ablated = patching.ablate(exact, CORRUPT, of_every_bit, name, ["layer"], adapter=adapter, **reference)
+    for i in layers:
+        one = (
+            interventions.mean(name, cache, layer=i) if "reference" in reference else interventions.zero(name, layer=i)
+        )
+        assert ablated[i] == of_every_bit(exact.run_with_hooks(CORRUPT, [one], adapter=adapter))
+
+
+def folded(exact: llama2cpp.Model, seed: int) -> tuple[llama2cpp.Model, llama2cpp.Adapter]:
+    """A model whose weights have an adapter's products in them, and that adapter."""
+    given = factors(seed, 4, ("v_proj", "o_proj", "up_proj", "down_proj"))  # in no rotary order
+    edits = {}
+    for module, (a, b) in given.items():
+        layer, name = module.split(".")[2], module.split(".")[-1]
+        own = {"v_proj": "wv", "o_proj": "wo", "up_proj": "w3", "down_proj": "w2"}[name]
+        part = "feed_forward" if own in ("w2", "w3") else "attention"
+        matrix = f"layers.{layer}.{part}.{own}.weight"
+        edits[matrix] = (exact.weights[matrix].astype(np.float64) + b @ a).astype(np.float32)
+    return exact.with_weights(edits), llama2cpp.Adapter.from_arrays(exact, given)
+
+
+def test_paths_with_it_are_those_of_weights_that_have_it() -> None:
+    exact = llama2cpp.load("storyteller", backend="cpu", precision="exact")
+    whole, adapter = folded(exact, 5)
+    found = []
+    for model, own in ((exact, adapter), (whole, None)):
+        clean, corrupt = (model.run_with_cache(text, adapter=own)[1] for text in (CLEAN, CORRUPT))
+        options: dict[str, Any] = {"last_only": True, "adapter": own}
+        grids = [
+            patching.path_patch(model, CORRUPT, clean, largest, "z1", "resid_post-1", freeze_mlp=True, **options),
+            patching.path_patch(model, CORRUPT, clean, largest, "z1", "a3.h4<k>", **options),
+            patching.activation_patch(
+                model, CORRUPT, clean, largest, "v", {"layer": [1, 4], "query_head": None}, **options
+            ),
+            patching.get_act_patch_direct_path(model, CORRUPT, clean, corrupt, largest, 2, 1, "v", **options),
+            patching.get_act_patch_block_every(model, CORRUPT, clean, largest, **options),
+            patching.get_act_patch_attn_head_all_pos_every(model, CORRUPT, clean, largest, **options),
+        ]
+        found.append(grids)
+    for ours, theirs in zip(*found, strict=True):
+        assert np.ptp(theirs) > 1e-3
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_caches_of_runs_with_others_are_refused() -> None:
+    exact = llama2cpp.load("storyteller", backend="cpu", precision="exact")
+    one, same, other = (llama2cpp.Adapter.from_arrays(exact, factors(seed, 8)) for seed in (1, 1, 2))
+    _, cache = exact.run_with_cache(CLEAN, "z", adapter=one)
+
+    def patch(cache: llama2cpp.ActivationCache, adapter: llama2cpp.Adapter | None) -> Any:
+        return patching.activation_patch(exact, CORRUPT, cache, largest, "z", "layer", adapter=adapter)
+
+    np.testing.assert_array_equal(patch(cache, one), patch(cache, same))
+    with pytest.raises(ValueError, match="is of a run with another adapter: pass adapter=cache.adapter, or set"):
+        patch(cache, other)
+    _, plain = exact.run_with_cache(CLEAN, "z")
+    with pytest.raises(ValueError, match="is of a run without an adapter, and the model runs with one here"):
+        patch(plain, one)
+    plain.adapter = one  # what the model itself has, in the run with the adapter
+    expected = exact.run_with_hooks(CORRUPT, [interventions.patch_from(plain, "z", layer=2)], adapter=one)
+    assert patch(plain, one)[2] == largest(expected)
+    model = llama2cpp.load("storyteller", backend="cpu")
+    with pytest.raises(ValueError, match="activation_patch: the adapter was loaded for another model"):
+        patching.activation_patch(model, CORRUPT, cache, largest, "z", adapter=one)
+
+
 def largest(logits: Any) -> Any:
     return logits[0, -1].max()
 

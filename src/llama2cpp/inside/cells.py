@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..adapters import Adapter, check_adapter
 from ..common.arguments import close_names, index
 from .hooks import any_hooks
 from .observation import prompts_of
@@ -94,14 +95,25 @@ class BaseRun:
     tokens : str, ids, or several of one length
     names : sequence of str
         Which activations are needed beside the residual stream into each layer.
+    special : bool, optional
+        As in `Model.run_with_cache`.
+    adapter : Adapter, optional
+        That acts in the run, and in all cells.
     """
 
     def __init__(
-        self, model: Model, function: str, tokens: Prompts, names: Sequence[str], special: bool | None
+        self,
+        model: Model,
+        function: str,
+        tokens: Prompts,
+        names: Sequence[str],
+        special: bool | None,
+        adapter: Adapter | None = None,
     ) -> None:
+        check_adapter(function, adapter, model)
         if any_hooks(model._core):
             raise ValueError(f"{function}: hooks are on in this block, and each cell is a run without them")
-        self.model, self.function = model, function
+        self.model, self.function, self.adapter = model, function, adapter
         self.ids = prompts_of(model, function, tokens, special)
         if len({len(ids) for ids in self.ids}) > 1:
             raise ValueError(f"{function}: the prompts have different lengths, expected one")
@@ -109,12 +121,15 @@ class BaseRun:
         config = model.config
         self._entering = residual_streams(config)
         places = find_places([*names, *self._entering], config)
-        self._sessions = [model.session() for _ in self.ids]
-        rows = [(session._core, ids) for session, ids in zip(self._sessions, self.ids, strict=True)]
+        self._sessions = [self._session() for _ in self.ids]
+        rows = list(zip(self._sessions, self.ids, strict=True))
         [(logits, self.arrays)] = model._core.run_with_cache(rows, places)
         assert logits is not None
         self.logits: Array = logits
-        self._pool: list[Any] = []
+        self._pool: list[_core.Session] = []
+
+    def _session(self) -> _core.Session:
+        return self.model._core.session(None, None if self.adapter is None else self.adapter._core)
 
     @property
     def whole_runs(self) -> int:
@@ -132,7 +147,7 @@ class BaseRun:
     def of_other_run(self, cache: ActivationCache, place: Place) -> Array:
         """Get a place's activation [B, T, ...] of a cache, of as many prompts as this run has or of one for all."""
         name = name_of(place, self.model.config)
-        array = held(f"{self.function}: the cache", cache, name)
+        array = held(f"{self.function}: the cache", cache, name, self.adapter)
         expected = self.arrays[name].shape
         if cache.positions is not None or array.shape[1:] != expected[1:] or len(array) not in (1, expected[0]):
             shape = list(array.shape)
@@ -176,7 +191,7 @@ class BaseRun:
         for i, (changes, b) in enumerate(itertools.product(cells, range(batch))):
             for change in changes:
                 hooks.add_intervention(_core.Places([change.place], config), self._intervention(change, b), i)
-        rows = [(core.session(), self.ids[b]) for _, b in itertools.product(cells, range(batch))]
+        rows = [(self._session(), self.ids[b]) for _, b in itertools.product(cells, range(batch))]
         residual = np.ascontiguousarray(np.tile(self.entering(start), (len(cells), 1, 1)))
         [(_, arrays)] = core.run_with_cache(rows, wanted, None, stop, hooks, start, residual, False)
         return [{name: array[i * batch : (i + 1) * batch] for name, array in arrays.items()} for i in range(len(cells))]
@@ -184,7 +199,7 @@ class BaseRun:
     def reading(self, place: Place, stream: Array) -> Array:
         """Compute what a place has if its layer reads another residual stream [B, T, dim]."""
         core = self.model._core
-        rows = [(core.session(), ids) for ids in self.ids]
+        rows = [(self._session(), ids) for ids in self.ids]
         residual = np.ascontiguousarray(stream, dtype=np.float32)
         [(_, arrays)] = core.run_with_cache(rows, [place], None, place[1] + 1, None, place[1], residual, False)
         return arrays[name_of(place, self.model.config)]
@@ -209,14 +224,14 @@ class BaseRun:
         """
         core, config, batch = self.model._core, self.model.config, len(self.ids)
         while len(self._pool) < len(cells) * batch:
-            self._pool.append(core.session())
+            self._pool.append(self._session())
         hooks = _core.CallHooks(core, [None] * (len(cells) * batch))
         rows: list[tuple[Any, list[int]]] = []
         residuals: list[Array] = []
         stream = self.entering(start)
         for cell, b in itertools.product(cells, range(batch)):
             session = self._pool[len(rows)]
-            session.assign(self._sessions[b]._core, cell.begin)
+            session.assign(self._sessions[b], cell.begin)
             for change in cell.changes:
                 hooks.add_intervention(_core.Places([change.place], config), self._intervention(change, b), len(rows))
             rows.append((session, self.ids[b][cell.begin :]))
@@ -235,14 +250,20 @@ class BaseRun:
         return results
 
 
-def held(where: str, cache: ActivationCache | None, name: str) -> Array:
-    """Get an activation [B, T, ...] of a cache."""
+def held(where: str, cache: ActivationCache | None, name: str, adapter: Adapter | None = None) -> Array:
+    """Get an activation [B, T, ...] of a cache, whose run had this adapter, or none."""
     if cache is None or name not in cache:
         raise ValueError(f"{where} has no {name!r}")
-    if cache.adapter is not None:
+    there, here = (None if one is None else one.fingerprint for one in (cache.adapter, adapter))
+    if there != here:
+        if here is None:
+            how, instead = "with an adapter, and the model runs without it here: pass adapter=cache.adapter", "None"
+        elif there is None:
+            how, instead = "without an adapter, and the model runs with one here: leave it out", "the adapter"
+        else:
+            how, instead = "with another adapter: pass adapter=cache.adapter", "this adapter"
         raise ValueError(
-            f"{where} is of a run with an adapter, and the model runs without it here: set cache.adapter = None to "
-            "use such activations all the same"
+            f"{where} is of a run {how}, or set cache.adapter = {instead} to use such activations all the same"
         )
     return cache[name] if cache.has_batch_dim else cache[name][None]
 

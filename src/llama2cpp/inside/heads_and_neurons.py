@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +12,39 @@ from ..common.parts import get_part
 from .activation_arrays import Array, Selection, need_memory, select
 from .activation_names import get_act_name
 from .residual_stream import ResidualStream
+
+if TYPE_CHECKING:
+    from ..adapters import Adapter
+
+
+def with_factors(weights: Array, adapter: Adapter | None, part: str, layer: int) -> Array:
+    """Add what an adapter has beside one of the model's matrices.
+
+    Parameters
+    ----------
+    weights : array [..., dim]
+        The matrix, turned as TransformerLens's are.
+    adapter : Adapter, optional
+    part : str
+        Which matrix, "wo" or "w2".
+    layer : int
+
+    Returns
+    -------
+    array [..., dim]
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp.inside.heads_and_neurons import with_factors
+    >>> with_factors(numpy.ones((2, 3)), None, "w2", 0).shape
+    (2, 3)
+    """
+    factors = None if adapter is None else adapter._core.factors(part, layer)
+    if factors is None:
+        return weights
+    a, b, scale = factors
+    return np.asarray(weights + ((b @ a) * np.float32(scale)).T.reshape(weights.shape), dtype=np.float32)
 
 
 class HeadsAndNeurons(ResidualStream):
@@ -57,19 +90,11 @@ class HeadsAndNeurons(ResidualStream):
         if get_act_name("result", layer) in self:
             return self["result", layer]
         weights = self._need_model().weights[f"blocks.{layer}.{get_part('wo').lens}"]  # [n_heads, head_dim, dim]
-        weights = self._with_adapter(weights, "wo", layer)
+        weights = with_factors(weights, self.adapter, "wo", layer)
         by_head = np.moveaxis(self["z", layer], -2, 0)  # [n_heads, B, T, head_dim]
         need_memory(2 * by_head.size // by_head.shape[-1] * weights.shape[-1], "an array of heads' results")
         weights = weights * np.float32(self._need_model().config.residual_multiplier)
         return np.stack([z @ w for z, w in zip(by_head, weights, strict=True)], axis=-2)
-
-    def _with_adapter(self, weights: Array, part: str, layer: int) -> Array:
-        """[..., dim], and what the run's adapter had beside it."""
-        factors = None if self.adapter is None else self.adapter._core.factors(part, layer)
-        if factors is None:
-            return weights
-        a, b, scale = factors
-        return np.asarray(weights + ((b @ a) * np.float32(scale)).T.reshape(weights.shape), dtype=np.float32)
 
     def _added_by_heads(self, layer: int, pos_slice: Selection) -> Array:
         """[n_heads, B, T, dim]: results, after the norm that may be between them and the stream."""
@@ -211,7 +236,7 @@ class HeadsAndNeurons(ResidualStream):
             raise ValueError("neurons' results are of models without experts; mlp.hook_expert_out is what experts give")
         neurons = select(select(self["post", layer], pos_slice, -2), neuron_slice, -1)
         name = f"blocks.{layer}.{get_part('w2').lens}"
-        weights = self._with_adapter(self._need_model().weights[name], "w2", layer)
+        weights = with_factors(self._need_model().weights[name], self.adapter, "w2", layer)
         weights = select(weights, neuron_slice, 0)  # [neurons, dim]
         weights = weights * np.float32(self._need_model().config.residual_multiplier)
         if (norm := self._norm_after(layer, "mlp")) is not None:
