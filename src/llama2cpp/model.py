@@ -108,6 +108,9 @@ class Model(classic.ClassicSurface):
     add_hook = classic.add_hook
     add_perma_hook = classic.add_perma_hook
     reset_hooks = classic.reset_hooks
+    get_caching_hooks = classic.get_caching_hooks
+    add_caching_hooks = classic.add_caching_hooks
+    input_to_embed = classic.input_to_embed
     loss_fn = classic.loss_fn
     all_composition_scores = classic.all_composition_scores
 

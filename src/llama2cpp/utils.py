@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .common.arguments import checked, float_array
+from .common.arguments import checked, float_array, instead_of, integer
 from .common.probabilities import log_softmax
 from .inside.activation_names import get_act_name
 from .inside.factored_matrix import composition_scores
@@ -28,15 +28,130 @@ if TYPE_CHECKING:
 Array: TypeAlias = NDArray[np.float32]
 
 __all__ = [
+    "Slice",
     "composition_scores",
     "detect_head",
     "get_act_name",
+    "get_corner",
+    "is_lower_triangular",
+    "is_square",
     "lm_accuracy",
     "lm_cross_entropy_loss",
     "remove_batch_dim",
     "test_prompt",
     "to_numpy",
+    "transpose",
 ]
+
+# What TransformerLens has there, and what to use instead.
+_INSTEAD = {
+    "get_device": "load(backend=) says where a model runs, and model.backend where it does",
+    "sample_logits": "model.generate(prompt, temperature=...) samples, and logits[:, -1].argmax(-1) takes the best",
+    "get_dataset": "datasets.load_dataset of Hugging Face",
+    "tokenize_and_concatenate": "model.extract(texts, ...) reads texts as they are, and model.to_tokens makes ids",
+    "download_file_from_hf": "llama2cpp pull NAME on the command line",
+    "get_matrix_corner": "matrix.get_corner(n) of a FactoredMatrix, or get_corner of an array",
+    "print_gpu_mem": "arrays are NumPy's",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{instead_of(name, _INSTEAD)}", name=name)
+
+
+class Slice:
+    """A choice along one axis, as TransformerLens's: of an integer, (begin, end), a list of integers, or None for all.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp import utils
+    >>> utils.Slice((0, 2)).apply(numpy.zeros((1, 5, 3)), dim=1).shape, utils.Slice(-1).indices(5)
+    ((1, 2, 3), array([-1]))
+    """
+
+    def __init__(self, input_slice: Any = None) -> None:  # noqa: ANN401
+        given = input_slice
+        self.slice: Any
+        if given is None:
+            self.slice, self.mode = slice(None), "identity"
+        elif isinstance(given, tuple):
+            self.slice, self.mode = slice(*given), "slice"
+        elif isinstance(given, slice):
+            self.slice, self.mode = given, "slice"
+        elif isinstance(given, list) or np.ndim(given):
+            self.slice, self.mode = to_numpy(given), "array"
+        else:
+            self.slice, self.mode = integer(given, "input_slice", "Slice"), "int"
+
+    def apply(self, tensor: NDArray[Any], dim: int = 0) -> NDArray[Any]:
+        """Choose along an axis."""
+        chosen: list[Any] = [slice(None)] * np.ndim(tensor)
+        chosen[dim] = self.slice
+        return np.asarray(tensor)[tuple(chosen)]
+
+    def indices(self, max_ctx: int | None = None) -> NDArray[np.int64]:
+        """Give the indices that it chooses of an axis of this length."""
+        if self.mode == "int":
+            return np.array([self.slice], dtype=np.int64)
+        if max_ctx is None:
+            raise ValueError("Slice.indices: max_ctx is needed, unless one index is chosen")
+        return np.asarray(np.arange(max_ctx, dtype=np.int64)[self.slice])
+
+    def __repr__(self) -> str:
+        return f"Slice: {self.slice} Mode: {self.mode} "
+
+
+def get_corner(tensor: Any, n: int = 3) -> Any:  # noqa: ANN401
+    """Give the first `n` of each axis.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp import utils
+    >>> utils.get_corner(numpy.zeros((1, 7, 5)), 2).shape
+    (1, 2, 2)
+    """
+    return tensor[tuple(slice(n) for _ in range(tensor.ndim))]
+
+
+def transpose(tensor: NDArray[Any]) -> NDArray[Any]:
+    """Swap the last two axes.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp import utils
+    >>> utils.transpose(numpy.zeros((4, 2, 3))).shape
+    (4, 3, 2)
+    """
+    return np.swapaxes(tensor, -1, -2)
+
+
+def is_square(x: NDArray[Any]) -> bool:
+    """Whether it is a square matrix.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp import utils
+    >>> utils.is_square(numpy.eye(2)), utils.is_square(numpy.zeros((2, 3)))
+    (True, False)
+    """
+    return x.ndim == 2 and x.shape[0] == x.shape[1]
+
+
+def is_lower_triangular(x: NDArray[Any]) -> bool:
+    """Whether it is a square matrix with zeros above its diagonal, as a pattern of attention is.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from llama2cpp import utils
+    >>> utils.is_lower_triangular(numpy.eye(2)), utils.is_lower_triangular(numpy.ones((2, 2)))
+    (True, False)
+    """
+    return is_square(x) and bool((x == np.tril(x)).all())
 
 
 def lm_cross_entropy_loss(logits: ArrayLike, tokens: Any, per_token: bool = False) -> float | Array:  # noqa: ANN401

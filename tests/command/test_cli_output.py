@@ -84,6 +84,25 @@ def test_commands_with_an_adapter(tmp_path: Path) -> None:
         assert errors == "llama2cpp: error: nowhere: No such file or directory\n"
 
 
+@pytest.mark.cpu_bits("adapters are the CPU's")
+def test_run_with_an_adapter(stories_dir: Path, tmp_path: Path) -> None:
+    """What llama2.c's loop gives over a session that has it."""
+    checkpoint, tokenizer = stories_dir / "stories260K.bin", stories_dir / "tok512.bin"
+    model = llama2cpp.load(checkpoint, tokenizer=tokenizer, backend="cpu")
+    config = model.config
+    folder = save_adapter(tmp_path / "style", config.n_layers, config.dim, config.hidden_dim)
+    said = ("run", str(checkpoint), "-z", str(tokenizer), "-t", "0", "-n", "24", "-i", "Tim saw")
+    plain, beside = call(*said), call(*said, "--adapter", str(folder))
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 40, "echo": True}
+    for given, adapter in ((plain, None), (beside, model.load_adapter(folder))):
+        text = given[1].rstrip("\n")
+        assert given[0] == 0
+        assert len(text) > 20
+        assert model.generate("Tim saw", adapter=adapter, **options).startswith(text)
+    assert plain[1] != beside[1]
+    assert call(*said, "--adapter", "nowhere")[2] == "llama2cpp: error: nowhere: No such file or directory\n"
+
+
 @pytest.mark.cpu_bits("speculation is the CPU's")
 def test_generate_with_speculation(stories_dir: Path) -> None:
     said = ("generate", "--json", "-n", "30", "-s", "7", "Tim, Tim, Tim, Tim")

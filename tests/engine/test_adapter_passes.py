@@ -428,7 +428,7 @@ def test_caches_of_runs_with_others_are_refused() -> None:
         return patching.activation_patch(exact, CORRUPT, cache, largest, "z", "layer", adapter=adapter)
 
     np.testing.assert_array_equal(patch(cache, one), patch(cache, same))
-    with pytest.raises(ValueError, match="is of a run with another adapter: pass adapter=cache.adapter, or set"):
+    with pytest.raises(ValueError, match=r"is of a run with another adapter: pass adapter=cache.adapter, or set"):
         patch(cache, other)
     _, plain = exact.run_with_cache(CLEAN, "z")
     with pytest.raises(ValueError, match="is of a run without an adapter, and the model runs with one here"):

@@ -137,6 +137,75 @@ def test_hooks_that_cannot_be_added(model: llama2cpp.Model, arguments: Any, mess
         model.add_hook(*arguments)
 
 
+def test_dicts_that_hooks_fill(model: llama2cpp.Model) -> None:
+    metric = metrics.log_prob(model.to_single_token(" Tom"))
+    logits, expected = model.run_with_cache(PROMPT)
+    grads = expected.backward(metric(logits)[1], ["z", "resid_pre"])
+    cache, fwd_hooks, bwd_hooks = model.get_caching_hooks()
+    assert (cache, bwd_hooks) == ({}, [])
+    model.run_with_hooks(PROMPT, fwd_hooks)
+    assert set(cache) == set(expected)
+    for name, array in cache.items():
+        np.testing.assert_array_equal(array, expected[name])
+    some: dict[str, Any] = {"before": 1}
+    given = model.add_caching_hooks(["z1", "resid_pre0"], incl_bwd=True, remove_batch_dim=True, cache=some)
+    assert given is some
+    model.run_with_cache(PROMPT, ["z", "resid_pre"], incl_bwd=True, metric=metric)
+    model.reset_hooks()
+    names = ["blocks.1.attn.hook_z", "blocks.0.hook_resid_pre"]
+    assert set(some) == {"before", *names, *(f"{name}_grad" for name in names)}
+    for name in names:
+        np.testing.assert_array_equal(some[name], expected[name][0])
+        np.testing.assert_array_equal(some[f"{name}_grad"], grads[name][0])
+    kept = some[names[0]].copy()
+    model("The dog")
+    np.testing.assert_array_equal(some[names[0]], kept)
+    with pytest.raises(ValueError, match="no activation"):
+        model.get_caching_hooks("z9")
+
+
+def test_attributes_that_say_what_to_use_instead(model: llama2cpp.Model) -> None:
+    _, cache = model.run_with_cache(PROMPT, "z0")
+    wrongs: list[tuple[Any, str, str]] = [
+        (model, "W_pos", "positions are rotary"),
+        (model, "to", "arrays are NumPy's"),
+        (model, "state_dict", "model.weights is a mapping"),
+        (model, "generate_stream", r"model.stream\(prompt\)"),
+        (cache, "to", r"cache.to_numpy\(\)"),
+        (cache, "toggle_autodiff", "cache.backward"),
+        (utils, "sample_logits", "model.generate"),
+    ]
+    for thing, name, message in wrongs:
+        assert not hasattr(thing, name)
+        with pytest.raises(AttributeError, match=f"no attribute '{name}': {message}"):
+            getattr(thing, name)
+    for thing in (model, cache, utils):
+        with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+            _ = thing.nothing  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"Model.forward: rows are pairs .* model\(tokens\)"):
+        model.forward(model.to_tokens(PROMPT))  # type: ignore[arg-type]
+    anything: Any = model
+    with pytest.raises(TypeError, match="no argument 'pos_slice': positions="):
+        anything.run_with_cache(PROMPT, pos_slice=-1)
+    with pytest.raises(TypeError, match=r"start_at_layer=i, stop_at_layer=i \+ 1\) runs a layer"):
+        model.blocks[0].mlp(np.zeros(192))
+    closed = llama2cpp.load("storyteller")
+    closed.close()
+    with pytest.raises(ValueError, match="the model is closed"):
+        _ = closed.cfg
+
+
+def test_properties_say_themselves_why_they_are_not_there() -> None:
+    class Own(llama2cpp.Model):
+        @property
+        def broken(self) -> int:
+            raise AttributeError("for a reason")
+
+    made = Own(llama2cpp.load("storyteller")._core)
+    with pytest.raises(AttributeError, match=r"^for a reason$"):
+        _ = made.broken
+
+
 # --- gradients
 
 
@@ -400,6 +469,21 @@ def test_texts(model: llama2cpp.Model) -> None:
     assert model.to_single_str_token(model.to_single_token(" Lily")) == " Lily"
     with pytest.raises(ValueError, match="is not among"):
         model.get_token_position(" Tom", PROMPT)
+
+
+def test_whether_bos_is_put_before_texts(model: llama2cpp.Model) -> None:
+    bare = model.to_tokens(PROMPT, prepend_bos=False)
+    np.testing.assert_array_equal(model(PROMPT, prepend_bos=False), model(bare))
+    np.testing.assert_array_equal(
+        model.run_with_hooks(PROMPT, [("z1", zero)], prepend_bos=True), model.run_with_hooks(PROMPT, [("z1", zero)])
+    )
+    _, caches = model.run_with_cache([PROMPT, "The dog"], "z0", prepend_bos=False)
+    several: Any = caches
+    lengths = [len(model.to_tokens(text, prepend_bos=False)[0]) for text in (PROMPT, "The dog")]
+    assert [cache["z", 0].shape[1] for cache in several] == lengths
+    both = np.repeat(bare, 2, axis=0)  # ids stay as they are
+    np.testing.assert_array_equal(model(both, prepend_bos=True), model(both))
+    np.testing.assert_array_equal(model.to_tokens(both), both)
 
 
 def test_losses(model: llama2cpp.Model) -> None:

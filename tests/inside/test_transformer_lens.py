@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from vocabularies import characters
 
 import llama2cpp
-from llama2cpp import analysis, interventions
+from llama2cpp import analysis, interventions, utils
 from llama2cpp.inside.activation_names import get_act_name
 
 with warnings.catch_warnings():  # its imports', and theirs
     warnings.simplefilter("ignore")
     pytest.importorskip("transformer_lens", reason='TransformerLens is not installed: pip install ".[lens-test]"')
     import torch
+    import transformer_lens.utilities as their_utils
     from lens_bridge import bridge, difference
     from tokenizers.processors import TemplateProcessing
     from transformer_lens import FactoredMatrix
@@ -186,6 +187,60 @@ def test_norms_of_parts(pair: Pair, layer: int | None, mlp_input: bool) -> None:
     norm = "ln_final" if layer is None else f"blocks.{layer}.ln{2 if mlp_input else 1}"
     ours = pair.cache.decompose_resid(layer=layer, mlp_input=mlp_input, apply_ln=True)
     assert difference(ours, theirs * torch.tensor(pair.ours.weights[f"{norm}.w"])) < TOLERANCE
+
+
+def test_parts_of_one_prompt_of_a_batch(pair: Pair) -> None:
+    batch = np.stack([pair.tokens, pair.tokens[::-1]])
+    _, ours = pair.ours.run_with_cache(batch)
+    with torch.no_grad():
+        _, theirs = pair.theirs.run_with_cache(torch.tensor(batch))
+        options: dict[str, Any] = {"pos_slice": -1, "batch_slice": 1, "has_batch_dim": False}
+        expected = theirs.apply_ln_to_stack(theirs.decompose_resid(pos_slice=-1)[:, 1], **options)
+    gain = torch.tensor(pair.ours.weights["ln_final.w"])
+    stack = ours.decompose_resid(pos_slice=-1)
+    assert difference(ours.apply_ln_to_stack(stack[:, 1], **options), expected * gain) < TOLERANCE
+    logits = ours.logit_attrs(stack[:, 1], 7, **options)
+    np.testing.assert_allclose(logits, ours.logit_attrs(stack, 7, pos_slice=-1)[:, 1], atol=1e-6)
+
+
+def test_what_their_notebooks_call_beside(pair: Pair) -> None:
+    """The same expressions on both, whatever makes arrays of the one and tensors of the other."""
+    ours, theirs, ids = pair.ours, pair.theirs, np.stack([pair.tokens, pair.tokens[::-1]])
+    tensor = torch.tensor(ids)
+    with torch.no_grad():
+        residual, tokens, *rest = ours.input_to_embed(ids)
+        expected = theirs.input_to_embed(tensor)
+        assert difference(residual, expected[0]) < TOLERANCE
+        assert tokens.tolist() == expected[1].tolist()
+        assert rest == [None, None] == [expected[2], None]
+        assert difference(ours(residual, start_at_layer=0), theirs(tensor)) < TOLERANCE
+        names = ["blocks.1.attn.hook_z", "blocks.0.hook_resid_mid"]
+        caches = []
+        for model, given in ((ours, ids), (theirs, tensor)):
+            cache = model.add_caching_hooks(lambda name: name in names)
+            model(given)
+            model.reset_hooks()
+            caches.append(cache)
+        for name in names:
+            assert difference(caches[0][name], caches[1][name]) < TOLERANCE
+        assert ours.attn_head_labels == theirs.attn_head_labels
+        found = theirs.get_hook_point("blocks.0.attn.hook_z")
+        point = ours.get_hook_point("blocks.0.attn.hook_z")
+        assert found is not None
+        assert point is not None
+        assert ours.get_hook_point("blocks.0.attn.hook_zz") is theirs.get_hook_point("blocks.0.attn.hook_zz") is None
+        assert ours.eval() is ours
+        logits, pattern = theirs(tensor), pair.their_cache["pattern", 0][0, 0]
+        for make, other in ((utils.get_corner, their_utils.get_corner), (utils.transpose, their_utils.transpose)):
+            assert difference(np.asarray(make(logits.numpy())), other(logits)) == 0
+        for square in (pattern, pattern.T, pattern[:2]):
+            assert utils.is_square(square.numpy()) == their_utils.is_square(square)
+            assert utils.is_lower_triangular(square.numpy()) == their_utils.is_lower_triangular(square)
+        for chosen in (None, -1, (1, 4), [0, 3], slice(2, 9, 3)):
+            one, other = utils.Slice(chosen), their_utils.Slice(chosen)
+            assert difference(one.apply(logits.numpy(), dim=1), other.apply(logits, dim=1)) == 0
+            assert one.indices(13).tolist() == other.indices(13).tolist()
+            assert repr(one) == repr(other)
 
 
 @pytest.mark.parametrize("project", [1, 2])

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from .. import _core
-from ..adapters import adapter_files
 from ..dialogue.conversation import Conversation
 from ..loading import load
 from ..model import hardware
@@ -21,6 +20,7 @@ from .options import (
     TokenizerFile,
     adapted,
     examples,
+    find_adapter,
     grouped,
     is_file,
 )
@@ -67,8 +67,7 @@ def chat(
     if template is not None and (is_path or is_file(template)):
         template = _core.read_file(template).decode()
     given = None if template_args is None else _object(template_args)
-    if adapter is not None:
-        adapter_files(adapter)
+    find_adapter(adapter)
     with load(model, tokenizer=tokenizer, **opening.arguments()) as loaded:
         options = {**sampled.arguments(opening), **adapted(loaded, adapter)}
         conversation = Conversation(loaded, system, template=template, template_args=given, **options)

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..adapters import adapter_files
 from ..loading import load
 from .display import console, say_json
-from .options import AdapterPath, AsJson, Model, Opening, TokenizerFile, adapted, examples, grouped
+from .options import AdapterPath, AsJson, Model, Opening, TokenizerFile, adapted, examples, find_adapter, grouped
 
 EXPLAIN_EXAMPLES = examples(
     'llama2cpp explain storyteller "When Lily and Tom went to the park, Lily gave the ball to"',
@@ -49,8 +48,7 @@ def explain(
     With --json: ids, tokens, surprise (in bits), next_tokens, answer, instead, logit and contributions.
     """
     prompt = os.fsencode(" ".join(words))
-    if adapter is not None:
-        adapter_files(adapter)
+    find_adapter(adapter)
     with load(checkpoint, tokenizer=tokenizer, **opening.arguments()) as model:
         found = model.explain(
             prompt,

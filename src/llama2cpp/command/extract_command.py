@@ -11,10 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..adapters import adapter_files
 from ..loading import load
 from .display import one_line, say, say_json, tell
-from .options import AdapterPath, AsJson, Model, Opening, TokenizerFile, adapted, examples, grouped
+from .options import AdapterPath, AsJson, Model, Opening, TokenizerFile, adapted, examples, find_adapter, grouped
 
 EXTRACT_EXAMPLES = examples(
     "llama2cpp extract smollm2-135m --texts stories.txt --points resid_post --layers 12 --out rows",
@@ -69,8 +68,7 @@ def extract(
     With --json: rows, texts, files, bytes, points and out.
     """
     lines = _Lines(texts, field) if texts == "-" else _FileLines(texts, field)
-    if adapter is not None:
-        adapter_files(adapter)
+    find_adapter(adapter)
     with load(checkpoint, tokenizer=tokenizer, **opening.arguments()) as model:
         try:
             data = model.extract(

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 
 from .. import hub
-from ..adapters import adapter_files
 from ..loading import load
 from ..model import Model
 from .display import TextOutput, say_json
@@ -25,6 +24,7 @@ from .options import (
     Sampled,
     adapted,
     examples,
+    find_adapter,
     grouped,
     is_file,
     model_names,
@@ -76,8 +76,7 @@ def generate(
     prompt = _from_stdin() if given == ["-"] or (not given and _stdin_is_given()) else os.fsencode(" ".join(given))
     if sampled.seed is None:
         sampled = replace(sampled, seed=int.from_bytes(os.urandom(4), "little"))
-    if adapter is not None:
-        adapter_files(adapter)
+    find_adapter(adapter)
     with load(checkpoint, tokenizer=tokenizer, **opening.arguments()) as model:
         if not model.has_tokenizer:
             raise ValueError("the checkpoint has no tokenizer: pass one, such as -z tokenizer.bin")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from .. import _core, hub
+from ..adapters import adapter_files
 from ..loading import load
 from ..model import Model as Loaded
 
@@ -177,6 +178,12 @@ class Sampled:
         if "speculate" in given:
             given["speculate"] = speculation(given["speculate"], opening)
         return given
+
+
+def find_adapter(path: Path | None) -> None:
+    """Tell an adapter whose files are not there, if one was asked for, before a model is opened."""
+    if path is not None:
+        adapter_files(path)
 
 
 def adapted(model: Loaded, path: Path | None) -> dict[str, Any]:

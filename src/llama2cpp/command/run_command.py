@@ -17,7 +17,7 @@ from .._core import Sampler, Tokenizer
 from ..loading import load
 from ..session import Session
 from .display import TextOutput, tell
-from .options import examples
+from .options import AdapterPath, adapted, examples, find_adapter
 
 RUN_EXAMPLES = examples(
     "llama2cpp run stories15M.bin",
@@ -41,20 +41,22 @@ def run(
     tokenizer: Annotated[Path, typer.Option("-z", help="Tokenizer.")] = Path("tokenizer.bin"),
     mode: Annotated[str, typer.Option("-m", help="generate or chat.")] = "generate",
     system: Annotated[str | None, typer.Option("-y", help="System prompt of a chat.", show_default=False)] = None,
+    adapter: AdapterPath = None,
 ) -> None:
-    """Do what llama2.c's run does, with the same options and the same text.
+    """Do what llama2.c's run does, with the same options and the same text; --adapter is ours alone.
 
     The speed is told on stderr.
     """
     if mode not in ("generate", "chat"):
         raise typer.BadParameter(f"expected generate or chat, got {mode!r}", param_hint="'-m'")
+    find_adapter(adapter)
     model = load(checkpoint, tokenizer=tokenizer, backend="cpu")  # the same text is promised there only
     sampler = Sampler(
         temperature=max(temperature, 0.0),
         top_p=top_p if 0 <= top_p <= 1 else 0.9,
         seed=seed if seed > 0 else int(time.time()),
     )
-    session = model.session()
+    session = model.session(**adapted(model, adapter))
     if not 0 < steps <= session.context:
         steps = session.context
     text = None if prompt is None else os.fsencode(prompt)

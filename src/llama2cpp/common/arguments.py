@@ -84,6 +84,24 @@ FOREIGN = {
     "lora_request": "adapter (model.load_adapter(path) opens one)",
 }
 
+# What TransformerLens's functions take, and what to do instead.
+INSTEAD = {
+    "pos_slice": "positions= keeps those of some tokens",
+    "return_cache_object": "cache.to_numpy() is the dict",
+    "reset_hooks_end": "hooks of a call end with it, and those of add_hook stay until reset_hooks",
+    "clear_contexts": "reset_hooks(clear_contexts=True) forgets what hooks have noted",
+    "padding_side": "prompts are not padded: several may be a list of different lengths",
+    "attention_mask": "prompts are not padded: several may be a list of different lengths",
+    "move_to_device": "arrays are NumPy's",
+    "truncate": "model.context says how many tokens there is room for",
+    "past_kv_cache": "a session keeps keys and values: model.session()",
+    "past_key_values": "a session keeps keys and values: model.session()",
+    "use_past_kv_cache": "keys and values are kept",
+    "freq_penalty": "frequency_penalty counts each token down",
+    "stop_at_eos": "stop_ids= says what ends a text",
+    "verbose": "it shows no progress",
+}
+
 # What an argument was called here before -> what it is called now. The old word works, with a DeprecationWarning.
 RENAMED = {"kv": "kv_dtype", "activations": "activation_dtype"}
 
@@ -549,7 +567,31 @@ def unknown_argument(name: str, names: Iterable[str], function: str) -> str:
         return f"{function}() has no argument {name!r}: here it is {meant}"
     if own:
         return f"{function}() has no argument {name!r}: it is {own} of {_OWNERS.get(own, 'generate')}()"
+    if name in INSTEAD:
+        return f"{function}() has no argument {name!r}: {INSTEAD[name]}"
     return f"{function}() has no argument {name!r}{close_names(name, known)}"
+
+
+def instead_of(name: str, table: Mapping[str, str]) -> str:
+    """Give the end of a message about what other libraries have: what to use instead, where the table says it.
+
+    Parameters
+    ----------
+    name : str
+        What was asked for.
+    table : mapping of str to str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from llama2cpp.common.arguments import instead_of
+    >>> instead_of("cuda", {"cuda": "arrays are NumPy's"})
+    ": arrays are NumPy's"
+    """
+    return f": {table[name]}" if name in table else ""
 
 
 def close_names(name: object, names: Iterable[str], count: int = 3) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..common.arguments import checked, close_names, integer
+from ..common.arguments import checked, close_names, instead_of, integer
 from . import cache_file
 from .activation_names import by_module, from_first, get_act_name
 from .html_views import size_text, table
@@ -59,6 +59,13 @@ def _plain(tokens: Any) -> Any:  # noqa: ANN401 - an id, or a list of ids
     return integer(tokens, "tokens", "ActivationCache")
 
 
+# What caches of TransformerLens have, and what to use instead.
+_INSTEAD = {
+    "to": "its arrays are NumPy's: cache.to_numpy() is a dict of them",
+    "toggle_autodiff": "cache.backward gives gradients whenever it is called",
+}
+
+
 class ActivationArrays(Mapping[str, NDArray[np.float32]]):
     """What `ActivationCache` is without its mathematics.
 
@@ -90,6 +97,17 @@ class ActivationArrays(Mapping[str, NDArray[np.float32]]):
         self._changed: list[str] = []  # where hooks changed the run,
         self._replaced: list[str] = []  # and where a dictionary left nothing of it
         self.adapter: Adapter | None = None  # of the run: what heads and neurons add is computed with it
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+            kind, instead = type(self).__name__, instead_of(name, _INSTEAD)
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}{instead}", name=name, obj=self)
+
+    @property
+    def cache_dict(self) -> dict[str, Array]:
+        """The activations by full names, as a dict; see `to_numpy`."""
+        return dict(self.items())
 
     def _length(self) -> int | None:
         """Count the tokens of a prompt; None where the cache does not know."""

@@ -190,6 +190,11 @@ class FactoredMatrix:
         return self._svd[2]
 
     @property
+    def Vh(self) -> Array:  # noqa: N802
+        """The same as `V`, whatever its name says: TransformerLens calls it so, too."""
+        return self.V
+
+    @property
     def eigenvalues(self) -> NDArray[np.complexfloating[Any, Any]]:
         """The mdim eigenvalues that may differ from 0, complex: those of the small matrix `BA`."""
         return np.linalg.eigvals(self.BA.astype(np.float64)).astype(np.complex128)

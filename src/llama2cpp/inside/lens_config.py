@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -112,6 +113,21 @@ class LensConfig:
     positional_embedding_type: str = "rotary"
     gated_mlp: bool = True
     final_rms: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all of it as a dict.
+
+        Returns
+        -------
+        dict
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> llama2cpp.load("storyteller").cfg.to_dict()["n_layers"]
+        5
+        """
+        return dataclasses.asdict(self)
 
     @classmethod
     def of(cls, model: Sized) -> Self:

@@ -164,7 +164,10 @@ class Part:
     def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
         """Apply a norm."""
         if not self._path.rpartition(".")[2].startswith("ln"):
-            raise TypeError(f"{self._path} cannot be called alone: only norms can, and model.unembed")
+            raise TypeError(
+                f"{self._path} cannot be called alone: only norms can, and model.unembed; model(residual, "
+                "start_at_layer=i, stop_at_layer=i + 1) runs a layer"
+            )
         return norm_of_part(float_array(x), self._model, self._path)
 
     def __repr__(self) -> str:

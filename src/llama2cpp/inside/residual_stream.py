@@ -187,7 +187,7 @@ class ResidualStream(ActivationArrays):
         if norm is None:
             return np.array(stack, dtype=np.float32)
         norm = norm.at_positions(pos_slice)
-        if batched and self.has_batch_dim:
+        if self.has_batch_dim:
             norm = norm._replace(scale=select(norm.scale, batch_slice, 0))
         return norm.of(stack)
 

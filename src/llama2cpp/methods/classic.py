@@ -3,30 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
-from ..common.arguments import checked, float_array
+from ..common.arguments import checked, float_array, instead_of
 from ..inside.added_hooks import Added, AddedHooks, Direction
 from ..inside.factored_matrix import FactoredMatrix, composition_scores
 from ..inside.hooks import ActiveHooks
 from ..inside.model_parts import Blocks, HookDict, ModelHookPoint, Part
 from ..inside.next_token_loss import next_token_loss
-from ..inside.places import find_places, name_of, split_inputs
+from ..inside.places import find_places, name_of, places_to_keep, split_inputs
 from ..inside.weights import StackedWeights
 from .texts import rows_of_ids
 
 if TYPE_CHECKING:
     from ..generation import Prompt
     from ..inside.hooks import Hook, HookFunction
+    from ..inside.observation import Prompts
     from ..inside.places import Names
     from ..interventions import Intervention, Replacement
     from ..model import Model
 
 Array = NDArray[np.float32]
+
+# What models of TransformerLens have, and what to use instead.
+_WEIGHTS = "model.weights is a mapping of them: model.weights['blocks.0.attn.W_Q']"
+_NOT_TRAINED = "there are no gradients of weights here, and activations' are those of cache.backward"
+INSTEAD_OF_ATTRIBUTES = {
+    "W_pos": "positions are rotary: model.session().rotary(n) has their angles",
+    "W_E_pos": "positions are rotary, and model.W_E has the embeddings",
+    "to": "arrays are NumPy's; load(backend=) says where the model runs",
+    "cpu": "arrays are NumPy's; load(backend=) says where the model runs",
+    "cuda": "arrays are NumPy's; load(backend=) says where the model runs",
+    "mps": "arrays are NumPy's; load(backend='metal') runs on the GPU",
+    "train": _NOT_TRAINED,
+    "zero_grad": _NOT_TRAINED,
+    "requires_grad_": _NOT_TRAINED,
+    "parameters": _WEIGHTS,
+    "named_parameters": _WEIGHTS,
+    "state_dict": _WEIGHTS,
+    "tl_parameters": _WEIGHTS,
+    "tl_named_parameters": _WEIGHTS,
+    "get_params": _WEIGHTS,
+    "stack_params_for": "model.W_Q and its like are the stacked weights of all layers",
+    "load_state_dict": "model.with_weights({name: array}) makes a model of other weights",
+    "process_weights": "weights are the file's: norms apply their gains in cache.apply_ln_to_stack and logit_attrs",
+    "process_weights_": "weights are the file's: norms apply their gains in cache.apply_ln_to_stack and logit_attrs",
+    "enable_compatibility_mode": "names of TransformerLens 3 and 4 are both known",
+    "cache_all": "model.add_caching_hooks(cache=cache), or run_with_cache",
+    "cache_some": "model.add_caching_hooks(names, cache=cache), or run_with_cache",
+    "list_hooks": "model.hook_dict has the points, each with has_hooks()",
+    "mod_dict": "model.hook_dict has the points",
+    "clear_contexts": "model.reset_hooks() clears them too",
+    "remove_all_hook_fns": "model.reset_hooks(including_permanent=True)",
+    "generate_stream": "model.stream(prompt)",
+    "hf_generate": "model.generate(prompt)",
+    "sample_datapoint": "any text will do: model.to_tokens(text)",
+    "set_tokenizer": "llama2cpp.load(path, tokenizer=...)",
+    "set_ungroup_grouped_query_attention": "patching's axis 'query_head' is one head's own keys or values",
+    "from_pretrained": "llama2cpp.load(path)",
+    "from_pretrained_no_processing": "llama2cpp.load(path)",
+    "boot_transformers": "llama2cpp.load(path)",
+    "QK_for_attn_layers": "every layer has attention: model.QK",
+    "OV_for_attn_layers": "every layer has attention: model.OV",
+}
 
 
 @checked
@@ -141,6 +184,142 @@ def reset_hooks(
     self._added_hooks.remove(direction, including_permanent=including_permanent)
     if clear_contexts:
         self._added_hooks.clear_contexts()
+
+
+@checked
+def get_caching_hooks(
+    self: Model,
+    names_filter: Names | None = None,
+    incl_bwd: bool = False,
+    remove_batch_dim: bool = False,
+    cache: dict[str, Array] | None = None,
+) -> tuple[dict[str, Array], list[Hook], list[Hook]]:
+    """Make hooks that put activations into a dict as the model runs. `run_with_cache` does so at less cost.
+
+    Parameters
+    ----------
+    names_filter : str, sequence of str, or predicate, optional
+        Which activations, as in `run_with_cache`.
+    incl_bwd : bool
+        Make hooks for gradients too, which are kept under ``name + "_grad"``.
+    remove_batch_dim : bool
+        Keep those of a single prompt without the batch axis.
+    cache : dict, optional
+        Where they go; a new one, if not given.
+
+    Returns
+    -------
+    cache : dict of str to numpy.ndarray
+        Copies, by full names; empty until the model runs.
+    fwd_hooks, bwd_hooks : list
+        What `run_with_hooks` and `hooks` take.
+
+    Raises
+    ------
+    ValueError
+        For a name that no activation has.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> cache, fwd_hooks, _ = model.get_caching_hooks("z0")
+    >>> logits = model.run_with_hooks("Once upon a time", fwd_hooks)
+    >>> cache["blocks.0.attn.hook_z"].shape
+    (1, 5, 6, 32)
+    """
+    kept: dict[str, Array] = {} if cache is None else cache
+
+    def keeping(suffix: str) -> Any:  # noqa: ANN401
+        def keep(activation: Array, hook: Any) -> None:  # noqa: ANN401
+            one = remove_batch_dim and len(activation) == 1
+            kept[hook.name + suffix] = np.array(activation[0] if one else activation)
+
+        return keep
+
+    names = [name_of(place, self.config) for place in places_to_keep(names_filter, self.config)]
+    fwd_hooks: list[Hook] = [(name, keeping("")) for name in names]
+    return kept, fwd_hooks, [(name, keeping("_grad")) for name in names] if incl_bwd else []
+
+
+@checked
+def add_caching_hooks(
+    self: Model,
+    names_filter: Names | None = None,
+    incl_bwd: bool = False,
+    remove_batch_dim: bool = False,
+    cache: dict[str, Array] | None = None,
+) -> dict[str, Array]:
+    """Add the hooks of `get_caching_hooks`, until `reset_hooks`: each run puts its activations into the dict.
+
+    Parameters
+    ----------
+    names_filter, incl_bwd, remove_batch_dim, cache
+        As in `get_caching_hooks`.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+
+    Raises
+    ------
+    ValueError
+        For a name that no activation has.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> cache = model.add_caching_hooks("resid_post4")
+    >>> logits = model("Once upon a time")
+    >>> model.reset_hooks()
+    >>> cache["blocks.4.hook_resid_post"].shape
+    (1, 5, 192)
+    """
+    kept, fwd_hooks, bwd_hooks = get_caching_hooks(self, names_filter, incl_bwd, remove_batch_dim, cache)
+    for dir, hooks in (("fwd", fwd_hooks), ("bwd", bwd_hooks)):
+        for name, hook in hooks:  # type: ignore[misc]  # pairs, since they are made above
+            add_hook(self, name, hook, "fwd" if dir == "fwd" else "bwd")
+    return kept
+
+
+@checked
+def input_to_embed(
+    self: Model, input: Prompts, prepend_bos: bool | None = None
+) -> tuple[Array, NDArray[np.int64], None, None]:
+    """Give the residual stream that enters the first layer, for ``model(residual, start_at_layer=0)``.
+
+    Parameters
+    ----------
+    input : str, ids, or several of one length
+        The prompts.
+    prepend_bos : bool, optional
+        As in `to_tokens`.
+
+    Returns
+    -------
+    residual : numpy.ndarray
+        float32 [B, T, dim].
+    tokens : numpy.ndarray
+        int64 [B, T].
+    None, None
+        Where TransformerLens has embeddings of positions and a mask.
+
+    Raises
+    ------
+    ValueError
+        If the prompts differ in length.
+
+    Examples
+    --------
+    >>> import llama2cpp
+    >>> model = llama2cpp.load("storyteller")
+    >>> residual, tokens, _, _ = model.input_to_embed("Once upon a time")
+    >>> bool((model(residual, start_at_layer=0) == model(tokens)).all())
+    True
+    """
+    tokens = self.to_tokens(input, prepend_bos)
+    return self(tokens, stop_at_layer=0), tokens, None, None
 
 
 @checked
@@ -324,6 +503,13 @@ class ClassicSurface(StackedWeights):
 
     if TYPE_CHECKING:
         _added_hooks: AddedHooks
+    else:
+
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+            if hasattr(type(self), name):  # a property, which has raised this: it says why
+                return object.__getattribute__(self, name)
+            kind, instead = type(self).__name__, instead_of(name, INSTEAD_OF_ATTRIBUTES)
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}{instead}", name=name, obj=self)
 
     @property
     def blocks(self: Any) -> Blocks:
@@ -339,6 +525,50 @@ class ClassicSurface(StackedWeights):
     def hook_dict(self: Any) -> HookDict:
         """All activations by name, each with ``add_hook``, ``remove_hooks`` and ``ctx``."""
         return HookDict(self)
+
+    @property
+    def hook_embed(self: Any) -> ModelHookPoint:
+        """The embeddings, where hooks can be added."""
+        return ModelHookPoint(self, "hook_embed")
+
+    def get_hook_point(self, hook_name: str) -> ModelHookPoint | None:
+        """Give what `hook_dict` has of this name; None, if nothing.
+
+        Parameters
+        ----------
+        hook_name : str
+            A full name.
+
+        Returns
+        -------
+        ModelHookPoint or None
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> llama2cpp.load("storyteller").get_hook_point("blocks.0.attn.hook_z")
+        <llama2cpp.ModelHookPoint: blocks.0.attn.hook_z, 0 hooks>
+        """
+        try:
+            return self.hook_dict[hook_name]
+        except KeyError:
+            return None
+
+    def eval(self) -> Self:
+        """Give the model itself: there is nothing in it that trains.
+
+        Returns
+        -------
+        Model
+
+        Examples
+        --------
+        >>> import llama2cpp
+        >>> model = llama2cpp.load("storyteller")
+        >>> model.eval() is model
+        True
+        """
+        return self
 
     def hook_points(self) -> Iterable[ModelHookPoint]:
         """Give what `hook_dict` holds.
@@ -372,6 +602,11 @@ class ClassicSurface(StackedWeights):
     def all_head_labels(self) -> list[str]:
         """Names of heads, "L0H0" and so on."""
         return [f"L{layer}H{head}" for layer in range(self.config.n_layers) for head in range(self.config.n_heads)]
+
+    @property
+    def attn_head_labels(self) -> list[str]:
+        """Names of heads, as `all_head_labels`: every layer has attention."""
+        return self.all_head_labels
 
     def _biases(self, half: str, name: str) -> Array:
         return np.stack([getattr(getattr(block, half), name) for block in self.blocks])

@@ -13,6 +13,7 @@ from ..common.arguments import checked
 from ..inside import explanation
 from ..inside.hooks import ActiveHooks
 from ..inside.recording import Recording
+from .texts import rows_of_ids
 
 if TYPE_CHECKING:
     from ..common.token_ids import Prompt
@@ -42,6 +43,7 @@ def run_with_cache(
     tokens: Prompts | None = ...,
     max_bytes: int | str | None = ...,
     adapter: Adapter | None = ...,
+    prepend_bos: bool | None = ...,
 ) -> tuple[NDArray[np.float32], ActivationCache]: ...
 @overload
 def run_with_cache(
@@ -60,6 +62,7 @@ def run_with_cache(
     tokens: Prompts | None = ...,
     max_bytes: int | str | None = ...,
     adapter: Adapter | None = ...,
+    prepend_bos: bool | None = ...,
 ) -> tuple[Any, ActivationCache]: ...
 @checked
 def run_with_cache(
@@ -78,6 +81,7 @@ def run_with_cache(
     tokens: Prompts | None = None,
     max_bytes: int | str | None = None,
     adapter: Adapter | None = None,
+    prepend_bos: bool | None = None,
 ) -> tuple[Any, Any]:
     """Run on whole prompts, and keep the activations.
 
@@ -129,6 +133,8 @@ def run_with_cache(
     adapter : Adapter, optional
         A LoRA adapter of the model that acts in this run; the cache knows it (``cache.adapter``). Such a run has no
         gradients.
+    prepend_bos : bool, optional
+        Whether texts get BOS before them, as in `to_tokens`; ids stay as they are.
 
     Returns
     -------
@@ -163,7 +169,7 @@ def run_with_cache(
     """
     return self._run(
         "run_with_cache",
-        text_or_tokens,
+        _with_bos(self, "run_with_cache", text_or_tokens, prepend_bos, special),
         names_filter,
         remove_batch_dim,
         stop_at_layer,
@@ -180,6 +186,14 @@ def run_with_cache(
     )
 
 
+def _with_bos(model: Model, function: str, given: Any, prepend_bos: bool | None, special: bool | None) -> Any:  # noqa: ANN401
+    """Give ids where it is said whether BOS comes before a text, as TransformerLens's calls do."""
+    if prepend_bos is None:
+        return given
+    rows = rows_of_ids(model, function, given, prepend_bos, special)
+    return rows[0] if len(rows) == 1 else rows
+
+
 @overload
 def run_with_hooks(
     self: Model,
@@ -194,6 +208,7 @@ def run_with_hooks(
     stop_at_layer: int | None = ...,
     tokens: Prompts | None = ...,
     adapter: Adapter | None = ...,
+    prepend_bos: bool | None = ...,
 ) -> NDArray[np.float32]: ...
 @overload
 def run_with_hooks(
@@ -209,6 +224,7 @@ def run_with_hooks(
     stop_at_layer: int | None = ...,
     tokens: Prompts | None = ...,
     adapter: Adapter | None = ...,
+    prepend_bos: bool | None = ...,
 ) -> Any: ...  # noqa: ANN401
 @checked
 def run_with_hooks(
@@ -224,6 +240,7 @@ def run_with_hooks(
     stop_at_layer: int | None = None,
     tokens: Prompts | None = None,
     adapter: Adapter | None = None,
+    prepend_bos: bool | None = None,
 ) -> Any:
     """Run on whole prompts with hooks that act in this call only.
 
@@ -236,7 +253,7 @@ def run_with_hooks(
     metric : callable, optional
         With `bwd_hooks`: what gradients are of, as in `run_with_cache`; the loss, if not given and it is what
         `return_type` asks for.
-    special, return_type, start_at_layer, stop_at_layer, tokens, adapter
+    special, return_type, start_at_layer, stop_at_layer, tokens, adapter, prepend_bos
         As in `run_with_cache`.
 
     Returns
@@ -266,7 +283,7 @@ def run_with_hooks(
     with self.hooks(fwd_hooks, bwd_hooks):
         return self._run(
             "run_with_hooks",
-            text_or_tokens,
+            _with_bos(self, "run_with_hooks", text_or_tokens, prepend_bos, special),
             (),
             incl_bwd=bool(bwd_hooks),
             metric=metric,
@@ -291,6 +308,7 @@ def call(
     loss_per_token: bool = ...,
     special: bool | None = ...,
     adapter: Adapter | None = ...,
+    prepend_bos: bool | None = ...,
 ) -> NDArray[np.float32]: ...
 @overload
 def call(
@@ -304,6 +322,7 @@ def call(
     loss_per_token: bool = ...,
     special: bool | None = ...,
     adapter: Adapter | None = ...,
+    prepend_bos: bool | None = ...,
 ) -> Any: ...  # noqa: ANN401
 @checked
 def call(
@@ -317,6 +336,7 @@ def call(
     loss_per_token: bool = False,
     special: bool | None = None,
     adapter: Adapter | None = None,
+    prepend_bos: bool | None = None,
 ) -> Any:
     """Run on whole prompts, as TransformerLens's models are called. Hooks that are on act.
 
@@ -324,7 +344,7 @@ def call(
     ----------
     input : str, bytes, sequence of int, or a sequence of those
         As `text_or_tokens` in `run_with_cache`.
-    return_type, start_at_layer, stop_at_layer, tokens, special, adapter
+    return_type, start_at_layer, stop_at_layer, tokens, special, adapter, prepend_bos
         As in `run_with_cache`.
     loss_per_token : bool
         The loss is that of each token, float32 [batch, T - 1].
@@ -348,7 +368,7 @@ def call(
     """
     return self._run(
         "Model",
-        input,
+        _with_bos(self, "Model", input, prepend_bos, special),
         (),
         stop_at_layer=stop_at_layer,
         special=special,

@@ -176,6 +176,10 @@ def forward(
     [(1536,), (1536,)]
     """
     rows = list(rows)
+    if any(not isinstance(row, tuple | list) or len(row) != 2 or not isinstance(row[0], Session) for row in rows):
+        raise TypeError(
+            "Model.forward: rows are pairs of a session and its tokens; model(tokens) gives the logits of whole prompts"
+        )
     fed = [(session._core, session._ids(tokens, "Model.forward", special)) for session, tokens in rows]
     generated = [session.position > 0 and np.size(ids) == 1 for (session, _), (_, ids) in zip(rows, fed, strict=True)]
     active = for_call([session for session, _ in rows], self._core, generated=generated)

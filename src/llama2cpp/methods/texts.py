@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..common.arguments import checked, naming
-from ..common.token_ids import Rows, listed, several, to_ids
+from ..common.token_ids import Rows, batch_of, listed, to_ids
 from ..inside.html_views import TokenList, token_list
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def rows_of_ids(
 ) -> list[list[int]]:
     """Give the ids of each text, for the function that messages are to name."""
     given = listed(input)
-    many = several(given)
+    many = batch_of(given)
     return [_ids(model, function, text, prepend_bos, special) for text in ([given] if many is None else many)]
 
 
@@ -191,7 +191,7 @@ def to_string(self: Model, tokens: Rows) -> Any:  # noqa: ANN401
     ' Once upon'
     """
     given = listed(tokens)
-    rows = list(given) if len(getattr(given, "shape", ())) > 1 else several(given)
+    rows = batch_of(given)
     if rows is not None:
         return [self.to_string(row) for row in rows]
     tokenizer = self.tokenizer
