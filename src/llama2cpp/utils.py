@@ -125,7 +125,7 @@ def transpose(tensor: NDArray[Any]) -> NDArray[Any]:
     >>> utils.transpose(numpy.zeros((4, 2, 3))).shape
     (4, 3, 2)
     """
-    return np.swapaxes(tensor, -1, -2)
+    return np.asarray(np.swapaxes(tensor, -1, -2))
 
 
 def is_square(x: NDArray[Any]) -> bool:

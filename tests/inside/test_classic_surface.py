@@ -179,9 +179,10 @@ def test_attributes_that_say_what_to_use_instead(model: llama2cpp.Model) -> None
         assert not hasattr(thing, name)
         with pytest.raises(AttributeError, match=f"no attribute '{name}': {message}"):
             getattr(thing, name)
-    for thing in (model, cache, utils):
+    things: list[Any] = [model, cache, utils]
+    for thing in things:
         with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
-            _ = thing.nothing  # type: ignore[attr-defined]
+            _ = thing.nothing
     with pytest.raises(TypeError, match=r"Model.forward: rows are pairs .* model\(tokens\)"):
         model.forward(model.to_tokens(PROMPT))  # type: ignore[arg-type]
     anything: Any = model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,8 @@ from ..inside.weights import StackedWeights
 from .texts import rows_of_ids
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ..generation import Prompt
     from ..inside.hooks import Hook, HookFunction
     from ..inside.observation import Prompts
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 
 # What models of TransformerLens have, and what to use instead.
-_WEIGHTS = "model.weights is a mapping of them: model.weights['blocks.0.attn.W_Q']"
+_WEIGHTS = "model.weights is a mapping of them, and model.weights.transformer_lens has the names"
 _NOT_TRAINED = "there are no gradients of weights here, and activations' are those of cache.backward"
 INSTEAD_OF_ATTRIBUTES = {
     "W_pos": "positions are rotary: model.session().rotary(n) has their angles",
