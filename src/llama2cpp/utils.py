@@ -88,7 +88,8 @@ class Slice:
         """Choose along an axis."""
         chosen: list[Any] = [slice(None)] * np.ndim(tensor)
         chosen[dim] = self.slice
-        return np.asarray(tensor)[tuple(chosen)]
+        found: NDArray[Any] = np.asarray(tensor)[tuple(chosen)]
+        return found
 
     def indices(self, max_ctx: int | None = None) -> NDArray[np.int64]:
         """Give the indices that it chooses of an axis of this length."""
