@@ -10,8 +10,8 @@
 namespace llama2cpp {
 namespace {
 
-constexpr std::int64_t kScoresInCache = 160 * 1024;  // floats: most of a second-level cache
-constexpr std::int64_t kMostTokens = 16;             // that go together: a query gets scores of the others' keys, too
+constexpr std::int64_t kWholeBlocks = 12;  // queries, of which kernels take 2, 3 or 4 at a time
+constexpr std::int64_t kMostTokens = 16;   // that go together: a query gets scores of the others' keys, too
 
 // Where [head][position] begins in a cache of [n_kv_heads, context, head_dim].
 std::byte* entry(const Tensor& cache, std::int64_t head, std::int64_t position) {
@@ -211,7 +211,8 @@ void CpuBackend::attention(const Tensor& q, std::span<const AttentionSpan> spans
   }
 
   const std::int64_t row_width = most_keys + q.columns();  // a query's scores, and a tile of its z
-  const std::int64_t together = std::clamp(kScoresInCache / row_width, std::int64_t{4}, kMostQueries);
+  const std::int64_t fit = std::clamp(kernels_.most_scores / row_width, std::int64_t{4}, kMostQueries);
+  const std::int64_t together = fit < kWholeBlocks ? fit : fit / kWholeBlocks * kWholeBlocks;
   reserve_scratch(together * row_width * static_cast<std::int64_t>(sizeof(float)));
   region(all_keys * q.columns() / 8, [&](int w, int workers) {
     auto* const memory = reinterpret_cast<float*>(scratch(w));

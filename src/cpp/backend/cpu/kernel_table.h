@@ -97,6 +97,7 @@ struct KernelTable {
   const char* name;            // of the instruction set; its variants share it
   std::int64_t tile;           // tokens that a matmul tile takes at most
   std::int64_t packed_tokens;  // of block formats with rounded input: for more than these, units are unpacked first
+  std::int64_t most_scores;    // floats that the scores of a worker's queries take, where that is for four and more
 
   void (*matmul_f32)(const PanelBlock& block);
   void (*matmul_f16)(const PanelBlock16& block);

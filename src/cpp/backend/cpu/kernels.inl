@@ -23,6 +23,7 @@
     .name = kIsaName,
     .tile = kTileTokens,
     .packed_tokens = kPackedTokens,
+    .most_scores = kMostScores,
     .matmul_f32 = matmul_float<FromF32>,
     .matmul_f16 = matmul_float<FromF16>,
     .matmul_bf16 = matmul_float<FromBf16>,

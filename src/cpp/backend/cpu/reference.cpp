@@ -417,6 +417,7 @@ constexpr KernelTable kTable{
     .name = "reference",
     .tile = 12,
     .packed_tokens = 12,
+    .most_scores = 160 * 1024,
     .matmul_f32 = matmul_float<float, widen>,
     .matmul_f16 = matmul_float<std::uint16_t, widen>,
     .matmul_bf16 = matmul_float<std::uint16_t, bf16_to_float>,

@@ -5,6 +5,10 @@ constexpr std::int64_t kManyQueries = 8;   // from here on turning keys around i
 constexpr std::int64_t kManyKeys = 32;     // at once: two registers
 constexpr std::int64_t kMostTurned = 256;  // dimensions of a head, at most: 32 kB of turned keys
 
+// 2 MB, 48 queries of 10,000 keys: that all of them share turned keys is worth more than that their scores stay in the
+// second-level cache.
+constexpr std::int64_t kMostScores = 512 * 1024;
+
 // Rows become columns: [rows][16] -> [16][rows].
 inline void turn_rows(const float* x, std::int64_t stride, std::int64_t rows, float* out, std::int64_t out_stride) {
   f32x16 square[16];
@@ -66,6 +70,16 @@ inline void score_turned(const ScoresOf<T>& call, std::int64_t query, std::int64
   }
 }
 
+// Asks for the whole 32 keys from `key` on, where there are so many: turning goes through memory in lines of a key each, and
+// would wait for what the first-level cache does not hold.
+template <class T>
+inline void ask_turned(const ScoresOf<T>& call, std::int64_t key) {
+  if (key + kManyKeys > call.n) return;
+  const auto* line = reinterpret_cast<const std::uint8_t*>(call.keys + key * call.head_dim);
+  const auto* const end = line + kManyKeys * call.head_dim * static_cast<std::int64_t>(sizeof(T));
+  for (; line < end; line += 64) prefetch(line);
+}
+
 // Returns how many of the keys are done: all whole 32 of them, where it is worth it.
 template <class T>
 inline std::int64_t score_many(const ScoresOf<T>& call) {
@@ -73,6 +87,7 @@ inline std::int64_t score_many(const ScoresOf<T>& call) {
   alignas(64) float turned[kMostTurned * kManyKeys];
   const std::int64_t whole = call.n / kManyKeys * kManyKeys;
   for (std::int64_t key = 0; key < whole; key += kManyKeys) {
+    ask_turned(call, key + kManyKeys);
     turn_keys(call.keys + key * call.head_dim, call.head_dim, turned);
     std::int64_t query = 0;
     for (; query + 2 <= call.queries; query += 2) score_turned<2>(call, query, key, turned);
