@@ -65,7 +65,8 @@ Weight gptq8_weight(std::int64_t rows, std::int64_t cols) {
 
 std::vector<std::unique_ptr<llama2cpp::CpuBackend>> backends() {
   std::vector<std::unique_ptr<llama2cpp::CpuBackend>> all;
-  for (const char* isa : {"reference", "scalar", "neon", "avx2", "avx512-base", "avx512-vnni"}) {
+  for (const char* isa :
+       {"reference", "scalar", "neon-base", "neon-dotprod", "neon-i8mm", "avx2", "avx512-base", "avx512-vnni"}) {
     try {
       all.push_back(std::make_unique<llama2cpp::CpuBackend>(1, llama2cpp::select_kernels(isa)));
     } catch (const std::invalid_argument&) {

@@ -29,6 +29,7 @@ std::vector<const KernelTable*> usable_tables(Arithmetic order = Arithmetic::con
   if (llama2cpp::cpu_has_avx512_bf16()) tables.push_back(llama2cpp::avx512_bf16_kernels(order));
   if (llama2cpp::cpu_has_neon()) tables.push_back(llama2cpp::neon_kernels(order));
   if (llama2cpp::cpu_has_neon_dotprod()) tables.push_back(llama2cpp::neon_dotprod_kernels(order));
+  if (llama2cpp::cpu_has_neon_i8mm()) tables.push_back(llama2cpp::neon_i8mm_kernels(order));
   return tables;
 }
 

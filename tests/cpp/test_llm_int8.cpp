@@ -110,7 +110,8 @@ Bits expected(const Weight& w, const std::vector<float>& x) {
 
 std::vector<std::unique_ptr<llama2cpp::CpuBackend>> backends() {
   std::vector<std::unique_ptr<llama2cpp::CpuBackend>> all;
-  for (const char* isa : {"reference", "scalar", "neon", "avx2", "avx512-base", "avx512-vnni"}) {
+  for (const char* isa :
+       {"reference", "scalar", "neon-base", "neon-dotprod", "neon-i8mm", "avx2", "avx512-base", "avx512-vnni"}) {
     for (const int threads : {1, 3}) {
       try {
         all.push_back(std::make_unique<llama2cpp::CpuBackend>(threads, llama2cpp::select_kernels(isa)));

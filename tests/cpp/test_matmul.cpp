@@ -218,8 +218,8 @@ std::vector<Bits> multiply(llama2cpp::Backend& backend, std::vector<Weight>& wei
 
 std::vector<std::unique_ptr<llama2cpp::CpuBackend>> backends() {
   std::vector<std::unique_ptr<llama2cpp::CpuBackend>> all;
-  for (const char* isa : {"reference", "scalar", "neon-base", "neon-dotprod", "avx2-base", "avx2-vnni", "avx512-base",
-                          "avx512-vnni", "avx512-bf16"}) {
+  for (const char* isa : {"reference", "scalar", "neon-base", "neon-dotprod", "neon-i8mm", "avx2-base", "avx2-vnni",
+                          "avx512-base", "avx512-vnni", "avx512-bf16"}) {
     const llama2cpp::KernelTable* table = nullptr;
     try {
       table = &llama2cpp::select_kernels(isa);

@@ -196,8 +196,8 @@ Bits multiply(llama2cpp::Backend& backend, const Weight& w, std::vector<float>& 
 
 std::vector<std::unique_ptr<llama2cpp::CpuBackend>> backends() {
   std::vector<std::unique_ptr<llama2cpp::CpuBackend>> all;
-  for (const char* isa :
-       {"reference", "scalar", "neon-base", "neon-dotprod", "avx2-base", "avx2-vnni", "avx512-base", "avx512-vnni"}) {
+  for (const char* isa : {"reference", "scalar", "neon-base", "neon-dotprod", "neon-i8mm", "avx2-base", "avx2-vnni",
+                          "avx512-base", "avx512-vnni"}) {
     try {
       all.push_back(std::make_unique<llama2cpp::CpuBackend>(2, llama2cpp::select_kernels(isa)));
     } catch (const std::invalid_argument&) {

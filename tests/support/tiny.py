@@ -195,6 +195,7 @@ ISAS = [
     "avx512-bf16",
     "neon-base",
     "neon-dotprod",
+    "neon-i8mm",
 ]
 
 

@@ -170,5 +170,6 @@ const KernelTable* avx512_vnni_kernels(Arithmetic arithmetic = Arithmetic::contr
 const KernelTable* avx512_bf16_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
 const KernelTable* neon_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
 const KernelTable* neon_dotprod_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
+const KernelTable* neon_i8mm_kernels(Arithmetic arithmetic = Arithmetic::contract) noexcept;
 
 }  // namespace llama2cpp

@@ -12,25 +12,10 @@ inline std::int64_t rows_of(const LlmInt8Call& c, std::int64_t panel) {
   return panel + 1 == c.n_panels ? c.last_rows : 16;
 }
 
-// The integers of P panels x N tokens from `token` on, and the fixed columns.
+// P panels x N tokens from `token` on, whose integers are there: their scales, and the fixed columns.
 template <int P, int N>
-inline void llm_int8_tile(const LlmInt8Call& c, std::int64_t panel, std::int64_t token) {
-  const std::uint8_t* w = c.panels + panel * c.panel_stride;
-  const std::int8_t* x = c.x + 4 * token;
-  i32x16 dots[P][N];
-  for (int n = 0; n < N; ++n) {
-    for (int p = 0; p < P; ++p) dots[p][n] = dot_start_128(c.x_starts + token + n);
-  }
-  for (std::int64_t quad = 0; quad < c.quads; ++quad, w += 64, x += 4 * c.n_tokens) {
-    quads16 rows[P];
-    for (int p = 0; p < P; ++p) {
-      if constexpr (N <= 2) prefetch(w + p * c.panel_stride + kAhead);  // what limits few tokens is memory
-      rows[p] = load_quads(w + p * c.panel_stride);
-    }
-    for (int n = 0; n < N; ++n) {
-      for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], rows[p], x + 4 * n);
-    }
-  }
+inline void finish_llm_int8(const LlmInt8Call& c, std::int64_t panel, std::int64_t token, const i32x16 (&dots)[P][N]) {
+  const std::uint8_t* w = c.panels + panel * c.panel_stride + c.quads * 64;
   f32x16 sum[P][N];
   for (int p = 0; p < P; ++p) {
     const f32x16 scale = load_bytes(w + p * c.panel_stride);
@@ -51,6 +36,28 @@ inline void llm_int8_tile(const LlmInt8Call& c, std::int64_t panel, std::int64_t
       store_lanes(c.out + (token + n) * c.out_stride + (panel + p) * 16, sum[p][n], rows_of(c, panel + p));
     }
   }
+}
+
+// The integers of P panels x N tokens from `token` on, and the rest.
+template <int P, int N>
+inline void llm_int8_tile(const LlmInt8Call& c, std::int64_t panel, std::int64_t token) {
+  const std::uint8_t* w = c.panels + panel * c.panel_stride;
+  const std::int8_t* x = c.x + 4 * token;
+  i32x16 dots[P][N];
+  for (int n = 0; n < N; ++n) {
+    for (int p = 0; p < P; ++p) dots[p][n] = dot_start_128(c.x_starts + token + n);
+  }
+  for (std::int64_t quad = 0; quad < c.quads; ++quad, w += 64, x += 4 * c.n_tokens) {
+    quads16 rows[P];
+    for (int p = 0; p < P; ++p) {
+      if constexpr (N <= 2) prefetch(w + p * c.panel_stride + kAhead);  // what limits few tokens is memory
+      rows[p] = load_quads(w + p * c.panel_stride);
+    }
+    for (int n = 0; n < N; ++n) {
+      for (int p = 0; p < P; ++p) dots[p][n] = dot_quads(dots[p][n], rows[p], x + 4 * n);
+    }
+  }
+  finish_llm_int8(c, panel, token, dots);
 }
 
 // The weights of one column, as floats.
@@ -93,11 +100,16 @@ inline void add_outliers(const LlmInt8Call& c, std::int64_t panel, std::int64_t 
 }
 
 template <int P, int N>
-inline void llm_int8_panels(const LlmInt8Call& c, std::int64_t panel, std::int64_t token) {
-  llm_int8_tile<P, N>(c, panel, token);
+inline void add_own_outliers(const LlmInt8Call& c, std::int64_t panel, std::int64_t token) {
   for (std::int64_t n = token; c.counts != nullptr && n < token + N; ++n) {
     if (c.counts[n] > 0) add_outliers<P>(c, panel, n);
   }
+}
+
+template <int P, int N>
+inline void llm_int8_panels(const LlmInt8Call& c, std::int64_t panel, std::int64_t token) {
+  llm_int8_tile<P, N>(c, panel, token);
+  add_own_outliers<P, N>(c, panel, token);
 }
 
 // `n` tokens, at most N, all panels.

@@ -23,6 +23,7 @@ constexpr Isa kIsas[] = {
     {"scalar", "scalar", scalar_kernels, always, ""},
     {"neon", "neon-base", neon_kernels, cpu_has_neon, "an aarch64 processor"},
     {"neon", "neon-dotprod", neon_dotprod_kernels, cpu_has_neon_dotprod, "an aarch64 processor with FEAT_DotProd"},
+    {"neon", "neon-i8mm", neon_i8mm_kernels, cpu_has_neon_i8mm, "an aarch64 processor with FEAT_DotProd and FEAT_I8MM"},
     {"avx2", "avx2-base", avx2_kernels, cpu_has_avx2, "AVX2, FMA and F16C"},
     {"avx2", "avx2-vnni", avx2_vnni_kernels, cpu_has_avx2_vnni, "AVX2, FMA, F16C and AVX-VNNI"},
     {"avx512", "avx512-base", avx512_kernels, cpu_has_avx512, "AVX-512 F, BW, DQ and VL"},

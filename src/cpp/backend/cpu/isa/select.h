@@ -15,6 +15,7 @@ bool cpu_has_avx512_vnni();
 bool cpu_has_avx512_bf16();
 bool cpu_has_neon();
 bool cpu_has_neon_dotprod();
+bool cpu_has_neon_i8mm();
 
 // A set's name ("avx512") chooses the best of its variants, a variant's ("avx512-base") that one, and empty the best of
 // all. Throws std::invalid_argument for an unknown name and for an ISA that the machine or the build lacks.
