@@ -176,11 +176,23 @@ template <int kHalf, int N, class Unit>
 inline void half_of(const Unit& unit, const BlockInput& input, std::int64_t width, f32x16 (&sum)[N]) {
   constexpr int kGroups = 4 / Unit::kHalves;
   int8x16_t x[kGroups][pairs_of(N)];
-  for (int i = 0; i < kGroups; ++i) {
-    const int group = kHalf * kGroups + i;
-    const int first = Unit::kNibbles ? group / 2 * 4 + group % 2 : group * 2;
-    const std::int8_t* a = input.x + first * width * 4;
-    pair_tokens<N>(a, a + (Unit::kNibbles ? 2 : 1) * width * 4, x[i]);
+  for (int i = 0; i < kGroups; i += 2) {
+    for (int pair = 0; pair < pairs_of(N); ++pair) {
+      const std::int8_t* const at = input.x + pair * 2 * kBlockCols + (kHalf * kGroups + i) * 8;
+      const int8x16_t first = vld1q_s8(at);
+      const int8x16_t second = has_second<N>(pair) ? vld1q_s8(at + kBlockCols) : first;
+      if constexpr (Unit::kNibbles) {
+        const int32x4_t a = vreinterpretq_s32_s8(first);
+        const int32x4_t b = vreinterpretq_s32_s8(second);
+        x[i][pair] = vreinterpretq_s8_s32(vuzp1q_s32(a, b));
+        x[i + 1][pair] = vreinterpretq_s8_s32(vuzp2q_s32(a, b));
+      } else {
+        const int64x2_t a = vreinterpretq_s64_s8(first);
+        const int64x2_t b = vreinterpretq_s64_s8(second);
+        x[i][pair] = vreinterpretq_s8_s64(vzip1q_s64(a, b));
+        x[i + 1][pair] = vreinterpretq_s8_s64(vzip2q_s64(a, b));
+      }
+    }
   }
   int32x4_t start[pairs_of(N)];
   pair_starts<N>(input.starts + kHalf * width, unit.offset(), start);
@@ -201,7 +213,7 @@ inline void multiply_block(const Unit& unit, BlockInput& input, std::int64_t wid
 }
 
 inline BlockInput input_from(BlockInput input, std::int64_t token) {
-  input.x += token * 4;
+  input.x += token * kBlockCols;
   input.scales += token;
   input.starts += token;
   input.sums += token;
@@ -251,7 +263,7 @@ struct OpenTile {
 };
 
 // Four tokens' sums stay in registers beside what is multiplied.
-constexpr int kPairTokens = 4;
+constexpr int kPartTokens = 4;
 
 template <class Tile, class Call>
 inline void run_tokens(const Call& b, std::int64_t panel, std::int64_t token, std::int64_t count) {
@@ -266,7 +278,7 @@ inline void run_tile(const Call& b) {
   for (std::int64_t panel = 0; panel < b.n_panels; ++panel) {
     for (std::int64_t token = 0; token < b.n_tokens;) {
       const std::int64_t left = b.n_tokens - token;
-      const std::int64_t count = left == kPairTokens + 1 ? 3 : left < kPairTokens ? left : kPairTokens;  // none alone
+      const std::int64_t count = left == kPartTokens + 1 ? 3 : left < kPartTokens ? left : kPartTokens;  // none alone
       run_tokens<Tile>(b, panel, token, count);
       token += count;
     }
