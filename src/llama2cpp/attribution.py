@@ -529,7 +529,8 @@ def integrated_gradients(
 
     Each gets its difference from a baseline times the mean gradient on the straight way from there (Sundararajan, Taly
     and Yan, "Axiomatic attribution for deep networks", 2017). They sum to the metric less the baseline's:
-    completeness, within an error of the integral that shrinks with the square of `steps` (the midpoint rule).
+    completeness, within an error of the integral that shrinks with the square of `steps` (the midpoint rule). A model
+    with experts leaves a gap, see the notes.
 
     Parameters
     ----------
@@ -562,6 +563,19 @@ def integrated_gradients(
     ValueError
         For other points, a baseline of another shape, no steps, hooks that are on, and as in
         `ActivationCache.backward`.
+
+    Notes
+    -----
+    In a model with experts the metric jumps wherever a token, on the way from the baseline, is sent to other experts.
+    Gradients do not see a jump, so the attributions lack the sum of all jumps, and no number of steps closes this gap.
+    Measured with random models of 2 layers in which 3 of 5 experts are used: for Mixtral's kind the metric differs by
+    -2.129, the error of completeness is 0.048, 0.077 and 0.076 with 128, 256 and 512 steps, and the 13 jumps sum to
+    -0.075; for Qwen 3 MoE's the metric differs by -0.584, the error is -0.244, and the 11 jumps sum to 0.244.
+
+    Ask for `return_convergence_delta` there, with two numbers of steps: what stays of the error is the jumps', and the
+    attributions are of the metric's difference without them. Routers before `point` do not count, so a later point has
+    fewer jumps, and "resid_post" of the last layer none. A baseline nearer to the prompts crosses fewer of them, too.
+    The choice of experts cannot be held fast here, as hooks are refused.
 
     Examples
     --------

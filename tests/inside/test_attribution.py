@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,67 @@ def test_integrated_gradients_are_complete(point: str) -> None:
     assert not shares[streams[0] == streams[1]].any()
     again = attribution.integrated_gradients(model, CLEAN, metric, streams[1], steps=32, point=point)
     assert again.tobytes() == shares.tobytes()
+
+
+def jumps_on_the_way(model: llama2cpp.Model, metric: Any) -> list[float]:
+    """What the metric gains each time that a token is sent to other experts, from CORRUPT's embeddings to CLEAN's."""
+    begin, end = (model.run_with_cache(ids, "hook_embed")[1]["embed"].astype(np.float64) for ids in (CORRUPT, CLEAN))
+
+    def at(share: float) -> tuple[float, bytes]:
+        embed = (begin + share * (end - begin)).astype(np.float32)
+        logits, run = model.run_with_cache(embed, "expert_indices", start_at_layer=0, tokens=CLEAN)
+        return metric(logits)[0], b"".join(np.sort(indices, axis=-1).tobytes() for indices in run.values())
+
+    found: list[float] = []
+
+    def search(low: float, before: tuple[float, bytes], high: float, after: tuple[float, bytes]) -> None:
+        if before[1] == after[1]:
+            return
+        if high - low < 1e-6:
+            found.append(after[0] - before[0])
+            return
+        middle = (low + high) / 2
+        between = at(middle)
+        search(low, before, middle, between)
+        search(middle, between, high, after)
+
+    shares = np.linspace(0, 1, 65).tolist()
+    runs = [at(share) for share in shares]
+    for one, other in itertools.pairwise(zip(shares, runs, strict=True)):
+        search(*one, *other)
+    return found
+
+
+@pytest.mark.parametrize("name", ["mixtral-full", "qwen3_moe", "olmoe"])
+def test_integrated_gradients_lack_the_jumps_between_experts(name: str, tmp_path: Path) -> None:
+    """Completeness is off by the sum of the metric's jumps, and by nothing where no router comes after the point."""
+    expert_models.CASES[name].save(tmp_path)
+    model = llama2cpp.load(tmp_path, precision="exact", threads=1)
+    metric = metrics.log_prob(5)
+    jumps = jumps_on_the_way(model, metric)
+
+    def gap(steps: int, point: str = "embed") -> float:
+        _, delta = attribution.integrated_gradients(
+            model, CLEAN, metric, CORRUPT, steps=steps, point=point, return_convergence_delta=True
+        )
+        return delta
+
+    assert len(jumps) >= 3
+    assert abs(sum(jumps)) > 0.05
+    assert gap(256) == pytest.approx(-sum(jumps), abs=0.01)
+    assert abs(gap(64, "resid_post-1")) < 1e-3
+
+
+def test_integrated_gradients_are_complete_where_all_experts_are_used(tmp_path: Path) -> None:
+    """No jumps, no gap: it is the choice that makes it, and not the experts."""
+    case = expert_models.CASES["mixtral-full"]
+    replace(case, settings=case.settings | {"num_experts_per_tok": expert_models.EXPERTS}).save(tmp_path)
+    model = llama2cpp.load(tmp_path, precision="exact", threads=1)
+    _, delta = attribution.integrated_gradients(
+        model, CLEAN, metrics.log_prob(5), CORRUPT, steps=64, return_convergence_delta=True
+    )
+    assert not jumps_on_the_way(model, metrics.log_prob(5))
+    assert abs(delta) < 1e-3
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
