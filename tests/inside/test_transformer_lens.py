@@ -216,7 +216,8 @@ def test_what_their_notebooks_call_beside(pair: Pair) -> None:
         assert difference(ours(residual, start_at_layer=0), theirs(tensor)) < TOLERANCE
         names = ["blocks.1.attn.hook_z", "blocks.0.hook_resid_mid"]
         caches = []
-        for model, given in ((ours, ids), (theirs, tensor)):
+        both: list[tuple[Any, Any]] = [(ours, ids), (theirs, tensor)]
+        for model, given in both:
             cache = model.add_caching_hooks(lambda name: name in names)
             model(given)
             model.reset_hooks()
