@@ -30,7 +30,7 @@ Examples
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -53,9 +53,11 @@ from .inside.cells import (
     in_outputs_of_heads,
     made_together,
     sweep,
+    warn_interrupted,
     with_own_heads,
 )
 from .inside.heads_and_neurons import with_factors
+from .inside.observation import prompts_of
 from .inside.places import Place, find_places, is_pattern, name_of
 
 if TYPE_CHECKING:
@@ -189,17 +191,20 @@ def _patch(
     progress: bool | None = None,
     special: bool | None = None,
     adapter: Adapter | None = None,
+    one_of_many: bool = False,
 ) -> Result:
     base = BaseRun(model, function, corrupt, _needed(name, over), special, adapter)
     grid = Grid.of(function, name, over, model.config, base.length)
     clean = {place: base.of_other_run(clean_cache, place) for place in grid.places}
     changes_of = for_own_heads(base, grid, _from_arrays(clean, model.config))
-    return sweep(base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress)
+    return sweep(
+        base, grid, changes_of, metric, last_only=last_only, out=out, progress=progress, one_of_many=one_of_many
+    )
 
 
 def _needed(name: str, over: Over | None) -> list[str]:
     """Name what of the run a sweep reads: a head's own keys or values change its ``hook_z`` alone."""
-    return [name, "z"] if "query_head" in (over or ()) else [name]
+    return [name, "z"] if isinstance(over, Sequence | Mapping) and "query_head" in over else [name]
 
 
 def _from_arrays(arrays: dict[Place, NDArray[np.float32]], config: _core.Config) -> Callable[[Addressed], list[Change]]:
@@ -269,9 +274,8 @@ def path_patch(
     (5, 6)
     """
     config = model.config
-    given = [receivers] if isinstance(receivers, str) else list(receivers)
     targets: list[tuple[Place, Address]] = []
-    for receiver in given:
+    for receiver in _listed(receivers):
         node = _node(receiver, config) if isinstance(receiver, str) else None
         if node is not None:
             targets.append(node)
@@ -307,6 +311,19 @@ def path_patch(
     return sweep(
         base, grid, made_together(base, grid, changes_of), metric, last_only=last_only, out=out, progress=progress
     )
+
+
+def _listed(receivers: object) -> list[str | tuple[str, int]]:
+    """Check what is given as receivers: names, or names and heads."""
+    given = [receivers] if isinstance(receivers, str) else receivers
+    if not isinstance(given, Sequence):
+        raise TypeError(f"path_patch: receivers is {given!r:.80} ({type(given).__name__}), expected names, as 'q4'")
+    for one in given:
+        if not isinstance(one, str) and not (isinstance(one, tuple | list) and len(one) == 2):
+            raise TypeError(f"path_patch: receivers has {one!r:.80} in it, expected a name, or a name and a head")
+    if not given:
+        raise ValueError("path_patch: receivers is empty, expected one or more")
+    return list(given)
 
 
 def _node(name: str, config: _core.Config) -> tuple[Place, Address] | None:
@@ -529,6 +546,46 @@ get_act_patch_attn_head_pattern_all_pos = _named(
 )
 
 
+def _every(
+    function: str,
+    names: Sequence[str],
+    over: Sequence[str],
+    model: Model,
+    corrupt: Prompts,
+    clean_cache: ActivationCache,
+    metric: Metric,
+    *,
+    last_only: bool,
+    adapter: Adapter | None,
+) -> Result:
+    """Do several sweeps, of which the first has most heads: 0 for those that others do not have. Ctrl-C ends all."""
+    length = len(prompts_of(model, function, corrupt, None)[0])
+    shapes = [Grid.of(function, name, over, model.config, length).shape for name in names]
+    result = np.zeros((len(names), *shapes[0]))
+    parts = [whole[..., : shape[-1]] for whole, shape in zip(result, shapes, strict=True)]
+    for part in parts:
+        part[...] = np.nan
+    try:
+        for name, part in zip(names, parts, strict=True):
+            _patch(
+                function,
+                model,
+                corrupt,
+                clean_cache,
+                metric,
+                name,
+                over,
+                last_only=last_only,
+                out=part,
+                adapter=adapter,
+                one_of_many=True,
+            )
+    except KeyboardInterrupt:
+        warn_interrupted(function, result)
+    return result
+
+
+@checked
 def get_act_patch_attn_head_all_pos_every(
     model: Model,
     corrupted_tokens: Prompts,
@@ -548,7 +605,8 @@ def get_act_patch_attn_head_all_pos_every(
     Returns
     -------
     numpy.ndarray
-        float64 [5, n_layers, n_heads]; 0 for heads of keys and values that the model does not have.
+        float64 [5, n_layers, n_heads]; 0 for heads of keys and values that the model does not have. After Ctrl-C it
+        holds what was computed, and NaN.
 
     Examples
     --------
@@ -560,18 +618,20 @@ def get_act_patch_attn_head_all_pos_every(
     >>> patching.get_act_patch_attn_head_all_pos_every(model, "Tom", cache, metric).shape
     (5, 5, 6)
     """
-    kinds = [
-        get_act_patch_attn_head_out_all_pos,
-        get_act_patch_attn_head_q_all_pos,
-        get_act_patch_attn_head_k_all_pos,
-        get_act_patch_attn_head_v_all_pos,
-        get_act_patch_attn_head_pattern_all_pos,
-    ]
-    return _stacked(
-        [kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only, adapter=adapter) for kind in kinds]
+    return _every(
+        "get_act_patch_attn_head_all_pos_every",
+        ("z", "q", "k", "v", "pattern"),
+        _HEADS,
+        model,
+        corrupted_tokens,
+        clean_cache,
+        metric,
+        last_only=last_only,
+        adapter=adapter,
     )
 
 
+@checked
 def get_act_patch_attn_head_by_pos_every(
     model: Model,
     corrupted_tokens: Prompts,
@@ -591,7 +651,8 @@ def get_act_patch_attn_head_by_pos_every(
     Returns
     -------
     numpy.ndarray
-        float64 [5, n_layers, T, n_heads]; 0 for heads of keys and values that the model does not have.
+        float64 [5, n_layers, T, n_heads]; 0 for heads of keys and values that the model does not have. After Ctrl-C it
+        holds what was computed, and NaN.
 
     Examples
     --------
@@ -603,17 +664,20 @@ def get_act_patch_attn_head_by_pos_every(
     >>> patching.get_act_patch_attn_head_by_pos_every(model, "Tom", cache, metric).shape
     (5, 5, 2, 6)
     """
-    kinds = [
-        get_act_patch_attn_head_out_by_pos,
-        get_act_patch_attn_head_q_by_pos,
-        get_act_patch_attn_head_k_by_pos,
-        get_act_patch_attn_head_v_by_pos,
-        get_act_patch_attn_head_pattern_by_pos,
-    ]
-    grids = [kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only, adapter=adapter) for kind in kinds]
-    return _stacked([*grids[:4], np.swapaxes(grids[4], 1, 2)])
+    return _every(
+        "get_act_patch_attn_head_by_pos_every",
+        ("z", "q", "k", "v", "pattern"),
+        _HEADS_BY_POSITION,
+        model,
+        corrupted_tokens,
+        clean_cache,
+        metric,
+        last_only=last_only,
+        adapter=adapter,
+    )
 
 
+@checked
 def get_act_patch_block_every(
     model: Model,
     corrupted_tokens: Prompts,
@@ -633,7 +697,7 @@ def get_act_patch_block_every(
     Returns
     -------
     numpy.ndarray
-        float64 [3, n_layers, T].
+        float64 [3, n_layers, T]. After Ctrl-C it holds what was computed, and NaN.
 
     Examples
     --------
@@ -644,9 +708,16 @@ def get_act_patch_block_every(
     >>> patching.get_act_patch_block_every(model, "Tom", cache, lambda logits: logits[0, -1].max()).shape
     (3, 5, 2)
     """
-    kinds = [get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out]
-    return _stacked(
-        [kind(model, corrupted_tokens, clean_cache, metric, last_only=last_only, adapter=adapter) for kind in kinds]
+    return _every(
+        "get_act_patch_block_every",
+        ("resid_pre", "attn_out", "mlp_out"),
+        _ROWS,
+        model,
+        corrupted_tokens,
+        clean_cache,
+        metric,
+        last_only=last_only,
+        adapter=adapter,
     )
 
 
@@ -686,7 +757,7 @@ def get_act_patch_direct_path(
     Returns
     -------
     numpy.ndarray
-        float64 [n_layers, n_heads]; 0 in layers up to the source's.
+        float64 [n_layers, n_heads]; 0 in layers up to the source's. After Ctrl-C it holds what was computed, and NaN.
 
     Raises
     ------
@@ -712,7 +783,12 @@ def get_act_patch_direct_path(
     )
     base = _run_of_direct_paths(function, model, corrupted_tokens, component, adapter)
     caches = (clean_cache, corrupted_cache)
-    return _direct_paths(base, caches, patching_metric, source, component, verbose=verbose, last_only=last_only)
+    result = np.full((model.config.n_layers, model.config.n_heads), np.nan)
+    try:
+        _direct_paths(base, caches, patching_metric, source, component, result, verbose=verbose, last_only=last_only)
+    except KeyboardInterrupt:
+        warn_interrupted(function, result)
+    return result
 
 
 def _run_of_direct_paths(
@@ -731,16 +807,17 @@ def _direct_paths(
     metric: Metric,
     source: tuple[int, int],
     component: str,
+    result: Result,
     *,
     verbose: bool,
     last_only: bool,
-) -> Result:
-    """Patch what one head adds into each later head's queries, keys or values."""
+) -> None:
+    """Patch what one head adds into each later head's queries, keys or values, into a result full of NaN."""
     (src_layer, src_head), model, config = source, base.model, base.model.config
-    result = np.zeros((config.n_layers, config.n_heads))
+    result[: src_layer + 1] = 0
     later = range(src_layer + 1, config.n_layers)
     if not later:
-        return result
+        return
     [place_of_z] = find_places(f"blocks.{src_layer}.attn.hook_z", config)
     z = [base.of_other_run(cache, place_of_z)[:, :, src_head] for cache in caches]
     weights = model.weights[f"blocks.{src_layer}.{get_part('wo').lens}"]
@@ -757,16 +834,16 @@ def _direct_paths(
             read[place] = base.reading(place, base.entering(place[1]) + added)
         return [Change(place, address, cut(read[place], place, address, config))]
 
-    grown = sweep(
+    sweep(
         base,
         grid,
         for_own_heads(base, grid, changes_of),
         metric,
         last_only=last_only,
+        out=result[src_layer + 1 :],
         progress=None if verbose else False,
+        one_of_many=True,
     )
-    result[src_layer + 1 :] = grown
-    return result
 
 
 @checked
@@ -792,7 +869,8 @@ def get_act_patch_direct_path_all_sources(
     Returns
     -------
     numpy.ndarray
-        float64 [n_layers, n_heads, n_layers, n_heads]: of the source, and then of the head that reads.
+        float64 [n_layers, n_heads, n_layers, n_heads]: of the source, and then of the head that reads. After Ctrl-C it
+        holds what was computed, and NaN.
 
     Raises
     ------
@@ -813,14 +891,19 @@ def get_act_patch_direct_path_all_sources(
     function = "get_act_patch_direct_path_all_sources"
     base = _run_of_direct_paths(function, model, corrupted_tokens, component, adapter)
     caches, shape = (clean_cache, corrupted_cache), (model.config.n_layers, model.config.n_heads)
-    grids = [
-        _direct_paths(base, caches, patching_metric, source, component, verbose=verbose, last_only=last_only)
-        for source in np.ndindex(shape)
-    ]
-    return np.stack(grids).reshape(*shape, *shape)
-
-
-def _stacked(grids: list[Result]) -> Result:
-    """Put grids one over the other; those with fewer heads are filled up with zeros."""
-    heads = max(grid.shape[-1] for grid in grids)
-    return np.stack([np.pad(grid, [(0, 0)] * (grid.ndim - 1) + [(0, heads - grid.shape[-1])]) for grid in grids])
+    result = np.full(shape + shape, np.nan)
+    try:
+        for source in np.ndindex(shape):
+            _direct_paths(
+                base,
+                caches,
+                patching_metric,
+                source,
+                component,
+                result[source],
+                verbose=verbose,
+                last_only=last_only,
+            )
+    except KeyboardInterrupt:
+        warn_interrupted(function, result)
+    return result

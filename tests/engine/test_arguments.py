@@ -179,6 +179,12 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         finally:
             stories.reset_hooks(including_permanent=True)
 
+    def add_caching_hooks(**given: Any) -> None:
+        try:
+            stories.add_caching_hooks("z0", **given)
+        finally:
+            stories.reset_hooks(including_permanent=True)
+
     def transformer_lens(**given: Any) -> Any:
         """Make no bridge: arguments are checked before the library is imported, which takes seconds."""
         stub = SimpleNamespace(Bridge=lambda model, fold_ln: fold_ln)
@@ -225,6 +231,9 @@ def calls(stories: llama2cpp.Model, model: llama2cpp.Model, tmp_path_factory: py
         "Model.get_token_position": plain(stories.get_token_position, input="Once", **{"single_token": int(once[-1])}),
         "Model.to_single_str_token": stories.to_single_str_token,
         "Model.add_hook": add_hook,
+        "Model.add_caching_hooks": add_caching_hooks,
+        "Model.get_caching_hooks": plain(stories.get_caching_hooks, names_filter="z0"),
+        "Model.input_to_embed": plain(stories.input_to_embed, input="Once"),
         "Model.reset_hooks": stories.reset_hooks,
         "Model.loss_fn": plain(stories.loss_fn, logits=np.zeros((1, 3, 97)), tokens=[[1, 2, 3]]),
         "ClassicSurface.set_use_attn_result": stories.set_use_attn_result,

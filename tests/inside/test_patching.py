@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -210,11 +210,12 @@ def test_interrupted_and_gone_on(model: llama2cpp.Model) -> None:
         nonlocal calls
         calls += 1
         if calls == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return metric(logits)
 
-    with pytest.warns(UserWarning, match="was interrupted: .* pass the result as out= to go on"):
+    with pytest.warns(UserWarning, match="was interrupted: .* pass the result as out= to go on") as told:
         part = patching.get_act_patch_resid_pre(model, CORRUPT, cache, interrupted)
+    assert told[0].filename == __file__
     done = ~np.isnan(part)
     assert 0 < done.sum() < whole.size
     assert (part[done] == whole[done]).all()
@@ -223,6 +224,63 @@ def test_interrupted_and_gone_on(model: llama2cpp.Model) -> None:
     assert again is part
     assert (again == whole).all()
     assert calls - 10 <= whole.size - done.sum()
+
+
+def test_one_interrupt_ends_all_sweeps_of_a_call(model: llama2cpp.Model) -> None:
+    """What was computed stays, and the warning names no argument that the function does not have."""
+    _, cache = model.run_with_cache(CLEAN)
+    _, other = model.run_with_cache(CORRUPT)
+    direct = patching.get_act_patch_direct_path, patching.get_act_patch_direct_path_all_sources
+    cases: list[tuple[int, Callable[[Any], Any]]] = [
+        (50, lambda f: patching.get_act_patch_attn_head_all_pos_every(model, CORRUPT, cache, f)),
+        (120, lambda f: patching.get_act_patch_attn_head_by_pos_every(model, CORRUPT, cache, f)),
+        (20, lambda f: patching.get_act_patch_block_every(model, CORRUPT, cache, f)),
+        (3, lambda f: direct[0](model, CORRUPT, cache, other, f, 0, 1, verbose=False)),
+        (40, lambda f: direct[1](model, CORRUPT, cache, other, f, verbose=False)),
+    ]
+    for last, call in cases:
+        calls = 0
+
+        def interrupted(logits: Any, last: int = last) -> float:
+            nonlocal calls
+            calls += 1
+            if calls == last:
+                signal.raise_signal(signal.SIGINT)
+            return metric(logits)
+
+        whole = call(metric)
+        with pytest.warns(UserWarning, match=r"was interrupted: \d+ of \d+ cells are NaN$") as told:
+            part = call(interrupted)
+        assert [warning.filename for warning in told] == [__file__]
+        assert last <= calls <= last + 1, "Ctrl-C is looked at within a call of the metric or after it"
+        left = np.isnan(part)
+        assert 0 < left.sum() < whole.size
+        assert (part[~left] == whole[~left]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"over": 3}, r"activation_patch: over is 3 \(int\), expected axes such as"),
+        ({"over": {"layer": 1}}, r"'layer' of over is 1 \(int\), expected several integers, such as \[1\]"),
+        ({"out": [0.0]}, r"out is \[0\.0\] \(list\), expected an array"),
+        ({"metric": lambda logits: None}, "the metric gives None, expected a number: has it a return"),
+        ({"metric": lambda logits: {}}, r"the metric gives \{\} \(dict\), expected a number"),
+        ({"metric": lambda logits: ()}, r"the metric gives an array of shape \(0,\)"),
+        ({"out": np.broadcast_to(np.nan, (3,))}, "out is read-only"),
+        ({"receivers": 4}, r"receivers is 4 \(int\), expected names"),
+        ({"receivers": [4]}, "receivers has 4 in it"),
+        ({"receivers": [("q1", 1, 2)]}, r"receivers has \('q1', 1, 2\) in it"),
+        ({"receivers": []}, "receivers is empty"),
+    ],
+)
+def test_arguments_of_other_types(model: llama2cpp.Model, options: dict[str, Any], message: str) -> None:
+    """Each is told by its name: a metric without a return gave NaN, as if nothing had been computed."""
+    _, cache = model.run_with_cache(CLEAN, "z")
+    given = {"metric": metric, "over": ["layer"]} | options
+    function = patching.path_patch if "receivers" in given else patching.activation_patch
+    with pytest.raises((TypeError, ValueError), match=message):
+        function(model, CORRUPT, cache, given.pop("metric"), "z", **given)
 
 
 def test_what_is_refused(model: llama2cpp.Model) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..adapters import Adapter, check_adapter
-from ..common.arguments import close_names, index
+from ..common.arguments import close_names, index, level_of_caller
 from .hooks import any_hooks
 from .observation import prompts_of
 from .places import Names, Place, find_places, is_pattern, name_of, residual_streams
@@ -298,6 +298,11 @@ class Grid:
         sizes |= {"key": length} if pattern else {"neuron": width}
         if over is None:
             over = ["layer"] * (len(places) > 1) + (["head"] if heads else ["position"])
+        if not isinstance(over, Sequence | Mapping):
+            raise TypeError(
+                f"{function}: over is {over!r:.80} ({type(over).__name__}), expected axes such as "
+                "['layer', 'position'], or a dict of them"
+            )
         given: dict[str, Any] = (
             dict(over) if isinstance(over, Mapping) else dict.fromkeys([over] if isinstance(over, str) else over)
         )
@@ -308,6 +313,11 @@ class Grid:
                 close = close_names(axis, sizes)
                 raise ValueError(f"{function}: over has {spelled!r}, expected each once of {', '.join(sizes)}{close}")
             count = sizes[axis]
+            if chosen is not None and not isinstance(chosen, Iterable):
+                raise TypeError(
+                    f"{function}: {spelled!r} of over is {chosen!r:.80} ({type(chosen).__name__}), expected several "
+                    f"integers, such as [{chosen!r:.20}], or None for all"
+                )
             axes[axis] = list(range(count)) if chosen is None else [index(i, count, axis, function) for i in chosen]
         if "query_head" in axes and ("head" in axes or ("layer" not in axes and len(places) > 1)):
             raise ValueError(f"{function}: 'query_head' goes with 'layer', and not with 'head'")
@@ -430,6 +440,7 @@ def sweep(
     last_only: bool = False,
     out: NDArray[np.float64] | None = None,
     progress: bool | None = None,
+    one_of_many: bool = False,
 ) -> NDArray[np.float64]:
     """Compute a metric of every cell. One that a run was interrupted before is NaN.
 
@@ -447,12 +458,21 @@ def sweep(
         Result of an interrupted sweep, to go on with; it is changed in place. Only its NaN are computed.
     progress : bool, optional
         Show a bar; where stderr is a terminal, if not given.
+    one_of_many : bool
+        Leave KeyboardInterrupt to the caller, who has `out` and other sweeps to do.
     """
     result = np.full(grid.shape, np.nan) if out is None else out
+    if not isinstance(result, np.ndarray):
+        raise TypeError(
+            f"{base.function}: out is {result!r:.80} ({type(result).__name__}), expected an array: the result of an "
+            "interrupted call"
+        )
     if result.shape != grid.shape or result.dtype != np.float64:
         raise ValueError(
             f"{base.function}: out is {result.dtype} {list(result.shape)}, expected float64 {list(grid.shape)}"
         )
+    if not result.flags.writeable:
+        raise ValueError(f"{base.function}: out is read-only, expected an array to write to")
     by_layer: dict[int, list[_Cell]] = {}
     for at, addressed in grid.cells():
         if np.isnan(result[at]):
@@ -473,13 +493,20 @@ def sweep(
                         result[pack[0].at] = unchanged
                     bar.update(task, advance=len(pack))
     except KeyboardInterrupt:
-        left = int(np.isnan(result).sum())
-        warnings.warn(
-            f"{base.function} was interrupted: {left} of {result.size} cells are NaN; pass the result as out= to go on",
-            UserWarning,
-            stacklevel=3,
-        )
+        if one_of_many:
+            raise
+        warn_interrupted(base.function, result, "; pass the result as out= to go on")
     return result
+
+
+def warn_interrupted(function: str, result: NDArray[np.float64], how: str = "") -> None:
+    """Say that a result has NaN in it, and how to go on."""
+    left = int(np.isnan(result).sum())
+    warnings.warn(
+        f"{function} was interrupted: {left} of {result.size} cells are NaN{how}",
+        UserWarning,
+        stacklevel=level_of_caller(),
+    )
 
 
 def _packs(
@@ -506,11 +533,16 @@ def _packs(
 
 def number(value: Any) -> float:  # noqa: ANN401
     """Make a float of what a metric gives: a number, an array or tensor of one, or a pair that begins with one."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and value:
         value = value[0]
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-    array = np.asarray(value, dtype=np.float64)
+    if value is None:
+        raise TypeError("the metric gives None, expected a number: has it a return?")
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"the metric gives {value!r:.80} ({type(value).__name__}), expected a number") from None
     if array.size != 1:
         raise ValueError(f"the metric gives an array of shape {array.shape}, expected a number")
     return float(array.reshape(()))
