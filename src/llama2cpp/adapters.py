@@ -299,7 +299,7 @@ def adapter_files(path: str | PathLike[str]) -> Path:
     given = Path(path)
     if not given.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(given))
-    if given.suffix == ".safetensors" and (given.parent / _CONFIG).exists():
+    if given.name == _CONFIG or (given.suffix == ".safetensors" and (given.parent / _CONFIG).exists()):
         given = given.parent
     if given.is_dir():
         if not (given / _CONFIG).exists():

@@ -311,6 +311,7 @@ def test_gguf_scales_as_llama_cpp_has_them(good: Path, tmp_path: Path) -> None:
 def test_other_files(good: Path, tmp_path: Path) -> None:
     with llama2cpp.load(good / "base") as model:
         assert model.load_adapter(good / "adapter" / "adapter_model.safetensors").rank == 4
+        assert model.load_adapter(good / "adapter" / "adapter_config.json").rank == 4  # its folder, as tab completes it
         shutil.copy(good / "adapter" / "adapter_model.safetensors", tmp_path / "alone.safetensors")
         with pytest.raises(llama2cpp.FormatError, match=r"without the adapter_config.json"):
             model.load_adapter(tmp_path / "alone.safetensors")
