@@ -145,11 +145,15 @@ def test_wrong_files_are_one_line(run: Arguments, models_dir: Path, tmp_path: Pa
 
 
 @posix
-def test_no_room_for_the_output(run: Arguments) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_no_room_for_the_output(run: Arguments, unbuffered: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with Path("/dev/full").open("wb") as full:
-        result = subprocess.run([*COMMAND, *run, "-n", "20"], stdout=full, stderr=subprocess.PIPE, timeout=120)
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        result = subprocess.run(
+            [*COMMAND, *run, "-n", "20"], stdout=full, stderr=subprocess.PIPE, timeout=120, env=environment
+        )
     assert result.returncode == 1
     assert re.fullmatch(rb"llama2cpp: .*No space left on device.*\n", result.stderr)
 

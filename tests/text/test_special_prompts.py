@@ -62,6 +62,7 @@ def takers(model: llama2cpp.Model) -> Iterator[tuple[str, Callable[..., Any], Ta
     yield "perplexity", model.perplexity, model.perplexity
     yield "to_str_tokens", model.to_str_tokens, lambda p, **o: list(model.to_str_tokens(p, **o))
     yield "to_tokens", model.to_tokens, lambda p, **o: model.to_tokens(p, **o).tolist()
+    yield "to_tokens", model.input_to_embed, lambda p, **o: model.input_to_embed(p, **o)[0].tolist()
     yield "embed", model.embed, lambda p, **o: model.embed(p, **o).tolist()
     yield "score", model.score, lambda p, **o: model.score(p, [5], **o).logprob
     yield "get_token_position", model.get_token_position, lambda p, **o: model.get_token_position(1, p, "last", **o)
@@ -72,7 +73,7 @@ def takers(model: llama2cpp.Model) -> Iterator[tuple[str, Callable[..., Any], Ta
     yield "logit_lens", llama2cpp.logit_lens, lambda p, **o: llama2cpp.logit_lens(model, p, **o).values.tolist()
 
 
-NAMES = range(21)
+NAMES = range(22)
 
 
 @pytest.mark.parametrize("which", NAMES)

@@ -119,7 +119,7 @@ def test_ids(form: Callable[[], Any], model: llama2cpp.Model, stories: llama2cpp
 
 @pytest.mark.parametrize("form", WRONG.values(), ids=WRONG.keys())
 def test_what_is_no_ids(form: Callable[[], Any], model: llama2cpp.Model, stories: llama2cpp.Model) -> None:
-    rows = ("Model.run_with_cache", "Model.run_with_hooks", "logit_lens")  # where an array of rows is a batch
+    rows = ("Model.run_with_cache", "Model.run_with_hooks", "logit_lens", "Model.to_tokens")  # where rows are a batch
     for name, take in takers(model, stories):
         wrong = form()
         if name in rows and isinstance(wrong, np.ndarray) and wrong.ndim == 2:

@@ -154,8 +154,8 @@ def _flushed(code: int) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         code = code or 141
-    except OSError as error:  # such as a full disk
-        code = _fail(str(error))
+    except OSError as error:  # such as a full disk, which may have been told: buffers keep what they could not write
+        code = code or _fail(str(error))
     with suppress(OSError, ValueError):  # it has no descriptor, or is closed
         if code in (1, 141):  # what could not be written is not tried again at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

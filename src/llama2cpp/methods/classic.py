@@ -287,7 +287,7 @@ def add_caching_hooks(
 
 @checked
 def input_to_embed(
-    self: Model, input: Prompts, prepend_bos: bool | None = None
+    self: Model, input: Prompts, prepend_bos: bool | None = None, special: bool | None = None
 ) -> tuple[Array, NDArray[np.int64], None, None]:
     """Give the residual stream that enters the first layer, for ``model(residual, start_at_layer=0)``.
 
@@ -295,7 +295,7 @@ def input_to_embed(
     ----------
     input : str, ids, or several of one length
         The prompts.
-    prepend_bos : bool, optional
+    prepend_bos, special : bool, optional
         As in `to_tokens`.
 
     Returns
@@ -320,7 +320,7 @@ def input_to_embed(
     >>> bool((model(residual, start_at_layer=0) == model(tokens)).all())
     True
     """
-    tokens = self.to_tokens(input, prepend_bos)
+    tokens = self.to_tokens(input, prepend_bos, special)
     return self(tokens, stop_at_layer=0), tokens, None, None
 
 
