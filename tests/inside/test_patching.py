@@ -277,8 +277,8 @@ def test_one_interrupt_ends_all_sweeps_of_a_call(model: llama2cpp.Model) -> None
 def test_arguments_of_other_types(model: llama2cpp.Model, options: dict[str, Any], message: str) -> None:
     """Each is told by its name: a metric without a return gave NaN, as if nothing had been computed."""
     _, cache = model.run_with_cache(CLEAN, "z")
-    given = {"metric": metric, "over": ["layer"]} | options
-    function = patching.path_patch if "receivers" in given else patching.activation_patch
+    given: dict[str, Any] = {"metric": metric, "over": ["layer"]} | options
+    function: Callable[..., Any] = patching.path_patch if "receivers" in given else patching.activation_patch
     with pytest.raises((TypeError, ValueError), match=message):
         function(model, CORRUPT, cache, given.pop("metric"), "z", **given)
 
